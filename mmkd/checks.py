@@ -1,0 +1,44 @@
+"""Checks of arguments: every refusal names the argument, what was got, what is allowed and the nearest match."""
+import math
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+
+def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
+    """Return ``; did you mean 'x'?`` for the closest choices, or ''.
+
+    >>> nearest('logit', ['logits', 'feat'])
+    "; did you mean 'logits'?"
+    """
+    matches = get_close_matches(name, list(choices), n=count, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ''
+
+
+def check_keys(got: Iterable[str], allowed: Iterable[str], where: str) -> None:
+    """Raise TypeError for a key that ``where`` does not know.
+
+    Raises:
+        TypeError: names the key, its nearest match and every allowed key.
+    """
+    allowed = list(allowed)
+    for key in got:
+        if key not in allowed:
+            raise TypeError(f'{where} got an unknown key {key!r}{nearest(str(key), allowed)} '
+                            f'(allowed: {", ".join(sorted(allowed))})')
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
+    """Raise ValueError unless ``value`` is one of ``allowed``.
+
+    >>> check_choice('pool', 'avg', ('avg', 'max'))
+    """
+    allowed = tuple(allowed)
+    if value not in allowed:
+        raise ValueError(f'{name} must be one of {allowed}, got {value!r}{nearest(str(value), map(str, allowed))}')
+
+
+def check_positive(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` is a finite number above zero (a weight of 0 would contribute nothing)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+        raise ValueError(f'{name} must be a finite number above 0, got {value!r}')

@@ -1,0 +1,1 @@
+"""Hooks that every distillation run needs."""

@@ -1,0 +1,1 @@
+"""Distillation losses: a pure function and its registered Module, one idea a file."""

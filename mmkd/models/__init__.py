@@ -1,0 +1,1 @@
+"""Task-model parts that mmseg lacks: backbones of the CamVid teachers and students."""

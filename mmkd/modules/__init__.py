@@ -1,0 +1,1 @@
+"""Whatever has weights and is not a task model: connectors, critics."""
