@@ -1,0 +1,232 @@
+"""Adversarial distillation: a critic learns to tell the teacher's map from the student's, which learns to pass."""
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from mmkd.checks import check_choice, check_positive
+from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.registry import MODELS, build_part
+
+
+@MODELS.register_module()
+class AdversarialLoss(Loss):
+    r"""Holistic distillation of Structured KD; also the adversarial part of AFD. The teacher is real, the student fake.
+
+    Paper: Liu et al., Structured Knowledge Distillation for Dense Prediction, CVPR 2019 / TPAMI 2020,
+    arXiv 1903.04197, eq. 4, with the gradient penalty of WGAN-GP. With d the critic's raw score, S and T the maps:
+
+    ========= ========================= ======================================================================
+    mode      student: ``forward``      critic: ``critic_loss``
+    ========= ========================= ======================================================================
+    wgan-gp   −mean d(S)                mean d(S) − mean d(T) + λ · mean (‖∇d(x̂)‖ − 1)², x̂ = εT + (1−ε)S
+    hinge     −mean d(S)                mean relu(1 − d(T)) + mean relu(1 + d(S))
+    lsgan     mean (1 − d(S))²          mean (1 − d(T))² + mean d(S)²
+    bce       mean softplus(−d(S))      mean softplus(−d(T)) + mean softplus(d(S))
+    ========= ========================= ======================================================================
+
+    Normaliser: means over all (valid) scores of the batch; the penalty over the images, with ε ~ U(0,1) for each, the
+    gradient of the sum of an image's scores with respect to its map as the critic sees it, and
+    ‖g‖ = sqrt(Σg² + 1e-12), whose derivative is finite at 0. Everything runs in float32 or wider.
+
+    The authors' code: the later one shows raw logits to an unconditional critic (``activation=None``, no image), the
+    CVPR 2019 one probabilities beside the image (``activation='softmax'`` and ``image``, as the recipes here). There
+    the penalty also covers the gradient of the concatenated image, and has no 1e-12, so that it can be NaN. Its λ_d
+    scales the critic's loss as well: so does ``loss_weight``.
+
+    ``forward`` leaves no gradient in the critic, ``critic_loss`` none in student or teacher. In train mode each call of
+    a critic with spectral norm moves that norm's estimate: call ``forward`` and ``critic_loss`` in a fixed order.
+
+    Args:
+        critic: Module called as ``critic(map, image=None)`` that returns (N, 1, h, w) or (N, 1), or its config; None
+            means HolisticCritic. A config whose class needs ``in_channels`` and that lacks it is built by
+            :meth:`build_critic`, which the Distiller calls.
+        mode: 'wgan-gp', 'hinge', 'lsgan' or 'bce'.
+        gradient_penalty: λ of wgan-gp.
+        activation: What the critic sees: None for the tensor as it is, 'softmax' for probabilities.
+        sigmoid: Squash the score to (0, 1) first (AFD, lsgan).
+        loss_weight: Factor inside both returned values.
+        loss_name: Key in the logs.
+
+    Attributes:
+        critic: The critic, None until it is built.
+
+    Examples:
+        >>> loss = AdversarialLoss(critic=torch.nn.Flatten(), mode='lsgan')  # the map is its own score
+        >>> loss(torch.tensor([[.5], [0.]]), torch.ones(2, 1))  # (.25 + 1) / 2
+        tensor(0.6250)
+        >>> loss.critic_loss(torch.tensor([[.5], [0.]]), torch.ones(2, 1))  # 0 + (.25 + 0) / 2
+        tensor(0.1250)
+    """
+
+    needs = ('channels', 'size')  # the penalty mixes the two maps
+
+    def __init__(self, critic: dict | nn.Module | None = None, mode: str = 'wgan-gp', gradient_penalty: float = 10.0,
+                 activation: str | None = None, sigmoid: bool = False, loss_weight: float = 1.0,
+                 loss_name: str | None = None) -> None:
+        super().__init__(loss_weight, loss_name)
+        check_choice('mode', mode, ('wgan-gp', 'hinge', 'lsgan', 'bce'))
+        check_choice('activation', activation, (None, 'softmax'))
+        if mode == 'wgan-gp':
+            check_positive('gradient_penalty', gradient_penalty)
+        if mode == 'bce' and sigmoid:
+            raise ValueError("mode='bce' takes raw scores (its softplus holds the sigmoid), got sigmoid=True; mend: "
+                             'sigmoid=False')
+        self.mode, self.gradient_penalty, self.activation, self.sigmoid = mode, gradient_penalty, activation, sigmoid
+        self.register_module('critic', None)
+        self._checked_twice = False
+        if isinstance(critic, nn.Module):
+            self.critic = critic
+            return
+        self._config = {'type': 'HolisticCritic', **(critic or {})}
+        if 'in_channels' in self._config or 'in_channels' not in self._parameters_of_critic():
+            self.critic = build_part(self._config)
+
+    def build_critic(self, in_channels: int, size: tuple[int, ...], image: bool) -> None:
+        """Build a critic whose config left out what only the maps tell; what the config says stands.
+
+        Args:
+            in_channels: Channels of the maps.
+            size: Height and width of the maps.
+            image: Whether the critic will get the image.
+        """
+        found = {'in_channels': in_channels, 'size': tuple(size), 'image_channels': 3 if image else 0}
+        accepted = self._parameters_of_critic()
+        self.critic = build_part({**{k: v for k, v in found.items() if k in accepted}, **self._config})
+
+    def forward(self, student: Tensor, teacher: Tensor, image: Tensor | None = None, labels: Tensor | None = None,
+                mask: Tensor | None = None) -> Tensor:
+        r"""Return the student's loss; the teacher is not looked at, only its shape.
+
+        Args:
+            student: Map (N, C, H, W) or (N, C).
+            teacher: Map of the same shape.
+            image: Images (N, 3, H', W') for a critic that is conditioned on them.
+            labels: For critics with category outputs.
+            mask: Bool (N, H, W) or (N,), True where a position counts; masked positions of the maps are shown as 0, and
+                scores whose (nearest) position is masked are left out.
+        """
+        self._check(student, teacher, labels, mask)
+        with no_autocast(student), self._frozen():
+            student = self._activate(widen(student)[0], mask)
+            score, valid = self._score(student, image, mask)
+            if self.mode in ('wgan-gp', 'hinge'):
+                return self.loss_weight * -_mean(score, valid)
+            real = (1 - score).square() if self.mode == 'lsgan' else F.softplus(-score)
+            return self.loss_weight * _mean(real, valid)
+
+    def critic_loss(self, student: Tensor, teacher: Tensor, image: Tensor | None = None, labels: Tensor | None = None,
+                    mask: Tensor | None = None) -> Tensor:
+        """Return the critic's loss; the arguments are those of :meth:`forward`.
+
+        Raises:
+            RuntimeError: wgan-gp with a critic that cannot be differentiated twice.
+        """
+        self._check(student, teacher, labels, mask)
+        with no_autocast(student):
+            fake, real = (self._activate(x, mask) for x in widen(student.detach(), teacher.detach()))
+            d_fake, valid = self._score(fake, image, mask)
+            d_real, _ = self._score(real, image, mask)
+            if self.mode == 'wgan-gp':
+                value = _mean(d_fake, valid) - _mean(d_real, valid)
+                value = value + self.gradient_penalty * self._penalty(fake, real, image, mask)
+            elif self.mode == 'hinge':
+                value = _mean(F.relu(1 - d_real), valid) + _mean(F.relu(1 + d_fake), valid)
+            elif self.mode == 'lsgan':
+                value = _mean((1 - d_real).square(), valid) + _mean(d_fake.square(), valid)
+            else:
+                value = _mean(F.softplus(-d_real), valid) + _mean(F.softplus(d_fake), valid)
+            return self.loss_weight * value
+
+    def _penalty(self, fake: Tensor, real: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
+        create_graph = torch.is_grad_enabled()
+        epsilon = torch.rand(len(fake), *[1] * (fake.dim() - 1), device=fake.device, dtype=fake.dtype)
+        with torch.enable_grad():  # the penalty is also a value under no_grad
+            mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_()
+            score, valid = self._score(fill_masked(mixed, mask), image, mask)
+            if valid is not None:
+                score = score.where(valid, score.new_zeros(()))
+            try:
+                gradient, = torch.autograd.grad(score.sum(), mixed, create_graph=create_graph)
+                norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
+                penalty = _mean((norm - 1).square(), None if valid is None else valid.flatten(1).any(1))
+                self._try_second_derivative(penalty)
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise RuntimeError(
+                    f"mode='wgan-gp' differentiates the critic twice, and {type(self.critic).__name__} cannot be "
+                    f"({error}); mend: mode='hinge', or write its attention with matmul and softmax in place of "
+                    'scaled_dot_product_attention') from error
+        return penalty
+
+    def _try_second_derivative(self, penalty: Tensor) -> None:
+        """Differentiate once for nothing: otherwise the error comes from the training loop and names no critic."""
+        parameters = [p for p in self.critic.parameters() if p.requires_grad]
+        if self._checked_twice or not penalty.requires_grad or not parameters:
+            return
+        torch.autograd.grad(penalty, parameters, retain_graph=True, allow_unused=True)
+        self._checked_twice = True
+
+    def _activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        x = fill_masked(x, mask)
+        return x if self.activation is None else fill_masked(x.softmax(1), mask)
+
+    def _score(self, x: Tensor, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return the scores, and which of them count (None: all)."""
+        name = type(self.critic).__name__
+        score = self.critic(x) if image is None else self.critic(x, image)
+        if score.shape[:2] != (len(x), 1) or score.dim() not in (2, 4):
+            raise ValueError(f'critic {name} must return scores (N, 1, h, w) or (N, 1), got {shape_of(score)} for '
+                             f'the map {shape_of(x)}')
+        if self.sigmoid:
+            score = score.sigmoid()
+        if mask is None:
+            return score, None
+        if x.dim() == 2:
+            return score, mask.view(-1, *[1] * (score.dim() - 1))
+        if score[0].numel() == 1 and x[0, 0].numel() > 1:
+            raise ValueError(f'mask was given, but critic {name} has no spatial output: one score {shape_of(score)} '
+                             f'for the whole map {shape_of(x)}; mend: drop the mask, or a critic that scores places')
+        return score, F.interpolate(mask.unsqueeze(1).to(x.dtype), score.shape[2:]) > 0
+
+    @contextmanager
+    def _frozen(self) -> Iterator[None]:
+        """No parameter of the critic takes part in graphs built inside."""
+        parameters = [p for p in self.critic.parameters() if p.requires_grad]
+        for p in parameters:
+            p.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for p in parameters:
+                p.requires_grad_(True)
+
+    def _check(self, student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor | None) -> None:
+        if self.critic is None:
+            raise RuntimeError(f'the critic {self._config["type"]} is not built: its in_channels is unknown; mend: '
+                               "critic=dict(type=…, in_channels=…), or build_critic(…) (the Distiller calls it)")
+        if labels is not None:
+            raise ValueError(f'labels were given, but critic {type(self.critic).__name__} has no category outputs; '
+                             'mend: drop reads=dict(labels=…)')
+        shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
+        if student.dim() not in (2, 4):
+            raise ValueError(f'AdversarialLoss needs maps (N, C, H, W) or (N, C), got {shapes}')
+        if student.shape != teacher.shape:
+            raise ValueError(f"student and teacher maps differ: {shapes}; mend: connectors=dict(student='auto')")
+        if self.activation == 'softmax' and student.shape[1] == 1:
+            raise ValueError(f"activation='softmax' over a single channel is always 1: {shapes}; mend: activation=None")
+        check_mask(mask, student)
+
+    def _parameters_of_critic(self) -> set[str]:
+        kind = self._config['type']
+        kind = MODELS.get(kind) if isinstance(kind, str) else kind
+        return set(inspect.signature(kind).parameters) if kind else set()
+
+
+def _mean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Mean over valid entries; exactly 0, with zero gradient, where there is none."""
+    return x.mean() if valid is None else x.where(valid, x.new_zeros(())).sum() / valid.sum().clamp(min=1)

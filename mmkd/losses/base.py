@@ -1,0 +1,92 @@
+"""What every loss shares: its weight and name, its dtype, its mask."""
+import re
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.checks import check_positive
+
+
+class Loss(nn.Module):
+    """Base of the losses: ``loss_weight`` is inside the value that is returned, ``loss_name`` follows mmsegmentation.
+
+    Args:
+        loss_weight: Factor inside the returned value, above 0.
+        loss_name: Key in mmsegmentation's logs; None means ``loss_`` + the class in snake case.
+
+    Attributes:
+        needs: What student and teacher must have in common ('channels', 'size'); connectors='auto' sees to it.
+    """
+
+    needs: tuple[str, ...] = ()
+
+    def __init__(self, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
+        super().__init__()
+        check_positive('loss_weight', loss_weight)
+        self.loss_weight = loss_weight
+        self._loss_name = f'loss_{snake_case(type(self).__name__)}' if loss_name is None else loss_name
+
+    @property
+    def loss_name(self) -> str:
+        """Key of this loss in mmsegmentation's logs."""
+        return self._loss_name
+
+
+def snake_case(name: str) -> str:
+    """Turn a class name into snake case.
+
+    >>> snake_case('PixelWiseKLLoss')
+    'pixel_wise_kl_loss'
+    """
+    return re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', '_', name).lower()
+
+
+def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast to one dtype, float32 or wider: float16 and bfloat16 become float32, float64 stays.
+
+    >>> widen(torch.zeros(1, dtype=torch.float16))[0].dtype
+    torch.float32
+    """
+    dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+    return tuple(t.to(dtype) for t in tensors)
+
+
+def no_autocast(tensor: Tensor) -> torch.autocast:
+    """Return a context without autocast on the tensor's device: losses would lose digits in half precision."""
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def shape_of(tensor: Tensor) -> str:
+    """Return a shape as errors print it.
+
+    >>> shape_of(torch.zeros(2, 3))
+    '(2, 3)'
+    """
+    return str(tuple(tensor.shape))
+
+
+def check_mask(mask: Tensor | None, student: Tensor) -> None:
+    """Refuse a mask that is not a bool tensor of the student's positions.
+
+    Raises:
+        TypeError: the mask is no bool tensor.
+        ValueError: its shape is not that of the student without channels.
+    """
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(f'mask must be a bool tensor (True where a position counts), got {mask.dtype}; '
+                        'mend: labels != ignore_index')
+    expected = (student.shape[0], *student.shape[2:])
+    if mask.shape != expected:
+        raise ValueError(f'mask must have the shape {expected} of student {shape_of(student)} without its channels, '
+                         f'got {shape_of(mask)}; mend: resize the mask by nearest')
+
+
+def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Put 0 where a position does not count.
+
+    Done before any nonlinearity: NaN * 0 is NaN, whereas ``where`` also stops the gradient exactly.
+    """
+    return x if mask is None else torch.where(mask.unsqueeze(1), x, x.new_zeros(()))
