@@ -1,0 +1,28 @@
+# What every run needs, distillation or baseline: logging, safe checkpoints, exact resume, the NaN stop.
+default_scope = 'mmseg'
+custom_imports = dict(imports=['mmkd'], allow_failed_imports=False)
+env_cfg = dict(
+    cudnn_benchmark=True,
+    mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
+    dist_cfg=dict(backend='nccl'))
+randomness = dict(seed=0)
+
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='SegLocalVisualizer', vis_backends=vis_backends, name='visualizer')
+log_processor = dict(by_epoch=False)
+log_level = 'INFO'
+load_from = None
+resume = False
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='mmkd.SafeCheckpointHook', by_epoch=False, interval=4000, max_keep_ckpts=2, save_best='mIoU'),
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    visualization=dict(type='SegVisualizationHook'))
+custom_hooks = [
+    dict(type='mmkd.ExactResumeHook'),
+    dict(type='mmkd.NaNStopHook'),
+    dict(type='mmkd.TeacherCheckHook'),
+    dict(type='mmkd.ExportStudentHook')]
