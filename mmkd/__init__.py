@@ -5,4 +5,8 @@ from mmkd import hooks as hooks
 from mmkd import losses as losses
 from mmkd import models as models
 from mmkd import modules as modules
+from mmkd.distiller import Distiller as Distiller
+from mmkd.export import export_student as export_student
+from mmkd.phase_optim import PhaseOptimWrapperConstructor as PhaseOptimWrapperConstructor
+from mmkd.phased_ddp import PhasedDDP as PhasedDDP
 from mmkd.version import __version__ as __version__

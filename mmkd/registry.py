@@ -10,10 +10,11 @@ DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['m
 DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, scope='mmkd', locations=['mmkd.datasets'])
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mmkd', locations=['mmkd.datasets'])
 HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.hooks'])
-MODEL_WRAPPERS = Registry('model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.phases'])
-OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd.phases'])
+MODEL_WRAPPERS = Registry('model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.phased_ddp'])
+OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd.optim'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope='mmkd', locations=['mmkd.phases'])
+    'optimizer wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope='mmkd',
+    locations=['mmkd.phase_optim'])
 
 
 def build_part(cfg: dict) -> Any:

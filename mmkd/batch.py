@@ -1,0 +1,87 @@
+"""What objectives may read of a batch: ``batch.inputs``, ``batch.labels``, ``batch.valid``, ``batch.data_samples``."""
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BATCH_READS = ('inputs', 'labels', 'valid', 'data_samples')
+
+
+@dataclass
+class Batch:
+    """One preprocessed batch.
+
+    Args:
+        inputs: Preprocessed images (N, 3, H, W).
+        data_samples: mmengine data samples with ``gt_sem_seg`` or ``gt_label``.
+        ignore_index: The label that does not count.
+    """
+
+    inputs: Tensor
+    data_samples: list | None = None
+    ignore_index: int = 255
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """Labels (N, H, W), or (N,) for classification.
+
+        Raises:
+            ValueError: The data samples hold no labels.
+        """
+        samples = self.data_samples or []
+        if samples and all('gt_sem_seg' in s for s in samples):
+            return torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
+        if samples and all('gt_label' in s for s in samples):
+            return torch.cat([torch.as_tensor(s.gt_label, device=self.inputs.device).view(1) for s in samples])
+        raise ValueError("batch.labels: the data samples hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load annotations "
+                         'in the training pipeline')
+
+    @property
+    def valid(self) -> Tensor:
+        """True where the label is not the ignore index, shape of ``labels``."""
+        return self.labels != self.ignore_index
+
+    def check_labels(self, num_classes: int) -> None:
+        """Refuse labels that no class has, before a device assert hides where they came from.
+
+        Raises:
+            ValueError: An id is outside 0 … num_classes − 1 and is not the ignore index, or no position is valid.
+        """
+        labels, valid = self.labels, self.valid
+        wrong = valid & ((labels < 0) | (labels >= num_classes))
+        has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
+        if has_wrong:
+            raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the student has '
+                             f'{num_classes} classes (0 … {num_classes - 1}; {self.ignore_index} is ignored){self._files()}. '
+                             'Mend: reduce_zero_label, a label_map, or num_classes')
+        if not has_valid:
+            raise ValueError(f'no valid position: every label of this batch is the ignore index {self.ignore_index}'
+                             f'{self._files()}. Mend: check ignore_index, reduce_zero_label and the label files; a larger '
+                             'crop or RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void')
+
+    def _files(self) -> str:
+        paths = [s.metainfo.get('seg_map_path') or s.metainfo.get('img_path') for s in self.data_samples or []]
+        paths = [str(p) for p in paths if p][:2]
+        return f' (from {", ".join(paths)})' if paths else ''
+
+
+def resize_labels(labels: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Resize labels or a mask (N, H, W) to ``size`` by nearest neighbour, as a loss's map needs them.
+
+    >>> resize_labels(torch.tensor([[[1, 1, 2, 2], [1, 1, 2, 2]]]), (1, 2)).tolist()
+    [[[1, 2]]]
+    """
+    if tuple(labels.shape[1:]) == tuple(size) or labels.dim() == 1:
+        return labels
+    return F.interpolate(labels[:, None].float(), size=size, mode='nearest')[:, 0].to(labels.dtype)
+
+
+def read_batch(batch: Batch, name: str, like: Any) -> Any:
+    """Return ``batch.<name>``; labels and masks at the spatial size of ``like``."""
+    value = getattr(batch, name)
+    if name in ('labels', 'valid') and isinstance(like, Tensor):
+        return resize_labels(value, tuple(like.shape[2:]))
+    return value

@@ -1,0 +1,204 @@
+"""The Distiller: students, teachers and what flows between them."""
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import BaseModel, ModuleDict
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from torch import Tensor, nn
+
+from mmkd.batch import Batch
+from mmkd.checks import check_keys, nearest
+from mmkd.member import Member
+from mmkd.objective import Record, build_objectives, check_name, references
+from mmkd.phases import PhaseRunner, read_phases
+from mmkd.probe import probe
+from mmkd.registry import MODELS
+from mmkd.taps import Taps
+from mmkd.teachers import Teacher, Teachers
+
+ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'data_preprocessor',
+             'predict_with', 'init_cfg')
+
+
+@MODELS.register_module()
+class Distiller(BaseModel):
+    """Train students under teachers: one forward of each member an iteration, objectives on what taps read of it.
+
+    The state dict holds ``students.<name>.`` and ``objectives.<name>.``; teachers are not in it.
+
+    Args:
+        student: One member, named ``student``: ``dict(cfg='mmseg::….py' | path | Config, checkpoint=…)``,
+            ``dict(model=dict(...))``, a config path, a Config or a model.
+        students: Named members, in place of ``student``; the first answers ``mode='predict'``.
+        teacher: One member, named ``teacher``; needs a checkpoint unless ``allow_untrained=True``.
+        teachers: Named members, in place of ``teacher``.
+        taps: Tap name -> path in every member, see :class:`mmkd.taps.TapPath`; a member's own ``taps`` win.
+        objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…)``.
+        phases: Which objectives each optimizer steps on; None: one phase, and one for the critics if there are any.
+        data_preprocessor: None takes the first student's own.
+        predict_with: The student that answers ``mode='predict'`` and ``'tensor'``.
+        init_cfg: mmengine's initialisation.
+
+    Raises:
+        TypeError: Unknown keys, here or in a member, objective or phase, with the nearest match.
+        ValueError: A teacher without checkpoint; shapes that a loss cannot take; see also the parts.
+        KeyError: A tap, member, objective or module that does not exist, with the nearest match.
+    """
+
+    def __init__(self, student: Any = None, students: dict[str, Any] | None = None, teacher: Any = None,
+                 teachers: dict[str, Any] | None = None, taps: dict[str, str] | None = None,
+                 objectives: dict[str, dict] | None = None, phases: list[dict] | None = None,
+                 data_preprocessor: dict | nn.Module | None = None, predict_with: str | None = None,
+                 init_cfg: dict | None = None, **unknown: Any) -> None:
+        check_keys(unknown, ARGUMENTS, 'Distiller')
+        student_members = _parse_members('student', student, students)
+        teacher_members = _parse_members('teacher', teacher, teachers)
+        models = {name: member.build() for name, member in student_members.items()}
+        super().__init__(data_preprocessor or _own_preprocessor(next(iter(models.values()))), init_cfg)
+        self.members: dict[str, Member] = {**student_members, **teacher_members}
+        if len(self.members) < len(student_members) + len(teacher_members):
+            raise ValueError(f'a student and a teacher share a name: {sorted(set(student_members) & set(teacher_members))}')
+        self.students = ModuleDict(models)
+        for name, member in student_members.items():
+            if member.options.get('channels_last'):
+                models[name].to(memory_format=torch.channels_last)
+        self.predict_with = self._check_predict_with(predict_with)
+
+        paths = {name: _all_taps(member, taps or {}) for name, member in self.members.items()}
+        self.objectives = build_objectives(objectives or {}, {name: list(p) for name, p in paths.items()})
+        used = {name: self._used(name, paths[name]) for name in self.members}
+        self.taps = {name: Taps(models[name], used[name], m.where) for name, m in student_members.items()}
+        self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
+                                  for name, m in teacher_members.items()})
+        self.phases = read_phases(phases, {name: o.adversarial for name, o in self.objectives.items()})
+        self.phase_runner = PhaseRunner(self.phases)
+        for line in probe(self):
+            print_log(f'mmkd: {line}', logger='current')
+
+    # ------------------------------------------------------------------ the flow
+
+    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
+        """Return the losses of students and objectives (``'loss'``), else what the predicting student returns."""
+        if mode != 'loss':
+            return self.students[self.predict_with](inputs, data_samples, mode)
+        record, losses = self.observe(inputs, data_samples)
+        for objective in self.objectives.values():
+            losses.update(objective(record))
+        return losses
+
+    def observe(self, inputs: Tensor, data_samples: list | None) -> tuple[Record, dict[str, Tensor]]:
+        """Run every member once; return what the taps read, and the students' own losses."""
+        batch = Batch(inputs, data_samples, self.members[self.predict_with].ignore_index)
+        self._check_labels(batch)
+        record: Record = {'batch': batch, **self.teachers.observe(batch)}
+        losses: dict[str, Tensor] = {}
+        for name, student in self.students.items():
+            x = inputs.to(memory_format=torch.channels_last) if self.members[name].options.get('channels_last') else inputs
+            with self.taps[name].recording() as seen:
+                own = student(x, data_samples, mode='loss')
+            record[name] = self.taps[name].read(seen)
+            losses.update(own if len(self.students) == 1 else {f'{name}.{key}': value for key, value in own.items()})
+        return record, losses
+
+    def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        """Step once: mmengine's own step with one optimizer, else one forward and every phase's gradient from it."""
+        phased = isinstance(optim_wrapper, OptimWrapperDict) or self.phase_runner.reduce is not None
+        if not phased:
+            self._refuse_untrained_critics()
+            return super().train_step(data, optim_wrapper)
+        wrappers = self.phase_runner.match(optim_wrapper)
+        with self.phase_runner.context(wrappers, self):
+            data = self.data_preprocessor(data, True)
+            record, task = self.observe(**data)
+        logs: dict[str, Tensor] = {}
+        for phase in self.phases:
+            with self.phase_runner.context(wrappers, self):
+                losses = dict(task) if phase.task else {}
+                for name in phase.objectives:
+                    losses.update(self.objectives[name](record))
+                critic_losses: dict[str, Tensor] = {}
+                for name in phase.critics:
+                    critic_losses.update(self.objectives[name].critic_loss(record))
+            total, values = self.parse_losses(losses) if losses else (0.0, {})
+            # Critic losses never pass parse_losses: it sums whatever contains 'loss' into the student's.
+            self.phase_runner.take_gradients(phase, total + sum(critic_losses.values()), wrappers)
+            logs.update({key: value.detach() for key, value in {**values, **critic_losses}.items()})
+        self.phase_runner.step(wrappers)
+        return logs
+
+    # ------------------------------------------------------------------ members
+
+    @property
+    def student(self) -> nn.Module:
+        """The student, where there is one."""
+        return _only(self.students, 'students')
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The teacher, where there is one."""
+        return _only(self.teachers, 'teachers')
+
+    def init_weights(self) -> None:
+        """Initialise students and objectives; a student's checkpoint is loaded last, so that it wins over ``init_cfg``."""
+        super().init_weights()
+        for name, student in self.students.items():
+            self.members[name].load(student)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> 'Distiller':
+        super()._apply(fn, recurse)
+        self.teachers.to(next(self.students.parameters()).device)
+        return self
+
+    def _check_labels(self, batch: Batch) -> None:
+        head = getattr(self.students[self.predict_with], 'decode_head', None)
+        classes = getattr(head, 'num_classes', None)
+        if isinstance(classes, int) and batch.data_samples and 'gt_sem_seg' in batch.data_samples[0]:
+            batch.check_labels(classes)
+
+    def _check_predict_with(self, name: str | None) -> str:
+        if name is not None and name not in self.students:
+            raise KeyError(f'predict_with={name!r} names no student{nearest(name, self.students)} '
+                           f'(students: {list(self.students)})')
+        return name or next(iter(self.students))
+
+    def _used(self, name: str, paths: dict[str, str]) -> dict[str, str]:
+        reads = [r for o in self.objectives.values() for value in o.reads.values() for r in references(value)]
+        taps = [r.split('.', 1)[1] for r in reads if r.startswith(f'{name}.')]
+        return {tap: paths[tap] for tap in dict.fromkeys(taps)}
+
+    def _refuse_untrained_critics(self) -> None:
+        critics = [name for name, objective in self.objectives.items() if objective.adversarial]
+        if critics:
+            raise ValueError(f'objective {critics[0]!r} has a critic, but there is one optimizer and nothing would train it. '
+                             "Mend: optim_wrapper=dict(constructor='mmkd.PhaseOptimWrapperConstructor', "
+                             'student=dict(...), critic=dict(...))')
+
+
+def _parse_members(role: str, one: Any, many: dict[str, Any] | None) -> dict[str, Member]:
+    if one is not None and many is not None:
+        raise ValueError(f'give {role}= (one member) or {role}s= (named members), not both')
+    named = {role: one} if one is not None else dict(many or {})
+    if role == 'student' and not named:
+        raise ValueError('a Distiller needs student= or students=')
+    for name in named:
+        check_name(name, role)
+    return {name: Member.parse(name, role, value) for name, value in named.items()}
+
+
+def _own_preprocessor(student: nn.Module) -> nn.Module | None:
+    return getattr(student, 'data_preprocessor', None)
+
+
+def _all_taps(member: Member, shared: dict[str, str]) -> dict[str, str]:
+    for name in {**shared, **member.taps}:
+        check_name(name, 'tap')
+    return {**shared, **member.taps}
+
+
+def _only(members: Any, kind: str) -> nn.Module:
+    # nn.Module.__getattr__ hides an AttributeError of a property, so this is a KeyError.
+    if len(members) != 1:
+        raise KeyError(f'there are {len(members)} {kind} ({list(members)}): use distiller.{kind}[name]')
+    return next(iter(members.values()))
+

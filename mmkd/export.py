@@ -1,0 +1,111 @@
+"""Student export: plain weights and a plain config that mmsegmentation loads without mmkd."""
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from mmkd.checkpoints import load_checkpoint_file
+from mmkd.checks import nearest
+from mmkd.member import Member, plain_model_cfg
+from mmkd.version import __version__
+
+# What inference and evaluation of a plain model read of a run's config.
+_CARRIED = ('test_pipeline', 'test_dataloader', 'test_evaluator', 'test_cfg', 'val_dataloader', 'val_evaluator', 'val_cfg',
+            'tta_model', 'tta_pipeline', 'visualizer', 'vis_backends', 'env_cfg')
+
+
+def student_state_dict(state_dict: dict[str, Any], member: str = 'student') -> dict[str, Any]:
+    """Return the weights of one student out of a Distiller's state dict, without prefix.
+
+    Raises:
+        KeyError: The state dict holds no such student.
+    """
+    prefix = f'students.{member}.'
+    state = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    if not state:
+        names = sorted({key.split('.')[1] for key in state_dict if key.startswith('students.')})
+        raise KeyError(f'no student {member!r} in this checkpoint{nearest(member, names)} (students: {names or "none; is it a "}'
+                       f'{"" if names else "checkpoint of mmkd?"})')
+    return {key: value for key, value in state.items() if not key.startswith('data_preprocessor.')}
+
+
+def student_config(member: Member, run: Config, data_preprocessor: Any = None) -> Config:
+    """Return the plain config of a student: its model, and the test data of the run.
+
+    Args:
+        member: The student's description.
+        run: The config of the run that trained it.
+        data_preprocessor: Config that the Distiller was given in place of the student's own.
+    """
+    model = plain_model_cfg(member)
+    if isinstance(data_preprocessor, dict):
+        model.data_preprocessor = data_preprocessor
+    config: dict[str, Any] = dict(default_scope=member.scope, model=model)
+    for key in _CARRIED:
+        if key in run:
+            config[key] = run[key]
+    if 'test_pipeline' not in config and 'test_dataloader' in config:
+        config['test_pipeline'] = config['test_dataloader']['dataset']['pipeline']
+    if 'mmkd.' in str(model):
+        config['custom_imports'] = dict(imports=['mmkd'], allow_failed_imports=False)
+        print_log(f'{member.where} is made of mmkd classes: its exported config imports mmkd', logger='current')
+    elif 'mmkd.' in str(config):
+        # The data set alone is mmkd's: leave it out, so that the model loads where mmkd is not installed.
+        config = {k: v for k, v in config.items() if 'mmkd.' not in str(v)}
+    return Config(config)
+
+
+def write_student(state_dict: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
+    """Write weights to a temporary file, sync and rename, so that a full disk leaves no half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix('.tmp')
+    try:
+        with open(temporary, 'wb') as file:
+            torch.save(dict(state_dict=state_dict, meta=meta), file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def student_meta(meta: dict[str, Any], member: str) -> dict[str, Any]:
+    """Return the plain part of a checkpoint's meta: what ``mmseg.apis.init_model`` reads, and where it came from."""
+    kept = {key: meta[key] for key in ('dataset_meta', 'iter', 'epoch', 'seed', 'time') if key in meta}
+    return {**kept, 'mmkd_version': __version__, 'mmkd_member': member}
+
+
+def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member: str = 'student') -> tuple[Path, Path]:
+    """Write a plain student out of an mmkd checkpoint: ``out`` (weights) and ``config.py`` beside it.
+
+    Args:
+        checkpoint: A checkpoint of a Distiller run.
+        out: Path of the weights to write (``….pth``), or a folder for ``<member>.pth``.
+        member: Name of the student.
+
+    Returns:
+        The paths of the weights and of the config.
+
+    Raises:
+        KeyError: No such student.
+        ValueError: The checkpoint does not hold the config of its run.
+    """
+    loaded = load_checkpoint_file(str(checkpoint))
+    state = student_state_dict(loaded.get('state_dict', loaded), member)
+    meta = loaded.get('meta', {})
+    if not isinstance(meta.get('cfg'), str):
+        raise ValueError(f'{checkpoint} does not hold the config of its run (meta.cfg), so the student\'s config cannot be '
+                         'written. Mend: use a checkpoint that the Runner saved')
+    run = Config.fromstring(meta['cfg'], '.py')
+    value = run.model.get('students', {}).get(member) or run.model.student
+    weights = Path(out) if str(out).endswith('.pth') else Path(out) / f'{member}.pth'
+    write_student(state, student_meta(meta, member), weights)
+    config = student_config(Member.parse(member, 'student', value), run, run.model.get('data_preprocessor'))
+    config_path = weights.parent / 'config.py'
+    config.dump(str(config_path))
+    return weights, config_path
+
+

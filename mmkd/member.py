@@ -1,0 +1,226 @@
+"""Members: how a student or a teacher is written in a config, and how it becomes a model."""
+import copy
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.registry import MODELS as ROOT_MODELS
+from torch import Tensor, nn
+
+from mmkd.checkpoints import load_state_dict_file, load_strict, select_prefix
+from mmkd.checks import check_choice, check_keys, nearest
+
+COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'cfg_options', 'scope', 'allow_untrained', 'channels_last')
+TEACHER_KEYS = ('precision', 'fuse_bn', 'compile', 'input_size')
+PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+@dataclass
+class Member:
+    """One member as its config describes it (the model itself lives in the Distiller).
+
+    Args:
+        name: The name that references use.
+        role: ``'student'`` or ``'teacher'``.
+        model: Config of the model, or a model that was built already.
+        cfg: The whole config that the model came from, when there is one.
+        scope: The registry scope that its types belong to.
+        checkpoint: Path or URL of its weights.
+        taps: Its own taps.
+        options: The remaining options (precision, channels_last, …).
+    """
+
+    name: str
+    role: str
+    model: Any
+    cfg: Config | None = None
+    scope: str = 'mmseg'
+    checkpoint: str | None = None
+    taps: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def where(self) -> str:
+        """How errors call this member."""
+        return self.role if self.name == self.role else f'{self.role} {self.name!r}'
+
+    @classmethod
+    def parse(cls, name: str, role: str, value: Any) -> 'Member':
+        """Read ``dict(cfg=…|model=…, …)``, a config path, a Config, a model dict or a model.
+
+        Raises:
+            TypeError: Unknown keys, with the nearest match, or a value of another kind.
+            ValueError: Neither or both of ``cfg`` and ``model``; a teacher without weights.
+            FileNotFoundError: The config or the checkpoint is not there.
+        """
+        value = _as_dict(value, f'{role} {name!r}')
+        allowed = COMMON_KEYS + (TEACHER_KEYS if role == 'teacher' else ())
+        if role == 'student':
+            for key in set(value) & set(TEACHER_KEYS):
+                raise TypeError(f"student {name!r}: {key!r} is an option of teachers. Mend: a student's precision is its "
+                                "optim_wrapper's (AmpOptimWrapper, mmkd.Bf16OptimWrapper, or --amp)")
+        check_keys(value, allowed, f'{role} {name!r}')
+        if ('cfg' in value) == ('model' in value):
+            raise ValueError(f"{role} {name!r} needs exactly one of 'cfg' (a path, pkg::path or Config) and 'model' "
+                             f'(a model dict), got {sorted(value)}')
+        cfg = _read_config(value, f'{role} {name!r}')
+        model = value['model'] if cfg is None else cfg.model
+        member = cls(name, role, model, cfg, _scope(value, cfg, model), value.get('checkpoint'),
+                     dict(value.get('taps') or {}),
+                     {k: value[k] for k in ('allow_untrained', 'channels_last', *TEACHER_KEYS) if k in value})
+        member._check_options()
+        return member
+
+    def _check_options(self) -> None:
+        check_choice(f'precision of {self.where}', self.options.get('precision', 'fp32'), PRECISIONS)
+        if self.role == 'teacher' and self.checkpoint is None and not self.options.get('allow_untrained') \
+                and not isinstance(self.model, nn.Module):
+            raise ValueError(f"{self.where} has no checkpoint: an untrained teacher teaches noise. Mend: checkpoint='….pth', "
+                             'or allow_untrained=True where that is meant (a test, a benchmark)')
+
+    def build(self) -> nn.Module:
+        """Build the model in the member's own scope; a teacher or a student with a checkpoint gets its weights."""
+        model = self.model
+        if not isinstance(model, nn.Module):
+            model = ROOT_MODELS.build({**copy.deepcopy(model), '_scope_': self.scope})
+        self.load(model)
+        return model
+
+    def load(self, model: nn.Module) -> None:
+        """Load the checkpoint strictly, if there is one."""
+        if self.checkpoint is None:
+            return
+        state = load_state_dict_file(self.checkpoint, float32=True)
+        own = ('students.', 'objectives.')
+        if any(key.startswith(own) for key in state):
+            state = select_prefix(state, [f'students.{self.name}.', 'students.student.'])
+        load_strict(model, state, f'{self.where} from {self.checkpoint}')
+
+    @property
+    def ignore_index(self) -> int:
+        """The label that the member's head ignores (255 where it says nothing)."""
+        head = self.model.get('decode_head') if isinstance(self.model, dict) else getattr(self.model, 'decode_head', None)
+        if isinstance(head, list | tuple) or head is None:
+            return 255
+        return (head.get('ignore_index', 255) if isinstance(head, dict) else getattr(head, 'ignore_index', 255))
+
+
+def _as_dict(value: Any, where: str) -> dict:
+    if isinstance(value, Config) or (isinstance(value, str | Path)):
+        return dict(cfg=value)
+    if isinstance(value, nn.Module):
+        return dict(model=value)
+    if isinstance(value, dict):
+        return dict(model=value) if 'type' in value else dict(value)
+    raise TypeError(f'{where} must be dict(cfg=…) or dict(model=…), a config path, a Config or a model, '
+                    f'got {type(value).__name__}')
+
+
+def _read_config(value: dict, where: str) -> Config | None:
+    source, options = value.get('cfg'), value.get('cfg_options')
+    if source is None and isinstance(value['model'], dict):
+        source = dict(model=value['model'])
+    if source is None:
+        if options:
+            raise ValueError(f'{where}: cfg_options change a config, but the model is built already')
+        return None
+    if isinstance(source, str | Path):
+        cfg = _config_from_path(str(source), where)
+    else:
+        cfg = Config(copy.deepcopy(source._cfg_dict.to_dict() if isinstance(source, Config) else dict(source)))
+    if 'model' not in cfg:
+        raise ValueError(f"{where}: the config has no 'model' (it has {sorted(cfg.keys())[:8]}). Mend: dict(model=dict(...)) "
+                         'for a bare model dict')
+    for key in options or {}:
+        _check_option(cfg, key, where)
+    cfg.merge_from_dict(dict(options or {}))
+    return cfg
+
+
+def _config_from_path(path: str, where: str) -> Config:
+    if '::' in path:
+        return get_config(path)
+    if not os.path.isfile(path):
+        folder = Path(path).parent
+        near = nearest(Path(path).name, [p.name for p in folder.glob('*.py')]) if folder.is_dir() else ''
+        raise FileNotFoundError(f'{where}: the config {path!r} is not there{near} (relative paths start at {os.getcwd()})')
+    return Config.fromfile(path)
+
+
+def _check_option(cfg: Config, key: str, where: str) -> None:
+    node: Any = cfg._cfg_dict
+    done = ''
+    for part in key.split('.'):
+        keys = [str(i) for i in range(len(node))] if isinstance(node, list | tuple) else \
+            list(node) if isinstance(node, dict) else []
+        if part not in keys:
+            raise KeyError(f"{where}: cfg_options['{key}'] changes nothing: {done.rstrip('.') or 'the config'} has no "
+                           f"{part!r}{nearest(part, keys)}. Options are relative to the whole config, for instance "
+                           "'model.backbone.depth'")
+        node = node[int(part)] if isinstance(node, list | tuple) else node[part]
+        done += part + '.'
+
+
+def _scope(value: dict, cfg: Config | None, model: Any) -> str:
+    prefix = str(model.get('type', '')).split('.')[0] if isinstance(model, dict) and '.' in str(model.get('type')) else None
+    return (cfg.get('default_scope') if cfg is not None else None) or value.get('scope') or prefix or 'mmseg'
+
+
+def plain_model_cfg(member: Member) -> ConfigDict:
+    """Return the member's model config without downloads, as an exported config needs it."""
+    if isinstance(member.model, nn.Module):
+        raise TypeError(f'{member.where} was given as a built model, so no config can be written for it. Mend: give its '
+                        "config: dict(cfg='….py') or dict(model=dict(...))")
+    model = ConfigDict(copy.deepcopy(member.model))
+    if 'pretrained' in model:
+        model.pretrained = None
+    return model
+
+
+class Renormalise:
+    """Turn images normalised for one data preprocessor into those that another expects.
+
+    A teacher trained with another mean, standard deviation or channel order sees
+    ``(x·std + mean − mean_t)/std_t``; padded positions are set to the target's padding value again.
+
+    >>> from mmengine.model import ImgDataPreprocessor
+    >>> a, b = ImgDataPreprocessor(mean=[0.], std=[2.]), ImgDataPreprocessor(mean=[1.], std=[1.])
+    >>> Renormalise(a, b)(torch.ones(1, 1, 1, 1)).item()
+    1.0
+
+    Args:
+        source: The preprocessor that made the inputs.
+        target: The preprocessor of the member that will see them.
+    """
+
+    def __init__(self, source: nn.Module, target: nn.Module) -> None:
+        self.flip = getattr(source, '_channel_conversion', False) != getattr(target, '_channel_conversion', False)
+        self.pad_value = float(getattr(target, 'pad_val', None) or getattr(target, 'pad_value', None) or 0.0)
+        mean, std = _statistics(source)
+        mean_t, std_t = _statistics(target)
+        if self.flip:
+            mean, std = mean.flip(0), std.flip(0)
+        self.scale, self.shift = std / std_t, (mean - mean_t) / std_t
+        self.changes = self.flip or not (torch.allclose(self.scale, torch.ones(1)) and
+                                         torch.allclose(self.shift, torch.zeros(1)))
+
+    def __call__(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
+        """Return the inputs (N, C, H, W) as the target expects them."""
+        if not self.changes:
+            return inputs
+        x = inputs.flip(1) if self.flip else inputs
+        x = x * self.scale.to(x) + self.shift.to(x)
+        for i, sample in enumerate(data_samples or []):
+            h, w = sample.metainfo.get('img_shape', x.shape[2:])[:2]
+            x[i, :, h:], x[i, :, :, w:] = self.pad_value, self.pad_value
+        return x
+
+
+def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    if getattr(preprocessor, '_enable_normalize', False):
+        return preprocessor.mean.detach().float().cpu(), preprocessor.std.detach().float().cpu()
+    return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)

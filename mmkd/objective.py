@@ -1,0 +1,231 @@
+"""Objectives: a loss, the references it reads, its weight and its connectors."""
+import inspect
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from mmengine.model import BaseModule, ModuleDict
+from torch import Tensor, nn
+
+from mmkd.batch import BATCH_READS, read_batch
+from mmkd.checks import check_keys, check_positive, nearest
+from mmkd.modules.connector import Connector
+from mmkd.registry import build_part
+
+OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors')
+Record = dict[str, Any]
+
+
+def check_name(name: str, kind: str) -> None:
+    """Refuse names that today's stack would misread.
+
+    Raises:
+        ValueError: ``name`` contains ``loss`` (mmengine sums every such key) or a dot, or is an attribute of ModuleDict.
+    """
+    if 'loss' in name or not name.isidentifier() or hasattr(ModuleDict, name) or name == 'batch':
+        raise ValueError(f"{kind} name {name!r}: names are identifiers without 'loss' or a dot, neither 'batch' nor an "
+                         f"attribute of ModuleDict (such as 'type', 'train', 'keys')")
+
+
+class Objective(BaseModule):
+    """One term of the distillation: reads tensors of a record and returns ``weight · loss``.
+
+    Only ``student`` and arguments that begin with ``student_`` carry gradient; every other read is detached.
+
+    Args:
+        name: Its name, the prefix of its log keys.
+        loss: Config of a loss, or the loss.
+        known: Member name -> names of the taps that it offers.
+        on: ``on='logits'`` is short for ``reads=dict(student='student.logits', teacher='teacher.logits')``.
+        reads: Argument of the loss -> reference ``'member.tap'``, a list of references or a glob of members.
+        weight: Multiplies the loss (besides the loss's own ``loss_weight``); schedules change it.
+        connectors: Argument -> ``'auto'``, a config or a module.
+
+    Raises:
+        TypeError: The loss does not take, or misses, an argument.
+        KeyError: A reference names an unknown member or tap.
+        ValueError: The weight is not a finite number above 0, or a name is not allowed.
+    """
+
+    def __init__(self, name: str, loss: dict | nn.Module, known: dict[str, list[str]], on: str | None = None,
+                 reads: dict[str, Any] | None = None, weight: float = 1.0,
+                 connectors: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        check_name(name, 'objective')
+        check_positive(f'weight of objective {name!r}', weight)
+        self.name, self.weight = name, float(weight)
+        self.loss = loss if isinstance(loss, nn.Module) else build_part(loss)
+        self.reads = self._expand(on, dict(reads or {}), known)
+        self._check_signature()
+        for role in connectors or {}:
+            if role not in self.reads:
+                raise KeyError(f'objective {name!r}: connectors name {role!r}, which it does not read'
+                               f'{nearest(role, self.reads)} (it reads {sorted(self.reads)})')
+        self.auto = [role for role, value in (connectors or {}).items() if value == 'auto']
+        self.connectors = ModuleDict({role: value if isinstance(value, nn.Module) else build_part(value)
+                                      for role, value in (connectors or {}).items() if value != 'auto'})
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the loss has a critic, which some phase must train."""
+        return hasattr(self.loss, 'critic_loss')
+
+    def forward(self, record: Record) -> dict[str, Tensor]:
+        """Return ``{'<name>.loss': weight · loss}``."""
+        return {f'{self.name}.loss': self.weight * self._call(self.loss, record)}
+
+    def critic_loss(self, record: Record) -> dict[str, Tensor]:
+        """Return ``{'<name>.critic_loss': …}``; nothing of it reaches a student or a teacher."""
+        return {f'{self.name}.critic_loss': self._call(self.loss.critic_loss, record)}
+
+    @torch.no_grad()
+    def fit(self, record: Record) -> list[str]:
+        """Insert the connectors that ``'auto'`` stands for and size the critic; return what was done, in words."""
+        done = []
+        for role in self.auto:
+            other = 'teacher' if role.startswith('student') else 'student'
+            other = role.replace('student', other, 1) if role.startswith('student') else role.replace('teacher', other, 1)
+            x, like = self._read(role, record), self._read(other, record)
+            needs = getattr(self.loss, 'needs', ('channels', 'size'))
+            convolve = 'channels' in needs and x.shape[1] != like.shape[1]
+            if convolve and not role.startswith('student'):
+                raise ValueError(f"objective {self.name!r}: {role} has {x.shape[1]} channels, {other} {like.shape[1]}; a "
+                                 f"connector of the teacher would never be trained. Mend: connectors=dict(student='auto')")
+            resize = 'size' in needs and x.shape[2:] != like.shape[2:]
+            self.connectors[role] = Connector(x.shape[1], like.shape[1] if convolve else None, resize)
+            done.append(f'{self.name}: {role} {tuple(x.shape[1:])} -> {tuple(like.shape[1:])} by '
+                        f"{'1x1 convolution' if convolve else ''}{' and ' if convolve and resize else ''}"
+                        f"{'bilinear resize' if resize else '' if convolve else 'nothing (shapes agree)'}")
+        self.auto = []
+        if getattr(self.loss, 'critic', True) is None:
+            values = self._values(record)
+            self._guard(lambda: self.loss.build_critic(values['student'].shape[1], tuple(values['student'].shape[2:]),
+                                                       image='image' in self.reads), values)
+            done.append(f'{self.name}: critic for maps {tuple(values["student"].shape[1:])}')
+        return done
+
+    def _call(self, function: Any, record: Record) -> Tensor:
+        values = self._values(record)
+        return self._guard(lambda: function(**values), values)
+
+    def _guard(self, call: Any, values: dict[str, Any]) -> Any:
+        try:
+            return call()
+        except (ValueError, TypeError, RuntimeError) as error:
+            shapes = ', '.join(f'{role}={self.reads[role]!r} {_shape(value)}' for role, value in values.items())
+            raise type(error)(f'objective {self.name!r}: {type(self.loss).__name__} got {shapes}: {error}') from error
+
+    def _values(self, record: Record) -> dict[str, Any]:
+        values = {role: self._read(role, record) for role in self.reads if not self._of_batch(role)}
+        for role, value in values.items():
+            if role in self.connectors:
+                values[role] = self._connect(role, value, values)
+        like = values.get('student', next(iter(values.values()), None))
+        for role in self.reads:
+            if self._of_batch(role):
+                values[role] = read_batch(record['batch'], self.reads[role].split('.')[1], like)
+        return {role: values[role] for role in self.reads}
+
+    def _connect(self, role: str, value: Tensor, values: dict[str, Any]) -> Tensor:
+        connector = self.connectors[role]
+        if not isinstance(connector, Connector):
+            return connector(value)
+        other = next((v for r, v in values.items() if r != role and isinstance(v, Tensor)), value)
+        # A bf16 teacher's map is resized in float32: the resize is cheap, its rounding is not.
+        return connector(value if role.startswith('student') else value.float(), size=tuple(other.shape[2:]))
+
+    def _of_batch(self, role: str) -> bool:
+        return isinstance(self.reads[role], str) and self.reads[role].startswith('batch.')
+
+    def _read(self, role: str, record: Record) -> Any:
+        reference = self.reads[role]
+        if isinstance(reference, list):
+            return torch.stack([_follow(ref, record) for ref in reference]).detach()
+        value = _follow(reference, record)
+        if role != 'student' and not role.startswith('student_'):
+            return [v.detach() for v in value] if isinstance(value, list) else value.detach()
+        for tensor in value if isinstance(value, list) else [value]:
+            if torch.is_grad_enabled() and not tensor.requires_grad:
+                raise RuntimeError(f"objective {self.name!r}: {role}='{reference}' carries no gradient, so the student would "
+                                   'learn nothing from it. The layer is frozen (frozen_stages, requires_grad=False), the '
+                                   'backbone checkpoints its activations (with_cp=True), or the reference is a teacher. '
+                                   'Mend: tap a trained layer, or with_cp=False')
+        return value
+
+    def _expand(self, on: str | None, reads: dict[str, Any], known: dict[str, list[str]]) -> dict[str, Any]:
+        where = f'objective {self.name!r}'
+        if on is not None:
+            for role in ('student', 'teacher'):
+                if role not in known:
+                    raise KeyError(f"{where}: on={on!r} needs members named 'student' and 'teacher', there are "
+                                   f"{sorted(known)}. Mend: reads=dict(student='<member>.{on}', teacher='<member>.{on}')")
+                reads.setdefault(role, f'{role}.{on}')
+        if not reads:
+            raise ValueError(f"{where} reads nothing. Mend: on='logits' or reads=dict(student='student.logits', …)")
+        return {role: _resolve(value, known, f'{where}: {role}') for role, value in reads.items()}
+
+    def _check_signature(self) -> None:
+        where = f'objective {self.name!r}: {type(self.loss).__name__}'
+        parameters = inspect.signature(self.loss.forward).parameters
+        check_keys(self.reads, parameters, f'{where} reads')
+        missing = [n for n, p in parameters.items() if p.default is p.empty and n not in self.reads]
+        if missing:
+            raise TypeError(f'{where} also needs {missing}. Mend: on=…, or reads=dict({missing[0]}=…)')
+
+
+def _resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:
+    """Check a reference and expand a list or a glob into a list of references."""
+    if isinstance(reference, list | tuple):
+        return [_resolve(r, known, where) for r in reference]
+    member, dot, tap = str(reference).partition('.')
+    if not dot or not isinstance(reference, str):
+        raise ValueError(f"{where}: a reference is '<member>.<tap>' or 'batch.<name>', got {reference!r}")
+    if member == 'batch':
+        if tap not in BATCH_READS:
+            raise KeyError(f'{where}: the batch offers {list(BATCH_READS)}, got {tap!r}{nearest(tap, BATCH_READS)}')
+        return reference
+    members = [m for m in known if fnmatchcase(m, member)]
+    if not members:
+        raise KeyError(f'{where}: {reference!r} names no member{nearest(member, known)} (members: {sorted(known)})')
+    for name in members:
+        if tap not in known[name]:
+            raise KeyError(f'{where}: member {name!r} has no tap {tap!r}{nearest(tap, known[name])} (its taps: '
+                           f"{sorted(known[name])}). Mend: taps=dict({tap}='<module path>')")
+    return [f'{m}.{tap}' for m in members] if any(c in member for c in '*?[') else reference
+
+
+def references(value: Any) -> list[str]:
+    """Return every ``'member.tap'`` of a read, batch reads left out."""
+    values = value if isinstance(value, list) else [value]
+    return [v for v in values if not v.startswith('batch.')]
+
+
+def _follow(reference: str, record: Record) -> Any:
+    member, tap = reference.split('.', 1)
+    return record[member][tap]
+
+
+def _shape(value: Any) -> str:
+    if isinstance(value, list):
+        return str([_shape(v) for v in value])
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+
+
+def build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> ModuleDict:
+    """Build every objective.
+
+    Raises:
+        ValueError: There is none.
+    """
+    if not configs:
+        raise ValueError('objectives is empty: a Distiller without objectives is plain training. Mend: train the student '
+                         'by its own config, or add an objective')
+    built = {}
+    for name, config in configs.items():
+        check_keys(config, OBJECTIVE_KEYS, f'objective {name!r}')
+        if 'loss' not in config:
+            raise TypeError(f"objective {name!r} needs loss=dict(type=…), got the keys {sorted(config)}")
+        built[name] = Objective(name, known=known, **config)
+    return ModuleDict(built)
+
+

@@ -1,0 +1,108 @@
+"""Optimizers by phase: the constructor that ``optim_wrapper`` names, and the dictionary it returns."""
+import copy
+from typing import Any
+
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
+from torch import nn
+
+from mmkd.checks import nearest
+from mmkd.phases import check_optimizers, grad_norm_key
+from mmkd.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+class PhaseOptimWrapperDict(OptimWrapperDict):
+    """An OptimWrapperDict that tells every wrapper where training stands; mmengine's own tells none."""
+
+    def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
+        """Pass the counts on, so that the last partial accumulation is not lost and resume counts on."""
+        for wrapper in self.optim_wrappers.values():
+            wrapper.initialize_count_status(model, cur_iter, max_iters)
+
+
+class _Restricted(DefaultOptimWrapperConstructor):
+    """mmengine's constructor, over the parameters that an optimizer owns."""
+
+    owned: set[int]
+
+    def add_params(self, params: list[dict], module: nn.Module, *args: Any, **kwargs: Any) -> None:
+        """Add the owned parameters of ``module``, with mmengine's paramwise options."""
+        found: list[dict] = []
+        super().add_params(found, module, *args, **kwargs)
+        params.extend(group for group in found if id(group['params'][0]) in self.owned)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class PhaseOptimWrapperConstructor:
+    """Build one optimizer per name: ``student=dict(type='OptimWrapper', optimizer=…), critic=dict(…)``.
+
+    By default ``student`` holds students, connectors and the losses' own parameters, ``critic`` the critics;
+    ``params='students' | 'critics' | [prefixes of parameter names]`` says otherwise. Optimizers that no phase uses are
+    dropped, and one that remains is returned as a plain wrapper, so that one schedule serves a plain student, a
+    distillation without critic and one with.
+
+    Args:
+        optim_wrapper_cfg: Optimizer name -> wrapper config.
+        paramwise_cfg: mmengine's paramwise options for every optimizer; an optimizer's own come first.
+
+    Raises:
+        TypeError: Stray keys of a single optimizer (``type``, ``optimizer``, ``clip_grad``) beside the names.
+        KeyError: A phase's optimizer is missing; a prefix names no parameter.
+        ValueError: An optimizer owns no parameter.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
+        self.configs = {name: copy.deepcopy(cfg) for name, cfg in optim_wrapper_cfg.items()}
+        self.paramwise_cfg = paramwise_cfg
+        stray = [k for k, v in self.configs.items() if not (isinstance(v, dict) and 'optimizer' in v)]
+        if 'type' in self.configs or 'optimizer' in self.configs or stray:
+            keys = sorted({*stray, *({'type', 'optimizer'} & set(self.configs))})
+            raise TypeError(f'optim_wrapper names optimizers (student=dict(type=…, optimizer=dict(...)), critic=dict(...)), '
+                            f'but the keys {keys} of a single optimizer stand beside them. Mend: optim_wrapper=dict('
+                            "_delete_=True, constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...))")
+
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Return the wrappers of the phases; a model without phases takes the ``student`` optimizer for all it has."""
+        model = getattr(model, 'module', model)
+        phases = getattr(model, 'phases', None)
+        if phases is None:
+            return self._build(self._plain_name(), model, {id(p) for p in model.parameters()})
+        names = [phase.optimizer for phase in phases]
+        used = {name: self.configs[name] for name in names if name in self.configs}
+        check_optimizers(phases, list(used) or list(self.configs))
+        wrappers = {name: self._build(name, model, self._owned(name, model)) for name in used}
+        for name, wrapper in wrappers.items():
+            wrapper.grad_name = grad_norm_key(phases, name)
+        return next(iter(wrappers.values())) if len(wrappers) == 1 else PhaseOptimWrapperDict(**wrappers)
+
+    def _plain_name(self) -> str:
+        if 'student' in self.configs:
+            return 'student'
+        if len(self.configs) == 1:
+            return next(iter(self.configs))
+        raise KeyError(f"a plain model takes the optimizer 'student', which is not among {list(self.configs)}")
+
+    def _build(self, name: str, model: nn.Module, owned: set[int]) -> OptimWrapper:
+        config = dict(self.configs[name])
+        config.pop('params', None)
+        paramwise = config.pop('paramwise_cfg', None) or self.paramwise_cfg
+        if not owned:
+            raise ValueError(f'optimizer {name!r} owns no parameter')
+        if not paramwise:  # one group: hundreds of groups of one would make each step slower
+            return DefaultOptimWrapperConstructor(config)(nn.ParameterList(p for p in model.parameters() if id(p) in owned))
+        constructor = _Restricted(config, paramwise)
+        constructor.owned = owned
+        return constructor(model)
+
+    def _owned(self, name: str, model: nn.Module) -> set[int]:
+        params = self.configs[name].get('params') or ('critics' if name == 'critic' else 'students')
+        critics = tuple(f'objectives.{n}.loss.critic.' for n, o in model.objectives.items() if o.adversarial)
+        if isinstance(params, list | tuple):
+            names = [n for n, _ in model.named_parameters()]
+            for prefix in params:
+                if not any(n.startswith(prefix) for n in names):
+                    tops = {'.'.join(n.split('.')[:3]) for n in names}
+                    raise KeyError(f'optimizer {name!r}: params prefix {prefix!r} names no parameter{nearest(prefix, tops)}')
+            return {id(p) for n, p in model.named_parameters() if n.startswith(tuple(params))}
+        if params not in ('students', 'critics'):
+            raise ValueError(f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes, got {params!r}")
+        return {id(p) for n, p in model.named_parameters() if n.startswith(critics) == (params == 'critics')}

@@ -1,0 +1,67 @@
+"""The probe: one forward on generated data, so that wiring mistakes end before training starts."""
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mmengine.structures import PixelData
+from torch import Tensor, nn
+
+from mmkd.batch import Batch
+
+if TYPE_CHECKING:
+    from mmkd.distiller import Distiller
+
+DEFAULT_SIZE = (64, 64)
+
+
+@torch.no_grad()
+def probe(distiller: 'Distiller') -> list[str]:
+    """Run every member and objective once on generated images; return the connectors and critics that were fitted.
+
+    Students run ``mode='loss'`` (taps of auxiliary heads fire there alone) in eval mode, and every buffer is restored.
+    The compiled form of a teacher is left alone: its hooks must be there when it is first traced.
+    """
+    size = tuple(getattr(distiller.data_preprocessor, 'size', None) or DEFAULT_SIZE)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inputs = torch.randn(1, 3, *size).to(next(distiller.students.parameters()).device)
+        samples = _samples(distiller.students.values(), size, inputs.device)
+        batch = Batch(inputs, samples, distiller.members[distiller.predict_with].ignore_index)
+        record: dict[str, Any] = {'batch': batch, **distiller.teachers.observe(batch, compiled=False)}
+        for name, student in distiller.students.items():
+            with _frozen(student), distiller.taps[name].recording() as seen:
+                student(inputs, samples, mode='loss' if samples else 'tensor')
+            record[name] = distiller.taps[name].read(seen)
+        fitted = []
+        for objective in distiller.objectives.values():
+            fitted += objective.fit(record)
+            with _frozen(objective):
+                objective(record)
+    return fitted
+
+
+class _frozen:  # noqa: N801  a context manager
+    """Eval mode inside the block; modes and buffers as before afterwards."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+
+    def __enter__(self) -> None:
+        self.modes = [(m, m.training) for m in self.module.modules()]
+        self.buffers: list[tuple[Tensor, Tensor]] = [(b, b.clone()) for b in self.module.buffers()]
+        self.module.eval()
+
+    def __exit__(self, *error: Any) -> None:
+        for module, training in self.modes:
+            module.training = training
+        for buffer, value in self.buffers:
+            buffer.copy_(value)
+
+
+def _samples(students: Any, size: tuple[int, ...], device: torch.device) -> list | None:
+    if not all(hasattr(student, 'decode_head') for student in students):
+        return None
+    from mmseg.structures import SegDataSample
+
+    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, *size, dtype=torch.long, device=device)))
+    sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0)))
+    return [sample]

@@ -1,0 +1,173 @@
+"""Taps: names for tensors inside a model, read while one forward runs."""
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.checks import nearest
+
+_GRAMMAR = re.compile(r'^(?P<path>\w[\w.]*)(?:#(?P<call>\d+|\*))?(?::(?P<side>input|output))?(?P<index>(?:\[-?\w+\])*)$')
+_EXAMPLES = "'decode_head.conv_seg', 'decode_head.conv_seg:input', 'backbone[3]', 'head.conv#*', 'attn:output[1]'"
+
+
+@dataclass(frozen=True)
+class TapPath:
+    """A parsed tap: ``module[#call][:input|:output][index]…``.
+
+    >>> TapPath.parse('backbone[3]')
+    TapPath(text='backbone[3]', module='backbone', call=None, side='output', index=(3,))
+    >>> TapPath.parse('head.conv#1:input[x]').index
+    ('x',)
+    """
+
+    text: str
+    module: str
+    call: str | None = None
+    side: str = 'output'
+    index: tuple[int | str, ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> 'TapPath':
+        """Parse ``text``.
+
+        Raises:
+            ValueError: the text does not follow the grammar.
+        """
+        match = _GRAMMAR.match(text) if isinstance(text, str) else None
+        if match is None:
+            raise ValueError(f'a tap is module[#call][:input|:output][index], for instance {_EXAMPLES}; got {text!r}')
+        keys = re.findall(r'\[(-?\w+)\]', match['index'])
+        index = tuple(int(k) if re.fullmatch(r'-?\d+', k) else k for k in keys)
+        return cls(text, match['path'], match['call'], match['side'] or 'output', index)
+
+    def select(self, value: Any, where: str) -> Any:
+        """Follow the index into a module's input or output."""
+        for step, key in enumerate(self.index):
+            if isinstance(value, Tensor):
+                raise TypeError(f'{where}: the {self.side} is a Tensor of shape {tuple(value.shape)}, and [{key}] would '
+                                f"take a sample of the batch. Mend: '{self.module}.{key}' for a child module, "
+                                f"'{self.module}' for the whole tensor")
+            try:
+                value = value[key]
+            except (KeyError, IndexError, TypeError) as error:
+                got = list(value) if isinstance(value, dict) else f'{len(value)} items'
+                raise type(error)(f'{where}: index {step} [{key}] is not in a {type(value).__name__} of {got}') from None
+        return value
+
+
+@dataclass
+class _Reading:
+    """What one tap saw during one forward."""
+
+    values: list[Tensor] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+
+
+class Taps:
+    """The taps of one model: hooks exist only while a ``recording()`` block runs.
+
+    >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+    >>> taps = Taps(model, dict(hidden='0'))
+    >>> with taps.recording() as seen:
+    ...     _ = model(torch.ones(1, 2))
+    >>> tuple(taps.read(seen)['hidden'].shape), len(model[0]._forward_hooks)
+    ((1, 3), 0)
+
+    Args:
+        model: The model; it is left as it was after each recording.
+        paths: Tap name -> path, see :class:`TapPath`.
+        where: How errors call the model.
+
+    Raises:
+        ValueError: A path does not follow the grammar.
+        KeyError: A module does not exist; the message names the nearest ones.
+    """
+
+    def __init__(self, model: nn.Module, paths: dict[str, str], where: str = 'model') -> None:
+        modules = dict(model.named_modules())
+        self.model, self.where = model, where
+        self.paths = {name: TapPath.parse(path) for name, path in paths.items()}
+        for name, path in self.paths.items():
+            if path.module not in modules:
+                raise KeyError(f'{self._call(name)}: {where} has no module {path.module!r}'
+                               f'{nearest(path.module, [m for m in modules if m])}')
+
+    def _call(self, name: str) -> str:
+        return f"tap {name!r} of {self.where} ('{self.paths[name].text}')"
+
+    @contextmanager
+    def recording(self) -> Iterator[dict[str, _Reading]]:
+        """Hook the modules for the forwards inside the block, and unhook them whatever happens."""
+        seen, handles = self.hook()
+        try:
+            yield seen
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def hook(self) -> tuple[dict[str, _Reading], list[Any]]:
+        """Install the hooks and return where they write, and their handles."""
+        seen = {name: _Reading() for name in self.paths}
+        return seen, [self._hook_one(name, seen[name]) for name in self.paths]
+
+    def _hook_one(self, name: str, reading: _Reading) -> Any:
+        path, where = self.paths[name], self._call(name)
+        # Looked up now: the Runner replaces SyncBN modules after the model was built.
+        module = self.model.get_submodule(path.module)
+
+        def take(value: Any) -> None:
+            value = path.select(value, where)
+            if not isinstance(value, Tensor):
+                size = f' of {len(value)}' if hasattr(value, '__len__') else ''
+                raise TypeError(f'{where}: the {path.side} is a {type(value).__name__}{size}, not a Tensor. '
+                                f"Mend: choose one with '{path.text}[i]'")
+            reading.values.append(value)
+            if not torch.compiler.is_compiling():
+                reading.versions.append(value._version)
+
+        def take_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            first_is_index = bool(path.index) and isinstance(path.index[0], int)
+            named = bool(path.index) and path.index[0] in kwargs
+            take(kwargs if named else args if first_is_index else args[0] if args else next(iter(kwargs.values())))
+
+        if path.side == 'input':
+            return module.register_forward_pre_hook(take_input, with_kwargs=True)
+        return module.register_forward_hook(lambda _, args, output: take(output))
+
+    def read(self, seen: dict[str, _Reading]) -> dict[str, Any]:
+        """Return tap name -> tensor (a list of them for ``#*``) and check what happened.
+
+        Raises:
+            RuntimeError: A tap never ran, ran several times without ``#``, or was changed in place after it was read.
+        """
+        record: dict[str, Any] = {}
+        for name, reading in seen.items():
+            path, values = self.paths[name], reading.values
+            if not values:
+                raise RuntimeError(self._never_ran(name))
+            if any(v._version != old for v, old in zip(values, reading.versions, strict=False)):
+                raise RuntimeError(f'{self._call(name)} was changed in place after it was read (an in-place ReLU or add '
+                                   'follows it). Mend: tap the module that makes the change, or set its inplace=False')
+            if path.call is None and len(values) > 1:
+                raise RuntimeError(f"{self._call(name)} ran {len(values)} times in one forward. Mend: "
+                                   f"'{path.module}#0' … '{path.module}#{len(values) - 1}' for one call, "
+                                   f"'{path.module}#*' for the list")
+            if path.call not in (None, '*') and int(path.call) >= len(values):  # type: ignore[arg-type]
+                raise RuntimeError(f'{self._call(name)}: the module ran {len(values)} times, so #{path.call} is not there')
+            record[name] = list(values) if path.call == '*' else values[int(path.call or 0)]
+        return record
+
+    def _never_ran(self, name: str) -> str:
+        path = self.paths[name]
+        module = self.model.get_submodule(path.module)
+        children = [f'{path.module}.{child}' for child, _ in module.named_children()][:4]
+        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+            return (f'{self._call(name)} never ran: a {type(module).__name__} is a container and has no forward. '
+                    f'Mend: tap one of {children}')
+        return (f"{self._call(name)} never ran in this forward. A teacher runs mode='tensor', which leaves out auxiliary "
+                f"heads and losses; a student runs mode='loss'. Mend: tap a module that this forward runs"
+                f"{', for instance ' + str(children) if children else ''}")

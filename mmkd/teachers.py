@@ -1,0 +1,128 @@
+"""Teachers: frozen models that live outside the module tree."""
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import revert_sync_batchnorm
+from torch import Tensor, nn
+
+from mmkd.batch import Batch
+from mmkd.member import PRECISIONS, Member, Renormalise
+from mmkd.taps import Taps
+
+
+class Teacher:
+    """One frozen teacher: eval mode, no gradient, ``mode='tensor'``, in its own precision.
+
+    Args:
+        member: Its description.
+        taps: The taps that objectives read, name -> path.
+        source: The data preprocessor that makes the batches.
+    """
+
+    def __init__(self, member: Member, taps: dict[str, str], source: nn.Module) -> None:
+        options = member.options
+        self.member = member
+        self.model = revert_sync_batchnorm(member.build()).eval().requires_grad_(False)
+        if options.get('fuse_bn'):
+            _fuse(self.model, taps, member.where)
+        self.dtype = PRECISIONS[options.get('precision', 'fp32')]
+        self.layout = torch.channels_last if options.get('channels_last') else torch.preserve_format
+        self.model.to(dtype=self.dtype)
+        if options.get('channels_last'):
+            self.model.to(memory_format=torch.channels_last)
+        self.taps = Taps(self.model, taps, member.where)
+        self.size = options.get('input_size')
+        target = getattr(self.model, 'data_preprocessor', None)
+        self.renormalise = Renormalise(source, target) if isinstance(target, nn.Module) else None
+        self._compiled: Callable | None = None
+
+    def prepare(self, batch: Batch) -> Tensor:
+        """Return the batch's images as this teacher expects them."""
+        x = batch.inputs if self.renormalise is None else self.renormalise(batch.inputs, batch.data_samples)
+        if self.size is not None:
+            x = F.interpolate(x, size=tuple(self.size), mode='bilinear', align_corners=False)
+        return x.to(dtype=self.dtype, memory_format=self.layout) if x.is_floating_point() else x
+
+    @torch.no_grad()
+    def observe(self, batch: Batch, compiled: bool = True) -> dict[str, Any]:
+        """Run once and return tap name -> tensor."""
+        x = self.prepare(batch)
+        # Under the student's autocast a teacher of its own precision would be cast again, op by op.
+        quiet = torch.autocast(x.device.type, enabled=False) if x.is_floating_point() else nullcontext()
+        with quiet:
+            if compiled and self.member.options.get('compile'):
+                return self._run_compiled(x, batch)
+            with self.taps.recording() as seen:
+                self.model(x, batch.data_samples, mode='tensor')
+        return self.taps.read(seen)
+
+    def _run_compiled(self, x: Tensor, batch: Batch) -> dict[str, Any]:
+        # Hooks added to a compiled module after its first call never fire: what is compiled is one function
+        # whose hooks are there while it is traced, and they stay.
+        if self._compiled is None:
+            seen, _ = self.taps.hook()
+
+            def run(inputs: Tensor) -> dict[str, list[Tensor]]:
+                for reading in seen.values():
+                    reading.values.clear()
+                self.model(inputs, None, mode='tensor')
+                return {name: list(reading.values) for name, reading in seen.items()}
+
+            self._compiled, self._seen = torch.compile(run), seen
+        values = self._compiled(x)
+        for name, reading in self._seen.items():
+            reading.values, reading.versions = values[name], []
+        record = self.taps.read(self._seen)
+        for reading in self._seen.values():
+            reading.values = []
+        return record
+
+
+class Teachers(Mapping):
+    """Name -> teacher model; ``observe`` runs them all.
+
+    Not a module on purpose: teachers are in no state dict, optimizer, EMA copy or DDP bucket, and
+    ``train()``, ``init_weights()`` and dtype casts of the Distiller do not reach them.
+    """
+
+    def __init__(self, teachers: dict[str, Teacher]) -> None:
+        self.runs = teachers
+
+    def __getitem__(self, name: str) -> nn.Module:
+        return self.runs[name].model
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.runs)
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __deepcopy__(self, memo: dict) -> 'Teachers':
+        return self
+
+    def to(self, device: torch.device) -> None:
+        """Move every teacher to ``device``; its dtype is its own ``precision``."""
+        for run in self.runs.values():
+            run.model.to(device)
+
+    def observe(self, batch: Batch, compiled: bool = True) -> dict[str, dict[str, Any]]:
+        """Run every teacher once and return member name -> tap name -> tensor."""
+        return {name: run.observe(batch, compiled) for name, run in self.runs.items()}
+
+
+def _fuse(model: nn.Module, taps: dict[str, str], where: str) -> None:
+    """Fold BatchNorm into the convolutions before it; refuse taps whose meaning that would change."""
+    from mmcv.cnn.utils import fuse_conv_bn
+
+    before = dict(model.named_parameters())
+    fuse_conv_bn(model)
+    after = dict(model.named_parameters())
+    changed = {n.rsplit('.', 1)[0] for n in before.keys() | after.keys() if before.get(n) is not after.get(n)}
+    for tap, path in taps.items():
+        module = path.split(':')[0].split('[')[0].split('#')[0]
+        if module in changed:
+            raise ValueError(f'tap {tap!r} of {where} ({path!r}) reads a convolution or norm that fuse_bn=True folds '
+                             'together, so it would give another tensor. Mend: tap the whole block, or fuse_bn=False')
