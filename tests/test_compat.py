@@ -1,0 +1,150 @@
+"""The mends of the stack: external config paths resolve without an installer, mixed distributions are refused."""
+import os
+import subprocess
+import sys
+from importlib.metadata import Distribution, PackageNotFoundError
+from pathlib import Path
+from typing import NoReturn
+
+import mmengine.config.config
+import mmengine.utils.package_utils
+import mmseg
+import pytest
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.hub import get_config, get_model
+from mmengine.registry import METRICS, DefaultScope
+from mmengine.utils import is_installed
+
+from mmkd import compat
+
+ROOT = Path(__file__).resolve().parents[1]
+PSPNET = 'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+
+
+class InstallerCalledError(AssertionError):
+    """What the stand-in for pip raises."""
+
+
+@pytest.fixture(autouse=True)
+def no_installer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(command: list[str]) -> NoReturn:
+        raise InstallerCalledError(' '.join(command))
+
+    monkeypatch.setattr(mmengine.utils.package_utils, 'call_command', refuse)
+
+
+def direct() -> Config:
+    return Config.fromfile(Path(mmseg.__file__).parent / '.mim' / 'configs' / PSPNET)
+
+
+# ------------------------------------------------------------------------------------------------ mmseg:: paths
+def test_get_config_finds_mmseg_without_installing() -> None:
+    cfg = get_config(f'mmseg::{PSPNET}')
+    assert cfg.model.backbone.depth == 18
+    assert cfg.model.decode_head.channels == 128
+    assert cfg.to_dict() == direct().to_dict()
+
+
+@pytest.mark.skipif(is_installed('mmsegmentation'), reason='upstream mmsegmentation is installed')
+def test_the_stack_as_it_comes_would_install_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
+    with pytest.raises(InstallerCalledError, match='pip install mmsegmentation'):
+        get_config(f'mmseg::{PSPNET}')
+
+
+def test_base_from_mmseg_resolves_in_its_scope(tmp_path: Path) -> None:
+    config = tmp_path / 'mine.py'
+    config.write_text(f"_base_ = 'mmseg::{PSPNET}'\nmodel = dict(decode_head=dict(num_classes=11))\n")
+    cfg = Config.fromfile(config)
+    expected = direct().model.to_dict()
+    expected['decode_head']['num_classes'] = 11
+    assert cfg.model.pop('_scope_') == 'mmseg'
+    assert cfg.model.to_dict() == expected
+
+
+@pytest.mark.parametrize('module', ['mmseg', 'mmdet', 'mmpretrain', 'mmkd'])
+def test_modules_stand_for_themselves(module: str) -> None:
+    assert MODULE2PACKAGE[module] == module
+
+
+# ------------------------------------------------------------------------------------------------- mmkd:: paths
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder that mmengine takes for the installed mmkd, with one config in its ``.mim``."""
+    folder = tmp_path / 'installed'
+    config = folder / '.mim' / 'configs' / 'paper' / 'recipe.py'
+    config.parent.mkdir(parents=True)
+    config.write_text(
+        "val_evaluator = dict(type='IoUMetric')\n"
+        "model = dict(type='mmseg.FCNHead', num_convs=0, concat_input=False, in_channels=4, channels=4,\n"
+        "             num_classes=2, loss_decode=dict(type='CrossEntropyLoss'))\n")
+    (folder / '.mim' / 'model-index.yml').write_text('Import: [configs/paper/metafile.yml]\n')
+    (config.parent / 'metafile.yml').write_text(
+        'Models: [{Name: recipe, Config: configs/paper/recipe.py, Weights: weights.pth}]\n')
+    monkeypatch.setattr(mmengine.config.config, 'get_installed_path', lambda name: str(folder))
+    monkeypatch.setattr(mmengine.hub.hub, 'get_installed_path', lambda name: str(folder))
+    return folder
+
+
+def test_get_config_finds_mmkd(package: Path) -> None:
+    assert get_config('mmkd::paper/recipe.py').val_evaluator == dict(type='IoUMetric')
+    assert get_config('mmkd::paper/recipe.py', pretrained=True).model_path == 'weights.pth'
+
+
+@pytest.mark.usefixtures('package')
+def test_base_from_mmkd_keeps_the_scope_of_the_heir(tmp_path: Path) -> None:
+    (tmp_path / 'mine.py').write_text("_base_ = 'mmkd::paper/recipe.py'\n")
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert cfg.val_evaluator == dict(type='IoUMetric')  # no _scope_='mmkd', in which there is no IoUMetric
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        assert type(METRICS.build(cfg.val_evaluator)) is mmseg.evaluation.IoUMetric
+
+
+@pytest.mark.usefixtures('package')
+def test_get_model_builds_bare_mmseg_names() -> None:
+    model = get_model('mmkd::paper/recipe.py')
+    assert sum(p.numel() for p in model.parameters()) == 4 * 2 + 2  # the classifier, its bias
+
+
+# ------------------------------------------------------------------------------------------ two distributions
+def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    def distribution(name: str) -> Distribution:
+        if name not in names:
+            raise PackageNotFoundError(name)
+        return Distribution.at('.')
+
+    monkeypatch.setattr(compat, 'distribution', distribution)
+
+
+@pytest.mark.parametrize(('fork', 'upstream'), [
+    ('onedl-mmengine', 'mmengine'), ('onedl-mmengine', 'mmengine-lite'), ('onedl-mmcv', 'mmcv'),
+    ('onedl-mmcv', 'mmcv-lite'), ('onedl-mmcv', 'mmcv-full'), ('onedl-mmsegmentation', 'mmsegmentation'),
+    ('onedl-mmdetection', 'mmdet'), ('onedl-mmpretrain', 'mmpretrain')])
+def test_two_distributions_are_refused(monkeypatch: pytest.MonkeyPatch, fork: str, upstream: str) -> None:
+    installed(monkeypatch, fork, upstream)
+    with pytest.raises(ImportError) as error:
+        compat.refuse_two_distributions()
+    assert str(error.value) == (
+        f'{upstream} and {fork} are both installed and write into the same folder. '
+        f'Mend: pip uninstall -y {upstream} {fork} && pip install {fork}')
+
+
+@pytest.mark.parametrize('names', [
+    [], ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection', 'onedl-mmpretrain'],
+    ['mmengine', 'mmcv', 'mmsegmentation', 'mmdet', 'mmpretrain'], ['onedl-mmengine', 'mmdet']])
+def test_one_distribution_each_is_accepted(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    installed(monkeypatch, *names)
+    compat.refuse_two_distributions()
+
+
+def test_import_refuses_before_it_touches_the_stack(tmp_path: Path) -> None:
+    for name in ('mmcv_lite', 'onedl_mmcv'):
+        (tmp_path / f'{name}-2.3.6.dist-info').mkdir()
+        (tmp_path / f'{name}-2.3.6.dist-info' / 'METADATA').write_text(f'Name: {name}\nVersion: 2.3.6\n')
+    (tmp_path / 'mmengine.py').write_text("raise RuntimeError('a mixed folder may not even import')\n")
+    run = subprocess.run(
+        [sys.executable, '-c', 'import mmkd'], capture_output=True, text=True,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])})
+    assert run.returncode == 1
+    assert 'ImportError: mmcv-lite and onedl-mmcv are both installed' in run.stderr
