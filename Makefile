@@ -33,8 +33,8 @@ $(VENV)/.installed-%: $(VENV)/.created setup.py requirements/constraints.txt
 	@touch $@
 
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
-	  echo "mmkd needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1 || echo missing)." \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null || { \
+	  echo "mmkd needs Python 3.10 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>/dev/null || echo missing)." \
 	    'Mend: make PYTHON=/path/to/python3.11 …'; exit 1; }
 	@echo 'Creating $(VENV): 1.5 GB, one to two minutes.'
 	@$(PYTHON) -m venv $(VENV) || { \
