@@ -148,7 +148,8 @@ def seeded_loader(loader: DataLoader, seed: int, by_epoch: bool = False) -> Data
         sampler=PositionSampler(len(dataset), seed, _shuffles(sampler), length),
         num_workers=loader.num_workers, collate_fn=loader.collate_fn, pin_memory=loader.pin_memory,
         timeout=loader.timeout, worker_init_fn=loader.worker_init_fn, prefetch_factor=loader.prefetch_factor,
-        multiprocessing_context=loader.multiprocessing_context, persistent_workers=loader.persistent_workers,
+        multiprocessing_context=loader.multiprocessing_context,
+        persistent_workers=loader.persistent_workers and by_epoch,  # an endless stream starts its workers once anyway
         generator=torch.Generator().manual_seed(seed), **optional)
 
 

@@ -61,6 +61,11 @@ class ExactResumeHook(Hook):
         """Seed this step; fetching the batch may have drawn from the same generators, so this comes after."""
         seed_everything(self.seed, TRAIN_STEP, get_rank(), runner.iter)
 
+    def after_train(self, runner: Runner) -> None:
+        """End the workers here: left to the garbage collector each would hold it up for seconds."""
+        if isinstance(runner.train_loop, IterBasedTrainLoop):
+            runner.train_loop.dataloader_iterator = None
+
     def before_val_epoch(self, runner: Runner) -> None:
         """Seed a validation inside a training; ``tools/test.py`` is left alone."""
         if hasattr(self, 'seed'):
