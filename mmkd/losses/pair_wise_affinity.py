@@ -102,21 +102,22 @@ def _dense(s: Tensor, t: Tensor) -> Tensor:
 
 
 def _local(s: Tensor, t: Tensor, k: int) -> Tensor:
-    """Mean over the edges within k×k; an edge and its reverse are equal, and a node's own edge is always 0."""
-    images, _, height, width = s.shape
+    """Mean over the edges within k×k; an edge and its reverse are equal, so that half of the offsets suffices."""
+    height, width = s.shape[2:]
     a, b = (x.to(s.dtype) for x in _sides(s * _inverse_norm(s), t * _inverse_norm(t)))
     reach_y, reach_x = min(k // 2, height - 1), min(k // 2, width - 1)
-    total, edges = s.new_zeros((), dtype=torch.float64), images * height * width
+    total, edges = s.new_zeros((), dtype=torch.float64), 0
     for dy in range(reach_y + 1):
-        for dx in range(-reach_x if dy else 1, reach_x + 1):
+        for dx in range(-reach_x if dy else 0, reach_x + 1):
             here = (..., slice(height - dy), slice(max(0, -dx), width - max(0, dx)))
             there = (..., slice(dy, height), slice(max(0, dx), width - max(0, -dx)))
             if s.shape[1] == t.shape[1]:
                 difference = (a[here] * b[there]).sum(1) + (b[here] * a[there]).sum(1)
             else:
                 difference = (a[here] * a[there]).sum(1) - (b[here] * b[there]).sum(1)
-            total = total + 2 * difference.square().sum(dtype=torch.float64)
-            edges += 2 * difference.numel()
+            times = 2 if dy or dx else 1  # a node's own edge differs only where one side is a zero vector
+            total = total + times * difference.square().sum(dtype=torch.float64)
+            edges += times * difference.numel()
     return (total / max(1, edges)).to(s.dtype)
 
 
