@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, nearest
-from mmkd.member import Member
+from mmkd.member import Member, Renormalise
 from mmkd.objective import Record, build_objectives, check_name, references
 from mmkd.phases import PhaseRunner, read_phases
 from mmkd.probe import probe
@@ -55,14 +55,15 @@ class Distiller(BaseModel):
         student_members = _parse_members('student', student, students)
         teacher_members = _parse_members('teacher', teacher, teachers)
         models = {name: member.build() for name, member in student_members.items()}
-        super().__init__(data_preprocessor or _own_preprocessor(next(iter(models.values()))), init_cfg)
+        super().__init__(_preprocessor(data_preprocessor, models, student_members), init_cfg)
         self.members: dict[str, Member] = {**student_members, **teacher_members}
         if len(self.members) < len(student_members) + len(teacher_members):
-            raise ValueError(f'a student and a teacher share a name: {sorted(set(student_members) & set(teacher_members))}')
+            raise ValueError('a student and a teacher share a name: '
+                             f'{sorted(set(student_members) & set(teacher_members))}')
         self.students = ModuleDict(models)
         for name, member in student_members.items():
             if member.options.get('channels_last'):
-                models[name].to(memory_format=torch.channels_last)
+                models[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.predict_with = self._check_predict_with(predict_with)
 
         paths = {name: _all_taps(member, taps or {}) for name, member in self.members.items()}
@@ -94,7 +95,8 @@ class Distiller(BaseModel):
         record: Record = {'batch': batch, **self.teachers.observe(batch)}
         losses: dict[str, Tensor] = {}
         for name, student in self.students.items():
-            x = inputs.to(memory_format=torch.channels_last) if self.members[name].options.get('channels_last') else inputs
+            last = self.members[name].options.get('channels_last')
+            x = inputs.to(memory_format=torch.channels_last) if last else inputs
             with self.taps[name].recording() as seen:
                 own = student(x, data_samples, mode='loss')
             record[name] = self.taps[name].read(seen)
@@ -112,6 +114,7 @@ class Distiller(BaseModel):
             data = self.data_preprocessor(data, True)
             record, task = self.observe(**data)
         logs: dict[str, Tensor] = {}
+        totals = []
         for phase in self.phases:
             with self.phase_runner.context(wrappers, self):
                 losses = dict(task) if phase.task else {}
@@ -124,8 +127,9 @@ class Distiller(BaseModel):
             # Critic losses never pass parse_losses: it sums whatever contains 'loss' into the student's.
             self.phase_runner.take_gradients(phase, total + sum(critic_losses.values()), wrappers)
             logs.update({key: value.detach() for key, value in {**values, **critic_losses}.items()})
+            totals += [values['loss'].detach()] if losses else []
         self.phase_runner.step(wrappers)
-        return logs
+        return {**logs, 'loss': torch.stack(totals).sum()}  # as with one optimizer: all but the critics'
 
     # ------------------------------------------------------------------ members
 
@@ -140,10 +144,14 @@ class Distiller(BaseModel):
         return _only(self.teachers, 'teachers')
 
     def init_weights(self) -> None:
-        """Initialise students and objectives; a student's checkpoint is loaded last, so that it wins over ``init_cfg``."""
+        """Initialise students and objectives; a student's checkpoint comes last, so that it wins over ``init_cfg``.
+
+        The Runner synchronises what is in the state dict afterwards; teachers are not, so they are synchronised here.
+        """
         super().init_weights()
         for name, student in self.students.items():
             self.members[name].load(student)
+        self.teachers.broadcast()
 
     def _apply(self, fn: Any, recurse: bool = True) -> 'Distiller':
         super()._apply(fn, recurse)
@@ -151,8 +159,7 @@ class Distiller(BaseModel):
         return self
 
     def _check_labels(self, batch: Batch) -> None:
-        head = getattr(self.students[self.predict_with], 'decode_head', None)
-        classes = getattr(head, 'num_classes', None)
+        classes = getattr(self.students[self.predict_with], 'num_classes', None)
         if isinstance(classes, int) and batch.data_samples and 'gt_sem_seg' in batch.data_samples[0]:
             batch.check_labels(classes)
 
@@ -170,8 +177,8 @@ class Distiller(BaseModel):
     def _refuse_untrained_critics(self) -> None:
         critics = [name for name, objective in self.objectives.items() if objective.adversarial]
         if critics:
-            raise ValueError(f'objective {critics[0]!r} has a critic, but there is one optimizer and nothing would train it. '
-                             "Mend: optim_wrapper=dict(constructor='mmkd.PhaseOptimWrapperConstructor', "
+            raise ValueError(f'objective {critics[0]!r} has a critic, but there is one optimizer and nothing would '
+                             "train it. Mend: optim_wrapper=dict(constructor='mmkd.PhaseOptimWrapperConstructor', "
                              'student=dict(...), critic=dict(...))')
 
 
@@ -186,8 +193,17 @@ def _parse_members(role: str, one: Any, many: dict[str, Any] | None) -> dict[str
     return {name: Member.parse(name, role, value) for name, value in named.items()}
 
 
-def _own_preprocessor(student: nn.Module) -> nn.Module | None:
-    return getattr(student, 'data_preprocessor', None)
+def _preprocessor(given: Any, students: dict[str, nn.Module], members: dict[str, Member]) -> Any:
+    """Return the data preprocessor that was given, in the first student's scope, or that student's own."""
+    first = next(iter(students))
+    if isinstance(given, dict):
+        return {'_scope_': members[first].scope, **given}
+    own: Any = {name: getattr(student, 'data_preprocessor', None) for name, student in students.items()}
+    for name, other in own.items():
+        if given is None and own[first] is not None and other is not None and Renormalise(own[first], other).changes:
+            raise ValueError(f'the students {first!r} and {name!r} have data preprocessors of different mean, std or '
+                             'channel order, but see one batch. Mend: data_preprocessor=dict(...) for all of them')
+    return own[first] if given is None else given
 
 
 def _all_taps(member: Member, shared: dict[str, str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Student export: plain weights and a plain config that mmsegmentation loads without mmkd."""
 import os
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,15 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
+from mmkd.atomic import write_atomically
 from mmkd.checkpoints import load_checkpoint_file
 from mmkd.checks import nearest
 from mmkd.member import Member, plain_model_cfg
 from mmkd.version import __version__
 
 # What inference and evaluation of a plain model read of a run's config.
-_CARRIED = ('test_pipeline', 'test_dataloader', 'test_evaluator', 'test_cfg', 'val_dataloader', 'val_evaluator', 'val_cfg',
-            'tta_model', 'tta_pipeline', 'visualizer', 'vis_backends', 'env_cfg')
+_CARRIED = ('test_pipeline', 'test_dataloader', 'test_evaluator', 'test_cfg', 'val_dataloader', 'val_evaluator',
+            'val_cfg', 'tta_model', 'tta_pipeline', 'visualizer', 'vis_backends', 'env_cfg')
 
 
 def student_state_dict(state_dict: dict[str, Any], member: str = 'student') -> dict[str, Any]:
@@ -27,20 +29,24 @@ def student_state_dict(state_dict: dict[str, Any], member: str = 'student') -> d
     state = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
     if not state:
         names = sorted({key.split('.')[1] for key in state_dict if key.startswith('students.')})
-        raise KeyError(f'no student {member!r} in this checkpoint{nearest(member, names)} (students: {names or "none; is it a "}'
-                       f'{"" if names else "checkpoint of mmkd?"})')
+        raise KeyError(f'no student {member!r} in this checkpoint{nearest(member, names)} '
+                       f'(students: {names or "none; is it a checkpoint of mmkd?"})')
     return {key: value for key, value in state.items() if not key.startswith('data_preprocessor.')}
 
 
-def student_config(member: Member, run: Config, data_preprocessor: Any = None) -> Config:
+def student_config(member: Member, run: Config) -> Config:
     """Return the plain config of a student: its model, and the test data of the run.
 
     Args:
         member: The student's description.
         run: The config of the run that trained it.
-        data_preprocessor: Config that the Distiller was given in place of the student's own.
+
+    Raises:
+        TypeError: The student was given as a built model.
     """
     model = plain_model_cfg(member)
+    # The Runner hands the run's own data_preprocessor to the Distiller, which then takes it in place of the student's.
+    data_preprocessor = run.get('model', {}).get('data_preprocessor') or run.get('data_preprocessor')
     if isinstance(data_preprocessor, dict):
         model.data_preprocessor = data_preprocessor
     config: dict[str, Any] = dict(default_scope=member.scope, model=model)
@@ -58,23 +64,18 @@ def student_config(member: Member, run: Config, data_preprocessor: Any = None) -
     return Config(config)
 
 
-def write_student(state_dict: dict[str, Any], meta: dict[str, Any], path: Path) -> None:
-    """Write weights to a temporary file, sync and rename, so that a full disk leaves no half file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix('.tmp')
-    try:
-        with open(temporary, 'wb') as file:
-            torch.save(dict(state_dict=state_dict, meta=meta), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_student(state_dict: dict[str, Any], meta: dict[str, Any], path: Path, config: Config) -> Path:
+    """Write weights, and ``config.py`` beside them, each as a whole or not at all; return the config's path."""
+    content = BytesIO()
+    torch.save(dict(state_dict=state_dict, meta=meta), content)
+    write_atomically(content.getvalue(), path)
+    write_atomically(config.pretty_text.encode(), path.parent / 'config.py')
+    return path.parent / 'config.py'
 
 
 def student_meta(meta: dict[str, Any], member: str) -> dict[str, Any]:
     """Return the plain part of a checkpoint's meta: what ``mmseg.apis.init_model`` reads, and where it came from."""
-    kept = {key: meta[key] for key in ('dataset_meta', 'iter', 'epoch', 'seed', 'time') if key in meta}
+    kept: dict[str, Any] = {key: meta[key] for key in ('dataset_meta', 'iter', 'epoch', 'seed', 'time') if key in meta}
     return {**kept, 'mmkd_version': __version__, 'mmkd_member': member}
 
 
@@ -97,15 +98,12 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
     state = student_state_dict(loaded.get('state_dict', loaded), member)
     meta = loaded.get('meta', {})
     if not isinstance(meta.get('cfg'), str):
-        raise ValueError(f'{checkpoint} does not hold the config of its run (meta.cfg), so the student\'s config cannot be '
-                         'written. Mend: use a checkpoint that the Runner saved')
+        raise ValueError(f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's config cannot "
+                         'be written. Mend: use a checkpoint that the Runner saved')
     run = Config.fromstring(meta['cfg'], '.py')
-    value = run.model.get('students', {}).get(member) or run.model.student
+    value = (run.model.get('students') or {}).get(member) or run.model.student
     weights = Path(out) if str(out).endswith('.pth') else Path(out) / f'{member}.pth'
-    write_student(state, student_meta(meta, member), weights)
-    config = student_config(Member.parse(member, 'student', value), run, run.model.get('data_preprocessor'))
-    config_path = weights.parent / 'config.py'
-    config.dump(str(config_path))
-    return weights, config_path
+    config = student_config(Member.parse(member, 'student', value), run)
+    return weights, write_student(state, student_meta(meta, member), weights, config)
 
 

@@ -1,14 +1,19 @@
 """From a config file to a Runner: what tools/train.py, tools/test.py and tools/doctor.py share."""
 import os
 from pathlib import Path
+from typing import Any
 
+import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.hub import get_config
+from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkd.checkpoints import load_state_dict_file
 from mmkd.checks import nearest
+from mmkd.registry import MODELS
 
 
 def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None = None) -> Config:
@@ -40,6 +45,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
 
     Raises:
         KeyError: ``param_scheduler`` names an optimizer that is not there.
+        ValueError: A launcher that needs GPUs where there is none.
     """
     cfg.launcher = launcher
     optimizers = [k for k, v in cfg.get('optim_wrapper', {}).items() if isinstance(v, dict) and 'optimizer' in v]
@@ -54,6 +60,28 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner that the config asks for."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def is_distiller(cfg: Config) -> bool:
+    """Return whether the config's model is a Distiller."""
+    kind = cfg.get('model', {}).get('type', '')
+    return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1] == 'Distiller'
+
+
+def check_checkpoint(cfg: Config, path: str) -> None:
+    """Refuse a checkpoint of another kind of model: mmengine only logs missing keys, and would test random weights.
+
+    Raises:
+        ValueError: A plain checkpoint for a Distiller, or the reverse.
+        FileNotFoundError: No such checkpoint.
+    """
+    state = load_state_dict_file(path)
+    if is_distiller(cfg) and not any(key.startswith('students.') for key in state):
+        raise ValueError(f'{path} holds no students: it is the checkpoint of a plain model, but the config is '
+                         "a Distiller's. Mend: test it by its own config (config.py beside an exported student)")
+    if not is_distiller(cfg) and any(key.startswith('students.') for key in state):
+        raise ValueError(f"{path} is the checkpoint of a Distiller, but the config is a plain model's. Mend: test it "
+                         "by the Distiller's config, or export the student first: tools/export_student.py")
 
 
 def has_gpu() -> bool:
@@ -97,15 +125,36 @@ def _used_optimizers(cfg: Config, optimizers: list[str]) -> list[str]:
     phases = cfg.model.get('phases')
     if phases:
         return [phase['optimizer'] for phase in phases]
-    critics = any('critic' in o['loss'] or 'Adversarial' in str(o['loss'].get('type'))
-                  for o in cfg.model.get('objectives', {}).values())
+    critics = any(_has_critic(o.get('loss', {})) for o in (cfg.model.get('objectives') or {}).values())
     return ['student', 'critic'] if critics else ['student'] if 'student' in optimizers else optimizers[:1]
 
 
+def _has_critic(loss: dict) -> bool:
+    kind = loss.get('type')
+    return hasattr(MODELS.get(kind) if isinstance(kind, str) else kind, 'critic_loss')
+
+
 def _distribute(cfg: Config) -> None:
-    distils = str(cfg.model.get('type')).split('.')[-1] == 'Distiller'
-    several = len(_used_optimizers(cfg, [])) > 1 if distils else False
+    distils = is_distiller(cfg)
+    several = distils and len(_used_optimizers(cfg, [])) > 1
     if distils and cfg.get('model_wrapper_cfg') is None and (several or not has_gpu()):
         cfg.model_wrapper_cfg = dict(type='mmkd.PhasedDDP')
-    if not has_gpu():
-        cfg.env_cfg.setdefault('dist_cfg', dict())['backend'] = 'gloo'
+    if has_gpu():
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(f'--launcher {cfg.launcher} needs GPUs. Mend: torchrun … --launcher pytorch also runs on CPUs')
+    if not distils:
+        # mmengine's wrapper names a device, and SyncBN cannot run on a CPU; PhasedDDP sees to both for a Distiller.
+        cfg.setdefault('model_wrapper_cfg',
+                       dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False))
+        print_log('SyncBN cannot run on a CPU, so it is reverted to BN', logger='current')
+        _revert_sync_bn(cfg.model)
+    if not dist.is_initialized():  # mmengine would ask for a GPU first
+        dist.init_process_group('gloo')
+
+
+def _revert_sync_bn(node: Any) -> None:
+    if isinstance(node, dict) and node.get('type') == 'SyncBN':
+        node['type'] = 'BN'
+    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
+        _revert_sync_bn(child)

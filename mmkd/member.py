@@ -9,6 +9,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.utils import get_installed_path, is_installed
 from torch import Tensor, nn
 
 from mmkd.checkpoints import load_state_dict_file, load_strict, select_prefix
@@ -43,6 +44,10 @@ class Member:
     taps: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
+    def __deepcopy__(self, memo: dict) -> 'Member':
+        """Return itself: a description is never changed, and one may hold a built teacher, which EMA must not copy."""
+        return self
+
     @property
     def where(self) -> str:
         """How errors call this member."""
@@ -60,9 +65,10 @@ class Member:
         value = _as_dict(value, f'{role} {name!r}')
         allowed = COMMON_KEYS + (TEACHER_KEYS if role == 'teacher' else ())
         if role == 'student':
-            for key in set(value) & set(TEACHER_KEYS):
-                raise TypeError(f"student {name!r}: {key!r} is an option of teachers. Mend: a student's precision is its "
-                                "optim_wrapper's (AmpOptimWrapper, mmkd.Bf16OptimWrapper, or --amp)")
+            for key in [key for key in TEACHER_KEYS if key in value]:
+                raise TypeError(f"student {name!r}: {key!r} is an option of teachers. Mend: a student's precision is "
+                                "its optim_wrapper's (AmpOptimWrapper, mmkd.Bf16OptimWrapper, or --amp), its input "
+                                "size the pipeline's and data_preprocessor's")
         check_keys(value, allowed, f'{role} {name!r}')
         if ('cfg' in value) == ('model' in value):
             raise ValueError(f"{role} {name!r} needs exactly one of 'cfg' (a path, pkg::path or Config) and 'model' "
@@ -77,10 +83,13 @@ class Member:
 
     def _check_options(self) -> None:
         check_choice(f'precision of {self.where}', self.options.get('precision', 'fp32'), PRECISIONS)
+        size = self.options.get('input_size') or (1, 1)
+        if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
+            raise ValueError(f'input_size of {self.where} must be (height, width), two ints above 0, got {size!r}')
         if self.role == 'teacher' and self.checkpoint is None and not self.options.get('allow_untrained') \
                 and not isinstance(self.model, nn.Module):
-            raise ValueError(f"{self.where} has no checkpoint: an untrained teacher teaches noise. Mend: checkpoint='….pth', "
-                             'or allow_untrained=True where that is meant (a test, a benchmark)')
+            raise ValueError(f'{self.where} has no checkpoint: an untrained teacher teaches noise. Mend: '
+                             "checkpoint='….pth', or allow_untrained=True where that is meant (a test, a benchmark)")
 
     def build(self) -> nn.Module:
         """Build the model in the member's own scope; a teacher or a student with a checkpoint gets its weights."""
@@ -103,14 +112,15 @@ class Member:
     @property
     def ignore_index(self) -> int:
         """The label that the member's head ignores (255 where it says nothing)."""
-        head = self.model.get('decode_head') if isinstance(self.model, dict) else getattr(self.model, 'decode_head', None)
+        built = not isinstance(self.model, dict)
+        head = getattr(self.model, 'decode_head', None) if built else self.model.get('decode_head')
         if isinstance(head, list | tuple) or head is None:
             return 255
-        return (head.get('ignore_index', 255) if isinstance(head, dict) else getattr(head, 'ignore_index', 255))
+        return head.get('ignore_index', 255) if isinstance(head, dict) else getattr(head, 'ignore_index', 255)
 
 
 def _as_dict(value: Any, where: str) -> dict:
-    if isinstance(value, Config) or (isinstance(value, str | Path)):
+    if isinstance(value, Config | str | Path):
         return dict(cfg=value)
     if isinstance(value, nn.Module):
         return dict(model=value)
@@ -133,25 +143,39 @@ def _read_config(value: dict, where: str) -> Config | None:
     else:
         cfg = Config(copy.deepcopy(source._cfg_dict.to_dict() if isinstance(source, Config) else dict(source)))
     if 'model' not in cfg:
-        raise ValueError(f"{where}: the config has no 'model' (it has {sorted(cfg.keys())[:8]}). Mend: dict(model=dict(...)) "
-                         'for a bare model dict')
-    for key in options or {}:
-        _check_option(cfg, key, where)
+        raise ValueError(f"{where}: the config has no 'model' (it has {sorted(cfg.keys())[:8]}). Mend: "
+                         'dict(model=dict(...)) for a bare model dict')
+    for key, new in (options or {}).items():
+        _check_option(cfg, key, new, where)
     cfg.merge_from_dict(dict(options or {}))
     return cfg
 
 
 def _config_from_path(path: str, where: str) -> Config:
-    if '::' in path:
-        return get_config(path)
-    if not os.path.isfile(path):
-        folder = Path(path).parent
-        near = nearest(Path(path).name, [p.name for p in folder.glob('*.py')]) if folder.is_dir() else ''
-        raise FileNotFoundError(f'{where}: the config {path!r} is not there{near} (relative paths start at {os.getcwd()})')
-    return Config.fromfile(path)
+    package, _, relative = path.rpartition('::')
+    if package:
+        try:
+            return get_config(path)
+        except (FileNotFoundError, AssertionError) as error:  # mmengine asserts that it knows the package
+            folder = Path(get_installed_path(package)) / '.mim/configs' if is_installed(package) else Path()
+            hint = f'{_near(folder / relative)}: {error}'
+    elif os.path.isfile(path):
+        return Config.fromfile(path)
+    else:
+        hint = f'{_near(Path(path))} (relative paths start at {os.getcwd()})'
+    raise FileNotFoundError(f'{where}: the config {path!r} is not there{hint}')
 
 
-def _check_option(cfg: Config, key: str, where: str) -> None:
+def _near(file: Path) -> str:
+    return nearest(file.name, [p.name for p in file.parent.glob('*.py')])
+
+
+def _check_option(cfg: Config, key: str, new: Any, where: str) -> None:
+    """Refuse an option that would add a key: mmengine adds it, and nothing reads it."""
+    if isinstance(new, dict) and not {'_delete_', 'type'} & set(new):
+        for inner, value in new.items():
+            _check_option(cfg, f'{key}.{inner}', value, where)
+        return
     node: Any = cfg._cfg_dict
     done = ''
     for part in key.split('.'):
@@ -159,22 +183,23 @@ def _check_option(cfg: Config, key: str, where: str) -> None:
             list(node) if isinstance(node, dict) else []
         if part not in keys:
             raise KeyError(f"{where}: cfg_options['{key}'] changes nothing: {done.rstrip('.') or 'the config'} has no "
-                           f"{part!r}{nearest(part, keys)}. Options are relative to the whole config, for instance "
+                           f'{part!r}{nearest(part, keys)}. Options are relative to the whole config, for instance '
                            "'model.backbone.depth'")
         node = node[int(part)] if isinstance(node, list | tuple) else node[part]
         done += part + '.'
 
 
 def _scope(value: dict, cfg: Config | None, model: Any) -> str:
-    prefix = str(model.get('type', '')).split('.')[0] if isinstance(model, dict) and '.' in str(model.get('type')) else None
+    kind = model.get('type') if isinstance(model, dict) else None
+    prefix = kind.split('.')[0] if isinstance(kind, str) and '.' in kind else None
     return (cfg.get('default_scope') if cfg is not None else None) or value.get('scope') or prefix or 'mmseg'
 
 
 def plain_model_cfg(member: Member) -> ConfigDict:
     """Return the member's model config without downloads, as an exported config needs it."""
     if isinstance(member.model, nn.Module):
-        raise TypeError(f'{member.where} was given as a built model, so no config can be written for it. Mend: give its '
-                        "config: dict(cfg='….py') or dict(model=dict(...))")
+        raise TypeError(f'{member.where} was given as a built model, so no config can be written for it. Mend: give '
+                        "its config: dict(cfg='….py') or dict(model=dict(...))")
     model = ConfigDict(copy.deepcopy(member.model))
     if 'pretrained' in model:
         model.pretrained = None
@@ -199,14 +224,14 @@ class Renormalise:
 
     def __init__(self, source: nn.Module, target: nn.Module) -> None:
         self.flip = getattr(source, '_channel_conversion', False) != getattr(target, '_channel_conversion', False)
-        self.pad_value = float(getattr(target, 'pad_val', None) or getattr(target, 'pad_value', None) or 0.0)
+        self.pad_value = _pad_value(target)
         mean, std = _statistics(source)
         mean_t, std_t = _statistics(target)
         if self.flip:
             mean, std = mean.flip(0), std.flip(0)
         self.scale, self.shift = std / std_t, (mean - mean_t) / std_t
-        self.changes = self.flip or not (torch.allclose(self.scale, torch.ones(1)) and
-                                         torch.allclose(self.shift, torch.zeros(1)))
+        self.changes = self.flip or self.pad_value != _pad_value(source) or not (
+            torch.allclose(self.scale, torch.ones(1)) and torch.allclose(self.shift, torch.zeros(1)))
 
     def __call__(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
         """Return the inputs (N, C, H, W) as the target expects them."""
@@ -222,5 +247,9 @@ class Renormalise:
 
 def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     if getattr(preprocessor, '_enable_normalize', False):
-        return preprocessor.mean.detach().float().cpu(), preprocessor.std.detach().float().cpu()
+        return preprocessor.get_buffer('mean').float().cpu(), preprocessor.get_buffer('std').float().cpu()
     return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
+
+
+def _pad_value(preprocessor: nn.Module) -> float:
+    return float(getattr(preprocessor, 'pad_val', None) or getattr(preprocessor, 'pad_value', None) or 0)

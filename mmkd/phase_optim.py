@@ -2,6 +2,7 @@
 import copy
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
 from torch import nn
 
@@ -24,11 +25,11 @@ class _Restricted(DefaultOptimWrapperConstructor):
 
     owned: set[int]
 
-    def add_params(self, params: list[dict], module: nn.Module, *args: Any, **kwargs: Any) -> None:
+    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
         """Add the owned parameters of ``module``, with mmengine's paramwise options."""
-        found: list[dict] = []
-        super().add_params(found, module, *args, **kwargs)
-        params.extend(group for group in found if id(group['params'][0]) in self.owned)
+        super().add_params(params, module, prefix, **kwargs)
+        if not prefix:  # the whole model has been walked; filtered before, bypass_duplicate would miss duplicates
+            params[:] = [group for group in params if id(group['params'][0]) in self.owned]
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -53,12 +54,12 @@ class PhaseOptimWrapperConstructor:
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         self.configs = {name: copy.deepcopy(cfg) for name, cfg in optim_wrapper_cfg.items()}
         self.paramwise_cfg = paramwise_cfg
-        stray = [k for k, v in self.configs.items() if not (isinstance(v, dict) and 'optimizer' in v)]
-        if 'type' in self.configs or 'optimizer' in self.configs or stray:
-            keys = sorted({*stray, *({'type', 'optimizer'} & set(self.configs))})
-            raise TypeError(f'optim_wrapper names optimizers (student=dict(type=…, optimizer=dict(...)), critic=dict(...)), '
-                            f'but the keys {keys} of a single optimizer stand beside them. Mend: optim_wrapper=dict('
-                            "_delete_=True, constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...))")
+        stray = sorted(k for k, v in self.configs.items() if not (isinstance(v, dict) and 'optimizer' in v))
+        if stray:
+            raise TypeError('optim_wrapper names optimizers (student=dict(type=…, optimizer=dict(...)), '
+                            f'critic=dict(...)), but the keys {stray} of a single optimizer stand beside them. Mend: '
+                            "optim_wrapper=dict(_delete_=True, constructor='mmkd.PhaseOptimWrapperConstructor', "
+                            'student=dict(...))')
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Return the wrappers of the phases; a model without phases takes the ``student`` optimizer for all it has."""
@@ -67,9 +68,10 @@ class PhaseOptimWrapperConstructor:
         if phases is None:
             return self._build(self._plain_name(), model, {id(p) for p in model.parameters()})
         names = [phase.optimizer for phase in phases]
-        used = {name: self.configs[name] for name in names if name in self.configs}
-        check_optimizers(phases, list(used) or list(self.configs))
-        wrappers = {name: self._build(name, model, self._owned(name, model)) for name in used}
+        check_optimizers(phases, list(self.configs))
+        for name in set(self.configs) - set(names):
+            print_log(f'mmkd: no phase uses the optimizer {name!r}, so it is not built', logger='current')
+        wrappers = {name: self._build(name, model, self._owned(name, model)) for name in names}
         for name, wrapper in wrappers.items():
             wrapper.grad_name = grad_norm_key(phases, name)
         return next(iter(wrappers.values())) if len(wrappers) == 1 else PhaseOptimWrapperDict(**wrappers)
@@ -88,12 +90,13 @@ class PhaseOptimWrapperConstructor:
         if not owned:
             raise ValueError(f'optimizer {name!r} owns no parameter')
         if not paramwise:  # one group: hundreds of groups of one would make each step slower
-            return DefaultOptimWrapperConstructor(config)(nn.ParameterList(p for p in model.parameters() if id(p) in owned))
+            own = nn.ParameterList(p for p in model.parameters() if id(p) in owned)
+            return DefaultOptimWrapperConstructor(config)(own)
         constructor = _Restricted(config, paramwise)
         constructor.owned = owned
         return constructor(model)
 
-    def _owned(self, name: str, model: nn.Module) -> set[int]:
+    def _owned(self, name: str, model: Any) -> set[int]:
         params = self.configs[name].get('params') or ('critics' if name == 'critic' else 'students')
         critics = tuple(f'objectives.{n}.loss.critic.' for n, o in model.objectives.items() if o.adversarial)
         if isinstance(params, list | tuple):
@@ -101,8 +104,10 @@ class PhaseOptimWrapperConstructor:
             for prefix in params:
                 if not any(n.startswith(prefix) for n in names):
                     tops = {'.'.join(n.split('.')[:3]) for n in names}
-                    raise KeyError(f'optimizer {name!r}: params prefix {prefix!r} names no parameter{nearest(prefix, tops)}')
+                    raise KeyError(f'optimizer {name!r}: params prefix {prefix!r} names no parameter'
+                                   f'{nearest(prefix, tops)}')
             return {id(p) for n, p in model.named_parameters() if n.startswith(tuple(params))}
         if params not in ('students', 'critics'):
-            raise ValueError(f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes, got {params!r}")
+            raise ValueError(f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes of "
+                             f'parameter names, got {params!r}')
         return {id(p) for n, p in model.named_parameters() if n.startswith(critics) == (params == 'critics')}

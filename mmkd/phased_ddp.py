@@ -20,13 +20,16 @@ def average_over_ranks(gradients: list[Tensor | None], parameters: list[Tensor])
     averaged: list[Tensor | None] = [None] * len(parameters)
     for dtype in dict.fromkeys(p.dtype for p in parameters):
         index = [i for i, p in enumerate(parameters) if p.dtype == dtype]
-        parts = [(torch.zeros_like(parameters[i]) if gradients[i] is None else gradients[i]).reshape(-1) for i in index]
-        used = torch.tensor([float(gradients[i] is not None) for i in index], dtype=dtype, device=parts[0].device)
+        given = [gradients[i] for i in index]
+        parts = [(torch.zeros_like(parameters[i]) if g is None else g).reshape(-1)
+                 for i, g in zip(index, given, strict=True)]
+        used = torch.tensor([float(g is not None) for g in given], dtype=dtype, device=parts[0].device)
         flat = torch.cat([*parts, used])
         dist.all_reduce(flat)
         flat[:-len(index)] /= dist.get_world_size()
         pieces = flat[:-len(index)].split([part.numel() for part in parts])
-        someone = [True] * len(index) if all(gradients[i] is not None for i in index) else (flat[-len(index):] > 0).tolist()
+        complete = all(g is not None for g in given)  # the usual case needs no synchronisation
+        someone = [True] * len(index) if complete else (flat[-len(index):] > 0).tolist()
         for i, piece, was_used in zip(index, pieces, someone, strict=True):
             averaged[i] = piece.view_as(parameters[i]) if was_used else None
     return averaged
@@ -37,8 +40,8 @@ class PhasedDDP(nn.Module):
     """Wrap a Distiller for distributed training with any number of phases, on GPU or CPU (gloo).
 
     torch's DDP reduces in ``backward`` hooks, which several ``autograd.grad`` calls over one forward never trigger, so
-    ranks would silently diverge. Here parameters and buffers are broadcast once, and each phase's gradients are averaged
-    before its optimizer clips and steps.
+    ranks would silently diverge. Here parameters and buffers are broadcast once, and each phase's gradients are
+    averaged before its optimizer clips and steps.
 
     Args:
         module: The Distiller.
@@ -49,7 +52,7 @@ class PhasedDDP(nn.Module):
         RuntimeError: torch.distributed is not initialised.
     """
 
-    def __init__(self, module: nn.Module, **unused: Any) -> None:
+    def __init__(self, module: Any, **unused: Any) -> None:
         super().__init__()
         if not hasattr(module, 'phase_runner'):
             raise TypeError(f'PhasedDDP wraps a Distiller, got {type(module).__name__}. Mend: mmengine\'s own '
@@ -59,10 +62,11 @@ class PhasedDDP(nn.Module):
         if next(module.parameters()).device.type == 'cpu':
             print_log('PhasedDDP: SyncBN cannot run on a CPU, so it is reverted to BN', logger='current')
             module = revert_sync_batchnorm(module)
-        self.module = module
+        self.module: Any = module
         module.phase_runner.reduce = average_over_ranks
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor.data, src=0)
+        module.teachers.broadcast()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module."""

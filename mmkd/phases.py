@@ -1,10 +1,9 @@
 """Phases: which objectives each optimizer steps on, all gradients taken from one forward."""
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
@@ -43,7 +42,7 @@ def read_phases(phases: list[dict] | None, objectives: dict[str, bool]) -> list[
         objectives: Objective name -> whether it has a critic.
 
     Raises:
-        TypeError: An unknown key.
+        TypeError: An unknown key, a string in place of a list.
         KeyError: An unknown objective.
         ValueError: An objective or critic in two phases or in none, task losses in none or two, two phases of one name
             or optimizer, a phase with nothing to do.
@@ -52,15 +51,18 @@ def read_phases(phases: list[dict] | None, objectives: dict[str, bool]) -> list[
     if phases is None:
         implicit = [Phase('student', 'student', True, tuple(objectives))]
         return implicit + ([Phase('critic', 'critic', critics=tuple(critics))] if critics else [])
+    if not phases:
+        raise ValueError('phases is empty. Mend: phases=None for the implicit ones')
     read = [_read_phase(phase, objectives) for phase in phases]
-    for key in ('name', 'optimizer'):
-        _once([getattr(phase, key) for phase in read], f'two phases have the {key}', 'give each phase its own')
-    _once([o for p in read for o in p.objectives], 'two phases name the objective', 'leave it in one phase')
-    _once([o for p in read for o in p.critics], 'two phases name the critic of', 'leave it in one phase')
+    _once([p.name for p in read], 'two phases have the name', 'give each phase its own')
+    _once([p.optimizer for p in read], 'two phases have the optimizer', 'give each phase its own, or join them')
+    double = 'its gradient would count twice. Mend: leave it in one phase'
+    _once([o for p in read for o in p.objectives], 'two phases name the objective', double)
+    _once([o for p in read for o in p.critics], 'two phases name the critic of', double)
     for name in objectives:
         if not any(name in p.objectives for p in read):
-            raise ValueError(f'no phase names the objective {name!r}, so it would contribute nothing. Mend: add it to a '
-                             "phase's objectives, or remove it")
+            raise ValueError(f'no phase names the objective {name!r}, so it would contribute nothing. Mend: add it to '
+                             "a phase's objectives, or remove it")
     for name in critics:
         if not any(name in p.critics for p in read):
             raise ValueError(f'no phase trains the critic of objective {name!r}. Mend: dict(name=\'critic\', '
@@ -75,8 +77,12 @@ def _read_phase(config: dict, objectives: dict[str, bool]) -> Phase:
     check_keys(config, PHASE_KEYS, where)
     if 'name' not in config or 'optimizer' not in config:
         raise ValueError(f"{where} needs name= and optimizer=, got {sorted(config)}")
-    phase = Phase(config['name'], config['optimizer'], bool(config.get('task')), tuple(config.get('objectives', ())),
-                  tuple(config.get('critics', ())))
+    for key in ('objectives', 'critics'):
+        if isinstance(config.get(key), str):
+            name = config[key]
+            raise TypeError(f'{where}: {key} must be a list of names, got {name!r}. Mend: {key}=[{name!r}]')
+    phase = Phase(config['name'], config['optimizer'], bool(config.get('task')), tuple(config.get('objectives') or ()),
+                  tuple(config.get('critics') or ()))
     for name in phase.objectives + phase.critics:
         if name not in objectives:
             raise KeyError(f'{where} names the objective {name!r}, which is not there{nearest(name, objectives)} '
@@ -90,9 +96,9 @@ def _read_phase(config: dict, objectives: dict[str, bool]) -> Phase:
 
 
 def _once(names: list[str], what: str, mend: str) -> None:
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = [name for name in names if names.count(name) > 1]
     if twice:
-        raise ValueError(f'{what} {twice[0]!r}: its gradient would count twice. Mend: {mend}')
+        raise ValueError(f'{what} {twice[0]!r}: {mend}')
 
 
 class PhaseRunner:
@@ -118,10 +124,14 @@ class PhaseRunner:
             if len(self.phases) > 1:
                 raise ValueError(f'the phases {[p.name for p in self.phases]} need the optimizers '
                                  f'{[p.optimizer for p in self.phases]}, but there is one. Mend: optim_wrapper=dict('
-                                 "constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...), critic=dict(...))")
+                                 "constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...), "
+                                 'critic=dict(...))')
             return {self.phases[0].optimizer: optim_wrapper}
         wrappers = dict(optim_wrapper.items())
         check_optimizers(self.phases, list(wrappers))
+        idle = set(wrappers) - {phase.optimizer for phase in self.phases}
+        if idle:
+            raise ValueError(f'the optimizers {sorted(idle)} serve no phase. Mend: remove them, or name them in phases')
         return wrappers
 
     @contextmanager
@@ -133,8 +143,8 @@ class PhaseRunner:
         """
         kinds = {name: (type(w).__name__, str(getattr(w, 'cast_dtype', None))) for name, w in wrappers.items()}
         if len(set(kinds.values())) > 1:
-            raise ValueError(f'one forward serves all phases, so their optimizer wrappers need one precision, got {kinds}. '
-                             'Mend: the same type and dtype for every optimizer')
+            raise ValueError(f'one forward serves all phases, so their optimizer wrappers need one precision, got '
+                             f'{kinds}. Mend: the same type and dtype for every optimizer')
         with next(iter(wrappers.values())).optim_context(model):
             yield
 
@@ -142,6 +152,9 @@ class PhaseRunner:
         """Add the phase's gradient to its buffer."""
         wrapper = wrappers[phase.optimizer]
         parameters = _parameters(wrapper)
+        if not loss.requires_grad:
+            raise ValueError(f'phase {phase.name!r}: its losses carry no gradient, so it would train nothing. Mend: '
+                             'train what they read, or remove the phase')
         loss = wrapper.scale_loss(loss)
         if hasattr(wrapper, 'loss_scaler'):
             loss = wrapper.loss_scaler.scale(loss)
@@ -152,11 +165,16 @@ class PhaseRunner:
         except RuntimeError as error:
             if 'heckpoint' not in str(error):
                 raise
-            raise RuntimeError('several phases take their gradients by autograd.grad, which reentrant activation '
-                               'checkpointing (with_cp=True of mmcv backbones) cannot serve. Mend: with_cp=False') from error
+            raise RuntimeError(
+                'several phases take their gradients by autograd.grad, which reentrant activation checkpointing '
+                '(with_cp=True of mmcv backbones) cannot serve. Mend: with_cp=False') from error
+        if all(gradient is None for gradient in gradients):
+            raise ValueError(f'phase {phase.name!r}: no parameter of its optimizer {phase.optimizer!r} has a part in '
+                             "its losses, so it would train nothing. Mend: params='students' | 'critics' | [prefixes] "
+                             'in that optimizer')
         old = self.buffers.get(phase.name) or [None] * len(parameters)
         self.buffers[phase.name] = [g if b is None else b if g is None else b + g
-                                    for b, g in zip(old, gradients, strict=True)]
+                                    for b, g in zip(old, _own_memory(gradients), strict=True)]
         wrapper._inner_count += 1
 
     def step(self, wrappers: dict[str, OptimWrapper]) -> None:
@@ -176,27 +194,40 @@ class PhaseRunner:
 
 
 def check_optimizers(phases: list[Phase], optimizers: list[str]) -> None:
-    """Check that phases and optimizers name each other.
+    """Check that every phase's optimizer is there.
 
     Raises:
-        KeyError: A phase's optimizer is not there.
-        ValueError: An optimizer serves no phase.
+        KeyError: A phase's optimizer is not there; names the nearest one.
     """
     for phase in phases:
         if phase.optimizer not in optimizers:
             raise KeyError(f'phase {phase.name!r} needs the optimizer {phase.optimizer!r}'
                            f'{nearest(phase.optimizer, optimizers)} (optim_wrapper has {optimizers})')
-    idle = set(optimizers) - {phase.optimizer for phase in phases}
-    if idle:
-        raise ValueError(f'the optimizers {sorted(idle)} serve no phase. Mend: remove them, or name them in phases')
 
 
 def _parameters(wrapper: OptimWrapper) -> list[Tensor]:
     return [p for group in wrapper.param_groups for p in group['params'] if p.requires_grad]
 
 
+def _own_memory(gradients: Iterable[Tensor | None]) -> list[Tensor | None]:
+    """Give each gradient memory of its own: clipping and unscaling write in place.
+
+    ``backward`` does so by itself; ``autograd.grad`` returns one tensor for both ends of an addition, and a view of a
+    single number for what was only summed.
+    """
+    seen: set[int] = set()
+    own: list[Tensor | None] = []
+    for gradient in gradients:
+        if gradient is not None:
+            sides = zip(gradient.stride(), gradient.shape, strict=True)
+            expanded = any(stride == 0 and size > 1 for stride, size in sides)
+            if expanded or gradient.untyped_storage().data_ptr() in seen:
+                gradient = gradient.clone(memory_format=torch.contiguous_format)
+            seen.add(gradient.untyped_storage().data_ptr())
+        own.append(gradient)
+    return own
+
+
 def grad_norm_key(phases: list[Phase], optimizer: str) -> str:
     """Return the log key of an optimizer's gradient norm: two wrappers would write into one otherwise."""
     return next((f'{p.name}.grad_norm' for p in phases if p.optimizer == optimizer), f'{optimizer}.grad_norm')
-
-

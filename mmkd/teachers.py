@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from mmengine.dist import broadcast
 from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
@@ -25,18 +26,20 @@ class Teacher:
     def __init__(self, member: Member, taps: dict[str, str], source: nn.Module) -> None:
         options = member.options
         self.member = member
-        self.model = revert_sync_batchnorm(member.build()).eval().requires_grad_(False)
+        self.model = revert_sync_batchnorm(member.build()).eval()
+        self.taps = Taps(self.model, taps, member.where)
+        self.size = options.get('input_size')
         if options.get('fuse_bn'):
-            _fuse(self.model, taps, member.where)
+            _fuse(self.taps, self.size or getattr(source, 'size', None) or (64, 64))
+        self.model.requires_grad_(False)
+        # Before the cast: mean and standard deviation would be rounded with the weights.
+        target = getattr(self.model, 'data_preprocessor', None)
+        self.renormalise = Renormalise(source, target) if isinstance(target, nn.Module) else None
         self.dtype = PRECISIONS[options.get('precision', 'fp32')]
         self.layout = torch.channels_last if options.get('channels_last') else torch.preserve_format
         self.model.to(dtype=self.dtype)
         if options.get('channels_last'):
             self.model.to(memory_format=torch.channels_last)
-        self.taps = Taps(self.model, taps, member.where)
-        self.size = options.get('input_size')
-        target = getattr(self.model, 'data_preprocessor', None)
-        self.renormalise = Renormalise(source, target) if isinstance(target, nn.Module) else None
         self._compiled: Callable | None = None
 
     def prepare(self, batch: Batch) -> Tensor:
@@ -71,7 +74,8 @@ class Teacher:
                 self.model(inputs, None, mode='tensor')
                 return {name: list(reading.values) for name, reading in seen.items()}
 
-            self._compiled, self._seen = torch.compile(run), seen
+            options = self.member.options['compile']
+            self._compiled, self._seen = torch.compile(run, **(options if isinstance(options, dict) else {})), seen
         values = self._compiled(x)
         for name, reading in self._seen.items():
             reading.values, reading.versions = values[name], []
@@ -108,21 +112,42 @@ class Teachers(Mapping):
         for run in self.runs.values():
             run.model.to(device)
 
+    def broadcast(self) -> None:
+        """Give every rank the teachers of rank 0: untrained ones differ under ``diff_rank_seed``."""
+        for run in self.runs.values():
+            for tensor in run.model.state_dict().values():
+                broadcast(tensor)
+
     def observe(self, batch: Batch, compiled: bool = True) -> dict[str, dict[str, Any]]:
         """Run every teacher once and return member name -> tap name -> tensor."""
         return {name: run.observe(batch, compiled) for name, run in self.runs.items()}
 
 
-def _fuse(model: nn.Module, taps: dict[str, str], where: str) -> None:
+@torch.no_grad()
+def _fuse(taps: Taps, size: tuple[int, int]) -> None:
     """Fold BatchNorm into the convolutions before it; refuse taps whose meaning that would change."""
     from mmcv.cnn.utils import fuse_conv_bn
 
-    before = dict(model.named_parameters())
-    fuse_conv_bn(model)
-    after = dict(model.named_parameters())
-    changed = {n.rsplit('.', 1)[0] for n in before.keys() | after.keys() if before.get(n) is not after.get(n)}
-    for tap, path in taps.items():
-        module = path.split(':')[0].split('[')[0].split('#')[0]
-        if module in changed:
-            raise ValueError(f'tap {tap!r} of {where} ({path!r}) reads a convolution or norm that fuse_bn=True folds '
-                             'together, so it would give another tensor. Mend: tap the whole block, or fuse_bn=False')
+    images = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    before, parameters = _look(taps, images), dict(taps.model.named_parameters())
+    fuse_conv_bn(taps.model)
+    after = dict(taps.model.named_parameters())
+    changed = {n.rsplit('.', 1)[0] for n in parameters.keys() | after.keys() if parameters.get(n) is not after.get(n)}
+    for name, path in taps.paths.items():
+        if path.module in changed:
+            raise ValueError(f'tap {name!r} of {taps.where} ({path.text!r}) reads a convolution or norm that '
+                             'fuse_bn=True folds together, so it would give another tensor. Mend: tap the whole block, '
+                             'or fuse_bn=False')
+    # mmcv goes by the order in which modules were registered, which need not be the order in which they run.
+    for (name, old), new in zip(before.items(), _look(taps, images).values(), strict=True):
+        if (new - old).abs().max() > 1e-2 * old.abs().max():
+            raise ValueError(f'fuse_bn=True changes tap {name!r} of {taps.where}: a norm runs before its convolution '
+                             "or apart from it (ConvModule(order=('norm', …))), so it cannot be folded. Mend: "
+                             'fuse_bn=False')
+
+
+def _look(taps: Taps, images: Tensor) -> dict[str, Tensor]:
+    with taps.recording() as seen:
+        taps.model(images, None, mode='tensor')
+    return {name: torch.cat([v.flatten() for v in (value if isinstance(value, list) else [value])])
+            for name, value in taps.read(seen).items()}

@@ -3,9 +3,11 @@ import argparse
 import os
 
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
+
+# isort: split
 from mmengine.config import DictAction
 
-from mmkd.launch import build_runner, load_config, prepare_config
+from mmkd.launch import build_runner, check_checkpoint, load_config, prepare_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +29,7 @@ def main() -> None:
     """Build the Runner and test."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    check_checkpoint(cfg, args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.show_dir is not None:
         cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True, interval=1)

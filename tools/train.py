@@ -3,6 +3,8 @@ import argparse
 import os
 
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
+
+# isort: split
 from mmengine.config import DictAction
 
 from mmkd.launch import build_runner, load_config, prepare_config

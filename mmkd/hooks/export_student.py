@@ -1,11 +1,14 @@
 """ExportStudentHook: a plain student beside each checkpoint."""
+import re
 from pathlib import Path
 
-from mmengine.dist import is_main_process
-from mmengine.hooks import Hook
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
+from torch import nn
 
+from mmkd.checks import nearest
 from mmkd.export import student_config, student_meta, student_state_dict, write_student
 from mmkd.registry import HOOKS
 
@@ -14,11 +17,16 @@ from mmkd.registry import HOOKS
 class ExportStudentHook(Hook):
     """Write ``<work_dir>/student/iter_N.pth`` and ``config.py`` whenever a checkpoint is saved.
 
-    ``mmseg.apis.init_model('student/config.py', 'student/iter_N.pth')`` loads them where no mmkd is installed. With EMA the
-    averaged weights are written. Runs without a Distiller are left alone.
+    ``mmseg.apis.init_model('student/config.py', 'student/iter_N.pth')`` loads them where no mmkd is installed. With EMA
+    the averaged weights are written. A student goes when its checkpoint is gone (``max_keep_ckpts``), at the next save.
+    Runs without a Distiller are left alone.
 
     Args:
         members: The students to write; None writes all. Several students get a folder each.
+
+    Raises:
+        KeyError: ``members`` names a student that is not there.
+        TypeError: A student was given as a built model, so that no config can be written for it.
     """
 
     # After EMAHook (NORMAL), which swaps the averaged weights into the checkpoint.
@@ -26,26 +34,65 @@ class ExportStudentHook(Hook):
 
     def __init__(self, members: list[str] | None = None) -> None:
         self.members = members
+        self.configs: dict[str, Config] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Make the configs now: a student that has none would end the run at its first checkpoint."""
+        self._read_configs(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write the students of this checkpoint."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        if not hasattr(model, 'students') or not is_main_process():
-            return
+        self._read_configs(runner)
         meta = checkpoint['meta']
-        by_epoch = runner.train_loop.__class__.__name__.startswith('Epoch')
-        stem = f'epoch_{meta["epoch"]}' if by_epoch else f'iter_{meta["iter"]}'
-        for name in self.members or list(model.students):
-            folder = Path(runner.work_dir) / 'student'
-            folder = folder if len(model.students) == 1 else folder / name
-            write_student(student_state_dict(checkpoint['state_dict'], name), student_meta(meta, name), folder / f'{stem}.pth')
-            config = student_config(model.members[name], runner.cfg, runner.cfg.model.get('data_preprocessor'))
-            config.dump(str(folder / 'config.py'))
-            self._prune(folder, Path(runner.work_dir), stem)
+        kind = 'epoch' if _by_epoch(runner) else 'iter'
+        for name, config in self.configs.items():
+            path = self._folder(runner, name) / f'{kind}_{meta[kind]}.pth'
+            write_student(student_state_dict(checkpoint['state_dict'], name), student_meta(meta, name), path, config)
+            _prune(path.parent, _checkpoint_folder(runner), meta[kind])
 
-    @staticmethod
-    def _prune(folder: Path, work_dir: Path, stem: str) -> None:
-        """Drop students whose checkpoint is gone (max_keep_ckpts)."""
-        for file in folder.glob('*.pth'):
-            if file.stem != stem and not any(work_dir.glob(f'*{file.stem}.pth')):
-                file.unlink()
+    def after_train(self, runner: Runner) -> None:
+        """Drop what the last save left behind."""
+        for name in self.configs:
+            _prune(self._folder(runner, name), _checkpoint_folder(runner))
+
+    def _read_configs(self, runner: Runner) -> None:
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        if self.configs or not hasattr(model, 'students'):
+            return
+        students: nn.ModuleDict = model.students
+        for name in self.members or students:
+            if name not in students:
+                raise KeyError(f'ExportStudentHook: members names {name!r}, which is no student'
+                               f'{nearest(name, students)} (students: {list(students)})')
+            self.configs[name] = student_config(model.members[name], runner.cfg)
+        self.several = len(students) > 1
+
+    def _folder(self, runner: Runner, name: str) -> Path:
+        folder = Path(runner.work_dir) / 'student'
+        return folder / name if self.several else folder
+
+
+def _checkpoint_hook(runner: Runner) -> CheckpointHook | None:
+    return next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+
+
+def _by_epoch(runner: Runner) -> bool:
+    """Return how checkpoints count: students are called as they are."""
+    hook = _checkpoint_hook(runner)
+    return isinstance(runner.train_loop, EpochBasedTrainLoop) if hook is None else hook.by_epoch
+
+
+def _checkpoint_folder(runner: Runner) -> Path:
+    return Path(getattr(_checkpoint_hook(runner), 'out_dir', None) or runner.work_dir)
+
+
+def _prune(students: Path, checkpoints: Path, being_saved: int | None = None) -> None:
+    """Drop students whose checkpoint is gone; a file that the hook did not write stays."""
+    if not checkpoints.is_dir():  # another storage
+        return
+    # the last number of iter_10.pth, best_mIoU_iter_10.pth, and whatever filename_tmpl says
+    kept = {int(numbers[-1]) for file in checkpoints.glob('*.pth') if (numbers := re.findall(r'\d+', file.stem))}
+    for file in students.glob('*.pth'):
+        number = re.fullmatch(r'(?:iter|epoch)_(\d+)', file.stem)
+        if number and int(number[1]) not in {*kept, being_saved}:
+            file.unlink()

@@ -1,11 +1,15 @@
 """TeacherCheckHook: how good the teachers are, before a GPU-day is spent on what they say."""
+from typing import Any
+
 import torch
+from mmengine.dist import get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd.batch import Batch
+from mmkd.checks import nearest
 from mmkd.registry import HOOKS
 
 
@@ -22,6 +26,7 @@ class TeacherCheckHook(Hook):
 
     Raises:
         ValueError: A teacher stays under ``minimum``.
+        KeyError: ``minimum`` names a metric that the evaluator does not report.
     """
 
     def __init__(self, max_batches: int | None = None, minimum: dict[str, float] | None = None) -> None:
@@ -44,7 +49,7 @@ class TeacherCheckHook(Hook):
             self._check(runner, name, self.results[name])
 
     @torch.no_grad()
-    def _evaluate(self, runner: Runner, model: torch.nn.Module, name: str) -> dict[str, float]:
+    def _evaluate(self, runner: Runner, model: Any, name: str) -> dict[str, float]:
         loop = runner.val_loop
         evaluator: Evaluator = loop.evaluator
         evaluator.dataset_meta = loop.dataloader.dataset.metainfo
@@ -57,15 +62,20 @@ class TeacherCheckHook(Hook):
             outputs = run.model(run.prepare(batch), data['data_samples'], mode='predict')
             evaluator.process(data_samples=outputs, data_batch=data)
             seen += len(outputs)
-        size = len(loop.dataloader.dataset) if self.max_batches is None else seen
+        # A loader fills up the last round of ranks with samples seen before: the evaluator drops these by the size.
+        size = min(len(loop.dataloader.dataset), seen * get_world_size())
         return {key: float(value) for key, value in evaluator.evaluate(size).items()}
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
         for key, least in self.minimum.items():
-            if metrics.get(key, float('-inf')) < least:
-                raise ValueError(f'teacher {name!r} has {key} {metrics.get(key)} on the validation set, below the minimum '
-                                 f'{least}. Mend: check its checkpoint, classes and data_preprocessor')
+            if key not in metrics:
+                raise KeyError(f'TeacherCheckHook: minimum names {key!r}, which the evaluator does not report'
+                               f'{nearest(key, metrics)} (it reports {sorted(metrics)})')
+            if not metrics[key] >= least:  # NaN stops too
+                raise ValueError(f'teacher {name!r} has {key} {metrics[key]:.2f} on the validation set, below the '
+                                 f'minimum {least}. Mend: check its checkpoint, classes and data_preprocessor')
         classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
         if classes and metrics.get('mIoU', 100.0) < 150.0 / classes:
-            runner.logger.warning(f'teacher {name!r} is hardly better than chance (mIoU {metrics["mIoU"]:.2f} of {classes} '
-                                  'classes). Check its checkpoint, the order of its classes and its data_preprocessor')
+            runner.logger.warning(f'teacher {name!r} is hardly better than chance (mIoU {metrics["mIoU"]:.2f} of '
+                                  f'{classes} classes). Check its checkpoint, the order of its classes and its '
+                                  'data_preprocessor')
