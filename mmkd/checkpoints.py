@@ -60,7 +60,12 @@ def load_checkpoint_file(path: str | Path) -> Any:
         RuntimeError: the file is truncated, is no checkpoint, or does not match its hash.
         TypeError: the file needs a class that is not known to be harmless.
     """
-    return _read(_download(str(path)) if str(path).startswith(('http://', 'https://')) else _existing(Path(path)))
+    name = str(path)
+    if name.startswith(('http://', 'https://')):
+        return _read(_download(name))
+    if '://' in name:
+        raise FileNotFoundError(f'{name}: only files and http(s) URLs are loaded; give the URL this name stands for')
+    return _read(_existing(Path(path)))
 
 
 def load_state_dict_file(path: str | Path, float32: bool = False) -> dict[str, Tensor]:
@@ -201,15 +206,14 @@ def _read(file: Path) -> Any:
             raise TypeError(f'{file} needs {unknown[1]}, which mmkd does not know to be harmless, so it was not '
                             'loaded. Mend: where you trust the file, load it once yourself and keep only the weights: '
                             "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path)") from error
+        reason = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
         raise RuntimeError(f'{file} ({file.stat().st_size} bytes) is truncated or is no PyTorch checkpoint; copy or '
-                           f'download it again ({type(error).__name__}: {str(error).splitlines()[0][:200]})') from error
+                           f'download it again ({reason})') from error
 
 
 def _existing(file: Path) -> Path:
     if file.is_file():
         return file
-    if '://' in str(file) or ':/' in file.parts[0]:
-        raise FileNotFoundError(f'{file}: only files and http(s) URLs are loaded; give the URL this name stands for')
     if not file.parent.is_dir():
         raise FileNotFoundError(f'checkpoint {file} does not exist, nor does its folder {file.parent.absolute()}')
     kind = 'is a folder, not a file' if file.is_dir() else 'does not exist'

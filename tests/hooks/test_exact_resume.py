@@ -1,4 +1,8 @@
 """n steps + resume + n steps = 2n steps, bit for bit; the order and the augmentation of the data."""
+import json
+import os
+import subprocess
+import sys
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -119,6 +123,32 @@ def test_epoch_loop_refuses_to_resume_inside_an_epoch(tmp_path: Path) -> None:
     make().train()
     with pytest.raises(ValueError, match=r'at iteration 2, inside an epoch of 3.*by_epoch=True'):
         make(resume=True, load_from=str(tmp_path / 'iter_2.pth')).train()
+
+
+@pytest.mark.slow
+def test_two_processes(data: Path, tmp_path: Path) -> None:
+    processes = [subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name('two_ranks.py')), str(rank), str(tmp_path), str(data)],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1'}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
+    try:
+        output = [process.communicate(timeout=120) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0, 0], output
+    first, second = (json.loads(out.splitlines()[-1]) for out, _ in output)
+    # bit for bit, and the same on both ranks
+    assert first['whole'] == first['resumed'] == second['whole'] == second['resumed']
+    # rank 0 alone writes
+    assert sorted(file.name for file in (tmp_path / 'line').glob('*') if file.suffix != '.py' and file.is_file()) == [
+        'iter_6.pth', 'last_checkpoint']
+    # the first two passes over 7 samples, dealt out in turn
+    dealt = [index for pair in zip(first['taken'], second['taken'], strict=True) for index in pair]
+    assert sorted(dealt[:7]) == sorted(dealt[7:]) == list(range(7))
+    # two ranks with batch 1 are one process with batch 2
+    alone = make_runner(tmp_path / 'alone', train_dataloader=loader(Numbers(5)), custom_hooks=EXACT).train()
+    assert first['line'] == second['line'] == pytest.approx(alone.weight.tolist(), rel=1e-6)
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
