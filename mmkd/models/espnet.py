@@ -146,10 +146,13 @@ class ESPHead(BaseDecodeHead):
     2×2 transposed convolution), ``conv`` the last feature at stride 2.
 
     Args:
-        num_classes: Classes (the published CamVid weights have 12, the last one void).
+        num_classes: Classes, 5 or more (the published CamVid weights have 12, the last one void).
         in_channels: Channels of the three maps; (16, 131, 256) goes with ``ESPNet(first_map='plain')``.
         dropout_ratio: Dropout before the classifier; ESPNet has none.
         **kwargs: What ``BaseDecodeHead`` takes besides.
+
+    Raises:
+        ValueError: fewer than 5 classes.
 
     >>> maps = [torch.zeros(2, c, 16 // s, 32 // s) for c, s in ((19, 2), (131, 4), (256, 8))]
     >>> ESPHead(num_classes=11)(maps).shape
@@ -158,6 +161,9 @@ class ESPHead(BaseDecodeHead):
 
     def __init__(self, num_classes: int, in_channels: Sequence[int] = (19, 131, 256), dropout_ratio: float = 0,
                  **kwargs: Any) -> None:
+        if num_classes < 5:
+            raise ValueError(f'ESPHead splits num_classes channels over five branches: it needs at least 5 classes, '
+                             f"got {num_classes}: take ESPNet with mmseg's FCNHead (ESPNet-C) instead")
         super().__init__(in_channels=list(in_channels), in_index=[0, 1, 2], input_transform='multiple_select',
                          channels=num_classes, num_classes=num_classes, dropout_ratio=dropout_ratio, **kwargs)
         classes = num_classes
