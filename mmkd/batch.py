@@ -36,8 +36,8 @@ class Batch:
             return torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
         if samples and all('gt_label' in s for s in samples):
             return torch.cat([torch.as_tensor(s.gt_label, device=self.inputs.device).view(1) for s in samples])
-        raise ValueError("batch.labels: the data samples hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load annotations "
-                         'in the training pipeline')
+        raise ValueError("batch.labels: the data samples hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load "
+                         'annotations in the training pipeline')
 
     @property
     def valid(self) -> Tensor:
@@ -55,12 +55,12 @@ class Batch:
         has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
         if has_wrong:
             raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the student has '
-                             f'{num_classes} classes (0 … {num_classes - 1}; {self.ignore_index} is ignored){self._files()}. '
-                             'Mend: reduce_zero_label, a label_map, or num_classes')
+                             f'{num_classes} classes (0 … {num_classes - 1}; {self.ignore_index} is ignored)'
+                             f'{self._files()}. Mend: reduce_zero_label, a label_map, or num_classes')
         if not has_valid:
             raise ValueError(f'no valid position: every label of this batch is the ignore index {self.ignore_index}'
-                             f'{self._files()}. Mend: check ignore_index, reduce_zero_label and the label files; a larger '
-                             'crop or RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void')
+                             f'{self._files()}. Mend: check ignore_index, reduce_zero_label and the label files; a '
+                             'larger crop or RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void')
 
     def _files(self) -> str:
         paths = [s.metainfo.get('seg_map_path') or s.metainfo.get('img_path') for s in self.data_samples or []]
@@ -73,9 +73,15 @@ def resize_labels(labels: Tensor, size: tuple[int, ...]) -> Tensor:
 
     >>> resize_labels(torch.tensor([[[1, 1, 2, 2], [1, 1, 2, 2]]]), (1, 2)).tolist()
     [[[1, 2]]]
+
+    Raises:
+        ValueError: The map has no such places.
     """
     if tuple(labels.shape[1:]) == tuple(size) or labels.dim() == 1:
         return labels
+    if len(size) != 2:
+        raise ValueError(f'labels and masks of the batch have places {tuple(labels.shape)}, but the student tensor '
+                         f'that they go with has {len(size)} spatial axes. Mend: tap a map (N, C, H, W), or read none')
     return F.interpolate(labels[:, None].float(), size=size, mode='nearest')[:, 0].to(labels.dtype)
 
 

@@ -1,4 +1,5 @@
 """Taps: names for tensors inside a model, read while one forward runs."""
+import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from mmkd.checks import nearest
 
-_GRAMMAR = re.compile(r'^(?P<path>\w[\w.]*)(?:#(?P<call>\d+|\*))?(?::(?P<side>input|output))?(?P<index>(?:\[-?\w+\])*)$')
+_GRAMMAR = re.compile(r'(?P<path>\w[\w.]*)(?:#(?P<call>\d+|\*))?(?::(?P<side>input|output))?'
+                      r'(?P<index>(?:\[-?\w+\])*)')
 _EXAMPLES = "'decode_head.conv_seg', 'decode_head.conv_seg:input', 'backbone[3]', 'head.conv#*', 'attn:output[1]'"
 
 
@@ -37,7 +39,7 @@ class TapPath:
         Raises:
             ValueError: the text does not follow the grammar.
         """
-        match = _GRAMMAR.match(text) if isinstance(text, str) else None
+        match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise ValueError(f'a tap is module[#call][:input|:output][index], for instance {_EXAMPLES}; got {text!r}')
         keys = re.findall(r'\[(-?\w+)\]', match['index'])
@@ -48,14 +50,15 @@ class TapPath:
         """Follow the index into a module's input or output."""
         for step, key in enumerate(self.index):
             if isinstance(value, Tensor):
-                raise TypeError(f'{where}: the {self.side} is a Tensor of shape {tuple(value.shape)}, and [{key}] would '
-                                f"take a sample of the batch. Mend: '{self.module}.{key}' for a child module, "
+                raise TypeError(f'{where}: the {self.side} is a Tensor of shape {tuple(value.shape)}, and [{key}] '
+                                f"would take a sample of the batch. Mend: '{self.module}.{key}' for a child module, "
                                 f"'{self.module}' for the whole tensor")
             try:
                 value = value[key]
             except (KeyError, IndexError, TypeError) as error:
-                got = list(value) if isinstance(value, dict) else f'{len(value)} items'
-                raise type(error)(f'{where}: index {step} [{key}] is not in a {type(value).__name__} of {got}') from None
+                got = f' of {list(value)}' if isinstance(value, dict) else \
+                    f' of {len(value)} items' if hasattr(value, '__len__') else ''
+                raise type(error)(f'{where}: index {step} [{key}] is not in a {type(value).__name__}{got}') from None
         return value
 
 
@@ -65,6 +68,12 @@ class _Reading:
 
     values: list[Tensor] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+
+
+def _give_heads(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Make ``nn.MultiheadAttention`` return its attention by head (N, heads, Q, K); by itself it averages them."""
+    late = dict(zip(('need_weights', 'attn_mask', 'average_attn_weights', 'is_causal'), args[4:], strict=False))
+    return args[:4], {**kwargs, **late, 'need_weights': True, 'average_attn_weights': False}
 
 
 class Taps:
@@ -88,7 +97,7 @@ class Taps:
     """
 
     def __init__(self, model: nn.Module, paths: dict[str, str], where: str = 'model') -> None:
-        modules = dict(model.named_modules())
+        modules = dict(model.named_modules(remove_duplicate=False))
         self.model, self.where = model, where
         self.paths = {name: TapPath.parse(path) for name, path in paths.items()}
         for name, path in self.paths.items():
@@ -112,31 +121,39 @@ class Taps:
     def hook(self) -> tuple[dict[str, _Reading], list[Any]]:
         """Install the hooks and return where they write, and their handles."""
         seen = {name: _Reading() for name in self.paths}
-        return seen, [self._hook_one(name, seen[name]) for name in self.paths]
-
-    def _hook_one(self, name: str, reading: _Reading) -> Any:
-        path, where = self.paths[name], self._call(name)
         # Looked up now: the Runner replaces SyncBN modules after the model was built.
-        module = self.model.get_submodule(path.module)
+        modules = {name: self.model.get_submodule(path.module) for name, path in self.paths.items()}
+        return seen, [handle for name in seen for handle in self._hook_one(name, modules[name], seen[name])]
+
+    def _hook_one(self, name: str, module: nn.Module, reading: _Reading) -> list[Any]:
+        path, where = self.paths[name], self._call(name)
 
         def take(value: Any) -> None:
             value = path.select(value, where)
             if not isinstance(value, Tensor):
                 size = f' of {len(value)}' if hasattr(value, '__len__') else ''
+                key = '[0][i]' if path.side == 'input' and not path.index else '[i]'
                 raise TypeError(f'{where}: the {path.side} is a {type(value).__name__}{size}, not a Tensor. '
-                                f"Mend: choose one with '{path.text}[i]'")
+                                f"Mend: choose one with '{path.text}{key}'")
             reading.values.append(value)
             if not torch.compiler.is_compiling():
                 reading.versions.append(value._version)
 
         def take_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            first_is_index = bool(path.index) and isinstance(path.index[0], int)
-            named = bool(path.index) and path.index[0] in kwargs
-            take(kwargs if named else args if first_is_index else args[0] if args else next(iter(kwargs.values())))
+            if not path.index:
+                take(next(iter([*args, *kwargs.values()]), None))
+            elif isinstance(path.index[0], int):
+                take(args)
+            else:
+                named = path.index[0] in kwargs
+                take(kwargs if named else inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
         if path.side == 'input':
-            return module.register_forward_pre_hook(take_input, with_kwargs=True)
-        return module.register_forward_hook(lambda _, args, output: take(output))
+            return [module.register_forward_pre_hook(take_input, with_kwargs=True)]
+        handles = [module.register_forward_hook(lambda _, args, output: take(output))]
+        if isinstance(module, nn.MultiheadAttention) and path.index[:1] == (1,):
+            handles.append(module.register_forward_pre_hook(_give_heads, with_kwargs=True))
+        return handles
 
     def read(self, seen: dict[str, _Reading]) -> dict[str, Any]:
         """Return tap name -> tensor (a list of them for ``#*``) and check what happened.
@@ -150,14 +167,16 @@ class Taps:
             if not values:
                 raise RuntimeError(self._never_ran(name))
             if any(v._version != old for v, old in zip(values, reading.versions, strict=False)):
-                raise RuntimeError(f'{self._call(name)} was changed in place after it was read (an in-place ReLU or add '
-                                   'follows it). Mend: tap the module that makes the change, or set its inplace=False')
+                raise RuntimeError(f'{self._call(name)} was changed in place after it was read (an in-place ReLU or '
+                                   'add follows it). Mend: tap the module that makes the change, or set its '
+                                   'inplace=False')
             if path.call is None and len(values) > 1:
                 raise RuntimeError(f"{self._call(name)} ran {len(values)} times in one forward. Mend: "
                                    f"'{path.module}#0' … '{path.module}#{len(values) - 1}' for one call, "
                                    f"'{path.module}#*' for the list")
-            if path.call not in (None, '*') and int(path.call) >= len(values):  # type: ignore[arg-type]
-                raise RuntimeError(f'{self._call(name)}: the module ran {len(values)} times, so #{path.call} is not there')
+            if path.call not in (None, '*') and int(path.call) >= len(values):
+                raise RuntimeError(f'{self._call(name)}: the module ran {len(values)} times, so #{path.call} is not '
+                                   'there')
             record[name] = list(values) if path.call == '*' else values[int(path.call or 0)]
         return record
 
@@ -165,9 +184,10 @@ class Taps:
         path = self.paths[name]
         module = self.model.get_submodule(path.module)
         children = [f'{path.module}.{child}' for child, _ in module.named_children()][:4]
-        if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        if type(module).forward is nn.Module.forward:
             return (f'{self._call(name)} never ran: a {type(module).__name__} is a container and has no forward. '
                     f'Mend: tap one of {children}')
-        return (f"{self._call(name)} never ran in this forward. A teacher runs mode='tensor', which leaves out auxiliary "
-                f"heads and losses; a student runs mode='loss'. Mend: tap a module that this forward runs"
-                f"{', for instance ' + str(children) if children else ''}")
+        return (f"{self._call(name)} never ran in this forward. A teacher runs mode='tensor', which leaves out "
+                f"auxiliary heads and losses; a student runs mode='loss'; and mmseg calls a head's forward past its "
+                f"hooks. Mend: tap a module that this forward runs"
+                f"{', for instance one of ' + str(children) if children else ''}")
