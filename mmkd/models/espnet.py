@@ -72,7 +72,8 @@ class ESPModule(nn.Module):
             setattr(self, f'd{dilation}', Bare(branch, channels, 3, 1, dilation))
         self.residual = residual
         if stride == 2:  # the published files nest the norm of the other kind one level deeper
-            self.bn, self.act = nn.BatchNorm2d(outputs, eps=1e-3), nn.PReLU(outputs)
+            self.bn: nn.Module = nn.BatchNorm2d(outputs, eps=1e-3)
+            self.act: nn.Module = nn.PReLU(outputs)
         else:
             self.bn, self.act = BNAct(outputs), nn.Identity()
 
@@ -201,6 +202,7 @@ def espnet_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     >>> list(espnet_state_dict({'encoder.b1.act.weight': torch.ones(19), 'br.bias': torch.ones(12)}))
     ['backbone.b1.act.weight', 'decode_head.br.bias']
     """
+    rules: tuple[tuple[str, str], ...]
     if any(key.startswith('encoder.') for key in published):
         rules = (('encoder.classifier.', 'decode_head.level3.'), ('encoder.', 'backbone.'),
                  ('classifier.', 'decode_head.conv_seg.'), ('', 'decode_head.'))
