@@ -86,6 +86,9 @@ class Member:
         size = self.options.get('input_size') or (1, 1)
         if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
             raise ValueError(f'input_size of {self.where} must be (height, width), two ints above 0, got {size!r}')
+        if not isinstance(self.options.get('compile', False), bool | dict):
+            raise TypeError(f"compile of {self.where} must be True, False or a dict of torch.compile's arguments, got "
+                            f"{self.options['compile']!r}")
         if self.role == 'teacher' and self.checkpoint is None and not self.options.get('allow_untrained') \
                 and not isinstance(self.model, nn.Module):
             raise ValueError(f'{self.where} has no checkpoint: an untrained teacher teaches noise. Mend: '

@@ -1,6 +1,8 @@
 """Objectives: a loss, the references it reads, its weight and its connectors."""
 import inspect
+from contextlib import suppress
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,9 +12,10 @@ from torch import Tensor, nn
 from mmkd.batch import BATCH_READS, read_batch
 from mmkd.checks import check_keys, check_positive, nearest
 from mmkd.modules.connector import Connector
-from mmkd.registry import build_part
+from mmkd.registry import MODELS, build_part
 
 OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors')
+_RESERVED = ModuleDict()
 Record = dict[str, Any]
 
 
@@ -20,9 +23,10 @@ def check_name(name: str, kind: str) -> None:
     """Refuse names that today's stack would misread.
 
     Raises:
-        ValueError: ``name`` contains ``loss`` (mmengine sums every such key) or a dot, or is an attribute of ModuleDict.
+        ValueError: ``name`` contains ``loss`` (mmengine sums every such key) or a dot, or is an attribute of
+            ModuleDict.
     """
-    if 'loss' in name or not name.isidentifier() or hasattr(ModuleDict, name) or name == 'batch':
+    if 'loss' in name or not name.isidentifier() or hasattr(_RESERVED, name) or name == 'batch':
         raise ValueError(f"{kind} name {name!r}: names are identifiers without 'loss' or a dot, neither 'batch' nor an "
                          f"attribute of ModuleDict (such as 'type', 'train', 'keys')")
 
@@ -44,7 +48,7 @@ class Objective(BaseModule):
     Raises:
         TypeError: The loss does not take, or misses, an argument.
         KeyError: A reference names an unknown member or tap.
-        ValueError: The weight is not a finite number above 0, or a name is not allowed.
+        ValueError: The weight is not a finite number above 0, a name is not allowed, or nothing could learn from it.
     """
 
     def __init__(self, name: str, loss: dict | nn.Module, known: dict[str, list[str]], on: str | None = None,
@@ -54,16 +58,13 @@ class Objective(BaseModule):
         check_name(name, 'objective')
         check_positive(f'weight of objective {name!r}', weight)
         self.name, self.weight = name, float(weight)
-        self.loss = loss if isinstance(loss, nn.Module) else build_part(loss)
+        self.loss: Any = _build(loss, f'objective {name!r}: loss')
         self.reads = self._expand(on, dict(reads or {}), known)
         self._check_signature()
-        for role in connectors or {}:
-            if role not in self.reads:
-                raise KeyError(f'objective {name!r}: connectors name {role!r}, which it does not read'
-                               f'{nearest(role, self.reads)} (it reads {sorted(self.reads)})')
-        self.auto = [role for role, value in (connectors or {}).items() if value == 'auto']
-        self.connectors = ModuleDict({role: value if isinstance(value, nn.Module) else build_part(value)
-                                      for role, value in (connectors or {}).items() if value != 'auto'})
+        self.auto = [role for role, value in (connectors or {}).items() if isinstance(value, str) and value == 'auto']
+        self._check_connectors(connectors or {})
+        self.connectors = ModuleDict({role: _build(value, f'objective {name!r}: connector of {role!r}')
+                                      for role, value in (connectors or {}).items() if role not in self.auto})
 
     @property
     def adversarial(self) -> bool:
@@ -83,19 +84,23 @@ class Objective(BaseModule):
         """Insert the connectors that ``'auto'`` stands for and size the critic; return what was done, in words."""
         done = []
         for role in self.auto:
-            other = 'teacher' if role.startswith('student') else 'student'
-            other = role.replace('student', other, 1) if role.startswith('student') else role.replace('teacher', other, 1)
-            x, like = self._read(role, record), self._read(other, record)
+            other = self._counterpart(role)
+            x, like = self._read(role, record), self._one(other, self._read(other, record))
+            if not isinstance(x, Tensor):
+                raise ValueError(f"objective {self.name!r}: connectors=dict({role}='auto') fits one map, but {role} is "
+                                 f'a list of {len(x)}. Mend: a connector of your own, or one call of the module')
             needs = getattr(self.loss, 'needs', ('channels', 'size'))
             convolve = 'channels' in needs and x.shape[1] != like.shape[1]
-            if convolve and not role.startswith('student'):
-                raise ValueError(f"objective {self.name!r}: {role} has {x.shape[1]} channels, {other} {like.shape[1]}; a "
-                                 f"connector of the teacher would never be trained. Mend: connectors=dict(student='auto')")
+            if convolve and not _learns(role):
+                raise ValueError(f'objective {self.name!r}: {role} has {x.shape[1]} channels, {other} {like.shape[1]}; '
+                                 'a connector of the teacher would never be trained. Mend: '
+                                 "connectors=dict(student='auto')")
             resize = 'size' in needs and x.shape[2:] != like.shape[2:]
-            self.connectors[role] = Connector(x.shape[1], like.shape[1] if convolve else None, resize)
-            done.append(f'{self.name}: {role} {tuple(x.shape[1:])} -> {tuple(like.shape[1:])} by '
-                        f"{'1x1 convolution' if convolve else ''}{' and ' if convolve and resize else ''}"
-                        f"{'bilinear resize' if resize else '' if convolve else 'nothing (shapes agree)'}")
+            self.connectors[role] = Connector(x.shape[1], like.shape[1] if convolve else None, resize).to(x.device)
+            fitted = (like.shape[1] if convolve else x.shape[1], *(like.shape[2:] if resize else x.shape[2:]))
+            steps = ['1x1 convolution'] * convolve + ['bilinear resize'] * resize
+            done.append(f'{self.name}: {role} {tuple(x.shape[1:])} -> {fitted} by '
+                        f"{' and '.join(steps) or 'nothing (the shapes agree)'}")
         self.auto = []
         if getattr(self.loss, 'critic', True) is None:
             values = self._values(record)
@@ -108,49 +113,66 @@ class Objective(BaseModule):
         values = self._values(record)
         return self._guard(lambda: function(**values), values)
 
-    def _guard(self, call: Any, values: dict[str, Any]) -> Any:
+    def _guard(self, call: Any, values: dict[str, Any], what: str | None = None) -> Any:
         try:
             return call()
         except (ValueError, TypeError, RuntimeError) as error:
             shapes = ', '.join(f'{role}={self.reads[role]!r} {_shape(value)}' for role, value in values.items())
-            raise type(error)(f'objective {self.name!r}: {type(self.loss).__name__} got {shapes}: {error}') from error
+            what = what or type(self.loss).__name__
+            raise type(error)(f'objective {self.name!r}: {what} got {shapes}: {error}') from error
 
     def _values(self, record: Record) -> dict[str, Any]:
         values = {role: self._read(role, record) for role in self.reads if not self._of_batch(role)}
         for role, value in values.items():
             if role in self.connectors:
-                values[role] = self._connect(role, value, values)
-        like = values.get('student', next(iter(values.values()), None))
+                connect = partial(self._connect, role, value, values)
+                values[role] = self._guard(connect, values, f'the connector of {role!r}')
+        first = min(values, key=lambda role: (role != 'student', not _learns(role)), default=None)
+        like = None if first is None else self._one(first, values[first])
         for role in self.reads:
             if self._of_batch(role):
-                values[role] = read_batch(record['batch'], self.reads[role].split('.')[1], like)
+                read = partial(read_batch, record['batch'], self.reads[role].split('.')[1], like)
+                values[role] = self._guard(read, values, self.reads[role])
         return {role: values[role] for role in self.reads}
 
     def _connect(self, role: str, value: Tensor, values: dict[str, Any]) -> Tensor:
-        connector = self.connectors[role]
+        connector, other = self.connectors[role], self._counterpart(role)
         if not isinstance(connector, Connector):
             return connector(value)
-        other = next((v for r, v in values.items() if r != role and isinstance(v, Tensor)), value)
         # A bf16 teacher's map is resized in float32: the resize is cheap, its rounding is not.
-        return connector(value if role.startswith('student') else value.float(), size=tuple(other.shape[2:]))
+        return connector(value if _learns(role) else value.float(),
+                         size=tuple(self._one(other, values[other]).shape[2:]) if other else None)
+
+    def _counterpart(self, role: str) -> str:
+        """Return the read that ``role`` is compared with, by its name on the other side where it can; '' for none."""
+        others = [r for r in self.reads if r != role and not self._of_batch(r)]
+        here, there = ('student', 'teacher') if _learns(role) else ('teacher', 'student')
+        named = [r for r in others if r.rstrip('s') == role.replace(here, there, 1).rstrip('s')]
+        return next(iter(named + others), '')
+
+    def _one(self, role: str, value: Any) -> Any:
+        """Return the tensor whose shape stands for a read: of a stack or list the first."""
+        return value[0] if isinstance(self.reads[role], list) or isinstance(value, list) else value
 
     def _of_batch(self, role: str) -> bool:
         return isinstance(self.reads[role], str) and self.reads[role].startswith('batch.')
 
     def _read(self, role: str, record: Record) -> Any:
         reference = self.reads[role]
-        if isinstance(reference, list):
-            return torch.stack([_follow(ref, record) for ref in reference]).detach()
-        value = _follow(reference, record)
-        if role != 'student' and not role.startswith('student_'):
-            return [v.detach() for v in value] if isinstance(value, list) else value.detach()
-        for tensor in value if isinstance(value, list) else [value]:
-            if torch.is_grad_enabled() and not tensor.requires_grad:
-                raise RuntimeError(f"objective {self.name!r}: {role}='{reference}' carries no gradient, so the student would "
-                                   'learn nothing from it. The layer is frozen (frozen_stages, requires_grad=False), the '
-                                   'backbone checkpoints its activations (with_cp=True), or the reference is a teacher. '
-                                   'Mend: tap a trained layer, or with_cp=False')
-        return value
+        stacked = isinstance(reference, list)
+        value = [_follow(r, record) for r in reference] if stacked else _follow(reference, record)
+        tensors = value if isinstance(value, list) else [value]
+        if not _learns(role):
+            tensors = [tensor.detach() for tensor in tensors]
+        elif torch.is_grad_enabled() and not all(tensor.requires_grad for tensor in tensors):
+            raise RuntimeError(f'objective {self.name!r}: {role}={reference!r} carries no gradient, so the student '
+                               'would learn nothing from it. The layer is frozen (frozen_stages, requires_grad=False), '
+                               'the backbone checkpoints its activations (with_cp=True), or the reference is a '
+                               'teacher. Mend: tap a trained layer, or with_cp=False')
+        if stacked and len({tensor.shape for tensor in tensors}) > 1:
+            raise ValueError(f'objective {self.name!r}: {role} stacks {reference}, whose shapes differ: '
+                             f'{_shape(tensors)}. Mend: taps of one shape in every member')
+        return torch.stack(tensors) if stacked else tensors if isinstance(value, list) else tensors[0]
 
     def _expand(self, on: str | None, reads: dict[str, Any], known: dict[str, list[str]]) -> dict[str, Any]:
         where = f'objective {self.name!r}'
@@ -158,7 +180,8 @@ class Objective(BaseModule):
             for role in ('student', 'teacher'):
                 if role not in known:
                     raise KeyError(f"{where}: on={on!r} needs members named 'student' and 'teacher', there are "
-                                   f"{sorted(known)}. Mend: reads=dict(student='<member>.{on}', teacher='<member>.{on}')")
+                                   f"{sorted(known)}. Mend: reads=dict(student='<member>.{on}', "
+                                   f"teacher='<member>.{on}')")
                 reads.setdefault(role, f'{role}.{on}')
         if not reads:
             raise ValueError(f"{where} reads nothing. Mend: on='logits' or reads=dict(student='student.logits', …)")
@@ -166,17 +189,56 @@ class Objective(BaseModule):
 
     def _check_signature(self) -> None:
         where = f'objective {self.name!r}: {type(self.loss).__name__}'
-        parameters = inspect.signature(self.loss.forward).parameters
-        check_keys(self.reads, parameters, f'{where} reads')
-        missing = [n for n, p in parameters.items() if p.default is p.empty and n not in self.reads]
+        parameters = inspect.signature(self.loss.forward).parameters.values()
+        named = {p.name: p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            check_keys(self.reads, named, f'{where} reads')
+        missing = [n for n, p in named.items() if p.default is p.empty and n not in self.reads]
         if missing:
             raise TypeError(f'{where} also needs {missing}. Mend: on=…, or reads=dict({missing[0]}=…)')
+        if not any(map(_learns, self.reads)) and not any(True for _ in self.loss.parameters()):
+            raise ValueError(f"{where} reads {sorted(self.reads)}, but only an argument 'student' or 'student_…' "
+                             'carries gradient, so nothing would learn from it. Mend: name the argument of the loss so')
+
+    def _check_connectors(self, connectors: dict[str, Any]) -> None:
+        where = f'objective {self.name!r}: connectors'
+        for role in connectors:
+            if role not in self.reads:
+                raise KeyError(f'{where} name {role!r}, which it does not read{nearest(role, self.reads)} '
+                               f'(it reads {sorted(self.reads)})')
+        for role in self.auto:
+            if isinstance(self.reads[role], list) or not self._counterpart(role):
+                raise ValueError(f"{where}=dict({role}='auto') fits one map to another, but the objective reads "
+                                 f'{self.reads}. Mend: a connector of your own, or the other side')
+
+
+def _build(config: Any, where: str) -> nn.Module:
+    """Build a loss or connector; a misspelt type or argument names its nearest match."""
+    if isinstance(config, nn.Module):
+        return config
+    if not isinstance(config, dict) or 'type' not in config:
+        raise TypeError(f"{where} must be dict(type='…', …) or a module, got {config!r}")
+    kind = config['type']
+    if isinstance(kind, str):
+        with suppress(RuntimeError):  # so mmengine answers a name with an unknown prefix
+            kind = MODELS.get(kind)
+    if kind is None or isinstance(kind, str):
+        name = config['type'].split('.')[-1]
+        raise KeyError(f"{where}: {config['type']!r} is not registered{nearest(name, MODELS.module_dict)}")
+    parameters = inspect.signature(kind).parameters
+    if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
+        check_keys([key for key in config if key not in ('type', '_scope_')], parameters, f'{where} {kind.__name__}')
+    return build_part(config)
 
 
 def _resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:
     """Check a reference and expand a list or a glob into a list of references."""
     if isinstance(reference, list | tuple):
-        return [_resolve(r, known, where) for r in reference]
+        found = [_resolve(r, known, where) for r in reference]
+        flat = [r for item in found for r in (item if isinstance(item, list) else [item])]
+        if not references(flat) or references(flat) != flat:
+            raise ValueError(f"{where}: a list stacks taps of members ('<member>.<tap>'), got {reference!r}")
+        return flat
     member, dot, tap = str(reference).partition('.')
     if not dot or not isinstance(reference, str):
         raise ValueError(f"{where}: a reference is '<member>.<tap>' or 'batch.<name>', got {reference!r}")
@@ -200,6 +262,11 @@ def references(value: Any) -> list[str]:
     return [v for v in values if not v.startswith('batch.')]
 
 
+def _learns(role: str) -> bool:
+    """Return whether gradient flows through this argument of a loss."""
+    return role == 'student' or role.startswith('student_')
+
+
 def _follow(reference: str, record: Record) -> Any:
     member, tap = reference.split('.', 1)
     return record[member][tap]
@@ -218,8 +285,8 @@ def build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> M
         ValueError: There is none.
     """
     if not configs:
-        raise ValueError('objectives is empty: a Distiller without objectives is plain training. Mend: train the student '
-                         'by its own config, or add an objective')
+        raise ValueError('objectives is empty: a Distiller without objectives is plain training. Mend: train the '
+                         'student by its own config, or add an objective')
     built = {}
     for name, config in configs.items():
         check_keys(config, OBJECTIVE_KEYS, f'objective {name!r}')
@@ -227,5 +294,3 @@ def build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> M
             raise TypeError(f"objective {name!r} needs loss=dict(type=…), got the keys {sorted(config)}")
         built[name] = Objective(name, known=known, **config)
     return ModuleDict(built)
-
-

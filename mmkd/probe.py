@@ -21,9 +21,10 @@ def probe(distiller: 'Distiller') -> list[str]:
     The compiled form of a teacher is left alone: its hooks must be there when it is first traced.
     """
     size = tuple(getattr(distiller.data_preprocessor, 'size', None) or DEFAULT_SIZE)
+    # A generator of its own: torch.manual_seed would also seed every GPU, and the run's seed would be lost there.
+    inputs = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
+    inputs = inputs.to(next(distiller.students.parameters()).device)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        inputs = torch.randn(1, 3, *size).to(next(distiller.students.parameters()).device)
         samples = _samples(distiller.students.values(), size, inputs.device)
         batch = Batch(inputs, samples, distiller.members[distiller.predict_with].ignore_index)
         record: dict[str, Any] = {'batch': batch, **distiller.teachers.observe(batch, compiled=False)}
@@ -31,11 +32,11 @@ def probe(distiller: 'Distiller') -> list[str]:
             with _frozen(student), distiller.taps[name].recording() as seen:
                 student(inputs, samples, mode='loss' if samples else 'tensor')
             record[name] = distiller.taps[name].read(seen)
-        fitted = []
-        for objective in distiller.objectives.values():
-            fitted += objective.fit(record)
-            with _frozen(objective):
-                objective(record)
+    fitted = []
+    for objective in distiller.objectives.values():
+        fitted += objective.fit(record)  # what is built here is drawn from the run's own seed
+        with torch.random.fork_rng(devices=[]), _frozen(objective):
+            objective(record)
     return fitted
 
 
