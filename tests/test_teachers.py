@@ -133,9 +133,11 @@ def test_sync_bn_is_reverted() -> None:
 # ---------------------------------------------------------------------- its inputs
 
 def test_identical_preprocessors_pass_the_tensor_on() -> None:
-    data = batch()
-    assert teacher().prepare(data) is data.inputs
-    assert teacher(precision='bf16').renormalise.changes is False  # the statistics are read before the cast rounds them
+    data, same = batch(), tiny.preprocessor(mean=123.675, std=58.395)
+    run = teacher(trained(tiny.segmentor(8, data_preprocessor=same)), source=same)
+    assert run.prepare(data) is data.inputs
+    half = teacher(trained(tiny.segmentor(8, data_preprocessor=same)), source=same, precision='bf16')
+    assert torch.equal(half.prepare(data), data.inputs.bfloat16())  # mean and std are read before the cast rounds them
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
