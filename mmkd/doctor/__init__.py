@@ -1,0 +1,2 @@
+from mmkd.doctor.checkup import diagnose as diagnose
+from mmkd.doctor.report import Report as Report

@@ -1,0 +1,157 @@
+"""Checks of the data: folders, classes, label ids, and the batches that the rest is measured on."""
+import copy
+import inspect
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmkd.batch import Batch
+from mmkd.doctor.report import Report, explain
+
+
+def check_folders(cfg: Config, report: Report) -> None:
+    """Say which folders of images and labels are not there, and how they should lie."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        for dataset in _leaves(loader.get('dataset') if loader else None):
+            missing = missing_folders(dataset)
+            if missing:
+                # Training never opens the test images.
+                (report.warn if split == 'test' else report.error)(_layout(split, dataset, missing))
+
+
+def missing_folders(dataset: dict) -> list[str]:
+    """Return the folders (and the list of files) that a data set's config names and that do not exist."""
+    root = dataset.get('data_root') or ''
+    named = [os.path.join(root, path) for path in (dataset.get('data_prefix') or {}).values() if path is not None]
+    wrong = [path for path in named if '://' not in path and not os.path.isdir(path)]
+    ann_file = dataset.get('ann_file')
+    path = os.path.join(root, ann_file) if ann_file else ''
+    return wrong + ([path] if path and '://' not in path and not os.path.exists(path) else [])
+
+
+def _layout(split: str, dataset: dict, missing: list[str]) -> str:
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset['type'], str) else dataset['type']
+    parameters = inspect.signature(kind).parameters if kind else {}
+
+    def suffix(name: str) -> str:
+        default = getattr(parameters.get(name), 'default', '.*')
+        return dataset.get(name, default if isinstance(default, str) else '.*')
+
+    lines = [f'  {os.path.join(path, "*" + suffix("img_suffix" if key == "img_path" else "seg_map_suffix"))}'
+             for key, path in (dataset.get('data_prefix') or {}).items() if path is not None]
+    listed = f'  {dataset["ann_file"]}\n' if dataset.get('ann_file') else ''
+    return (f'{split} data is not there: {", ".join(missing)} (relative paths start at {os.getcwd()}).\nExpected: '
+            f'{dataset.get("data_root") or "."}/ with\n' + '\n'.join(lines) + f'\n{listed}'
+            f'Mend: lay the data out so, or set {split}_dataloader.dataset.data_root; --fake-data checks all else')
+
+
+def draw_batches(cfg: Config, report: Report, count: int, batch_size: int) -> tuple[list[dict], int]:
+    """Return the first training batches (as many as could be drawn) and the size of the data set."""
+    loader: Any = None
+    batches: list[dict] = []
+    try:
+        loader = Runner.build_dataloader(in_this_process(cfg.train_dataloader, batch_size), seed=0)
+        for data in loader:
+            batches.append(data)
+            if len(batches) == count:
+                break
+    except Exception as error:
+        report.error(f'the training data cannot be read: {explain(error)}')
+    if loader is not None and not batches and not report.errors:
+        report.error(f'the training data set gives no batch of {batch_size}: it has {len(loader.dataset)} samples')
+    return batches, len(loader.dataset) if loader is not None else 0
+
+
+def check_classes(cfg: Config, students: dict[str, nn.Module], teachers: dict[str, nn.Module], report: Report) -> None:
+    """Compare the number of classes of data, students and teachers."""
+    classes = _classes(cfg)
+    heads = {name: num_classes_of(model) for name, model in {**students, **teachers}.items()}
+    for name in students:
+        if classes and heads[name] and heads[name] != classes:
+            report.error(f'student {name!r} has {heads[name]} classes, the training data {classes}. Mend: num_classes '
+                         'of every head, or the data set')
+    first = next((heads[name] for name in students), None)
+    for name in teachers:
+        if first and heads[name] and heads[name] != first:
+            report.warn(f'teacher {name!r} has {heads[name]} classes, the student {first}: only their features can be '
+                        'compared')
+
+
+def check_labels(batches: list[dict], preprocessor: nn.Module, num_classes: int, ignore_index: int,
+                 report: Report) -> tuple[list[tuple[str, str]], list[dict]]:
+    """Report label ids that no class has, and batches without a valid position.
+
+    Returns:
+        What the labels hold, as rows of a table, and the batches that could be trained on.
+    """
+    good: list[dict] = []
+    wrong: dict[str, list[str]] = {}
+    seen = torch.zeros(num_classes, dtype=torch.long)
+    void = total = 0
+    for data in batches:
+        try:
+            ready = preprocessor(copy.deepcopy(data), True)  # it pads the labels in place
+            batch = Batch(ready['inputs'], ready['data_samples'], ignore_index)
+            labels = batch.labels
+            void, total = void + int((~batch.valid).sum()), total + labels.numel()
+            seen += _histogram(labels.cpu(), num_classes)
+            batch.check_labels(num_classes)
+            good.append(data)
+        except Exception as error:
+            text = explain(error)
+            wrong.setdefault(re.sub(r' \(from .*?\)', '', text), []).append(text)  # one mistake, many files
+    for texts in wrong.values():
+        report.error(f'{texts[0]} [{len(texts)} of {len(batches)} batches]')
+    absent = [i for i, n in enumerate(seen.tolist()) if n == 0]
+    unseen = f', not {absent[:10]}' if absent else ''
+    rows = [('classes seen', f'{num_classes - len(absent)} of {num_classes}{unseen}'),
+            ('ignored pixels', f'{100 * void / max(total, 1):.1f} %')]
+    return rows, good
+
+
+def _histogram(labels: Tensor, num_classes: int) -> Tensor:
+    inside = labels[(labels >= 0) & (labels < num_classes)]
+    return torch.bincount(inside.flatten().long(), minlength=num_classes)
+
+
+def in_this_process(loader: Any, batch_size: int) -> dict:
+    """Return the config of a data loader without workers."""
+    config = {key: value for key, value in loader.items() if key not in ('prefetch_factor', 'persistent_workers')}
+    return {**config, 'num_workers': 0, 'batch_size': batch_size}
+
+
+def _leaves(dataset: Any) -> Iterator[dict]:
+    """Yield the data sets inside RepeatDataset, ConcatDataset and the like."""
+    if isinstance(dataset, list | tuple):
+        for part in dataset:
+            yield from _leaves(part)
+    elif isinstance(dataset, dict):
+        inner = [dataset[key] for key in ('dataset', 'datasets') if key in dataset]
+        for part in inner:
+            yield from _leaves(part)
+        if not inner:
+            yield dataset
+
+
+def _classes(cfg: Config) -> int | None:
+    dataset = next(_leaves(cfg.get('train_dataloader', {}).get('dataset')), {})
+    own = (dataset.get('metainfo') or {}).get('classes')
+    kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
+    classes = own or (getattr(kind, 'METAINFO', None) or {}).get('classes')
+    return len(classes) if isinstance(classes, list | tuple) else None
+
+
+def num_classes_of(model: nn.Module | None) -> int | None:
+    """Return the number of classes of a segmentor's (last) decode head, None for anything else."""
+    head = getattr(model, 'decode_head', None)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    classes = getattr(head, 'num_classes', None)
+    return classes if isinstance(classes, int) else None

@@ -1,0 +1,95 @@
+"""Checks of what surrounds the model: names of settings, seed, schedule, batch size, disk."""
+import copy
+import shutil
+from difflib import get_close_matches
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import OPTIMIZERS
+from mmengine.runner import Runner
+
+from mmkd.checks import nearest
+from mmkd.doctor.report import Report
+from mmkd.launch import prepare_config
+
+NEEDED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
+
+
+def check_run(cfg: Config, report: Report) -> None:
+    """Check the settings of a run and table them."""
+    known = list(signature(Runner.__init__).parameters)
+    for key in NEEDED:
+        if key not in cfg:
+            report.error(f'the config has no {key!r}, so nothing can be trained')
+    for key in cfg:
+        near = get_close_matches(key, known, n=1, cutoff=0.85) if key not in known else []
+        if near:
+            report.warn(f"the setting {key!r} is none of the Runner's; did you mean {near[0]!r}?")
+    _check_seed(cfg, report)
+    _check_optimizers(cfg.get('optim_wrapper') or {}, report)
+    try:
+        prepare_config(copy.deepcopy(cfg))
+    except Exception as error:
+        report.error(error)
+    iterations = (cfg.get('train_cfg') or {}).get('max_iters')
+    _check_schedule(cfg, iterations, report)
+    batch, counts, base = _batch(cfg)
+    if base and batch * counts != base:
+        many = f' on {base // (batch * counts)} devices, or' if base % (batch * counts) == 0 else ''
+        report.warn(f'the learning rate is meant for a batch of {base}, one device sees {batch * counts}. Mend: '
+                    f'train{many} with --auto-scale-lr')
+    report.table('run', ('setting', 'value'), [
+        ('batch size of a device', batch), ('gradient accumulation', counts),
+        ('effective batch size on one device', batch * counts), ('batch size of the recipe', base or 'not said'),
+        ('iterations', iterations or '–'), ('seed', (cfg.get('randomness') or {}).get('seed'))])
+
+
+def check_disk(cfg: Config, checkpoint: int, report: Report) -> None:
+    """Warn where the checkpoints that a run keeps, of so many bytes each, do not fit on the disk."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    kept = hook.get('max_keep_ckpts', -1)
+    iterations = (cfg.get('train_cfg') or {}).get('max_iters') or 0
+    files = (kept if kept > 0 else iterations // max(hook.get('interval', 1), 1)) + 2  # the best, and one being written
+    folder = Path(cfg.get('work_dir') or '.').absolute()
+    free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
+    if files * checkpoint > free:
+        report.warn(f'{files} checkpoints of {checkpoint / 2**20:.0f} MiB need {files * checkpoint / 2**30:.1f} GiB, '
+                    f'but {folder} has {free / 2**30:.1f} GiB free. Mend: default_hooks.checkpoint.max_keep_ckpts')
+
+
+def _check_seed(cfg: Config, report: Report) -> None:
+    if (cfg.get('randomness') or {}).get('seed') is not None:
+        return
+    text = 'no seed is set, so a run can be neither repeated nor resumed exactly. Mend: randomness=dict(seed=0)'
+    if any('ExactResumeHook' in str(hook.get('type')) for hook in cfg.get('custom_hooks') or []):
+        report.error(f'{text} (ExactResumeHook will not start without one)')
+    else:
+        report.warn(text)
+
+
+def _check_optimizers(wrappers: dict, report: Report) -> None:
+    for one in (wrappers, *wrappers.values()):
+        kind = (one.get('optimizer') or {}).get('type') if isinstance(one, dict) else None
+        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:  # mmengine: 'None is not a callable object'
+            report.error(f'there is no optimizer {kind!r}{nearest(kind, OPTIMIZERS.module_dict)}')
+
+
+def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None:
+    schedulers: Any = cfg.get('param_scheduler') or []
+    named = schedulers.values() if isinstance(schedulers, dict) and 'type' not in schedulers else [schedulers]
+    for group in named:
+        ends = [one['end'] for one in (group if isinstance(group, list) else [group])
+                if not one.get('by_epoch', True) and one.get('end') is not None]
+        if iterations and ends and max(ends) != iterations:
+            report.warn(f'the learning rate is scheduled for {max(ends)} iterations, but training takes {iterations}. '
+                        'Mend: one number for train_cfg.max_iters and the end of param_scheduler')
+
+
+def _batch(cfg: Config) -> tuple[int, int, int | None]:
+    """Return the batch size of a device, the gradient accumulation, and the batch size that the recipe is for."""
+    wrappers = cfg.get('optim_wrapper') or {}
+    counts = [one.get('accumulative_counts', 1) for one in (wrappers, *wrappers.values()) if isinstance(one, dict)]
+    base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
+    return (cfg.get('train_dataloader') or {}).get('batch_size', 1), max(counts, default=1), base
