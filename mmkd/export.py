@@ -64,12 +64,12 @@ def student_config(member: Member, run: Config) -> Config:
     return Config(config)
 
 
-def write_student(state_dict: dict[str, Any], meta: dict[str, Any], path: Path, config: Config) -> Path:
-    """Write weights, and ``config.py`` beside them, each as a whole or not at all; return the config's path."""
+def write_student(state_dict: dict[str, Any], meta: dict[str, Any], path: Path, config: str) -> Path:
+    """Write weights, and the text ``config`` beside them, each as a whole or not at all; return the config's path."""
     content = BytesIO()
     torch.save(dict(state_dict=state_dict, meta=meta), content)
     write_atomically(content.getvalue(), path)
-    write_atomically(config.pretty_text.encode(), path.parent / 'config.py')
+    write_atomically(config.encode(), path.parent / 'config.py')
     return path.parent / 'config.py'
 
 
@@ -104,6 +104,6 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
     value = (run.model.get('students') or {}).get(member) or run.model.student
     weights = Path(out) if str(out).endswith('.pth') else Path(out) / f'{member}.pth'
     config = student_config(Member.parse(member, 'student', value), run)
-    return weights, write_student(state, student_meta(meta, member), weights, config)
+    return weights, write_student(state, student_meta(meta, member), weights, config.pretty_text)
 
 

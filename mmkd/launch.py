@@ -62,6 +62,13 @@ def build_runner(cfg: Config) -> Runner:
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
+def leave_process_group() -> None:
+    """End a distributed run; gloo's threads abort a process that exits before, after its work was done."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def is_distiller(cfg: Config) -> bool:
     """Return whether the config's model is a Distiller."""
     kind = cfg.get('model', {}).get('type', '')

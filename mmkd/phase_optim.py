@@ -1,5 +1,6 @@
 """Optimizers by phase: the constructor that ``optim_wrapper`` names, and the dictionary it returns."""
 import copy
+import logging
 from typing import Any
 
 from mmengine.logging import print_log
@@ -7,7 +8,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWr
 from torch import nn
 
 from mmkd.checks import nearest
-from mmkd.phases import check_optimizers, grad_norm_key
+from mmkd.phases import Phase, check_optimizers, grad_norm_key
 from mmkd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
@@ -48,7 +49,7 @@ class PhaseOptimWrapperConstructor:
     Raises:
         TypeError: Stray keys of a single optimizer (``type``, ``optimizer``, ``clip_grad``) beside the names.
         KeyError: A phase's optimizer is missing; a prefix names no parameter.
-        ValueError: An optimizer owns no parameter.
+        ValueError: An optimizer owns no parameter; a student's own losses would train nothing.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
@@ -71,7 +72,10 @@ class PhaseOptimWrapperConstructor:
         check_optimizers(phases, list(self.configs))
         for name in set(self.configs) - set(names):
             print_log(f'mmkd: no phase uses the optimizer {name!r}, so it is not built', logger='current')
-        wrappers = {name: self._build(name, model, self._owned(name, model)) for name in names}
+        owned = {name: self._owned(name, model) for name in names}
+        wrappers = {name: self._build(name, model, owned[name]) for name in names}
+        _check_task(model, next(phase for phase in phases if phase.task), owned)
+        _warn_of_idle(model, set().union(*owned.values()))
         for name, wrapper in wrappers.items():
             wrapper.grad_name = grad_norm_key(phases, name)
         return next(iter(wrappers.values())) if len(wrappers) == 1 else PhaseOptimWrapperDict(**wrappers)
@@ -88,7 +92,7 @@ class PhaseOptimWrapperConstructor:
         config.pop('params', None)
         paramwise = config.pop('paramwise_cfg', None) or self.paramwise_cfg
         if not owned:
-            raise ValueError(f'optimizer {name!r} owns no parameter')
+            raise ValueError(f"optimizer {name!r} owns no parameter. Mend: params='students', 'critics' or [prefixes]")
         if not paramwise:  # one group: hundreds of groups of one would make each step slower
             own = nn.ParameterList(p for p in model.parameters() if id(p) in owned)
             return DefaultOptimWrapperConstructor(config)(own)
@@ -111,3 +115,20 @@ class PhaseOptimWrapperConstructor:
             raise ValueError(f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes of "
                              f'parameter names, got {params!r}')
         return {id(p) for n, p in model.named_parameters() if n.startswith(critics) == (params == 'critics')}
+
+
+def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
+    """Say which trainable parameters no optimizer holds: prefixes may leave out more than was meant."""
+    idle = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
+    if idle:
+        print_log(f'mmkd: no optimizer holds {len(idle)} parameters, which will not be trained: '
+                  f'{", ".join(idle[:3])}{", …" if len(idle) > 3 else ""}', logger='current', level=logging.WARNING)
+
+
+def _check_task(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
+    """Refuse a student whose own losses would reach no optimizer that holds it."""
+    for name, student in model.students.items():
+        if not any(id(p) in owned[phase.optimizer] for p in student.parameters()):
+            raise ValueError(f'phase {phase.name!r} takes the task losses, but its optimizer {phase.optimizer!r} holds '
+                             f'no parameter of student {name!r}, whose own losses would train nothing. Mend: '
+                             "params='students' in that optimizer")

@@ -7,7 +7,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 # isort: split
 from mmengine.config import DictAction
 
-from mmkd.launch import build_runner, check_checkpoint, load_config, prepare_config
+from mmkd.launch import build_runner, check_checkpoint, leave_process_group, load_config, prepare_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,6 +36,7 @@ def main() -> None:
         cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
                               save_dir=args.show_dir, name='visualizer')
     build_runner(prepare_config(cfg, args.launcher)).test()
+    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -7,7 +7,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 # isort: split
 from mmengine.config import DictAction
 
-from mmkd.launch import build_runner, load_config, prepare_config
+from mmkd.launch import build_runner, leave_process_group, load_config, prepare_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,6 +36,7 @@ def main() -> None:
             raise SystemExit('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
         cfg.auto_scale_lr.enable = True
     build_runner(prepare_config(cfg, args.launcher, args.amp)).train()
+    leave_process_group()
 
 
 if __name__ == '__main__':

@@ -2,7 +2,6 @@
 import re
 from pathlib import Path
 
-from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -34,7 +33,7 @@ class ExportStudentHook(Hook):
 
     def __init__(self, members: list[str] | None = None) -> None:
         self.members = members
-        self.configs: dict[str, Config] = {}
+        self.configs: dict[str, str] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Make the configs now: a student that has none would end the run at its first checkpoint."""
@@ -64,7 +63,7 @@ class ExportStudentHook(Hook):
             if name not in students:
                 raise KeyError(f'ExportStudentHook: members names {name!r}, which is no student'
                                f'{nearest(name, students)} (students: {list(students)})')
-            self.configs[name] = student_config(model.members[name], runner.cfg)
+            self.configs[name] = student_config(model.members[name], runner.cfg).pretty_text
         self.several = len(students) > 1
 
     def _folder(self, runner: Runner, name: str) -> Path:

@@ -1,0 +1,218 @@
+"""From a config file to a Runner: settings, precision, schedules by optimizer name, the distributed wrapper."""
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.runner import Runner
+from tiny import distiller, holistic, objectives, segmentor
+
+from mmkd import launch
+from mmkd.launch import check_checkpoint, is_distiller, load_config, prepare_config
+
+LINEAR = dict(type='LinearLR', start_factor=0.5, begin=0, end=10, by_epoch=False)
+POLY = dict(type='PolyLR', power=0.9, begin=0, end=100, by_epoch=False)
+
+
+def config(critic: bool = True, phases: list | None = None, model: dict | None = None, **changes: Any) -> Config:
+    terms = objectives(holistic=holistic()) if critic else objectives()
+    wrapper = dict(constructor='mmkd.PhaseOptimWrapperConstructor',
+                   student=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
+                   critic=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3)))
+    return Config(dict(model=model or distiller(objectives=terms, phases=phases), optim_wrapper=wrapper) | changes)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decide as on a machine that has a GPU."""
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+
+
+@pytest.fixture
+def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note the backends of process groups in place of starting them."""
+    backends: list[str] = []
+    monkeypatch.setattr(dist, 'init_process_group', backends.append)
+    return backends
+
+
+# ---------------------------------------------------------------- the file
+
+
+def test_a_missing_config_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / 'pspnet_r18.py').write_text('')
+    with pytest.raises(FileNotFoundError, match="pspnet_r19.py' is not there; did you mean 'pspnet_r18.py'"):
+        load_config(str(tmp_path / 'pspnet_r19.py'))
+    with pytest.raises(FileNotFoundError, match="config 'nowhere/at/all.py' is not there$"):
+        load_config('nowhere/at/all.py')
+
+
+def test_options_and_work_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'recipe.py'
+    path.write_text('model = dict(type="A", depth=18)\n')
+    assert load_config(str(path)).work_dir == str(Path('work_dirs') / 'recipe')
+    assert load_config(str(path), work_dir='here').work_dir == 'here'
+    assert load_config(str(path), {'model.depth': 50}).model.depth == 50
+    path.write_text('work_dir = "mine"\n')
+    assert load_config(str(path)).work_dir == 'mine'
+    assert load_config(str(path), work_dir='here').work_dir == 'here'
+
+
+def test_configs_by_package() -> None:
+    cfg = load_config('mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py')
+    assert cfg.model.backbone.depth == 18
+    assert cfg.work_dir == str(Path('work_dirs') / 'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024')
+
+
+@pytest.mark.parametrize(('model', 'expected'), [
+    (dict(type='mmkd.Distiller'), True), (dict(type='Distiller'), True), (dict(type='EncoderDecoder'), False)])
+def test_is_distiller(model: dict, expected: bool) -> None:
+    from mmkd import Distiller
+    assert is_distiller(Config(dict(model=model))) is expected
+    assert is_distiller(Config(dict(model=dict(type=Distiller))))
+    assert not is_distiller(Config(dict()))
+
+
+# ---------------------------------------------------------------- precision
+
+
+def test_amp_reaches_every_optimizer_on_a_gpu(gpu: None) -> None:
+    cfg = config()
+    cfg.optim_wrapper.critic.loss_scale = 512.
+    prepare_config(cfg, amp=True)
+    assert [cfg.optim_wrapper[name].type for name in ('student', 'critic')] == ['AmpOptimWrapper'] * 2
+    assert [cfg.optim_wrapper[name].loss_scale for name in ('student', 'critic')] == ['dynamic', 512.]
+    assert cfg.optim_wrapper.constructor == 'mmkd.PhaseOptimWrapperConstructor'
+    assert 'type' not in cfg.optim_wrapper
+
+
+def test_amp_on_a_cpu_is_bfloat16() -> None:
+    """mmengine's AmpOptimWrapper refuses a CPU; what only it takes goes."""
+    cfg = config()
+    amp = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
+    cfg.optim_wrapper.student.update(accumulative_counts=2, **amp)
+    prepare_config(cfg, amp=True)
+    assert cfg.optim_wrapper.student == dict(type='mmkd.Bf16OptimWrapper', accumulative_counts=2,
+                                             optimizer=dict(type='SGD', lr=0.1))
+    assert cfg.optim_wrapper.critic.type == 'mmkd.Bf16OptimWrapper'
+
+
+def test_amp_of_a_single_optimizer() -> None:
+    cfg = config(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)))
+    assert prepare_config(cfg, amp=True).optim_wrapper.type == 'mmkd.Bf16OptimWrapper'
+    assert prepare_config(config(), amp=False).optim_wrapper.student.type == 'OptimWrapper'
+
+
+# ---------------------------------------------------------------- schedules
+
+
+def test_a_list_serves_every_optimizer() -> None:
+    cfg = config(param_scheduler=[POLY])
+    assert prepare_config(cfg).param_scheduler == [POLY]
+
+
+def test_an_optimizer_without_schedule_is_constant() -> None:
+    """mmengine dies with KeyError 'critic'."""
+    cfg = prepare_config(config(param_scheduler=dict(student=[POLY])))
+    assert cfg.param_scheduler == dict(student=[POLY], critic=[])
+
+
+def test_one_remaining_optimizer_takes_its_own_list() -> None:
+    both = dict(student=[LINEAR, POLY], critic=[POLY])
+    assert prepare_config(config(critic=False, param_scheduler=both)).param_scheduler == [LINEAR, POLY]
+    assert prepare_config(config(critic=False, param_scheduler=dict(student=POLY))).param_scheduler == [POLY]
+    assert prepare_config(config(critic=False, param_scheduler=dict(critic=[POLY]))).param_scheduler == []
+    assert prepare_config(config(model=segmentor(), param_scheduler=both)).param_scheduler == [LINEAR, POLY]
+
+
+def test_written_phases_say_which_optimizers_there_are() -> None:
+    phases = [dict(name='a', optimizer='student', task=True, objectives=['pixel', 'holistic']),
+              dict(name='b', optimizer='feature', objectives=['pair']),
+              dict(name='c', optimizer='critic', critics=['holistic'])]
+    cfg = config(phases=phases, param_scheduler=dict(student=[POLY]))
+    cfg.optim_wrapper.feature = cfg.optim_wrapper.student
+    cfg.optim_wrapper.idle = cfg.optim_wrapper.student
+    cfg.param_scheduler.idle = [POLY]
+    assert prepare_config(cfg).param_scheduler == dict(student=[POLY], feature=[], critic=[])
+
+
+def test_a_schedule_for_an_unknown_optimizer() -> None:
+    with pytest.raises(KeyError, match=r"param_scheduler names the optimizer 'critics'; did you mean 'critic'\? "
+                                       r".optim_wrapper has \['student', 'critic'\]"):
+        prepare_config(config(param_scheduler=dict(student=[POLY], critics=[POLY])))
+
+
+def test_a_critic_is_known_by_what_its_class_can_do() -> None:
+    """Not by its name, nor by a ``critic`` key: both have defaults."""
+    adversarial = dict(objectives=dict(h=dict(loss=dict(type='AdversarialLoss'), on='logits')))
+    cfg = config(model=distiller(**adversarial), param_scheduler=dict(student=[POLY]))
+    assert prepare_config(cfg).param_scheduler == dict(student=[POLY], critic=[])
+    adversarial['objectives']['h']['loss']['type'] = 'mmkd.AdversarialLoss'
+    cfg = config(model=distiller(**adversarial), param_scheduler=dict(student=[POLY]))
+    assert prepare_config(cfg).param_scheduler == dict(student=[POLY], critic=[])
+
+
+def test_no_optimizer_at_all_is_a_test_run() -> None:
+    assert prepare_config(Config(dict(model=distiller()))).launcher == 'none'
+
+
+# ---------------------------------------------------------------- distributed
+
+
+def test_the_wrapper_on_gpus(gpu: None, group: list[str]) -> None:
+    """mmengine's own where it can serve: one phase. No group is started: mmengine will, with the config's backend."""
+    assert prepare_config(config(), 'pytorch').model_wrapper_cfg == dict(type='mmkd.PhasedDDP')
+    assert prepare_config(config(critic=False), 'pytorch').get('model_wrapper_cfg') is None
+    assert prepare_config(config(model=segmentor()), 'slurm').get('model_wrapper_cfg') is None
+    assert prepare_config(config(model_wrapper_cfg=dict(type='Mine')), 'pytorch').model_wrapper_cfg.type == 'Mine'
+    assert prepare_config(config(), 'none').get('model_wrapper_cfg') is None
+    assert group == []
+
+
+def test_the_wrapper_on_cpus(group: list[str]) -> None:
+    for critic in (True, False):
+        cfg = prepare_config(config(critic=critic), 'pytorch')
+        assert cfg.model_wrapper_cfg == dict(type='mmkd.PhasedDDP')
+        assert cfg.launcher == 'pytorch'
+    assert group == ['gloo'] * 2
+
+
+def test_a_plain_model_on_cpus_loses_sync_bn(group: list[str]) -> None:
+    cfg = prepare_config(config(model=segmentor(norm='SyncBN')), 'pytorch')
+    assert cfg.model_wrapper_cfg == dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    assert 'SyncBN' not in str(cfg.model)
+    assert cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
+    assert cfg.model.auxiliary_head.norm_cfg.type == 'BN'
+
+
+def test_other_launchers_need_gpus(group: list[str]) -> None:
+    with pytest.raises(ValueError, match='--launcher slurm needs GPUs. Mend: torchrun … --launcher pytorch also runs'):
+        prepare_config(config(), 'slurm')
+
+
+# ---------------------------------------------------------------- checkpoints to test
+
+
+def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
+    """mmengine logs the missing keys and goes on with random weights."""
+    distilled, plain = tmp_path / 'iter_1.pth', tmp_path / 'student.pth'
+    torch.save(dict(state_dict={'students.student.w': torch.ones(1)}), distilled)
+    torch.save(dict(state_dict={'w': torch.ones(1)}), plain)
+    check_checkpoint(config(), str(distilled))
+    check_checkpoint(config(model=segmentor()), str(plain))
+    with pytest.raises(ValueError, match="student.pth holds no students: it is the checkpoint of a plain model.*Mend: "
+                                         "test it by its own config"):
+        check_checkpoint(config(), str(plain))
+    with pytest.raises(ValueError, match="iter_1.pth is the checkpoint of a Distiller.*export the student first"):
+        check_checkpoint(config(model=segmentor()), str(distilled))
+    with pytest.raises(FileNotFoundError, match="iter_2.pth does not exist; did you mean 'iter_1.pth'"):
+        check_checkpoint(config(), str(tmp_path / 'iter_2.pth'))
+
+
+def test_build_runner(tmp_path: Path) -> None:
+    runner = launch.build_runner(Config(dict(model=segmentor(4, size=32), work_dir=str(tmp_path), default_scope='mmseg',
+                                             log_level='ERROR', experiment_name='launch')))
+    assert type(runner) is Runner
+    assert runner.model.decode_head.num_classes == 11

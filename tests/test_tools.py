@@ -1,0 +1,152 @@
+"""tools/train.py, tools/test.py and tools/export_student.py as they are called from a shell."""
+import json
+import os
+import re
+import runpy
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from runs import ROOT, model_of, run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from tiny import segmentor
+
+
+def shell(*arguments: Any, cwd: Path) -> str:
+    """Run Python from another folder with nothing but the checkout on the path; return what it printed."""
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def here(tool: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a tool in this process, which has imported everything already."""
+    monkeypatch.setattr(sys, 'argv', [tool, *map(str, arguments)])
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
+
+
+def config_file(folder: Path, **changes: Any) -> Path:
+    """Write a config as users have them; its work dir is left open."""
+    cfg = run_config(folder, **changes).to_dict()
+    own = {key: value for key, value in cfg.items() if key not in ('work_dir', 'experiment_name', 'log_level')}
+    path = folder / 'recipe.py'
+    path.write_text(Config(own).pretty_text)
+    return path
+
+
+def names(run: str) -> list[str]:
+    """Return options that keep runs of one process apart: mmengine holds loggers and visualizers by name."""
+    return ['--cfg-options', f'experiment_name={run}', f'visualizer.name={run}']
+
+
+def mious(text: str) -> list[float]:
+    return [float(value) for value in re.findall(r'\bmIoU: (\d+\.\d+)', text)]
+
+
+@pytest.mark.slow
+def test_train_resume_test_and_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                      capfd: pytest.CaptureFixture) -> None:
+    """A user's evening: train with --amp, resume, test the checkpoint, export the student and test that."""
+    path, work = config_file(tmp_path, max_iters=2), tmp_path / 'work_dirs/recipe'
+    text = shell(ROOT / 'tools/train.py', path, '--amp', cwd=tmp_path)
+    assert (work / 'last_checkpoint').read_text().endswith('iter_2.pth')  # the default work dir has the config's name
+    dumped = Config.fromfile(work / 'recipe.py')
+    assert [dumped.optim_wrapper[name].type for name in ('student', 'critic')] == ['mmkd.Bf16OptimWrapper'] * 2
+    assert "teacher 'teacher' on the validation set" in text
+    assert len(mious(text)) == 1
+
+    here('train.py', path, '--resume', '--work-dir', work, *names('resumed'), 'train_cfg.max_iters=4',
+         'optim_wrapper.critic.optimizer.lr=0.002', monkeypatch=monkeypatch)
+    lines = sorted(work.glob('*/vis_data/scalars.json'))[-1].read_text().splitlines()
+    assert [line['iter'] for line in map(json.loads, lines) if 'loss' in line] == [3, 4]
+    said = ''.join(capfd.readouterr())
+    assert 'resumed epoch: 0, iter: 2' in said
+    validation = mious(said)[-1]
+
+    here('test.py', path, work / 'iter_4.pth', '--work-dir', tmp_path / 'tested', '--show-dir', tmp_path / 'shown',
+         *names('tested'), monkeypatch=monkeypatch)
+    assert mious(''.join(capfd.readouterr()))[-1] == validation
+    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 6
+
+    here('export_student.py', work / 'iter_4.pth', tmp_path / 'out/net.pth', monkeypatch=monkeypatch)
+    assert (f'wrote {tmp_path}/out/net.pth and {tmp_path}/out/config.py; load them with mmseg.apis.init_model('
+            in capfd.readouterr().out)
+    here('test.py', tmp_path / 'out/config.py', tmp_path / 'out/net.pth', '--work-dir', tmp_path / 'plain',
+         *names('plain'), monkeypatch=monkeypatch)
+    assert mious(''.join(capfd.readouterr()))[-1] == validation
+
+
+@pytest.mark.slow
+def test_two_processes_by_torchrun_on_a_cpu(tmp_path: Path) -> None:
+    """SyncBN in the student, two optimizers, a validation by both ranks."""
+    student = segmentor(4, num_classes=3, size=32, norm='SyncBN')
+    path = config_file(tmp_path, model=model_of(student=student), max_iters=2)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    text = shell('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_addr=127.0.0.1',
+                 f'--master_port={port}', ROOT / 'tools/train.py', path, '--launcher', 'pytorch',
+                 '--work-dir', tmp_path / 'work', cwd=tmp_path)
+    assert 'PhasedDDP: SyncBN cannot run on a CPU, so it is reverted to BN' in text
+    saved = torch.load(tmp_path / 'work/iter_2.pth', weights_only=False)
+    assert saved['meta']['iter'] == 2
+    assert set(saved['optimizer']) == {'student', 'critic'}
+    assert all(value.isfinite().all() for value in saved['state_dict'].values())
+    assert len(mious(text)) == 1
+    assert (tmp_path / 'work/student/iter_2.pth').is_file()
+
+
+# ---------------------------------------------------------------- options and refusals
+
+
+def test_auto_scale_lr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch 2 at a base of 16: every optimizer's rate is an eighth."""
+    path = config_file(tmp_path, max_iters=1, interval=1, val_interval=9, param_scheduler=[])
+    with pytest.raises(SystemExit, match='--auto-scale-lr needs auto_scale_lr=dict.base_batch_size=…. in the config'):
+        here('train.py', path, '--auto-scale-lr', '--work-dir', tmp_path / 'w', monkeypatch=monkeypatch)
+    here('train.py', path, '--auto-scale-lr', '--work-dir', tmp_path / 'w', *names('auto'),
+         'auto_scale_lr.base_batch_size=16', monkeypatch=monkeypatch)
+    groups = {name: state['param_groups'][0]['lr'] for name, state in
+              torch.load(tmp_path / 'w/iter_1.pth', weights_only=False)['optimizer'].items()}
+    assert groups == {'student': pytest.approx(0.05 / 8), 'critic': pytest.approx(1e-3 / 8)}
+
+
+def test_a_config_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'recipe.py').write_text('')
+    for tool in ('train.py', 'test.py'):
+        with pytest.raises(FileNotFoundError, match="did you mean 'recipe.py'"):
+            here(tool, tmp_path / 'recipes.py', *(['x.pth'] if tool == 'test.py' else []), monkeypatch=monkeypatch)
+
+
+def test_a_plain_checkpoint_is_not_tested_as_a_distiller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = config_file(tmp_path)
+    torch.save(dict(state_dict={'backbone.w': torch.ones(1)}), tmp_path / 'plain.pth')
+    with pytest.raises(ValueError, match='plain.pth holds no students'):
+        here('test.py', path, tmp_path / 'plain.pth', monkeypatch=monkeypatch)
+
+
+def test_export_of_an_unknown_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(dict(state_dict={'students.student.w': torch.ones(1)}, meta=dict(cfg='')), tmp_path / 'iter_1.pth')
+    with pytest.raises(KeyError, match="no student 'studen' in this checkpoint; did you mean 'student'"):
+        here('export_student.py', tmp_path / 'iter_1.pth', tmp_path / 'x.pth', '--member', 'studen',
+             monkeypatch=monkeypatch)
+
+
+@pytest.mark.parametrize('tool', ['train.py', 'test.py', 'export_student.py'])
+def test_help_and_unknown_flags(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stop:
+        here(tool, '--help', monkeypatch=monkeypatch)
+    assert stop.value.code == 0
+    said = capsys.readouterr().out
+    flags = dict(train=['--work-dir', '--resume', '--amp', '--cfg-options', '--launcher', '--auto-scale-lr'],
+                 test=['--work-dir', '--cfg-options', '--launcher', '--show-dir'], export_student=['--member'])
+    assert all(flag in said for flag in flags[tool.removesuffix('.py')])
+    with pytest.raises(SystemExit) as stop:
+        here(tool, 'a', 'b', '--no-such-flag', monkeypatch=monkeypatch)
+    assert stop.value.code == 2
