@@ -1,6 +1,7 @@
 """From a config file to a Runner: settings, precision, schedules by optimizer name, the distributed wrapper."""
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mmengine.runner import Runner
 from tiny import distiller, holistic, objectives, segmentor
 
 from mmkd import launch
-from mmkd.launch import check_checkpoint, is_distiller, load_config, prepare_config
+from mmkd.launch import check_checkpoint, is_distiller, load_config, log_batch_size, prepare_config
 
 LINEAR = dict(type='LinearLR', start_factor=0.5, begin=0, end=10, by_epoch=False)
 POLY = dict(type='PolyLR', power=0.9, begin=0, end=100, by_epoch=False)
@@ -216,3 +217,15 @@ def test_build_runner(tmp_path: Path) -> None:
                                              log_level='ERROR', experiment_name='launch')))
     assert type(runner) is Runner
     assert runner.model.decode_head.num_classes == 11
+
+
+@pytest.mark.parametrize(('base', 'enable', 'warning'), [
+    (16, False, 'the recipe was made for a batch of 16, this run has 4: published numbers will not be reached. Mend: '
+                '--auto-scale-lr (learning rate x 0.25), or train_dataloader.batch_size=8'),
+    (16, True, None), (4, False, None), (None, False, None)])
+def test_the_effective_batch_is_logged_and_compared_with_the_recipe(base, enable, warning):
+    scale = {} if base is None else dict(auto_scale_lr=dict(base_batch_size=base, enable=enable))
+    runner = MagicMock(world_size=2, cfg=Config(dict(train_dataloader=dict(batch_size=2), **scale)))
+    log_batch_size(runner)
+    runner.logger.info.assert_called_once_with('effective batch: 2 x 2 = 4')
+    assert [c.args[0] for c in runner.logger.warning.call_args_list] == ([] if warning is None else [warning])

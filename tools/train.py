@@ -7,7 +7,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 # isort: split
 from mmengine.config import DictAction
 
-from mmkd.launch import build_runner, leave_process_group, load_config, prepare_config
+from mmkd.launch import build_runner, leave_process_group, load_config, log_batch_size, prepare_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,7 +35,9 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise SystemExit('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
         cfg.auto_scale_lr.enable = True
-    build_runner(prepare_config(cfg, args.launcher, args.amp)).train()
+    runner = build_runner(prepare_config(cfg, args.launcher, args.amp))
+    log_batch_size(runner)
+    runner.train()
     leave_process_group()
 
 
