@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from runs import ADAM, SGD, model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
 from tiny import segmentor
@@ -143,6 +143,19 @@ def test_ema_averages_the_students_and_copies_no_teacher(tmp_path: Path) -> None
         assert torch.equal(seen[-1][name], saved['ema_state_dict'][f'module.students.student.{name}'])
     assert not torch.equal(student['decode_head.conv_seg.weight'], seen[-1]['decode_head.conv_seg.weight'])
     assert not any('teacher' in key for key in [*saved['state_dict'], *saved['ema_state_dict']])
+
+
+@pytest.mark.parametrize('built', [False, True])
+def test_a_copy_shares_the_teacher_however_it_was_given(built: bool) -> None:
+    teacher: Any = dict(model=segmentor(8, num_classes=3, size=32), allow_untrained=True)
+    if built:
+        teacher = MODELS.build({**teacher['model'], '_scope_': 'mmseg'})
+    model = MODELS.build(model_of(teacher=teacher))
+    twin = copy.deepcopy(model)
+    assert twin.teacher is model.teacher
+    assert twin.members['teacher'].model is model.members['teacher'].model  # the description may hold it too
+    assert twin.student is not model.student
+    assert twin.taps['student'].model is twin.student
 
 
 # ---------------------------------------------------------------- optimizers
