@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.structures import PixelData
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd.batch import Batch
 
@@ -48,14 +48,15 @@ class _frozen:  # noqa: N801  a context manager
 
     def __enter__(self) -> None:
         self.modes = [(m, m.training) for m in self.module.modules()]
-        self.buffers: list[tuple[Tensor, Tensor]] = [(b, b.clone()) for b in self.module.buffers()]
+        self.buffers = [(m, name, b, b.clone()) for m in self.module.modules() for name, b in m._buffers.items()
+                        if b is not None]
         self.module.eval()
 
     def __exit__(self, *error: Any) -> None:
         for module, training in self.modes:
             module.training = training
-        for buffer, value in self.buffers:
-            buffer.copy_(value)
+        for module, name, buffer, value in self.buffers:
+            module._buffers[name] = buffer.copy_(value)  # it may have been replaced as well as written to
 
 
 def _samples(students: Any, size: tuple[int, ...], device: torch.device) -> list | None:

@@ -488,6 +488,28 @@ def test_the_probe_restores_when_it_raises() -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+def test_the_probe_restores_buffers_that_move_in_eval_mode() -> None:
+    class Counting(Hint):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer('written', torch.zeros(()))
+            self.register_buffer('replaced', torch.zeros(()))
+            self.register_buffer('empty', None)
+
+        def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+            self.written += 1
+            self.replaced = self.replaced + 1
+            return super().forward(student, teacher)
+
+    model = tiny.build(tiny.distiller(objectives=dict(hint=dict(loss=Counting(), on='logits'))))
+    loss = model.objectives['hint'].loss
+    assert (loss.written, loss.replaced) == (0, 0)
+    model.train_step(tiny.batch(), tiny.sgd(model))
+    assert (loss.written, loss.replaced) == (1, 1)
+    probe(model)
+    assert (loss.written, loss.replaced) == (1, 1)
+
+
 def test_building_draws_no_random_number_for_the_probe() -> None:
     torch.manual_seed(0)
     MODELS.build(tiny.distiller())
