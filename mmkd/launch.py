@@ -65,12 +65,12 @@ def build_runner(cfg: Config) -> Runner:
 def log_batch_size(runner: Runner) -> None:
     """Log the effective batch, and warn where it is not the one that the recipe's learning rate was chosen for."""
     batch = runner.cfg.train_dataloader.batch_size * runner.world_size
-    runner.logger.info(f'effective batch: {runner.cfg.train_dataloader.batch_size} x {runner.world_size} = {batch}')
+    runner.logger.info(f'effective batch: {batch // runner.world_size} x {runner.world_size} = {batch}')
     scale = runner.cfg.get('auto_scale_lr') or {}
     base = scale.get('base_batch_size', batch)
     if batch != base and not scale.get('enable'):
-        runner.logger.warning(f'the recipe was made for a batch of {base}, this run has {batch}: published numbers will '
-                              f'not be reached. Mend: --auto-scale-lr (learning rate x {batch / base:g}), or '
+        runner.logger.warning(f'the recipe was made for a batch of {base}, this run has {batch}: published numbers '
+                              f'will not be reached. Mend: --auto-scale-lr (learning rate x {batch / base:g}), or '
                               f'train_dataloader.batch_size={max(1, base // runner.world_size)}')
 
 

@@ -15,7 +15,7 @@ from mmengine.registry import MODELS
 from mmkd.launch import build_runner, is_distiller, load_config, prepare_config
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
-RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts)
+RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'demo'} & set(path.parts))
 CAMVID = [path for path in RECIPES if path.stem.endswith('_camvid')]
 CITYSCAPES = [path for path in RECIPES if '_cityscapes-' in path.stem]
 SIZE = (64, 96)

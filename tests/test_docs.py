@@ -21,8 +21,9 @@ def test_the_loss_of_the_guide_passes_its_own_test(tmp_path):
     (tmp_path / 'test_channel_wise.py').write_text(test)
     (tmp_path / 'config.py').write_text(config)
     (tmp_path / 'pytest.ini').write_text('[pytest]\n')
-    run = subprocess.run([sys.executable, '-m', 'pytest', '-q', '--doctest-modules', '--rootdir', str(tmp_path), str(tmp_path)],
-                         cwd=tmp_path, env={'PYTHONPATH': f'{ROOT}:{tmp_path}', 'PATH': ''}, capture_output=True, text=True)
+    command = [sys.executable, '-m', 'pytest', '-q', '--doctest-modules', '--rootdir', str(tmp_path), str(tmp_path)]
+    run = subprocess.run(command, cwd=tmp_path, env={'PYTHONPATH': f'{ROOT}:{tmp_path}', 'PATH': ''},
+                         capture_output=True, text=True)
     assert '4 passed' in run.stdout, run.stdout + run.stderr
 
 

@@ -1,0 +1,201 @@
+"""The models of a config, ready to be measured: ours, the student alone, and both as peers run them."""
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import nn
+
+from mmkd.batch import Batch
+from mmkd.checks import check_choice
+from mmkd.distiller import Distiller
+from mmkd.generated import generated_batch
+from mmkd.launch import is_distiller
+from mmkd.member import Member
+
+AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
+LAYOUTS = ('none', 'student', 'teacher', 'both')
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a pair runs; None leaves what the config says.
+
+    >>> Options(channels_last='student', compile=True).member('teacher')
+    {'channels_last': False, 'compile': True}
+
+    Args:
+        amp: Precision of the student: 'fp32', 'bf16' (autocast) or 'fp16' (autocast and gradient scaler, CUDA only).
+        channels_last: 'none', 'student', 'teacher' or 'both'.
+        teacher_precision: 'fp32', 'bf16' or 'fp16' weights.
+        fuse_bn: Fold the teacher's BatchNorm.
+        compile: torch.compile the teacher.
+    """
+
+    amp: str | None = None
+    channels_last: str | None = None
+    teacher_precision: str | None = None
+    fuse_bn: bool | None = None
+    compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_choice('amp', self.amp, (None, *AMP))
+        check_choice('channels_last', self.channels_last, (None, *LAYOUTS))
+
+    def member(self, role: str) -> dict[str, Any]:
+        """Return the options that these set for a member of this role."""
+        chosen: dict[str, Any] = {}
+        if self.channels_last is not None:
+            chosen['channels_last'] = self.channels_last in (role, 'both')
+        if role == 'teacher':
+            own = dict(precision=self.teacher_precision, fuse_bn=self.fuse_bn, compile=self.compile)
+            chosen |= {key: value for key, value in own.items() if value is not None}
+        return chosen
+
+
+class Pair:
+    """Builds a config's members, untrained and without downloads, and one function for each thing to measure.
+
+    Objectives and optimizers are the config's; only the learning rates are tiny, for every step sees the same batch.
+
+    Args:
+        cfg: A config whose model is a Distiller.
+        options: How the pair runs.
+        size: Height and width; None takes the data preprocessor's.
+        batch_size: Images; None takes the config's.
+        device: Where.
+
+    Raises:
+        ValueError: The config's model is no Distiller; no size is known.
+    """
+
+    def __init__(self, cfg: Config, options: Options, size: tuple[int, int] | None = None,
+                 batch_size: int | None = None, device: str | torch.device = 'cpu') -> None:
+        if not is_distiller(cfg):
+            raise ValueError('the benchmark compares students and teachers, but the model of this config is '
+                             f"{cfg.model.get('type')!r}. Mend: a config with model=dict(type='mmkd.Distiller', …)")
+        self.device = torch.device(device)
+        rest = copy.deepcopy(cfg.model.to_dict())
+        members = {role: _take(rest, role, size) for role in ('student', 'teacher')}
+        self.rest = {key: value for key, value in rest.items() if key not in ('type', '_scope_')}
+        if size is not None and isinstance(self.rest.get('data_preprocessor'), dict):
+            self.rest['data_preprocessor']['size'] = size
+
+        own: dict[str, dict] = {role: {name: {**member, **options.member(role)} for name, member in named.items()}
+               for role, named in members.items()}
+        self.full: Any = self._ready(Distiller(students=own['student'], teachers=own['teacher'], **self.rest))
+        self.lean = self._without_critics()
+        self.layouts = [torch.channels_last if member.get('channels_last') else torch.contiguous_format
+                        for member in own['student'].values()]
+        self.plain = [self._alone(member) for member in members['student'].values()]
+        for model, layout in zip(self.plain, self.layouts, strict=True):
+            model.to(memory_format=layout)
+        self.peer_students = [self._alone(member) for member in members['student'].values()]
+        self.peer_teachers = [self._alone(member).eval() for member in members['teacher'].values()]
+        self.optimizers = quiet_optimizers(cfg.optim_wrapper.to_dict(), options.amp)
+        self.peer_optimizers = quiet_optimizers(self.optimizers, 'fp32')
+
+        size = size or getattr(self.full.data_preprocessor, 'size', None)
+        if size is None:
+            raise ValueError('the data preprocessor has no size. Mend: --size H W')
+        self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
+        classes = getattr(getattr(self.plain[0], 'decode_head', None), 'num_classes', 2)
+        self.data = generated_batch(self.batch_size, self.size, classes, device=self.device)
+
+    def cases(self) -> dict[str, Callable[[], Any]]:
+        """Return name -> function.
+
+        ``student`` and ``teacher`` as this config runs them, ``step`` without the critics, ``step_with_critic`` where
+        there are some, ``peer_student`` and ``peer_teacher`` in float32 and NCHW, the latter with its losses.
+        """
+        inputs = self.full.data_preprocessor(copy.deepcopy(self.data), True)
+        batch = Batch(inputs['inputs'], inputs['data_samples'])
+        own = [(model, self.wrapper(model)) for model in self.plain]
+        peers = [(model, self.wrapper(model, peer=True)) for model in self.peer_students]
+        nchw = [torch.contiguous_format] * len(peers)
+        cases: dict[str, Callable[[], Any]] = dict(
+            student=lambda: _step(own, self.layouts, self.data), teacher=lambda: self.full.teachers.observe(batch))
+        critics = any(objective.adversarial for objective in self.full.objectives.values())
+        for name, distiller in (('step', self.lean if critics else self.full),
+                                ('step_with_critic', self.full if critics else None)):
+            if distiller is not None:
+                cases[name] = partial(distiller.train_step, self.data, self.wrapper(distiller))
+        cases['peer_student'] = lambda: _step(peers, nchw, self.data)
+        cases['peer_teacher'] = lambda: _forward_with_losses(self.peer_teachers, batch)
+        return cases
+
+    def wrapper(self, model: nn.Module, peer: bool = False) -> OptimWrapper:
+        """Return the config's optimizers for a model; those of a peer are float32."""
+        return build_optim_wrapper(model, copy.deepcopy(self.peer_optimizers if peer else self.optimizers))
+
+    def _ready(self, model: nn.Module) -> Any:
+        # init_weights, which would download, is never called: torch's own initialisation serves for timing.
+        return revert_sync_batchnorm(model).to(self.device).train()
+
+    def _alone(self, member: dict) -> Any:
+        return self._ready(Member.parse('student', 'student', {k: member[k] for k in ('model', 'scope')}).build())
+
+    def _without_critics(self) -> Distiller | None:
+        """Return a Distiller of the same modules without the adversarial objectives; None where there are none."""
+        others = {n: o for n, o in self.rest['objectives'].items() if not self.full.objectives[n].adversarial}
+        if len(others) in (0, len(self.rest['objectives'])):
+            return None
+        folded = ('fuse_bn', 'compile')  # the same models again: norms that are folded already cannot be folded twice
+        students, teachers = ({name: dict(model=models[name], taps=self.full.members[name].taps, **{
+            key: value for key, value in self.full.members[name].options.items() if key not in folded})
+            for name in models} for models in (self.full.students, self.full.teachers))
+        rest = {**copy.deepcopy(self.rest), 'objectives': others, 'phases': None}
+        lean = Distiller(students=students, teachers=teachers, **rest)
+        lean.teachers = self.full.teachers
+        return self._ready(lean)
+
+
+def quiet_optimizers(config: dict, amp: str | None) -> dict:
+    """Return ``optim_wrapper`` with tiny learning rates and the chosen precision."""
+    config = copy.deepcopy(config)
+    for wrapper in [v for v in config.values() if isinstance(v, dict) and 'optimizer' in v] or [config]:
+        wrapper['optimizer']['lr'] = 1e-8
+        if amp is not None:
+            for key in ('dtype', 'loss_scale'):
+                wrapper.pop(key, None)
+            wrapper['type'] = AMP[amp]
+    return config
+
+
+def _take(model: dict, role: str, size: tuple[int, int] | None) -> dict[str, dict]:
+    """Take the members of a role out of a Distiller's config, without checkpoints and at another size."""
+    one, many = model.pop(role, None), model.pop(f'{role}s', None)
+    return {name: _offline(name, role, value, size)
+            for name, value in ({role: one} if one is not None else many or {}).items()}
+
+
+def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> dict:
+    value = dict(cfg=value) if not isinstance(value, dict) else dict(model=value) if 'type' in value else dict(value)
+    value.pop('checkpoint', None)
+    if role == 'teacher':
+        value['allow_untrained'] = True
+    member = Member.parse(name, role, value)
+    model = copy.deepcopy(member.model)
+    if size is not None and model.get('data_preprocessor'):
+        model['data_preprocessor']['size'] = size
+    return dict(model=model, scope=member.scope, taps=member.taps, **member.options)
+
+
+def _step(students: list[tuple[Any, OptimWrapper]], layouts: list[torch.memory_format], data: dict) -> None:
+    """Step every student as ``BaseModel.train_step`` does, its inputs in its layout."""
+    for (model, wrapper), layout in zip(students, layouts, strict=True):
+        with wrapper.optim_context(model):
+            batch = model.data_preprocessor(data, True)
+            losses = model(batch['inputs'].to(memory_format=layout), batch['data_samples'], mode='loss')
+        wrapper.update_params(model.parse_losses(losses)[0])
+
+
+@torch.no_grad()
+def _forward_with_losses(teachers: list[nn.Module], batch: Batch) -> None:
+    for teacher in teachers:
+        teacher(batch.inputs, batch.data_samples, mode='loss')
