@@ -72,6 +72,7 @@ def make_config(row: str, seed: int, args: argparse.Namespace) -> Config:
     folder = args.work_dir / row if row == 'teacher' else args.work_dir / f'{row}_seed{seed}'
     cfg = load_config(str(CONFIGS / f'{row}.py'), work_dir=str(folder))
     cfg.randomness.seed = seed
+    cfg.visualizer.pop('name')  # one visualizer a name in a process: the second run would log into the first's folder
     if args.iters:
         cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = max(1, args.iters // 20)
         cfg.param_scheduler[1].end = cfg.train_cfg.max_iters = cfg.default_hooks.checkpoint.interval = args.iters
