@@ -119,7 +119,7 @@ def read_run(cfg: Config) -> dict[str, Any] | None:
 def run_all(args: argparse.Namespace, console: Console) -> dict[str, list[dict[str, Any]]]:
     """Train what is needed under one progress bar; return each row's runs, one for each seed."""
     jobs = [('teacher', 0)] + [(row, seed) for seed in args.seeds for row in ('student', 'distill')]
-    configs = {job: make_config(*job, args) for job in jobs}
+    configs = {(row, seed): make_config(row, seed, args) for row, seed in jobs}
     todo = [job for job in jobs if job[0] != 'teacher' or read_run(configs[job]) is None]
     if ('teacher', 0) not in todo:
         console.print(f'The teacher is loaded: {checkpoint(configs["teacher", 0])}')
@@ -192,9 +192,9 @@ def draw_scenes(args: argparse.Namespace, path: Path, scenes: int = 6) -> None:
     figure, axes = plt.subplots(scenes, 5, figsize=(8, 1.65 * scenes), layout='constrained')
     for column, (title, maps) in enumerate(zip(['image', 'ground truth', *ROWS.values()], columns, strict=True)):
         axes[0, column].set_title(title)
-        for row, values in enumerate(maps):
-            axes[row, column].imshow(values[..., ::-1] if column == 0 else palette[values], interpolation='nearest')
-            axes[row, column].set_axis_off()
+        for scene, values in enumerate(maps):
+            axes[scene, column].imshow(values[..., ::-1] if column == 0 else palette[values], interpolation='nearest')
+            axes[scene, column].set_axis_off()
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
