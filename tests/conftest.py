@@ -8,6 +8,7 @@ import torch
 
 import mmkd  # noqa: F401  registers every component
 
+torch.set_num_threads(1)  # tiny models: a second thread costs more than it gives, and a busy machine makes it wait
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -30,9 +30,9 @@ def ratios(times: dict[str, float], memory: dict[str, int]) -> dict[str, float]:
     ``overhead`` and ``memory`` compare the step with student plus teacher, each as this config runs them, ``peers``
     with a peer's student step plus its teacher forward, ``mmrazor`` with a step of mmrazor.
 
-    >>> ratios(dict(student=2., teacher=1., step=3.3, peer_student=4., peer_teacher=2.6),
+    >>> ratios(dict(student=2., teacher=2., step=5., peer_student=6., peer_teacher=4.),
     ...        dict(student=200, teacher=100, step=315))
-    {'overhead': 1.1, 'memory': 1.05, 'peers': 0.5}
+    {'overhead': 1.25, 'memory': 1.05, 'peers': 0.5}
     """
     found = {}
     for suffix in ('', '_with_critic'):
