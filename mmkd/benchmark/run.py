@@ -86,6 +86,8 @@ def run_variants(cfg: Config, variants: dict[str, Options], **kwargs: Any) -> It
             result = run(cfg, options, **kwargs)
         except Exception as error:
             result = dict(options=asdict(options), error=f'{type(error).__name__}: {error}'.splitlines()[0][:300])
+        if options.compile:
+            torch.compiler.reset()  # what is compiled would keep its teacher on the device
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
