@@ -15,12 +15,12 @@ model = dict(
         init_cfg=dict(type='Normal', std=0.1, override=dict(name='conv_seg'))),
     train_cfg=dict(), test_cfg=dict(mode='whole'))
 
-max_iters = 2400
-optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.01, weight_decay=0.01))
+max_iters = 1500
+optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=0.02, weight_decay=0.02))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, begin=0, end=100, by_epoch=False),
     dict(type='PolyLR', power=0.9, eta_min=0, begin=100, end=max_iters, by_epoch=False)]
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=400)
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=250)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 default_hooks = dict(checkpoint=dict(interval=max_iters, save_best=None))
