@@ -22,7 +22,6 @@ from mmseg.apis import init_model
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmkd.checks import check_positive
 from mmkd.datasets import DigitScenes
 from mmkd.launch import build_runner, load_config, prepare_config
 from mmkd.registry import DATASETS
@@ -59,8 +58,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='where everything is written')
     parser.add_argument('--iters', type=int, help="iterations of each training (default: the configs' own)")
     args = parser.parse_args(argv)
-    if args.iters is not None:
-        check_positive('--iters', args.iters)
+    if args.iters is not None and args.iters < 6:
+        parser.error(f'--iters must be at least 6 (there are six validations), got {args.iters}')
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
         parser.error(f'--seeds must be different whole numbers of at least 0, got {args.seeds}')
     return args
@@ -91,6 +90,7 @@ def train(cfg: Config, tell: Callable[..., Any], name: str) -> None:
     """Train and test by mmengine's Runner, and note beside the logs that the run is complete."""
     runner = build_runner(prepare_config(cfg))
     runner.register_hook(Follow(tell, name))
+    torch.manual_seed(runner.seed)  # building a teacher drew random numbers: both students start from equal weights
     runner.train()
     metrics = runner.test()
     model = runner.model.student if hasattr(runner.model, 'students') else runner.model
