@@ -99,7 +99,7 @@ def test_wheel_carries_configs_and_tools(site: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_editable_install_links_to_the_checkout(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / 'checkout')
-    pip('install', '--prefix', str(tmp_path / 'prefix'), '--editable', '.', cwd=checkout)
+    pip('install', '--ignore-installed', '--prefix', str(tmp_path / 'prefix'), '--editable', '.', cwd=checkout)
     mim = checkout / 'mmkd' / '.mim'
     assert sorted(path.name for path in mim.iterdir()) == ['configs', 'model-index.yml', 'tools']
     assert (mim / 'configs').resolve() == checkout / 'configs'
