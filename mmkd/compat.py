@@ -1,4 +1,5 @@
 """What today's OpenMMLab stack needs before anything of it is used; imported first."""
+import warnings
 from importlib.metadata import PackageNotFoundError, distribution
 
 # fork → upstream distributions that write into the same import folder
@@ -58,3 +59,5 @@ def mend_config_paths() -> None:
 
 refuse_two_distributions()
 mend_config_paths()
+# mmcv says so in each process where its compiled ops are missing, which mmkd does not need.
+warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
