@@ -34,7 +34,7 @@ def main() -> None:
     if args.show_dir is not None:
         cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True, interval=1)
         cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
-                              save_dir=args.show_dir, name='visualizer')
+                              save_dir=args.show_dir, name=f'show in {args.show_dir}')
     build_runner(prepare_config(cfg, args.launcher)).test()
     leave_process_group()
 
