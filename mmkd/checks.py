@@ -2,6 +2,7 @@
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 
@@ -13,6 +14,15 @@ def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
     """
     matches = get_close_matches(name, list(choices), n=count, cutoff=0.5)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ''
+
+
+def nearest_file(file: Path) -> str:
+    """Return :func:`nearest` among the files beside ``file`` that end like it; '' where there are none.
+
+    >>> nearest_file(Path('no/such/folder/x.py'))
+    ''
+    """
+    return nearest(file.name, [other.name for other in file.parent.glob(f'*{file.suffix}')])
 
 
 def check_keys(got: Iterable[str], allowed: Iterable[str], where: str) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, nearest
-from mmkd.member import Member, Renormalise
+from mmkd.member import Member, Renormalise, name_members, num_classes_of
 from mmkd.objective import Record, build_objectives, check_name, references
 from mmkd.phases import PhaseRunner, read_phases
 from mmkd.probe import probe
@@ -159,8 +159,8 @@ class Distiller(BaseModel):
         return self
 
     def _check_labels(self, batch: Batch) -> None:
-        classes = getattr(self.students[self.predict_with], 'num_classes', None)
-        if isinstance(classes, int) and batch.data_samples and 'gt_sem_seg' in batch.data_samples[0]:
+        classes = num_classes_of(self.students[self.predict_with])
+        if classes is not None and batch.data_samples and 'gt_sem_seg' in batch.data_samples[0]:
             batch.check_labels(classes)
 
     def _check_predict_with(self, name: str | None) -> str:
@@ -183,11 +183,7 @@ class Distiller(BaseModel):
 
 
 def _parse_members(role: str, one: Any, many: dict[str, Any] | None) -> dict[str, Member]:
-    if one is not None and many is not None:
-        raise ValueError(f'give {role}= (one member) or {role}s= (named members), not both')
-    named = {role: one} if one is not None else dict(many or {})
-    if role == 'student' and not named:
-        raise ValueError('a Distiller needs student= or students=')
+    named = name_members(role, one, many)
     for name in named:
         check_name(name, role)
     return {name: Member.parse(name, role, value) for name, value in named.items()}

@@ -1,6 +1,24 @@
 """Generated batches: what a training data loader would give, without its data."""
+from typing import TYPE_CHECKING
+
 import torch
 from mmengine.structures import PixelData
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from mmseg.structures import SegDataSample
+
+DEFAULT_SIZE = (64, 64)  # where no data preprocessor says one
+
+
+def seg_sample(labels: Tensor) -> 'SegDataSample':
+    """Return the data sample of a label map (1, H, W), as a training pipeline of mmseg packs it, without padding."""
+    from mmseg.structures import SegDataSample
+
+    size = tuple(labels.shape[1:])
+    sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
+    sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0)))
+    return sample
 
 
 def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, seed: int = 0,
@@ -24,8 +42,6 @@ def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, se
     >>> len(batch['inputs']), batch['inputs'][0].shape, batch['data_samples'][0].gt_sem_seg.data.shape
     (2, torch.Size([3, 4, 8]), torch.Size([1, 4, 8]))
     """
-    from mmseg.structures import SegDataSample
-
     generator = torch.Generator().manual_seed(seed)
     height, width = size
     images, samples = [], []
@@ -34,8 +50,5 @@ def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, se
         blocks = torch.randint(0, num_classes, (1, -(-height // 8), -(-width // 8)), generator=generator)
         labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
         labels[:, 19::20] = 255
-        sample = SegDataSample(gt_sem_seg=PixelData(data=labels.to(device)))
-        sample.set_metainfo(dict(img_shape=tuple(size), ori_shape=tuple(size), pad_shape=tuple(size),
-                                 padding_size=(0, 0, 0, 0)))
-        samples.append(sample)
+        samples.append(seg_sample(labels.to(device)))
     return dict(inputs=images, data_samples=samples)

@@ -1,10 +1,11 @@
 """From a config file to a Runner: what tools/train.py, tools/test.py and tools/doctor.py share."""
+import argparse
 import os
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
 from mmengine.logging import print_log
@@ -12,8 +13,26 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd.checkpoints import load_state_dict_file
-from mmkd.checks import nearest
+from mmkd.checks import nearest, nearest_file
 from mmkd.registry import MODELS
+
+
+def run_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser with the flags of every run: mmengine's usual ones."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument('config', help='config file, or pkg::path such as mmkd::structured_kd/….py')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def parse_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Read the command line; launchers of old pass the rank as a flag, mmengine reads it from the environment."""
+    args = parser.parse_args()
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
 
 
 def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None = None) -> Config:
@@ -23,9 +42,7 @@ def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None
         FileNotFoundError: The file is not there; names the nearest one.
     """
     if '::' not in path and not os.path.isfile(path):
-        folder = Path(path).parent
-        near = nearest(Path(path).name, [p.name for p in folder.glob('*.py')]) if folder.is_dir() else ''
-        raise FileNotFoundError(f'config {path!r} is not there{near}')
+        raise FileNotFoundError(f'config {path!r} is not there{nearest_file(Path(path))}')
     cfg = get_config(path) if '::' in path else Config.fromfile(path)
     cfg.merge_from_dict(cfg_options or {})
     if work_dir is not None:
@@ -50,7 +67,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     cfg.launcher = launcher
     optimizers = [k for k, v in cfg.get('optim_wrapper', {}).items() if isinstance(v, dict) and 'optimizer' in v]
     if amp:
-        _set_amp(cfg, optimizers)
+        _set_amp(cfg)
     _check_schedulers(cfg, optimizers)
     if launcher != 'none':
         _distribute(cfg)
@@ -103,13 +120,22 @@ def check_checkpoint(cfg: Config, path: str) -> None:
                          "by the Distiller's config, or export the student first: tools/export_student.py")
 
 
+def wrapper_configs(optim_wrapper: Any) -> list[Any]:
+    """Return the configs of all optimizers, whether they have names or there is one alone.
+
+    >>> wrapper_configs(dict(constructor='x', student=dict(optimizer=1), critic=dict(optimizer=2)))
+    [{'optimizer': 1}, {'optimizer': 2}]
+    """
+    return [v for v in optim_wrapper.values() if isinstance(v, dict) and 'optimizer' in v] or [optim_wrapper]
+
+
 def has_gpu() -> bool:
     """Return whether training will run on an accelerator."""
     return get_device() not in ('cpu', 'mps')
 
 
-def _set_amp(cfg: Config, optimizers: list[str]) -> None:
-    for wrapper in [cfg.optim_wrapper[name] for name in optimizers] or [cfg.optim_wrapper]:
+def _set_amp(cfg: Config) -> None:
+    for wrapper in wrapper_configs(cfg.optim_wrapper):
         if has_gpu():
             wrapper.type = 'AmpOptimWrapper'
             wrapper.setdefault('loss_scale', 'dynamic')

@@ -13,7 +13,7 @@ from mmengine.utils import get_installed_path, is_installed
 from torch import Tensor, nn
 
 from mmkd.checkpoints import load_state_dict_file, load_strict, select_prefix
-from mmkd.checks import check_choice, check_keys, nearest
+from mmkd.checks import check_choice, check_keys, nearest, nearest_file
 
 COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'cfg_options', 'scope', 'allow_untrained', 'channels_last')
 TEACHER_KEYS = ('precision', 'fuse_bn', 'compile', 'input_size')
@@ -62,7 +62,7 @@ class Member:
             ValueError: Neither or both of ``cfg`` and ``model``; a teacher without weights.
             FileNotFoundError: The config or the checkpoint is not there.
         """
-        value = _as_dict(value, f'{role} {name!r}')
+        value = as_dict(value, f'{role} {name!r}')
         allowed = COMMON_KEYS + (TEACHER_KEYS if role == 'teacher' else ())
         if role == 'student':
             for key in [key for key in TEACHER_KEYS if key in value]:
@@ -122,7 +122,26 @@ class Member:
         return head.get('ignore_index', 255) if isinstance(head, dict) else getattr(head, 'ignore_index', 255)
 
 
-def _as_dict(value: Any, where: str) -> dict:
+def name_members(role: str, one: Any, many: dict[str, Any] | None) -> dict[str, Any]:
+    """Return name -> value of ``student=`` or ``students=`` (``teacher=`` or ``teachers=``).
+
+    Raises:
+        ValueError: Both are given, or there is no student.
+    """
+    if one is not None and many is not None:
+        raise ValueError(f'give {role}= (one member) or {role}s= (named members), not both')
+    named = {role: one} if one is not None else dict(many or {})
+    if role == 'student' and not named:
+        raise ValueError('a Distiller needs student= or students=')
+    return named
+
+
+def as_dict(value: Any, where: str) -> dict:
+    """Return any way to write a member as ``dict(cfg=…, …)`` or ``dict(model=…, …)``.
+
+    Raises:
+        TypeError: The value is none of them.
+    """
     if isinstance(value, Config | str | Path):
         return dict(cfg=value)
     if isinstance(value, nn.Module):
@@ -161,16 +180,12 @@ def _config_from_path(path: str, where: str) -> Config:
             return get_config(path)
         except (FileNotFoundError, AssertionError) as error:  # mmengine asserts that it knows the package
             folder = Path(get_installed_path(package)) / '.mim/configs' if is_installed(package) else Path()
-            hint = f'{_near(folder / relative)}: {error}'
+            hint = f'{nearest_file(folder / relative)}: {error}'
     elif os.path.isfile(path):
         return Config.fromfile(path)
     else:
-        hint = f'{_near(Path(path))} (relative paths start at {os.getcwd()})'
+        hint = f'{nearest_file(Path(path))} (relative paths start at {os.getcwd()})'
     raise FileNotFoundError(f'{where}: the config {path!r} is not there{hint}')
-
-
-def _near(file: Path) -> str:
-    return nearest(file.name, [p.name for p in file.parent.glob('*.py')])
 
 
 def _check_option(cfg: Config, key: str, new: Any, where: str) -> None:
@@ -207,6 +222,12 @@ def plain_model_cfg(member: Member) -> ConfigDict:
     if 'pretrained' in model:
         model.pretrained = None
     return model
+
+
+def num_classes_of(model: nn.Module | None) -> int | None:
+    """Return the number of classes of a segmentor (of its last head, where it has several), None for anything else."""
+    classes = getattr(model, 'num_classes', None)
+    return classes if isinstance(classes, int) else None
 
 
 class Renormalise:

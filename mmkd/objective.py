@@ -278,6 +278,18 @@ def _shape(value: Any) -> str:
     return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
+def build_objective(name: str, config: dict, known: dict[str, list[str]]) -> Objective:
+    """Build one objective.
+
+    Raises:
+        TypeError: Unknown keys, or no loss.
+    """
+    check_keys(config, OBJECTIVE_KEYS, f'objective {name!r}')
+    if 'loss' not in config:
+        raise TypeError(f"objective {name!r} needs loss=dict(type=…), got the keys {sorted(config)}")
+    return Objective(name, known=known, **config)
+
+
 def build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> ModuleDict:
     """Build every objective.
 
@@ -287,10 +299,4 @@ def build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> M
     if not configs:
         raise ValueError('objectives is empty: a Distiller without objectives is plain training. Mend: train the '
                          'student by its own config, or add an objective')
-    built = {}
-    for name, config in configs.items():
-        check_keys(config, OBJECTIVE_KEYS, f'objective {name!r}')
-        if 'loss' not in config:
-            raise TypeError(f"objective {name!r} needs loss=dict(type=…), got the keys {sorted(config)}")
-        built[name] = Objective(name, known=known, **config)
-    return ModuleDict(built)
+    return ModuleDict({name: build_objective(name, config, known) for name, config in configs.items()})

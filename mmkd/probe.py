@@ -2,15 +2,13 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.structures import PixelData
 from torch import nn
 
 from mmkd.batch import Batch
+from mmkd.generated import DEFAULT_SIZE, seg_sample
 
 if TYPE_CHECKING:
     from mmkd.distiller import Distiller
-
-DEFAULT_SIZE = (64, 64)
 
 
 @torch.no_grad()
@@ -62,8 +60,4 @@ class _frozen:  # noqa: N801  a context manager
 def _samples(students: Any, size: tuple[int, ...], device: torch.device) -> list | None:
     if not all(hasattr(student, 'decode_head') for student in students):
         return None
-    from mmseg.structures import SegDataSample
-
-    sample = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, *size, dtype=torch.long, device=device)))
-    sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0)))
-    return [sample]
+    return [seg_sample(torch.zeros(1, *size, dtype=torch.long, device=device))]

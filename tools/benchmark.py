@@ -27,7 +27,7 @@ RATIOS = dict(overhead='step / (student + teacher)', overhead_with_critic='step 
               memory='memory of the step / (student + teacher)',
               memory_with_critic='memory of the step with critics / (student + teacher)',
               peers="step / (peers' student + peers' teacher); the aim on an H100 is 0.5",
-            mmrazor="step / mmrazor's step")
+              mmrazor="step / mmrazor's step")
 
 
 def parse_args() -> argparse.Namespace:

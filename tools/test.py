@@ -1,28 +1,26 @@
 """Test a checkpoint by a config: of a Distiller run, or of a plain model."""
 import argparse
-import os
 
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
-from mmengine.config import DictAction
-
-from mmkd.launch import build_runner, check_checkpoint, leave_process_group, load_config, prepare_config
+from mmkd.launch import (
+    build_runner,
+    check_checkpoint,
+    leave_process_group,
+    load_config,
+    parse_run,
+    prepare_config,
+    run_parser,
+)
 
 
 def parse_args() -> argparse.Namespace:
-    """Read the command line: mmengine's usual flags."""
-    parser = argparse.ArgumentParser(description='Test a checkpoint by a config')
-    parser.add_argument('config', help='config file, or pkg::path')
+    """Read the command line."""
+    parser = run_parser('Test a checkpoint by a config')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--work-dir', help='where logs go (default: work_dirs/<config name>)')
     parser.add_argument('--show-dir', help='save pictures of the predictions there')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    args = parser.parse_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parse_run(parser)
 
 
 def main() -> None:

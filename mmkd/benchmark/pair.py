@@ -15,8 +15,8 @@ from mmkd.batch import Batch
 from mmkd.checks import check_choice
 from mmkd.distiller import Distiller
 from mmkd.generated import generated_batch
-from mmkd.launch import is_distiller
-from mmkd.member import Member
+from mmkd.launch import is_distiller, wrapper_configs
+from mmkd.member import Member, as_dict, name_members, num_classes_of
 
 AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
 LAYOUTS = ('none', 'student', 'teacher', 'both')
@@ -104,7 +104,7 @@ class Pair:
         if size is None:
             raise ValueError('the data preprocessor has no size. Mend: --size H W')
         self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
-        classes = getattr(getattr(self.plain[0], 'decode_head', None), 'num_classes', 2)
+        classes = num_classes_of(self.plain[0]) or 2
         self.data = generated_batch(self.batch_size, self.size, classes, device=self.device)
 
     def cases(self) -> dict[str, Callable[[], Any]]:
@@ -158,7 +158,7 @@ class Pair:
 def quiet_optimizers(config: dict, amp: str | None) -> dict:
     """Return ``optim_wrapper`` with tiny learning rates and the chosen precision."""
     config = copy.deepcopy(config)
-    for wrapper in [v for v in config.values() if isinstance(v, dict) and 'optimizer' in v] or [config]:
+    for wrapper in wrapper_configs(config):
         wrapper['optimizer']['lr'] = 1e-8
         if amp is not None:
             for key in ('dtype', 'loss_scale'):
@@ -171,11 +171,11 @@ def _take(model: dict, role: str, size: tuple[int, int] | None) -> dict[str, dic
     """Take the members of a role out of a Distiller's config, without checkpoints and at another size."""
     one, many = model.pop(role, None), model.pop(f'{role}s', None)
     return {name: _offline(name, role, value, size)
-            for name, value in ({role: one} if one is not None else many or {}).items()}
+            for name, value in name_members(role, one, many).items()}
 
 
 def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> dict:
-    value = dict(cfg=value) if not isinstance(value, dict) else dict(model=value) if 'type' in value else dict(value)
+    value = as_dict(value, f'{role} {name!r}')
     value.pop('checkpoint', None)
     if role == 'teacher':
         value['allow_untrained'] = True

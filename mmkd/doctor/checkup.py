@@ -9,17 +9,16 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmkd.doctor.data import check_classes, check_folders, check_labels, draw_batches, num_classes_of
+from mmkd.doctor.data import check_classes, check_folders, check_labels, draw_batches
 from mmkd.doctor.measure import count, measure_objectives, table_cost, table_optimizers
 from mmkd.doctor.members import evaluate_teachers, table_members
 from mmkd.doctor.report import Report, explain
 from mmkd.doctor.run import check_disk, check_run
 from mmkd.doctor.wiring import Wiring, build_model, find_unused_taps
-from mmkd.generated import generated_batch
-from mmkd.launch import has_gpu, is_distiller
+from mmkd.generated import DEFAULT_SIZE, generated_batch
+from mmkd.launch import has_gpu, is_distiller, wrapper_configs
+from mmkd.member import num_classes_of
 from mmkd.timing import peak_memory
-
-DEFAULT_SIZE = (64, 64)
 
 
 def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size: int | None = None, evaluate: int = 0,
@@ -124,8 +123,8 @@ def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, r
 
 def _without_amp(config: dict, device: str, report: Report) -> dict:
     """Return the optimizers without mmengine's AMP where that asserts, on a CPU."""
-    for one in (config, *config.values()):
-        if device == 'cpu' and isinstance(one, dict) and one.get('type') == 'AmpOptimWrapper':
+    for one in wrapper_configs(config):
+        if device == 'cpu' and one.get('type') == 'AmpOptimWrapper':
             report.note('AmpOptimWrapper needs a GPU: the step is taken in float32 here')
             one['type'] = 'OptimWrapper'
             for key in ('loss_scale', 'dtype', 'use_fsdp'):

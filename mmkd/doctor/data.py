@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.doctor.report import Report, explain
+from mmkd.member import num_classes_of
 
 
 def check_folders(cfg: Config, report: Report) -> None:
@@ -147,11 +148,3 @@ def _classes(cfg: Config) -> int | None:
     kind = DATASETS.get(dataset['type']) if isinstance(dataset.get('type'), str) else dataset.get('type')
     classes = own or (getattr(kind, 'METAINFO', None) or {}).get('classes')
     return len(classes) if isinstance(classes, list | tuple) else None
-
-
-def num_classes_of(model: nn.Module | None) -> int | None:
-    """Return the number of classes of a segmentor's (last) decode head, None for anything else."""
-    head = getattr(model, 'decode_head', None)
-    head = head[-1] if isinstance(head, nn.ModuleList) else head
-    classes = getattr(head, 'num_classes', None)
-    return classes if isinstance(classes, int) else None

@@ -10,8 +10,8 @@ from mmkd.checks import check_keys
 from mmkd.distiller import ARGUMENTS, Distiller
 from mmkd.doctor.report import Report
 from mmkd.launch import is_distiller
-from mmkd.member import COMMON_KEYS, TEACHER_KEYS, Member
-from mmkd.objective import OBJECTIVE_KEYS, Objective, references
+from mmkd.member import COMMON_KEYS, TEACHER_KEYS, Member, as_dict, name_members
+from mmkd.objective import OBJECTIVE_KEYS, build_objective, build_objectives, references
 from mmkd.phases import read_phases
 from mmkd.taps import Taps
 
@@ -75,17 +75,17 @@ class _Parts:
 
     def _members(self, role: str) -> dict[str, dict]:
         one, many = self.config.pop(role, None), self.config.pop(f'{role}s', None)
-        if one is not None and many is not None:
-            self.report.error(f'give {role}= (one member) or {role}s= (named members), not both')
-        named = {role: one} if one is not None else dict(many or {})
-        if role == 'student' and not named:
-            self.report.error('a Distiller needs student= or students=')
+        named = self._try(name_members, role, one, many)
+        if named is None:  # after the mistake, go on with what there is
+            named = {} if one is None else {role: one}
         return {name: self._member(name, role, value) for name, value in named.items()}
 
     def _member(self, name: str, role: str, value: Any) -> dict:
         """Build one member, without its checkpoint where that is what fails; return its config."""
-        value = (dict(cfg=value) if not isinstance(value, dict | nn.Module) else
-                 dict(model=value) if not isinstance(value, dict) or 'type' in value else dict(value))
+        value = self._try(as_dict, value, f'{role} {name!r}')
+        if value is None:
+            self.lost.add(name)
+            return {}
         allowed = COMMON_KEYS + (TEACHER_KEYS if role == 'teacher' else ())
         clean = {key: value[key] for key in value if key in allowed}
         untrained = {**clean, 'checkpoint': None, **(dict(allow_untrained=True) if role == 'teacher' else {})}
@@ -103,15 +103,12 @@ class _Parts:
         """Return the objectives that can be built and whose taps exist; check the phases against all of them."""
         configs = dict(self.config.pop('objectives', None) or {})
         if not configs:
-            self.report.error('objectives is empty: a Distiller without objectives is plain training')
+            self._try(build_objectives, configs, known)
         good, critics = {}, {}
         for name, config in configs.items():
             config = dict(config)
             self._drop_unknown(config, OBJECTIVE_KEYS, f'objective {name!r}')
-            if 'loss' not in config:
-                self.report.error(f'objective {name!r} needs loss=dict(type=…), got the keys {sorted(config)}')
-                continue
-            objective = self._try(lambda name=name, config=config: Objective(name, known=known, **config))
+            objective = self._try(build_objective, name, config, known)
             if objective is None:
                 continue
             critics[name] = objective.adversarial
