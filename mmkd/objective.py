@@ -1,6 +1,5 @@
 """Objectives: a loss, the references it reads, its weight and its connectors."""
 import inspect
-from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from mmkd.batch import BATCH_READS, read_batch
 from mmkd.checks import check_keys, check_positive, nearest
 from mmkd.modules.connector import Connector
-from mmkd.registry import MODELS, build_part
+from mmkd.registry import build_part
 
 OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors')
 _RESERVED = ModuleDict()
@@ -58,12 +57,12 @@ class Objective(BaseModule):
         check_name(name, 'objective')
         check_positive(f'weight of objective {name!r}', weight)
         self.name, self.weight = name, float(weight)
-        self.loss: Any = _build(loss, f'objective {name!r}: loss')
+        self.loss: Any = build_part(loss, f'objective {name!r}: loss')
         self.reads = self._expand(on, dict(reads or {}), known)
         self._check_signature()
         self.auto = [role for role, value in (connectors or {}).items() if isinstance(value, str) and value == 'auto']
         self._check_connectors(connectors or {})
-        self.connectors = ModuleDict({role: _build(value, f'objective {name!r}: connector of {role!r}')
+        self.connectors = ModuleDict({role: build_part(value, f'objective {name!r}: connector of {role!r}')
                                       for role, value in (connectors or {}).items() if role not in self.auto})
 
     @property
@@ -210,25 +209,6 @@ class Objective(BaseModule):
             if isinstance(self.reads[role], list) or not self._counterpart(role):
                 raise ValueError(f"{where}=dict({role}='auto') fits one map to another, but the objective reads "
                                  f'{self.reads}. Mend: a connector of your own, or the other side')
-
-
-def _build(config: Any, where: str) -> nn.Module:
-    """Build a loss or connector; a misspelt type or argument names its nearest match."""
-    if isinstance(config, nn.Module):
-        return config
-    if not isinstance(config, dict) or 'type' not in config:
-        raise TypeError(f"{where} must be dict(type='…', …) or a module, got {config!r}")
-    kind = config['type']
-    if isinstance(kind, str):
-        with suppress(RuntimeError):  # so mmengine answers a name with an unknown prefix
-            kind = MODELS.get(kind)
-    if kind is None or isinstance(kind, str):
-        name = config['type'].split('.')[-1]
-        raise KeyError(f"{where}: {config['type']!r} is not registered{nearest(name, MODELS.module_dict)}")
-    parameters = inspect.signature(kind).parameters
-    if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
-        check_keys([key for key in config if key not in ('type', '_scope_')], parameters, f'{where} {kind.__name__}')
-    return build_part(config)
 
 
 def _resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:

@@ -1,8 +1,13 @@
 """Registries of scope ``mmkd``: children of mmengine's, so every mm package builds ``mmkd.<Name>``."""
+import inspect
+from contextlib import suppress
 from typing import Any
 
 from mmengine import registry as root
 from mmengine.registry import Registry
+from torch import nn
+
+from mmkd.checks import check_keys, nearest
 
 _PARTS = ['mmkd.losses', 'mmkd.modules', 'mmkd.models', 'mmkd.distiller']
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=_PARTS)
@@ -17,10 +22,35 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     locations=['mmkd.phase_optim'])
 
 
-def build_part(cfg: dict) -> Any:
-    """Build one of mmkd's own parts; bare names resolve in scope ``mmkd`` under any default scope.
+def build_part(config: Any, where: str = 'a part of mmkd') -> Any:
+    """Build a loss, connector or critic; bare names resolve in scope ``mmkd`` under any default scope.
 
     >>> type(build_part(dict(type='PixelWiseKLLoss'))).__name__
     'PixelWiseKLLoss'
+
+    Args:
+        config: ``dict(type=…, …)``, or a module, which is returned as it is.
+        where: How errors call it.
+
+    Raises:
+        TypeError: Neither a config nor a module; an argument that the class does not take, with its nearest match.
+        KeyError: The type is not registered; names the nearest one.
     """
-    return MODELS.build({'_scope_': 'mmkd', **cfg})
+    if isinstance(config, nn.Module):
+        return config
+    if not isinstance(config, dict) or 'type' not in config:
+        raise TypeError(f"{where} must be dict(type='…', …) or a module, got {config!r}")
+    config = {'_scope_': 'mmkd', **config}
+    kind = config['type']
+    if isinstance(kind, str):
+        # A name with an unknown prefix is answered by a RuntimeError.
+        with suppress(RuntimeError), MODELS.switch_scope_and_registry(config['_scope_']) as registry:
+            kind = registry.get(kind)
+    if kind is None or isinstance(kind, str):
+        name = config['type'].split('.')[-1]
+        raise KeyError(f"{where}: {config['type']!r} is not registered{nearest(name, MODELS.module_dict)} "
+                       f"({name} is not in the {config['_scope_']}::model registry)")
+    parameters = inspect.signature(kind).parameters
+    if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
+        check_keys([key for key in config if key not in ('type', '_scope_')], parameters, f'{where} {kind.__name__}')
+    return MODELS.build(config)

@@ -93,3 +93,11 @@ def test_importing_mmkd_is_enough() -> None:
             "assert MODELS.get('mmkd.PixelWiseKLLoss') is mmkd.losses.PixelWiseKLLoss; print('found')")
     run = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, cwd=ROOT)
     assert run.stdout.endswith('found\n'), run.stderr
+
+
+@pytest.mark.parametrize(('config', 'error', 'message'), [
+    (dict(type='HolisticCritc', in_channels=3), KeyError, "is not registered; did you mean 'HolisticCritic'"),
+    (dict(type='HolisticCritic', in_channels=3, chanels=(8,)), TypeError, "'chanels'; did you mean 'channels'")])
+def test_a_misspelt_critic_names_its_nearest_match(config: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        build_part(dict(type='AdversarialLoss', critic=config))

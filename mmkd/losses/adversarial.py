@@ -83,7 +83,7 @@ class AdversarialLoss(Loss):
             return
         self._config = {'type': 'HolisticCritic', **(critic or {})}
         if 'in_channels' in self._config or 'in_channels' not in self._parameters_of_critic():
-            self.critic = build_part(self._config)
+            self.critic = build_part(self._config, 'critic')
 
     def build_critic(self, in_channels: int, size: tuple[int, ...], image: bool) -> None:
         """Build a critic whose config left out what only the maps tell; what the config says stands.
@@ -95,7 +95,8 @@ class AdversarialLoss(Loss):
         """
         found = {'in_channels': in_channels, 'size': tuple(size), 'image_channels': 3 if image else 0}
         accepted = self._parameters_of_critic()
-        self.critic = build_part({**{k: v for k, v in found.items() if k in accepted}, **self._config})
+        config = {**{k: v for k, v in found.items() if k in accepted}, **self._config}
+        self.critic = build_part(config, 'critic')
 
     def forward(self, student: Tensor, teacher: Tensor, image: Tensor | None = None, labels: Tensor | None = None,
                 mask: Tensor | None = None) -> Tensor:
