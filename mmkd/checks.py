@@ -52,3 +52,9 @@ def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is a finite number above zero (a weight of 0 would contribute nothing)."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
         raise ValueError(f'{name} must be a finite number above 0, got {value!r}')
+
+
+def check_count(name: str, value: Any, least: int) -> None:
+    """Raise ValueError unless ``value`` is a whole number of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}')

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from mmseg.datasets import BaseSegDataset
 
-from mmkd.checks import check_choice, check_keys
+from mmkd.checks import check_choice, check_count, check_keys
 from mmkd.registry import DATASETS
 
 # Neighbours in the source tend to be by one writer: contiguous blocks keep handwriting apart as well as digits.
@@ -166,10 +166,10 @@ class DigitScenes(BaseSegDataset):
                  clutter: int = 2, noise: float = 0.06, **kwargs: Any) -> None:
         check_keys(kwargs, (*OWN, *INHERITED), 'DigitScenes')
         check_choice('split', split, SPLITS)
-        _check_count('num_scenes', num_scenes, 1)
-        _check_count('size', size, 16)
-        _check_count('seed', seed, 0)
-        _check_count('clutter', clutter, 0)
+        check_count('num_scenes', num_scenes, 1)
+        check_count('size', size, 16)
+        check_count('seed', seed, 0)
+        check_count('clutter', clutter, 0)
         _check_range('num_digits', num_digits, 1, 100)
         _check_range('digit_size', digit_size, 8, size)
         if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
@@ -201,11 +201,6 @@ class DigitScenes(BaseSegDataset):
             seg_map = np.array([self.label_map[label] for label in range(11)], np.uint8)[seg_map]
         return dict(info, img=image.copy(), gt_seg_map=seg_map.copy(), img_shape=image.shape[:2],
                     ori_shape=image.shape[:2])
-
-
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}')
 
 
 def _check_range(name: str, value: Any, least: float, most: float) -> None:

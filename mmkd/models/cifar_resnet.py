@@ -1,0 +1,66 @@
+"""ResNet for 32×32 images: three stages of basic blocks behind a 3×3 stem."""
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from mmseg.models.backbones.resnet import BasicBlock
+from mmseg.models.utils import ResLayer
+from torch import Tensor, nn
+
+from mmkd.checks import check_choice, check_count
+from mmkd.registry import MODELS
+
+KAIMING = [dict(type='Kaiming', layer='Conv2d'), dict(type='Constant', val=1, layer='BatchNorm2d')]
+
+
+@MODELS.register_module()
+class CIFARResNet(BaseModule):
+    """ResNet-8 … 110 for CIFAR, as the distillation literature uses it.
+
+    He et al., Deep Residual Learning (CVPR 2016), section 4.2. Where a block changes width or stride its shortcut is a
+    1×1 convolution with BatchNorm (option B), as in RepDistiller's benchmark; the paper's own CIFAR nets pad with
+    zeros (option A), which has 2,752 parameters fewer at ResNet-20.
+    ``resnet8x4`` is ``depth=8, base_channels=64, stem_channels=32``, ``resnet32x4`` the same with ``depth=32``.
+
+    Shapes: (N, 3, H, W) → B, 2B and 4B channels at strides 1, 2, 4 for B = ``base_channels``, each after its ReLU.
+
+    Args:
+        depth: 6n + 2 for n blocks a stage: 8, 14, 20, 32, 56, 110, …
+        base_channels: Width of the first stage.
+        stem_channels: Width of the stem; None is ``base_channels``.
+        out_indices: Which of the three maps to return.
+        init_cfg: By default Kaiming's initialisation.
+
+    Raises:
+        ValueError: A depth or index that does not exist.
+
+    >>> [tuple(map.shape) for map in CIFARResNet(depth=8)(torch.zeros(1, 3, 32, 32))]
+    [(1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
+    """
+
+    def __init__(self, depth: int = 20, base_channels: int = 16, stem_channels: int | None = None,
+                 out_indices: Sequence[int] = (0, 1, 2), init_cfg: dict | list | None = None) -> None:
+        check_count('depth', depth, 8)
+        if depth % 6 != 2:
+            raise ValueError(f'depth must be 6n + 2 (8, 14, 20, 32, 56, 110, …), got {depth}')
+        check_count('base_channels', base_channels, 1)
+        for index in out_indices:
+            check_choice('out_indices', index, (0, 1, 2))
+        super().__init__(init_cfg or KAIMING)
+        self.out_indices = tuple(out_indices)
+        channels = stem_channels or base_channels
+        self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        blocks = (depth - 2) // 6
+        self.layer1 = ResLayer(BasicBlock, channels, base_channels, blocks)
+        self.layer2 = ResLayer(BasicBlock, base_channels, 2 * base_channels, blocks, stride=2)
+        self.layer3 = ResLayer(BasicBlock, 2 * base_channels, 4 * base_channels, blocks, stride=2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the maps of ``out_indices``, finest first."""
+        x = self.relu(self.bn1(self.conv1(x)))
+        maps = []
+        for layer in (self.layer1, self.layer2, self.layer3):
+            x = layer(x)
+            maps.append(x)
+        return tuple(maps[index] for index in self.out_indices)
