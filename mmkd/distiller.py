@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, nearest
 from mmkd.member import Member, Renormalise, name_members, num_classes_of
-from mmkd.objective import Record, build_objectives, check_name, references
+from mmkd.objective import build_objectives, check_name
 from mmkd.phases import PhaseRunner, read_phases
 from mmkd.probe import probe
+from mmkd.references import Record, references
 from mmkd.registry import MODELS
 from mmkd.taps import Taps
 from mmkd.teachers import Teacher, Teachers
@@ -72,6 +73,7 @@ class Distiller(BaseModel):
         self.taps = {name: Taps(models[name], used[name], m.where) for name, m in student_members.items()}
         self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
                                   for name, m in teacher_members.items()})
+        self._streamed = _streamed_only(self.objectives)
         self.phases = read_phases(phases, {name: o.adversarial for name, o in self.objectives.items()})
         self.phase_runner = PhaseRunner(self.phases)
         for line in probe(self):
@@ -92,7 +94,7 @@ class Distiller(BaseModel):
         """Run every member once; return what the taps read, and the students' own losses."""
         batch = Batch(inputs, data_samples, self.members[self.predict_with].ignore_index)
         self._check_labels(batch)
-        record: Record = {'batch': batch, **self.teachers.observe(batch)}
+        record = self.observe_teachers(batch)
         losses: dict[str, Tensor] = {}
         for name, student in self.students.items():
             last = self.members[name].options.get('channels_last')
@@ -102,6 +104,15 @@ class Distiller(BaseModel):
             record[name] = self.taps[name].read(seen)
             losses.update(own if len(self.students) == 1 else {f'{name}.{key}': value for key, value in own.items()})
         return record, losses
+
+    def observe_teachers(self, batch: Batch, compiled: bool = True) -> Record:
+        """Run every teacher once; what only running statistics need of one is dropped before the next one runs."""
+        record: Record = {'batch': batch}
+        for name, seen in self.teachers.observe(batch, compiled):
+            for objective in self.objectives.values():
+                objective.absorb(name, seen, record)
+            record[name] = {tap: value for tap, value in seen.items() if f'{name}.{tap}' not in self._streamed}
+        return record
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """Step once: mmengine's own step with one optimizer, else one forward and every phase's gradient from it."""
@@ -160,7 +171,8 @@ class Distiller(BaseModel):
 
     def _check_labels(self, batch: Batch) -> None:
         classes = num_classes_of(self.students[self.predict_with])
-        if classes is not None and batch.data_samples and 'gt_sem_seg' in batch.data_samples[0]:
+        sample = batch.data_samples[0] if batch.data_samples else ()
+        if classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
             batch.check_labels(classes)
 
     def _check_predict_with(self, name: str | None) -> str:
@@ -206,6 +218,16 @@ def _all_taps(member: Member, shared: dict[str, str]) -> dict[str, str]:
     for name in {**shared, **member.taps}:
         check_name(name, 'tap')
     return {**shared, **member.taps}
+
+
+def _streamed_only(objectives: Any) -> set[str]:
+    """Return the references that reach losses as running statistics and in no other way."""
+    streamed: set[str] = set()
+    kept: set[str] = set()
+    for objective in objectives.values():
+        for role, value in objective.reads.items():
+            (streamed if role in objective.streams else kept).update(references(value))
+    return streamed - kept
 
 
 def _only(members: Any, kind: str) -> nn.Module:

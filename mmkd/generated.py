@@ -2,7 +2,7 @@
 from typing import TYPE_CHECKING
 
 import torch
-from mmengine.structures import PixelData
+from mmengine.structures import BaseDataElement, PixelData
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -19,6 +19,11 @@ def seg_sample(labels: Tensor) -> 'SegDataSample':
     sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
     sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0)))
     return sample
+
+
+def cls_sample(label: Tensor) -> BaseDataElement:
+    """Return the data sample of a class label (1,), as a training pipeline of classification packs it."""
+    return BaseDataElement(gt_label=label)
 
 
 def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, seed: int = 0,

@@ -1,6 +1,5 @@
 """Objectives: a loss, the references it reads, its weight and its connectors."""
 import inspect
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
@@ -8,14 +7,14 @@ import torch
 from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
-from mmkd.batch import BATCH_READS, read_batch
+from mmkd.batch import read_batch
 from mmkd.checks import check_keys, check_positive, nearest
 from mmkd.modules.connector import Connector
+from mmkd.references import Record, follow, resolve
 from mmkd.registry import build_part
 
 OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors')
 _RESERVED = ModuleDict()
-Record = dict[str, Any]
 
 
 def check_name(name: str, kind: str) -> None:
@@ -71,16 +70,35 @@ class Objective(BaseModule):
         return hasattr(self.loss, 'critic_loss')
 
     def forward(self, record: Record) -> dict[str, Tensor]:
-        """Return ``{'<name>.loss': weight · loss}``."""
-        return {f'{self.name}.loss': self.weight * self._call(self.loss, record)}
+        """Return ``{'<name>.loss': weight · loss}``, and the loss's diagnostics as ``<name>.<diagnostic>``."""
+        value = {f'{self.name}.loss': self.weight * self._call(self.loss, record)}
+        return value | {f'{self.name}.{key}': found for key, found in getattr(self.loss, 'diagnostics', {}).items()}
 
     def critic_loss(self, record: Record) -> dict[str, Tensor]:
         """Return ``{'<name>.critic_loss': …}``; nothing of it reaches a student or a teacher."""
         return {f'{self.name}.critic_loss': self._call(self.loss.critic_loss, record)}
 
+    @property
+    def streams(self) -> dict[str, list[str]]:
+        """Reads of several members that reach the loss as running statistics: role -> references."""
+        offered = getattr(self.loss, 'streams', ())
+        return {role: reads for role, reads in self.reads.items()
+                if role in offered and isinstance(reads, list) and role not in self.connectors}
+
+    @torch.no_grad()
+    def absorb(self, member: str, seen: dict[str, Any], record: Record) -> None:
+        """Update the running statistics with what the taps of one more member saw."""
+        for role, reads in self.streams.items():
+            for tap in [r.split('.', 1)[1] for r in reads if r.startswith(f'{member}.')]:
+                statistics = record.setdefault(f'{self.name}({role})', self.loss.running())
+                self._guard(partial(statistics.update, seen[tap]), {role: seen[tap]})
+
     @torch.no_grad()
     def fit(self, record: Record) -> list[str]:
-        """Insert the connectors that ``'auto'`` stands for and size the critic; return what was done, in words."""
+        """Insert the connectors that ``'auto'`` stands for, let the loss build itself; return what was done, in words.
+
+        A loss with parts that only the shapes decide (a critic, a predictor) has ``build(**reads)``, which makes them.
+        """
         done = []
         for role in self.auto:
             other = self._counterpart(role)
@@ -101,11 +119,10 @@ class Objective(BaseModule):
             done.append(f'{self.name}: {role} {tuple(x.shape[1:])} -> {fitted} by '
                         f"{' and '.join(steps) or 'nothing (the shapes agree)'}")
         self.auto = []
-        if getattr(self.loss, 'critic', True) is None:
+        if hasattr(self.loss, 'build'):
             values = self._values(record)
-            self._guard(lambda: self.loss.build_critic(values['student'].shape[1], tuple(values['student'].shape[2:]),
-                                                       image='image' in self.reads), values)
-            done.append(f'{self.name}: critic for maps {tuple(values["student"].shape[1:])}')
+            built = self._guard(lambda: self.loss.build(**values), values)
+            done += [f'{self.name}: {built}'] * bool(built)
         return done
 
     def _call(self, function: Any, record: Record) -> Tensor:
@@ -150,7 +167,9 @@ class Objective(BaseModule):
         return next(iter(named + others), '')
 
     def _one(self, role: str, value: Any) -> Any:
-        """Return the tensor whose shape stands for a read: of a stack or list the first."""
+        """Return the tensor whose shape stands for a read: of a stack or list the first, of statistics the mean."""
+        if role in self.streams:
+            return value.mean_prob
         return value[0] if isinstance(self.reads[role], list) or isinstance(value, list) else value
 
     def _of_batch(self, role: str) -> bool:
@@ -158,8 +177,10 @@ class Objective(BaseModule):
 
     def _read(self, role: str, record: Record) -> Any:
         reference = self.reads[role]
+        if role in self.streams:
+            return record[f'{self.name}({role})']
         stacked = isinstance(reference, list)
-        value = [_follow(r, record) for r in reference] if stacked else _follow(reference, record)
+        value = [follow(r, record) for r in reference] if stacked else follow(reference, record)
         tensors = value if isinstance(value, list) else [value]
         if not _learns(role):
             tensors = [tensor.detach() for tensor in tensors]
@@ -184,7 +205,7 @@ class Objective(BaseModule):
                 reads.setdefault(role, f'{role}.{on}')
         if not reads:
             raise ValueError(f"{where} reads nothing. Mend: on='logits' or reads=dict(student='student.logits', …)")
-        return {role: _resolve(value, known, f'{where}: {role}') for role, value in reads.items()}
+        return {role: resolve(value, known, f'{where}: {role}') for role, value in reads.items()}
 
     def _check_signature(self) -> None:
         where = f'objective {self.name!r}: {type(self.loss).__name__}'
@@ -211,51 +232,15 @@ class Objective(BaseModule):
                                  f'{self.reads}. Mend: a connector of your own, or the other side')
 
 
-def _resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:
-    """Check a reference and expand a list or a glob into a list of references."""
-    if isinstance(reference, list | tuple):
-        found = [_resolve(r, known, where) for r in reference]
-        flat = [r for item in found for r in (item if isinstance(item, list) else [item])]
-        if not references(flat) or references(flat) != flat:
-            raise ValueError(f"{where}: a list stacks taps of members ('<member>.<tap>'), got {reference!r}")
-        return flat
-    member, dot, tap = str(reference).partition('.')
-    if not dot or not isinstance(reference, str):
-        raise ValueError(f"{where}: a reference is '<member>.<tap>' or 'batch.<name>', got {reference!r}")
-    if member == 'batch':
-        if tap not in BATCH_READS:
-            raise KeyError(f'{where}: the batch offers {list(BATCH_READS)}, got {tap!r}{nearest(tap, BATCH_READS)}')
-        return reference
-    members = [m for m in known if fnmatchcase(m, member)]
-    if not members:
-        raise KeyError(f'{where}: {reference!r} names no member{nearest(member, known)} (members: {sorted(known)})')
-    for name in members:
-        if tap not in known[name]:
-            raise KeyError(f'{where}: member {name!r} has no tap {tap!r}{nearest(tap, known[name])} (its taps: '
-                           f"{sorted(known[name])}). Mend: taps=dict({tap}='<module path>')")
-    return [f'{m}.{tap}' for m in members] if any(c in member for c in '*?[') else reference
-
-
-def references(value: Any) -> list[str]:
-    """Return every ``'member.tap'`` of a read, batch reads left out."""
-    values = value if isinstance(value, list) else [value]
-    return [v for v in values if not v.startswith('batch.')]
-
-
 def _learns(role: str) -> bool:
     """Return whether gradient flows through this argument of a loss."""
     return role == 'student' or role.startswith('student_')
 
 
-def _follow(reference: str, record: Record) -> Any:
-    member, tap = reference.split('.', 1)
-    return record[member][tap]
-
-
 def _shape(value: Any) -> str:
     if isinstance(value, list):
         return str([_shape(v) for v in value])
-    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
+    return str(tuple(value.shape)) if hasattr(value, 'shape') else type(value).__name__
 
 
 def build_objective(name: str, config: dict, known: dict[str, list[str]]) -> Objective:

@@ -1,11 +1,13 @@
 """The probe: one forward on generated data, so that wiring mistakes end before training starts."""
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
+from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from mmkd.batch import Batch
-from mmkd.generated import DEFAULT_SIZE, seg_sample
+from mmkd.generated import DEFAULT_SIZE, cls_sample, seg_sample
 
 if TYPE_CHECKING:
     from mmkd.distiller import Distiller
@@ -25,7 +27,7 @@ def probe(distiller: 'Distiller') -> list[str]:
     with torch.random.fork_rng(devices=[]):
         samples = _samples(distiller.students.values(), size, inputs.device)
         batch = Batch(inputs, samples, distiller.members[distiller.predict_with].ignore_index)
-        record: dict[str, Any] = {'batch': batch, **distiller.teachers.observe(batch, compiled=False)}
+        record = distiller.observe_teachers(batch, compiled=False)
         for name, student in distiller.students.items():
             with _frozen(student), distiller.taps[name].recording() as seen:
                 student(inputs, samples, mode='loss' if samples else 'tensor')
@@ -33,7 +35,8 @@ def probe(distiller: 'Distiller') -> list[str]:
     fitted = []
     for objective in distiller.objectives.values():
         fitted += objective.fit(record)  # what is built here is drawn from the run's own seed
-        with torch.random.fork_rng(devices=[]), _frozen(objective):
+        # A loss checks its shapes before it finds that it waits for data (a vocabulary): that is no mistake here.
+        with torch.random.fork_rng(devices=[]), _frozen(objective), suppress(NotFittedError):
             objective(record)
     return fitted
 
@@ -58,6 +61,9 @@ class _frozen:  # noqa: N801  a context manager
 
 
 def _samples(students: Any, size: tuple[int, ...], device: torch.device) -> list | None:
-    if not all(hasattr(student, 'decode_head') for student in students):
-        return None
-    return [seg_sample(torch.zeros(1, *size, dtype=torch.long, device=device))]
+    """Return labels that every student can take; None (no task loss is run) where there are none."""
+    if all(hasattr(student, 'decode_head') for student in students):
+        return [seg_sample(torch.zeros(1, *size, dtype=torch.long, device=device))]
+    if all(hasattr(getattr(student, 'head', None), 'fc') for student in students):
+        return [cls_sample(torch.zeros(1, dtype=torch.long, device=device))]
+    return None

@@ -119,9 +119,10 @@ class Teachers(Mapping):
             for tensor in run.model.state_dict().values():
                 broadcast(tensor)
 
-    def observe(self, batch: Batch, compiled: bool = True) -> dict[str, dict[str, Any]]:
-        """Run every teacher once and return member name -> tap name -> tensor."""
-        return {name: run.observe(batch, compiled) for name, run in self.runs.items()}
+    def observe(self, batch: Batch, compiled: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Run one teacher after the other; yield each one's name and its tap name -> tensor."""
+        for name, run in self.runs.items():
+            yield name, run.observe(batch, compiled)
 
 
 @torch.no_grad()

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from mmkd.batch import Batch
 from mmkd.losses import AdversarialLoss, PixelWiseKLLoss, pixel_wise_kl
 from mmkd.modules import Connector
-from mmkd.objective import Objective, build_objectives, check_name, references
+from mmkd.objective import Objective, build_objectives, check_name
+from mmkd.references import references
 
 KNOWN = dict(student=['logits', 'feat'], teacher=['logits', 'feat'], t1=['logits'], t2=['logits'])
 

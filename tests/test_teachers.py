@@ -321,7 +321,7 @@ def test_teachers_are_a_mapping_of_models() -> None:
     assert not isinstance(teachers, nn.Module)
     assert (list(teachers), len(teachers), teachers['large']) == (['small', 'large'], 2, runs['large'].model)
     assert copy.deepcopy(teachers) is teachers
-    record = teachers.observe(batch())
+    record = dict(teachers.observe(batch()))
     assert record['large']['logits'].dtype == torch.bfloat16
     assert torch.equal(record['small']['logits'], reference(batch().inputs, trained(tiny.segmentor(4)))['logits'])
     teachers.to(torch.device('meta'))

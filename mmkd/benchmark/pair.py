@@ -119,7 +119,8 @@ class Pair:
         peers = [(model, self.wrapper(model, peer=True)) for model in self.peer_students]
         nchw = [torch.contiguous_format] * len(peers)
         cases: dict[str, Callable[[], Any]] = dict(
-            student=lambda: _step(own, self.layouts, self.data), teacher=lambda: self.full.teachers.observe(batch))
+            student=lambda: _step(own, self.layouts, self.data),
+            teacher=lambda: dict(self.full.teachers.observe(batch)))
         critics = any(objective.adversarial for objective in self.full.objectives.values())
         for name, distiller in (('step', self.lean if critics else self.full),
                                 ('step_with_critic', self.full if critics else None)):

@@ -39,7 +39,7 @@ def measure_objectives(model: Distiller, data: dict, report: Report) -> None:
     with _counting_calls(model) as calls:
         record, task = model.observe(**data)
     report.table('taps', ('member', 'tap', 'path', 'shape', 'type', 'calls'),
-                 [(member, tap, path.text, *_shape(record[member][tap]), calls[member, tap])
+                 [(member, tap, path.text, *_shape(record[member].get(tap)), calls[member, tap])
                   for member, taps in _taps(model).items() for tap, path in taps.paths.items()])
     total = model.parse_losses(task)[0]
     task_norm = gradient_norm(total, parameters)
@@ -104,6 +104,8 @@ def _connector(module: nn.Module) -> str:
 
 
 def _shape(value: Any) -> tuple[str, str]:
+    if value is None:
+        return 'kept as running statistics', ''
     tensors = value if isinstance(value, list) else [value]
     return ('\n'.join(str(tuple(t.shape)) for t in tensors), str(tensors[0].dtype).removeprefix('torch.'))
 

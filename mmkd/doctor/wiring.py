@@ -11,8 +11,9 @@ from mmkd.distiller import ARGUMENTS, Distiller
 from mmkd.doctor.report import Report
 from mmkd.launch import is_distiller
 from mmkd.member import COMMON_KEYS, TEACHER_KEYS, Member, as_dict, name_members
-from mmkd.objective import OBJECTIVE_KEYS, build_objective, build_objectives, references
+from mmkd.objective import OBJECTIVE_KEYS, build_objective, build_objectives
 from mmkd.phases import read_phases
+from mmkd.references import references
 from mmkd.taps import Taps
 
 

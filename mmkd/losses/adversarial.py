@@ -43,7 +43,7 @@ class AdversarialLoss(Loss):
     Args:
         critic: Module called as ``critic(map, image=None)`` that returns (N, 1, h, w) or (N, 1), or its config; None
             means HolisticCritic. A config whose class needs ``in_channels`` and that lacks it is built by
-            :meth:`build_critic`, which the Distiller calls.
+            :meth:`build`, which the Distiller calls.
         mode: 'wgan-gp', 'hinge', 'lsgan' or 'bce'.
         gradient_penalty: λ of wgan-gp.
         activation: What the critic sees: None for the tensor as it is, 'softmax' for probabilities.
@@ -85,18 +85,24 @@ class AdversarialLoss(Loss):
         if 'in_channels' in self._config or 'in_channels' not in self._parameters_of_critic():
             self.critic = build_part(self._config, 'critic')
 
-    def build_critic(self, in_channels: int, size: tuple[int, ...], image: bool) -> None:
+    def build(self, student: Tensor, image: Tensor | None = None, **others: Tensor) -> str:
         """Build a critic whose config left out what only the maps tell; what the config says stands.
 
         Args:
-            in_channels: Channels of the maps.
-            size: Height and width of the maps.
-            image: Whether the critic will get the image.
+            student: Map (N, C, H, W) or (N, C).
+            image: Images (N, 3, H', W') where the critic will get them.
+            others: What else the objective reads; it says nothing about a critic.
+
+        Returns:
+            What was built, in words; '' for nothing.
         """
-        found = {'in_channels': in_channels, 'size': tuple(size), 'image_channels': 3 if image else 0}
+        if self.critic is not None:
+            return ''
+        found = {'in_channels': student.shape[1], 'size': tuple(student.shape[2:]),
+                 'image_channels': 0 if image is None else image.shape[1]}
         accepted = self._parameters_of_critic()
-        config = {**{k: v for k, v in found.items() if k in accepted}, **self._config}
-        self.critic = build_part(config, 'critic')
+        self.critic = build_part({**{k: v for k, v in found.items() if k in accepted}, **self._config}, 'critic')
+        return f'critic for maps {tuple(student.shape[1:])}'
 
     def forward(self, student: Tensor, teacher: Tensor, image: Tensor | None = None, labels: Tensor | None = None,
                 mask: Tensor | None = None) -> Tensor:
@@ -209,7 +215,7 @@ class AdversarialLoss(Loss):
     def _check(self, student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor | None) -> None:
         if self.critic is None:
             raise RuntimeError(f'the critic {self._config["type"]} is not built: its in_channels is unknown; mend: '
-                               "critic=dict(type=…, in_channels=…), or build_critic(…) (the Distiller calls it)")
+                               "critic=dict(type=…, in_channels=…), or build(student=…) (the Distiller calls it)")
         if labels is not None:
             raise ValueError(f'labels were given, but critic {type(self.critic).__name__} has no category outputs; '
                              'mend: drop reads=dict(labels=…)')

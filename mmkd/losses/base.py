@@ -17,14 +17,19 @@ class Loss(nn.Module):
 
     Attributes:
         needs: What student and teacher must have in common ('channels', 'size'); connectors='auto' sees to it.
+        streams: Arguments for which a Distiller hands over running statistics, made by ``running()`` and updated
+            member by member, in place of a stack of all members.
+        diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as ``<objective>.<name>``.
     """
 
     needs: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
         super().__init__()
         check_positive('loss_weight', loss_weight)
         self.loss_weight = loss_weight
+        self.diagnostics: dict[str, Tensor] = {}
         self._loss_name = f'loss_{snake_case(type(self).__name__)}' if loss_name is None else loss_name
 
     @property

@@ -308,7 +308,7 @@ def test_the_default_critic_is_built_when_the_maps_are_known() -> None:
     x = torch.randn(2, 5, 16, 32)
     with pytest.raises(RuntimeError, match=r'HolisticCritic is not built.*mend: critic=dict\(type=…, in_channels'):
         loss(x, x)
-    loss.build_critic(5, (16, 32), image=True)
+    loss.build(torch.zeros(1, 5, 16, 32), image=torch.zeros(1, 3, 64, 128))
     assert loss.critic(x, torch.randn(2, 3, 64, 128)).shape == (2, 1, 1, 5)
     assert any(k.startswith('critic.') for k in loss.state_dict())
     assert loss(x, x, image=torch.randn(2, 3, 64, 128)).isfinite()
@@ -318,7 +318,7 @@ def test_the_default_critic_is_built_when_the_maps_are_known() -> None:
 
 def test_what_the_config_says_stands() -> None:
     loss = AdversarialLoss(dict(type='HolisticCritic', channels=(8, 16), input_norm='bn'))
-    loss.build_critic(5, (64, 64), image=False)
+    loss.build(torch.zeros(1, 5, 64, 64))
     assert loss.critic.image_channels == 0
     assert loss.critic.score.in_channels == 16
     assert isinstance(loss.critic.input_norm, nn.BatchNorm2d)
