@@ -50,11 +50,30 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
 
 def check_positive(name: str, value: float) -> None:
     """Raise ValueError unless ``value`` is a finite number above zero (a weight of 0 would contribute nothing)."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= 0:
+    if not _is_number(value) or value <= 0:
         raise ValueError(f'{name} must be a finite number above 0, got {value!r}')
 
 
-def check_count(name: str, value: Any, least: int) -> None:
-    """Raise ValueError unless ``value`` is a whole number of at least ``least``."""
+def check_non_negative(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` is a finite number, zero or above."""
+    if not _is_number(value) or value < 0:
+        raise ValueError(f'{name} must be a finite number, 0 or above, got {value!r}')
+
+
+def check_fraction(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` is a number from 0 to below 1."""
+    if not _is_number(value) or not 0 <= value < 1:
+        raise ValueError(f'{name} must be a number from 0 to below 1, got {value!r}')
+
+
+def check_count(name: str, value: int, least: int) -> None:
+    """Raise ValueError unless ``value`` is a whole number, ``least`` or above.
+
+    >>> check_count('images_per_class', 3, 1)
+    """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}')
+        raise ValueError(f'{name} must be a whole number, {least} or above, got {value!r}')
+
+
+def _is_number(value: float) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)

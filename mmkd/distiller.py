@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmkd.batch import Batch
-from mmkd.checks import check_keys, nearest
+from mmkd.checks import check_keys, check_non_negative, nearest
 from mmkd.member import Member, Renormalise, name_members, num_classes_of
 from mmkd.objective import build_objectives, check_name
 from mmkd.phases import PhaseRunner, read_phases
@@ -18,8 +18,8 @@ from mmkd.registry import MODELS
 from mmkd.taps import Taps
 from mmkd.teachers import Teacher, Teachers
 
-ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'data_preprocessor',
-             'predict_with', 'init_cfg')
+ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'task_weight',
+             'data_preprocessor', 'predict_with', 'init_cfg')
 
 
 @MODELS.register_module()
@@ -37,6 +37,7 @@ class Distiller(BaseModel):
         taps: Tap name -> path in every member, see :class:`mmkd.taps.TapPath`; a member's own ``taps`` win.
         objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…)``.
         phases: Which objectives each optimizer steps on; None: one phase, and one for the critics if there are any.
+        task_weight: Multiplies the students' own losses, 0 or above; 0 learns from the objectives alone.
         data_preprocessor: None takes the first student's own.
         predict_with: The student that answers ``mode='predict'`` and ``'tensor'``.
         init_cfg: mmengine's initialisation.
@@ -49,7 +50,7 @@ class Distiller(BaseModel):
 
     def __init__(self, student: Any = None, students: dict[str, Any] | None = None, teacher: Any = None,
                  teachers: dict[str, Any] | None = None, taps: dict[str, str] | None = None,
-                 objectives: dict[str, dict] | None = None, phases: list[dict] | None = None,
+                 objectives: dict[str, dict] | None = None, phases: list[dict] | None = None, task_weight: float = 1.0,
                  data_preprocessor: dict | nn.Module | None = None, predict_with: str | None = None,
                  init_cfg: dict | None = None, **unknown: Any) -> None:
         check_keys(unknown, ARGUMENTS, 'Distiller')
@@ -66,6 +67,8 @@ class Distiller(BaseModel):
             if member.options.get('channels_last'):
                 models[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.predict_with = self._check_predict_with(predict_with)
+        check_non_negative('task_weight', task_weight)
+        self.task_weight = task_weight
 
         paths = {name: _all_taps(member, taps or {}) for name, member in self.members.items()}
         self.objectives = build_objectives(objectives or {}, {name: list(p) for name, p in paths.items()})
@@ -102,7 +105,8 @@ class Distiller(BaseModel):
             with self.taps[name].recording() as seen:
                 own = student(x, data_samples, mode='loss')
             record[name] = self.taps[name].read(seen)
-            losses.update(own if len(self.students) == 1 else {f'{name}.{key}': value for key, value in own.items()})
+            prefix = '' if len(self.students) == 1 else f'{name}.'
+            losses.update({f'{prefix}{key}': self._weigh(key, value) for key, value in own.items()})
         return record, losses
 
     def observe_teachers(self, batch: Batch, compiled: bool = True) -> Record:
@@ -168,6 +172,11 @@ class Distiller(BaseModel):
         super()._apply(fn, recurse)
         self.teachers.to(next(self.students.parameters()).device)
         return self
+
+    def _weigh(self, key: str, value: Any) -> Any:
+        if 'loss' not in key or self.task_weight == 1:
+            return value
+        return [self.task_weight * v for v in value] if isinstance(value, list) else self.task_weight * value
 
     def _check_labels(self, batch: Batch) -> None:
         classes = num_classes_of(self.students[self.predict_with])
