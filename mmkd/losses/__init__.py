@@ -1,5 +1,7 @@
 """Distillation losses: a pure function and its registered Module, one idea a file."""
 from mmkd.losses.adversarial import AdversarialLoss as AdversarialLoss
+from mmkd.losses.assignment_kl import AssignmentKLLoss as AssignmentKLLoss
+from mmkd.losses.assignment_kl import assignment_kl as assignment_kl
 from mmkd.losses.base import Loss as Loss
 from mmkd.losses.dirichlet_nll import DirichletNLLLoss as DirichletNLLLoss
 from mmkd.losses.dirichlet_nll import dirichlet_nll as dirichlet_nll

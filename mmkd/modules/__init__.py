@@ -1,3 +1,5 @@
-"""Whatever has weights and is not a task model: connectors, critics."""
+"""Whatever has weights and is not a task model: connectors, critics, vocabularies."""
+from mmkd.modules.assignment_predictor import AssignmentPredictor as AssignmentPredictor
 from mmkd.modules.connector import Connector as Connector
 from mmkd.modules.holistic_critic import HolisticCritic as HolisticCritic
+from mmkd.modules.vocabulary import Vocabulary as Vocabulary

@@ -1,0 +1,255 @@
+"""The vocabulary of QUEST: words that quantise a teacher's feature map."""
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmkd.checkpoints import load_state_dict_file
+from mmkd.checks import check_count, check_positive
+
+ORIGIN = ('teacher', 'tap', 'pooling')
+_DIGEST = 32  # bytes of a SHA-256
+_CHUNK = 4096  # vectors that statistics look at together
+_CALIBRATION = 2048  # vectors that tau='auto' looks at
+
+
+class Words(NamedTuple):
+    """Words as distances need them, see :func:`shift_words`."""
+
+    shifted: Tensor
+    centre: Tensor
+    square: Tensor
+
+
+def shift_words(words: Tensor) -> Words:
+    """Move words (K, C) to their mean: |v|² − 2⟨v, f⟩ of vectors far from 0 would cancel to noise, distances stay."""
+    centre = words.mean(0)
+    shifted = words - centre
+    return Words(shifted, centre, shifted.square().sum(1))
+
+
+def log_assignment(vectors: Tensor, words: Words, tau: float | Tensor) -> Tensor:
+    r"""Return ln p_T (P, K) of vectors (P, C): ``log_softmax(−‖v_k − f‖² / tau)``, ‖f‖² left out, since it cancels.
+
+    >>> words = shift_words(torch.tensor([[0., 0.], [3., 4.]]))  # squared distances 1 and 20
+    >>> log_assignment(torch.tensor([[1., 0.]]), words, 19.).softmax(1)  # odds e : 1
+    tensor([[0.7311, 0.2689]])
+    """
+    scores = torch.addmm(words.square, vectors - words.centre, words.shifted.T, beta=-1, alpha=2)
+    # A tiny tau takes far words to -Inf; as targets they must give 0 · finite.
+    scores = scores.sub_(scores.amax(1, keepdim=True)).div_(tau).clamp_(min=torch.finfo(scores.dtype).min)
+    return scores.log_softmax(1)
+
+
+class Vocabulary(nn.Module):
+    r"""Words (K, C) fitted once to a teacher's features and frozen: a position's p_T is its soft assignment to them.
+
+    Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020, arXiv 1912.01540,
+    eq. 2 and 3.
+
+    .. math:: p_T = \mathrm{softmax}_k(-\lVert v_k - f \rVert^2 / \tau)
+
+    The temperature is in squared-feature units: a layer whose features are ten times as large needs a hundredfold tau.
+    ``tau='auto'`` chooses it when the words are fitted, such that the mean assignment perplexity exp(mean H(p_T)) is
+    ``target_perplexity``. The authors' code multiplies by a temperature t = 1/tau.
+
+    The words are NaN until they are fitted (:meth:`fit`), loaded (:meth:`load`, a state dict) or written by hand
+    (``vocabulary.words.copy_(…)``).
+
+    Args:
+        num_words: K.
+        channels: C, the teacher's.
+        tau: Temperature, or 'auto'. A number is the config's and not in the state dict; one found by 'auto' is.
+        target_perplexity: How many words share a position's assignment, on average, under ``tau='auto'``.
+
+    Raises:
+        ValueError: Fewer than two words, a tau that is no positive number, an unreachable perplexity.
+
+    Examples:
+        >>> vocabulary = Vocabulary(2, 1, tau=1.)
+        >>> _ = vocabulary.words.copy_(torch.tensor([[0.], [1.]]))
+        >>> vocabulary.assign(torch.tensor([[0.5], [1.0]]))
+        tensor([[0.5000, 0.5000],
+                [0.2689, 0.7311]])
+    """
+
+    words: Tensor
+    tau: Tensor
+    fingerprint: Tensor
+
+    def __init__(self, num_words: int, channels: int, tau: float | str = 0.2, target_perplexity: float = 4.0) -> None:
+        super().__init__()
+        check_vocabulary(num_words, tau, target_perplexity)
+        self.target_perplexity = target_perplexity
+        self.auto = tau == 'auto'
+        self.register_buffer('words', torch.full((num_words, channels), math.nan))
+        self.register_buffer('tau', torch.tensor(math.nan if self.auto else float(tau)), persistent=self.auto)
+        self.register_buffer('fingerprint', torch.zeros(len(ORIGIN), _DIGEST, dtype=torch.uint8))
+        self._known: tuple | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether words and tau are there; looks at them only after they were written to, since that synchronises."""
+        state = (id(self.words), self.words._version, id(self.tau), self.tau._version)
+        if self._known != state and not bool(self.words.isnan().any() | self.tau.isnan()):
+            self._known = state
+        return self._known == state
+
+    def assign(self, vectors: Tensor) -> Tensor:
+        """Return p_T (P, K) of vectors (P, C)."""
+        return log_assignment(vectors, shift_words(self.words), self.tau).exp()
+
+    @torch.no_grad()
+    def fit(self, vectors: Tensor, seed: int = 0) -> dict[str, float]:
+        """Find the words by mini-batch k-means, and tau where it is 'auto'.
+
+        Deterministic for a seed and a number of threads; no other random numbers are drawn.
+
+        Args:
+            vectors: Features (P, C), on any device.
+            seed: Of the k-means.
+
+        Returns:
+            What :meth:`describe` says of the vectors.
+
+        Raises:
+            ValueError: Fewer vectors than words, other channels, NaN or Inf, or no tau gives the target perplexity.
+        """
+        from sklearn.cluster import MiniBatchKMeans  # slow to import, and needed once
+
+        num_words, channels = self.words.shape
+        vectors = vectors.float()
+        if vectors.dim() != 2 or vectors.shape[1] != channels:
+            raise ValueError(f'a vocabulary of {channels} channels needs vectors (P, {channels}), got '
+                             f'{tuple(vectors.shape)}')
+        if len(vectors) < num_words:
+            raise ValueError(f'{len(vectors)} vectors are too few for {num_words} words. Mend: num_words='
+                             f'{max(2, len(vectors) // 10)} or less, or more vectors (images=None, a larger '
+                             'max_vectors)')
+        if not vectors.isfinite().all():
+            raise ValueError("the teacher's features hold NaN or Inf, so no words can be fitted. Mend: check its "
+                             "checkpoint and inputs, or precision='bf16' in place of 'fp16'")
+        means = MiniBatchKMeans(num_words, batch_size=max(1024, num_words), n_init=1, random_state=seed)
+        means.fit(vectors.cpu().numpy())
+        self.words.copy_(torch.from_numpy(means.cluster_centers_))
+        if self.auto:
+            self.tau.fill_(self._calibrate(vectors, seed))
+        return self.describe(vectors)
+
+    @torch.no_grad()
+    def describe(self, vectors: Tensor) -> dict[str, float]:
+        """Return how the words serve vectors (P, C).
+
+        Returns:
+            ``vectors``: their number; ``inertia``: mean squared distance to the nearest word; ``words_used``: the
+            perplexity exp(H) of the words' shares; ``tau``; ``confidence``: mean max p_T; ``assignment``: the mean
+            assignment perplexity exp(mean H(p_T)).
+        """
+        counts = torch.zeros(len(self.words), dtype=torch.float64)
+        inertia = confidence = entropy = 0.0
+        words = shift_words(self.words)
+        for chunk in self._chunks(vectors):
+            log_p = log_assignment(chunk, words, self.tau)
+            best, word = log_p.max(1)
+            counts += word.bincount(minlength=len(counts)).cpu()
+            confidence += best.exp().sum().item()
+            entropy += torch.special.entr(log_p.exp()).sum().item()
+            inertia += (chunk - self.words[word]).square().sum().item()
+        number = len(vectors)
+        return dict(vectors=number, inertia=inertia / number, words_used=perplexity(counts).item(),
+                    tau=self.tau.item(), confidence=confidence / number, assignment=math.exp(entropy / number))
+
+    def check(self, fingerprint: Tensor) -> None:
+        """Refuse to serve another teacher, tap or pooling than the words were fitted to.
+
+        Words written by hand have no fingerprint, and serve whom they are given to.
+
+        Args:
+            fingerprint: As the buffer: three digests in the order of ``ORIGIN``.
+
+        Raises:
+            ValueError: Says which of the three differs.
+        """
+        if not self.fingerprint.any():
+            return
+        differs = [what for what, mine, yours in zip(ORIGIN, self.fingerprint.cpu(), fingerprint.cpu(), strict=True)
+                   if not torch.equal(mine, yours)]
+        if differs:
+            what = dict(teacher="another teacher (other weights, precision or fuse_bn)", tap='another tap of the '
+                        'teacher', pooling='another pooling of the teacher’s map (sizes of the maps, or channels)')
+            raise ValueError(f'this vocabulary was fitted to {" and ".join(what[d] for d in differs)}, so its words '
+                             f"mean nothing here. Mend: give back the {', '.join(differs)} that it was fitted with, "
+                             'or fit one anew: tools/fit_vocabulary.py, or VocabularyHook without vocabulary=, '
+                             'load_from or resume')
+
+    def load(self, path: str | Path) -> None:
+        """Read words, fingerprint and, under ``tau='auto'``, tau from a file of tools/fit_vocabulary.py.
+
+        Raises:
+            ValueError: The file holds other words, or none.
+        """
+        state = load_state_dict_file(path)
+        if set(state) != {'words', 'tau', 'fingerprint'}:
+            raise ValueError(f'vocabulary={str(path)!r} is no vocabulary: it holds {sorted(state)[:5]}. Mend: write '
+                             'one by tools/fit_vocabulary.py')
+        if state['words'].shape != self.words.shape:
+            raise ValueError(f'vocabulary={str(path)!r} holds {state["words"].shape[0]} words of '
+                             f'{state["words"].shape[1]} channels, but the loss has num_words={self.words.shape[0]} '
+                             f'and a teacher of {self.words.shape[1]} channels. Mend: num_words='
+                             f'{state["words"].shape[0]}, or fit one for this teacher: tools/fit_vocabulary.py')
+        self.words.copy_(state['words'])
+        self.fingerprint.copy_(state['fingerprint'])
+        if self.auto:
+            self.tau.copy_(state['tau'])
+
+    def _chunks(self, vectors: Tensor) -> Iterator[Tensor]:
+        for chunk in vectors.split(_CHUNK):
+            yield chunk.to(self.words)
+
+    def _calibrate(self, vectors: Tensor, seed: int) -> float:
+        """Return the tau whose mean assignment perplexity is the target: it grows with tau, as −d/tau flattens."""
+        from scipy.optimize import brentq
+
+        order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:_CALIBRATION]
+        scores = log_assignment(vectors[order.to(vectors.device)].to(self.words), shift_words(self.words), 1.0)
+        distance = scores.amax(1, keepdim=True) - scores
+        unit = distance.mean().item()
+
+        def excess(log_tau: float) -> float:
+            p = (distance / -math.exp(log_tau)).softmax(1)
+            return torch.special.entr(p).sum(1).mean().item() - math.log(self.target_perplexity)
+
+        low, high = (math.log(unit) + step for step in (-30.0, 30.0)) if unit > 0 else (0.0, 0.0)
+        if not (unit > 0 and excess(low) < 0 < excess(high)):
+            raise ValueError(f"tau='auto' finds no tau of assignment perplexity {self.target_perplexity}: too many "
+                             'words are equal, since the features hold too few different vectors. Mend: fewer words, '
+                             'a tap whose features vary, or a tau of your own')
+        return math.exp(brentq(excess, low, high, xtol=1e-6))
+
+
+def check_vocabulary(num_words: int, tau: float | str, target_perplexity: float) -> None:
+    """Refuse what no vocabulary can be.
+
+    Raises:
+        ValueError: Fewer than two words, a tau that is no positive number, an unreachable perplexity.
+    """
+    check_count('num_words', num_words, 2)  # with one word every assignment is 1
+    if isinstance(tau, str) and tau != 'auto':
+        raise ValueError(f"tau must be a finite number above 0 or 'auto', got {tau!r}")
+    if not isinstance(tau, str):
+        check_positive('tau', tau)
+    elif not 1 < target_perplexity < num_words:
+        raise ValueError(f"target_perplexity must lie between 1 (one word) and num_words={num_words} (all alike) for "
+                         f"tau='auto', got {target_perplexity!r}")
+
+
+def perplexity(counts: Tensor) -> Tensor:
+    """Return exp(H) of shares: how many words are in use.
+
+    >>> perplexity(torch.tensor([5., 5., 0.]))
+    tensor(2.)
+    """
+    return torch.special.entr(counts / counts.sum().clamp(min=1)).sum().exp()
