@@ -3,6 +3,7 @@ from mmkd import compat as compat  # first: the stack must be mended before it i
 from mmkd import datasets as datasets
 from mmkd import hooks as hooks
 from mmkd import losses as losses
+from mmkd import metrics as metrics
 from mmkd import models as models
 from mmkd import modules as modules
 from mmkd.distiller import Distiller as Distiller

@@ -67,12 +67,12 @@ def check_fraction(name: str, value: float) -> None:
 
 
 def check_count(name: str, value: int, least: int) -> None:
-    """Raise ValueError unless ``value`` is a whole number, ``least`` or above.
+    """Raise ValueError unless ``value`` is a whole number of at least ``least``.
 
     >>> check_count('images_per_class', 3, 1)
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f'{name} must be a whole number, {least} or above, got {value!r}')
+        raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}')
 
 
 def _is_number(value: float) -> bool:

@@ -33,6 +33,7 @@ class CIFARResNet(BaseModule):
     Raises:
         ValueError: A depth or index that does not exist.
 
+    >>> import torch
     >>> [tuple(map.shape) for map in CIFARResNet(depth=8)(torch.zeros(1, 3, 32, 32))]
     [(1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
     """

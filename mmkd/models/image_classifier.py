@@ -17,7 +17,7 @@ CIFAR10_PREPROCESSOR = dict(type='ImgDataPreprocessor', mean=[125.307, 122.961, 
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """Classify images by the mean of a backbone's last map, as mmpretrain's ``ImageClassifier`` does, without mmpretrain.
+    """Classify images by the mean of a backbone's last map, as the classifier of mmpretrain does, without mmpretrain.
 
     Paths for taps: ``head.fc`` (logits), ``head.fc:input`` (pooled features), ``backbone.layer3`` and the like.
 

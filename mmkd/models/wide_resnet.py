@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmkd.checks import check_choice, check_count
+from mmkd.checks import check_choice, check_count, check_fraction
 from mmkd.models.cifar_resnet import KAIMING
 from mmkd.registry import MODELS
 
@@ -51,6 +51,7 @@ class WideResNet(BaseModule):
     Raises:
         ValueError: A depth, probability or index that does not exist.
 
+    >>> import torch
     >>> [tuple(map.shape) for map in WideResNet(depth=16, widen_factor=2)(torch.zeros(1, 3, 32, 32))]
     [(1, 32, 32, 32), (1, 64, 16, 16), (1, 128, 8, 8)]
     """
@@ -61,8 +62,7 @@ class WideResNet(BaseModule):
         if depth % 6 != 4:
             raise ValueError(f'depth must be 6n + 4 (10, 16, 22, 28, 40, …), got {depth}')
         check_count('widen_factor', widen_factor, 1)
-        if not 0 <= dropout < 1:
-            raise ValueError(f'dropout must be a probability from 0 to below 1, got {dropout!r}')
+        check_fraction('dropout', dropout)
         for index in out_indices:
             check_choice('out_indices', index, (0, 1, 2))
         super().__init__(init_cfg or KAIMING)
