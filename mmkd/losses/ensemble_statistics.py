@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.checks import check_positive
+from mmkd.checks import check_fraction, check_positive
 from mmkd.losses.base import check_mask, no_autocast, shape_of
 
 
@@ -42,8 +42,7 @@ class EnsembleStatistics:
 
     def __init__(self, temperature: float = 1.0, smoothing: float = 0.0) -> None:
         check_positive('temperature', temperature)
-        if isinstance(smoothing, bool) or not isinstance(smoothing, int | float) or not 0 <= smoothing < 1:
-            raise ValueError(f'smoothing must be a number from 0 to below 1, got {smoothing!r}')
+        check_fraction('smoothing', smoothing)
         self.temperature, self.smoothing = temperature, smoothing
         self.count = 0
         self._sum_prob: Tensor | None = None

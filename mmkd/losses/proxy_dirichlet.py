@@ -4,7 +4,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmkd.checks import check_choice
+from mmkd.checks import check_choice, check_non_negative
 from mmkd.losses.base import Loss, fill_masked, no_autocast, widen
 from mmkd.losses.dirichlet_nll import concentration
 from mmkd.losses.ensemble_statistics import EnsembleStatistics, mean_over_valid, read_ensemble
@@ -25,7 +25,9 @@ def proxy_dirichlet(student: Tensor, teachers: Tensor | EnsembleStatistics, dire
               \tilde\beta_0 = \min\Big(\frac{K-1}{2\,\mathrm{MKL} + 10^{-8}}, 10^6\Big), \quad
               \beta = \bar\pi \tilde\beta_0 + o, \quad \alpha = e^z + o
 
-    ``direction='reverse'`` is KL(Dir α‖Dir β) / Σβ, the paper's claim; ``'forward'`` is KL(Dir β‖Dir α).
+    ``direction='reverse'`` is KL(Dir α‖Dir β) / Σβ, the paper's claim; ``'forward'`` is KL(Dir β‖Dir α), whose gradient
+    is spent on unlikely classes as that of the plain likelihood is: at z = 0 with 1000 classes and sure members −7.2 on
+    the true class but +6.9 on each other, against −0.64 and +0.0005 of 'reverse'.
 
     Normaliser: averaged over the valid positions of the whole batch.
 
@@ -61,7 +63,7 @@ def proxy_dirichlet(student: Tensor, teachers: Tensor | EnsembleStatistics, dire
         (tensor(0.0061), tensor(0.0266))
     """
     check_choice('direction', direction, DIRECTIONS)
-    _check_offset(offset)
+    check_non_negative('offset', offset)
     statistics = read_ensemble(student, teachers, mask=mask)
     with no_autocast(student):
         mean_prob, mean_log_prob = (fill_masked(x, mask) for x in (statistics.mean_prob, statistics.mean_log_prob))
@@ -103,11 +105,6 @@ def _excess(x: Tensor, psi: Tensor) -> Tensor:
     return torch.where(x > 1e3, series, x * psi - x.lgamma() - x)
 
 
-def _check_offset(offset: float) -> None:
-    if isinstance(offset, bool) or not isinstance(offset, int | float) or not 0 <= offset < math.inf:
-        raise ValueError(f'offset must be a finite number, 0 or above, got {offset!r}')
-
-
 @MODELS.register_module()
 class ProxyDirichletLoss(Loss):
     r"""Proxy-Dirichlet distillation; see :func:`proxy_dirichlet`.
@@ -131,7 +128,7 @@ class ProxyDirichletLoss(Loss):
                  loss_name: str | None = None) -> None:
         super().__init__(loss_weight, loss_name)
         check_choice('direction', direction, DIRECTIONS)
-        _check_offset(offset)
+        check_non_negative('offset', offset)
         self.direction, self.offset = direction, offset
 
     def running(self) -> EnsembleStatistics:
