@@ -5,3 +5,4 @@ from mmkd.hooks.nan_stop import NaNStopHook as NaNStopHook
 from mmkd.hooks.safe_checkpoint import SafeCheckpointHook as SafeCheckpointHook
 from mmkd.hooks.schedule import ScheduleHook as ScheduleHook
 from mmkd.hooks.teacher_check import TeacherCheckHook as TeacherCheckHook
+from mmkd.hooks.vocabulary import VocabularyHook as VocabularyHook

@@ -90,14 +90,21 @@ def pooling_factor(student: Tensor, teacher: Tensor) -> int:
     return factor
 
 
-def positions(x: Tensor, mask: Tensor | None = None, pooling: int = 1) -> Tensor:
-    """Return the vectors (P, C) of a map (N, C, H, W) or (N, C), average-pooled before, masked ones left out.
+def pool_map(teacher: Tensor, factor: int) -> Tensor:
+    """Return a map (N, C, H, W) average-pooled by ``factor``, in float32 or wider where there is something to average.
 
-    >>> positions(torch.arange(8.).view(1, 2, 2, 2), pooling=2)
-    tensor([[1.5000, 5.5000]])
+    >>> pool_map(torch.arange(4.).view(1, 1, 2, 2), 2).item()
+    1.5
     """
-    if pooling > 1:
-        x = F.avg_pool2d(x, pooling)
+    return F.avg_pool2d(widen(teacher)[0], factor) if factor > 1 else teacher
+
+
+def positions(x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Return the vectors (P, C) of a map (N, C, H, W) or (N, C), masked ones left out.
+
+    >>> positions(torch.arange(4.).view(1, 2, 1, 2), torch.tensor([[[False, True]]]))
+    tensor([[1., 3.]])
+    """
     x = x.movedim(1, -1)
     return x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
 
@@ -114,7 +121,7 @@ def _divergence(student: Tensor, teacher: Tensor, words: Tensor, weight: Tensor,
     with no_autocast(student):
         f_s = unit(positions(student, mask).to(dtype))
         w = unit(weight.to(dtype))
-        f_t = positions(teacher.detach().to(dtype) if pooling > 1 else teacher.detach(), mask, pooling)
+        f_t = positions(pool_map(teacher.detach(), pooling), mask)
         gamma = torch.as_tensor(scale, dtype=dtype, device=student.device)
         chunk = chunk or _CHUNK.get(student.device.type, _LONG_CHUNK)
         return _ChunkedKL.apply(f_s, w, gamma, f_t, words.detach().to(dtype), tau, chunk,

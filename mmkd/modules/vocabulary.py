@@ -31,17 +31,28 @@ def shift_words(words: Tensor) -> Words:
     return Words(shifted, centre, shifted.square().sum(1))
 
 
-def log_assignment(vectors: Tensor, words: Words, tau: float | Tensor) -> Tensor:
-    r"""Return ln p_T (P, K) of vectors (P, C): ``log_softmax(−‖v_k − f‖² / tau)``, ‖f‖² left out, since it cancels.
+def excess_distance(vectors: Tensor, words: Words) -> Tensor:
+    """Return by how much each word's squared distance to each vector exceeds the nearest word's, negated: (P, K) ≤ 0.
 
-    >>> words = shift_words(torch.tensor([[0., 0.], [3., 4.]]))  # squared distances 1 and 20
+    ‖f‖² and the mean of the words are left out: they cancel.
+
+    >>> excess_distance(torch.tensor([[1., 0.]]), shift_words(torch.tensor([[0., 0.], [3., 4.]])))  # 1 and 20
+    tensor([[  0., -19.]])
+    """
+    scores = torch.addmm(words.square, vectors - words.centre, words.shifted.T, beta=-1, alpha=2)
+    return scores.sub_(scores.amax(1, keepdim=True))
+
+
+def log_assignment(vectors: Tensor, words: Words, tau: float | Tensor) -> Tensor:
+    r"""Return ln p_T (P, K) of vectors (P, C): ``log_softmax(−‖v_k − f‖² / tau)``.
+
+    >>> words = shift_words(torch.tensor([[0., 0.], [3., 4.]]))
     >>> log_assignment(torch.tensor([[1., 0.]]), words, 19.).softmax(1)  # odds e : 1
     tensor([[0.7311, 0.2689]])
     """
-    scores = torch.addmm(words.square, vectors - words.centre, words.shifted.T, beta=-1, alpha=2)
+    scores = excess_distance(vectors, words).div_(tau)
     # A tiny tau takes far words to -Inf; as targets they must give 0 · finite.
-    scores = scores.sub_(scores.amax(1, keepdim=True)).div_(tau).clamp_(min=torch.finfo(scores.dtype).min)
-    return scores.log_softmax(1)
+    return scores.clamp_(min=torch.finfo(scores.dtype).min).log_softmax(1)
 
 
 class Vocabulary(nn.Module):
@@ -214,12 +225,11 @@ class Vocabulary(nn.Module):
         from scipy.optimize import brentq
 
         order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:_CALIBRATION]
-        scores = log_assignment(vectors[order.to(vectors.device)].to(self.words), shift_words(self.words), 1.0)
-        distance = scores.amax(1, keepdim=True) - scores
-        unit = distance.mean().item()
+        scores = excess_distance(vectors[order.to(vectors.device)].to(self.words), shift_words(self.words))
+        unit = -scores.mean().item()
 
         def excess(log_tau: float) -> float:
-            p = (distance / -math.exp(log_tau)).softmax(1)
+            p = (scores / math.exp(log_tau)).softmax(1)
             return torch.special.entr(p).sum(1).mean().item() - math.log(self.target_perplexity)
 
         low, high = (math.log(unit) + step for step in (-30.0, 30.0)) if unit > 0 else (0.0, 0.0)

@@ -1,0 +1,148 @@
+"""Vocabulary: words, the assignment to them, and the temperature that 'auto' finds."""
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from references.assignment_kl import teacher_assignment
+from scipy.spatial.distance import cdist
+from sklearn.datasets import make_blobs
+from torch import Tensor
+
+from mmkd.modules import Vocabulary
+from mmkd.modules.vocabulary import ORIGIN
+
+
+def blobs(number: int = 600, centres: int = 5, channels: int = 4, spread: float = .3, seed: int = 0) -> tuple:
+    """Return vectors around well separated centres, and the centres."""
+    where = 10 * np.random.default_rng(seed).permutation(centres * channels).reshape(centres, channels)
+    vectors, _ = make_blobs(number, centers=where.astype(float), cluster_std=spread, random_state=seed)
+    return torch.from_numpy(vectors).float(), where
+
+
+def origin(*differing: str) -> Tensor:
+    """Return a fingerprint that differs from ``origin()`` in these."""
+    return torch.stack([torch.full((32,), 9 if what in differing else 5, dtype=torch.uint8) for what in ORIGIN])
+
+
+def test_assignment_equals_the_slow_loop() -> None:
+    vocabulary = Vocabulary(6, 3, tau=.7).double()
+    vocabulary.words.copy_(torch.randn(6, 3))
+    vectors = torch.randn(5, 3, dtype=torch.float64)
+    expected = [teacher_assignment(f, vocabulary.words, vocabulary.tau.item()) for f in vectors.tolist()]
+    torch.testing.assert_close(vocabulary.assign(vectors), torch.tensor(expected).double())
+
+
+def test_fit_finds_the_centres_and_draws_no_random_number() -> None:
+    vectors, centres = blobs()
+    vocabulary = Vocabulary(5, 4)
+    assert not vocabulary.fitted
+    states = torch.get_rng_state(), np.random.get_state()[1]
+    report = vocabulary.fit(vectors, seed=3)
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()
+    assert vocabulary.fitted
+    distance = cdist(vocabulary.words, centres)
+    assert sorted(distance.argmin(1)) == list(range(5))
+    assert distance.min(1).max() < .2
+    to_words = cdist(vectors, vocabulary.words)**2
+    p = torch.from_numpy(-to_words / .2).softmax(1)
+    assert report == pytest.approx(dict(
+        vectors=600, inertia=to_words.min(1).mean(), words_used=5, tau=.2, confidence=p.amax(1).mean().item(),
+        assignment=math.exp(torch.special.entr(p).sum(1).mean())), rel=1e-4)
+    again = Vocabulary(5, 4)
+    again.fit(vectors, seed=3)
+    assert torch.equal(again.words, vocabulary.words)
+
+
+@pytest.mark.parametrize('scale', [1e-3, 1., 1e3])
+@pytest.mark.parametrize('target', [1.5, 4., 10.])
+def test_auto_reaches_the_target_perplexity_whatever_the_units(target: float, scale: float) -> None:
+    """The perplexity that the words have on the vectors; tau grows with the square of the features."""
+    vectors = torch.randn(500, 6)
+    vocabulary = Vocabulary(20, 6, tau='auto', target_perplexity=target)
+    report = vocabulary.fit(vectors * scale)
+    p = torch.from_numpy(-cdist(vectors * scale, vocabulary.words)**2 / report['tau']).softmax(1)
+    assert torch.special.entr(p).sum(1).mean().exp().item() == pytest.approx(target, rel=1e-4)
+    assert report['assignment'] == pytest.approx(target, rel=1e-4)
+    assert vocabulary.tau.item() == report['tau'] == pytest.approx(Vocabulary(
+        20, 6, tau='auto', target_perplexity=target).fit(vectors)['tau'] * scale**2, rel=1e-2)
+
+
+def test_only_an_automatic_tau_is_in_the_state_dict() -> None:
+    """A number is the config's: it must not come back from an old checkpoint."""
+    fitted = Vocabulary(5, 4, tau='auto', target_perplexity=2.)
+    assert fitted.tau.isnan()
+    fitted.fit(blobs()[0])
+    assert set(fitted.state_dict()) == {'words', 'tau', 'fingerprint'}
+    resumed = Vocabulary(5, 4, tau='auto', target_perplexity=2.)
+    resumed.load_state_dict(fitted.state_dict())
+    assert resumed.tau == fitted.tau
+    assert resumed.fitted
+    assert set(Vocabulary(5, 4).state_dict()) == {'words', 'fingerprint'}
+    resumed.tau.fill_(math.nan)
+    assert not resumed.fitted  # words written by hand leave tau='auto' open
+
+
+def test_describe_counts_words_and_measures_distances() -> None:
+    vocabulary = Vocabulary(4, 1, tau=1e-6)
+    vocabulary.words.copy_(torch.tensor([[0.], [1.], [2.], [50.]]))
+    vectors = torch.tensor([[.1], [-.1], [1.], [2.3]])
+    share = torch.tensor([.5, .25, .25])
+    assert vocabulary.describe(vectors) == pytest.approx(dict(
+        vectors=4, inertia=(.01 + .01 + .09) / 4, words_used=math.exp(torch.special.entr(share).sum()), tau=1e-6,
+        confidence=1, assignment=1), rel=1e-5)
+
+
+def test_a_fingerprint_says_what_differs() -> None:
+    vocabulary = Vocabulary(5, 4)
+    vocabulary.check(origin())  # words of unknown origin serve whom they are given to
+    vocabulary.fingerprint.copy_(origin())
+    vocabulary.check(origin())
+    for what, words in (('teacher', r'another teacher \(other weights'), ('tap', 'another tap of the teacher, so'),
+                        ('pooling', 'another pooling of the teacher’s map')):
+        with pytest.raises(ValueError, match=rf'fitted to {words}.*Mend: give back the {what} that it was fitted with'):
+            vocabulary.check(origin(what))
+    with pytest.raises(ValueError, match='another teacher .* and another tap .*give back the teacher, tap that'):
+        vocabulary.check(origin('teacher', 'tap'))
+
+
+def test_files(tmp_path: Path) -> None:
+    vocabulary = Vocabulary(5, 4, tau='auto', target_perplexity=2.)
+    state = dict(words=torch.randn(5, 4), tau=torch.tensor(.3), fingerprint=origin())
+    path = tmp_path / 'words.pth'
+    torch.save(dict(state_dict=state), path)
+    vocabulary.load(path)
+    assert vocabulary.fitted
+    assert all(torch.equal(getattr(vocabulary, key), value) for key, value in state.items())
+    fixed = Vocabulary(5, 4, tau=7.)
+    fixed.load(path)
+    assert fixed.tau == 7.
+    with pytest.raises(ValueError, match=r"words.pth' holds 5 words of 4 channels, but the loss has num_words=6 and a "
+                                         'teacher of 4 channels. Mend: num_words=5, or fit one'):
+        Vocabulary(6, 4).load(path)
+    torch.save(dict(state_dict=dict(weight=torch.ones(1))), path)
+    with pytest.raises(ValueError, match=r"words.pth' is no vocabulary: it holds \['weight'\]. Mend: write one by"):
+        vocabulary.load(path)
+
+
+@pytest.mark.parametrize(('vectors', 'message'), [
+    (torch.randn(4, 4), '4 vectors are too few for 5 words. Mend: num_words=2 or less, or more vectors'),
+    (torch.randn(9, 3), r'a vocabulary of 4 channels needs vectors \(P, 4\), got \(9, 3\)'),
+    (torch.full((9, 4), math.nan), "teacher's features hold NaN or Inf, so no words can be fitted. Mend: check its"),
+])
+def test_vectors_that_do_not_serve(vectors: Tensor, message: str) -> None:
+    vocabulary = Vocabulary(5, 4)
+    with pytest.raises(ValueError, match=message):
+        vocabulary.fit(vectors)
+    assert not vocabulary.fitted
+
+
+@pytest.mark.filterwarnings('ignore:Number of distinct clusters')  # scikit-learn says so too
+def test_equal_vectors_have_no_temperature() -> None:
+    vocabulary = Vocabulary(8, 4, tau='auto', target_perplexity=1.2)
+    with pytest.raises(ValueError, match="tau='auto' finds no tau of assignment perplexity 1.2: too many words are "
+                                         'equal.*Mend: fewer words, a tap whose features vary, or a tau of your own'):
+        vocabulary.fit(torch.cat([torch.zeros(50, 4), torch.ones(50, 4)]))
+    assert not vocabulary.fitted
