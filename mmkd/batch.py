@@ -17,7 +17,8 @@ class Batch:
     Args:
         inputs: Preprocessed images (N, 3, H, W).
         data_samples: mmengine data samples with ``gt_sem_seg`` or ``gt_label``.
-        ignore_index: The label that does not count.
+        ignore_index: The label of a pixel that does not count. The label of a whole image always counts (255 is a class
+            of ImageNet like any other) unless it is −100, torch's own.
     """
 
     inputs: Tensor
@@ -40,9 +41,14 @@ class Batch:
                          'annotations in the training pipeline')
 
     @property
+    def ignored(self) -> int:
+        """The label that does not count."""
+        return self.ignore_index if self.labels.dim() > 1 else -100
+
+    @property
     def valid(self) -> Tensor:
-        """True where the label is not the ignore index, shape of ``labels``."""
-        return self.labels != self.ignore_index
+        """True where the label counts, shape of ``labels``."""
+        return self.labels != self.ignored
 
     def check_labels(self, num_classes: int) -> None:
         """Refuse labels that no class has, before a device assert hides where they came from.
@@ -53,14 +59,17 @@ class Batch:
         labels, valid = self.labels, self.valid
         wrong = valid & ((labels < 0) | (labels >= num_classes))
         has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
+        per_pixel = labels.dim() > 1
         if has_wrong:
+            mend = 'reduce_zero_label, a label_map, or num_classes' if per_pixel else 'num_classes, or the data set'
             raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the student has '
-                             f'{num_classes} classes (0 … {num_classes - 1}; {self.ignore_index} is ignored)'
-                             f'{self._files()}. Mend: reduce_zero_label, a label_map, or num_classes')
+                             f'{num_classes} classes (0 … {num_classes - 1}; {self.ignored} is ignored)'
+                             f'{self._files()}. Mend: {mend}')
         if not has_valid:
-            raise ValueError(f'no valid position: every label of this batch is the ignore index {self.ignore_index}'
-                             f'{self._files()}. Mend: check ignore_index, reduce_zero_label and the label files; a '
-                             'larger crop or RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void')
+            mend = ('check ignore_index, reduce_zero_label and the label files; a larger crop or RandomCrop('
+                    'cat_max_ratio=0.75) avoids crops of nothing but void') if per_pixel else 'a data set with labels'
+            raise ValueError(f'no valid position: every label of this batch is the ignore index {self.ignored}'
+                             f'{self._files()}. Mend: {mend}')
 
     def _files(self) -> str:
         paths = [s.metainfo.get('seg_map_path') or s.metainfo.get('img_path') for s in self.data_samples or []]

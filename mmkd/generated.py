@@ -27,7 +27,7 @@ def cls_sample(label: Tensor) -> BaseDataElement:
 
 
 def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, seed: int = 0,
-                    device: str | torch.device = 'cpu') -> dict:
+                    device: str | torch.device = 'cpu', per_image: bool = False) -> dict:
     """Return random images and blocks of random labels, as a data loader of mmseg gives them.
 
     The last two columns of blocks are the ignore index 255 and so is every 20th pixel row, so that masks have
@@ -39,9 +39,10 @@ def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, se
         num_classes: Labels are 0 … num_classes − 1, and 255.
         seed: Seed of everything that is random.
         device: Where the tensors lie.
+        per_image: One label an image, as for a classifier; none is ignored.
 
     Returns:
-        ``dict(inputs=[uint8 (3, H, W)], data_samples=[SegDataSample])``.
+        ``dict(inputs=[uint8 (3, H, W)], data_samples=[SegDataSample])``, or ``BaseDataElement`` with ``gt_label``.
 
     >>> batch = generated_batch(2, (4, 8), num_classes=3)
     >>> len(batch['inputs']), batch['inputs'][0].shape, batch['data_samples'][0].gt_sem_seg.data.shape
@@ -49,9 +50,13 @@ def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, se
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = size
-    images, samples = [], []
+    images: list[Tensor] = []
+    samples: list[BaseDataElement] = []
     for _ in range(batch_size):
         images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator).to(device))
+        if per_image:
+            samples.append(cls_sample(torch.randint(0, num_classes, (1,), generator=generator).to(device)))
+            continue
         blocks = torch.randint(0, num_classes, (1, -(-height // 8), -(-width // 8)), generator=generator)
         labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
         labels[:, 19::20] = 255

@@ -225,9 +225,12 @@ def plain_model_cfg(member: Member) -> ConfigDict:
 
 
 def num_classes_of(model: nn.Module | None) -> int | None:
-    """Return the number of classes of a segmentor (of its last head, where it has several), None for anything else."""
-    classes = getattr(model, 'num_classes', None)
-    return classes if isinstance(classes, int) else None
+    """Return the number of classes of a segmentor (of its last head, if it has several) or a classifier, else None."""
+    for owner in (model, getattr(model, 'head', None)):  # mmpretrain's classifiers keep it in the head
+        classes = getattr(owner, 'num_classes', None)
+        if isinstance(classes, int):
+            return classes
+    return None
 
 
 class Renormalise:

@@ -375,7 +375,7 @@ def test_labels_of_nothing_but_void(data_root: Path) -> None:
         cv2.imwrite(str(path), np.full((64, 64), 255, np.uint8))
     report = diagnose(config(data_root), batches=2)
     assert has(report.errors, 'no valid position.*2 of 2 batches')
-    assert table(report, 'data')['ignored pixels']['value'] == '100.0 %'
+    assert table(report, 'data')['ignored labels']['value'] == '100.0 %'
 
 
 def test_classes_of_data_and_student(data_root: Path) -> None:

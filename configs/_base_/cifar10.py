@@ -1,6 +1,7 @@
 # CIFAR-10, 32×32: train on all but the last 250 images of each class, validate on these, test on the test set.
 dataset_type = 'mmkd.CIFAR10'
 data_root = 'data/cifar10'  # train.zip and test.zip, or the folders train and test
+crop_size = (32, 32)  # what PadCrop leaves
 train_pipeline = [
     dict(type='mmkd.PadCrop', padding=4),
     dict(type='RandomFlip', prob=0.5),

@@ -74,7 +74,7 @@ def _examine_data(cfg: Config, wiring: Wiring, batches: int, batch_size: int, re
     classes = num_classes_of(student)
     if student is None or not classes or not drawn:
         return next(iter(drawn), None)
-    ignored = getattr(student.decode_head, 'ignore_index', 255)
+    ignored = getattr(getattr(student, 'decode_head', None), 'ignore_index', 255)
     preprocessor = getattr(wiring.model, 'data_preprocessor', None) or student.data_preprocessor
     rows, good = check_labels(drawn, preprocessor, classes, ignored, report)
     report.table('data', ('what', 'value'), [
@@ -94,7 +94,9 @@ def _check_norms(wiring: Wiring, batch_size: int, device: str, report: Report) -
 def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> dict:
     size = getattr(wiring.model.data_preprocessor, 'size', None) or cfg.get('crop_size') or DEFAULT_SIZE
     report.note(f'values, gradients and memory are measured on generated images of {tuple(size)}, not on data')
-    return generated_batch(batch_size, tuple(size), num_classes_of(next(iter(wiring.students.values()))) or 2)
+    student = next(iter(wiring.students.values()))
+    return generated_batch(batch_size, tuple(size), num_classes_of(student) or 2,
+                           per_image=hasattr(student, 'head') and not hasattr(student, 'decode_head'))
 
 
 def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, report: Report) -> None:

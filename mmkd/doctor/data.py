@@ -114,7 +114,7 @@ def check_labels(batches: list[dict], preprocessor: nn.Module, num_classes: int,
     absent = [i for i, n in enumerate(seen.tolist()) if n == 0]
     unseen = f', not {absent[:10]}' if absent else ''
     rows = [('classes seen', f'{num_classes - len(absent)} of {num_classes}{unseen}'),
-            ('ignored pixels', f'{100 * void / max(total, 1):.1f} %')]
+            ('ignored labels', f'{100 * void / max(total, 1):.1f} %')]
     return rows, good
 
 

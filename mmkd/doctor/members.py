@@ -59,4 +59,4 @@ def _written(config: dict, name: str, role: str) -> dict:
 
 def _kind(model: nn.Module) -> str:
     parts = [type(getattr(model, part)).__name__ for part in ('backbone', 'decode_head') if hasattr(model, part)]
-    return ' + '.join(parts) or type(model).__name__
+    return ' + '.join(parts if hasattr(model, 'decode_head') else [type(model).__name__, *parts])

@@ -75,7 +75,8 @@ class TeacherCheckHook(Hook):
                 raise ValueError(f'teacher {name!r} has {key} {metrics[key]:.2f} on the validation set, below the '
                                  f'minimum {least}. Mend: check its checkpoint, classes and data_preprocessor')
         classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
-        if classes and metrics.get('mIoU', 100.0) < 150.0 / classes:
-            runner.logger.warning(f'teacher {name!r} is hardly better than chance (mIoU {metrics["mIoU"]:.2f} of '
-                                  f'{classes} classes). Check its checkpoint, the order of its classes and its '
-                                  'data_preprocessor')
+        for key in ('mIoU', 'accuracy/top1'):
+            if classes and metrics.get(key, 100.0) < 150.0 / classes:
+                runner.logger.warning(f'teacher {name!r} is hardly better than chance ({key} {metrics[key]:.2f} of '
+                                      f'{classes} classes). Check its checkpoint, the order of its classes and its '
+                                      'data_preprocessor')
