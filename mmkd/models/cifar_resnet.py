@@ -44,11 +44,12 @@ class CIFARResNet(BaseModule):
         if depth % 6 != 2:
             raise ValueError(f'depth must be 6n + 2 (8, 14, 20, 32, 56, 110, …), got {depth}')
         check_count('base_channels', base_channels, 1)
+        check_count('stem_channels', base_channels if stem_channels is None else stem_channels, 1)
         for index in out_indices:
             check_choice('out_indices', index, (0, 1, 2))
         super().__init__(init_cfg or KAIMING)
         self.out_indices = tuple(out_indices)
-        channels = stem_channels or base_channels
+        channels = base_channels if stem_channels is None else stem_channels
         self.conv1 = nn.Conv2d(3, channels, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.relu = nn.ReLU()

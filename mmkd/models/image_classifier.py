@@ -22,7 +22,7 @@ class ImageClassifier(BaseModel):
     Paths for taps: ``head.fc`` (logits), ``head.fc:input`` (pooled features), ``backbone.layer3`` and the like.
 
     Args:
-        backbone: A config or a module. Bare type names are looked up in mmkd first, then in mmseg and mmcv; of a tuple
+        backbone: A config or a module. Bare type names are looked up in mmkd first, then in mmseg; of a tuple
             of maps the last one is taken.
         num_classes: Number of classes C.
         in_channels: Channels of the backbone's last map.
