@@ -5,4 +5,5 @@ from mmkd.hooks.nan_stop import NaNStopHook as NaNStopHook
 from mmkd.hooks.safe_checkpoint import SafeCheckpointHook as SafeCheckpointHook
 from mmkd.hooks.schedule import ScheduleHook as ScheduleHook
 from mmkd.hooks.teacher_check import TeacherCheckHook as TeacherCheckHook
+from mmkd.hooks.uncertainty import UncertaintyHook as UncertaintyHook
 from mmkd.hooks.vocabulary import VocabularyHook as VocabularyHook

@@ -30,7 +30,7 @@ def logits_of(sample: dict) -> Tensor:
         score = sample['pred_score']
         return score.clamp(min=torch.finfo(score.dtype).tiny).log()[None]
     raise KeyError(f"a prediction holds 'seg_logits', 'pred_logits' or 'pred_score', this one {_fields(sample)}. Mend: "
-                   'this metric takes mmseg segmentors, mmkd.ImageClassifier and mmkd.Ensemble')
+                   'these are what mmseg segmentors, mmkd.ImageClassifier and mmkd.Ensemble give')
 
 
 def labels_of(sample: dict, ignore_index: int) -> tuple[Tensor, Tensor]:

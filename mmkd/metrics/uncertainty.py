@@ -167,12 +167,15 @@ class EnsembleUncertainty:
             what = 'disagree on classes' if probs.shape[1] != self._prob.shape[1] else 'differ in shape'
             raise ValueError(f'the members of an ensemble {what}: {tuple(self._prob.shape)} before, now '
                              f'{shape_of(probs)}. Mend: members of the same classes, tested on the same images')
+        if not self.count:
+            self._prob, self._log_prob, self._entropy = (
+                torch.zeros_like(x, dtype=torch.float64) for x in (probs, probs, probs[:, 0]))
         with no_autocast(probs):
             tiny = torch.finfo(probs.dtype).tiny
             probs = probs.double()
-            sums = (probs, probs.clamp(min=tiny).log(), entropy(probs))
-            self._prob, self._log_prob, self._entropy = sums if not self.count else (
-                self._prob + sums[0], self._log_prob + sums[1], self._entropy + sums[2])
+            self._prob += probs
+            self._log_prob += probs.clamp(min=tiny).log()
+            self._entropy += entropy(probs)
         self.count += 1
 
     @property

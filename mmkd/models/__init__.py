@@ -1,6 +1,7 @@
 """Task models and parts that mmseg lacks: the image classifier, backbones of CIFAR and of the CamVid teachers."""
 from mmkd.models.cifar_resnet import CIFARResNet as CIFARResNet
 from mmkd.models.efficientnet_lite import EfficientNetLite as EfficientNetLite
+from mmkd.models.ensemble import Ensemble as Ensemble
 from mmkd.models.espnet import ESPHead as ESPHead
 from mmkd.models.espnet import ESPNet as ESPNet
 from mmkd.models.espnet import espnet_state_dict as espnet_state_dict
