@@ -25,4 +25,5 @@ custom_hooks = [
     dict(type='mmkd.ExactResumeHook'),
     dict(type='mmkd.NaNStopHook'),
     dict(type='mmkd.TeacherCheckHook'),
-    dict(type='mmkd.ExportStudentHook')]
+    dict(type='mmkd.ExportStudentHook'),
+    dict(type='mmkd.VocabularyHook')]  # fits the vocabularies of QUEST; other runs are left alone

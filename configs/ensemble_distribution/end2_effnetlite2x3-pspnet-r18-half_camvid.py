@@ -1,9 +1,13 @@
-# EnD²: the likelihood of the three teachers' predictions under the student's Dirichlet, annealed from T = 10 to 1.
+# EnD²: the likelihood of the three teachers' predictions under the student's Dirichlet, annealed from T = 3 to 1.
 _base_ = './end_effnetlite2x3-pspnet-r18-half_camvid.py'
 model = dict(objectives=dict(
     _delete_=True,
     end2=dict(
-        loss=dict(type='DirichletNLLLoss', temperature=10.), reads=dict(student='student.logits', teachers='t*.logits'),
-        connectors=dict(student='auto'), weight=1.)))
-custom_hooks = {{_base_.custom_hooks}} + [dict(type='mmkd.ScheduleHook', schedules=[dict(
-    target='end2.loss.temperature', type='anneal', start=10., end=1., begin=433, length=433)])]
+        loss=dict(type='DirichletNLLLoss', temperature=3.), reads=dict(student='student.logits', teachers='t*.logits'),
+        connectors=dict(student='auto'), weight=0.1)))
+optim_wrapper = dict(student=dict(clip_grad=dict(max_norm=10.)))  # as the authors' trainer does
+custom_hooks = [
+    dict(type='mmkd.ExactResumeHook'), dict(type='mmkd.NaNStopHook'), dict(type='mmkd.TeacherCheckHook'),
+    dict(type='mmkd.ExportStudentHook'),
+    dict(type='mmkd.ScheduleHook', schedules=[  # from T = 10, as in the paper, so short a training does not come back
+        dict(target='end2.loss.temperature', type='anneal', start=3., end=1., begin=433, length=433)])]
