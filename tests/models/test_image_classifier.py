@@ -82,8 +82,8 @@ def test_backbones_of_any_package(backbone: dict, channels: int, package: str) -
     model.init_weights()
     assert 0 < model.head.fc.weight.std() < 0.02
     assert model.head.fc.bias.abs().max() == 0
-    model.eval()
-    images, known = torch.randn(3, 3, 32, 32), samples(0, 1, 2)
+    model.double().eval()
+    images, known = torch.randn(3, 3, 32, 32, dtype=torch.float64), samples(0, 1, 2)
     before = model(images, known, mode='loss')['loss_cls']
     with torch.no_grad():
         for parameter, gradient in zip(model.head.parameters(),
