@@ -30,7 +30,7 @@ def run_parser(description: str) -> argparse.ArgumentParser:
 
 def parse_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Read the command line; launchers of old pass the rank as a flag, mmengine reads it from the environment."""
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()  # a checkpoint that may be left out may also stand behind the flags
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -100,8 +100,12 @@ def leave_process_group() -> None:
 
 def is_distiller(cfg: Config) -> bool:
     """Return whether the config's model is a Distiller."""
-    kind = cfg.get('model', {}).get('type', '')
-    return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1] == 'Distiller'
+    return _model_name(cfg) == 'Distiller'
+
+
+def is_ensemble(cfg: Config) -> bool:
+    """Return whether the config's model is an Ensemble, whose members name their own checkpoints."""
+    return _model_name(cfg) == 'Ensemble'
 
 
 def check_checkpoint(cfg: Config, path: str) -> None:
@@ -132,6 +136,11 @@ def wrapper_configs(optim_wrapper: Any) -> list[Any]:
 def has_gpu() -> bool:
     """Return whether training will run on an accelerator."""
     return get_device() not in ('cpu', 'mps')
+
+
+def _model_name(cfg: Config) -> str:
+    kind = cfg.get('model', {}).get('type', '')
+    return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
 
 
 def _set_amp(cfg: Config) -> None:

@@ -1,4 +1,4 @@
-"""Test a checkpoint by a config: of a Distiller run, or of a plain model."""
+"""Test a checkpoint by a config: of a Distiller run, or of a plain model; or an ensemble, by its config alone."""
 import argparse
 
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
@@ -7,6 +7,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 from mmkd.launch import (
     build_runner,
     check_checkpoint,
+    is_ensemble,
     leave_process_group,
     load_config,
     parse_run,
@@ -18,7 +19,8 @@ from mmkd.launch import (
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = run_parser('Test a checkpoint by a config')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file; none for an mmkd.Ensemble, whose members name '
+                                                      'theirs')
     parser.add_argument('--show-dir', help='save pictures of the predictions there')
     return parse_run(parser)
 
@@ -27,7 +29,12 @@ def main() -> None:
     """Build the Runner and test."""
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
-    check_checkpoint(cfg, args.checkpoint)
+    if is_ensemble(cfg) != (args.checkpoint is None):
+        raise SystemExit('test.py needs a checkpoint, tools/test.py CONFIG CHECKPOINT' if args.checkpoint is None else
+                         "an mmkd.Ensemble's members name their own checkpoints. Mend: leave out "
+                         f'{args.checkpoint}')
+    if args.checkpoint is not None:
+        check_checkpoint(cfg, args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.show_dir is not None:
         cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True, interval=1)

@@ -36,11 +36,9 @@ class Keep(Hook):
         self.samples.extend(outputs)
 
 
-def config(folder: Path, hook: dict, draw: bool = True, model: dict | None = None, **changes: Any) -> Config:
+def config(folder: Path, hook: dict, draw: bool = True, model: dict | None = None) -> Config:
     """Return a run of three classes on six images, drawn as tools/test.py --show-dir says."""
-    cfg = run_config(folder, model=model or segmentor(4, num_classes=3, size=32, auxiliary=False), name='run',
-                     optim_wrapper=dict(_delete_=True, type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
-                     **changes)
+    cfg = run_config(folder, model=model or segmentor(4, num_classes=3, size=32, auxiliary=False), name='run')
     if draw:
         cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True, interval=1)
         cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
