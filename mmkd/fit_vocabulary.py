@@ -147,7 +147,7 @@ def write_vocabulary(path: str | Path, distiller: 'Distiller', name: str, **fact
     objective = distiller.objectives[name]
     member, tap = objective.reads['teacher'].split('.')
     vocabulary = objective.loss.vocabulary
-    state = {key: getattr(vocabulary, key).cpu() for key in ('words', 'tau', 'fingerprint')}
+    state = {key: torch.as_tensor(getattr(vocabulary, key)).cpu() for key in ('words', 'tau', 'fingerprint')}
     path_in_teacher = distiller.teachers.runs[member].taps.paths[tap].text
     meta = dict(mmkd_version=__version__, objective=name, teacher=member, tap=path_in_teacher,
                 pooling=objective.loss.pooling, **facts)

@@ -30,7 +30,7 @@ def test_assignment_equals_the_slow_loop() -> None:
     vocabulary = Vocabulary(6, 3, tau=.7).double()
     vocabulary.words.copy_(torch.randn(6, 3))
     vectors = torch.randn(5, 3, dtype=torch.float64)
-    expected = [teacher_assignment(f, vocabulary.words, vocabulary.tau.item()) for f in vectors.tolist()]
+    expected = [teacher_assignment(f, vocabulary.words, .7) for f in vectors.tolist()]
     torch.testing.assert_close(vocabulary.assign(vectors), torch.tensor(expected).double())
 
 
@@ -101,7 +101,7 @@ def test_a_fingerprint_says_what_differs() -> None:
     vocabulary.fingerprint.copy_(origin())
     vocabulary.check(origin())
     for what, words in (('teacher', r'another teacher \(other weights'), ('tap', 'another tap of the teacher, so'),
-                        ('pooling', 'another pooling of the teacher’s map')):
+                        ('pooling', "another pooling of the teacher's map")):
         with pytest.raises(ValueError, match=rf'fitted to {words}.*Mend: give back the {what} that it was fitted with'):
             vocabulary.check(origin(what))
     with pytest.raises(ValueError, match='another teacher .* and another tap .*give back the teacher, tap that'):
