@@ -67,8 +67,9 @@ class ImageClassifier(BaseModel):
         if mode == 'loss':
             return dict(loss_cls=F.cross_entropy(logits, _labels(data_samples).to(logits.device)))
         samples = data_samples or [BaseDataElement() for _ in logits]
-        for sample, own, score in zip(samples, logits, logits.softmax(1), strict=True):
-            sample.set_data(dict(pred_logits=own, pred_score=score, pred_label=score.argmax(keepdim=True)))
+        best = logits.argmax(1, keepdim=True)
+        for sample, own, score, label in zip(samples, logits, logits.softmax(1), best, strict=True):
+            sample.set_data(dict(pred_logits=own, pred_score=score, pred_label=label))
         return samples
 
     def _pool(self, inputs: Tensor) -> Tensor:
