@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import torch
-from hooks.test_vocabulary import config
+from hooks.test_vocabulary_hook import config
 from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
 
