@@ -6,6 +6,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 from runs import model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from test_classification import config as classification
+from test_classification import distiller as classifiers
 from test_tools import config_file, here, names
 
 from mmkd.hooks import VocabularyHook
@@ -70,3 +72,21 @@ def test_what_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         fit(tmp_path, tmp_path / 'none.pth', model=model_of(critic=False), monkeypatch=monkeypatch)
     with pytest.raises(ValueError, match='images must be a whole number of at least 1, got 0'):
         fit(tmp_path, tmp_path / 'zero.pth', '--images', '0', model=quest('feat'), monkeypatch=monkeypatch)
+
+
+def test_vectors_of_a_classifier(tmp_path: Path) -> None:
+    """Maps (N, C, H, W) and vectors (N, C) of classified images; one vector an image, all of them valid."""
+    loss = dict(type='AssignmentKLLoss', num_words=4, tau='auto', target_perplexity=2.)
+    cfg = classification(tmp_path, classifiers(objectives=dict(
+        maps=dict(loss=loss, on='feat'), vectors=dict(loss=loss, on='logits', reads=dict(mask='batch.valid')))))
+    runner = Runner.from_cfg(cfg)
+    hook = VocabularyHook()
+    hook.before_train(runner)
+    images = len(runner.train_dataloader.dataset)
+    size = hook.reports['maps']['vectors'] // images
+    assert hook.reports['vectors']['vectors'] == images
+    assert size > 1
+    assert hook.reports['maps']['vectors'] == size * images
+    assert all(report['assignment'] == pytest.approx(2, rel=1e-3) for report in hook.reports.values())
+    scalars = train(cfg).message_hub.log_scalars
+    assert scalars['train/vectors.loss'].data[0][-1] > 0
