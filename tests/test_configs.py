@@ -1,6 +1,7 @@
 """Every recipe builds and trains two iterations through its own Runner, on generated images and untrained teachers."""
 import math
 import re
+from itertools import product
 from pathlib import Path
 
 import cv2
@@ -10,113 +11,215 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, PARAM_SCHEDULERS
 
+from mmkd.datasets import CIFAR10
 from mmkd.launch import build_runner, is_distiller, load_config, prepare_config
+from mmkd.schedules import build_schedule
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs'
 RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'demo'} & set(path.parts))
 CAMVID = [path for path in RECIPES if path.stem.endswith('_camvid')]
 CITYSCAPES = [path for path in RECIPES if '_cityscapes-' in path.stem]
 SIZE = (64, 96)
+IMAGES_PER_CLASS = 3  # one of them validates
 
 
 @pytest.fixture(scope='session')
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Write two frames a split in the layout of each data set."""
+    """Write a few images a split in the layout of each data set."""
     generator = np.random.default_rng(0)
     layouts = {'mmkd.CamVid': ('img_dir/{0}/{1}.jpg', 'ann_dir/{0}/{1}.png', 11),
                'CityscapesDataset': ('leftImg8bit/{0}/{1}_leftImg8bit.png',
                                      'gtFine/{0}/{1}_gtFine_labelTrainIds.png', 19)}
-    made = {}
+    made = {name: tmp_path_factory.mktemp(name) for name in (*layouts, 'mmkd.CIFAR10')}
     for name, (image, label, classes) in layouts.items():
-        made[name] = tmp_path_factory.mktemp(name)
         for split in ('train', 'val', 'test'):
             for frame in 'ab':
                 blocks = generator.integers(0, classes, (SIZE[0] // 8, SIZE[1] // 8), np.uint8)
                 labels = blocks.repeat(8, 0).repeat(8, 1)
                 labels[-8:] = 255
                 for pattern, pixels in ((image, np.stack([labels * 10] * 3, -1)), (label, labels)):
-                    path = made[name] / pattern.format(split, frame)
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    cv2.imwrite(str(path), pixels)
+                    write(made[name] / pattern.format(split, frame), pixels)
+    hundred = Config.fromfile(CONFIGS / '_base_/cifar100.py').metainfo.classes
+    for part, name, number in product(('train', 'test'), (*CIFAR10.METAINFO['classes'], *hundred),
+                                      range(IMAGES_PER_CLASS)):
+        write(made['mmkd.CIFAR10'] / f'{part}/{name}/{number}.png', generator.integers(0, 256, (32, 32, 3), np.uint8))
     return {name: str(path) for name, path in made.items()}
 
 
+def write(path: Path, pixels: np.ndarray) -> None:
+    """Write an image and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels)
+
+
 def shrink(cfg: Config, roots: dict[str, str]) -> Config:
-    """Two iterations at batch 2 and 64×96, no download; all else as in the recipe."""
+    """Two iterations at batch 2 on the written images, no download; all else as in the recipe."""
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
-        loader.dataset.data_root = roots.get(loader.dataset.type, loader.dataset.get('data_root'))
-        for step in loader.dataset.pipeline:
-            if 'Resize' in step.type:
-                step.update(scale=SIZE[::-1], **(dict(ratio_range=(1, 1)) if 'ratio_range' in step else {}))
-            if step.type == 'RandomCrop':
-                step.crop_size = SIZE
+        for dataset in loader.dataset.get('datasets', [loader.dataset]):
+            dataset.data_root = roots.get(dataset.type, dataset.get('data_root'))
+            if dataset.type == 'mmkd.CIFAR10':
+                dataset.val_per_class = 1
+                if 'images_per_class' in dataset:
+                    dataset.images_per_class = 2
+            for step in dataset.get('pipeline', []):
+                if 'Resize' in step.type:
+                    step.update(scale=SIZE[::-1], **(dict(ratio_range=(1, 1)) if 'ratio_range' in step else {}))
+                if step.type == 'RandomCrop':
+                    step.crop_size = SIZE
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     if not is_distiller(cfg):
-        cfg.model.data_preprocessor.size = SIZE
+        if 'size' in cfg.model.get('data_preprocessor', {}):
+            cfg.model.data_preprocessor.size = SIZE
+        for member in cfg.model.get('members', []):
+            assert member.pop('checkpoint'), 'a recipe names its members'
+            member.allow_untrained = True
         return cfg
-    student, teacher = cfg.model.student, cfg.model.teacher
+    student = cfg.model.student
     if 'cfg' in student:
         student.cfg_options = {**student.get('cfg_options', {}), 'model.pretrained': None,
                                'model.data_preprocessor.size': SIZE}
-    else:
+    elif 'size' in student.model.get('data_preprocessor', {}):
         student.model.data_preprocessor.size = SIZE
-    assert teacher.checkpoint, 'a recipe names its teacher'
-    teacher.update(checkpoint=None, allow_untrained=True)
+    for teacher in teachers_of(cfg):
+        assert teacher.checkpoint, 'a recipe names its teacher'
+        teacher.update(checkpoint=None, allow_untrained=True)
+    for objective in cfg.model.objectives.values():
+        if objective.loss.type == 'AssignmentKLLoss':
+            objective.loss.num_words = 8  # of 2 images
     return cfg
 
 
-@pytest.mark.parametrize('path', RECIPES, ids=[path.stem for path in RECIPES])
+def teachers_of(cfg: Config) -> list:
+    """Return the configs of one teacher or of several."""
+    return [cfg.model.teacher] if 'teacher' in cfg.model else list(cfg.model.teachers.values())
+
+
+def task_losses(cfg: Config) -> dict[str, float]:
+    """Return the student's own losses, and what guessing gives where it is known."""
+    if 'Accuracy' in str(cfg.val_evaluator):
+        return {'loss_cls': math.log(100 if 'cifar100' in cfg.train_dataloader.dataset.data_root else 10)}
+    classes = 19 if cfg.train_dataloader.dataset.type == 'CityscapesDataset' else 11
+    return {'decode.loss_ce': 7 / 8 * math.log(classes), 'aux.loss_ce': math.nan}  # mmseg's mean has ignored pixels too
+
+
+@pytest.mark.parametrize('path', [path for path in RECIPES if not path.stem.startswith('ensemble_')],
+                         ids=lambda path: path.stem)
 def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # mmengine pretty-prints the config five times a checkpoint, which would be most of this test's time
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
-    cfg = shrink(load_config(str(path), work_dir=str(tmp_path)), roots)
-    runner = build_runner(prepare_config(cfg))
+    cfg = load_config(str(path), work_dir=str(tmp_path))
+    own = task_losses(cfg)
+    runner = build_runner(prepare_config(shrink(cfg, roots)))
     distils = is_distiller(cfg)
-    teacher = {k: v.clone() for k, v in runner.model.teacher.state_dict().items()} if distils else {}
+    teachers = [model for _, model in runner.model.teachers.items()] if distils else []
+    before = [{k: v.clone() for k, v in teacher.state_dict().items()} for teacher in teachers]
     runner.train()
 
     assert runner.iter == 2
     scalars = MessageHub.get_current_instance().log_scalars
     history = {key.removeprefix('train/'): buffer.data[0] for key, buffer in scalars.items()}
-    guess = 7 / 8 * math.log(19 if path in CITYSCAPES else 11)  # mmseg's mean runs over the ignored pixels as well
-    assert history['decode.loss_ce'][0] == pytest.approx(guess, abs=0.2), 'an untrained student guesses'
+    weight = cfg.model.get('task_weight', 1.)
+    first, guess = next(iter(own.items()))
+    assert history[first][0] == pytest.approx(weight * guess, abs=0.2), 'an untrained student guesses'
     objectives = list(cfg.model.get('objectives', {}))
-    parts = [f'{name}.loss' for name in objectives] + ['decode.loss_ce', 'aux.loss_ce']
+    parts = [f'{name}.loss' for name in objectives] + list(own)
     assert history['loss'] == pytest.approx(sum(history[key] for key in parts), rel=1e-4)
     critics = [f'{name}.critic_loss' for name in objectives if name == 'holistic']
     assert [key for key in history if key.endswith('.critic_loss')] == critics
     model = runner.model.student if distils else runner.model
-    wrappers = dict(runner.optim_wrapper.items()) if 'holistic' in objectives else {'student': runner.optim_wrapper}
-    moved = wrappers['student'].optimizer.state
-    assert all(moved[p]['momentum_buffer'].abs().sum() > 0 for p in model.parameters()), 'all of the student learns'
+    wrapper = runner.optim_wrapper['student'] if 'holistic' in objectives else runner.optim_wrapper
+    moments = [wrapper.optimizer.state[p] for p in model.parameters()]
+    assert all((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0 for m in moments), 'all of it learns'
     if distils:
-        after = runner.model.teacher.state_dict()
-        assert all(torch.equal(value, after[key]) for key, value in teacher.items())
+        for teacher, old in zip(teachers, before, strict=True):
+            assert all(torch.equal(value, old[key]) for key, value in teacher.state_dict().items())
         plain = Config.fromfile(tmp_path / 'student/config.py')
         alone = MODELS.build(dict(plain.model, _scope_='mmseg'))
         alone.load_state_dict(torch.load(tmp_path / 'student/iter_2.pth', map_location='cpu')['state_dict'])
         assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
 
 
-@pytest.mark.parametrize('path', CAMVID, ids=[path.stem for path in CAMVID])
-def test_camvid_rows_have_equal_budgets(path: Path) -> None:
+@pytest.mark.parametrize('path', [path for path in RECIPES if path.stem.startswith('ensemble_')],
+                         ids=lambda path: path.stem)
+def test_an_ensemble_is_tested(path: Path, roots: dict[str, str], tmp_path: Path) -> None:
+    cfg = shrink(load_config(str(path), work_dir=str(tmp_path)), roots)
+    for dataset in cfg.test_dataloader.dataset.get('datasets', []):
+        if 'dataset' in dataset:
+            dataset.dataset.num_scenes = 4
+    metrics = build_runner(prepare_config(cfg)).test()
+    # members that were never trained guess, each in its own way
+    assert metrics['calibration/NLL'] == pytest.approx(math.log(task_classes(path)), abs=0.5)
+    assert 0 <= metrics['calibration/error'] <= 100
+
+
+def task_classes(path: Path) -> int:
+    """Return the classes of a recipe by its data set."""
+    return 11 if path in CAMVID else 10
+
+
+BASELINES = {'quest': 'baseline_resnet8_cifar10', 'ensemble_distribution': 'member_resnet14_cifar10-5k'}
+ROWS = [path for path in CAMVID if '_effnetlite2' in path.stem or path.stem.startswith('baseline_')]
+ROWS += [path for path in RECIPES if path.stem.endswith(('resnet20-resnet8_cifar10', 'resnet14_cifar10-5k',
+                                                         'resnet14x4_cifar10-5k', 'baseline_resnet8_cifar10'))]
+ROWS = [path for path in ROWS if not path.stem.startswith('ensemble_')]
+
+
+@pytest.mark.parametrize('path', ROWS, ids=lambda path: path.stem)
+def test_rows_have_equal_budgets(path: Path) -> None:
     """Student, data, schedule and seed are those of the baseline: rows differ in objectives alone."""
     half = '-half' if '-half' in path.stem else ''
-    baseline = Config.fromfile(CONFIGS / f'structured_kd/baseline_pspnet-r18{half}_camvid.py')
+    baseline = Config.fromfile(CONFIGS / f'structured_kd/baseline_pspnet-r18{half}_camvid.py' if path in CAMVID else
+                               CONFIGS / path.parent.name / f'{BASELINES[path.parent.name]}.py')
     cfg = Config.fromfile(path)
     model = cfg.model.student.model if is_distiller(cfg) else cfg.model
     assert model.to_dict() == baseline.model.to_dict()
-    for key in baseline:
-        assert key == 'model' or cfg[key] == baseline[key], key
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'param_scheduler', 'train_cfg', 'randomness'):
+        assert cfg[key] == baseline[key], key
+    assert cfg.optim_wrapper.student.optimizer == baseline.optim_wrapper.student.optimizer
+    assert cfg.param_scheduler[0].get('end') == cfg.train_cfg.max_iters
+
+
+@pytest.mark.parametrize('path', [path for path in CAMVID if path.parent.name == 'structured_kd'],
+                         ids=lambda path: path.stem)
+def test_weights_of_structured_kd_on_camvid(path: Path) -> None:
+    cfg = Config.fromfile(path)
     assert (cfg.train_cfg.max_iters, cfg.train_dataloader.batch_size) == (1300, 16)
-    assert cfg.param_scheduler[0].end == cfg.train_cfg.max_iters
     weights = {name: objective.weight for name, objective in cfg.model.get('objectives', {}).items()}
     name = path.stem.split('_effnetlite2')[0]
     assert weights == {'structured_kd-pi': {'pixel': 10}, 'structured_kd-pi-pa': {'pixel': 10, 'pair': 10},
                        'structured_kd': {'pixel': 10, 'pair': 10, 'holistic': 0.1}}.get(name, {})
+
+
+def test_the_papers_setting_of_quest() -> None:
+    cfg = Config.fromfile(CONFIGS / 'quest/quest_wrn-40-2-wrn-16-2_cifar100.py')
+    loss = cfg.model.objectives.quest.loss
+    assert (loss.num_words, loss.tau, loss.gamma) == (4096, 0.2, 3.)
+    assert cfg.train_dataloader.batch_size == 64
+    assert cfg.train_cfg.max_iters == 240 * 781  # 781 full batches of 64 are a pass over 50,000
+    assert [step / 781 for step in cfg.param_scheduler[0].milestones] == [150, 180, 210]
+    sgd = cfg.optim_wrapper.student.optimizer
+    assert (sgd.lr, sgd.momentum, sgd.nesterov, sgd.weight_decay) == (0.05, 0.9, True, 5e-4)
+    student, teacher = (sum(p.numel() for p in MODELS.build(dict(model, _scope_='mmkd')).parameters()) for model in (
+        cfg.model.student.model, Config.fromfile(cfg.model.teacher.cfg).model))
+    assert (student, teacher) == (703_284, 2_255_156)
+
+
+def test_the_papers_setting_of_ensemble_distribution() -> None:
+    cfg = Config.fromfile(CONFIGS / 'ensemble_distribution/end2_vgg16x5_cifar10.py')
+    anneal = build_schedule({k: v for k, v in cfg.default_hooks.schedule.schedules[0].items() if k != 'target'})
+    passes = 50_000 / 128
+    assert [anneal(round(share * passes)) for share in (0, 30, 60, 90)] == pytest.approx([10, 10, 1, 1], abs=.02)
+    rates, optimizer = [], torch.optim.Adam([torch.zeros(1)], lr=cfg.optim_wrapper.student.optimizer.lr)
+    schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in cfg.param_scheduler]
+    for step in range(cfg.train_cfg.max_iters):
+        if step in (0, 11730, 23460, cfg.train_cfg.max_iters - 1):
+            rates.append(optimizer.param_groups[0]['lr'])
+        for scheduler in schedulers:
+            scheduler.step()
+    assert rates == pytest.approx([1e-3, 1e-2, 1e-3, 1e-6], rel=.1)
 
 
 @pytest.mark.parametrize(('stem', 'iterations', 'crop'), [('512x512-40k', 40000, (512, 512)),

@@ -5,3 +5,7 @@ model = dict(objectives=dict(
     proxy=dict(
         loss=dict(type='ProxyDirichletLoss'), reads=dict(student='student.logits', teachers='t*.logits'),
         connectors=dict(student='auto'), weight=10.)))
+test_evaluator = [
+    dict(type='IoUMetric', iou_metrics=['mIoU']), dict(type='mmkd.CalibrationMetric'),
+    dict(type='mmkd.UncertaintyMetric', outputs='dirichlet', offset=1.)]
+default_hooks = dict(uncertainty=dict(type='mmkd.UncertaintyHook', offset=1.))

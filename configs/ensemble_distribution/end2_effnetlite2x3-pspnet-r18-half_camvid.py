@@ -6,8 +6,10 @@ model = dict(objectives=dict(
         loss=dict(type='DirichletNLLLoss', temperature=3.), reads=dict(student='student.logits', teachers='t*.logits'),
         connectors=dict(student='auto'), weight=0.1)))
 optim_wrapper = dict(student=dict(clip_grad=dict(max_norm=10.)))  # as the authors' trainer does
-custom_hooks = [
-    dict(type='mmkd.ExactResumeHook'), dict(type='mmkd.NaNStopHook'), dict(type='mmkd.TeacherCheckHook'),
-    dict(type='mmkd.ExportStudentHook'),
-    dict(type='mmkd.ScheduleHook', schedules=[  # from T = 10, as in the paper, so short a training does not come back
-        dict(target='end2.loss.temperature', type='anneal', start=3., end=1., begin=433, length=433)])]
+default_hooks = dict(
+    schedule=dict(type='mmkd.ScheduleHook', schedules=[  # from T = 10, as in the paper, so short a run does not return
+        dict(target='end2.loss.temperature', type='anneal', start=3., end=1., begin=433, length=433)]),
+    uncertainty=dict(type='mmkd.UncertaintyHook'))
+test_evaluator = [
+    dict(type='IoUMetric', iou_metrics=['mIoU']), dict(type='mmkd.CalibrationMetric'),
+    dict(type='mmkd.UncertaintyMetric', outputs='dirichlet')]

@@ -5,8 +5,8 @@ model = dict(objectives=dict(
     end2=dict(loss=dict(type='DirichletNLLLoss', temperature=10.),
               reads=dict(student='student.logits', teachers='t*.logits'), weight=0.01)))
 optim_wrapper = dict(student=dict(clip_grad=dict(max_norm=10.)))  # as the authors' trainer does
-custom_hooks = [
-    dict(type='mmkd.ExactResumeHook'), dict(type='mmkd.NaNStopHook'), dict(type='mmkd.TeacherCheckHook'),
-    dict(type='mmkd.ExportStudentHook'),
-    dict(type='mmkd.ScheduleHook', schedules=[
-        dict(target='end2.loss.temperature', type='anneal', start=10., end=1., begin=520, length=520)])]
+default_hooks = dict(schedule=dict(type='mmkd.ScheduleHook', schedules=[
+    dict(target='end2.loss.temperature', type='anneal', start=10., end=1., begin=520, length=520)]))
+test_evaluator = [
+    dict(type='mmkd.Accuracy'), dict(type='mmkd.CalibrationMetric'),
+    dict(type='mmkd.UncertaintyMetric', outputs='dirichlet')]

@@ -12,8 +12,5 @@ model = dict(
         loss=dict(type='DirichletNLLLoss', temperature=10., smoothing=1e-4),
         reads=dict(student='student.logits', teachers='t*.logits'))),
     task_weight=0.)
-custom_hooks = [
-    dict(type='mmkd.ExactResumeHook'), dict(type='mmkd.NaNStopHook'), dict(type='mmkd.TeacherCheckHook'),
-    dict(type='mmkd.ExportStudentHook'),
-    dict(type='mmkd.ScheduleHook', schedules=[
-        dict(target='end2.loss.temperature', type='anneal', begin=11730, length=11730)])]
+default_hooks = dict(schedule=dict(type='mmkd.ScheduleHook', schedules=[
+    dict(target='end2.loss.temperature', type='anneal', begin=11730, length=11730)]))

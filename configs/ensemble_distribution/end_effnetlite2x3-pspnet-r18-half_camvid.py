@@ -14,3 +14,6 @@ model = dict(
     objectives=dict(end=dict(
         loss=dict(type='EnsembleKLLoss'), reads=dict(student='student.logits', teachers='t*.logits'),
         connectors=dict(student='auto'), weight=10.)))
+test_evaluator = [
+    dict(type='IoUMetric', iou_metrics=['mIoU']), dict(type='mmkd.CalibrationMetric'),
+    dict(type='mmkd.UncertaintyMetric', outputs='softmax')]

@@ -1,5 +1,5 @@
 # One member, and the student without distillation: a plain classifier on 500 images a class (40 passes).
-_base_ = ['../_base_/cifar10.py', '../_base_/schedule_cifar.py', '../_base_/runtime_cls.py']
+_base_ = ['../_base_/cifar10_ood.py', '../_base_/schedule_cifar.py', '../_base_/runtime_cls.py']
 model = dict(
     type='mmkd.ImageClassifier', backbone=dict(type='CIFARResNet', depth=14), num_classes=10, in_channels=64)
 train_dataloader = dict(dataset=dict(images_per_class=500))
