@@ -89,6 +89,19 @@ def fit_vocabularies(distiller: 'Distiller', loader: DataLoader, names: Iterable
     return reports
 
 
+@torch.no_grad()
+def draw_words(distiller: 'Distiller') -> list[str]:
+    """Give random words to every vocabulary that is not fitted yet, to measure costs; return its objectives' names."""
+    fresh = [(name, o.loss.vocabulary) for name, o in vocabulary_objectives(distiller).items()
+             if not o.loss.vocabulary.fitted]
+    generator = torch.Generator().manual_seed(0)
+    for _, vocabulary in fresh:
+        vocabulary.words.copy_(torch.randn(vocabulary.words.shape, generator=generator))
+        if isinstance(vocabulary.tau, Tensor):  # found by 'auto'
+            vocabulary.tau.fill_(1.)
+    return [name for name, _ in fresh]
+
+
 def fingerprints(distiller: 'Distiller') -> dict[str, Tensor]:
     """Return what each vocabulary belongs to, objective -> SHA-256 (3, 32) of teacher weights, tap path and pooling."""
     found: dict[str, Tensor] = {}

@@ -142,7 +142,8 @@ def test_the_step_without_critics_shares_every_module(pair: Pair) -> None:
 
 def test_cases_are_complete_and_run(pair: Pair) -> None:
     cases = pair.cases()
-    assert list(cases) == ['student', 'teacher', 'step', 'step_with_critic', 'peer_student', 'peer_teacher']
+    assert list(cases) == ['student', 'teacher', 'objectives', 'step', 'step_with_critic', 'peer_student',
+                           'peer_teacher']
     logs = {name: case() for name, case in cases.items()}
     assert logs['teacher']['teacher']['logits'].dtype == torch.bfloat16
     assert {'pixel.loss', 'pair.loss', 'decode.loss_ce'} <= set(logs['step'])
@@ -152,7 +153,28 @@ def test_cases_are_complete_and_run(pair: Pair) -> None:
 
 def test_without_critics_there_is_one_step() -> None:
     assert list(Pair(config(critic=False), Options()).cases()) == [
-        'student', 'teacher', 'step', 'peer_student', 'peer_teacher']
+        'student', 'teacher', 'objectives', 'step', 'peer_student', 'peer_teacher']
+
+
+def test_objectives_alone_are_run_forward_and_backward() -> None:
+    pair = Pair(config(critic=False), Options())
+    seen: list[torch.Tensor] = []
+    for objective in pair.full.objectives.values():
+        objective.loss.register_forward_hook(lambda loss, args, value: seen.append(value))
+    pair.cases()['objectives']()
+    assert [value.item() > 0 for value in seen] == [True, True]
+    for value in seen:
+        with pytest.raises(RuntimeError, match='second time'):
+            value.backward()
+
+
+def test_a_vocabulary_that_is_not_fitted_gets_random_words() -> None:
+    quest = dict(loss=dict(type='AssignmentKLLoss', num_words=8, tau='auto'), on='feat')
+    pair = Pair(config(critic=False, objectives=dict(quest=quest)), Options())
+    words = pair.full.objectives['quest'].loss.vocabulary.words
+    assert (words.mean().abs() < .5).item()
+    assert words.std().item() == pytest.approx(1, abs=.3)
+    assert pair.cases()['step']()['quest.loss'] > 0
 
 
 def test_with_critics_alone_there_is_only_the_step_with_critics() -> None:

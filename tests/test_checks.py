@@ -1,9 +1,19 @@
 """Argument checks: accepted values pass in silence, refused ones are named with what is allowed."""
 import math
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 
-from mmkd.checks import check_choice, check_keys, check_positive, nearest
+from mmkd.checks import (
+    check_choice,
+    check_count,
+    check_fraction,
+    check_keys,
+    check_non_negative,
+    check_positive,
+    nearest,
+)
 
 
 def test_nearest_orders_by_likeness() -> None:
@@ -62,3 +72,17 @@ def test_check_positive_refuses_the_rest(value: object) -> None:
     with pytest.raises(ValueError, match='tau') as error:
         check_positive('tau', value)  # type: ignore[arg-type]
     assert str(error.value) == f'tau must be a finite number above 0, got {value!r}'
+
+
+@pytest.mark.parametrize(('check', 'good', 'bad', 'message'), [
+    (check_non_negative, [0, 1e-30, 2.5], [-1e-9, math.inf, math.nan, True, '1', None],
+     'must be a finite number, 0 or above'),
+    (check_fraction, [0, 0.5, 0.999], [-0.1, 1, 1.5, math.nan, False, '0', None], 'must be a number from 0 to below 1'),
+    (partial(check_count, least=2), [2, 7], [1, -3, 2.0, True, '2', None], 'must be a whole number of at least 2')])
+def test_ranges(check: Callable, good: list, bad: list, message: str) -> None:
+    for value in good:
+        check('rate', value)
+    for value in bad:
+        with pytest.raises(ValueError, match=f'^rate {message}') as error:
+            check('rate', value)
+        assert str(error.value).endswith(f'got {value!r}')

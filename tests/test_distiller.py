@@ -381,6 +381,31 @@ def test_an_ensemble_of_teachers_by_glob() -> None:
     torch.testing.assert_close(got, (record['student']['logits'] - mean).square().mean())
 
 
+@pytest.mark.parametrize('weight', [0., 0.25])
+def test_the_task_weight_scales_the_students_own_losses(weight: float) -> None:
+    full, part = (tiny.build(tiny.distiller(student=dict(model=tiny.segmentor(4, dropout=0.)), task_weight=w))
+                  for w in (1., weight))
+    part.load_state_dict(full.state_dict())
+    for name, teacher in part.teachers.items():
+        teacher.load_state_dict(full.teachers[name].state_dict())
+    data = full.data_preprocessor(tiny.batch(), True)
+    got, whole = (model(**data, mode='loss') for model in (part, full))
+    for key, value in whole.items():
+        own = key in ('decode.loss_ce', 'aux.loss_ce')
+        torch.testing.assert_close(got[key], weight * value if own else value)
+    if weight == 0:
+        part.parse_losses(got)[0].backward()
+        # the auxiliary head is read by no objective: what would train it counts for nothing
+        assert all(not p.grad.any() for p in part.student.auxiliary_head.parameters())
+        assert part.student.decode_head.conv_seg.weight.grad.any()
+
+
+@pytest.mark.parametrize('weight', [-1., float('nan'), '1', True])
+def test_a_bad_task_weight_is_refused(weight: Any) -> None:
+    with pytest.raises(ValueError, match=r'task_weight must be a finite number, 0 or above, got'):
+        tiny.build(tiny.distiller(task_weight=weight))
+
+
 # ---------------------------------------------------------------------- data preprocessor and scopes (trap 4)
 
 def test_the_data_preprocessor_is_the_students_or_given() -> None:

@@ -81,6 +81,30 @@ def test_losses_by_name_class_and_module(loss: Any) -> None:
     torch.testing.assert_close(objective(loss)(rec)['pixel.loss'], expected)
 
 
+def test_diagnostics_are_logged_and_not_weighted() -> None:
+    class Watched(Echo):
+        def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+            self.diagnostics = {'accuracy': torch.tensor(.5)}
+            return student.sum()
+
+    rec = maps()
+    found = objective(Watched(), on='logits', weight=3.)(rec)
+    assert list(found) == ['pixel.loss', 'pixel.accuracy']
+    assert found['pixel.accuracy'].item() == .5
+    torch.testing.assert_close(found['pixel.loss'], 3 * rec['student']['logits'].sum())
+
+
+def test_a_loss_builds_itself_from_what_it_reads() -> None:
+    class Built(Echo):
+        def build(self, student: Tensor, teacher: Tensor) -> str:
+            self.scale = nn.Parameter(torch.ones(student.shape[1], requires_grad=True))
+            return f'{student.shape[1]} scales'
+
+    one = objective(Built(), on='logits')
+    assert one.fit(maps()) == ['pixel: 4 scales']
+    assert dict(one.named_parameters()).keys() == {'loss.scale'}
+
+
 def test_on_is_short_for_two_reads() -> None:
     assert objective().reads == dict(student='student.logits', teacher='teacher.logits')
     assert objective(on='logits', reads=dict(teacher='t1.logits', mask='batch.valid')).reads == dict(

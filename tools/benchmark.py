@@ -20,12 +20,15 @@ from mmkd.launch import has_gpu, load_config
 from mmkd.member import PRECISIONS
 from mmkd.tables import make_console, print_table
 
-CASES = dict(student='student step alone', teacher='teacher forward alone', step='distillation step, without critics',
-             step_with_critic='distillation step, critics too', peer_student="peers' student step: fp32",
+CASES = dict(student='student step alone', teacher='teacher forward alone',
+             objectives='objectives alone, forward and backward, without critics',
+             step='distillation step, without critics', step_with_critic='distillation step, critics too',
+             peer_student="peers' student step: fp32",
              peer_teacher="peers' teacher forward: fp32, mode='loss'", mmrazor="mmrazor's step")
 RATIOS = dict(overhead='step / (student + teacher)', overhead_with_critic='step with critics / (student + teacher)',
               memory='memory of the step / (student + teacher)',
               memory_with_critic='memory of the step with critics / (student + teacher)',
+              objectives='objectives alone / step',
               peers="step / (peers' student + peers' teacher); the aim on an H100 is 0.5",
               mmrazor="step / mmrazor's step")
 

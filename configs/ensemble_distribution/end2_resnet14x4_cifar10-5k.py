@@ -3,8 +3,8 @@ _base_ = './end_resnet14x4_cifar10-5k.py'
 model = dict(objectives=dict(
     _delete_=True,
     end2=dict(loss=dict(type='DirichletNLLLoss', temperature=10.),
-              reads=dict(student='student.logits', teachers='t*.logits'), weight=0.01)))
-optim_wrapper = dict(student=dict(clip_grad=dict(max_norm=10.)))  # as the authors' trainer does
+              reads=dict(student='student.logits', teachers='t*.logits'), weight=1.)))
+optim_wrapper = dict(student=dict(clip_grad=dict(max_norm=2.)))  # the gradient grows with T²
 default_hooks = dict(schedule=dict(type='mmkd.ScheduleHook', schedules=[
     dict(target='end2.loss.temperature', type='anneal', start=10., end=1., begin=520, length=520)]))
 test_evaluator = [

@@ -2,7 +2,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import nn
 from mmkd.batch import Batch
 from mmkd.checks import check_choice
 from mmkd.distiller import Distiller
+from mmkd.fit_vocabulary import draw_words
 from mmkd.generated import generated_batch
 from mmkd.launch import is_distiller, wrapper_configs
 from mmkd.member import Member, as_dict, name_members, num_classes_of
@@ -89,6 +90,7 @@ class Pair:
         own: dict[str, dict] = {role: {name: {**member, **options.member(role)} for name, member in named.items()}
                for role, named in members.items()}
         self.full: Any = self._ready(Distiller(students=own['student'], teachers=own['teacher'], **self.rest))
+        draw_words(self.full)
         self.lean = self._without_critics()
         self.layouts = [torch.channels_last if member.get('channels_last') else torch.contiguous_format
                         for member in own['student'].values()]
@@ -122,6 +124,8 @@ class Pair:
             student=lambda: _step(own, self.layouts, self.data),
             teacher=lambda: dict(self.full.teachers.observe(batch)))
         critics = any(objective.adversarial for objective in self.full.objectives.values())
+        if self.lean or not critics:
+            cases['objectives'] = self._objectives_alone(batch)
         for name, distiller in (('step', self.lean if critics else self.full),
                                 ('step_with_critic', self.full if critics else None)):
             if distiller is not None:
@@ -129,6 +133,25 @@ class Pair:
         cases['peer_student'] = lambda: _step(peers, nchw, self.data)
         cases['peer_teacher'] = lambda: _forward_with_losses(self.peer_teachers, batch)
         return cases
+
+    def _objectives_alone(self, batch: Batch) -> Callable[[], None]:
+        """Return forward and backward of the objectives that have no critic, on what one forward of the members left.
+
+        The running statistics of an ensemble are taken with the teachers, and are not in it.
+        """
+        plain = [objective for objective in self.full.objectives.values() if not objective.adversarial]
+
+        @cache  # the members run in the first round, which does not count
+        def observed() -> dict[str, Any]:
+            with torch.no_grad():
+                record, _ = self.full.observe(batch.inputs, batch.data_samples)
+            return {**record, **{name: {tap: value.requires_grad_() for tap, value in record[name].items()}
+                                 for name in self.full.students}}
+
+        def run() -> None:
+            record = observed()
+            sum(objective(record)[f'{objective.name}.loss'] for objective in plain).backward()
+        return run
 
     def wrapper(self, model: nn.Module, peer: bool = False) -> OptimWrapper:
         """Return the config's optimizers for a model; those of a peer are float32."""

@@ -42,6 +42,8 @@ def ratios(times: dict[str, float], memory: dict[str, int]) -> dict[str, float]:
         if step in memory:
             found[f'memory{suffix}'] = memory[step] / (memory['student'] + memory['teacher'])
     step = 'step' if 'step' in times else 'step_with_critic'
+    if 'objectives' in times:
+        found['objectives'] = times['objectives'] / times[step]
     if 'peer_student' in times:
         found['peers'] = times[step] / (times['peer_student'] + times['peer_teacher'])
     if 'mmrazor' in times:

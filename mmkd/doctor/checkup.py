@@ -15,6 +15,7 @@ from mmkd.doctor.members import evaluate_teachers, table_members
 from mmkd.doctor.report import Report, explain
 from mmkd.doctor.run import check_disk, check_run
 from mmkd.doctor.wiring import Wiring, build_model, find_unused_taps
+from mmkd.fit_vocabulary import draw_words
 from mmkd.generated import DEFAULT_SIZE, generated_batch
 from mmkd.launch import has_gpu, is_distiller, wrapper_configs
 from mmkd.member import num_classes_of
@@ -112,6 +113,8 @@ def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, r
         if is_distiller(cfg):
             for run in model.teachers.runs.values():
                 run.member.options.pop('compile', None)  # it takes minutes and changes no value
+            for name in draw_words(model):
+                report.note(f'objective {name!r} has random words here: training fits them first')
             measure_objectives(model, model.data_preprocessor(copy.deepcopy(data), True), report)
         if wiring.whole and 'optim_wrapper' in cfg:  # else phases and optimizers speak of parts that are not there
             torch.manual_seed(0)

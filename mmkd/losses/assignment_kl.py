@@ -8,7 +8,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mmkd.checks import check_count, check_positive
+from mmkd.checks import check_count, check_non_negative, check_positive
 from mmkd.losses.base import Loss, check_mask, no_autocast, shape_of, widen
 from mmkd.modules.assignment_predictor import AssignmentPredictor, unit
 from mmkd.modules.vocabulary import Vocabulary, check_vocabulary, log_assignment, perplexity, shift_words
@@ -227,8 +227,7 @@ class AssignmentKLLoss(Loss):
                  vocabulary: str | Path | None = None) -> None:
         super().__init__(loss_weight, loss_name)
         check_vocabulary(num_words, tau, target_perplexity)
-        if gamma != 0:
-            check_positive('gamma', gamma)
+        check_non_negative('gamma', gamma)
         if chunk is not None:
             check_count('chunk', chunk, 1)
         self.num_words, self.tau, self.gamma, self.target_perplexity = num_words, tau, gamma, target_perplexity

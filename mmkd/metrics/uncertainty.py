@@ -2,7 +2,7 @@
 import torch
 from torch import Tensor
 
-from mmkd.checks import check_choice
+from mmkd.checks import check_choice, check_non_negative
 from mmkd.losses.base import no_autocast, shape_of
 
 
@@ -23,17 +23,10 @@ def concentration(logits: Tensor, offset: float = 0.0) -> Tensor:
     >>> concentration(torch.tensor([[0., 0.]]), offset=1.)
     tensor([[2., 2.]], dtype=torch.float64)
     """
-    check_offset(offset)
+    check_non_negative('offset', offset)
     with no_autocast(logits):
         # The bounds keep α above 0 and its sum finite, where exp leaves float64.
         return (logits.double().exp() + offset).clamp(torch.finfo(torch.float64).tiny, 1e300)
-
-
-def check_offset(offset: float) -> None:
-    """Raise ValueError unless ``offset`` is a number of 0 or more."""
-    if isinstance(offset, bool) or not isinstance(offset, int | float) or not 0 <= offset < float('inf'):
-        raise ValueError(f'offset must be a finite number of 0 or more, got {offset!r}; the authors use 0 with the '
-                         'negative log-likelihood and 1 with the proxy target')
 
 
 def check_outputs(outputs: str, allowed: tuple[str, ...], offset: float) -> None:
@@ -43,7 +36,7 @@ def check_outputs(outputs: str, allowed: tuple[str, ...], offset: float) -> None
         ValueError: Says what is allowed.
     """
     check_choice('outputs', outputs, allowed)
-    check_offset(offset)
+    check_non_negative('offset', offset)
     if offset and outputs != 'dirichlet':
         raise ValueError(f"offset={offset} is added to a Dirichlet's α, which outputs={outputs!r} does not have. "
                          "Mend: outputs='dirichlet', or leave offset out")

@@ -372,7 +372,7 @@ def test_masks_that_do_not_fit() -> None:
     (dict(tau='best'), "tau must be a finite number above 0 or 'auto', got 'best'"),
     (dict(tau='auto', target_perplexity=1.), r'target_perplexity must lie between 1 .* num_words=4096 .* got 1.0'),
     (dict(tau='auto', num_words=4), r'between 1 .* num_words=4 .* got 4.0'),
-    (dict(gamma=-1.), 'gamma must be a finite number above 0, got -1.0'),
+    (dict(gamma=-1.), 'gamma must be a finite number, 0 or above, got -1.0'),
     (dict(chunk=0), 'chunk must be a whole number of at least 1, got 0'),
     (dict(loss_weight=0.), 'loss_weight must be a finite number above 0'),
 ])

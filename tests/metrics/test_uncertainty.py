@@ -188,7 +188,7 @@ def test_running_sums_do_not_keep_members() -> None:
     (lambda: dirichlet_uncertainty(torch.tensor([[1., math.nan]])), 'alpha must be above 0, got nan'),
     (lambda: ensemble_uncertainty(torch.ones(2, 3)), r'probs must be \(M, N, C, \*S\) with two classes.* got \(3,\)'),
     (lambda: ensemble_uncertainty(torch.ones(1, 3, 2) / 2), 'two members or more, got 1.* tools/train_ensemble.py'),
-    (lambda: concentration(torch.zeros(1, 2), -1.), 'offset must be a finite number of 0 or more, got -1.0; the auth'),
+    (lambda: concentration(torch.zeros(1, 2), -1.), 'offset must be a finite number, 0 or above, got -1.0'),
     (lambda: check_outputs('dirichlets', ('dirichlet', 'softmax'), 0.), "outputs must be .*did you mean 'dirichlet'"),
     (lambda: check_outputs('softmax', ('dirichlet', 'softmax'), 1.), "offset=1.0 is added to .*='softmax' does not"),
 ])
