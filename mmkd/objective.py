@@ -39,7 +39,8 @@ class Objective(BaseModule):
         loss: Config of a loss, or the loss.
         known: Member name -> names of the taps that it offers.
         on: ``on='logits'`` is short for ``reads=dict(student='student.logits', teacher='teacher.logits')``.
-        reads: Argument of the loss -> reference ``'member.tap'``, a list of references or a glob of members.
+        reads: Argument of the loss -> reference ``'member.tap'``, a list of references or a glob of members, which is
+            stacked unless the loss names the argument in its ``lists``.
         weight: Multiplies the loss (besides the loss's own ``loss_weight``); schedules change it.
         connectors: Argument -> ``'auto'``, a config or a module.
 
@@ -179,8 +180,9 @@ class Objective(BaseModule):
         reference = self.reads[role]
         if role in self.streams:
             return record[f'{self.name}({role})']
-        stacked = isinstance(reference, list)
-        value = [follow(r, record) for r in reference] if stacked else follow(reference, record)
+        many = isinstance(reference, list)
+        stacked = many and role not in getattr(self.loss, 'lists', ())
+        value = [follow(r, record) for r in reference] if many else follow(reference, record)
         tensors = value if isinstance(value, list) else [value]
         if not _learns(role):
             tensors = [tensor.detach() for tensor in tensors]

@@ -2,19 +2,23 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from mmkd.checks import check_choice, check_positive
+from mmkd.checks import check_choice, check_non_negative, check_positive
 from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.critic_terms import category_cross_entropy, weight_norms
 from mmkd.registry import MODELS, build_part
+
+_Scores = tuple[Tensor, Any, Tensor | None]  # the scores, the category units or None, which scores count (None: all)
 
 
 @MODELS.register_module()
 class AdversarialLoss(Loss):
-    r"""Holistic distillation of Structured KD; also the adversarial part of AFD. The teacher is real, the student fake.
+    r"""Holistic distillation of Structured KD; also the adversarial part of AFD and of KSANC. The teacher is real.
 
     Paper: Liu et al., Structured Knowledge Distillation for Dense Prediction, CVPR 2019 / TPAMI 2020,
     arXiv 1903.04197, eq. 4, with the gradient penalty of WGAN-GP. With d the critic's raw score, S and T the maps:
@@ -37,19 +41,35 @@ class AdversarialLoss(Loss):
     the penalty also covers the gradient of the concatenated image, and has no 1e-12, so that it can be NaN. Its λ_d
     scales the critic's loss as well: so does ``loss_weight``.
 
+    With ``labels``, a critic that returns (N, 1 + C, …) scores is also a classifier (C_S, C_T: its last C units), and
+    both sides add cross-entropies: the student CE(C_S, y), the critic CE(C_T, y) + CE(C_S, y). This, mode 'bce' and
+    ``l1``, ``l2`` and ``adversarial_sample`` are the adversarial loss of KSANC (Shu et al., Knowledge Squeezed
+    Adversarial Network Compression, arXiv 1904.05100, L_adv with its regularisers; one µ there, three here):
+
+    .. math:: \ldots + \mu_1 |\omega_D| + \mu_2 \Vert\omega_D\Vert_2^2 + \mu_3 \overline{\mathrm{softplus}(-d(S))}
+
+    on the critic's side, with ω_D its trainable parameters. The last one, −µ₃ log D(S), rewards the critic for calling
+    the student real: at the best it then says D(S) = µ₃ / (1 + µ₃) instead of 0. Read literally the paper has the
+    student unlearn the labels and minimise log(1 − D), which stands still where it is worst; here both sides learn the
+    labels and the student minimises −log D.
+
     ``forward`` leaves no gradient in the critic, ``critic_loss`` none in student or teacher. In train mode each call of
     a critic with spectral norm moves that norm's estimate: call ``forward`` and ``critic_loss`` in a fixed order.
 
     Args:
-        critic: Module called as ``critic(map, image=None)`` that returns (N, 1, h, w) or (N, 1), or its config; None
-            means HolisticCritic. A config whose class needs ``in_channels`` and that lacks it is built by
-            :meth:`build`, which the Distiller calls.
+        critic: Module called as ``critic(map, image=None)`` that returns (N, 1, h, w) or (N, 1), with categories
+            (N, 1 + C, …), or its config; None means HolisticCritic. With an attribute ``joint=True`` it sees student
+            and teacher in one batch, whoever asks (for BatchNorm). A config whose class needs ``in_channels`` and that
+            lacks it is built by :meth:`build`, which the Distiller calls.
         mode: 'wgan-gp', 'hinge', 'lsgan' or 'bce'.
         gradient_penalty: λ of wgan-gp.
         activation: What the critic sees: None for the tensor as it is, 'softmax' for probabilities.
         sigmoid: Squash the score to (0, 1) first (AFD, lsgan).
         loss_weight: Factor inside both returned values.
         loss_name: Key in the logs.
+        l1: µ₁, of the sum of the absolute values of the critic's parameters.
+        l2: µ₂, of the sum of their squares.
+        adversarial_sample: µ₃; only in mode 'bce'.
 
     Attributes:
         critic: The critic, None until it is built.
@@ -66,7 +86,8 @@ class AdversarialLoss(Loss):
 
     def __init__(self, critic: dict | nn.Module | None = None, mode: str = 'wgan-gp', gradient_penalty: float = 10.0,
                  activation: str | None = None, sigmoid: bool = False, loss_weight: float = 1.0,
-                 loss_name: str | None = None) -> None:
+                 loss_name: str | None = None, l1: float = 0.0, l2: float = 0.0,
+                 adversarial_sample: float = 0.0) -> None:
         super().__init__(loss_weight, loss_name)
         check_choice('mode', mode, ('wgan-gp', 'hinge', 'lsgan', 'bce'))
         check_choice('activation', activation, (None, 'softmax'))
@@ -75,7 +96,13 @@ class AdversarialLoss(Loss):
         if mode == 'bce' and sigmoid:
             raise ValueError("mode='bce' takes raw scores (its softplus holds the sigmoid), got sigmoid=True; mend: "
                              'sigmoid=False')
+        for name, value in (('l1', l1), ('l2', l2), ('adversarial_sample', adversarial_sample)):
+            check_non_negative(name, value)
+        if adversarial_sample and mode != 'bce':
+            raise ValueError(f"adversarial_sample is −µ log D(S), a probability of mode='bce', got mode={mode!r}; "
+                             "mend: mode='bce', or adversarial_sample=0")
         self.mode, self.gradient_penalty, self.activation, self.sigmoid = mode, gradient_penalty, activation, sigmoid
+        self.l1, self.l2, self.adversarial_sample = l1, l2, adversarial_sample
         self.register_module('critic', None)
         self._checked_twice = False
         if isinstance(critic, nn.Module):
@@ -106,24 +133,27 @@ class AdversarialLoss(Loss):
 
     def forward(self, student: Tensor, teacher: Tensor, image: Tensor | None = None, labels: Tensor | None = None,
                 mask: Tensor | None = None) -> Tensor:
-        r"""Return the student's loss; the teacher is not looked at, only its shape.
+        r"""Return the student's loss; of the teacher only the shape matters, unless the critic is ``joint``.
 
         Args:
             student: Map (N, C, H, W) or (N, C).
             teacher: Map of the same shape.
             image: Images (N, 3, H', W') for a critic that is conditioned on them.
-            labels: For critics with category outputs.
+            labels: Classes (N,) or (N, H, W), for critics with category outputs.
             mask: Bool (N, H, W) or (N,), True where a position counts; masked positions of the maps are shown as 0, and
                 scores whose (nearest) position is masked are left out.
         """
-        self._check(student, teacher, labels, mask)
+        self._check(student, teacher, mask)
         with no_autocast(student), self._frozen():
-            student = self._activate(widen(student)[0], mask)
-            score, valid = self._score(student, image, mask)
+            maps = widen(student, teacher.detach()) if self._joint else widen(student)
+            (score, classes, valid), *_ = self._see([self._activate(x, mask) for x in maps], image, labels, mask)
             if self.mode in ('wgan-gp', 'hinge'):
-                return self.loss_weight * -_mean(score, valid)
-            real = (1 - score).square() if self.mode == 'lsgan' else F.softplus(-score)
-            return self.loss_weight * _mean(real, valid)
+                value = -_mean(score, valid)
+            else:
+                value = _mean((1 - score).square() if self.mode == 'lsgan' else F.softplus(-score), valid)
+            if labels is not None:
+                value = value + category_cross_entropy(classes, labels, valid)
+            return self.loss_weight * value
 
     def critic_loss(self, student: Tensor, teacher: Tensor, image: Tensor | None = None, labels: Tensor | None = None,
                     mask: Tensor | None = None) -> Tensor:
@@ -132,28 +162,32 @@ class AdversarialLoss(Loss):
         Raises:
             RuntimeError: wgan-gp with a critic that cannot be differentiated twice.
         """
-        self._check(student, teacher, labels, mask)
+        self._check(student, teacher, mask)
         with no_autocast(student):
             fake, real = (self._activate(x, mask) for x in widen(student.detach(), teacher.detach()))
-            d_fake, valid = self._score(fake, image, mask)
-            d_real, _ = self._score(real, image, mask)
+            (d_fake, c_fake, valid), (d_real, c_real, _) = self._see([fake, real], image, labels, mask)
             if self.mode == 'wgan-gp':
                 value = _mean(d_fake, valid) - _mean(d_real, valid)
-                value = value + self.gradient_penalty * self._penalty(fake, real, image, mask)
+                value = value + self.gradient_penalty * self._penalty(fake, real, image, labels, mask)
             elif self.mode == 'hinge':
                 value = _mean(F.relu(1 - d_real), valid) + _mean(F.relu(1 + d_fake), valid)
             elif self.mode == 'lsgan':
                 value = _mean((1 - d_real).square(), valid) + _mean(d_fake.square(), valid)
             else:
                 value = _mean(F.softplus(-d_real), valid) + _mean(F.softplus(d_fake), valid)
-            return self.loss_weight * value
+                if self.adversarial_sample:
+                    value = value + self.adversarial_sample * _mean(F.softplus(-d_fake), valid)
+            if labels is not None:
+                value = value + sum(category_cross_entropy(c, labels, valid) for c in (c_fake, c_real))
+            return self.loss_weight * (value + weight_norms(self.critic, self.l1, self.l2))
 
-    def _penalty(self, fake: Tensor, real: Tensor, image: Tensor | None, mask: Tensor | None) -> Tensor:
+    def _penalty(self, fake: Tensor, real: Tensor, image: Tensor | None, labels: Tensor | None,
+                 mask: Tensor | None) -> Tensor:
         create_graph = torch.is_grad_enabled()
         epsilon = torch.rand(len(fake), *[1] * (fake.dim() - 1), device=fake.device, dtype=fake.dtype)
         with torch.enable_grad():  # the penalty is also a value under no_grad
             mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_()
-            score, valid = self._score(fill_masked(mixed, mask), image, mask)
+            score, _, valid = self._score(fill_masked(mixed, mask), image, labels, mask)
             if valid is not None:
                 score = score.where(valid, score.new_zeros(()))
             try:
@@ -182,23 +216,42 @@ class AdversarialLoss(Loss):
         x = fill_masked(x, mask)
         return x if self.activation is None else fill_masked(x.softmax(1), mask)
 
-    def _score(self, x: Tensor, image: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return the scores, and which of them count (None: all)."""
+    @property
+    def _joint(self) -> bool:
+        return getattr(self.critic, 'joint', False)
+
+    def _see(self, maps: list[Tensor], image: Tensor | None, labels: Tensor | None,
+             mask: Tensor | None) -> list[_Scores]:
+        """Return what the critic says of each map, all in one batch where it is ``joint``."""
+        if not self._joint:
+            return [self._score(x, image, labels, mask) for x in maps]
+        batch = [None if x is None else torch.cat([x] * len(maps)) for x in (image, labels, mask)]
+        seen = self._score(torch.cat(maps), *batch)
+        return list(zip(*([None] * len(maps) if x is None else x.chunk(len(maps)) for x in seen), strict=True))
+
+    def _score(self, x: Tensor, image: Tensor | None, labels: Tensor | None, mask: Tensor | None) -> _Scores:
+        """Return the scores, the category units (with labels), and which scores count (None: all)."""
         name = type(self.critic).__name__
-        score = self.critic(x) if image is None else self.critic(x, image)
-        if score.shape[:2] != (len(x), 1) or score.dim() not in (2, 4):
-            raise ValueError(f'critic {name} must return scores (N, 1, h, w) or (N, 1), got {shape_of(score)} for '
-                             f'the map {shape_of(x)}')
+        scores = self.critic(x) if image is None else self.critic(x, image)
+        categories = scores.shape[1] - 1 if scores.dim() in (2, 4) else -1
+        if len(scores) != len(x) or categories < 0 or (categories and labels is None):
+            mend = f"; mend: reads=dict(labels='batch.labels') for its {categories} categories" * (categories > 0)
+            raise ValueError(f'critic {name} must return scores (N, 1, h, w) or (N, 1), got {shape_of(scores)} for '
+                             f'the map {shape_of(x)}{mend}')
+        if labels is not None and not categories:
+            raise ValueError(f'labels were given, but critic {name} has no category outputs; mend: drop '
+                             'reads=dict(labels=…)')
+        score, classes = scores[:, :1], scores[:, 1:] if categories else None
         if self.sigmoid:
             score = score.sigmoid()
         if mask is None:
-            return score, None
+            return score, classes, None
         if x.dim() == 2:
-            return score, mask.view(-1, *[1] * (score.dim() - 1))
+            return score, classes, mask.view(-1, *[1] * (score.dim() - 1))
         if score[0].numel() == 1 and x[0, 0].numel() > 1:
             raise ValueError(f'mask was given, but critic {name} has no spatial output: one score {shape_of(score)} '
                              f'for the whole map {shape_of(x)}; mend: drop the mask, or a critic that scores places')
-        return score, F.interpolate(mask.unsqueeze(1).to(x.dtype), score.shape[2:]) > 0
+        return score, classes, F.interpolate(mask.unsqueeze(1).to(x.dtype), score.shape[2:]) > 0
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
@@ -212,13 +265,10 @@ class AdversarialLoss(Loss):
             for p in parameters:
                 p.requires_grad_(True)
 
-    def _check(self, student: Tensor, teacher: Tensor, labels: Tensor | None, mask: Tensor | None) -> None:
+    def _check(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
         if self.critic is None:
             raise RuntimeError(f'the critic {self._config["type"]} is not built: its in_channels is unknown; mend: '
                                "critic=dict(type=…, in_channels=…), or build(student=…) (the Distiller calls it)")
-        if labels is not None:
-            raise ValueError(f'labels were given, but critic {type(self.critic).__name__} has no category outputs; '
-                             'mend: drop reads=dict(labels=…)')
         shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
         if student.dim() not in (2, 4):
             raise ValueError(f'AdversarialLoss needs maps (N, C, H, W) or (N, C), got {shapes}')

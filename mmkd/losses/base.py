@@ -19,11 +19,13 @@ class Loss(nn.Module):
         needs: What student and teacher must have in common ('channels', 'size'); connectors='auto' sees to it.
         streams: Arguments for which a Distiller hands over running statistics, made by ``running()`` and updated
             member by member, in place of a stack of all members.
+        lists: Arguments for which a list of references arrives as a list of tensors of any shapes, in place of a stack.
         diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as ``<objective>.<name>``.
     """
 
     needs: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
         super().__init__()

@@ -1,0 +1,69 @@
+"""Logit distillation by squared differences: the backbone loss of KSANC, and Ba & Caruana's before it."""
+from torch import Tensor
+
+from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.registry import MODELS
+
+
+def logit_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Squared Euclidean distance of the logits of student and teacher.
+
+    Paper: Shu et al., Knowledge Squeezed Adversarial Network Compression (KSANC), arXiv 1904.05100, the loss L_b.
+
+    .. math:: L_b = \frac{1}{|V|} \sum_{i \in V} \sum_c (s_{ic} - t_{ic})^2
+
+    Normaliser: summed over classes, averaged over the valid positions V of the whole batch. So it grows with the number
+    of classes, as the printed norm does. No temperature and no softmax: logits that differ by a constant are apart.
+
+    Args:
+        student: Logits (N, C, \*S), any number of spatial axes, none included.
+        teacher: Logits of the same shape; receives no gradient.
+        mask: Bool (N, \*S), True where a position counts.
+
+    Returns:
+        0-d tensor, float32 or wider.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        TypeError: a mask that is not bool.
+
+    Examples:
+        >>> import torch
+        >>> logit_mse(torch.tensor([[1., 2.], [0., 0.]]), torch.tensor([[0., 4.], [0., 1.]]))  # (1 + 4 + 0 + 1) / 2
+        tensor(3.)
+    """
+    shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
+    if student.dim() < 2 or teacher.dim() < 2:
+        raise ValueError(f'logit MSE needs logits (N, C, *S), got {shapes}')
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} ({shapes}); mend: '
+                         "compare logits over the same classes, or insert connectors=dict(student='auto')")
+    if student.shape != teacher.shape:
+        raise ValueError(f"student and teacher logits differ in shape: {shapes}; mend: connectors=dict(student='auto') "
+                         'resizes the student')
+    check_mask(mask, student)
+    with no_autocast(student):
+        student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
+        valid = student[:, 0].numel() if mask is None else mask.sum().clamp(min=1)
+        return (student - teacher).square().sum() / valid
+
+
+@MODELS.register_module()
+class LogitMSELoss(Loss):
+    r"""Squared distance of logits, as in KSANC; see :func:`logit_mse`.
+
+    Args:
+        loss_weight: Factor inside the returned value.
+        loss_name: Key in the logs.
+
+    Examples:
+        >>> import torch
+        >>> LogitMSELoss(loss_weight=.5)(torch.zeros(2, 3, 4, 4), torch.ones(2, 3, 4, 4))
+        tensor(1.5000)
+    """
+
+    needs = ('channels', 'size')
+
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        r"""Return the weighted loss of logits (N, C, \*S) under a bool mask (N, \*S)."""
+        return self.loss_weight * logit_mse(student, teacher, mask)
