@@ -37,6 +37,9 @@ def main() -> None:
         check_checkpoint(cfg, args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.show_dir is not None:
+        if 'visualization' not in cfg.default_hooks:
+            raise SystemExit("--show-dir draws label maps, but this config has no default_hooks.visualization: its "
+                             'model predicts none')
         cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True, interval=1)
         cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
                               save_dir=args.show_dir, name=f'show in {args.show_dir}')
