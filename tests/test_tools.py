@@ -131,6 +131,12 @@ def test_a_plain_checkpoint_is_not_tested_as_a_distiller(tmp_path: Path, monkeyp
         here('test.py', path, tmp_path / 'plain.pth', monkeypatch=monkeypatch)
 
 
+def test_pictures_of_a_model_that_predicts_no_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'classifier.py').write_text("model = dict(type='mmkd.Ensemble')\ndefault_hooks = dict()\n")
+    with pytest.raises(SystemExit, match='--show-dir draws label maps, but this config has no default_hooks.visualiz'):
+        here('test.py', tmp_path / 'classifier.py', '--show-dir', tmp_path / 'shown', monkeypatch=monkeypatch)
+
+
 def test_export_of_an_unknown_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(dict(state_dict={'students.student.w': torch.ones(1)}, meta=dict(cfg='')), tmp_path / 'iter_1.pth')
     with pytest.raises(KeyError, match="no student 'studen' in this checkpoint; did you mean 'student'"):
