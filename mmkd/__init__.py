@@ -6,6 +6,7 @@ from mmkd import losses as losses
 from mmkd import metrics as metrics
 from mmkd import models as models
 from mmkd import modules as modules
+from mmkd import noise as noise
 from mmkd.distiller import Distiller as Distiller
 from mmkd.export import export_student as export_student
 from mmkd.phase_optim import PhaseOptimWrapperConstructor as PhaseOptimWrapperConstructor

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, check_non_negative, nearest
 from mmkd.member import Member, Renormalise, name_members, num_classes_of
+from mmkd.noise.base import Host, Noises
 from mmkd.objective import build_objectives, check_name
 from mmkd.phases import PhaseRunner, read_phases
 from mmkd.probe import probe
@@ -18,8 +19,8 @@ from mmkd.registry import MODELS
 from mmkd.taps import Taps
 from mmkd.teachers import Teacher, Teachers
 
-ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'task_weight',
-             'data_preprocessor', 'predict_with', 'init_cfg')
+ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'noise',
+             'task_weight', 'data_preprocessor', 'predict_with', 'init_cfg')
 
 
 @MODELS.register_module()
@@ -37,6 +38,8 @@ class Distiller(BaseModel):
         taps: Tap name -> path in every member, see :class:`mmkd.taps.TapPath`; a member's own ``taps`` win.
         objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…)``.
         phases: Which objectives each optimizer steps on; None: one phase, and one for the critics if there are any.
+        noise: Noises of training, such as ``[dict(type='GaussianInput', std=0.1)]``, see :mod:`mmkd.noise`. Each acts
+            on every student, or on every teacher, unless its ``members`` says which.
         task_weight: Multiplies the students' own losses, 0 or above; 0 learns from the objectives alone.
         data_preprocessor: None takes the first student's own.
         predict_with: The student that answers ``mode='predict'`` and ``'tensor'``.
@@ -50,9 +53,9 @@ class Distiller(BaseModel):
 
     def __init__(self, student: Any = None, students: dict[str, Any] | None = None, teacher: Any = None,
                  teachers: dict[str, Any] | None = None, taps: dict[str, str] | None = None,
-                 objectives: dict[str, dict] | None = None, phases: list[dict] | None = None, task_weight: float = 1.0,
-                 data_preprocessor: dict | nn.Module | None = None, predict_with: str | None = None,
-                 init_cfg: dict | None = None, **unknown: Any) -> None:
+                 objectives: dict[str, dict] | None = None, phases: list[dict] | None = None, noise: list | None = None,
+                 task_weight: float = 1.0, data_preprocessor: dict | nn.Module | None = None,
+                 predict_with: str | None = None, init_cfg: dict | None = None, **unknown: Any) -> None:
         check_keys(unknown, ARGUMENTS, 'Distiller')
         student_members = _parse_members('student', student, students)
         teacher_members = _parse_members('teacher', teacher, teachers)
@@ -71,11 +74,15 @@ class Distiller(BaseModel):
         self.task_weight = task_weight
 
         paths = {name: _all_taps(member, taps or {}) for name, member in self.members.items()}
-        self.objectives = build_objectives(objectives or {}, {name: list(p) for name, p in paths.items()})
+        # A student alone on noise is the control of a teacher's worth; alone without noise it is plain training.
+        self.objectives = ModuleDict() if noise and not objectives else build_objectives(
+            objectives or {}, {name: list(p) for name, p in paths.items()})
         used = {name: self._used(name, paths[name]) for name in self.members}
         self.taps = {name: Taps(models[name], used[name], m.where) for name, m in student_members.items()}
         self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
                                   for name, m in teacher_members.items()})
+        self.noises = Noises(noise, {name: Host(self.members[name], model, list(used[name]), self.data_preprocessor)
+                                     for name, model in {**models, **self.teachers}.items()})
         self._streamed = _streamed_only(self.objectives)
         self.phases = read_phases(phases, {name: o.adversarial for name, o in self.objectives.items()})
         self.phase_runner = PhaseRunner(self.phases)
@@ -94,16 +101,17 @@ class Distiller(BaseModel):
         return losses
 
     def observe(self, inputs: Tensor, data_samples: list | None) -> tuple[Record, dict[str, Tensor]]:
-        """Run every member once; return what the taps read, and the students' own losses."""
+        """Run every member once, each under its noises; return what the taps read, and the students' own losses."""
         batch = Batch(inputs, data_samples, self.members[self.predict_with].ignore_index)
         self._check_labels(batch)
         record = self.observe_teachers(batch)
         losses: dict[str, Tensor] = {}
         for name, student in self.students.items():
             last = self.members[name].options.get('channels_last')
-            x = inputs.to(memory_format=torch.channels_last) if last else inputs
+            view = self.noises.see(name, batch)
+            x = view.inputs.to(memory_format=torch.channels_last) if last else view.inputs
             with self.taps[name].recording() as seen:
-                own = student(x, data_samples, mode='loss')
+                own = student(x, view.data_samples, mode='loss')
             record[name] = self.taps[name].read(seen)
             prefix = '' if len(self.students) == 1 else f'{name}.'
             losses.update({f'{prefix}{key}': self._weigh(key, value) for key, value in own.items()})
@@ -112,7 +120,7 @@ class Distiller(BaseModel):
     def observe_teachers(self, batch: Batch, compiled: bool = True) -> Record:
         """Run every teacher once; what only running statistics need of one is dropped before the next one runs."""
         record: Record = {'batch': batch}
-        for name, seen in self.teachers.observe(batch, compiled):
+        for name, seen in self.teachers.observe(batch, compiled, self.noises):
             for objective in self.objectives.values():
                 objective.absorb(name, seen, record)
             record[name] = {tap: value for tap, value in seen.items() if f'{name}.{tap}' not in self._streamed}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmkd.batch import Batch
 from mmkd.generated import DEFAULT_SIZE
 from mmkd.member import PRECISIONS, Member, Renormalise
+from mmkd.noise.base import QUIET, Noises
 from mmkd.taps import Taps
 
 
@@ -119,10 +120,13 @@ class Teachers(Mapping):
             for tensor in run.model.state_dict().values():
                 broadcast(tensor)
 
-    def observe(self, batch: Batch, compiled: bool = True) -> Iterator[tuple[str, dict[str, Any]]]:
+    def observe(self, batch: Batch, compiled: bool = True,
+                noises: Noises = QUIET) -> Iterator[tuple[str, dict[str, Any]]]:
         """Run one teacher after the other; yield each one's name and its tap name -> tensor."""
         for name, run in self.runs.items():
-            yield name, run.observe(batch, compiled)
+            with noises.awake(name, run.model):
+                seen = run.observe(batch, compiled)
+            yield name, noises.hear(name, seen)
 
 
 @torch.no_grad()
