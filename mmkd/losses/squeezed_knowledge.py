@@ -235,5 +235,7 @@ def _check_stages(student: Sequence, teacher: Sequence, one: str, other: str) ->
 
 def _run(module: nn.Module, *inputs: Tensor) -> Tensor:
     """Call a module in the dtype of its inputs: float64 stays float64 under float32 weights."""
-    parameters = {name: p.to(inputs[0].dtype) for name, p in module.named_parameters()}
-    return functional_call(module, parameters, inputs)
+    dtype = inputs[0].dtype
+    if next(module.parameters()).dtype == dtype:
+        return module(*inputs)
+    return functional_call(module, {name: p.to(dtype) for name, p in module.named_parameters()}, inputs)
