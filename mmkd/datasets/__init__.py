@@ -3,5 +3,6 @@ from mmkd.datasets.camvid import CamVid as CamVid
 from mmkd.datasets.cifar10 import CIFAR10 as CIFAR10
 from mmkd.datasets.cls_transforms import PackClsInputs as PackClsInputs
 from mmkd.datasets.cls_transforms import PadCrop as PadCrop
+from mmkd.datasets.corrupt import Corrupt as Corrupt
 from mmkd.datasets.digit_scenes import DigitScenes as DigitScenes
 from mmkd.datasets.image_files import ImageFiles as ImageFiles

@@ -1,6 +1,7 @@
 """Data whose order and augmentation are functions of (seed, position) and of nothing else."""
+import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
@@ -32,6 +33,39 @@ def seed_everything(seed: int, *key: int, devices: bool = True) -> None:
         torch.default_generator.manual_seed(value)
     np.random.seed(value & 0xFFFFFFFF)
     random.seed(value)
+
+
+def name_seed(seed: int, name: str) -> int:
+    """Mix a seed and a name into a 56-bit seed.
+
+    >>> name_seed(0, 'a.png') == name_seed(0, 'a.png'), name_seed(0, 'a.png') == name_seed(1, 'a.png')
+    (True, False)
+    """
+    return int.from_bytes(hashlib.blake2b(f'{seed}/{name}'.encode(), digest_size=7).digest(), 'big')
+
+
+def image_name(info: Mapping, user: str, mend: str = '') -> str:
+    """Return by which name an image is known wherever the data lie: the last three parts of its path, or its index.
+
+    Args:
+        info: What its pipeline or its data sample knows of it: ``img_path``, else ``sample_idx``.
+        user: What needs the name, for the message.
+        mend: A further way out, for the message.
+
+    Raises:
+        ValueError: It has no name.
+
+    >>> image_name(dict(img_path='/data/cifar10/train/cat/0001.jpg'), 'LabelFlip')
+    'train/cat/0001.jpg'
+    """
+    path = info.get('img_path')
+    if path:
+        return '/'.join(str(path).replace('\\', '/').split('/')[-3:])
+    if info.get('sample_idx') is None:
+        raise ValueError(f"{user} gives an image the same noise always, but this one has neither 'img_path' nor "
+                         f"'sample_idx' in its metainfo ({sorted(info)}). Mend: meta_keys=('img_path', …) where the pipeline packs its "
+                         f'inputs{mend}')
+    return str(info['sample_idx'])
 
 
 class PositionSampler(Sampler):

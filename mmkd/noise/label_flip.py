@@ -1,5 +1,4 @@
 """Messy Collaboration: wrong labels for the students, by chance."""
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from mmkd.batch import Batch
 from mmkd.checks import check_choice, check_count, check_fraction
+from mmkd.datasets.seeded import image_name, name_seed
 from mmkd.member import num_classes_of
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
@@ -105,7 +105,8 @@ class LabelFlip(Noise):
     def see(self, batch: Batch) -> Batch:
         """Return the batch with other data samples, whose labels are flipped."""
         clean, samples = batch.labels, batch.data_samples or []
-        names = None if self.fresh else [_name(sample) for sample in samples]
+        names = None if self.fresh else [
+            image_name(sample.metainfo, 'LabelFlip(fresh=False)', ', or fresh=True') for sample in samples]
         labels = self(clean, names, batch.ignored)
         changed = (labels != clean).view(len(labels), -1).any(1).tolist()
         return replace(batch, data_samples=[_relabelled(sample, own) if differs else sample for sample, own, differs
@@ -123,7 +124,7 @@ class LabelFlip(Noise):
     def _draw(self, names: Sequence[str], count: int, device: torch.device) -> Tensor:
         if self.fresh:
             return torch.rand(len(names), count, device=device, dtype=torch.float64)
-        own = [torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(_seed(self.seed, name)))
+        own = [torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(name_seed(self.seed, name)))
                for name in names]
         return torch.stack(own).to(device)
 
@@ -141,21 +142,6 @@ def label_regions(labels: np.ndarray) -> np.ndarray:
     grid[1::2, ::2] = labels[1:] == labels[:-1]
     grid[::2, 1::2] = labels[:, 1:] == labels[:, :-1]
     return cv2.connectedComponents(grid, connectivity=4, ltype=cv2.CV_32S)[1][::2, ::2] - 1
-
-
-def _seed(seed: int, name: str) -> int:
-    return int.from_bytes(hashlib.blake2b(f'{seed}/{name}'.encode(), digest_size=7).digest(), 'big')
-
-
-def _name(sample: Any) -> str:
-    path = sample.metainfo.get('img_path')
-    if path:
-        return '/'.join(str(path).replace('\\', '/').split('/')[-3:])
-    if sample.metainfo.get('sample_idx') is None:
-        raise ValueError(f'LabelFlip(fresh=False) gives an image the same wrong label always, but this data sample has '
-                         f"neither 'img_path' nor 'sample_idx' in its metainfo ({sorted(sample.metainfo)}). Mend: "
-                         "meta_keys=('img_path', …) where the pipeline packs its inputs, or fresh=True")
-    return str(sample.metainfo['sample_idx'])
 
 
 def _relabelled(sample: Any, labels: Tensor) -> Any:

@@ -1,12 +1,12 @@
 # EnD, the baseline: the mean of four members of the student's own architecture; no labels, as in the paper.
-_base_ = './member_resnet14_cifar10-5k.py'
+_base_ = './member_resnet14_cifar10-2500.py'
 member = dict(model={{_base_.model}})
-folder = 'work_dirs/member_resnet14_cifar10-5k/seed_'
+folder = 'work_dirs/member_resnet14_cifar10-2500/seed_'
 model = dict(
     _delete_=True,
     type='mmkd.Distiller',
     student=member,
-    teachers={f't{n}': dict(**member, checkpoint=f'{folder}{n}/iter_1560.pth') for n in range(4)},
+    teachers={f't{n}': dict(**member, checkpoint=f'{folder}{n}/iter_1170.pth') for n in range(4)},
     taps=dict(logits='head.fc'),
     objectives=dict(end=dict(
         loss=dict(type='EnsembleKLLoss'), reads=dict(student='student.logits', teachers='t*.logits'))),

@@ -1,5 +1,5 @@
 # EnD, the baseline: the mean of three teachers; data, schedule and student of the plain student's row.
-_base_ = '../structured_kd/baseline_pspnet-r18-half_camvid.py'
+_base_ = '../structured_kd/baseline_pspnet-r18-half_camvid-240x180.py'
 teacher = dict(cfg='{{ fileDirname }}/../_base_/models/camvid_teacher.py', precision='bf16')
 folder = 'data/camvid_teachers/effnet_lite2_deeplabv3plus_seed'
 model = dict(

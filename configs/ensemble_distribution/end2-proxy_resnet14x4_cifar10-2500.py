@@ -1,5 +1,5 @@
 # Proxy-Dirichlet: the student's Dirichlet is drawn to one whose precision comes from the members' disagreement.
-_base_ = './end_resnet14x4_cifar10-5k.py'
+_base_ = './end_resnet14x4_cifar10-2500.py'
 model = dict(objectives=dict(
     _delete_=True,
     proxy=dict(loss=dict(type='ProxyDirichletLoss'), reads=dict(student='student.logits', teachers='t*.logits'))))

@@ -1,5 +1,5 @@
 # QUEST and pixel-wise logit distillation together.
-_base_ = './quest_effnetlite2-pspnet-r18-half_camvid.py'
+_base_ = './quest_effnetlite2-pspnet-r18-half_camvid-240x180.py'
 model = dict(
     taps=dict(logits='decode_head.conv_seg'),
     objectives=dict(pixel=dict(

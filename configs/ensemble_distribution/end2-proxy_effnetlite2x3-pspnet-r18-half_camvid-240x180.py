@@ -1,5 +1,5 @@
 # Proxy-Dirichlet: the student's Dirichlet is drawn to one whose precision comes from the teachers' disagreement.
-_base_ = './end_effnetlite2x3-pspnet-r18-half_camvid.py'
+_base_ = './end_effnetlite2x3-pspnet-r18-half_camvid-240x180.py'
 model = dict(objectives=dict(
     _delete_=True,
     proxy=dict(

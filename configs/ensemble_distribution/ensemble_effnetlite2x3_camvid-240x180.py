@@ -1,5 +1,5 @@
 # The three CamVid teachers as one model, for tools/test.py (without a checkpoint; --show-dir draws the uncertainties).
-_base_ = '../structured_kd/baseline_pspnet-r18-half_camvid.py'
+_base_ = '../structured_kd/baseline_pspnet-r18-half_camvid-240x180.py'
 teacher = dict(cfg='{{ fileDirname }}/../_base_/models/camvid_teacher.py')
 folder = 'data/camvid_teachers/effnet_lite2_deeplabv3plus_seed'
 model = dict(
