@@ -9,7 +9,7 @@ from mmkd import modules as modules
 from mmkd import noise as noise
 from mmkd.distiller import Distiller as Distiller
 from mmkd.export import export_student as export_student
-from mmkd.phase_optim import PhaseOptimWrapperConstructor as PhaseOptimWrapperConstructor
 from mmkd.pgd import PGDTestLoop as PGDTestLoop
+from mmkd.phase_optim import PhaseOptimWrapperConstructor as PhaseOptimWrapperConstructor
 from mmkd.phased_ddp import PhasedDDP as PhasedDDP
 from mmkd.version import __version__ as __version__

@@ -39,6 +39,7 @@ def robustness(runner: Runner, corruptions: Sequence[str] = tuple(CORRUPTIONS), 
     if images is not None:
         check_count('images', images, 1)
     loader = _subset(copy.deepcopy(runner.cfg.test_dataloader), images)
+    runner.call_hook('before_run')
     yield 'clean', _test(runner, loader)
     means = []
     for name in corruptions:
@@ -48,6 +49,7 @@ def robustness(runner: Runner, corruptions: Sequence[str] = tuple(CORRUPTIONS), 
         yield 'corrupted', _mean(means)
     if attack is not None:
         yield 'PGD', _test(runner, loader, dict(type='mmkd.PGDTestLoop', **attack))
+    runner.call_hook('after_run')
 
 
 def _test(runner: Runner, loader: Any, loop: dict | None = None) -> dict[str, float]:

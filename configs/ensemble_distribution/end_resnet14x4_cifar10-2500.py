@@ -6,7 +6,7 @@ model = dict(
     _delete_=True,
     type='mmkd.Distiller',
     student=member,
-    teachers={f't{n}': dict(**member, checkpoint=f'{folder}{n}/iter_1170.pth') for n in range(4)},
+    teachers={f't{n}': dict(**member, checkpoint=f'{folder}{n}/iter_1170.pth', precision='bf16') for n in range(4)},
     taps=dict(logits='head.fc'),
     objectives=dict(end=dict(
         loss=dict(type='EnsembleKLLoss'), reads=dict(student='student.logits', teachers='t*.logits'))),

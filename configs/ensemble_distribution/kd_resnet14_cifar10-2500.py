@@ -5,7 +5,7 @@ model = dict(
     _delete_=True,
     type='mmkd.Distiller',
     student=member,
-    teacher=dict(**member, checkpoint='work_dirs/member_resnet14_cifar10-2500/seed_0/iter_1170.pth'),
+    teacher=dict(**member, checkpoint='work_dirs/member_resnet14_cifar10-2500/seed_0/iter_1170.pth', precision='bf16'),
     taps=dict(logits='head.fc'),
     objectives=dict(kd=dict(loss=dict(type='PixelWiseKLLoss', tau=4.), on='logits', weight=0.9)),
     task_weight=0.1)

@@ -38,8 +38,8 @@ def zoom_blur(x: Image, strength: float, rng: np.random.Generator) -> Image:
     height, width = x.shape[:2]
     zooms = [1 + 0.01 * step for step in range(round(100 * strength))]
     centre = ((width - 1) / 2, (height - 1) / 2)
-    return np.mean([x] + [cv2.warpAffine(x, cv2.getRotationMatrix2D(centre, 0, zoom), (width, height)) for zoom in zooms],
-                   axis=0)
+    matrices = [cv2.getRotationMatrix2D(centre, 0, zoom) for zoom in zooms]
+    return np.mean([x] + [cv2.warpAffine(x, matrix, (width, height)) for matrix in matrices], axis=0)
 
 
 def brightness(x: Image, strength: float, rng: np.random.Generator) -> Image:
@@ -65,7 +65,7 @@ def pixelate(x: Image, strength: float, rng: np.random.Generator) -> Image:
 def jpeg_compression(x: Image, strength: float, rng: np.random.Generator) -> Image:
     """Save as JPEG of the quality ``strength`` and load again."""
     _, file = cv2.imencode('.jpg', np.rint(255 * x).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(strength)])
-    return cv2.imdecode(file, cv2.IMREAD_COLOR).astype(np.float32) / 255
+    return np.float32(cv2.imdecode(file, cv2.IMREAD_COLOR)) / 255
 
 
 # How strong severities 1 to 5 are, as in CIFAR-10-C.
@@ -114,8 +114,8 @@ class Corrupt(BaseTransform):
         """Replace ``img``."""
         image = results['img']
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ValueError(f'Corrupt needs an image (H, W, 3) of uint8, got {image.dtype} {image.shape}. Mend: put it '
-                             'before transforms that normalise')
+            raise ValueError(f'Corrupt needs an image (H, W, 3) of uint8, got {image.dtype} {image.shape}. Mend: put '
+                             'it before transforms that normalise')
         corrupt, strengths = CORRUPTIONS[self.corruption]
         rng = np.random.default_rng(name_seed(self.seed, f'{self.corruption}/{image_name(results, "Corrupt")}'))
         x = corrupt(image.astype(np.float32) / 255, strengths[self.severity - 1], rng)

@@ -66,7 +66,7 @@ class AttentionEstimator(nn.Module):
         weight = self.score.weight
         if self.transform is not None:
             weight = weight @ self.transform.weight
-        attention = (weight @ x).softmax(2)
+        attention = (weight.expand(len(x), -1, -1) @ x).softmax(2)  # a weight of two axes would copy the map
         squeezed = (x @ attention.mT).squeeze(2)
         if self.transform is not None:
             squeezed = self.transform(squeezed)

@@ -124,8 +124,8 @@ class LabelFlip(Noise):
     def _draw(self, names: Sequence[str], count: int, device: torch.device) -> Tensor:
         if self.fresh:
             return torch.rand(len(names), count, device=device, dtype=torch.float64)
-        own = [torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(name_seed(self.seed, name)))
-               for name in names]
+        seeds = [name_seed(self.seed, name) for name in names]
+        own = [torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(own).to(device)
 
 
