@@ -99,7 +99,17 @@ def test_ratios_where_every_objective_has_a_critic_and_where_no_peer_is_measured
     times = dict(student=1., teacher=1., step_with_critic=3., peer_student=2., peer_teacher=2.)
     assert ratios(times, {}) == dict(overhead_with_critic=1.5, peers=0.75)
     assert ratios(dict(student=1., teacher=1., step=3.), {}) == dict(overhead=1.5)
-    assert dict(overhead=1.05, overhead_with_critic=1.25, memory=1.1, memory_with_critic=1.1) == TARGETS
+    assert dict(overhead=1.05, overhead_with_critic=1.25, memory=1.1, memory_with_critic=1.1, objectives=.1,
+                objectives_with_critic=.2, noise=.03) == TARGETS
+
+
+def test_shares_of_the_step_by_hand() -> None:
+    times = dict(student=10., teacher=6., noise=.25, noisy_teacher=6.25, objectives=1., critics=3., step=20.,
+                 step_with_critic=25.)
+    found = ratios(times, {})
+    assert (found['objectives'], found['objectives_with_critic'], found['noise']) == (.05, .16, .025)
+    assert ratios(dict(times, noisy_teacher=5.9), {})['noise'] == .0125, 'a teacher that is no slower costs nothing'
+    assert 'noise' not in ratios(dict(student=1., teacher=1., step=2.), {})
 
 
 # ---------------------------------------------------------------- the pair
@@ -142,7 +152,7 @@ def test_the_step_without_critics_shares_every_module(pair: Pair) -> None:
 
 def test_cases_are_complete_and_run(pair: Pair) -> None:
     cases = pair.cases()
-    assert list(cases) == ['student', 'teacher', 'objectives', 'step', 'step_with_critic', 'peer_student',
+    assert list(cases) == ['student', 'teacher', 'objectives', 'critics', 'step', 'step_with_critic', 'peer_student',
                            'peer_teacher']
     logs = {name: case() for name, case in cases.items()}
     assert logs['teacher']['teacher']['logits'].dtype == torch.bfloat16
@@ -168,6 +178,32 @@ def test_objectives_alone_are_run_forward_and_backward() -> None:
             value.backward()
 
 
+def test_critics_alone_run_both_their_sides() -> None:
+    pair = Pair(config(), Options())
+    loss = pair.full.objectives['holistic'].loss
+    seen: list[str] = []
+    loss.register_forward_hook(lambda *_: seen.append('student'))
+    critic_loss = loss.critic_loss
+    loss.critic_loss = lambda **inputs: seen.append('critic') or critic_loss(**inputs)
+    pair.cases()['critics']()
+    assert seen == ['student', 'critic']
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in loss.critic.parameters()), 'the critic learns'
+
+
+def test_noises_of_students_and_of_teachers_are_cases_of_their_own() -> None:
+    def cases(noise: list) -> list[str]:
+        pair = Pair(config(critic=False, noise=noise), Options())
+        found = pair.cases()
+        for name in ('noise', 'noisy_teacher'):
+            found.get(name, lambda: None)()
+        return list(found)
+
+    both = [dict(type='GaussianInput', std=.1), dict(type='TeacherDropout')]
+    assert cases(both)[:5] == ['student', 'teacher', 'noise', 'noisy_teacher', 'objectives']
+    assert 'noisy_teacher' not in cases(both[:1])
+    assert 'noise' not in cases(both[1:])
+
+
 def test_a_vocabulary_that_is_not_fitted_gets_random_words() -> None:
     quest = dict(loss=dict(type='AssignmentKLLoss', num_words=8, tau='auto'), on='feat')
     pair = Pair(config(critic=False, objectives=dict(quest=quest)), Options())
@@ -180,7 +216,7 @@ def test_a_vocabulary_that_is_not_fitted_gets_random_words() -> None:
 def test_with_critics_alone_there_is_only_the_step_with_critics() -> None:
     cfg = config(objectives=dict(holistic=tiny.holistic()))
     assert list(Pair(cfg, Options()).cases()) == [
-        'student', 'teacher', 'step_with_critic', 'peer_student', 'peer_teacher']
+        'student', 'teacher', 'critics', 'step_with_critic', 'peer_student', 'peer_teacher']
 
 
 def test_student_case_is_the_train_step_of_mmengine() -> None:

@@ -98,7 +98,7 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
 
 def teachers_of(cfg: Config) -> list:
     """Return the configs of one teacher or of several."""
-    return [cfg.model.teacher] if 'teacher' in cfg.model else list(cfg.model.get('teachers', {}).values())
+    return [cfg.model.teacher] if cfg.model.get('teacher') else list(cfg.model.get('teachers', {}).values())
 
 
 def task_losses(cfg: Config) -> dict[str, float]:

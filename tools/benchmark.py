@@ -21,7 +21,9 @@ from mmkd.member import PRECISIONS
 from mmkd.tables import make_console, print_table
 
 CASES = dict(student='student step alone', teacher='teacher forward alone',
+             noise='noise on what students see, alone', noisy_teacher='teacher forward with its noise',
              objectives='objectives alone, forward and backward, without critics',
+             critics='critics alone, forward and backward, for the student and for themselves',
              step='distillation step, without critics', step_with_critic='distillation step, critics too',
              peer_student="peers' student step: fp32",
              peer_teacher="peers' teacher forward: fp32, mode='loss'", mmrazor="mmrazor's step")
@@ -29,6 +31,8 @@ RATIOS = dict(overhead='step / (student + teacher)', overhead_with_critic='step 
               memory='memory of the step / (student + teacher)',
               memory_with_critic='memory of the step with critics / (student + teacher)',
               objectives='objectives alone / step',
+              objectives_with_critic='(objectives + critics) alone / step with critics',
+              noise='noise / step',
               peers="step / (peers' student + peers' teacher); the aim on an H100 is 0.5",
               mmrazor="step / mmrazor's step")
 

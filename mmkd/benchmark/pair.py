@@ -112,8 +112,9 @@ class Pair:
     def cases(self) -> dict[str, Callable[[], Any]]:
         """Return name -> function.
 
-        ``student`` and ``teacher`` as this config runs them, ``step`` without the critics, ``step_with_critic`` where
-        there are some, ``peer_student`` and ``peer_teacher`` in float32 and NCHW, the latter with its losses.
+        ``student`` and ``teacher`` as this config runs them; ``noise`` on what students see and ``noisy_teacher`` where
+        there are such noises; ``objectives`` and ``critics`` alone; ``step`` without the critics, ``step_with_critic``
+        where there are some; ``peer_student`` and ``peer_teacher`` in float32 and NCHW, the latter with its losses.
         """
         inputs = self.full.data_preprocessor(copy.deepcopy(self.data), True)
         batch = Batch(inputs['inputs'], inputs['data_samples'])
@@ -123,9 +124,19 @@ class Pair:
         cases: dict[str, Callable[[], Any]] = dict(
             student=lambda: _step(own, self.layouts, self.data),
             teacher=lambda: dict(self.full.teachers.observe(batch)))
-        critics = any(objective.adversarial for objective in self.full.objectives.values())
-        if self.lean or not critics:
-            cases['objectives'] = self._objectives_alone(batch)
+        noises, students = self.full.noises, list(self.full.students)
+        if any(noises.on(name) for name in students):
+            cases['noise'] = lambda: [noises.see(name, batch) for name in students]
+        if any(noises.on(name) for name in self.full.teachers):
+            cases['noisy_teacher'] = lambda: dict(self.full.teachers.observe(batch, noises=noises))
+        plain, adversarial = ([o for o in self.full.objectives.values() if o.adversarial is kind]
+                              for kind in (False, True))
+        observed = self._observed(batch)
+        if plain:
+            cases['objectives'] = lambda: _objectives_alone(plain, observed())
+        if adversarial:
+            cases['critics'] = lambda: _critics_alone(adversarial, observed())
+        critics = bool(adversarial)
         for name, distiller in (('step', self.lean if critics else self.full),
                                 ('step_with_critic', self.full if critics else None)):
             if distiller is not None:
@@ -134,12 +145,11 @@ class Pair:
         cases['peer_teacher'] = lambda: _forward_with_losses(self.peer_teachers, batch)
         return cases
 
-    def _objectives_alone(self, batch: Batch) -> Callable[[], None]:
-        """Return forward and backward of the objectives that have no critic, on what one forward of the members left.
+    def _observed(self, batch: Batch) -> Callable[[], dict[str, Any]]:
+        """Return a function that gives what one forward of the members left, as leaves of a graph.
 
         The running statistics of an ensemble are taken with the teachers, and are not in it.
         """
-        plain = [objective for objective in self.full.objectives.values() if not objective.adversarial]
 
         @cache  # the members run in the first round, which does not count
         def observed() -> dict[str, Any]:
@@ -147,11 +157,7 @@ class Pair:
                 record, _ = self.full.observe(batch.inputs, batch.data_samples)
             return {**record, **{name: {tap: value.requires_grad_() for tap, value in record[name].items()}
                                  for name in self.full.students}}
-
-        def run() -> None:
-            record = observed()
-            sum(objective(record)[f'{objective.name}.loss'] for objective in plain).backward()
-        return run
+        return observed
 
     def wrapper(self, model: nn.Module, peer: bool = False) -> OptimWrapper:
         """Return the config's optimizers for a model; those of a peer are float32."""
@@ -208,6 +214,17 @@ def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> 
     if size is not None and model.get('data_preprocessor'):
         model['data_preprocessor']['size'] = size
     return dict(model=model, scope=member.scope, taps=member.taps, **member.options)
+
+
+def _objectives_alone(objectives: list[Any], record: dict[str, Any]) -> None:
+    """Forward and backward of objectives."""
+    sum(objective(record)[f'{objective.name}.loss'] for objective in objectives).backward()
+
+
+def _critics_alone(objectives: list[Any], record: dict[str, Any]) -> None:
+    """Forward and backward of what the student gets from critics, and of what the critics learn from."""
+    _objectives_alone(objectives, record)
+    sum(objective.critic_loss(record)[f'{objective.name}.critic_loss'] for objective in objectives).backward()
 
 
 def _step(students: list[tuple[Any, OptimWrapper]], layouts: list[torch.memory_format], data: dict) -> None:

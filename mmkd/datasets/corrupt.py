@@ -65,7 +65,7 @@ def pixelate(x: Image, strength: float, rng: np.random.Generator) -> Image:
 def jpeg_compression(x: Image, strength: float, rng: np.random.Generator) -> Image:
     """Save as JPEG of the quality ``strength`` and load again."""
     _, file = cv2.imencode('.jpg', np.rint(255 * x).astype(np.uint8), [cv2.IMWRITE_JPEG_QUALITY, int(strength)])
-    return np.float32(cv2.imdecode(file, cv2.IMREAD_COLOR)) / 255
+    return np.asarray(cv2.imdecode(file, cv2.IMREAD_COLOR), np.float32) / 255
 
 
 # How strong severities 1 to 5 are, as in CIFAR-10-C.

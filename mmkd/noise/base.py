@@ -111,6 +111,10 @@ class Noises:
                 noise.bind((hosts or {})[name])
                 self._of.setdefault(name, []).append(noise)
 
+    def on(self, name: str) -> bool:
+        """Return whether any noise acts on this member."""
+        return name in self._of
+
     def see(self, name: str, batch: Batch) -> Batch:
         """Return the batch as this member sees it."""
         for noise in self._of.get(name, ()):
