@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+IGNORED_IMAGE = -100  # the label of a whole image that does not count, torch's own; a pixel has ``ignore_index``
 BATCH_READS = ('inputs', 'labels', 'valid', 'data_samples')
 
 
@@ -18,7 +19,7 @@ class Batch:
         inputs: Preprocessed images (N, 3, H, W).
         data_samples: mmengine data samples with ``gt_sem_seg`` or ``gt_label``.
         ignore_index: The label of a pixel that does not count. The label of a whole image always counts (255 is a class
-            of ImageNet like any other) unless it is −100, torch's own.
+            of ImageNet like any other) unless it is −100.
     """
 
     inputs: Tensor
@@ -43,7 +44,7 @@ class Batch:
     @property
     def ignored(self) -> int:
         """The label that does not count."""
-        return self.ignore_index if self.labels.dim() > 1 else -100
+        return self.ignore_index if self.labels.dim() > 1 else IGNORED_IMAGE
 
     @property
     def valid(self) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, check_non_negative, nearest
+from mmkd.fit_vocabulary import check_vocabularies
 from mmkd.member import Member, Renormalise, name_members, num_classes_of
 from mmkd.noise.base import Host, Noises
 from mmkd.objective import build_objectives, check_name
@@ -72,10 +73,12 @@ class Distiller(BaseModel):
         self.predict_with = self._check_predict_with(predict_with)
         check_non_negative('task_weight', task_weight)
         self.task_weight = task_weight
+        if not task_weight and not objectives:
+            raise ValueError('task_weight=0 without objectives: nothing would be learned. Mend: leave task_weight out')
 
         paths = {name: _all_taps(member, taps or {}) for name, member in self.members.items()}
         # A student alone on noise is the control of a teacher's worth; alone without noise it is plain training.
-        self.objectives = ModuleDict() if noise and not objectives else build_objectives(
+        self.objectives = ModuleDict() if noise and not objectives and not teacher_members else build_objectives(
             objectives or {}, {name: list(p) for name, p in paths.items()})
         used = {name: self._used(name, paths[name]) for name in self.members}
         self.taps = {name: Taps(models[name], used[name], m.where) for name, m in student_members.items()}
@@ -83,11 +86,14 @@ class Distiller(BaseModel):
                                   for name, m in teacher_members.items()})
         self.noises = Noises(noise, {name: Host(self.members[name], model, list(used[name]), self.data_preprocessor)
                                      for name, model in {**models, **self.teachers}.items()})
+        if not task_weight:
+            self.noises.refuse_label_noise()
         self._streamed = _streamed_only(self.objectives)
         self.phases = read_phases(phases, {name: o.adversarial for name, o in self.objectives.items()})
         self.phase_runner = PhaseRunner(self.phases)
         for line in probe(self):
             print_log(f'mmkd: {line}', logger='current')
+        check_vocabularies(self)  # those that came from a file
 
     # ------------------------------------------------------------------ the flow
 

@@ -89,6 +89,24 @@ def fit_vocabularies(distiller: 'Distiller', loader: DataLoader, names: Iterable
     return reports
 
 
+def check_vocabularies(distiller: 'Distiller') -> None:
+    """Refuse a fitted vocabulary of another teacher, tap or pooling; those that are not fitted yet are left alone.
+
+    Raises:
+        ValueError: Names the objective and what differs.
+    """
+    objectives = vocabulary_objectives(distiller)
+    fitted = [name for name, objective in objectives.items() if objective.loss.vocabulary.fitted]
+    if not fitted:
+        return
+    origins = fingerprints(distiller)
+    for name in fitted:
+        try:
+            objectives[name].loss.vocabulary.check(origins[name])
+        except ValueError as error:
+            raise ValueError(f'objective {name!r}: {error}') from error
+
+
 @torch.no_grad()
 def draw_words(distiller: 'Distiller') -> list[str]:
     """Give random words to every vocabulary that is not fitted yet, to measure costs; return its objectives' names."""

@@ -3,12 +3,17 @@ from typing import TYPE_CHECKING
 
 import torch
 from mmengine.structures import BaseDataElement, PixelData
-from torch import Tensor
+from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from mmseg.structures import SegDataSample
 
 DEFAULT_SIZE = (64, 64)  # where no data preprocessor says one
+
+
+def has_image_labels(model: nn.Module) -> bool:
+    """Return whether a model learns from one label an image, as classifiers do, in place of label maps."""
+    return hasattr(model, 'head') and not hasattr(model, 'decode_head')
 
 
 def seg_sample(labels: Tensor) -> 'SegDataSample':
@@ -52,13 +57,15 @@ def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, se
     height, width = size
     images: list[Tensor] = []
     samples: list[BaseDataElement] = []
-    for _ in range(batch_size):
+    for index in range(batch_size):
         images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator).to(device))
         if per_image:
             samples.append(cls_sample(torch.randint(0, num_classes, (1,), generator=generator).to(device)))
+            samples[-1].set_metainfo(dict(sample_idx=index))
             continue
         blocks = torch.randint(0, num_classes, (1, -(-height // 8), -(-width // 8)), generator=generator)
         labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
         labels[:, 19::20] = 255
         samples.append(seg_sample(labels.to(device)))
+        samples[-1].set_metainfo(dict(sample_idx=index))
     return dict(inputs=images, data_samples=samples)

@@ -148,7 +148,8 @@ class Objective(BaseModule):
         like = None if first is None else self._one(first, values[first])
         for role in self.reads:
             if self._of_batch(role):
-                read = partial(read_batch, record['batch'], self.reads[role].split('.')[1], like)
+                fit = None if role in getattr(self.loss, 'whole', ()) else like
+                read = partial(read_batch, record['batch'], self.reads[role].split('.')[1], fit)
                 values[role] = self._guard(read, values, self.reads[role])
         return {role: values[role] for role in self.reads}
 
@@ -207,7 +208,9 @@ class Objective(BaseModule):
                 reads.setdefault(role, f'{role}.{on}')
         if not reads:
             raise ValueError(f"{where} reads nothing. Mend: on='logits' or reads=dict(student='student.logits', …)")
-        return {role: resolve(value, known, f'{where}: {role}') for role, value in reads.items()}
+        found = {role: resolve(value, known, f'{where}: {role}') for role, value in reads.items()}
+        streams = getattr(self.loss, 'streams', ())  # a single member is a list of one there, which the loss refuses
+        return {role: [value] if role in streams and isinstance(value, str) else value for role, value in found.items()}
 
     def _check_signature(self) -> None:
         where = f'objective {self.name!r}: {type(self.loss).__name__}'

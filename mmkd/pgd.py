@@ -3,8 +3,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.model import BaseModel, is_model_wrapper
 from mmengine.runner import loops
+from mmengine.structures import PixelData
 from torch import Tensor
 
 from mmkd.checks import check_count, check_keys, check_non_negative, check_positive
@@ -48,12 +50,13 @@ def pgd(loss: Callable[[Tensor], Tensor], images: Tensor, epsilon: float = 0.031
         >>> pgd(lambda x: (x * torch.tensor([1., -1., 1.]).view(3, 1, 1)).sum(), x, 0.03, 0.02, 2, False).flatten()
         tensor([0.5300, 0.0000, 1.0000])
     """
+    images = images.detach()
     check_non_negative('epsilon', epsilon)
     check_positive('step', step)
     check_count('steps', steps, 1)
     least, most = ((images + sign * epsilon * unit).clamp(min=torch.as_tensor(low), max=torch.as_tensor(high))
                    for sign in (-1, 1))
-    moved = images.detach().clone()
+    moved = images.clone()
     if random_start:
         device = images.device if generator is None else generator.device
         draw = torch.rand(images.shape, dtype=images.dtype, device=device, generator=generator).to(images.device)
@@ -104,9 +107,10 @@ class PGDTestLoop(loops.TestLoop):
         images, samples = batch['inputs'], batch['data_samples']
         unit, low, high = pixel_units(model.data_preprocessor, images)
         inside = _not_padded(images, samples)
+        padded = [_with_padded_labels(sample, tuple(images.shape[2:])) for sample in samples]
 
         def loss(x: Tensor) -> Tensor:
-            return network.parse_losses(network(x.where(inside, images), samples, mode='loss'))[0]
+            return network.parse_losses(network(x.where(inside, images), padded, mode='loss'))[0]
 
         moved = pgd(loss, images, unit=unit, low=low, high=high, generator=self.generator, **self.attack)
         with torch.no_grad():
@@ -128,6 +132,19 @@ def pixel_units(preprocessor: Any, images: Tensor) -> tuple[Tensor, Tensor, Tens
         return zero + 255, zero, zero + 255
     mean, std = (getattr(preprocessor, name).to(images).view(-1, 1, 1) for name in ('mean', 'std'))
     return 255 / std, -mean / std, (255 - mean) / std
+
+
+def _with_padded_labels(sample: Any, size: tuple[int, ...]) -> Any:
+    """Return a sample whose label map covers the padding too, ignored there; mmseg pads images alone in a test."""
+    shape = tuple(sample.metainfo.get('img_shape', size)[:2])
+    if shape == size or 'gt_sem_seg' not in sample:
+        return sample
+    labels = sample.gt_sem_seg.data
+    # Labels may be larger than the image that the network gets.
+    extra = [round(total * own / part) - own for total, part, own in zip(size, shape, labels.shape[-2:], strict=True)]
+    copy = sample.clone()
+    copy.gt_sem_seg = PixelData(data=F.pad(labels, (0, extra[1], 0, extra[0]), value=255))
+    return copy
 
 
 def _not_padded(images: Tensor, samples: Sequence[Any]) -> Tensor:

@@ -1,5 +1,6 @@
 """The probe: one forward on generated data, so that wiring mistakes end before training starts."""
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +29,8 @@ def probe(distiller: 'Distiller') -> list[str]:
         samples = _samples(distiller.students.values(), size, inputs.device)
         batch = Batch(inputs, samples, distiller.members[distiller.predict_with].ignore_index)
         record = distiller.observe_teachers(batch, compiled=False)
+        for name, run in distiller.teachers.runs.items():
+            distiller.noises.prove(name, run.model, partial(run.observe, batch, compiled=False), run.member.where)
         for name, student in distiller.students.items():
             with _frozen(student), distiller.taps[name].recording() as seen:
                 student(inputs, samples, mode='loss' if samples else 'tensor')

@@ -204,6 +204,15 @@ def test_noises_of_students_and_of_teachers_are_cases_of_their_own() -> None:
     assert 'noise' not in cases(both[1:])
 
 
+def test_classifiers_are_measured_on_labelled_images() -> None:
+    from mmkd.launch import load_config
+    cfg = load_config(str(ROOT / 'configs/noisy_collaboration/messy_resnet20-resnet8_cifar10.py'))
+    pair = Pair(cfg, Options('fp32'), batch_size=4)
+    assert (pair.size, pair.batch_size) == ((32, 32), 4)  # the config's crop_size
+    logs = pair.cases()['step']()
+    assert float(logs['loss']) == pytest.approx(float(logs['loss_cls'] + logs['kd.loss']), rel=1e-5)
+
+
 def test_a_vocabulary_that_is_not_fitted_gets_random_words() -> None:
     quest = dict(loss=dict(type='AssignmentKLLoss', num_words=8, tau='auto'), on='feat')
     pair = Pair(config(critic=False, objectives=dict(quest=quest)), Options())

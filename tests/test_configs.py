@@ -239,6 +239,36 @@ def test_the_papers_setting_of_ensemble_distribution() -> None:
     assert rates == pytest.approx([1e-3, 1e-2, 1e-3, 1e-6], rel=.1)
 
 
+@pytest.mark.parametrize(('name', 'passes', 'noise'), [
+    ('soft_wrn-40-2-wrn-16-2', 200, 'GaussianInput'), ('messy_wrn-40-2-wrn-16-2', 200, 'LabelFlip'),
+    ('fickle_wrn-40-2-wrn-16-2', 350, 'TeacherDropout')])
+def test_the_papers_setting_of_noisy_collaboration(name: str, passes: int, noise: str) -> None:
+    cfg = Config.fromfile(CONFIGS / f'noisy_collaboration/{name}_cifar10.py')
+    kd = cfg.model.objectives.kd
+    assert (cfg.model.task_weight, kd.weight, kd.loss.tau) == (0.1, 0.9, 4.), '1 − alpha, alpha, tau'
+    assert [own.type for own in cfg.model.noise] == [noise]
+    assert cfg.train_cfg.max_iters == passes * 391 == passes * math.ceil(50_000 / cfg.train_dataloader.batch_size)
+    teacher = Config.fromfile(cfg.model.teacher.cfg).model
+    assert teacher.backbone.get('dropout', 0.) == (0.4 if noise == 'TeacherDropout' else 0.)
+    student, teacher = (sum(p.numel() for p in MODELS.build(dict(model, _scope_='mmkd')).parameters()) for model in (
+        cfg.model.student.model, teacher))
+    assert (student, teacher) == (703_284 - 90 * 129, 2_255_156 - 90 * 129), 'ten classes in place of a hundred'
+
+
+def test_the_papers_pair_of_ksanc() -> None:
+    """The maps are those of the paper's figure: 64, 128, 256 channels of the teacher, 16, 32, 64 of the student."""
+    cfg = Config.fromfile(CONFIGS / 'ksanc/ksanc_resnet164-resnet20_cifar10.py')
+    models = [MODELS.build(dict(model, _scope_='mmkd')).eval() for model in (
+        Config.fromfile(cfg.model.teacher.cfg).model, cfg.model.student.model)]
+    with torch.no_grad():
+        shapes = [[tuple(x.shape[1:]) for x in model.backbone(torch.zeros(1, 3, 32, 32))] for model in models]
+    assert shapes == [[(64, 32, 32), (128, 16, 16), (256, 8, 8)], [(16, 32, 32), (32, 16, 16), (64, 8, 8)]]
+    convolutions = [sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1) or isinstance(m, torch.nn.Linear)
+                        for m in model.modules()) for model in models]
+    assert convolutions == [1 + 54 + 1, 20], 'a third of the 162 layers in bottlenecks are 3×3'
+    assert cfg.model.task_weight == 0, 'the equation has no label loss of its own'
+
+
 @pytest.mark.parametrize(('stem', 'iterations', 'crop'), [('512x512-40k', 40000, (512, 512)),
                                                          ('512x1024-80k', 80000, (512, 1024))])
 def test_the_papers_pair(stem: str, iterations: int, crop: tuple[int, int]) -> None:

@@ -1,14 +1,34 @@
 """Each example is short, and shows the gain that it asserts."""
 import runpy
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / 'examples').glob('*.py'))
+GAINS = [path for path in EXAMPLES if path.stem != 'noisy_collaboration']
+
+
+def run(path: Path) -> Any:
+    """Return what the example's main returns."""
+    return runpy.run_path(str(path))['main']()
 
 
 @pytest.mark.parametrize('path', EXAMPLES, ids=[path.stem for path in EXAMPLES])
-def test_the_example_runs_and_gains(path: Path) -> None:
+def test_the_example_is_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 120
-    teacher, alone, taught = runpy.run_path(str(path))['main']()
+
+
+@pytest.mark.parametrize('path', GAINS, ids=[path.stem for path in GAINS])
+def test_the_example_runs_and_gains(path: Path) -> None:
+    teacher, alone, taught = run(path)
     assert teacher > taught > alone + 1
+
+
+def test_noise_makes_robust_at_little_cost() -> None:
+    """More than the teacher without noise, and than the noise without a teacher."""
+    found = run(next(path for path in EXAMPLES if path.stem == 'noisy_collaboration'))
+    clean, attacked = ({name: values[i] for name, values in found.items()} for i in (0, 1))
+    assert attacked['soft'] > max(attacked['noise_alone'], attacked['kd'] + 10, attacked['alone'] + 10)
+    assert clean['soft'] > clean['kd'] - 2
+    assert clean['fickle'] > clean['alone'] + 1

@@ -248,3 +248,26 @@ def test_refusals(make: Callable[[], Any], error: type[Exception], pattern: str)
                                     dict(type='TeacherDropout'), dict(type='TargetNoise', std=0.1)])
 def test_every_noise_is_registered(config: dict) -> None:
     assert type(MODELS.build(config | dict(type=f'mmkd.{config["type"]}'))).__name__ == config['type']
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    """Images stay in their dtype; what a bf16 teacher says is disturbed in float32, where small noise survives."""
+    noisy = GaussianInput(0.1)(torch.full((64, 3, 32, 32), 0.5, dtype=dtype))
+    assert noisy.dtype == dtype
+    assert (noisy.float() - 0.5).std().item() == pytest.approx(0.1, rel=.02)
+    said = TargetNoise(0.001)(torch.full((1000, 100), 3., dtype=dtype))
+    assert said.dtype == torch.float32
+    assert (said / 3 - 1).std().item() == pytest.approx(0.001, rel=3 / 200_000**.5)
+    assert TargetNoise(0.001)(torch.ones(2, 2, dtype=torch.float64)).dtype == torch.float64
+    model = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8)).to(dtype).eval()
+    with TeacherDropout()(model):
+        assert model(torch.ones(4, 8, dtype=dtype)).isfinite().all()
+
+
+def test_labels_and_names_that_do_not_fit() -> None:
+    flip = LabelFlip(rate=0.5, num_classes=3)
+    with pytest.raises(ValueError, match='needs a name for each image, got 1 for 4 labels'):
+        flip(torch.tensor([0, 1, 2, 0]), names=['a'])
+    with pytest.raises(TypeError, match=r'needs whole numbers as labels, got torch.float32. Mend: labels.long\(\)'):
+        flip(torch.rand(4))

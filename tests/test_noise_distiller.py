@@ -298,6 +298,32 @@ def test_refused_when_built(noise: Any, overrides: dict, error: type[Exception],
         noisy(noise, **overrides)
 
 
+@pytest.mark.parametrize('case', ['auxiliary', 'behind'])
+def test_dropout_that_reaches_no_tap_is_refused(case: str) -> None:
+    """In the auxiliary head, which a teacher never runs; or behind the only tap that is read."""
+    if case == 'auxiliary':
+        teacher = tiny.segmentor(8, dropout=0.)
+        teacher['auxiliary_head'].update(dropout_ratio=0.5)
+        objectives = dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits'))
+    else:
+        teacher = tiny.segmentor(8, dropout=0.5)
+        objectives = dict(pair=dict(loss=dict(type='PairWiseAffinityLoss', patch=2), on='feat'))
+    with pytest.raises(ValueError, match='TeacherDropout: the dropout of teacher .* reaches none of the taps that '
+                                         'objectives read .* Mend: dropout in front of a tap'):
+        noisy([dict(type='TeacherDropout')], teacher=dict(model=teacher, allow_untrained=True), objectives=objectives,
+              taps=dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck'))
+
+
+def test_noise_that_nothing_would_feel_is_refused() -> None:
+    with pytest.raises(ValueError, match='objectives is empty'):  # a teacher would run for nothing
+        noisy([dict(type='GaussianInput', std=0.1)], objectives=None)
+    with pytest.raises(ValueError, match="task_weight=0 leaves out the students' own losses, .* that see the "
+                                         'labels of LabelFlip'):
+        noisy([dict(type='LabelFlip', rate=0.1)], task_weight=0.)
+    with pytest.raises(ValueError, match='task_weight=0 without objectives: nothing would be learned'):
+        noisy([dict(type='GaussianInput', std=0.1)], teacher=None, objectives=None, task_weight=0.)
+
+
 def test_a_student_of_unknown_classes_must_be_told() -> None:
     flip = LabelFlip(rate=0.1)
     with pytest.raises(ValueError, match='student does not say how many classes it has. Mend: num_classes'):

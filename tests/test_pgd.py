@@ -171,10 +171,12 @@ def test_segmentors_keep_their_padding(tmp_path: Path) -> None:
     loop = LOOPS.build(dict(type='mmkd.PGDTestLoop', steps=2), default_args=dict(
         runner=runner, dataloader=runner.cfg.test_dataloader, evaluator=runner.cfg.test_evaluator))
     seen: list[tuple[Tensor, str]] = []
+    labels: list[Tensor] = []
     forward = runner.model.forward
 
     def spy(inputs: Tensor, samples: Any = None, mode: str = 'tensor') -> Any:
         seen.append((inputs.detach().clone(), mode))
+        labels.append(samples[0].gt_sem_seg.data)
         return forward(inputs, samples, mode)
 
     runner.model.forward = spy
@@ -182,6 +184,11 @@ def test_segmentors_keep_their_padding(tmp_path: Path) -> None:
     loop.run()
     clean = runner.model.data_preprocessor(next(iter(loop.dataloader)), False)['inputs']
     assert [mode for _, mode in seen[:3]] == ['loss', 'loss', 'predict']
+    assert labels[0].shape == (1, 48, 48), 'the loss is taken where it belongs'
+    assert (labels[0][:, 40:] == 255).all()
+    assert (labels[0][:, :, 40:] == 255).all()
+    assert labels[0][:, :40, :40].max() < 3
+    assert labels[2].shape == (1, 40, 40), 'what is scored stays as it is'
     moved = seen[2][0] - clean
     assert clean.shape[-2:] == (48, 48)
     assert moved[..., :40, :40].abs().gt(0).float().mean() > .9

@@ -109,6 +109,17 @@ def test_another_length_is_another_training(recipe: Path, tmp_path: Path, monkey
     assert (note['checkpoint'], note['length']) == ('iter_2.pth', {'max_iters': 2})
 
 
+def test_another_recipe_is_refused(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was trained at another rate is no member of this ensemble."""
+    arguments = ('train_ensemble.py', recipe, '--seeds', 4, '--work-dir', tmp_path / 'm', '--cfg-options',
+                 'train_cfg.max_iters=1')
+    call(monkeypatch, *arguments)
+    call(monkeypatch, *arguments)  # finished: read from its note
+    with pytest.raises(SystemExit, match='seed_4 holds a member of another model, data, optimizer or schedule .* Mend: '
+                                         'another --work-dir, or remove that folder'):
+        call(monkeypatch, *arguments, 'optim_wrapper.student.optimizer.lr=0.5')
+
+
 @pytest.mark.parametrize(('seeds', 'got'), [((1, 1), r'\[1, 1\]'), ((0, -1), r'\[0, -1\]')])
 def test_seeds(seeds: tuple[int, ...], got: str, recipe: Path, monkeypatch: pytest.MonkeyPatch,
                capsys: pytest.CaptureFixture) -> None:

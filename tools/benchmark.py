@@ -68,7 +68,7 @@ def main() -> None:
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     chosen = Options(args.amp, args.channels_last, args.teacher_precision, args.fuse_bn, args.compile)
     variants = VARIANTS if args.variants else {'as given': chosen}
-    about = dict(config=args.config, **environment(args.device))
+    about = dict(config=args.config, cfg_options=args.cfg_options or {}, **environment(args.device))
     console.print('\n'.join(f'{key}: {value}' for key, value in about.items()), markup=False, highlight=False)
     results: dict[str, Any] = {}
     for name, result in run_variants(cfg, variants, iters=args.iters, warmup=args.warmup, batch_size=args.batch_size,

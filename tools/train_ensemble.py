@@ -1,5 +1,6 @@
 """Train the members of an ensemble: one config, several seeds, one after the other."""
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from statistics import mean, stdev
@@ -64,18 +65,34 @@ def length(cfg: Config) -> dict[str, int]:
     return {key: cfg.train_cfg[key] for key in ('max_iters', 'max_epochs') if cfg.train_cfg.get(key)}
 
 
+def recipe(cfg: Config) -> str:
+    """Return a digest of what decides on a member's weights: another network, rate or data set is another member."""
+    keys = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg')
+    parts = {key: cfg.get(key) for key in keys}
+    return hashlib.sha256(repr(Config(parts).to_dict()).encode()).hexdigest()
+
+
 def read_member(cfg: Config) -> dict[str, Any] | None:
-    """Return what a finished member's note says; None where it is not finished, or was trained for another length."""
+    """Return what a finished member's note says; None where it is not finished, or is trained for longer now.
+
+    Raises:
+        SystemExit: It was trained by another recipe.
+    """
     folder = Path(cfg.work_dir)
     if not (folder / NOTE).is_file():
         return None
     note = json.loads((folder / NOTE).read_text())
-    return note if note['length'] == length(cfg) and (folder / note['checkpoint']).is_file() else None
+    if note['length'] != length(cfg) or not (folder / note['checkpoint']).is_file():
+        return None
+    if note['recipe'] != recipe(cfg):
+        raise SystemExit(f'{folder} holds a member of another model, data, optimizer or schedule than the config has '
+                         'now. Mend: another --work-dir, or remove that folder')
+    return note
 
 
 def train_member(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     """Train one member, or the rest of it; test its last weights; note that it is finished."""
-    folder, note = Path(cfg.work_dir), dict(length=length(cfg))
+    folder, note = Path(cfg.work_dir), dict(length=length(cfg), recipe=recipe(cfg))
     cfg.resume = (folder / 'last_checkpoint').is_file()
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead

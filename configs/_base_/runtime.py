@@ -4,7 +4,7 @@ custom_imports = dict(imports=['mmkd'], allow_failed_imports=False)
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
-    dist_cfg=dict(backend='nccl'))
+    dist_cfg=dict(backend='nccl', timeout=7200))  # seconds: one rank fits a vocabulary while the others wait
 randomness = dict(seed=0)
 
 vis_backends = [dict(type='LocalVisBackend')]

@@ -8,7 +8,7 @@ model = dict(objectives=dict(
 optim_wrapper = dict(student=dict(clip_grad=dict(max_norm=10.)))  # as the authors' trainer does
 default_hooks = dict(
     schedule=dict(type='mmkd.ScheduleHook', schedules=[  # from T = 10, as in the paper, so short a run does not return
-        dict(target='end2.loss.temperature', type='anneal', start=3., end=1., begin=133, length=133)]),
+        dict(target='end2.loss.temperature', type='anneal', start=3., end=1., begin=107, length=107)]),
     uncertainty=dict(type='mmkd.UncertaintyHook'))
 test_evaluator = [
     dict(type='IoUMetric', iou_metrics=['mIoU']), dict(type='mmkd.CalibrationMetric'),

@@ -1,8 +1,9 @@
-# The paper's member: VGG-16 on CIFAR-10, 90 passes of batch 128, Adam, up to 0.01 and down again, images in [-1, 1].
+# The paper's member: VGG-16 on CIFAR-10, 90 passes of batch 128, Adam, up to 0.01 and down again, images in [-1, 1];
+# without the dropout of 0.3 and the rotations of 15° that the known reproduction has.
 _base_ = ['../_base_/cifar10.py', '../_base_/schedule_cifar.py', '../_base_/runtime_cls.py']
 model = dict(
-    type='mmkd.ImageClassifier', backbone=dict(type='mmcv.cnn.VGG', depth=16, with_bn=True), num_classes=10,
-    in_channels=512,
+    type='mmkd.ImageClassifier', backbone=dict(type='mmcv.cnn.VGG', depth=16, with_bn=True, bn_eval=False),  # frozen norms are its default
+    num_classes=10, in_channels=512,
     data_preprocessor=dict(type='ImgDataPreprocessor', mean=[127.5] * 3, std=[127.5] * 3, bgr_to_rgb=True))
 train_dataloader = dict(dataset=dict(split='trainval'))
 third = 11730  # iterations: 30 passes over 50,000 images

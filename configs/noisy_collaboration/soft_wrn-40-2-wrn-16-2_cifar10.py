@@ -4,7 +4,7 @@ model = dict(
     _delete_=True,
     type='mmkd.Distiller',
     student=dict(model={{_base_.model}}),
-    teacher=dict(cfg='{{ fileDirname }}/teacher_wrn-40-2-dropout_cifar10.py', cfg_options={'model.backbone.dropout': 0.},
+    teacher=dict(cfg='{{ fileDirname }}/teacher_wrn-40-2_cifar10.py',
                  checkpoint='work_dirs/teacher_wrn-40-2_cifar10/iter_78200.pth'),
     taps=dict(logits='head.fc'),
     objectives=dict(kd=dict(loss=dict(type='PixelWiseKLLoss', tau=4.), on='logits', weight=0.9)),

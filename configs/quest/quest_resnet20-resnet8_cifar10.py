@@ -3,5 +3,5 @@ _base_ = './kd_resnet20-resnet8_cifar10.py'
 model = dict(
     objectives=dict(
         _delete_=True,
-        quest=dict(loss=dict(type='AssignmentKLLoss', num_words=512, tau='auto'), on='feat')),
+        quest=dict(loss=dict(type='AssignmentKLLoss', num_words=256, tau='auto'), on='feat')),
     task_weight=1.)

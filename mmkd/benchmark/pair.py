@@ -15,7 +15,7 @@ from mmkd.batch import Batch
 from mmkd.checks import check_choice
 from mmkd.distiller import Distiller
 from mmkd.fit_vocabulary import draw_words
-from mmkd.generated import generated_batch
+from mmkd.generated import generated_batch, has_image_labels
 from mmkd.launch import is_distiller, wrapper_configs
 from mmkd.member import Member, as_dict, name_members, num_classes_of
 
@@ -67,7 +67,7 @@ class Pair:
     Args:
         cfg: A config whose model is a Distiller.
         options: How the pair runs.
-        size: Height and width; None takes the data preprocessor's.
+        size: Height and width; None takes the data preprocessor's, else the config's ``crop_size``.
         batch_size: Images; None takes the config's.
         device: Where.
 
@@ -102,12 +102,13 @@ class Pair:
         self.optimizers = quiet_optimizers(cfg.optim_wrapper.to_dict(), options.amp)
         self.peer_optimizers = quiet_optimizers(self.optimizers, 'fp32')
 
-        size = size or getattr(self.full.data_preprocessor, 'size', None)
+        size = size or getattr(self.full.data_preprocessor, 'size', None) or cfg.get('crop_size')
         if size is None:
             raise ValueError('the data preprocessor has no size. Mend: --size H W')
         self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
         classes = num_classes_of(self.plain[0]) or 2
-        self.data = generated_batch(self.batch_size, self.size, classes, device=self.device)
+        self.data = generated_batch(self.batch_size, self.size, classes, device=self.device,
+                                    per_image=has_image_labels(self.plain[0]))
 
     def cases(self) -> dict[str, Callable[[], Any]]:
         """Return name -> function.
@@ -133,9 +134,9 @@ class Pair:
                               for kind in (False, True))
         observed = self._observed(batch)
         if plain:
-            cases['objectives'] = lambda: _objectives_alone(plain, observed())
+            cases['objectives'] = lambda: _objectives_alone(plain, *observed())
         if adversarial:
-            cases['critics'] = lambda: _critics_alone(adversarial, observed())
+            cases['critics'] = lambda: _critics_alone(adversarial, *observed())
         critics = bool(adversarial)
         for name, distiller in (('step', self.lean if critics else self.full),
                                 ('step_with_critic', self.full if critics else None)):
@@ -145,18 +146,19 @@ class Pair:
         cases['peer_teacher'] = lambda: _forward_with_losses(self.peer_teachers, batch)
         return cases
 
-    def _observed(self, batch: Batch) -> Callable[[], dict[str, Any]]:
-        """Return a function that gives what one forward of the members left, as leaves of a graph.
+    def _observed(self, batch: Batch) -> Callable[[], tuple[dict[str, Any], dict[str, Any]]]:
+        """Return a function that gives what one forward of the members left: the record, and what teachers' taps saw.
 
-        The running statistics of an ensemble are taken with the teachers, and are not in it.
+        The student's part are leaves of a graph.
         """
 
         @cache  # the members run in the first round, which does not count
-        def observed() -> dict[str, Any]:
+        def observed() -> tuple[dict[str, Any], dict[str, Any]]:
             with torch.no_grad():
                 record, _ = self.full.observe(batch.inputs, batch.data_samples)
+            seen = dict(self.full.teachers.observe(batch))
             return {**record, **{name: {tap: value.requires_grad_() for tap, value in record[name].items()}
-                                 for name in self.full.students}}
+                                 for name in self.full.students}}, seen
         return observed
 
     def wrapper(self, model: nn.Module, peer: bool = False) -> OptimWrapper:
@@ -216,14 +218,19 @@ def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> 
     return dict(model=model, scope=member.scope, taps=member.taps, **member.options)
 
 
-def _objectives_alone(objectives: list[Any], record: dict[str, Any]) -> None:
-    """Forward and backward of objectives."""
+def _objectives_alone(objectives: list[Any], record: dict[str, Any], seen: dict[str, Any]) -> None:
+    """Running statistics of ensembles, then forward and backward of objectives."""
+    for objective in objectives:
+        for role in objective.streams:
+            record.pop(f'{objective.name}({role})')
+        for member, taps in seen.items():
+            objective.absorb(member, taps, record)
     sum(objective(record)[f'{objective.name}.loss'] for objective in objectives).backward()
 
 
-def _critics_alone(objectives: list[Any], record: dict[str, Any]) -> None:
+def _critics_alone(objectives: list[Any], record: dict[str, Any], seen: dict[str, Any]) -> None:
     """Forward and backward of what the student gets from critics, and of what the critics learn from."""
-    _objectives_alone(objectives, record)
+    _objectives_alone(objectives, record, seen)
     sum(objective.critic_loss(record)[f'{objective.name}.critic_loss'] for objective in objectives).backward()
 
 

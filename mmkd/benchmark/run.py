@@ -29,8 +29,8 @@ def ratios(times: dict[str, float], memory: dict[str, int]) -> dict[str, float]:
     """Return what the targets speak of, from seconds and peak bytes by case.
 
     ``overhead`` and ``memory`` compare the step with student plus teacher, each as this config runs them, ``peers``
-    with a peer's student step plus its teacher forward, ``mmrazor`` with a step of mmrazor. ``objectives`` and ``noise``
-    are shares of the step; the noise of a teacher is what its forward takes longer.
+    with a peer's student step plus its teacher forward, ``mmrazor`` with a step of mmrazor. ``objectives`` and
+    ``noise`` are shares of the step; the noise of a teacher is what its forward takes longer.
 
     >>> ratios(dict(student=2., teacher=2., step=5., peer_student=6., peer_teacher=4.),
     ...        dict(student=200, teacher=100, step=315))

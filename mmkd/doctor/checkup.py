@@ -16,7 +16,7 @@ from mmkd.doctor.report import Report, explain
 from mmkd.doctor.run import check_disk, check_run
 from mmkd.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.fit_vocabulary import draw_words
-from mmkd.generated import DEFAULT_SIZE, generated_batch
+from mmkd.generated import DEFAULT_SIZE, generated_batch, has_image_labels
 from mmkd.launch import has_gpu, is_distiller, wrapper_configs
 from mmkd.member import num_classes_of
 from mmkd.timing import peak_memory
@@ -97,7 +97,7 @@ def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> 
     report.note(f'values, gradients and memory are measured on generated images of {tuple(size)}, not on data')
     student = next(iter(wiring.students.values()))
     return generated_batch(batch_size, tuple(size), num_classes_of(student) or 2,
-                           per_image=hasattr(student, 'head') and not hasattr(student, 'decode_head'))
+                           per_image=has_image_labels(student))
 
 
 def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, report: Report) -> None:

@@ -102,6 +102,11 @@ def _find_owner(objectives: Any, target: str) -> Any:
         return objective
     numbers = [key for key, value in vars(objective.loss).items()
                if isinstance(value, int | float) and not isinstance(value, bool) and 'loss' not in key]
+    fixed = getattr(objective.loss, 'fixed', ())
+    numbers = [number for number in numbers if number not in fixed]
+    if path[1] in fixed:
+        raise ValueError(f'ScheduleHook: {target!r} is read when {type(objective.loss).__name__} is built, so changing '
+                         f'it would change nothing. Mend: one of {sorted(numbers)}, or {name}.weight')
     if path[1] not in numbers:
         raise KeyError(f'ScheduleHook: {target!r}: {type(objective.loss).__name__} has no number {path[1]!r}'
                        f'{nearest(path[1], numbers)} (its numbers: {sorted(numbers)})')

@@ -1,11 +1,19 @@
 """VocabularyHook: the vocabularies of QUEST are fitted before the first step, or checked."""
-from mmengine.dist import broadcast, is_main_process
+from typing import Any
+
+from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd.checks import check_count
-from mmkd.fit_vocabulary import MAX_VECTORS, fingerprints, fit_vocabularies, training_images, vocabulary_objectives
+from mmkd.fit_vocabulary import (
+    MAX_VECTORS,
+    check_vocabularies,
+    fit_vocabularies,
+    training_images,
+    vocabulary_objectives,
+)
 from mmkd.registry import HOOKS
 
 
@@ -43,19 +51,22 @@ class VocabularyHook(Hook):
         objectives = vocabulary_objectives(model) if hasattr(model, 'teachers') else {}
         if not objectives:
             return
+        check_vocabularies(model)
         vocabularies = {name: objective.loss.vocabulary for name, objective in objectives.items()}
         fresh = [name for name, vocabulary in vocabularies.items() if not vocabulary.fitted]
-        if len(fresh) < len(objectives):
-            origins = fingerprints(model)
-        for name in [name for name in objectives if name not in fresh]:
+        if not fresh:
+            return
+        failure: list[Any] = [None]
+        if is_main_process():
             try:
-                vocabularies[name].check(origins[name])
-            except ValueError as error:
-                raise ValueError(f'objective {name!r}: {error}') from error
-        if fresh and is_main_process():
-            seed = runner.seed if self.seed is None else self.seed
-            loader = training_images(runner.cfg, self.dataloader, self.images, seed)
-            self.reports = fit_vocabularies(model, loader, fresh, self.max_vectors, seed)
+                seed = runner.seed if self.seed is None else self.seed
+                loader = training_images(runner.cfg, self.dataloader, self.images, seed)
+                self.reports = fit_vocabularies(model, loader, fresh, self.max_vectors, seed)
+            except Exception as error:
+                failure = [error]
+        broadcast_object_list(failure)  # else the other ranks would wait for words that never come
+        if failure[0] is not None:
+            raise failure[0]
         for name in fresh:
             for buffer in vocabularies[name].buffers():
                 broadcast(buffer)

@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mmkd.checks import check_choice, check_non_negative, check_positive
-from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, call_in_dtype, check_mask, fill_masked, no_autocast, shape_of, widen
 from mmkd.losses.critic_terms import category_cross_entropy, weight_norms
 from mmkd.registry import MODELS, build_part
 
@@ -232,7 +232,7 @@ class AdversarialLoss(Loss):
     def _score(self, x: Tensor, image: Tensor | None, labels: Tensor | None, mask: Tensor | None) -> _Scores:
         """Return the scores, the category units (with labels), and which scores count (None: all)."""
         name = type(self.critic).__name__
-        scores = self.critic(x) if image is None else self.critic(x, image)
+        scores = call_in_dtype(self.critic, x, *([] if image is None else [image]))
         categories = scores.shape[1] - 1 if scores.dim() in (2, 4) else -1
         if len(scores) != len(x) or categories < 0 or (categories and labels is None):
             mend = f"; mend: reads=dict(labels='batch.labels') for its {categories} categories" * (categories > 0)

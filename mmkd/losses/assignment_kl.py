@@ -218,6 +218,7 @@ class AssignmentKLLoss(Loss):
     """
 
     needs = ('size',)
+    fixed = ('num_words', 'tau', 'gamma', 'target_perplexity', 'pooling')  # of the vocabulary and the predictor
     vocabulary: Vocabulary | None
     predictor: AssignmentPredictor | None
 

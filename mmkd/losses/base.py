@@ -4,6 +4,7 @@ from functools import reduce
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mmkd.checks import check_positive
 
@@ -20,12 +21,16 @@ class Loss(nn.Module):
         streams: Arguments for which a Distiller hands over running statistics, made by ``running()`` and updated
             member by member, in place of a stack of all members.
         lists: Arguments for which a list of references arrives as a list of tensors of any shapes, in place of a stack.
+        whole: Arguments read of the batch that arrive at their own size, in place of the student's map's.
+        fixed: Numbers that are read when the loss is built and not at each call, so that no schedule can change them.
         diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as ``<objective>.<name>``.
     """
 
     needs: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
+    whole: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
         super().__init__()
@@ -71,6 +76,23 @@ def shape_of(tensor: Tensor) -> str:
     '(2, 3)'
     """
     return str(tuple(tensor.shape))
+
+
+def call_in_dtype(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """Call a module in the dtype of its first input: float64 stays float64 under float32 weights.
+
+    Where the two differ, running statistics of norms stay as they are.
+
+    >>> call_in_dtype(nn.Linear(2, 1), torch.zeros(1, 2, dtype=torch.float64)).dtype
+    torch.float64
+    """
+    dtype = inputs[0].dtype
+    own = next(module.parameters(), None)
+    if own is None or own.dtype == dtype:
+        return module(*inputs)
+    state = {name: x.to(dtype) if x.is_floating_point() else x.clone()
+             for name, x in (*module.named_parameters(), *module.named_buffers())}
+    return functional_call(module, state, tuple(x.to(dtype) for x in inputs))
 
 
 def check_mask(mask: Tensor | None, student: Tensor) -> None:

@@ -3,10 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.batch import resize_labels
+from mmkd.batch import IGNORED_IMAGE, resize_labels
 from mmkd.losses.base import shape_of
-
-_IGNORED = -100
 
 
 def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -35,8 +33,8 @@ def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None 
         raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the critic has '
                          f'{scores.shape[1]} categories (0 … {scores.shape[1] - 1}); mend: num_classes=… of the '
                          "critic, or, where ids are ignored, reads=dict(mask='batch.valid')")
-    target = labels.long().masked_fill(~counts, _IGNORED)
-    return F.cross_entropy(scores, target, ignore_index=_IGNORED, reduction='sum') / counts.sum().clamp(min=1)
+    target = labels.long().masked_fill(~counts, IGNORED_IMAGE)
+    return F.cross_entropy(scores, target, ignore_index=IGNORED_IMAGE, reduction='sum') / counts.sum().clamp(min=1)
 
 
 def weight_norms(module: nn.Module, l1: float, l2: float) -> Tensor | float:

@@ -5,14 +5,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from mmkd.batch import IGNORED_IMAGE
 from mmkd.checks import check_choice, check_count
-from mmkd.losses.base import Loss, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, call_in_dtype, no_autocast, shape_of, widen
 from mmkd.modules.attention_estimator import AttentionEstimator
 from mmkd.registry import MODELS
-
-IGNORED_IMAGE = -100  # the label of an image that does not count; a pixel has ``ignore_index``
 
 
 def squeezed_knowledge(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -86,6 +84,8 @@ class SqueezedKnowledgeLoss(Loss):
     """
 
     lists = ('student', 'teacher')
+    whole = ('labels',)  # which classes an image shows, a coarser map would not tell
+    fixed = ('num_classes',)
     student_estimators: nn.ModuleList | None
     teacher_estimators: nn.ModuleList | None
     classifier: nn.Linear | None
@@ -148,14 +148,14 @@ class SqueezedKnowledgeLoss(Loss):
             *maps, g_s, g_t = widen(*student, *teacher, student_global, teacher_global)
             g_s, g_t = (g.flatten(2).mean(2) if g.dim() > 2 else g for g in (g_s, g_t.detach()))
             stages = len(student)
-            s = [_run(e, x, g_s) for e, x in zip(self.student_estimators, maps[:stages], strict=True)]
-            t = [_run(e, x.detach(), g_t) for e, x in zip(self.teacher_estimators, maps[stages:], strict=True)]
+            s = [call_in_dtype(e, x, g_s) for e, x in zip(self.student_estimators, maps[:stages], strict=True)]
+            t = [call_in_dtype(e, x.detach(), g_t) for e, x in zip(self.teacher_estimators, maps[stages:], strict=True)]
             distance = squeezed_knowledge(s, t)
             self.diagnostics = dict(squeezed=distance.detach())
             value = self.loss_weight * distance
             if self.classifier is None or labels is None:
                 return value
-            task = self._task(_run(self.classifier, torch.cat(t, 1)), labels)
+            task = self._task(call_in_dtype(self.classifier, torch.cat(t, 1)), labels)
             self.diagnostics['estimator_task'] = task.detach()
             return value + task
 
@@ -231,11 +231,3 @@ def _check_stages(student: Sequence, teacher: Sequence, one: str, other: str) ->
     if len(student) != len(teacher) or not len(student):
         raise ValueError(f'{one} has {len(student)} stages, {other} {len(teacher)}; mend: lists of one length, stage '
                          'beside stage')
-
-
-def _run(module: nn.Module, *inputs: Tensor) -> Tensor:
-    """Call a module in the dtype of its inputs: float64 stays float64 under float32 weights."""
-    dtype = inputs[0].dtype
-    if next(module.parameters()).dtype == dtype:
-        return module(*inputs)
-    return functional_call(module, {name: p.to(dtype) for name, p in module.named_parameters()}, inputs)

@@ -4,6 +4,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mmkd.batch import IGNORED_IMAGE
+
 
 def is_ood(sample: dict) -> bool:
     """Return whether a sample is marked as out of distribution, by ``ood=True`` in its metainfo."""
@@ -43,6 +45,7 @@ def labels_of(sample: dict, ignore_index: int) -> tuple[Tensor, Tensor]:
         labels = sample['gt_sem_seg']['data']
     elif 'gt_label' in sample:
         labels = torch.as_tensor(sample['gt_label']).view(1)
+        return labels, labels != IGNORED_IMAGE  # 255 is a class like any other
     else:
         raise KeyError(f"a sample holds the truth in 'gt_sem_seg' or 'gt_label', this one {_fields(sample)}. Mend: "
                        'load annotations in the test pipeline, or mark out-of-distribution samples by ood=True in '

@@ -20,7 +20,7 @@ class CategoryCritic(nn.Module):
 
     Args:
         in_channels: Channels of the logits.
-        num_classes: Category units C; None means one for each channel, 0 none (a critic without labels).
+        num_classes: Category units C: one for each channel (None), or 0 for a critic without labels.
         channels: Widths of the two hidden layers.
 
     Raises:
@@ -40,7 +40,10 @@ class CategoryCritic(nn.Module):
         num_classes = in_channels if num_classes is None else num_classes
         check_count('in_channels', in_channels, 1)
         check_count('num_classes', num_classes, 0)
-        if num_classes == 1:
+        if num_classes not in (0, in_channels):
+            raise ValueError(f'a critic of logits of {in_channels} classes names as many, or none, got num_classes='
+                             f'{num_classes}; mend: leave num_classes out, or 0 for a critic without categories')
+        if num_classes == 1:  # of a single channel
             raise ValueError('one category is always right, so it would contribute nothing, got num_classes=1; mend: '
                              'num_classes=0 for a critic without categories')
         if len(channels) != 2:

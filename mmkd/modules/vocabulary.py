@@ -131,7 +131,8 @@ class Vocabulary(nn.Module):
             What :meth:`describe` says of the vectors.
 
         Raises:
-            ValueError: Fewer vectors than words, other channels, NaN or Inf, or no tau gives the target perplexity.
+            ValueError: Fewer (different) vectors than words, other channels, NaN or Inf, or no tau gives the target
+                perplexity.
         """
         from sklearn.cluster import MiniBatchKMeans  # slow to import, and needed once
 
@@ -147,6 +148,10 @@ class Vocabulary(nn.Module):
         if not vectors.isfinite().all():
             raise ValueError("the teacher's features hold NaN or Inf, so no words can be fitted. Mend: check its "
                              "checkpoint and inputs, or precision='bf16' in place of 'fp16'")
+        distinct = _count_distinct(vectors, num_words)
+        if distinct < num_words:
+            raise ValueError(f'the {len(vectors)} vectors hold {distinct} different ones, too few for {num_words} '
+                             f'words. Mend: num_words={max(2, distinct // 10)} or less, or a tap whose features vary')
         means = MiniBatchKMeans(num_words, batch_size=_BATCH, n_init=1, random_state=seed)
         means.fit(vectors.cpu().numpy())
         self.words.copy_(torch.from_numpy(means.cluster_centers_))
@@ -242,6 +247,12 @@ class Vocabulary(nn.Module):
                              'words are equal, since the features hold too few different vectors. Mend: fewer words, '
                              'a tap whose features vary, or a tau of your own')
         return math.exp(brentq(excess, low, high, xtol=1e-6))
+
+
+def _count_distinct(vectors: Tensor, enough: int) -> int:
+    """Return how many different vectors there are; looks at no more of them than show that there are enough."""
+    few = len(torch.unique(vectors[:4 * enough], dim=0))
+    return few if few >= enough or len(vectors) <= 4 * enough else len(torch.unique(vectors, dim=0))
 
 
 def check_vocabulary(num_words: int, tau: float | str, target_perplexity: float) -> None:

@@ -1,5 +1,5 @@
 """What a noise of training is, and the noises of one Distiller."""
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +43,7 @@ class Noise:
     """
 
     role = 'student'
+    on_labels = False  # whether it acts on labels, which the students' own losses read
 
     def __init__(self, members: Sequence[str] | None = None) -> None:
         if members is not None and (isinstance(members, str) or not members):
@@ -84,6 +85,9 @@ class Noise:
         """Return what the member's taps saw as objectives read it."""
         return seen
 
+    def prove(self, model: nn.Module, observe: Callable[[], dict[str, Any]], where: str) -> None:
+        """Refuse a member on which this noise would change nothing; ``observe`` runs it once on generated images."""
+
 
 class Noises:
     """The noises of a Distiller, by member; several on one member act in the order of the config.
@@ -111,9 +115,25 @@ class Noises:
                 noise.bind((hosts or {})[name])
                 self._of.setdefault(name, []).append(noise)
 
+    def refuse_label_noise(self) -> None:
+        """Refuse noise on labels where the students' own losses, which alone read them, count nothing.
+
+        Raises:
+            ValueError: There is such a noise.
+        """
+        found = [type(noise).__name__ for noises in self._of.values() for noise in noises if noise.on_labels]
+        if found:
+            raise ValueError(f"task_weight=0 leaves out the students' own losses, the only ones that see the labels of "
+                             f'{found[0]}, so it would change nothing. Mend: a task_weight above 0')
+
     def on(self, name: str) -> bool:
         """Return whether any noise acts on this member."""
         return name in self._of
+
+    def prove(self, name: str, model: nn.Module, observe: Callable[[], dict[str, Any]], where: str) -> None:
+        """Refuse noises that would change nothing."""
+        for noise in self._of.get(name, ()):
+            noise.prove(model, observe, where)
 
     def see(self, name: str, batch: Batch) -> Batch:
         """Return the batch as this member sees it."""

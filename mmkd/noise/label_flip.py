@@ -9,7 +9,7 @@ import torch
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from mmkd.batch import Batch
+from mmkd.batch import IGNORED_IMAGE, Batch
 from mmkd.checks import check_choice, check_count, check_fraction
 from mmkd.datasets.seeded import image_name, name_seed
 from mmkd.member import num_classes_of
@@ -53,6 +53,8 @@ class LabelFlip(Noise):
     tensor([2, 1, 0, 2])
     """
 
+    on_labels = True
+
     def __init__(self, rate: float, num_classes: int | None = None, per: str = 'pixel', fresh: bool = False,
                  seed: int = 0, members: Sequence[str] | None = None) -> None:
         super().__init__(members)
@@ -72,21 +74,26 @@ class LabelFlip(Noise):
             ignore_index: A label that is left alone, as is all outside 0 … C − 1; None: 255 in maps, −100 else.
 
         Raises:
-            ValueError: C is not known.
+            ValueError: C is not known, or names are too few.
+            TypeError: Labels that are no whole numbers.
         """
         if self.num_classes is None:
             raise ValueError('LabelFlip does not know how many classes there are. Mend: num_classes=…')
         if labels.dim() not in (1, 3):
             raise ValueError(f'LabelFlip needs labels (N,) or (N, H, W), got {tuple(labels.shape)}')
-        ignored = ignore_index if ignore_index is not None else 255 if labels.dim() == 3 else -100
-        flat = labels.reshape(len(labels), -1).long()
+        if labels.is_floating_point():
+            raise TypeError(f'LabelFlip needs whole numbers as labels, got {labels.dtype}. Mend: labels.long()')
+        if names is not None and len(names) != len(labels):
+            raise ValueError(f'LabelFlip needs a name for each image, got {len(names)} for {len(labels)} labels')
+        ignored = ignore_index if ignore_index is not None else 255 if labels.dim() == 3 else IGNORED_IMAGE
+        flat = labels.reshape(len(labels), -1).int()
         valid = (flat != ignored) & (flat >= 0) & (flat < self.num_classes)
         unit, count = self._units(labels, flat, self.num_classes)
         chance = self._draw(names if names is not None else [str(i) for i in range(len(labels))], count, labels.device)
         if unit is not None:
             chance = chance.gather(1, unit)
         # One draw says both: below the rate it flips, and where below says to which of the other classes.
-        steps = 1 + (chance / max(self.rate, 1e-12) * (self.num_classes - 1)).long().clamp(max=self.num_classes - 2)
+        steps = 1 + (chance * ((self.num_classes - 1) / max(self.rate, 1e-12))).int().clamp(max=self.num_classes - 2)
         wrong = (flat + steps) % self.num_classes
         return torch.where(valid & (chance < self.rate), wrong, flat).to(labels.dtype).view(labels.shape)
 
@@ -123,9 +130,9 @@ class LabelFlip(Noise):
 
     def _draw(self, names: Sequence[str], count: int, device: torch.device) -> Tensor:
         if self.fresh:
-            return torch.rand(len(names), count, device=device, dtype=torch.float64)
+            return torch.rand(len(names), count, device=device)
         seeds = [name_seed(self.seed, name) for name in names]
-        own = [torch.rand(count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        own = [torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(own).to(device)
 
 

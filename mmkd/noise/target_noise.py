@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmkd.checks import check_non_negative, nearest
+from mmkd.losses.base import widen
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
 
@@ -45,7 +46,8 @@ class TargetNoise(Noise):
         self.std, self.taps = std, tuple(taps)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Return the values with noise."""
+        """Return the values with noise; half precision, which would round it off, becomes float32."""
+        values, = widen(values)
         return torch.addcmul(values, values, torch.randn_like(values), value=self.std)
 
     def bind(self, host: Host) -> None:

@@ -1,10 +1,11 @@
 """Fickle Teacher: the teacher's dropout stays on while it supervises."""
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from mmcv.cnn.bricks.drop import DropPath
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from mmkd.noise.base import Host, Noise
@@ -27,7 +28,7 @@ class TeacherDropout(Noise):
         members: Teachers that are fickle; None: all.
 
     Raises:
-        ValueError: The teacher has no dropout above 0.
+        ValueError: The teacher has no dropout above 0, or none that reaches a tap that an objective reads.
 
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4, eps=0)).eval().requires_grad_(False)
@@ -52,6 +53,18 @@ class TeacherDropout(Noise):
         """Return the context in which the teacher supervises."""
         return self(model)
 
+    def prove(self, model: nn.Module, observe: Callable[[], dict[str, Any]], where: str) -> None:
+        """Refuse a teacher whose dropout reaches no tap: in an auxiliary head, say, or behind the last one."""
+        quiet = observe()
+        dropouts = _dropouts(model, where)
+        with self(model), _rates(dropouts, 0.999):
+            noisy = observe()
+        if all(_equal(quiet[tap], noisy[tap]) for tap in quiet):
+            names = ', '.join([name for name, module in model.named_modules() if module in dropouts][:5])
+            raise ValueError(f'TeacherDropout: the dropout of {where} ({names}) reaches none of the taps that objectives '
+                             f'read ({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in front of a tap, such '
+                             'as dropout_ratio of the decode head in front of its logits')
+
 
 @contextmanager
 def _awake(model: nn.Module, dropouts: list[nn.Module]) -> Iterator[None]:
@@ -65,6 +78,25 @@ def _awake(model: nn.Module, dropouts: list[nn.Module]) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def _rates(dropouts: list[nn.Module], rate: float) -> Iterator[None]:
+    """Set another rate inside."""
+    names = ['p' if isinstance(module, _DropoutNd) else 'drop_prob' for module in dropouts]
+    before = [getattr(module, name) for module, name in zip(dropouts, names, strict=True)]
+    try:
+        for module, name in zip(dropouts, names, strict=True):
+            setattr(module, name, rate)
+        yield
+    finally:
+        for module, name, value in zip(dropouts, names, before, strict=True):
+            setattr(module, name, value)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    pairs = zip(*([x] if isinstance(x, Tensor) else x for x in (one, other)), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
 
 
 def _dropouts(model: nn.Module, where: str) -> list[nn.Module]:

@@ -11,7 +11,8 @@ from mmengine.model import ModuleDict
 from torch import Tensor
 
 from mmkd.hooks import ScheduleHook
-from mmkd.losses import DirichletNLLLoss
+from mmkd.hooks.schedule import _find_owner
+from mmkd.losses import AssignmentKLLoss, DirichletNLLLoss
 from mmkd.objective import build_objective
 from mmkd.schedules import build_schedule
 
@@ -146,3 +147,13 @@ def test_a_model_without_objectives_is_refused(tmp_path: Path) -> None:
 def test_bad_schedules(schedules: list[dict], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         ScheduleHook(schedules)
+
+
+def test_numbers_that_are_read_once_are_refused() -> None:
+    """tau of QUEST lies in its vocabulary: changing the loss's would change nothing."""
+    loss = AssignmentKLLoss(2, 3, num_words=4, tau=1.)
+    objectives = dict(quest=SimpleNamespace(loss=loss))
+    for name in ('tau', 'gamma'):
+        with pytest.raises(ValueError, match=f"'quest.loss.{name}' is read when AssignmentKLLoss is built, so changing "
+                                             'it would change nothing. Mend: .* or quest.weight'):
+            _find_owner(objectives, f'quest.loss.{name}')

@@ -13,13 +13,13 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
+from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from runs import model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
 from tiny import segmentor
 from torch import Tensor
 
-from mmkd.fit_vocabulary import fit_vocabularies, training_images
+from mmkd.fit_vocabulary import fit_vocabularies, training_images, write_vocabulary
 from mmkd.hooks import VocabularyHook
 from mmkd.losses.assignment_kl import pool_map, positions
 
@@ -219,6 +219,21 @@ def test_another_data_loader_and_wrapped_data_sets(tmp_path: Path) -> None:
         runner.cfg.train_dataloader.dataset = dataset
         fit_vocabularies(runner.model, training_images(runner.cfg), seed=runner.seed)
         torch.testing.assert_close(runner.model.objectives.deep.loss.vocabulary.words, words, rtol=1e-4, atol=1e-6)
+
+
+def test_a_file_of_another_teacher_is_refused_when_it_is_built(tmp_path: Path) -> None:
+    """Without any hook: the Distiller itself looks at the fingerprint."""
+    fitted = train(config(tmp_path, max_iters=1, val_interval=9))
+    file = tmp_path / 'words.pth'
+    write_vocabulary(file, fitted.model, 'deep')
+    objective = quest()
+    objective['loss'].update(vocabulary=str(file))
+    torch.save(fitted.model.teacher.state_dict(), tmp_path / 'teacher.pth')
+    teacher = dict(model=segmentor(8, num_classes=3, size=32), checkpoint=str(tmp_path / 'teacher.pth'))
+    same = MODELS.build(model_of(critic=False, taps=TAPS, objectives=dict(deep=objective), teacher=teacher))
+    assert torch.equal(same.objectives.deep.loss.vocabulary.words, fitted.model.objectives.deep.loss.vocabulary.words)
+    with pytest.raises(ValueError, match="objective 'deep': this vocabulary was fitted to another teacher"):
+        MODELS.build(model_of(critic=False, taps=TAPS, objectives=dict(deep=objective)))
 
 
 def test_what_cannot_be_fitted(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 """AdversarialLoss with categories and regularisers: the adversarial loss of KSANC."""
+import copy
 import math
 
 import pytest
@@ -283,10 +284,9 @@ def test_inputs_that_do_not_fit(name: str) -> None:
     ten, eleven = (AdversarialLoss(CategoryCritic(n), 'bce') for n in (10, 11))
     with pytest.raises(ValueError, match=r'CategoryCritic is one of 10 channels, got logits \(\d, 11\); mend: in_chan'):
         getattr(ten, name)(student, teacher, labels=labels)
-    few = AdversarialLoss(CategoryCritic(11, 10), 'bce')
-    with pytest.raises(ValueError, match=r'labels hold the ids \[10\], but the critic has 10 categories \(0 … 9\); '
+    with pytest.raises(ValueError, match=r'labels hold the ids \[11\], but the critic has 11 categories \(0 … 10\); '
                                          r'mend: num_classes=… of the critic, or, .* reads=dict\(mask='):
-        getattr(few, name)(student, teacher, labels=labels)
+        getattr(eleven, name)(student, teacher, labels=labels + 1)
     call = getattr(eleven, name)
     for ignored in (255, -100):
         with pytest.raises(ValueError, match=rf"ids \[{ignored}\], .* ignored, reads=dict\(mask='batch.valid'\)"):
@@ -310,3 +310,22 @@ def test_inputs_that_do_not_fit(name: str) -> None:
 def test_options_that_do_not_fit(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdversarialLoss(nn.Flatten(), **dict(mode='bce') | options)
+
+
+@pytest.mark.parametrize('mode', ['bce', 'wgan-gp'])
+def test_float64_stays_float64_under_a_critic_of_float32(mode: str) -> None:
+    """The value is that of the critic in float64, up to float32's rounding of its weights, which are the same."""
+    torch.manual_seed(0)
+    loss = AdversarialLoss(critic=dict(type='CategoryCritic', in_channels=5), mode=mode, gradient_penalty=10.)
+    student, teacher = torch.randn(2, 6, 5, dtype=torch.float64).unbind()
+    labels = torch.arange(6) % 5
+    value = loss(student, teacher, labels=labels)
+    torch.manual_seed(1)
+    critic_value = loss.critic_loss(student, teacher, labels=labels)
+    assert value.dtype == critic_value.dtype == torch.float64
+    critic_value.backward()
+    assert all(p.grad.dtype == torch.float32 for p in loss.critic.parameters())
+    wide = copy.deepcopy(loss).double()
+    torch.testing.assert_close(wide(student, teacher, labels=labels), value, rtol=1e-12, atol=0)
+    torch.manual_seed(1)
+    torch.testing.assert_close(wide.critic_loss(student, teacher, labels=labels), critic_value, rtol=1e-12, atol=0)

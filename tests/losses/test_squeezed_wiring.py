@@ -1,9 +1,13 @@
 """SqueezedKnowledgeLoss and KSANC's critic through Objective and Distiller: lists of stages, optimizers, images."""
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
+import runs
 import torch
 from mmengine.structures import BaseDataElement
+from runs import unformatted_configs  # noqa: F401  the fixture is used by being here
 from tiny import NUM_CLASSES, batch, build, distiller
 from torch import Tensor, nn
 
@@ -144,19 +148,23 @@ def test_the_three_parts_train_and_each_optimizer_moves_its_own() -> None:
     torch.testing.assert_close(logs[0]['loss'], terms)
 
 
-def test_dense_prediction_with_the_ignored_pixels_masked() -> None:
-    """A critic of every pixel, stages of a segmentor, classes present in the image, bottleneck maps averaged."""
+def dense() -> dict:
+    """Return taps and objectives of KSANC for two segmentors."""
     taps = dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck', low='backbone.layer1',
                 high='backbone.layer4')
     valid = dict(labels='batch.labels', mask='batch.valid')
     critic = dict(type='AdversarialLoss', mode='bce', critic=dict(type='CategoryCritic', channels=(8, 8)))
-    terms = dict(
+    return dict(taps=taps, objectives=dict(
         backbone=dict(loss=dict(type='LogitMSELoss'), on='logits', reads=dict(mask='batch.valid')),
         squeezed=dict(loss=dict(type='SqueezedKnowledgeLoss', num_classes=NUM_CLASSES), reads=dict(
             student=['student.low', 'student.high'], teacher=['teacher.low', 'teacher.high'],
             student_global='student.feat', teacher_global='teacher.feat', labels='batch.labels')),
-        critic=dict(loss=critic, on='logits', reads=valid))
-    model = build(distiller(taps=taps, objectives=terms))
+        critic=dict(loss=critic, on='logits', reads=valid)))
+
+
+def test_dense_prediction_with_the_ignored_pixels_masked() -> None:
+    """A critic of every pixel, stages of a segmentor, classes present in the image, bottleneck maps averaged."""
+    model = build(distiller(**dense()))
     wrappers = PhaseOptimWrapperConstructor(dict(student=SGD, critic=ADAM))(model)
     data = batch(ignore=.5)
     record = model.observe(**model.data_preprocessor(data, True))[0]
@@ -174,3 +182,40 @@ def test_dense_prediction_with_the_ignored_pixels_masked() -> None:
     logs = [model.train_step(data, wrappers) for _ in range(3)]
     assert logs[-1]['squeezed.estimator_task'] < logs[0]['squeezed.estimator_task']
     assert logs[-1]['critic.critic_loss'] < logs[0]['critic.critic_loss']
+
+
+def test_classes_that_a_coarse_map_would_miss_are_present() -> None:
+    """A class that shows only between the places of the first stage is in the image all the same."""
+    model = build(distiller(**dense()))
+    data = batch()
+    for sample in data['data_samples']:
+        labels = torch.zeros(1, 64, 64, dtype=torch.long)
+        labels[:, 1::4, 1::4] = 3
+        sample.gt_sem_seg.data = labels
+    record = model.observe(**model.data_preprocessor(data, True))[0]
+    objective = model.objectives['squeezed']
+    objective(record)
+    task = objective.loss.diagnostics['estimator_task']
+    maps = [record['teacher'][name].float() for name in ('low', 'high', 'feat')]
+    g = maps[2].mean((2, 3))
+    found = [e(x, g) for e, x in zip(objective.loss.teacher_estimators, maps[:2], strict=True)]
+    present = torch.zeros(2, NUM_CLASSES)
+    present[:, [0, 3]] = 1
+    expected = nn.functional.binary_cross_entropy_with_logits(objective.loss.classifier(torch.cat(found, 1)), present)
+    torch.testing.assert_close(task, expected)
+
+
+@pytest.mark.slow
+def test_resume_is_exact_with_estimators_and_critic(tmp_path: Path) -> None:
+    """Four steps equal two, a stop and two more: both optimizers, the critic's norms, the teacher's estimators."""
+    parts = dense()
+    parts['objectives']['squeezed']['loss']['num_classes'] = 3
+    model = runs.model_of(**parts)
+    whole = runs.train(runs.run_config(tmp_path, copy.deepcopy(model), name='whole'))
+    runs.train(runs.run_config(tmp_path, copy.deepcopy(model), max_iters=2, name='parts'))
+    rest = runs.train(runs.run_config(tmp_path, copy.deepcopy(model), name='parts'), resume=True)
+    expected, got = whole.model.state_dict(), rest.model.state_dict()
+    assert any('teacher_estimators' in key for key in expected)
+    assert any('critic.loss.critic.layers.0.running_mean' in key for key in expected)
+    assert expected.keys() == got.keys()
+    assert all(torch.equal(got[key], value) for key, value in expected.items())

@@ -93,3 +93,13 @@ def test_refusals() -> None:
     sample.gt_sem_seg.data[:] = 255
     with pytest.raises(ValueError, match='one labelled prediction or more, got none: every label is ignored'):
         evaluate([sample])
+
+
+def test_class_255_of_an_image_counts_and_minus_100_does_not() -> None:
+    """Pixels are ignored by 255, images by −100."""
+    logits = torch.zeros(3, 300)
+    logits[0, 3], logits[1, 7], logits[2, 9] = 9., 9., 9.
+    metric = CalibrationMetric()
+    metric.process(None, [dict(pred_logits=own, gt_label=label) for own, label in zip(logits, (3, 255, -100),
+                                                                                      strict=True)])
+    assert metric.evaluate(3)['calibration/error'] == 50

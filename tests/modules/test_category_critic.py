@@ -58,11 +58,15 @@ def test_joint_statistics_keep_a_scale_that_separate_ones_hide() -> None:
 
 
 def test_errors() -> None:
+    for classes in (10, 12):  # a critic for 10 classes on 11
+        with pytest.raises(ValueError, match='a critic of logits of 11 classes names as many, or none, got '
+                                             f'num_classes={classes}; mend: leave num_classes out'):
+            CategoryCritic(11, num_classes=classes)
     with pytest.raises(ValueError, match=r'is one of 10 channels, got logits \(2, 11\); mend: in_channels=11, or none'):
         CategoryCritic(10)(torch.zeros(2, 11))
     with pytest.raises(ValueError, match='got an image; mend: drop reads'):
         CategoryCritic(3)(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 8, 8))
-    for options, message in ((dict(num_classes=1), 'num_classes=1; mend: num_classes=0'),
+    for options, message in ((dict(num_classes=1), 'num_classes=1; mend: leave num_classes out, or 0'),
                              (dict(num_classes=-1), 'num_classes must be a whole number of at least 0, got -1'),
                              (dict(channels=(8,)), r'widths of the two hidden layers, got \(8,\)')):
         with pytest.raises(ValueError, match=message):

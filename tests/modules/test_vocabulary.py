@@ -144,5 +144,16 @@ def test_equal_vectors_have_no_temperature() -> None:
     vocabulary = Vocabulary(8, 4, tau='auto', target_perplexity=1.2)
     with pytest.raises(ValueError, match="tau='auto' finds no tau of assignment perplexity 1.2: too many words are "
                                          'equal.*Mend: fewer words, a tap whose features vary, or a tau of your own'):
-        vocabulary.fit(torch.cat([torch.zeros(50, 4), torch.ones(50, 4)]))
+        vocabulary.fit(1e-30 * torch.arange(100.)[:, None].repeat(1, 4))  # different, but squared distances are 0
     assert not vocabulary.fitted
+
+
+def test_as_many_different_vectors_as_words_are_needed() -> None:
+    """120 vectors of 3 kinds are 3 vectors; 6 words that are found late are enough."""
+    kinds = torch.eye(3).repeat(40, 1)
+    with pytest.raises(ValueError, match='the 120 vectors hold 3 different ones, too few for 8 words. Mend: num'):
+        Vocabulary(8, 3, tau=1.).fit(kinds)
+    late = torch.cat([torch.zeros(100, 3), torch.eye(3), 2 * torch.eye(3)])
+    vocabulary = Vocabulary(6, 3, tau=1.)
+    vocabulary.fit(late)
+    assert vocabulary.fitted
