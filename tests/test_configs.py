@@ -75,6 +75,7 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     scenes = cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes'  # of one size
     if not is_distiller(cfg):
+        cfg.load_from = None
         if 'size' in cfg.model.get('data_preprocessor', {}) and not scenes:
             cfg.model.data_preprocessor.size = SIZE
         for member in cfg.model.get('members', []):
@@ -82,6 +83,7 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
             member.allow_untrained = True
         return cfg
     student = cfg.model.student
+    student.pop('checkpoint', None)
     if 'cfg' in student:
         student.cfg_options = {**student.get('cfg_options', {}), 'model.pretrained': None,
                                'model.data_preprocessor.size': SIZE}
@@ -170,7 +172,8 @@ def task_classes(path: Path) -> int:
 
 BASELINES = {  # how the names of a table's rows end -> the row without distillation
     'resnet8_cifar10': 'quest/baseline_resnet8_cifar10',
-    'cifar10-2500': 'ensemble_distribution/member_resnet14_cifar10-2500',
+    'resnet14x4_cifar10-2500': 'ensemble_distribution/end_resnet14x4_cifar10-2500',
+    'kd_resnet14_cifar10-2500': 'ensemble_distribution/end_resnet14x4_cifar10-2500',
     'half_camvid-240x180': 'structured_kd/baseline_pspnet-r18-half_camvid-240x180',
     'half_camvid': 'structured_kd/baseline_pspnet-r18-half_camvid',
     'pspnet-r18_camvid': 'structured_kd/baseline_pspnet-r18_camvid',
@@ -185,12 +188,30 @@ def baseline_of(path: Path) -> Config:
     return Config.fromfile(CONFIGS / f'{BASELINES[end]}.py')
 
 
+def student_of(cfg: Config) -> dict:
+    """Return the model of a row's student, or of the student alone."""
+    return (cfg.model.student.model if is_distiller(cfg) else cfg.model).to_dict()
+
+
+def test_the_control_of_an_ensemble_goes_on_as_long_as_its_students() -> None:
+    """The same network from the same weights, at the same rate: with labels, on the images that have some."""
+    member, longer, taught = (Config.fromfile(CONFIGS / f'ensemble_distribution/{name}_cifar10-2500.py')
+                              for name in ('member_resnet14', 'longer_resnet14', 'end_resnet14x4'))
+    assert student_of(member) == student_of(longer) == student_of(taught)
+    assert longer.load_from == taught.model.student.checkpoint
+    for key in ('param_scheduler', 'train_cfg', 'optim_wrapper'):
+        assert longer[key] == taught[key], key
+    assert longer.train_dataloader == member.train_dataloader
+    images = [cfg.train_dataloader.dataset.images_per_class for cfg in (longer, taught)]
+    assert images == [250, None], 'the labels of the others are not looked at'
+    assert taught.model.task_weight == 0
+
+
 @pytest.mark.parametrize('path', ROWS, ids=lambda path: path.stem)
 def test_rows_have_equal_budgets(path: Path) -> None:
     """Student, data, schedule and seed are those of the baseline: rows differ in objectives and noise alone."""
     baseline, cfg = baseline_of(path), Config.fromfile(path)
-    model = cfg.model.student.model if is_distiller(cfg) else cfg.model
-    assert model.to_dict() == baseline.model.to_dict()
+    assert student_of(cfg) == student_of(baseline)
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'param_scheduler', 'train_cfg', 'randomness'):
         assert cfg[key] == baseline[key], key
     own, other = (c.optim_wrapper.get('student', c.optim_wrapper) for c in (cfg, baseline))

@@ -6,7 +6,7 @@ model = dict(objectives=dict(
               reads=dict(student='student.logits', teachers='t*.logits'), weight=1.)))
 optim_wrapper = dict(student=dict(clip_grad=dict(max_norm=2.)))  # the gradient grows with T²
 default_hooks = dict(schedule=dict(type='mmkd.ScheduleHook', schedules=[
-    dict(target='end2.loss.temperature', type='anneal', start=10., end=1., begin=390, length=390)]))
+    dict(target='end2.loss.temperature', type='anneal', start=10., end=1., begin=195, length=195)]))
 test_evaluator = [
     dict(type='mmkd.Accuracy'), dict(type='mmkd.CalibrationMetric'),
     dict(type='mmkd.UncertaintyMetric', outputs='dirichlet')]

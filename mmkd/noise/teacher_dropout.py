@@ -61,9 +61,10 @@ class TeacherDropout(Noise):
             noisy = observe()
         if all(_equal(quiet[tap], noisy[tap]) for tap in quiet):
             names = ', '.join([name for name, module in model.named_modules() if module in dropouts][:5])
-            raise ValueError(f'TeacherDropout: the dropout of {where} ({names}) reaches none of the taps that objectives '
-                             f'read ({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in front of a tap, such '
-                             'as dropout_ratio of the decode head in front of its logits')
+            raise ValueError(
+                f'TeacherDropout: the dropout of {where} ({names}) reaches none of the taps that objectives read '
+                f'({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in front of a tap, such as dropout_ratio '
+                'of the decode head in front of its logits')
 
 
 @contextmanager
