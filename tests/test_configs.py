@@ -131,8 +131,9 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
     history = {key.removeprefix('train/'): buffer.data[0] for key, buffer in scalars.items()}
     weight = cfg.model.get('task_weight', 1.)
     first, guess = next(iter(own.items()))
-    scenes = cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes'  # whose classifier begins with larger weights
-    tolerance = 0.4 if scenes else 0.2
+    # the classifier of the scenes begins with larger weights, a VGG of batch 2 with wild norms
+    loose = cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes' or 'vgg16' in path.stem
+    tolerance = 0.4 if loose else 0.2
     assert history[first][0] == pytest.approx(weight * guess, abs=tolerance), 'an untrained student guesses'
     objectives = list(cfg.model.get('objectives', {}))
     parts = [f'{name}.loss' for name in objectives] + list(own)
@@ -141,6 +142,7 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
     assert [key for key in history if key.endswith('.critic_loss')] == critics
     model = runner.model.student if distils else runner.model
     wrapper = runner.optim_wrapper['student'] if critics else runner.optim_wrapper
+    assert all(module.training for module in model.train().modules() if 'BatchNorm' in type(module).__name__), 'norms train'
     moments = [wrapper.optimizer.state[p] for p in model.parameters()]
     assert all((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0 for m in moments), 'all of it learns'
     if distils:

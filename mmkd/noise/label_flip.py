@@ -50,7 +50,7 @@ class LabelFlip(Noise):
 
     >>> flip = LabelFlip(rate=0.5, num_classes=3)
     >>> flip(torch.tensor([0, 1, 2, 0]), names=['a.png', 'b.png', 'c.png', 'd.png'])
-    tensor([2, 1, 0, 2])
+    tensor([1, 1, 2, 0])
     """
 
     on_labels = True

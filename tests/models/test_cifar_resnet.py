@@ -30,8 +30,15 @@ def test_option_a_would_have_2752_parameters_fewer() -> None:
     assert parameters(CIFARResNet(20), 64, 10) - shortcuts == 269_722
 
 
+def test_resnet_164_has_1_7_million_parameters() -> None:
+    """As He et al. (Identity Mappings) print; stages of 64, 128 and 256 channels."""
+    net = CIFARResNet(164, bottleneck=True)
+    assert parameters(net, 256, 10) == 1_704_154
+    assert [len(stage) for stage in (net.layer1, net.layer2, net.layer3)] == [18, 18, 18]
+
+
 def plain(net: CIFARResNet, x: Tensor) -> list[Tensor]:
-    """Return the three maps by a loop over the state dict: conv, norm, ReLU; two convs a block; add, ReLU."""
+    """Return the three maps by a loop over the state dict: conv, norm, ReLU; the convs of a block; add, ReLU."""
     state = net.state_dict()
 
     def norm(x: Tensor, name: str) -> Tensor:
@@ -44,8 +51,13 @@ def plain(net: CIFARResNet, x: Tensor) -> list[Tensor]:
     for stage in (1, 2, 3):
         for block in range((sum(key.endswith('conv1.weight') for key in state) - 1) // 3):
             at, stride = f'layer{stage}.{block}', 2 if stage > 1 and block == 0 else 1
-            y = norm(F.conv2d(x, state[f'{at}.conv1.weight'], stride=stride, padding=1), f'{at}.bn1').clamp(min=0)
-            y = norm(F.conv2d(y, state[f'{at}.conv2.weight'], padding=1), f'{at}.bn2')
+            if f'{at}.conv3.weight' in state:  # the 3×3 convolution of a bottleneck has the stride
+                y = norm(F.conv2d(x, state[f'{at}.conv1.weight']), f'{at}.bn1').clamp(min=0)
+                y = norm(F.conv2d(y, state[f'{at}.conv2.weight'], stride=stride, padding=1), f'{at}.bn2').clamp(min=0)
+                y = norm(F.conv2d(y, state[f'{at}.conv3.weight']), f'{at}.bn3')
+            else:
+                y = norm(F.conv2d(x, state[f'{at}.conv1.weight'], stride=stride, padding=1), f'{at}.bn1').clamp(min=0)
+                y = norm(F.conv2d(y, state[f'{at}.conv2.weight'], padding=1), f'{at}.bn2')
             if f'{at}.downsample.0.weight' in state:
                 x = norm(F.conv2d(x, state[f'{at}.downsample.0.weight'], stride=stride), f'{at}.downsample.1')
             x = (x + y).clamp(min=0)
@@ -53,7 +65,8 @@ def plain(net: CIFARResNet, x: Tensor) -> list[Tensor]:
     return maps
 
 
-@pytest.mark.parametrize(('depth', 'options'), [(14, {}), (8, dict(base_channels=8, stem_channels=4))])
+@pytest.mark.parametrize(('depth', 'options'), [
+    (14, {}), (8, dict(base_channels=8, stem_channels=4)), (20, dict(base_channels=4, bottleneck=True))])
 def test_equal_to_the_plain_equations(depth: int, options: dict) -> None:
     """In double precision, with norms that are not the identity."""
     net = CIFARResNet(depth, **options).double()
@@ -82,7 +95,10 @@ def test_out_indices_and_initialisation() -> None:
 
 
 @pytest.mark.parametrize(('options', 'message'), [
-    (dict(depth=18), r'depth must be 6n \+ 2 .*got 18'), (dict(depth=2), 'depth must be .*8.*got 2'),
+    (dict(depth=18), r'depth must suit basic blocks: 6n \+ 2 .*got 18'),
+    (dict(depth=2), 'depth must be .*8.*got 2'),
+    (dict(depth=20.0, bottleneck=True), 'depth must be .*11.*got 20.0'),
+    (dict(depth=100, bottleneck=True), r'depth must suit bottlenecks: 9n \+ 2 .*164.*got 100'),
     (dict(depth=20.0), 'depth must be'), (dict(base_channels=0), 'base_channels must be .*got 0'),
     (dict(stem_channels=0), 'stem_channels must be .*got 0'),
     (dict(out_indices=(3,)), r'out_indices must be one of \(0, 1, 2\), got 3')])
