@@ -142,7 +142,8 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
     assert [key for key in history if key.endswith('.critic_loss')] == critics
     model = runner.model.student if distils else runner.model
     wrapper = runner.optim_wrapper['student'] if critics else runner.optim_wrapper
-    assert all(module.training for module in model.train().modules() if 'BatchNorm' in type(module).__name__), 'norms train'
+    norms = [module for module in model.train().modules() if 'BatchNorm' in type(module).__name__]
+    assert all(norm.training for norm in norms), 'norms train'
     moments = [wrapper.optimizer.state[p] for p in model.parameters()]
     assert all((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0 for m in moments), 'all of it learns'
     if distils:
