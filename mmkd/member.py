@@ -252,8 +252,8 @@ class Renormalise:
     def __init__(self, source: nn.Module, target: nn.Module) -> None:
         self.flip = getattr(source, '_channel_conversion', False) != getattr(target, '_channel_conversion', False)
         self.pad_value = _pad_value(target)
-        mean, std = _statistics(source)
-        mean_t, std_t = _statistics(target)
+        mean, std = pixel_statistics(source)
+        mean_t, std_t = pixel_statistics(target)
         if self.flip:
             mean, std = mean.flip(0), std.flip(0)
         self.scale, self.shift = std / std_t, (mean - mean_t) / std_t
@@ -272,7 +272,13 @@ class Renormalise:
         return x
 
 
-def _statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation (C, 1, 1) by which a data preprocessor normalises; 0 and 1 where it does not.
+
+    >>> from mmengine.model import ImgDataPreprocessor
+    >>> [x.shape for x in pixel_statistics(ImgDataPreprocessor(mean=[1.] * 3, std=[2.] * 3))]
+    [torch.Size([3, 1, 1]), torch.Size([3, 1, 1])]
+    """
     if getattr(preprocessor, '_enable_normalize', False):
         return preprocessor.get_buffer('mean').float().cpu(), preprocessor.get_buffer('std').float().cpu()
     return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)

@@ -10,6 +10,7 @@ from mmengine.structures import PixelData
 from torch import Tensor
 
 from mmkd.checks import check_count, check_keys, check_non_negative, check_positive
+from mmkd.member import pixel_statistics
 from mmkd.registry import LOOPS
 
 PGD_KEYS = ('epsilon', 'step', 'steps', 'random_start')
@@ -127,10 +128,7 @@ def pixel_units(preprocessor: Any, images: Tensor) -> tuple[Tensor, Tensor, Tens
     >>> [x.flatten().tolist() for x in pixel_units(preprocessor, torch.zeros(1, 3, 2, 2))]
     [[5.0, 5.0, 5.0], [-2.5, -2.5, -2.5], [2.5, 2.5, 2.5]]
     """
-    if not getattr(preprocessor, '_enable_normalize', False):
-        zero = images.new_zeros(1, 1, 1)
-        return zero + 255, zero, zero + 255
-    mean, std = (getattr(preprocessor, name).to(images).view(-1, 1, 1) for name in ('mean', 'std'))
+    mean, std = (x.to(images) for x in pixel_statistics(preprocessor))
     return 255 / std, -mean / std, (255 - mean) / std
 
 

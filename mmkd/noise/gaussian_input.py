@@ -7,6 +7,7 @@ from torch import Tensor
 
 from mmkd.batch import Batch
 from mmkd.checks import check_non_negative
+from mmkd.member import pixel_statistics
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
 
@@ -52,9 +53,7 @@ class GaussianInput(Noise):
 
     def bind(self, host: Host) -> None:
         """Take the standard deviation that the images are divided by."""
-        normalises = getattr(host.preprocessor, '_enable_normalize', False)
-        divisor = host.preprocessor.get_buffer('std').float().cpu() if normalises else 1.0
-        self.scale = torch.as_tensor(255 * self.std / divisor)
+        self.scale = 255 * self.std / pixel_statistics(host.preprocessor)[1]
 
     def see(self, batch: Batch) -> Batch:
         """Return the batch with noise on its images, padding left out."""
