@@ -9,6 +9,8 @@ from mmkd import modules as modules
 from mmkd import noise as noise
 from mmkd.distiller import Distiller as Distiller
 from mmkd.export import export_student as export_student
+from mmkd.loops import PeerTestLoop as PeerTestLoop
+from mmkd.loops import PeerValLoop as PeerValLoop
 from mmkd.pgd import PGDTestLoop as PGDTestLoop
 from mmkd.phase_optim import PhaseOptimWrapperConstructor as PhaseOptimWrapperConstructor
 from mmkd.phased_ddp import PhasedDDP as PhasedDDP

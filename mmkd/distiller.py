@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, check_non_negative, nearest
 from mmkd.fit_vocabulary import check_vocabularies
-from mmkd.member import Member, Renormalise, name_members, num_classes_of
+from mmkd.member import Member, Renormalise, check_same_classes, name_members, num_classes_of
 from mmkd.noise.base import Host, Noises
 from mmkd.objective import build_objectives, check_name
 from mmkd.phases import PhaseRunner, read_phases
@@ -66,6 +66,7 @@ class Distiller(BaseModel):
         if len(self.members) < len(student_members) + len(teacher_members):
             raise ValueError('a student and a teacher share a name: '
                              f'{sorted(set(student_members) & set(teacher_members))}')
+        check_same_classes(models, 'the students')  # they learn from one batch
         self.students = ModuleDict(models)
         for name, member in student_members.items():
             if member.options.get('channels_last'):
@@ -89,7 +90,8 @@ class Distiller(BaseModel):
         if not task_weight:
             self.noises.refuse_label_noise()
         self._streamed = _streamed_only(self.objectives)
-        self.phases = read_phases(phases, {name: o.adversarial for name, o in self.objectives.items()})
+        critics = {name: o.adversarial for name, o in self.objectives.items()}
+        self.phases = read_phases(phases, critics, list(models))
         self.phase_runner = PhaseRunner(self.phases)
         for line in probe(self):
             print_log(f'mmkd: {line}', logger='current')
@@ -119,8 +121,7 @@ class Distiller(BaseModel):
             with self.taps[name].recording() as seen:
                 own = student(x, view.data_samples, mode='loss')
             record[name] = self.taps[name].read(seen)
-            prefix = '' if len(self.students) == 1 else f'{name}.'
-            losses.update({f'{prefix}{key}': self._weigh(key, value) for key, value in own.items()})
+            losses.update({f'{self._prefix(name)}{key}': self._weigh(key, value) for key, value in own.items()})
         return record, losses
 
     def observe_teachers(self, batch: Batch, compiled: bool = True) -> Record:
@@ -146,7 +147,8 @@ class Distiller(BaseModel):
         totals = []
         for phase in self.phases:
             with self.phase_runner.context(wrappers, self):
-                losses = dict(task) if phase.task else {}
+                own = tuple(self._prefix(name) for name in phase.task)
+                losses = {key: value for key, value in task.items() if key.startswith(own)}
                 for name in phase.objectives:
                     losses.update(self.objectives[name](record))
                 critic_losses: dict[str, Tensor] = {}
@@ -186,6 +188,10 @@ class Distiller(BaseModel):
         super()._apply(fn, recurse)
         self.teachers.to(next(self.students.parameters()).device)
         return self
+
+    def _prefix(self, student: str) -> str:
+        """Return what the names of a student's own losses begin with: nothing where it is the only one."""
+        return '' if len(self.students) == 1 else f'{student}.'
 
     def _weigh(self, key: str, value: Any) -> Any:
         if 'loss' not in key or self.task_weight == 1:

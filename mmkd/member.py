@@ -233,6 +233,18 @@ def num_classes_of(model: nn.Module | None) -> int | None:
     return None
 
 
+def check_same_classes(models: dict[str, nn.Module], what: str) -> None:
+    """Refuse models that learn from, or predict, one label but have different numbers of classes.
+
+    Raises:
+        ValueError: Names each model's number.
+    """
+    classes = {name: num_classes_of(model) for name, model in models.items()}
+    if len({number for number in classes.values() if number is not None}) > 1:
+        raise ValueError(f'{what} disagree on classes: {classes}. Mend: the same classes, in the same order, for all '
+                         'of them')
+
+
 class Renormalise:
     """Turn images normalised for one data preprocessor into those that another expects.
 

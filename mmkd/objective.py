@@ -60,6 +60,7 @@ class Objective(BaseModule):
         self.loss: Any = build_part(loss, f'objective {name!r}: loss')
         self.reads = self._expand(on, dict(reads or {}), known)
         self._check_signature()
+        self._check_peers()
         self.auto = [role for role, value in (connectors or {}).items() if isinstance(value, str) and value == 'auto']
         self._check_connectors(connectors or {})
         self.connectors = ModuleDict({role: build_part(value, f'objective {name!r}: connector of {role!r}')
@@ -224,6 +225,13 @@ class Objective(BaseModule):
         if not any(map(_learns, self.reads)) and not any(True for _ in self.loss.parameters()):
             raise ValueError(f"{where} reads {sorted(self.reads)}, but only an argument 'student' or 'student_…' "
                              'carries gradient, so nothing would learn from it. Mend: name the argument of the loss so')
+
+    def _check_peers(self) -> None:
+        both = self.reads.get('student'), self.reads.get('teacher')
+        if both[0] is not None and both[0] == both[1]:
+            raise ValueError(f'objective {self.name!r}: student and teacher both read {both[0]!r}, and a network has '
+                             'nothing to learn from itself. Mend: another member, or another tap, on one of the sides; '
+                             'peers that teach each other are two or more')
 
     def _check_connectors(self, connectors: dict[str, Any]) -> None:
         where = f'objective {self.name!r}: connectors'

@@ -74,7 +74,8 @@ class PhaseOptimWrapperConstructor:
             print_log(f'mmkd: no phase uses the optimizer {name!r}, so it is not built', logger='current')
         owned = {name: self._owned(name, model) for name in names}
         wrappers = {name: self._build(name, model, owned[name]) for name in names}
-        _check_task(model, next(phase for phase in phases if phase.task), owned)
+        for phase in phases:
+            _check_task(model, phase, owned[phase.optimizer])
         _warn_of_idle(model, set().union(*owned.values()))
         for name, wrapper in wrappers.items():
             wrapper.grad_name = grad_norm_key(phases, name)
@@ -125,10 +126,10 @@ def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
                   f'{", ".join(idle[:3])}{", …" if len(idle) > 3 else ""}', logger='current', level=logging.WARNING)
 
 
-def _check_task(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
+def _check_task(model: Any, phase: Phase, owned: set[int]) -> None:
     """Refuse a student whose own losses would reach no optimizer that holds it."""
-    for name, student in model.students.items():
-        if not any(id(p) in owned[phase.optimizer] for p in student.parameters()):
+    for name in phase.task:
+        if not any(id(p) in owned for p in model.students[name].parameters()):
             raise ValueError(f'phase {phase.name!r} takes the task losses, but its optimizer {phase.optimizer!r} holds '
                              f'no parameter of student {name!r}, whose own losses would train nothing. Mend: '
-                             "params='students' in that optimizer")
+                             f"params='students' in that optimizer, or task=[…] without {name!r} in that phase")

@@ -1,5 +1,5 @@
 """Phases: which objectives each optimizer steps on, all gradients taken from one forward."""
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,19 +19,20 @@ class Phase:
     Args:
         name: Its name, the prefix of its gradient norm in the log.
         optimizer: The optimizer's name in ``optim_wrapper``.
-        task: Whether it steps on the students' own losses.
+        task: Students on whose own losses it steps.
         objectives: Objectives whose loss it steps on.
         critics: Objectives whose critic loss it steps on.
     """
 
     name: str
     optimizer: str
-    task: bool = False
+    task: tuple[str, ...] = ()
     objectives: tuple[str, ...] = ()
     critics: tuple[str, ...] = ()
 
 
-def read_phases(phases: list[dict] | None, objectives: dict[str, bool]) -> list[Phase]:
+def read_phases(phases: list[dict] | None, objectives: dict[str, bool],
+                students: Sequence[str] = ('student',)) -> list[Phase]:
     """Return the phases, the implicit ones for None.
 
     >>> [p.name for p in read_phases(None, dict(pixel=False, holistic=True))]
@@ -40,20 +41,21 @@ def read_phases(phases: list[dict] | None, objectives: dict[str, bool]) -> list[
     Args:
         phases: The ``phases`` of the config.
         objectives: Objective name -> whether it has a critic.
+        students: The students; ``task=True`` takes the own losses of all, ``task=['peer0']`` those of the named.
 
     Raises:
         TypeError: An unknown key, a string in place of a list.
-        KeyError: An unknown objective.
-        ValueError: An objective or critic in two phases or in none, task losses in none or two, two phases of one name
-            or optimizer, a phase with nothing to do.
+        KeyError: An unknown objective or student.
+        ValueError: An objective, a critic or a student's own losses in two phases or in none, two phases of one name or
+            optimizer, a phase with nothing to do.
     """
     critics = [name for name, adversarial in objectives.items() if adversarial]
     if phases is None:
-        implicit = [Phase('student', 'student', True, tuple(objectives))]
+        implicit = [Phase('student', 'student', tuple(students), tuple(objectives))]
         return implicit + ([Phase('critic', 'critic', critics=tuple(critics))] if critics else [])
     if not phases:
         raise ValueError('phases is empty. Mend: phases=None for the implicit ones')
-    read = [_read_phase(phase, objectives) for phase in phases]
+    read = [_read_phase(phase, objectives, students) for phase in phases]
     _once([p.name for p in read], 'two phases have the name', 'give each phase its own')
     _once([p.optimizer for p in read], 'two phases have the optimizer', 'give each phase its own, or join them')
     double = 'its gradient would count twice. Mend: leave it in one phase'
@@ -67,22 +69,30 @@ def read_phases(phases: list[dict] | None, objectives: dict[str, bool]) -> list[
         if not any(name in p.critics for p in read):
             raise ValueError(f'no phase trains the critic of objective {name!r}. Mend: dict(name=\'critic\', '
                              f"optimizer='critic', critics=[{name!r}])")
-    if sum(p.task for p in read) != 1:
-        raise ValueError(f'exactly one phase takes the task losses (task=True), got {[p.name for p in read if p.task]}')
+    for name in students:
+        takers = [p.name for p in read if name in p.task]
+        if len(takers) != 1:
+            raise ValueError(f'exactly one phase takes the own losses of student {name!r}, got {takers}. Mend: '
+                             f'task=True in one phase (of all students), or task=[{name!r}]')
     return read
 
 
-def _read_phase(config: dict, objectives: dict[str, bool]) -> Phase:
+def _read_phase(config: dict, objectives: dict[str, bool], students: Sequence[str]) -> Phase:
     where = f'phase {config.get("name", config)!r}'
     check_keys(config, PHASE_KEYS, where)
     if 'name' not in config or 'optimizer' not in config:
         raise ValueError(f"{where} needs name= and optimizer=, got {sorted(config)}")
-    for key in ('objectives', 'critics'):
+    for key in ('objectives', 'critics', 'task'):
         if isinstance(config.get(key), str):
             name = config[key]
             raise TypeError(f'{where}: {key} must be a list of names, got {name!r}. Mend: {key}=[{name!r}]')
-    phase = Phase(config['name'], config['optimizer'], bool(config.get('task')), tuple(config.get('objectives') or ()),
-                  tuple(config.get('critics') or ()))
+    task = config.get('task') or ()
+    phase = Phase(config['name'], config['optimizer'], tuple(students if task is True else task),
+                  tuple(config.get('objectives') or ()), tuple(config.get('critics') or ()))
+    for name in phase.task:
+        if name not in students:
+            raise KeyError(f'{where} takes the own losses of {name!r}, which is no student{nearest(name, students)} '
+                           f'(students: {list(students)})')
     for name in phase.objectives + phase.critics:
         if name not in objectives:
             raise KeyError(f'{where} names the objective {name!r}, which is not there{nearest(name, objectives)} '

@@ -15,7 +15,7 @@ DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['m
 DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, scope='mmkd', locations=['mmkd.datasets'])
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mmkd', locations=['mmkd.datasets'])
 METRICS = Registry('metric', parent=root.METRICS, scope='mmkd', locations=['mmkd.metrics'])
-LOOPS = Registry('loop', parent=root.LOOPS, scope='mmkd', locations=['mmkd.pgd'])
+LOOPS = Registry('loop', parent=root.LOOPS, scope='mmkd', locations=['mmkd.loops', 'mmkd.pgd'])
 HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.hooks'])
 MODEL_WRAPPERS = Registry('model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.phased_ddp'])
 OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd.optim'])

@@ -99,6 +99,8 @@ def test_tap_on_a_container_that_never_runs() -> None:
                                                                               "are identifiers"),
     (dict(student=None, students=dict(keys=tiny.segmentor(4))), ValueError, "student name 'keys': .* attribute "
                                                                             "of ModuleDict"),
+    (dict(student=None, students=dict(one=tiny.segmentor(4), two=tiny.segmentor(4, num_classes=19))), ValueError,
+     r"the students disagree on classes: \{'one': 11, 'two': 19\}. Mend: the same classes, in the same order"),
     (dict(teacher=None, teachers=dict(closs=TEACHER)), ValueError, "teacher name 'closs'"),
     (dict(predict_with='studnet'), KeyError, "predict_with='studnet' names no student; did you mean 'student'"),
     (dict(teachr=TEACHER), TypeError, "Distiller got an unknown key 'teachr'; did you mean 'teacher'"),

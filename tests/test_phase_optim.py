@@ -140,20 +140,41 @@ def test_an_optimizer_without_parameters(plain: Any) -> None:
 
 def test_a_student_whose_own_losses_would_train_nothing() -> None:
     """Two students with an optimizer each: the second's own losses would be restricted to the first's weights."""
-    term = dict(loss=dict(type='PixelWiseKLLoss'))
-    model = build(dict(
-        type='mmkd.Distiller', students={name: dict(model=segmentor(4, size=32)) for name in ('one', 'two')},
-        taps=dict(logits='decode_head.conv_seg'), objectives=dict(
-            left=dict(term, reads=dict(student='one.logits', teacher='two.logits')),
-            right=dict(term, reads=dict(student='two.logits', teacher='one.logits'))),
-        phases=[dict(name='one', optimizer='one', task=True, objectives=['left']),
-                dict(name='two', optimizer='two', objectives=['right'])]))
+    model = two_peers(one=True)
     with pytest.raises(ValueError, match="phase 'one' takes the task losses, but its optimizer 'one' holds no "
-                                         "parameter of student 'two', whose own losses would train nothing. Mend"):
+                                         "parameter of student 'two', whose own losses would train nothing. Mend: "
+                                         r"params='students' in that optimizer, or task=\[…\] without 'two'"):
         optim(model, one=dict(SGD, params=['students.one.']), two=dict(SGD, params=['students.two.']))
     wrappers = optim(model, one=SGD, two=dict(SGD, params=['students.two.']))
     logs = model.train_step(batch(2, 32), wrappers)
     assert {'one.decode.loss_ce', 'two.decode.loss_ce', 'left.loss', 'right.loss'} <= set(logs)
+
+
+def test_an_optimizer_for_each_peers_own_losses() -> None:
+    """Each phase's gradient is that of its peer's own losses and objective, and each step has its own rate."""
+    model = two_peers(one=['one'], two=['two'])
+    start = {n: p.detach().clone() for n, p in model.named_parameters()}
+    twin = copy.deepcopy(model)
+    model.train_step(batch(2, 32), optim(model, one=dict(SGD, params=['students.one.']),
+                                         two=dict(SGD, params=['students.two.'])))
+    assert all(not torch.equal(p, start[n]) for n, p in model.named_parameters() if n.endswith('conv_seg.weight'))
+    twin.train_step(batch(2, 32), optim(twin, one=dict(SGD, params=['students.one.']), two=dict(
+        SGD, optimizer=dict(type='SGD', lr=0.), params=['students.two.'])))
+    for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
+        assert torch.equal(theirs, ours if 'students.one' in name else start[name]), name
+
+
+def two_peers(**task: Any) -> Any:
+    """Return two segmentors without dropout that teach each other, in the phases 'one' and 'two'."""
+    term = dict(loss=dict(type='PixelWiseKLLoss'))
+    return build(dict(
+        type='mmkd.Distiller',
+        students={name: dict(model=segmentor(4, dropout=0., size=32)) for name in ('one', 'two')},
+        taps=dict(logits='decode_head.conv_seg'), objectives=dict(
+            left=dict(term, reads=dict(student='one.logits', teacher='two.logits')),
+            right=dict(term, reads=dict(student='two.logits', teacher='one.logits'))),
+        phases=[dict(name=name, optimizer=name, task=task.get(name), objectives=[objective])
+                for name, objective in (('one', 'left'), ('two', 'right'))]))
 
 
 # ---------------------------------------------------------------- paramwise options

@@ -22,13 +22,26 @@ def change(phase: dict, **changes: Any) -> dict:
 
 
 def test_implicit_phases() -> None:
-    assert read_phases(None, dict(pixel=False)) == [Phase('student', 'student', True, ('pixel',))]
-    assert read_phases(None, CRITIC) == [Phase('student', 'student', True, ('pixel', 'holistic')),
+    assert read_phases(None, dict(pixel=False)) == [Phase('student', 'student', ('student',), ('pixel',))]
+    assert read_phases(None, CRITIC) == [Phase('student', 'student', ('student',), ('pixel', 'holistic')),
                                          Phase('critic', 'critic', critics=('holistic',))]
 
 
 def test_written_phases_equal_the_implicit_ones() -> None:
     assert read_phases([STUDENT_PHASE, CRITIC_PHASE], CRITIC) == read_phases(None, CRITIC)
+
+
+def test_own_losses_by_student() -> None:
+    """Peers may have an optimizer each; task=True is all of them; each student's own losses have one phase."""
+    phases = [dict(name='one', optimizer='one', task=['a'], objectives=['pixel']),
+              dict(name='two', optimizer='two', task=['b'])]
+    assert [p.task for p in read_phases(phases, dict(pixel=False), ['a', 'b'])] == [('a',), ('b',)]
+    phases[0]['task'] = True
+    with pytest.raises(ValueError, match=r"own losses of student 'b', got \['one', 'two'\]"):
+        read_phases(phases, dict(pixel=False), ['a', 'b'])
+    assert read_phases(phases[:1], dict(pixel=False), ['a', 'b'])[0].task == ('a', 'b')
+    with pytest.raises(ValueError, match=r"own losses of student 'c', got \[\]"):
+        read_phases([phases[1] | dict(task=['a', 'b'], objectives=['pixel'])], dict(pixel=False), ['a', 'b', 'c'])
 
 
 def test_order_and_names_are_the_configs() -> None:
@@ -57,8 +70,14 @@ def test_order_and_names_are_the_configs() -> None:
      r"no phase trains the critic of objective 'holistic'. Mend: dict\(name='critic', optimizer='critic', "
      r"critics=\['holistic'\]\)"),
     ([change(STUDENT_PHASE, task=None), CRITIC_PHASE], ValueError,
-     r'exactly one phase takes the task losses \(task=True\), got \[\]'),
+     r"exactly one phase takes the own losses of student 'student', got \[\]. Mend: task=True in one phase \(of all "
+     r"students\), or task=\['student'\]"),
     ([STUDENT_PHASE, change(CRITIC_PHASE, task=True)], ValueError, r"got \['student', 'critic'\]"),
+    ([change(STUDENT_PHASE, task='student'), CRITIC_PHASE], TypeError,
+     r"phase 'student': task must be a list of names, got 'student'. Mend: task=\['student'\]"),
+    ([change(STUDENT_PHASE, task=['studnet']), CRITIC_PHASE], KeyError,
+     r"phase 'student' takes the own losses of 'studnet', which is no student; did you mean 'student'\? "
+     r"\(students: \['student'\]\)"),
     ([STUDENT_PHASE, change(CRITIC_PHASE, critic='holistic')], TypeError,
      r"phase 'critic' got an unknown key 'critic'; did you mean 'critics'\?"),
     ([STUDENT_PHASE, CRITIC_PHASE, dict(name='idle', optimizer='idle')], ValueError,
@@ -94,7 +113,7 @@ class Pair(nn.Module):
 
 def toy(clip: float | None = None, count: int = 1) -> tuple[Pair, PhaseRunner, PhaseOptimWrapperDict]:
     net = Pair()
-    phases = [Phase('a', 'x', True), Phase('b', 'y', objectives=('o',))]
+    phases = [Phase('a', 'x', ('net',)), Phase('b', 'y', objectives=('o',))]
     make = lambda params: OptimWrapper(torch.optim.SGD(params, lr=1.), accumulative_counts=count,  # noqa: E731
                                        **(dict(clip_grad=dict(max_norm=clip)) if clip else {}))
     return net, PhaseRunner(phases), PhaseOptimWrapperDict(x=make([net.w, net.unused]), y=make([net.w, net.v]))

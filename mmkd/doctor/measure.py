@@ -145,7 +145,7 @@ def table_optimizers(model: nn.Module, wrapper: OptimWrapper, report: Report) ->
     rows, held = [], set()
     for name, one in wrappers.items():
         phase = next((p for p in phases or () if p.optimizer == name or len(wrappers) == 1), None)
-        steps = [] if phase is None else ['task losses'] * phase.task + list(phase.objectives) + [
+        steps = [] if phase is None else _own_losses(phase, model) + list(phase.objectives) + [
             f'critic of {critic}' for critic in phase.critics]
         parameters = [p for group in one.param_groups for p in group['params']]
         held |= {id(p) for p in parameters}
@@ -159,6 +159,12 @@ def table_optimizers(model: nn.Module, wrapper: OptimWrapper, report: Report) ->
     if idle:
         report.warn(f'no optimizer holds {len(idle)} trainable parameters: {", ".join(idle[:3])}'
                     f'{", …" if len(idle) > 3 else ""}')
+
+
+def _own_losses(phase: Any, model: Any) -> list[str]:
+    """Say whose own losses a phase steps on."""
+    every = len(phase.task) == len(model.students)
+    return ['task losses'] if every and phase.task else [f'task losses of {name}' for name in phase.task]
 
 
 def table_cost(model: nn.Module, wrapper: OptimWrapper, transient: int, share: float, cfg: Config,

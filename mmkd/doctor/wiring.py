@@ -63,7 +63,8 @@ class _Parts:
         paths = {name: {**shared, **(value.get('taps') or {})} for named in members.values()
                  for name, value in named.items()}
         students = {name: self.models[name] for name in members['student'] if name in self.models}
-        objectives = self._objectives({name: list(taps) for name, taps in paths.items()}, paths)
+        objectives = self._objectives({name: list(taps) for name, taps in paths.items()}, paths,
+                                      list(members['student']))
         if not students or not objectives:
             return Wiring(None, students)
         arguments = dict(
@@ -100,7 +101,8 @@ class _Parts:
         self.lost.add(name)
         return clean
 
-    def _objectives(self, known: dict[str, list[str]], paths: dict[str, dict[str, str]]) -> dict[str, dict]:
+    def _objectives(self, known: dict[str, list[str]], paths: dict[str, dict[str, str]],
+                    students: list[str]) -> dict[str, dict]:
         """Return the objectives that can be built and whose taps exist; check the phases against all of them."""
         configs = dict(self.config.pop('objectives', None) or {})
         if not configs:
@@ -118,7 +120,7 @@ class _Parts:
             if all(taps):
                 good[name] = config
         phases = self.config.get('phases')
-        if len(critics) == len(configs) and self._try(read_phases, phases, critics) is None:
+        if len(critics) == len(configs) and self._try(read_phases, phases, critics, students) is None:
             self.whole = False
         self.whole = self.whole and len(good) == len(configs)
         if not self.whole:

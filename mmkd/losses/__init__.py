@@ -8,6 +8,8 @@ from mmkd.losses.dirichlet_nll import dirichlet_nll as dirichlet_nll
 from mmkd.losses.ensemble_kl import EnsembleKLLoss as EnsembleKLLoss
 from mmkd.losses.ensemble_kl import ensemble_kl as ensemble_kl
 from mmkd.losses.ensemble_statistics import EnsembleStatistics as EnsembleStatistics
+from mmkd.losses.feature_l1 import FeatureL1Loss as FeatureL1Loss
+from mmkd.losses.feature_l1 import feature_l1 as feature_l1
 from mmkd.losses.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.logit_mse import logit_mse as logit_mse
 from mmkd.losses.pair_wise_affinity import PairWiseAffinityLoss as PairWiseAffinityLoss

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.checks import check_keys
-from mmkd.member import Member, as_dict, num_classes_of
+from mmkd.member import Member, as_dict, check_same_classes
 from mmkd.metrics.predictions import logits_of
 from mmkd.metrics.uncertainty import EnsembleUncertainty
 from mmkd.registry import MODELS
@@ -55,7 +55,7 @@ class Ensemble(BaseModel):
                              'tools/train_ensemble.py, or test a single network by its own config')
         parsed = [_parse(name, value) for name, value in named.items()]
         models = [member.build() for member in parsed]
-        _check_classes(dict(zip(named, models, strict=True)))
+        check_same_classes(dict(zip(named, models, strict=True)), 'the members of an ensemble')
         # A copy: a member of another precision casts its own.
         super().__init__(data_preprocessor or copy.deepcopy(models[0].data_preprocessor))
         self.runs = [Teacher(replace(member, model=model, checkpoint=None), {}, self.data_preprocessor)
@@ -89,10 +89,10 @@ class Ensemble(BaseModel):
             own = [type(s)(metainfo=s.metainfo) for s in data_samples] if data_samples else None
             predictions = run.model(run.prepare(batch), own, mode='predict')
             for running, prediction in zip(sums, predictions, strict=True):
-                running.update(_probabilities(prediction))
+                running.update(probabilities_of(prediction))
             samples = samples or [type(prediction)() for prediction in predictions]
         for sample, running in zip(samples or [], sums, strict=True):
-            _write(sample, running)
+            write_prediction(sample, running)
         return samples or []
 
 
@@ -101,14 +101,12 @@ def _parse(name: str, value: Any) -> Member:
     return Member.parse(name, 'teacher', value)
 
 
-def _check_classes(models: dict[str, nn.Module]) -> None:
-    classes = {name: num_classes_of(model) for name, model in models.items()}
-    if len(set(classes.values())) > 1:
-        raise ValueError(f'the members of an ensemble disagree on classes: {classes}. Mend: members that were trained '
-                         'on the same classes, in the same order')
+def probabilities_of(prediction: Any) -> Tensor:
+    r"""Return the class probabilities (1, C, \*S) of a predicted data sample, in float64.
 
-
-def _probabilities(prediction: Any) -> Tensor:
+    Raises:
+        ValueError: A single output channel, which has no softmax.
+    """
     logits = logits_of(prediction.to_dict())
     if logits.shape[1] < 2:
         raise ValueError(f'an ensemble averages softmax probabilities of two classes or more, got {logits.shape[1]} '
@@ -116,7 +114,8 @@ def _probabilities(prediction: Any) -> Tensor:
     return F.softmax(logits.double(), 1)
 
 
-def _write(sample: Any, sums: EnsembleUncertainty) -> None:
+def write_prediction(sample: Any, sums: EnsembleUncertainty) -> None:
+    """Write the mean prediction and its uncertainties into a data sample, as :class:`Ensemble` says."""
     mean = sums.mean[0]
     logits, best = mean.log().float(), mean.argmax(0, keepdim=True)
     measures = {f'{name}_uncertainty': value.float() for name, value in sums.compute().items() if name in FIELDS}

@@ -3,5 +3,6 @@ from mmkd.modules.assignment_predictor import AssignmentPredictor as AssignmentP
 from mmkd.modules.attention_estimator import AttentionEstimator as AttentionEstimator
 from mmkd.modules.category_critic import CategoryCritic as CategoryCritic
 from mmkd.modules.connector import Connector as Connector
+from mmkd.modules.feature_map_critic import FeatureMapCritic as FeatureMapCritic
 from mmkd.modules.holistic_critic import HolisticCritic as HolisticCritic
 from mmkd.modules.vocabulary import Vocabulary as Vocabulary

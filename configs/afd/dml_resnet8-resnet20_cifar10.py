@@ -1,0 +1,3 @@
+# The same without maps.
+_base_ = './dml_resnet8x2_cifar10.py'
+model = dict(students=dict(peer1=dict(model=dict(backbone=dict(depth=20)))))
