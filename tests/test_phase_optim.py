@@ -1,4 +1,5 @@
 """Optimizers by phase: which parameters each owns, paramwise options, what is refused."""
+import copy
 from typing import Any
 
 import pytest

@@ -140,7 +140,7 @@ def test_members_stay_in_eval_mode() -> None:
 def test_memory_does_not_grow_with_members(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of each member's maps nothing is alive when the next one runs."""
     refs: list[weakref.ref] = []
-    original = mmkd.models.ensemble._probabilities
+    original = mmkd.models.ensemble.probabilities_of
 
     def watch(prediction: Any) -> torch.Tensor:
         assert sum(ref() is not None for ref in refs) <= 1
@@ -148,7 +148,7 @@ def test_memory_does_not_grow_with_members(monkeypatch: pytest.MonkeyPatch) -> N
         refs.append(weakref.ref(probs))
         return probs
 
-    monkeypatch.setattr('mmkd.models.ensemble._probabilities', watch)
+    monkeypatch.setattr('mmkd.models.ensemble.probabilities_of', watch)
     Ensemble([member(0) for _ in range(5)]).test_step(batch(1, 32, 5))
     assert len(refs) == 5
 
@@ -169,7 +169,7 @@ def test_one_member_is_no_ensemble() -> None:
 
 
 def test_members_that_disagree_on_classes() -> None:
-    with pytest.raises(ValueError, match="disagree on classes: {'member0': 5, 'member1': 6}. Mend: members that were "):
+    with pytest.raises(ValueError, match="disagree on classes: {'member0': 5, 'member1': 6}. Mend: the same classes, "):
         Ensemble([member(0), member(1, num_classes=6)])
     with pytest.raises(ValueError, match="disagree on classes: {'a': 4, 'b': 3}"):
         Ensemble(dict(a=classifier(0), b=classifier(0, 3)))
