@@ -53,6 +53,9 @@ def student_config(member: Member, run: Config) -> Config:
     for key in _CARRIED:
         if key in run:
             config[key] = run[key]
+    for key in ('val_cfg', 'test_cfg'):
+        if 'Peer' in str((config.get(key) or {}).get('type')):  # a loop over all students
+            config[key] = {**config[key], 'type': config[key]['type'].rpartition('Peer')[-1]}
     if 'test_pipeline' not in config and 'test_dataloader' in config:
         config['test_pipeline'] = config['test_dataloader']['dataset']['pipeline']
     if 'mmkd.' in str(model):
