@@ -32,7 +32,7 @@ class PeerValLoop(ValLoop):
 
     Raises:
         TypeError: Another model.
-        ValueError: One student; a student that is called 'mean' or 'ensemble'.
+        ValueError: One student; a student that is called 'mean' or 'ensemble'; a best checkpoint by another metric.
     """
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
@@ -74,7 +74,21 @@ def _copies(loop: Any) -> dict[str, Evaluator]:
         if taken in model.students:
             raise ValueError(f'a student is called {taken!r}, as {name} calls what it reports of all. Mend: another '
                              'name')
+    _check_save_best(loop.runner, [*model.students, MEAN, ENSEMBLE])
     return {peer: copy.deepcopy(loop.evaluator) for peer in [*model.students, ENSEMBLE]}
+
+
+def _check_save_best(runner: Any, names: list[str]) -> None:
+    """Say now what the checkpoint hook would find at the end of the first validation."""
+    for key in [key for hook in runner.hooks for key in _as_list(getattr(hook, 'save_best', None))]:
+        if key != 'auto' and key.split('/')[0] not in names:
+            raise ValueError(f'the checkpoint hook keeps the best by {key!r}, but metrics of peers begin with one of '
+                             f'{names}. Mend: default_hooks=dict(checkpoint=dict(save_best='
+                             f'{[f"{name}/{key}" for name in names[:-2]]}))')
+
+
+def _as_list(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 @torch.no_grad()

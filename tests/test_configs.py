@@ -11,7 +11,9 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS, PARAM_SCHEDULERS
+from mmengine.runner import Runner
 
 from mmkd.datasets import CIFAR10
 from mmkd.launch import build_runner, is_distiller, load_config, prepare_config
@@ -82,13 +84,14 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
             assert member.pop('checkpoint'), 'a recipe names its members'
             member.allow_untrained = True
         return cfg
-    student = cfg.model.student
-    student.pop('checkpoint', None)
-    if 'cfg' in student:
-        student.cfg_options = {**student.get('cfg_options', {}), 'model.pretrained': None,
-                               'model.data_preprocessor.size': SIZE}
-    elif 'size' in student.model.get('data_preprocessor', {}) and not scenes:
-        student.model.data_preprocessor.size = SIZE
+    for student in students_of(cfg):
+        student.pop('checkpoint', None)
+        if 'cfg' in student:
+            weights = 'model.backbone.init_cfg' if 'segformer' in student.cfg else 'model.pretrained'
+            student.cfg_options = {**student.get('cfg_options', {}), **({} if scenes else {
+                weights: None, 'model.data_preprocessor.size': SIZE})}
+        elif 'size' in student.model.get('data_preprocessor', {}) and not scenes:
+            student.model.data_preprocessor.size = SIZE
     for teacher in teachers_of(cfg):
         assert teacher.checkpoint, 'a recipe names its teacher'
         teacher.update(checkpoint=None, allow_untrained=True)
@@ -98,13 +101,24 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
     return cfg
 
 
+def students_of(cfg: Config) -> list:
+    """Return the configs of one student or of several."""
+    return [cfg.model.student] if cfg.model.get('student') else list(cfg.model.students.values())
+
+
 def teachers_of(cfg: Config) -> list:
     """Return the configs of one teacher or of several."""
     return [cfg.model.teacher] if cfg.model.get('teacher') else list(cfg.model.get('teachers', {}).values())
 
 
 def task_losses(cfg: Config) -> dict[str, float]:
-    """Return the student's own losses, and what guessing gives where it is known."""
+    """Return the students' own losses, and what guessing gives where it is known."""
+    own = _losses_of_one(cfg)
+    peers = cfg.model.get('students', {})
+    return {f'{peer}.{key}': value for peer in peers for key, value in own.items()} or own
+
+
+def _losses_of_one(cfg: Config) -> dict[str, float]:
     if 'Accuracy' in str(cfg.val_evaluator):
         return {'loss_cls': math.log(100 if 'cifar100' in cfg.train_dataloader.dataset.data_root else 10)}
     if cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes':
@@ -136,23 +150,34 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
     tolerance = 0.4 if loose else 0.2
     assert history[first][0] == pytest.approx(weight * guess, abs=tolerance), 'an untrained student guesses'
     objectives = list(cfg.model.get('objectives', {}))
-    parts = [f'{name}.loss' for name in objectives] + list(own)
+    parts = [f'{name}.loss' for name in objectives] + [key for key in own if key in history]  # SegFormer has no aux
     assert history['loss'] == pytest.approx(sum(history[key] for key in parts), rel=1e-4)
-    critics = [f'{name}.critic_loss' for name in objectives if name in ('holistic', 'adversarial')]
+    critics = [f'{name}.critic_loss' for name, objective in cfg.model.get('objectives', {}).items()
+               if objective.loss.type == 'AdversarialLoss']
     assert [key for key in history if key.endswith('.critic_loss')] == critics
-    model = runner.model.student if distils else runner.model
-    wrapper = runner.optim_wrapper['student'] if critics else runner.optim_wrapper
-    norms = [module for module in model.train().modules() if 'BatchNorm' in type(module).__name__]
-    assert all(norm.training for norm in norms), 'norms train'
-    moments = [wrapper.optimizer.state[p] for p in model.parameters()]
-    assert all((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0 for m in moments), 'all of it learns'
+    students = dict(runner.model.students.items()) if distils else dict(student=runner.model)
+    for name, model in students.items():
+        wrapper = optimizer_of(name, runner)
+        norms = [module for module in model.train().modules() if 'BatchNorm' in type(module).__name__]
+        assert all(norm.training for norm in norms), 'norms train'
+        moments = [wrapper.optimizer.state[p] for p in model.parameters()]
+        assert all((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0 for m in moments), 'all of it learns'
     if distils:
         for teacher, old in zip(teachers, before, strict=True):
             assert all(torch.equal(value, old[key]) for key, value in teacher.state_dict().items())
-        plain = Config.fromfile(tmp_path / 'student/config.py')
-        alone = MODELS.build(dict(plain.model, _scope_='mmseg'))
-        alone.load_state_dict(torch.load(tmp_path / 'student/iter_2.pth', map_location='cpu')['state_dict'])
-        assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
+        for name, model in students.items():
+            folder = tmp_path / 'student' / ('' if len(students) == 1 else name)
+            plain = Config.fromfile(folder / 'config.py')
+            alone = MODELS.build(dict(plain.model, _scope_='mmseg'))
+            alone.load_state_dict(torch.load(folder / 'iter_2.pth', map_location='cpu')['state_dict'])
+            assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
+
+
+def optimizer_of(student: str, runner: Runner) -> OptimWrapper:
+    """Return the optimizer that steps on a student's own losses."""
+    if not isinstance(runner.optim_wrapper, OptimWrapperDict):
+        return runner.optim_wrapper
+    return runner.optim_wrapper[next(p.optimizer for p in runner.model.phases if student in p.task)]
 
 
 @pytest.mark.parametrize('path', [path for path in RECIPES if path.stem.startswith('ensemble_')],
@@ -175,12 +200,18 @@ def task_classes(path: Path) -> int:
 
 BASELINES = {  # how the names of a table's rows end -> the row without distillation
     'resnet8_cifar10': 'quest/baseline_resnet8_cifar10',
+    'resnet8x2_cifar10': 'quest/baseline_resnet8_cifar10',
+    'resnet8x3_cifar10': 'quest/baseline_resnet8_cifar10',
+    'resnet8-resnet20_cifar10': 'quest/baseline_resnet8_cifar10',
+    'resnet32x2_cifar100': 'afd/baseline_resnet32_cifar100',
     'resnet14x4_cifar10-2500': 'ensemble_distribution/end_resnet14x4_cifar10-2500',
     'kd_resnet14_cifar10-2500': 'ensemble_distribution/end_resnet14x4_cifar10-2500',
     'half_camvid-240x180': 'structured_kd/baseline_pspnet-r18-half_camvid-240x180',
     'half_camvid': 'structured_kd/baseline_pspnet-r18-half_camvid',
     'pspnet-r18_camvid': 'structured_kd/baseline_pspnet-r18_camvid',
-    'unet_digit-scenes': 'demo/student'}
+    'unet_digit-scenes': 'demo/student',
+    'unetx2_digit-scenes': 'demo/student',
+    'unet-segformer_digit-scenes': 'demo/student'}
 ROWS = [path for path in RECIPES if path.stem.endswith(tuple(BASELINES))
         and not path.stem.startswith(('ensemble_', 'teacher_', 'end2-proxy-long_'))]  # which says that it is longer
 
@@ -192,8 +223,11 @@ def baseline_of(path: Path) -> Config:
 
 
 def student_of(cfg: Config) -> dict:
-    """Return the model of a row's student, or of the student alone."""
-    return (cfg.model.student.model if is_distiller(cfg) else cfg.model).to_dict()
+    """Return the model of a row's student, of its first peer, or of the student alone."""
+    if not is_distiller(cfg):
+        return cfg.model.to_dict()
+    first = students_of(cfg)[0]
+    return (Config.fromfile(first.cfg).model if 'cfg' in first else first.model).to_dict()
 
 
 def test_the_control_of_an_ensemble_goes_on_as_long_as_its_students() -> None:
@@ -215,11 +249,14 @@ def test_rows_have_equal_budgets(path: Path) -> None:
     """Student, data, schedule and seed are those of the baseline: rows differ in objectives and noise alone."""
     baseline, cfg = baseline_of(path), Config.fromfile(path)
     assert student_of(cfg) == student_of(baseline)
-    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'param_scheduler', 'train_cfg', 'randomness'):
+    for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'randomness'):
         assert cfg[key] == baseline[key], key
-    own, other = (c.optim_wrapper.get('student', c.optim_wrapper) for c in (cfg, baseline))
+    name = next((name for name in ('student', 'cnn') if name in cfg.optim_wrapper), None)
+    own, other = (c.optim_wrapper.get(name, c.optim_wrapper.get('student', c.optim_wrapper)) for c in (cfg, baseline))
     assert own.optimizer == other.optimizer
-    assert cfg.param_scheduler[-1].get('end') == cfg.train_cfg.max_iters
+    schedule = cfg.param_scheduler
+    assert (schedule if isinstance(schedule, list) else schedule.student) == baseline.param_scheduler
+    assert all(s.get('end', cfg.train_cfg.max_iters) == cfg.train_cfg.max_iters for s in baseline.param_scheduler[-1:])
 
 
 @pytest.mark.parametrize('path', [path for path in CAMVID if path.parent.name == 'structured_kd'

@@ -130,6 +130,14 @@ def test_what_the_loop_refuses(tmp_path: Path, model: dict, error: type[Exceptio
         _ = runner.val()
 
 
+def test_a_best_checkpoint_by_a_metric_that_peers_do_not_have(tmp_path: Path) -> None:
+    cfg = config(tmp_path, max_iters=2, val_interval=2)
+    cfg.default_hooks.checkpoint.save_best = 'mIoU'
+    with pytest.raises(ValueError, match=r"keeps the best by 'mIoU', but .* begin with one of \['peer0', 'peer1', "
+                       r"'mean', 'ensemble'\]. Mend: .*save_best=\['peer0/mIoU', 'peer1/mIoU'\]"):
+        train(cfg)
+
+
 def test_validation_leaves_the_batch_and_the_training_alone(tmp_path: Path) -> None:
     """A peer writes into samples of its own, so that the next one does not see its prediction."""
     runner = build_runner(prepare_config(config(tmp_path)))

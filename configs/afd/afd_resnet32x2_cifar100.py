@@ -21,6 +21,5 @@ optim_wrapper = dict(
 steps = dict(student=[150, 225], feature=[75, 150], critic=[75, 150])  # passes of 391 iterations
 param_scheduler = dict(_delete_=True, **{name: [dict(
     type='MultiStepLR', milestones=[391 * at for at in passes], by_epoch=False)] for name, passes in steps.items()})
-val_cfg = dict(type='mmkd.PeerValLoop')
-test_cfg = dict(type='mmkd.PeerTestLoop')
+val_cfg, test_cfg = dict(type='mmkd.PeerValLoop'), dict(type='mmkd.PeerTestLoop')
 default_hooks = dict(checkpoint=dict(save_best=[f'peer{k}/accuracy/top1' for k, _ in peers]))

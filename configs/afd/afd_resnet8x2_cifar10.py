@@ -1,23 +1,13 @@
 # AFD: two ResNet-8 teach each other, their logits by KL, their last maps by a discriminator each.
-_base_ = '../quest/baseline_resnet8_cifar10.py'
+_base_ = './dml_resnet8x2_cifar10.py'
 peers = [(k, (k - 1) % 2) for k in range(2)]  # k learns from the one before it
 model = dict(
-    _delete_=True,
-    type='mmkd.Distiller',
-    students={f'peer{k}': dict(model={{_base_.model}}) for k, _ in peers},
-    taps=dict(logits='head.fc', feat='backbone.layer3'),
-    objectives={
-        **{f'logit{k}': dict(loss=dict(type='PixelWiseKLLoss', tau=3.),
-                             reads=dict(student=f'peer{k}.logits', teacher=f'peer{j}.logits')) for k, j in peers},
-        **{f'map{k}': dict(loss=dict(type='AdversarialLoss', mode='lsgan', sigmoid=True,
-                                     critic=dict(type='FeatureMapCritic')),
-                           reads=dict(student=f'peer{k}.feat', teacher=f'peer{j}.feat')) for k, j in peers}},
+    objectives={f'map{k}': dict(loss=dict(type='AdversarialLoss', mode='lsgan', sigmoid=True,
+                                         critic=dict(type='FeatureMapCritic')),
+                                reads=dict(student=f'peer{k}.feat', teacher=f'peer{j}.feat')) for k, j in peers},
     phases=[dict(name='logit', optimizer='student', task=True, objectives=[f'logit{k}' for k, _ in peers]),
             dict(name='feature', optimizer='feature', objectives=[f'map{k}' for k, _ in peers]),
             dict(name='critic', optimizer='critic', critics=[f'map{k}' for k, _ in peers])])
 optim_wrapper = dict(
     feature=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-5)),
     critic=dict(optimizer=dict(_delete_=True, type='Adam', lr=2e-5)))
-val_cfg = dict(type='mmkd.PeerValLoop')
-test_cfg = dict(type='mmkd.PeerTestLoop')
-default_hooks = dict(checkpoint=dict(save_best=[f'peer{k}/accuracy/top1' for k, _ in peers]))
