@@ -13,9 +13,10 @@ import pytest
 import tiny
 import torch
 from mmengine.config import Config
+from peers import afd
 from torch import nn
 
-from mmkd.benchmark import TARGETS, VARIANTS, Options, Pair, environment, ratios, run_variants
+from mmkd.benchmark import PEER_TARGETS, TARGETS, VARIANTS, Options, Pair, environment, ratios, run, run_variants
 from mmkd.benchmark.pair import quiet_optimizers
 from mmkd.benchmark.peers import mmrazor_case
 from mmkd.losses.pair_wise_affinity import pair_wise_affinity
@@ -108,6 +109,7 @@ def test_shares_of_the_step_by_hand() -> None:
                  step_with_critic=25.)
     found = ratios(times, {})
     assert (found['objectives'], found['objectives_with_critic'], found['noise']) == (.05, .16, .025)
+    assert found['critics'] == .12
     assert ratios(dict(times, noisy_teacher=5.9), {})['noise'] == .0125, 'a teacher that is no slower costs nothing'
     assert 'noise' not in ratios(dict(student=1., teacher=1., step=2.), {})
 
@@ -164,6 +166,53 @@ def test_cases_are_complete_and_run(pair: Pair) -> None:
 def test_without_critics_there_is_one_step() -> None:
     assert list(Pair(config(critic=False), Options()).cases()) == [
         'student', 'teacher', 'objectives', 'step', 'peer_student', 'peer_teacher']
+
+
+def peers(**optimizers: Any) -> Config:
+    """Return the config of two classifiers by AFD, with an optimizer each where ``optimizers`` says so."""
+    model = afd(2)
+    if optimizers:
+        model['phases'][:1] = [dict(name=f'peer{k}', optimizer=f'peer{k}', task=[f'peer{k}'], objectives=[f'logit{k}'])
+                               for k in range(2)]
+    own = optimizers or dict(logit=dict(optimizer=dict(type='SGD', lr=.1)))
+    rest = {name: dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=.1)) for name in ('feature', 'critic')}
+    return Config(dict(default_scope='mmseg', train_dataloader=dict(batch_size=4), model=model, crop_size=(16, 16),
+                       optim_wrapper=dict(constructor='mmkd.PhaseOptimWrapperConstructor', **rest, **{
+                           name: dict(type='OptimWrapper', **value) for name, value in own.items()})))
+
+
+def test_peers_are_compared_with_the_sum_of_their_own_steps() -> None:
+    """Both step alone in the one case; without critics the phase of the maps is gone, that of the logits stays."""
+    pair = Pair(peers(), Options())
+    assert [phase.name for phase in pair.lean.phases] == ['logit']
+    assert list(pair.lean.objectives) == ['logit0', 'logit1']
+    assert [phase.name for phase in pair.full.phases] == ['logit', 'feature', 'critic']
+    seen: list[int] = []
+    for k, model in enumerate(pair.plain):
+        model.register_forward_hook(lambda *_, k=k: seen.append(k))
+    cases = pair.cases()
+    assert list(cases) == ['student', 'teacher', 'objectives', 'critics', 'step', 'step_with_critic', 'peer_student',
+                           'peer_teacher']
+    cases['student']()
+    assert seen == [0, 1]
+    assert 'map0.critic_loss' in cases['step_with_critic']()
+    assert set(cases['step']()) == {'peer0.loss_cls', 'peer1.loss_cls', 'logit0.loss', 'logit1.loss', 'loss'}
+
+
+def test_each_peer_alone_takes_the_optimizer_of_its_own_losses() -> None:
+    pair = Pair(peers(peer0=dict(optimizer=dict(type='SGD', lr=.1), params=['students.peer0']),
+                      peer1=dict(optimizer=dict(type='AdamW', lr=.1), params=['students.peer1'])), Options())
+    kinds = [type(pair.plain_wrapper(f'peer{k}', pair.plain[k], pair.optimizers).optimizer).__name__ for k in range(2)]
+    assert kinds == ['SGD', 'AdamW']
+    assert [phase.name for phase in pair.lean.phases] == ['peer0', 'peer1']
+    assert 'peer0.loss_cls' in pair.cases()['step']()
+
+
+def test_targets_of_peers_are_their_own() -> None:
+    found = run(peers(), Options(), iters=1, warmup=0)
+    assert found['targets'] == PEER_TARGETS == dict(overhead=1.1)
+    assert found['ratios']['critics'] == found['seconds']['critics'] / found['seconds']['step_with_critic']
+    assert run(config(critic=False), Options(), iters=1, warmup=0)['targets'] == TARGETS
 
 
 def test_objectives_alone_are_run_forward_and_backward() -> None:

@@ -1,5 +1,6 @@
 from mmkd.benchmark.pair import Options as Options
 from mmkd.benchmark.pair import Pair as Pair
+from mmkd.benchmark.run import PEER_TARGETS as PEER_TARGETS
 from mmkd.benchmark.run import TARGETS as TARGETS
 from mmkd.benchmark.run import VARIANTS as VARIANTS
 from mmkd.benchmark.run import ratios as ratios

@@ -119,8 +119,10 @@ class Pair:
         """
         inputs = self.full.data_preprocessor(copy.deepcopy(self.data), True)
         batch = Batch(inputs['inputs'], inputs['data_samples'])
-        own = [(model, self.wrapper(model)) for model in self.plain]
-        peers = [(model, self.wrapper(model, peer=True)) for model in self.peer_students]
+        own, peers = ([(model, self.plain_wrapper(name, model, optimizers))
+                       for name, model in zip(self.full.students, models, strict=True)]
+                      for models, optimizers in ((self.plain, self.optimizers),
+                                                 (self.peer_students, self.peer_optimizers)))
         nchw = [torch.contiguous_format] * len(peers)
         cases: dict[str, Callable[[], Any]] = dict(
             student=lambda: _step(own, self.layouts, self.data),
@@ -161,9 +163,15 @@ class Pair:
                                  for name in self.full.students}}, seen
         return observed
 
-    def wrapper(self, model: nn.Module, peer: bool = False) -> OptimWrapper:
-        """Return the config's optimizers for a model; those of a peer are float32."""
-        return build_optim_wrapper(model, copy.deepcopy(self.peer_optimizers if peer else self.optimizers))
+    def wrapper(self, distiller: nn.Module) -> OptimWrapper:
+        """Return the config's optimizers for a Distiller."""
+        return build_optim_wrapper(distiller, copy.deepcopy(self.optimizers))
+
+    def plain_wrapper(self, name: str, model: nn.Module, optimizers: dict) -> OptimWrapper:
+        """Return the optimizer of a student's own losses for the student alone."""
+        own = next(phase.optimizer for phase in self.full.phases if name in phase.task)
+        others = {phase.optimizer for phase in self.full.phases} - {own}
+        return build_optim_wrapper(model, copy.deepcopy({k: v for k, v in optimizers.items() if k not in others}))
 
     def _ready(self, model: nn.Module) -> Any:
         # init_weights, which would download, is never called: torch's own initialisation serves for timing.
@@ -181,10 +189,20 @@ class Pair:
         students, teachers = ({name: dict(model=models[name], taps=self.full.members[name].taps, **{
             key: value for key, value in self.full.members[name].options.items() if key not in folded})
             for name in models} for models in (self.full.students, self.full.teachers))
-        rest = {**copy.deepcopy(self.rest), 'objectives': others, 'phases': None}
+        rest = {**copy.deepcopy(self.rest), 'objectives': others,
+                'phases': _lean_phases(self.rest.get('phases'), others)}
         lean = Distiller(students=students, teachers=teachers, **rest)
         lean.teachers = self.full.teachers
         return self._ready(lean)
+
+
+def _lean_phases(phases: list[dict] | None, objectives: dict) -> list[dict] | None:
+    """Return the phases that have something to do without critics."""
+    if phases is None:
+        return None
+    kept = [{**phase, 'objectives': [name for name in phase.get('objectives') or () if name in objectives],
+             'critics': []} for phase in phases]
+    return [phase for phase in kept if phase.get('task') or phase['objectives']]
 
 
 def quiet_optimizers(config: dict, amp: str | None) -> dict:

@@ -41,7 +41,7 @@ def _step(pair: 'Pair', sources: dict[str, str]) -> Callable[[], Any]:
         architecture=copy.deepcopy(pair.peer_students[0]), teacher=copy.deepcopy(pair.peer_teachers[0]),
         distiller=_distiller(**sources)).to(pair.device)
     model.train()  # its train() returns None
-    wrapper = pair.wrapper(model, peer=True)
+    wrapper = pair.plain_wrapper(next(iter(pair.full.students)), model, pair.peer_optimizers)
     return lambda: model.train_step(pair.data, wrapper)
 
 
