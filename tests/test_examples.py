@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / 'examples').glob('*.py'))
-GAINS = [path for path in EXAMPLES if path.stem != 'noisy_collaboration']
+GAINS = [path for path in EXAMPLES if path.stem not in ('noisy_collaboration', 'afd')]  # of a student and a teacher
 
 
 def run(path: Path) -> Any:
@@ -23,6 +23,11 @@ def test_the_example_is_short(path: Path) -> None:
 def test_the_example_runs_and_gains(path: Path) -> None:
     teacher, alone, taught = run(path)
     assert teacher > taught > alone + 1
+
+
+def test_peers_teach_each_other() -> None:
+    found = run(next(path for path in EXAMPLES if path.stem == 'afd'))
+    assert min(found['mutual learning'], found['AFD']) > found['alone'] + 0.5
 
 
 def test_noise_makes_robust_at_little_cost() -> None:
