@@ -330,6 +330,28 @@ def test_the_papers_pair_of_ksanc() -> None:
     assert cfg.model.task_weight == 0, 'the equation has no label loss of its own'
 
 
+def test_the_papers_setting_of_afd() -> None:
+    """Two ResNet-32; SGD on the logit loss, Adam of a smaller rate on the maps, each with a schedule of its own."""
+    cfg = Config.fromfile(CONFIGS / 'afd/afd_resnet32x2_cifar100.py')
+    assert [s.model.backbone.depth for s in cfg.model.students.values()] == [32, 32]
+    assert [cfg.model.objectives[f'logit{k}'].loss.tau for k in range(2)] == [3., 3.]
+    assert {name: wrapper.optimizer.lr for name, wrapper in cfg.optim_wrapper.items() if name != 'constructor'} == {
+        'student': 0.1, 'feature': 2e-5, 'critic': 2e-5}
+    passes = 50_000 / cfg.train_dataloader.batch_size
+    steps = {name: [round(at / passes) for at in schedule[0].milestones]
+             for name, schedule in cfg.param_scheduler.items()}
+    assert steps == {'student': [150, 225], 'feature': [75, 150], 'critic': [75, 150]}
+    assert cfg.train_cfg.max_iters == 300 * math.ceil(passes)
+
+
+@pytest.mark.parametrize('k', [2, 3])
+def test_peers_of_afd_stand_in_a_cycle(k: int) -> None:
+    cfg = Config.fromfile(CONFIGS / f'afd/afd_resnet8x{k}_cifar10.py')
+    reads = {name: (o.reads.student, o.reads.teacher) for name, o in cfg.model.objectives.items()}
+    assert reads == {f'{kind}{i}': (f'peer{i}.{tap}', f'peer{(i - 1) % k}.{tap}') for i in range(k)
+                     for kind, tap in (('logit', 'logits'), ('map', 'feat'))}
+
+
 @pytest.mark.parametrize(('stem', 'iterations', 'crop'), [('512x512-40k', 40000, (512, 512)),
                                                          ('512x1024-80k', 80000, (512, 1024))])
 def test_the_papers_pair(stem: str, iterations: int, crop: tuple[int, int]) -> None:
