@@ -12,7 +12,7 @@ model = dict(
             reads=dict(student=[f'student.{s}' for s in stages], teacher=[f'teacher.{s}' for s in stages],
                        student_global='student.pooled', teacher_global='teacher.pooled', labels='batch.labels')),
         adversarial=dict(
-            loss=dict(type='AdversarialLoss', mode='bce', critic=dict(type='CategoryCritic', channels=(32, 32)),
+            loss=dict(type='AdversarialLoss', mode='bce', critic=dict(type='CategoryCritic', channels=(16, 16)),
                       l1=1e-5, l2=1e-4, adversarial_sample=0.1),
             on='logits', reads=dict(labels='batch.labels', mask='batch.valid'), weight=0.1)))
 optim_wrapper = dict(

@@ -251,7 +251,10 @@ class AdversarialLoss(Loss):
         if score[0].numel() == 1 and x[0, 0].numel() > 1:
             raise ValueError(f'mask was given, but critic {name} has no spatial output: one score {shape_of(score)} '
                              f'for the whole map {shape_of(x)}; mend: drop the mask, or a critic that scores places')
-        return score, classes, F.interpolate(mask.unsqueeze(1).to(x.dtype), score.shape[2:]) > 0
+        mask = mask.unsqueeze(1)
+        if score.shape[2:] != mask.shape[2:]:
+            mask = F.interpolate(mask.to(x.dtype), score.shape[2:]) > 0
+        return score, classes, mask
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
