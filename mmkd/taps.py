@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from mmkd.checks import nearest
 
-_GRAMMAR = re.compile(r'(?P<path>\w[\w.]*)(?:#(?P<call>\d+|\*))?(?::(?P<side>input|output))?'
+_GRAMMAR = re.compile(r'(?P<path>\w[\w.]*)(?:#(?P<call>\d+|\*))?(?::(?P<side>input|output|query|key))?'
                       r'(?P<index>(?:\[-?\w+\])*)')
-_EXAMPLES = "'decode_head.conv_seg', 'decode_head.conv_seg:input', 'backbone[3]', 'head.conv#*', 'attn:output[1]'"
+_EXAMPLES = "'decode_head.conv_seg', 'decode_head.conv_seg:input', 'backbone[3]', 'head.conv#*', 'attn:output[1]', " \
+    "'attn:query'"
 
 
 @dataclass(frozen=True)
 class TapPath:
-    """A parsed tap: ``module[#call][:input|:output][index]…``.
+    """A parsed tap: ``module[#call][:input|:output|:query|:key][index]…``.
+
+    ``:query`` and ``:key`` of an ``nn.MultiheadAttention`` are what its heads compare, (N, heads, tokens, d): from them
+    attention is found where a fused kernel hides it, or where all of it would not fit.
 
     >>> TapPath.parse('backbone[3]')
     TapPath(text='backbone[3]', module='backbone', call=None, side='output', index=(3,))
@@ -41,7 +45,8 @@ class TapPath:
         """
         match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
         if match is None:
-            raise ValueError(f'a tap is module[#call][:input|:output][index], for instance {_EXAMPLES}; got {text!r}')
+            raise ValueError('a tap is module[#call][:input|:output|:query|:key][index], for instance '
+                             f'{_EXAMPLES}; got {text!r}')
         keys = re.findall(r'\[(-?\w+)\]', match['index'])
         index = tuple(int(k) if re.fullmatch(r'-?\d+', k) else k for k in keys)
         return cls(text, match['path'], match['call'], match['side'] or 'output', index)
@@ -74,6 +79,18 @@ def _give_heads(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Make ``nn.MultiheadAttention`` return its attention by head (N, heads, Q, K); by itself it averages them."""
     late = dict(zip(('need_weights', 'attn_mask', 'average_attn_weights', 'is_causal'), args[4:], strict=False))
     return args[:4], {**kwargs, **late, 'need_weights': True, 'average_attn_weights': False}
+
+
+def _project(module: nn.Module, side: str, x: Tensor) -> Tensor:
+    """Return the queries or keys of ``nn.MultiheadAttention`` by head, (N, heads, tokens, d)."""
+    if module._qkv_same_embed_dim:
+        weight = module.in_proj_weight.chunk(3)[('query', 'key').index(side)]  # type: ignore[operator]
+    else:
+        weight = getattr(module, f'{side[0]}_proj_weight')
+    bias = None if module.in_proj_bias is None else \
+        module.in_proj_bias.chunk(3)[('query', 'key').index(side)]  # type: ignore[operator]
+    x = nn.functional.linear(x if module.batch_first else x.transpose(0, 1), weight, bias)
+    return x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
 
 
 class Taps:
@@ -130,6 +147,11 @@ class Taps:
 
         def take(value: Any) -> None:
             value = path.select(value, where)
+            if value is None:
+                raise TypeError(f'{where}: the {path.side} is a NoneType, not a Tensor. A fused attention kernel '
+                                "returns None in place of probabilities. Mend: attn_implementation='eager' in a "
+                                "Hugging Face config; ':query' and ':key' of an nn.MultiheadAttention; or another "
+                                'module')
             if not isinstance(value, Tensor):
                 size = f' of {len(value)}' if hasattr(value, '__len__') else ''
                 key = '[0][i]' if path.side == 'input' and not path.index else '[i]'
@@ -148,10 +170,24 @@ class Taps:
                 named = path.index[0] in kwargs
                 take(kwargs if named else inspect.signature(module.forward).bind(*args, **kwargs).arguments)
 
+        def take_heads(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+            take(_project(module, path.side, given[path.side]))
+
+        if path.side in ('query', 'key'):
+            if not isinstance(module, nn.MultiheadAttention) or module.bias_k is not None or module.add_zero_attn:
+                raise TypeError(f'{where}: a {type(module).__name__} has no heads to read: queries and keys are those '
+                                'of nn.MultiheadAttention, without bias_kv and zero attention. Mend: tap the linear '
+                                'layers that make them')
+            return [module.register_forward_pre_hook(take_heads, with_kwargs=True)]
         if path.side == 'input':
             return [module.register_forward_pre_hook(take_input, with_kwargs=True)]
         handles = [module.register_forward_hook(lambda _, args, output: take(output))]
         if isinstance(module, nn.MultiheadAttention) and path.index[:1] == (1,):
+            if module.training and module.dropout:
+                raise ValueError(f'{where}: in training these are probabilities after dropout of {module.dropout}, '
+                                 "which do not sum to 1. Mend: ':query' and ':key' with reads=dict(student_key=…, "
+                                 'teacher_key=…), or no dropout of attention')
             handles.append(module.register_forward_pre_hook(_give_heads, with_kwargs=True))
         return handles
 

@@ -8,6 +8,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmkd.losses.attention_kl import attention_rows
 from mmkd.taps import TapPath, Taps
 
 
@@ -275,6 +276,56 @@ def test_multihead_attention_gives_its_heads(call: str, training: bool) -> None:
     torch.testing.assert_close(see('attn[0]', block, x), plain)
     torch.testing.assert_close(see('attn:input[key]', block, x), x)
     torch.testing.assert_close(block(x), plain)
+
+
+@pytest.mark.parametrize('batch_first', [True, False])
+@pytest.mark.parametrize('width', [8, 6])
+def test_queries_and_keys_give_the_attention_that_a_fused_kernel_hides(batch_first: bool, width: int) -> None:
+    """Also where keys have another width, and with dropout, which they come before."""
+    attention = nn.MultiheadAttention(8, 2, kdim=width, vdim=width, batch_first=batch_first, dropout=.5,
+                                      bias=width == 8)
+    x, y = torch.randn(3, 5, 8), torch.randn(3, 4, width)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = attention
+
+        def forward(self, x: Tensor) -> Tensor:
+            args = (x, y, y) if batch_first else [v.transpose(0, 1) for v in (x, y, y)]
+            return self.attn(*args, need_weights=False)[0]
+
+    query, key = see('attn:query', Block(), x), see('attn:key', Block(), x)
+    assert (query.shape, key.shape) == ((3, 2, 5, 4), (3, 2, 4, 4))
+    args = (x, y, y) if batch_first else [v.transpose(0, 1) for v in (x, y, y)]
+    expected = attention.eval()(*args, average_attn_weights=False)[1]
+    torch.testing.assert_close(attention_rows(query, key), expected)
+    query.sum().backward()
+    weight = attention.in_proj_weight if width == 8 else attention.q_proj_weight
+    assert weight.grad[:8].abs().sum() > 0
+
+
+def test_attention_after_dropout_is_refused() -> None:
+    model = nn.ModuleDict(dict(attn=nn.MultiheadAttention(8, 2, dropout=.1)))
+    with pytest.raises(ValueError, match="'attn:output\\[1\\]'.*after dropout of 0.1.*Mend: ':query' and ':key'"), \
+            Taps(model, dict(a='attn:output[1]')).recording():
+        pass
+    with Taps(model.eval(), dict(a='attn:output[1]')).recording():  # a teacher's is off
+        pass
+
+
+def test_heads_of_what_has_none() -> None:
+    with pytest.raises(TypeError, match="'0:query'.*a Linear has no heads to read.*Mend: tap the linear layers"):
+        see('0:query', nn.Sequential(nn.Linear(2, 2)), torch.zeros(1, 2))
+
+
+def test_a_kernel_that_returns_no_attention() -> None:
+    class Fused(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, None]:
+            return x, None
+
+    with pytest.raises(TypeError, match="'0:output\\[1\\]'.*A fused attention kernel.*attn_implementation='eager'"):
+        see('0:output[1]', nn.Sequential(Fused()), torch.zeros(1))
 
 
 def test_segformer_attention_has_heads() -> None:

@@ -2,6 +2,8 @@
 from mmkd.losses.adversarial import AdversarialLoss as AdversarialLoss
 from mmkd.losses.assignment_kl import AssignmentKLLoss as AssignmentKLLoss
 from mmkd.losses.assignment_kl import assignment_kl as assignment_kl
+from mmkd.losses.attention_kl import AttentionKLLoss as AttentionKLLoss
+from mmkd.losses.attention_kl import attention_kl as attention_kl
 from mmkd.losses.base import Loss as Loss
 from mmkd.losses.dirichlet_nll import DirichletNLLLoss as DirichletNLLLoss
 from mmkd.losses.dirichlet_nll import dirichlet_nll as dirichlet_nll
@@ -10,6 +12,8 @@ from mmkd.losses.ensemble_kl import ensemble_kl as ensemble_kl
 from mmkd.losses.ensemble_statistics import EnsembleStatistics as EnsembleStatistics
 from mmkd.losses.feature_l1 import FeatureL1Loss as FeatureL1Loss
 from mmkd.losses.feature_l1 import feature_l1 as feature_l1
+from mmkd.losses.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
+from mmkd.losses.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.logit_mse import logit_mse as logit_mse
 from mmkd.losses.pair_wise_affinity import PairWiseAffinityLoss as PairWiseAffinityLoss

@@ -1,0 +1,197 @@
+"""KL over attention rows: whom does each token look at? The attention part of KD from internal representations."""
+import math
+
+import torch
+from torch import Tensor
+
+from mmkd.checks import check_choice, check_count
+from mmkd.losses.base import Loss, no_autocast, shape_of, widen
+from mmkd.registry import MODELS
+
+HEADS = ('match', 'mean')
+
+
+def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, heads: str = 'match') -> Tensor:
+    r"""Divergence between the attention distributions of student and teacher, row by row.
+
+    Paper: Aguilar et al., Knowledge Distillation from Internal Representations, AAAI 2020, arXiv 1910.03723, the
+    attention loss. No code of the authors is known.
+
+    .. math:: L_{kl} = \frac{1}{h |V|} \sum_{i \in V} \sum_{a=1}^{h} \sum_k A^T_{aik} \ln \frac{A^T_{aik}}{A^S_{aik}}
+
+    Normaliser: summed over keys k, averaged over heads and over the valid rows V (queries) of the whole batch; the
+    paper's 1/L, with the true length of every sentence. There is no temperature, so no factor. :math:`A^S` is clamped
+    at the dtype's smallest normal number inside the logarithm; where :math:`A^T` is 0 a key adds 0.
+
+    Args:
+        student: Attention probabilities (N, h, Q, K): after softmax, before dropout.
+        teacher: Probabilities of the same shape; receives no gradient.
+        mask: Bool (N, Q), True where a row counts; padding does not.
+        heads: 'match' compares head by head, which means something where the student began as layers of the teacher;
+            'mean' averages the heads of each side first, so their numbers may differ.
+
+    Returns:
+        0-d tensor, float32 or wider.
+
+    Raises:
+        ValueError: shapes that do not fit, an unknown option.
+        TypeError: a mask that is not bool.
+
+    Examples:
+        >>> a = torch.tensor([[[[0.5, 0.5], [1., 0.]]]])
+        >>> attention_kl(torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]]), a)  # (ln(2)/2 + ln(2/3)/2 + ln 2) / 2
+        tensor(0.4185)
+    """
+    check_choice('heads', heads, HEADS)
+    _check(student, teacher, heads)
+    _check_mask(mask, student)
+    with no_autocast(student):
+        student, teacher = widen(student, teacher.detach())
+        rows = student.shape[0] * student.shape[2] if mask is None else mask.sum().clamp(min=1)
+        return _sum_of_rows(student, teacher, mask, heads) / rows
+
+
+def _sum_of_rows(student: Tensor, teacher: Tensor, mask: Tensor | None, heads: str) -> Tensor:
+    """Sum the divergence over rows, averaged over heads."""
+    if heads == 'mean':
+        student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
+    if mask is not None:  # before the logarithm: what stands in rows of padding may be NaN
+        valid = mask[:, None, :, None]
+        student, teacher = student.where(valid, student.new_ones(())), teacher.where(valid, teacher.new_zeros(()))
+    smallest = torch.finfo(student.dtype).tiny
+    divergence = torch.special.xlogy(teacher, teacher) - teacher * student.clamp(min=smallest).log()
+    return divergence.sum() / student.shape[1]
+
+
+@MODELS.register_module()
+class AttentionKLLoss(Loss):
+    r"""Divergence of attention rows; see :func:`attention_kl`.
+
+    Where a fused kernel hides the probabilities, or (N, h, Q, K) numbers would not fit, the loss takes queries and keys
+    and makes the rows itself: ``student`` and ``teacher`` are then queries (N, h, Q, d), ``student_key`` and
+    ``teacher_key`` keys (N, h, K, d), as the taps ``….attn:query`` and ``….attn:key`` of an ``nn.MultiheadAttention``
+    give them, and :math:`A = \mathrm{softmax}(q k^\top / \sqrt d)`.
+
+    ``rows`` bounds memory: so many queries are drawn in each call, the same ones for student, teacher and all images,
+    without replacement, and their sum is scaled by Q/rows. Its expectation is the loss over all rows, under a mask too.
+    With queries and keys no larger matrix than (N, h, rows, K) exists.
+
+    Args:
+        heads: 'match' or 'mean'.
+        rows: Queries that are drawn in each call; None takes all.
+        loss_weight: Factor inside the returned value.
+        loss_name: Key in the logs.
+
+    Raises:
+        ValueError: shapes that do not fit, a key without its query; probabilities whose rows do not sum to 1.
+
+    Examples:
+        >>> q, k = torch.zeros(1, 2, 4, 8), torch.randn(1, 2, 4, 8)
+        >>> AttentionKLLoss()(q, q, student_key=k, teacher_key=-k)  # a query of zeros looks at all keys alike
+        tensor(0.)
+    """
+
+    def __init__(self, heads: str = 'match', rows: int | None = None, loss_weight: float = 1.0,
+                 loss_name: str | None = None) -> None:
+        super().__init__(loss_weight, loss_name)
+        check_choice('heads', heads, HEADS)
+        if rows is not None:
+            check_count('rows', rows, 1)
+        self.heads, self.rows = heads, rows
+
+    def build(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, student_key: Tensor | None = None,
+              teacher_key: Tensor | None = None, key_mask: Tensor | None = None) -> str:
+        """Refuse what is no attention: logits, scores, or probabilities after dropout. The Distiller calls it.
+
+        Raises:
+            ValueError: A row does not sum to 1.
+        """
+        for name, x in (('student', student), ('teacher', teacher)) if student_key is None else ():
+            sums = x.float().sum(-1)
+            if not (x.ge(0).all() and (sums - 1).abs().max() < 0.02):
+                raise ValueError(f'{name} {shape_of(x)} is no attention: its rows sum to {float(sums.min()):.3g} … '
+                                 f'{float(sums.max()):.3g}, not to 1. Mend: tap probabilities after softmax and before '
+                                 'dropout, or queries and keys with reads=dict(student_key=…, teacher_key=…)')
+        return ''
+
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, student_key: Tensor | None = None,
+                teacher_key: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
+        """Return the weighted loss.
+
+        Args:
+            student: Probabilities (N, h, Q, K), or queries (N, h, Q, d).
+            teacher: The same of the teacher.
+            mask: Bool (N, Q), True where a row counts.
+            student_key: Keys (N, h, K, d), where ``student`` holds queries.
+            teacher_key: The same of the teacher.
+            key_mask: Bool (N, K), True where a key may be looked at; with keys only.
+        """
+        keys = [k for k in (student_key, teacher_key) if k is not None]
+        if len(keys) == 1 or (key_mask is not None and not keys):
+            raise ValueError('student_key and teacher_key come together, and key_mask with them; got '
+                             f'student_key {_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
+                             f'{_shape(key_mask)}. Mend: all of them, or probabilities alone')
+        if keys:
+            _check(student, teacher, self.heads, student_key, teacher_key)
+        else:
+            _check(student, teacher, self.heads)
+        _check_mask(mask, student)
+        queries = student.shape[2]
+        with no_autocast(student):
+            student, teacher = widen(student, teacher.detach())
+            rows = len(student) * queries if mask is None else mask.sum().clamp(min=1)
+            if self.rows is not None and self.rows < queries:
+                drawn = torch.randperm(queries, device=student.device)[:self.rows]
+                student, teacher = student[:, :, drawn], teacher[:, :, drawn]
+                mask = None if mask is None else mask[:, drawn]
+            if student_key is not None and teacher_key is not None:
+                student_key, teacher_key = widen(student_key, teacher_key.detach())
+                student = attention_rows(student, student_key, key_mask)
+                teacher = attention_rows(teacher, teacher_key, key_mask)
+            scale = queries / student.shape[2]
+            return self.loss_weight * scale * _sum_of_rows(student, teacher, mask, self.heads) / rows
+
+
+def attention_rows(query: Tensor, key: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """Return softmax(q·kᵀ/√d), (N, h, Q, K), of queries (N, h, Q, d) and keys (N, h, K, d).
+
+    >>> attention_rows(torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 2, 2))
+    tensor([[[[0.5000, 0.5000]]]])
+    """
+    scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
+    if key_mask is not None:
+        scores = scores.masked_fill(~key_mask[:, None, None], torch.finfo(scores.dtype).min)
+    return scores.softmax(-1)
+
+
+def _shape(x: Tensor | None) -> str:
+    return 'None' if x is None else shape_of(x)
+
+
+def _check(student: Tensor, teacher: Tensor, heads: str, student_key: Tensor | None = None,
+           teacher_key: Tensor | None = None) -> None:
+    what = 'attention' if student_key is None else 'queries'
+    shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
+    if student.dim() != 4 or teacher.dim() != 4:
+        mend = '' if student.dim() != 3 else '; a module that averages its heads gives (N, Q, K): x[:, None]'
+        raise ValueError(f'AttentionKLLoss needs {what} (N, heads, Q, K), got {shapes}{mend}')
+    if student.shape[1] != teacher.shape[1] and heads == 'match':
+        raise ValueError(f'student has {student.shape[1]} heads but teacher has {teacher.shape[1]} ({shapes}); mend: '
+                         "heads='mean'")
+    tokens = [(x.shape[2], (x if k is None else k).shape[3 if k is None else 2])
+              for x, k in ((student, student_key), (teacher, teacher_key))]
+    if len(student) != len(teacher) or tokens[0] != tokens[1]:
+        raise ValueError(f'student looks from {tokens[0][0]} queries at {tokens[0][1]} keys, teacher from '
+                         f'{tokens[1][0]} at {tokens[1][1]} ({shapes}); mend: layers over the same tokens (the same '
+                         'patch size and spatial reduction), or rows of affinity between features of one size: '
+                         "connectors=dict(student=dict(type='AffinityRows', size=…), teacher=…)")
+
+
+def _check_mask(mask: Tensor | None, student: Tensor) -> None:
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(f'mask must be a bool tensor (True where a row counts), got {mask.dtype}; mend: mask.bool()')
+    if mask.shape != (len(student), student.shape[2]):
+        raise ValueError(f'mask must have the shape {(len(student), student.shape[2])} of the queries of student '
+                         f'{shape_of(student)}, got {shape_of(mask)}')
