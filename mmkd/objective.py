@@ -73,6 +73,8 @@ class Objective(BaseModule):
 
     def forward(self, record: Record) -> dict[str, Tensor]:
         """Return ``{'<name>.loss': weight · loss}``, and the loss's diagnostics as ``<name>.<diagnostic>``."""
+        if not self.weight and next(self.parameters(), None) is None:  # parameters wait for a gradient, be it 0
+            return {f'{self.name}.loss': torch.zeros((), device=record['batch'].inputs.device)}
         value = {f'{self.name}.loss': self.weight * self._call(self.loss, record)}
         return value | {f'{self.name}.{key}': found for key, found in getattr(self.loss, 'diagnostics', {}).items()}
 

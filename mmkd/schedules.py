@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmkd.checks import check_choice, check_count, check_keys
+from mmkd.levels import Progressive as Progressive
+from mmkd.levels import Stacked as Stacked
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,15 @@
-"""ScheduleHook: weights of objectives and numbers of their losses that change while training."""
+"""ScheduleHook: weights of objectives and numbers of their losses that change while training, and levels of them."""
+from dataclasses import asdict
 from typing import Any
 
+import torch
+from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd.checks import check_positive, nearest
+from mmkd.levels import TASK, LevelState, build_levels
 from mmkd.registry import HOOKS
 from mmkd.schedules import Linear, build_schedule
 
@@ -20,12 +24,19 @@ class ScheduleHook(Hook):
     A weight may reach 0, which mutes the objective; an attribute of a loss may not, since a loss checks its own
     arguments only when it is built.
 
+    Levels learn from some objectives at a time, layer by layer. The objectives of the current level have the weights
+    of the config, those of other levels weight 0; what no level names is left alone, and the name 'task' stands for the
+    students' own losses. A level ends after its iterations, or when its watched losses are small; the log says which.
+    Where the training stands is part of each checkpoint, so that a resumed run goes on within the level.
+
     Args:
         schedules: ``dict(target='end2.loss.temperature', type='linear' | 'cosine' | 'anneal', start=…, end=…,
             begin=…, length=…)`` each, in iterations; see :mod:`mmkd.schedules`.
+        levels: ``dict(type='progressive' | 'stacked', levels=[['attention1', 'cosine1'], …, ['soft', 'task']],
+            length=…, watch='cos*', threshold=…, window=50)``, see :mod:`mmkd.levels`.
 
     Raises:
-        ValueError: No schedule, a target of another form or scheduled twice, a value that it cannot take.
+        ValueError: Nothing to do, a target of another form or scheduled twice, a value that it cannot take.
         KeyError: No such objective, or no such number in its loss; names the nearest match.
         TypeError: The model has no objectives; a schedule with unknown or missing keys.
 
@@ -35,12 +46,12 @@ class ScheduleHook(Hook):
         5.5
     """
 
-    def __init__(self, schedules: list[dict]) -> None:
-        if not schedules:
+    def __init__(self, schedules: list[dict] | None = None, levels: dict | None = None) -> None:
+        if not schedules and not levels:
             raise ValueError('ScheduleHook has no schedules, so it would do nothing. Mend: remove the hook, or '
                              "schedules=[dict(target='<objective>.weight', type='linear', …)]")
         self.schedules: dict[str, Linear] = {}
-        for config in schedules:
+        for config in schedules or []:
             target = _check_target(config.get('target'))
             if target in self.schedules:
                 raise ValueError(f'ScheduleHook: {target!r} is scheduled twice. Mend: one schedule a target')
@@ -48,6 +59,11 @@ class ScheduleHook(Hook):
             _check_values(target, schedule)
             self.schedules[target] = schedule
         self._owners: dict[str, Any] = {}
+        self.levels = build_levels(levels) if levels else None
+        self.state = LevelState()
+        twice = [t for t in self.schedules if self.levels and t.removesuffix('.weight') in self.levels.schedule.names]
+        if twice:
+            raise ValueError(f'ScheduleHook: {twice[0]!r} is scheduled, and a level sets it too. Mend: one of the two')
 
     def before_train(self, runner: Runner) -> None:
         """Find every target in the model."""
@@ -61,6 +77,8 @@ class ScheduleHook(Hook):
             if last > runner.max_iters:
                 runner.logger.warning(f'ScheduleHook: {target!r} reaches {schedule.end} at iteration {last}, but '
                                       f'training ends at {runner.max_iters}, with {schedule(runner.max_iters - 1):g}')
+        if self.levels:
+            self._find_levels(runner, model)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Set and log every value of this iteration."""
@@ -69,6 +87,56 @@ class ScheduleHook(Hook):
             objective, _, attribute = target.replace('.loss.', '.').partition('.')
             setattr(self._owners[target], attribute, value)
             runner.message_hub.update_scalar(f'train/{objective}.{attribute}', value)
+        if self.levels:
+            runner.message_hub.update_scalar('train/level', self.state.level)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
+                         outputs: dict | None = None) -> None:
+        """Go on to the next level where this one has ended."""
+        if self.levels is None:
+            return
+        watched = self.levels.watched(self.state.level)
+        value = None
+        if watched:
+            plain = [(outputs or {})[f'{name}.loss'].detach() / self._weights[name] for name in watched]
+            mean = torch.stack(plain).mean()
+            all_reduce(mean, 'mean')  # every rank decides alike
+            value = float(mean)
+        state, why = self.levels.advance(self.state, runner.iter, value)
+        if state.level != self.state.level:
+            runner.logger.info(f'mmkd: level {self.state.level} ends after iteration {runner.iter + 1}, because {why}')
+            self._enter(runner, state.level)
+        self.state = state
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Write down where the levels stand."""
+        if self.levels:
+            checkpoint['mmkd_levels'] = asdict(self.state)
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on from there, if the run is resumed."""
+        if self.levels and runner._resume and 'mmkd_levels' in checkpoint:
+            self.state = LevelState(**checkpoint['mmkd_levels'])
+
+    def _find_levels(self, runner: Runner, model: Any) -> None:
+        assert self.levels is not None
+        owners = {name: _find_owner(model.objectives, f'{name}.weight') for name in self.levels.schedule.names
+                  if name != TASK}
+        # What the threshold is compared with is the loss without its weights; a weight of 0 cannot be divided by.
+        self._weights = {name: owner.weight * owner.loss.loss_weight for name, owner in owners.items()}
+        self._full = {name: owner.weight for name, owner in owners.items()}
+        self._owners |= owners
+        if TASK in self.levels.schedule.names:
+            self._owners[TASK], self._full[TASK] = model, model.task_weight
+        self._enter(runner, self.state.level)
+
+    def _enter(self, runner: Runner, level: int) -> None:
+        assert self.levels is not None
+        active = self.levels.schedule.active(level)
+        for name, weight in self._full.items():
+            setattr(self._owners[name], 'task_weight' if name == TASK else 'weight', weight * (name in active))
+        runner.logger.info(f'mmkd: level {level} of {len(self.levels.schedule.levels)} (counted from 0) learns from '
+                           f'{sorted(active)}')
 
 
 def _check_target(target: Any) -> str:
