@@ -120,7 +120,7 @@ def test_only_student_arguments_carry_gradient() -> None:
     assert got['student_global'] is rec['student']['feat']
     assert got['teacher'].data_ptr() == rec['t2']['logits'].data_ptr()
     assert [key for key, value in got.items() if value.requires_grad] == ['student', 'student_global']
-    peers = objective(Echo(), reads=dict(student='student.logits', teacher='student.logits'))  # a peer teaches as well
+    peers = objective(Echo(), reads=dict(student='student.logits', teacher='student.feat'))  # a peer teaches as well
     peers(rec)
     assert not peers.loss.got['teacher'].requires_grad
 
