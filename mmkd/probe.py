@@ -8,7 +8,8 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from mmkd.batch import Batch
-from mmkd.generated import DEFAULT_SIZE, cls_sample, seg_sample
+from mmkd.generated import DEFAULT_SIZE, cls_sample, has_image_labels, seg_sample
+from mmkd.member import num_classes_of
 
 if TYPE_CHECKING:
     from mmkd.distiller import Distiller
@@ -21,10 +22,15 @@ def probe(distiller: 'Distiller') -> list[str]:
     Students run ``mode='loss'`` (taps of auxiliary heads fire there alone) in eval mode, and every buffer is restored.
     The compiled form of a teacher is left alone: its hooks must be there when it is first traced.
     """
-    size = tuple(getattr(distiller.data_preprocessor, 'size', None) or DEFAULT_SIZE)
+    source, device = distiller.data_preprocessor, next(distiller.students.parameters()).device
+    size = tuple(getattr(source, 'size', None) or DEFAULT_SIZE)
     # A generator of its own: torch.manual_seed would also seed every GPU, and the run's seed would be lost there.
-    inputs = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0))
-    inputs = inputs.to(next(distiller.students.parameters()).device)
+    generator = torch.Generator().manual_seed(0)
+    if hasattr(source, 'generate'):
+        inputs = torch.stack(source.generate(1, generator))
+    else:
+        inputs = torch.randn(1, 3, *size, generator=generator)
+    inputs = inputs.to(device)
     with torch.random.fork_rng(devices=[]):
         samples = _samples(distiller.students.values(), size, inputs.device)
         batch = Batch(inputs, samples, distiller.members[distiller.predict_with].ignore_index)
@@ -67,6 +73,6 @@ def _samples(students: Any, size: tuple[int, ...], device: torch.device) -> list
     """Return labels that every student can take; None (no task loss is run) where there are none."""
     if all(hasattr(student, 'decode_head') for student in students):
         return [seg_sample(torch.zeros(1, *size, dtype=torch.long, device=device))]
-    if all(hasattr(getattr(student, 'head', None), 'fc') for student in students):
+    if all(has_image_labels(student) and num_classes_of(student) for student in students):
         return [cls_sample(torch.zeros(1, dtype=torch.long, device=device))]
     return None

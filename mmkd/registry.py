@@ -9,7 +9,7 @@ from torch import nn
 
 from mmkd.checks import check_keys, nearest
 
-_PARTS = ['mmkd.losses', 'mmkd.modules', 'mmkd.models', 'mmkd.noise', 'mmkd.distiller']
+_PARTS = ['mmkd.losses', 'mmkd.modules', 'mmkd.models', 'mmkd.adapters', 'mmkd.noise', 'mmkd.distiller']
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=_PARTS)
 DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['mmkd.datasets'])
 DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, scope='mmkd', locations=['mmkd.datasets'])

@@ -81,6 +81,11 @@ def _give_heads(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return args[:4], {**kwargs, **late, 'need_weights': True, 'average_attn_weights': False}
 
 
+def _is_hugging_face(module: nn.Module) -> bool:
+    parts = [getattr(module, name, None) for name in ('query', 'key')]
+    return all(isinstance(part, nn.Linear) for part in parts) and hasattr(module, 'num_attention_heads')
+
+
 def _project(module: nn.Module, side: str, x: Tensor) -> Tensor:
     """Return the queries or keys of ``nn.MultiheadAttention`` by head, (N, heads, tokens, d)."""
     if module._qkv_same_embed_dim:
@@ -174,11 +179,15 @@ class Taps:
             given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
             take(_project(module, path.side, given[path.side]))
 
+        if path.side in ('query', 'key') and _is_hugging_face(module):
+            heads = (int(module.num_attention_heads), -1)  # type: ignore[arg-type]
+            return [getattr(module, path.side).register_forward_hook(
+                lambda _, args, output: take(output.unflatten(-1, heads).transpose(1, 2)))]
         if path.side in ('query', 'key'):
             if not isinstance(module, nn.MultiheadAttention) or module.bias_k is not None or module.add_zero_attn:
                 raise TypeError(f'{where}: a {type(module).__name__} has no heads to read: queries and keys are those '
-                                'of nn.MultiheadAttention, without bias_kv and zero attention. Mend: tap the linear '
-                                'layers that make them')
+                                'of nn.MultiheadAttention, without bias_kv and zero attention, and of self-attention '
+                                'of Hugging Face. Mend: tap the linear layers that make them')
             return [module.register_forward_pre_hook(take_heads, with_kwargs=True)]
         if path.side == 'input':
             return [module.register_forward_pre_hook(take_input, with_kwargs=True)]

@@ -15,7 +15,7 @@ from mmkd.batch import Batch
 from mmkd.checks import check_choice
 from mmkd.distiller import Distiller
 from mmkd.fit_vocabulary import draw_words
-from mmkd.generated import generated_batch, has_image_labels
+from mmkd.generated import DEFAULT_SIZE, generated_batch, has_image_labels
 from mmkd.launch import is_distiller, wrapper_configs
 from mmkd.member import Member, as_dict, name_members, num_classes_of
 
@@ -102,13 +102,16 @@ class Pair:
         self.optimizers = quiet_optimizers(cfg.optim_wrapper.to_dict(), options.amp)
         self.peer_optimizers = quiet_optimizers(self.optimizers, 'fp32')
 
-        size = size or getattr(self.full.data_preprocessor, 'size', None) or cfg.get('crop_size')
+        source = self.full.data_preprocessor
+        size = size or getattr(source, 'size', None) or cfg.get('crop_size')
+        if size is None and hasattr(source, 'generate'):
+            size = DEFAULT_SIZE  # of images, where there are sentences
         if size is None:
             raise ValueError('the data preprocessor has no size. Mend: --size H W')
         self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
         classes = num_classes_of(self.plain[0]) or 2
         self.data = generated_batch(self.batch_size, self.size, classes, device=self.device,
-                                    per_image=has_image_labels(self.plain[0]))
+                                    per_image=has_image_labels(self.plain[0]), preprocessor=source)
 
     def cases(self) -> dict[str, Callable[[], Any]]:
         """Return name -> function.

@@ -6,3 +6,5 @@ from mmkd.datasets.cls_transforms import PadCrop as PadCrop
 from mmkd.datasets.corrupt import Corrupt as Corrupt
 from mmkd.datasets.digit_scenes import DigitScenes as DigitScenes
 from mmkd.datasets.image_files import ImageFiles as ImageFiles
+from mmkd.datasets.text_files import PackTextInputs as PackTextInputs
+from mmkd.datasets.text_files import TextFiles as TextFiles

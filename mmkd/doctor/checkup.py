@@ -97,7 +97,7 @@ def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> 
     report.note(f'values, gradients and memory are measured on generated images of {tuple(size)}, not on data')
     student = next(iter(wiring.students.values()))
     return generated_batch(batch_size, tuple(size), num_classes_of(student) or 2,
-                           per_image=has_image_labels(student))
+                           per_image=has_image_labels(student), preprocessor=wiring.model.data_preprocessor)
 
 
 def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, report: Report) -> None:

@@ -60,17 +60,7 @@ class ImageClassifier(BaseModel):
             mode: 'tensor', 'loss' or 'predict', which sets ``pred_score`` (C,), ``pred_logits`` (C,) and ``pred_label``
                 (1,) of every sample.
         """
-        check_choice('mode', mode, ('tensor', 'loss', 'predict'))
-        logits = self.head['fc'](self._pool(inputs))
-        if mode == 'tensor':
-            return logits
-        if mode == 'loss':
-            return dict(loss_cls=F.cross_entropy(logits, _labels(data_samples).to(logits.device)))
-        samples = data_samples or [BaseDataElement() for _ in logits]
-        best = logits.argmax(1, keepdim=True)
-        for sample, own, score, label in zip(samples, logits, logits.softmax(1), best, strict=True):
-            sample.set_data(dict(pred_logits=own, pred_score=score, pred_label=label))
-        return samples
+        return answer(self.head['fc'](self._pool(inputs)), data_samples, mode)
 
     def _pool(self, inputs: Tensor) -> Tensor:
         maps = self.backbone(inputs)
@@ -81,8 +71,26 @@ class ImageClassifier(BaseModel):
         return x.mean((2, 3)) if x.dim() == 4 else x
 
 
+def answer(logits: Tensor, data_samples: list | None, mode: str) -> Any:
+    """Return what a classifier does in a mode: logits, ``dict(loss_cls=…)``, or the data samples with a prediction.
+
+    >>> answer(torch.tensor([[0., 2.]]), None, 'predict')[0].pred_label
+    tensor([1])
+    """
+    check_choice('mode', mode, ('tensor', 'loss', 'predict'))
+    if mode == 'tensor':
+        return logits
+    if mode == 'loss':
+        return dict(loss_cls=F.cross_entropy(logits, _labels(data_samples).to(logits.device)))
+    samples = data_samples or [BaseDataElement() for _ in logits]
+    best = logits.argmax(1, keepdim=True)
+    for sample, own, score, label in zip(samples, logits, logits.softmax(1), best, strict=True):
+        sample.set_data(dict(pred_logits=own, pred_score=score, pred_label=label))
+    return samples
+
+
 def _labels(data_samples: list | None) -> Tensor:
     if not data_samples or not all('gt_label' in sample for sample in data_samples):
         raise ValueError("mode='loss' needs data samples with 'gt_label'. Mend: end the training pipeline with "
-                         "dict(type='mmkd.PackClsInputs') on a data set that has labels")
+                         "dict(type='mmkd.PackClsInputs'), or PackTextInputs, on a data set that has labels")
     return torch.cat([torch.as_tensor(sample.gt_label).view(1) for sample in data_samples])
