@@ -111,14 +111,17 @@ class Objective(BaseModule):
                 raise ValueError(f"objective {self.name!r}: connectors=dict({role}='auto') fits one map, but {role} is "
                                  f'a list of {len(x)}. Mend: a connector of your own, or one call of the module')
             needs = getattr(self.loss, 'needs', ('channels', 'size'))
-            convolve = 'channels' in needs and x.shape[1] != like.shape[1]
+            tokens = x.dim() == 3 and getattr(self.loss, 'takes_tokens', False)  # (N, L, D): D stands last
+            axis = 2 if tokens else 1
+            convolve = 'channels' in needs and x.shape[axis] != like.shape[axis]
             if convolve and not _learns(role):
-                raise ValueError(f'objective {self.name!r}: {role} has {x.shape[1]} channels, {other} {like.shape[1]}; '
-                                 'a connector of the teacher would never be trained. Mend: '
+                raise ValueError(f'objective {self.name!r}: {role} has {x.shape[axis]} channels, {other} '
+                                 f'{like.shape[axis]}; a connector of the teacher would never be trained. Mend: '
                                  "connectors=dict(student='auto')")
-            resize = 'size' in needs and x.shape[2:] != like.shape[2:]
-            self.connectors[role] = Connector(x.shape[1], like.shape[1] if convolve else None, resize).to(x.device)
-            fitted = (like.shape[1] if convolve else x.shape[1], *(like.shape[2:] if resize else x.shape[2:]))
+            resize = 'size' in needs and not tokens and x.shape[2:] != like.shape[2:]
+            width = like.shape[axis] if convolve else x.shape[axis]
+            self.connectors[role] = Connector(x.shape[axis], width if convolve else None, resize, tokens).to(x.device)
+            fitted = (x.shape[1], width) if tokens else (width, *(like.shape[2:] if resize else x.shape[2:]))
             steps = ['1x1 convolution'] * convolve + ['bilinear resize'] * resize
             done.append(f'{self.name}: {role} {tuple(x.shape[1:])} -> {fitted} by '
                         f"{' and '.join(steps) or 'nothing (the shapes agree)'}")

@@ -23,6 +23,7 @@ class Loss(nn.Module):
         lists: Arguments for which a list of references arrives as a list of tensors of any shapes, in place of a stack.
         whole: Arguments read of the batch that arrive at their own size, in place of the student's map's.
         fixed: Numbers that are read when the loss is built and not at each call, so that no schedule can change them.
+        takes_tokens: Whether a read of three axes is one of tokens (N, L, D), not (N, C, L).
         diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as ``<objective>.<name>``.
     """
 
@@ -31,6 +32,7 @@ class Loss(nn.Module):
     lists: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
+    takes_tokens = False
 
     def __init__(self, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
         super().__init__()

@@ -81,6 +81,7 @@ class HiddenCosineLoss(Loss):
     """
 
     needs = ('channels', 'size')
+    takes_tokens = True
 
     def __init__(self, token: str | None = None, ignore_index: int = 255, loss_weight: float = 1.0,
                  loss_name: str | None = None) -> None:

@@ -1,4 +1,5 @@
 """Whatever has weights and is not a task model: connectors, critics, vocabularies."""
+from mmkd.modules.affinity_rows import AffinityRows as AffinityRows
 from mmkd.modules.assignment_predictor import AssignmentPredictor as AssignmentPredictor
 from mmkd.modules.attention_estimator import AttentionEstimator as AttentionEstimator
 from mmkd.modules.category_critic import CategoryCritic as CategoryCritic

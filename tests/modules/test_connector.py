@@ -4,7 +4,9 @@ import torch
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmkd.losses import hidden_cosine
 from mmkd.modules import Connector
+from mmkd.objective import Objective
 
 
 def convolve(x: Tensor, connector: Connector) -> Tensor:
@@ -81,3 +83,21 @@ def test_it_is_registered_and_initialised_by_its_config() -> None:
 def test_too_few_channels() -> None:
     with pytest.raises(RuntimeError, match='expected input.* to have 3 channels, but got 2 channels'):
         Connector(3, 5)(torch.zeros(1, 2, 4, 4))
+
+
+def test_tokens_keep_their_places() -> None:
+    """The same linear map at every token, as of a linear layer."""
+    connector = Connector(3, 5, tokens=True)
+    x = torch.randn(2, 4, 3)
+    expected = torch.nn.functional.linear(x, connector.conv.weight.flatten(1), connector.conv.bias)
+    torch.testing.assert_close(connector(x), expected)
+    torch.testing.assert_close(Connector(3, tokens=True)(x), x)
+
+
+def test_hidden_states_of_another_width_get_a_linear_map() -> None:
+    objective = Objective('cos', dict(type='HiddenCosineLoss'), dict(student=['h'], teacher=['h']), on='h',
+                          connectors=dict(student='auto'))
+    record = dict(student=dict(h=torch.randn(2, 4, 3, requires_grad=True)), teacher=dict(h=torch.randn(2, 4, 5)))
+    assert objective.fit(record) == ['cos: student (4, 3) -> (4, 5) by 1x1 convolution']
+    connected = objective.connectors['student'](record['student']['h'])
+    torch.testing.assert_close(objective(record)['cos.loss'], hidden_cosine(connected, record['teacher']['h']))
