@@ -58,6 +58,8 @@ def write(path: Path, pixels: np.ndarray) -> None:
 
 def shrink(cfg: Config, roots: dict[str, str]) -> Config:
     """Two iterations at batch 2 on the written images, no download; all else as in the recipe."""
+    if cfg.train_dataloader.dataset.type == 'mmkd.TextFiles':
+        shrink_texts(cfg, roots)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
         for dataset in loader.dataset.get('datasets', [loader.dataset]):
@@ -101,6 +103,24 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
     return cfg
 
 
+def shrink_texts(cfg: Config, roots: dict[str, str]) -> None:
+    """A tiny BERT in place of every other, of as many layers; sentences of ten words."""
+    texts = pytest.importorskip('texts')
+    folder = Path(roots['mmkd.CIFAR10']) / 'texts'
+    root, tokenizer = texts.write_sentences(folder), texts.write_tokenizer(folder / 'tokenizer')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.update(data_root=root, ann_file='train.tsv', limit=None)
+        loader.dataset.pipeline[0].tokenizer = tokenizer
+    tiny = dict(config=texts.bert(12), pretrained=None)
+    if not is_distiller(cfg):
+        cfg.model.update(tiny)
+        return
+    cfg.model.student.model.update(tiny)
+    teacher = Config.fromfile(cfg.model.teacher.cfg)
+    teacher.model.update(tiny)
+    cfg.model.teacher.cfg = teacher
+
+
 def students_of(cfg: Config) -> list:
     """Return the configs of one student or of several."""
     return [cfg.model.student] if cfg.model.get('student') else list(cfg.model.students.values())
@@ -120,7 +140,8 @@ def task_losses(cfg: Config) -> dict[str, float]:
 
 def _losses_of_one(cfg: Config) -> dict[str, float]:
     if 'Accuracy' in str(cfg.val_evaluator):
-        return {'loss_cls': math.log(100 if 'cifar100' in cfg.train_dataloader.dataset.data_root else 10)}
+        known = cfg.train_dataloader.dataset.get('metainfo') or CIFAR10.METAINFO
+        return {'loss_cls': math.log(len(known['classes']))}
     if cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes':
         return {'decode.loss_ce': math.log(11)}
     classes = 19 if cfg.train_dataloader.dataset.type == 'CityscapesDataset' else 11
@@ -143,7 +164,8 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
     assert runner.iter == 2
     scalars = MessageHub.get_current_instance().log_scalars
     history = {key.removeprefix('train/'): buffer.data[0] for key, buffer in scalars.items()}
-    weight = cfg.model.get('task_weight', 1.)
+    levels = any('levels' in hook for hook in cfg.custom_hooks)  # the first has no labels
+    weight = 0. if levels else cfg.model.get('task_weight', 1.)
     first, guess = next(iter(own.items()))
     # the classifier of the scenes begins with larger weights, a VGG of batch 2 with wild norms
     loose = cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes' or 'vgg16' in path.stem
@@ -161,7 +183,8 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
         norms = [module for module in model.train().modules() if 'BatchNorm' in type(module).__name__]
         assert all(norm.training for norm in norms), 'norms train'
         moments = [wrapper.optimizer.state[p] for p in model.parameters()]
-        assert all((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0 for m in moments), 'all of it learns'
+        learns = [bool((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0) for m in moments]
+        assert any(learns) if levels else all(learns), 'all of it learns'
     if distils:
         for teacher, old in zip(teachers, before, strict=True):
             assert all(torch.equal(value, old[key]) for key, value in teacher.state_dict().items())

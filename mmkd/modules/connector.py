@@ -29,7 +29,7 @@ class Connector(BaseModule):
         self.conv = nn.Conv2d(in_channels, out_channels, 1) if out_channels else nn.Identity()
 
     def forward(self, x: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
-        """Return ``x`` (N, C, H, W), (N, C) or tokens, with the channels, and the size if resizing, that the loss needs."""
+        """Return ``x`` with the channels, and the size if resizing, that the loss needs."""
         if self.tokens:
             return self.conv(x.transpose(1, 2).unsqueeze(-1)).squeeze(-1).transpose(1, 2)
         vector = x.dim() == 2 and isinstance(self.conv, nn.Conv2d)
