@@ -1,4 +1,5 @@
 """The Distiller: students, teachers and what flows between them."""
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -81,6 +82,9 @@ class Distiller(BaseModel):
         # A student alone on noise is the control of a teacher's worth; alone without noise it is plain training.
         self.objectives = ModuleDict() if noise and not objectives and not teacher_members else build_objectives(
             objectives or {}, {name: list(p) for name, p in paths.items()})
+        for name in [name for name in self.objectives if name in models and len(models) > 1]:
+            raise ValueError(f'objective {name!r} is called like a student, whose own losses are logged under that '
+                             'name. Mend: another name')
         used = {name: self._used(name, paths[name]) for name in self.members}
         self.taps = {name: Taps(models[name], used[name], m.where) for name, m in student_members.items()}
         self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
@@ -104,9 +108,7 @@ class Distiller(BaseModel):
         if mode != 'loss':
             return self.students[self.predict_with](inputs, data_samples, mode)
         record, losses = self.observe(inputs, data_samples)
-        for objective in self.objectives.values():
-            losses.update(objective(record))
-        return losses
+        return {**losses, **self._compare(list(self.objectives), record)}
 
     def observe(self, inputs: Tensor, data_samples: list | None) -> tuple[Record, dict[str, Tensor]]:
         """Run every member once, each under its noises; return what the taps read, and the students' own losses."""
@@ -121,6 +123,8 @@ class Distiller(BaseModel):
             with self.taps[name].recording() as seen:
                 own = student(x, view.data_samples, mode='loss')
             record[name] = self.taps[name].read(seen)
+            for objective in self.objectives.values():  # peers may be members of what is averaged
+                objective.absorb(name, record[name], record)
             losses.update({f'{self._prefix(name)}{key}': self._weigh(key, value) for key, value in own.items()})
         return record, losses
 
@@ -135,10 +139,10 @@ class Distiller(BaseModel):
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
         """Step once: mmengine's own step with one optimizer, else one forward and every phase's gradient from it."""
-        phased = isinstance(optim_wrapper, OptimWrapperDict) or self.phase_runner.reduce is not None
-        if not phased:
+        if not isinstance(optim_wrapper, OptimWrapperDict):
             self._refuse_untrained_critics()
-            return super().train_step(data, optim_wrapper)
+            if len(self.phases) == 1 and self.phase_runner.reduce is None:
+                return super().train_step(data, optim_wrapper)
         wrappers = self.phase_runner.match(optim_wrapper)
         with self.phase_runner.context(wrappers, self):
             data = self.data_preprocessor(data, True)
@@ -149,8 +153,7 @@ class Distiller(BaseModel):
             with self.phase_runner.context(wrappers, self):
                 own = tuple(self._prefix(name) for name in phase.task)
                 losses = {key: value for key, value in task.items() if key.startswith(own)}
-                for name in phase.objectives:
-                    losses.update(self.objectives[name](record))
+                losses.update(self._compare(phase.objectives, record, bool(phase.task or phase.critics)))
                 critic_losses: dict[str, Tensor] = {}
                 for name in phase.critics:
                     critic_losses.update(self.objectives[name].critic_loss(record))
@@ -161,6 +164,15 @@ class Distiller(BaseModel):
             totals += [values['loss'].detach()] if losses else []
         self.phase_runner.step(wrappers)
         return {**logs, 'loss': torch.stack(totals).sum()}  # as with one optimizer: all but the critics'
+
+    def _compare(self, names: Sequence[str], record: Record, others: bool = True) -> dict[str, Tensor]:
+        """Return the losses of objectives; what is mute is not computed, where ``others`` leave a gradient."""
+        mute = {name for name in names if others and self.objectives[name].mute}
+        zero = record['batch'].inputs.new_zeros((), dtype=torch.float32)
+        losses: dict[str, Tensor] = {}
+        for name in names:
+            losses.update({f'{name}.loss': zero} if name in mute else self.objectives[name](record))
+        return losses
 
     # ------------------------------------------------------------------ members
 
@@ -238,8 +250,9 @@ def _preprocessor(given: Any, students: dict[str, nn.Module], members: dict[str,
     own: Any = {name: getattr(student, 'data_preprocessor', None) for name, student in students.items()}
     for name, other in own.items():
         if given is None and own[first] is not None and other is not None and Renormalise(own[first], other).changes:
-            raise ValueError(f'the students {first!r} and {name!r} have data preprocessors of different mean, std or '
-                             'channel order, but see one batch. Mend: data_preprocessor=dict(...) for all of them')
+            raise ValueError(f'the students {first!r} and {name!r} have data preprocessors of different mean, std, '
+                             'padding value or channel order, but see one batch. Mend: data_preprocessor=dict(...) '
+                             'for all of them')
     return own[first] if given is None else given
 
 

@@ -87,7 +87,8 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
 
     Args:
         checkpoint: A checkpoint of a Distiller run.
-        out: Path of the weights to write (``….pth``), or a folder for ``<member>.pth``.
+        out: Path of the weights to write (``….pth``), or a folder: for ``<member>.pth``, and of a run of several
+            students for ``<member>/<member>.pth``, since each has a config of its own.
         member: Name of the student.
 
     Returns:
@@ -95,7 +96,7 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
 
     Raises:
         KeyError: No such student.
-        ValueError: The checkpoint does not hold the config of its run.
+        ValueError: The checkpoint does not hold the config of its run; another student's config lies there.
     """
     loaded = load_checkpoint_file(str(checkpoint))
     state = student_state_dict(loaded.get('state_dict', loaded), member)
@@ -104,9 +105,16 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
         raise ValueError(f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's config cannot "
                          'be written. Mend: use a checkpoint that the Runner saved')
     run = Config.fromstring(meta['cfg'], '.py')
-    value = (run.model.get('students') or {}).get(member) or run.model.student
-    weights = Path(out) if str(out).endswith('.pth') else Path(out) / f'{member}.pth'
+    several = run.model.get('students') or {}
+    value = several.get(member) or run.model.student
+    folder = Path(out) / member if len(several) > 1 else Path(out)
+    weights = Path(out) if str(out).endswith('.pth') else folder / f'{member}.pth'
     config = student_config(Member.parse(member, 'student', value), run)
+    there = weights.parent / 'config.py'
+    if there.exists() and there.read_text(encoding='utf-8') != config.pretty_text and any(
+            other != weights for other in weights.parent.glob('*.pth')):
+        raise ValueError(f'{there} is the config of other weights in {weights.parent}, which would no longer load. '
+                         'Mend: another folder')
     return weights, write_student(state, student_meta(meta, member), weights, config.pretty_text)
 
 

@@ -1,6 +1,7 @@
 """Validation and test of networks that learn together: each peer, the peers' mean, and all as one ensemble."""
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, ValLoop, autocast
 
+from mmkd.checks import nearest
 from mmkd.metrics.uncertainty import EnsembleUncertainty
 from mmkd.models.ensemble import probabilities_of, write_prediction
 from mmkd.registry import LOOPS
@@ -38,6 +40,7 @@ class PeerValLoop(ValLoop):
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
         super().__init__(runner, dataloader, evaluator, fp16)
         self.evaluators = _copies(self)
+        _check_save_best(runner, list(self.evaluators))
 
     def run(self) -> dict[str, float]:
         """Evaluate, and return the metrics."""
@@ -74,17 +77,33 @@ def _copies(loop: Any) -> dict[str, Evaluator]:
         if taken in model.students:
             raise ValueError(f'a student is called {taken!r}, as {name} calls what it reports of all. Mend: another '
                              'name')
-    _check_save_best(loop.runner, [*model.students, MEAN, ENSEMBLE])
-    return {peer: copy.deepcopy(loop.evaluator) for peer in [*model.students, ENSEMBLE]}
+    return {peer: _copy(loop.evaluator, peer) for peer in [*model.students, ENSEMBLE]}
+
+
+def _copy(evaluator: Evaluator, peer: str) -> Evaluator:
+    """Copy an evaluator; what its metrics write goes into a folder of the peer's."""
+    evaluator = copy.deepcopy(evaluator)
+    for metric in evaluator.metrics:
+        if getattr(metric, 'output_dir', None):
+            metric.output_dir = str(Path(metric.output_dir, peer))
+            Path(metric.output_dir).mkdir(parents=True, exist_ok=True)
+        if getattr(metric, 'out_file_path', None):
+            path = Path(metric.out_file_path)
+            metric.out_file_path = str(path.parent / peer / path.name)
+    return evaluator
 
 
 def _check_save_best(runner: Any, names: list[str]) -> None:
     """Say now what the checkpoint hook would find at the end of the first validation."""
+    names = [*names, MEAN]
     for key in [key for hook in runner.hooks for key in _as_list(getattr(hook, 'save_best', None))]:
-        if key != 'auto' and key.split('/')[0] not in names:
-            raise ValueError(f'the checkpoint hook keeps the best by {key!r}, but metrics of peers begin with one of '
-                             f'{names}. Mend: default_hooks=dict(checkpoint=dict(save_best='
-                             f'{[f"{name}/{key}" for name in names[:-2]]}))')
+        first, _, rest = key.partition('/')
+        if key != 'auto' and first not in names:
+            peers = [name for name in names if name not in (MEAN, ENSEMBLE)]
+            known = rest and nearest(first, names)  # a peer's name, mistyped; else a metric without a peer
+            raise ValueError(f'the checkpoint hook keeps the best by {key!r}{known}, but metrics of peers begin with '
+                             f'one of {names}. Mend: default_hooks=dict(checkpoint=dict(save_best='
+                             f'{[f"{name}/{rest if known else key}" for name in peers]}))')
 
 
 def _as_list(value: Any) -> list:

@@ -66,15 +66,24 @@ class Objective(BaseModule):
         self.connectors = ModuleDict({role: build_part(value, f'objective {name!r}: connector of {role!r}')
                                       for role, value in (connectors or {}).items() if role not in self.auto})
 
+        for role, connector in self.connectors.items():
+            if not _learns(role) and any(p.requires_grad for p in connector.parameters()):
+                raise ValueError(f'objective {self.name!r}: the connector of {role!r} has weights, which would never '
+                                 'be trained: nothing reaches what a teacher says. Mend: '
+                                 "connectors=dict(student='auto')")
+
     @property
     def adversarial(self) -> bool:
         """Whether the loss has a critic, which some phase must train."""
         return hasattr(self.loss, 'critic_loss')
 
+    @property
+    def mute(self) -> bool:
+        """Whether a schedule has set the weight to 0 and no parameter waits for its gradient, be it 0."""
+        return not self.weight and next(self.parameters(), None) is None
+
     def forward(self, record: Record) -> dict[str, Tensor]:
         """Return ``{'<name>.loss': weight · loss}``, and the loss's diagnostics as ``<name>.<diagnostic>``."""
-        if not self.weight and next(self.parameters(), None) is None:  # parameters wait for a gradient, be it 0
-            return {f'{self.name}.loss': torch.zeros((), device=record['batch'].inputs.device)}
         value = {f'{self.name}.loss': self.weight * self._call(self.loss, record)}
         return value | {f'{self.name}.{key}': found for key, found in getattr(self.loss, 'diagnostics', {}).items()}
 

@@ -76,6 +76,7 @@ class PhaseOptimWrapperConstructor:
         wrappers = {name: self._build(name, model, owned[name]) for name in names}
         for phase in phases:
             _check_task(model, phase, owned[phase.optimizer])
+            _check_objectives(model, phase, owned)
         _warn_of_idle(model, set().union(*owned.values()))
         for name, wrapper in wrappers.items():
             wrapper.grad_name = grad_norm_key(phases, name)
@@ -124,6 +125,22 @@ def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
     if idle:
         print_log(f'mmkd: no optimizer holds {len(idle)} parameters, which will not be trained: '
                   f'{", ".join(idle[:3])}{", …" if len(idle) > 3 else ""}', logger='current', level=logging.WARNING)
+
+
+def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
+    """Refuse a connector, a loss's own layer or a critic that the optimizer of its phase does not hold."""
+    for name in (*phase.objectives, *phase.critics):
+        objective = model.objectives[name]
+        critic = {id(p) for p in objective.loss.critic.parameters()} if objective.adversarial else set()
+        wanted = [(key, p) for key, p in objective.named_parameters() if p.requires_grad and (
+            (id(p) in critic and name in phase.critics) or (id(p) not in critic and name in phase.objectives))]
+        for key, p in wanted:
+            if id(p) not in owned[phase.optimizer]:
+                holder = next((f'the optimizer {other!r} holds it' for other in owned if id(p) in owned[other]),
+                              'no optimizer holds it')
+                raise ValueError(f'phase {phase.name!r} takes the gradient of objective {name!r}, but its optimizer '
+                                 f'{phase.optimizer!r} does not hold objectives.{name}.{key} ({holder}), which would '
+                                 f"never be trained. Mend: add 'objectives.{name}' to params of {phase.optimizer!r}")
 
 
 def _check_task(model: Any, phase: Phase, owned: set[int]) -> None:

@@ -53,6 +53,9 @@ def read_phases(phases: list[dict] | None, objectives: dict[str, bool],
     if phases is None:
         implicit = [Phase('student', 'student', tuple(students), tuple(objectives))]
         return implicit + ([Phase('critic', 'critic', critics=tuple(critics))] if critics else [])
+    if isinstance(phases, dict):
+        raise TypeError(f'phases must be a list, got a dict of {list(phases)}. Mend: phases=[dict(name=…, '
+                        'optimizer=…), …]')
     if not phases:
         raise ValueError('phases is empty. Mend: phases=None for the implicit ones')
     read = [_read_phase(phase, objectives, students) for phase in phases]
@@ -83,6 +86,9 @@ def _read_phase(config: dict, objectives: dict[str, bool], students: Sequence[st
     if 'name' not in config or 'optimizer' not in config:
         raise ValueError(f"{where} needs name= and optimizer=, got {sorted(config)}")
     for key in ('objectives', 'critics', 'task'):
+        if config.get(key) is True and key != 'task':
+            known = list(objectives) if key == 'objectives' else [n for n, critic in objectives.items() if critic]
+            raise TypeError(f'{where}: {key} must be a list of names, got True. Mend: {key}={known}')
         if isinstance(config.get(key), str):
             name = config[key]
             raise TypeError(f'{where}: {key} must be a list of names, got {name!r}. Mend: {key}=[{name!r}]')

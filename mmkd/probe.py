@@ -41,6 +41,8 @@ def probe(distiller: 'Distiller') -> list[str]:
             with _frozen(student), distiller.taps[name].recording() as seen:
                 student(inputs, samples, mode='loss' if samples else 'tensor')
             record[name] = distiller.taps[name].read(seen)
+            for objective in distiller.objectives.values():
+                objective.absorb(name, record[name], record)
     fitted = []
     for objective in distiller.objectives.values():
         fitted += objective.fit(record)  # what is built here is drawn from the run's own seed

@@ -20,7 +20,8 @@ def robustness(runner: Runner, corruptions: Sequence[str] = tuple(CORRUPTIONS), 
     act on the size that the network gets.
 
     Args:
-        runner: A Runner whose config has a test set with labels; its weights are tested as they are.
+        runner: A Runner whose config has a test set with labels; its ``load_from`` is tested, else its weights as they
+            are.
         corruptions: Names of :class:`mmkd.datasets.Corrupt`.
         severities: 1 to 5; metrics are averaged over them.
         images: So many images, evenly spread over the test set; None: all.
@@ -39,7 +40,8 @@ def robustness(runner: Runner, corruptions: Sequence[str] = tuple(CORRUPTIONS), 
     if images is not None:
         check_count('images', images, 1)
     loader = _subset(copy.deepcopy(runner.cfg.test_dataloader), images)
-    runner.call_hook('before_run')
+    runner.call_hook('before_run')  # before the weights: EMA builds what they are loaded into
+    runner.load_or_resume()
     yield 'clean', _test(runner, loader)
     means = []
     for name in corruptions:

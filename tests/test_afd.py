@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from peers import OPTIMIZERS, TAU, afd, batch, classifier, model_of, optimizers
 from phased import record_steps
 from references.afd import step
-from tiny import segmentor
+from tiny import build, segmentor
 from torch import Tensor, nn
 
+from mmkd.losses import ensemble_kl
 from mmkd.phased_ddp import PhasedDDP
 from mmkd.registry import MODELS
 
@@ -271,6 +274,61 @@ def test_a_segmentor_and_a_classifier_are_no_peers() -> None:
     config = afd(2) | dict(students=dict(peer0=dict(model=classifier()), peer1=dict(model=segmentor(4, num_classes=3))))
     with pytest.raises(Exception, match='peer1'):
         MODELS.build(config)
+
+
+@pytest.mark.parametrize(('feature', 'critic', 'message'), [
+    (['students'], ['objectives'], "phase 'feature' takes the gradient of objective 'map0', but its optimizer "
+     "'feature' does not hold objectives.map0.connectors.student.conv.weight .the optimizer 'logit' holds it.*Mend: "
+     "add 'objectives.map0'"),
+    (['students', 'objectives'], ['objectives.map0'], "phase 'critic' takes the gradient of objective 'map1', but its "
+     "optimizer 'critic' does not hold objectives.map1.loss.critic.* .the optimizer 'feature' holds it"),
+    (['students', 'objectives.map'], ['objectives.map0'], "does not hold objectives.map1.loss.critic"),
+])
+def test_a_connector_or_critic_that_its_optimizer_does_not_hold(feature: list, critic: list, message: str) -> None:
+    cfg = {name: dict(type='OptimWrapper', optimizer=dict(optimizer)) for name, optimizer in OPTIMIZERS.items()}
+    cfg['feature']['params'], cfg['critic']['params'] = feature, critic
+    with pytest.raises(ValueError, match=message):
+        OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type='mmkd.PhaseOptimWrapperConstructor', optim_wrapper_cfg=cfg))(
+            model_of(2, widths=(2, 3)))
+
+
+def test_phases_under_one_plain_optimizer_are_refused() -> None:
+    """Also without a critic, where one optimizer could step on everything, but not as the phases say."""
+    config = without(afd(2), 'critic')
+    for k in range(2):
+        config['objectives'][f'map{k}']['loss'] = dict(type='FeatureL1Loss')
+    model = MODELS.build(config)
+    with pytest.raises(ValueError, match=r"the phases \['logit', 'feature'\] need the optimizers .*, but there is one"):
+        model.train_step(batch(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=.1)))
+
+
+def test_an_objective_that_is_called_like_a_peer() -> None:
+    config = afd(2)
+    config['objectives']['peer0'] = config['objectives'].pop('logit0')
+    config['phases'][0]['objectives'] = ['peer0', 'logit1']
+    with pytest.raises(ValueError, match="objective 'peer0' is called like a student"):
+        MODELS.build(config)
+
+
+def test_a_connector_of_what_is_only_listened_to() -> None:
+    config = afd(2)
+    config['objectives']['map0']['connectors'] = dict(teacher=dict(type='Connector', in_channels=8, out_channels=8))
+    with pytest.raises(ValueError, match="the connector of 'teacher' has weights, which would never be trained"):
+        MODELS.build(config)
+
+
+def test_peers_may_learn_from_the_mean_of_all() -> None:
+    """A running statistic over peers: the value is that of the stacked logits, itself included."""
+    config = afd(3)
+    config['objectives'] = dict(mean=dict(loss=dict(type='EnsembleKLLoss'),
+                                          reads=dict(student='peer0.logits', teachers='peer*.logits')))
+    config['phases'] = None
+    model = build(config)
+    seen = model.data_preprocessor(batch(), True)
+    record, _ = model.observe(**seen)
+    logits = [record[f'peer{k}']['logits'] for k in range(3)]
+    expected = ensemble_kl(logits[0], torch.stack(logits).detach())
+    torch.testing.assert_close(model.objectives['mean'](record)['mean.loss'], expected)
 
 
 def test_a_phase_that_names_an_unknown_optimizer() -> None:

@@ -204,6 +204,10 @@ def test_each_peer_alone_takes_the_optimizer_of_its_own_losses() -> None:
                       peer1=dict(optimizer=dict(type='AdamW', lr=.1), params=['students.peer1'])), Options())
     kinds = [type(pair.plain_wrapper(f'peer{k}', pair.plain[k], pair.optimizers).optimizer).__name__ for k in range(2)]
     assert kinds == ['SGD', 'AdamW']
+    inherited = dict(student=dict(type='OptimWrapper', optimizer=dict(type='RMSprop', lr=.1)))
+    for optimizers in (pair.optimizers | inherited, {k: v for k, v in pair.optimizers.items() if k != 'feature'}):
+        wrapper = pair.plain_wrapper('peer1', pair.plain[1], optimizers)
+        assert type(wrapper.optimizer).__name__ == 'AdamW', 'an optimizer that a base brought along is left alone'
     assert [phase.name for phase in pair.lean.phases] == ['peer0', 'peer1']
     assert 'peer0.loss_cls' in pair.cases()['step']()
 

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from peers import afd
 from runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
 from test_training import checkpoint, differences
-from tiny import distiller, segmentor
+from tiny import batch, build, distiller, segmentor
 
-from mmkd.batch import Batch
+from mmkd.generated import generated_batch
 from mmkd.hooks import ScheduleHook
 from mmkd.levels import LevelPlan, LevelState, build_levels
-from mmkd.objective import Objective
 from mmkd.schedules import Progressive, Stacked
 
 NAMES = [['layer1'], ['layer2'], ['soft']]
@@ -138,10 +139,29 @@ def test_the_log_says_when_and_why(tmp_path: Path) -> None:
 
 
 def test_a_mute_objective_without_parameters_is_not_computed() -> None:
-    objective = Objective('kd', dict(type='PixelWiseKLLoss'), dict(student=['logits'], teacher=['logits']), 'logits')
-    objective.weight = 0.
-    objective._call = None  # would fail
-    assert objective(dict(batch=Batch(torch.zeros(1, 3, 2, 2)))) == {'kd.loss': torch.zeros(())}
+    model = build(distiller())
+    model.objectives['pixel'].weight = 0.
+    model.objectives['pixel'].loss = None  # would fail
+    losses = model(**model.data_preprocessor(batch(), True), mode='loss')
+    assert losses['pixel.loss'] == 0 < losses['pair.loss']
+
+
+def test_a_phase_of_nothing_but_mute_objectives_goes_on() -> None:
+    """A map loss that warms up from 0 in a phase of its own: its optimizer steps with a gradient of zeros."""
+    config = afd(2)
+    for k in range(2):
+        config['objectives'][f'map{k}'] = dict(loss=dict(type='FeatureL1Loss'), reads=dict(
+            student=f'peer{k}.feat', teacher=f'peer{1 - k}.feat'))
+    config['phases'].pop()
+    model = build(config)
+    optim = OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type='mmkd.PhaseOptimWrapperConstructor', optim_wrapper_cfg={
+        name: dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=.1)) for name in ('logit', 'feature')}))(model)
+    for k in range(2):
+        model.objectives[f'map{k}'].weight = 0.
+    before = [p.clone() for p in model.students.parameters()]
+    logs = model.train_step(generated_batch(4, (32, 32), 3, per_image=True), optim)
+    assert logs['map0.loss'] == 0 < logs['logit0.loss']
+    assert not all(torch.equal(a, b) for a, b in zip(before, model.students.parameters(), strict=True))
 
 
 # ---------------------------------------------------------------- refusals

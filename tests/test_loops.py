@@ -1,5 +1,6 @@
 """Validation and test of peers: each one's numbers are those that it gets alone; best checkpoints, resume, export."""
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from runs import ADAM, SGD, run_config, train, unformatted_configs  # noqa: F401
 from test_training import checkpoint, differences
 from tiny import segmentor
 
+from mmkd.export import export_student
 from mmkd.launch import build_runner, prepare_config
 from mmkd.loops import _predict
 from mmkd.models import Ensemble
@@ -114,6 +116,25 @@ def test_any_peer_exports_as_a_plain_model(tmp_path: Path) -> None:
         assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
 
 
+def test_exports_of_two_peers_do_not_meet(tmp_path: Path) -> None:
+    """By hand into one folder: each has a config of its own there; one that differs is never overwritten."""
+    model = peers()
+    model['students']['peer1']['model']['backbone']['base_channels'] = 6
+    model['students']['peer1']['model']['backbone']['stem_channels'] = 6
+    for head, at in (('decode_head', 48), ('auxiliary_head', 24)):
+        model['students']['peer1']['model'][head]['in_channels'] = at
+    runner = train(config(tmp_path, model, max_iters=1, interval=1, val_interval=9))
+    file = Path(runner.work_dir) / 'iter_1.pth'
+    for name in PEERS:
+        weights, written = export_student(file, tmp_path / 'out', name)
+        assert (weights, written) == (tmp_path / f'out/{name}/{name}.pth', tmp_path / f'out/{name}/config.py')
+        alone = mmseg.apis.init_model(str(written), str(weights), device='cpu')
+        own = runner.model.students[name].state_dict()
+        assert all(torch.equal(value, own[key]) for key, value in alone.state_dict().items())
+    with pytest.raises(ValueError, match='config.py is the config of other weights in .*Mend: another folder'):
+        export_student(file, tmp_path / 'out/peer0/other.pth', 'peer1')
+
+
 @pytest.mark.parametrize(('model', 'error', 'message'), [
     (segmentor(4, num_classes=3, size=32), TypeError,
      "PeerValLoop evaluates the students of a Distiller, got EncoderDecoder. Mend: type='ValLoop'"),
@@ -134,8 +155,69 @@ def test_a_best_checkpoint_by_a_metric_that_peers_do_not_have(tmp_path: Path) ->
     cfg = config(tmp_path, max_iters=2, val_interval=2)
     cfg.default_hooks.checkpoint.save_best = 'mIoU'
     with pytest.raises(ValueError, match=r"keeps the best by 'mIoU', but .* begin with one of \['peer0', 'peer1', "
-                       r"'mean', 'ensemble'\]. Mend: .*save_best=\['peer0/mIoU', 'peer1/mIoU'\]"):
+                       r"'ensemble', 'mean'\]. Mend: .*save_best=\['peer0/mIoU', 'peer1/mIoU'\]"):
         train(cfg)
+
+
+def test_a_mistyped_peer_is_told_its_name(tmp_path: Path) -> None:
+    cfg = config(tmp_path, max_iters=2, val_interval=2)
+    cfg.default_hooks.checkpoint.save_best = ['pear1/mIoU']
+    with pytest.raises(ValueError, match=r"'pear1/mIoU'; did you mean 'peer1'.*save_best=\['peer0/mIoU', 'peer1/m"):
+        train(cfg)
+
+
+def test_a_test_asks_nothing_of_the_best_checkpoint(tmp_path: Path) -> None:
+    cfg = config(tmp_path, val_cfg=dict(type='ValLoop'))
+    cfg.default_hooks.checkpoint.save_best = 'mIoU'
+    assert 'mean/mIoU' in build_runner(prepare_config(cfg)).test()
+
+
+def test_what_metrics_write_has_a_folder_of_each_peer(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    cfg.test_evaluator.update(output_dir=str(tmp_path / 'maps'))
+    build_runner(prepare_config(cfg)).test()
+    found = {path.parent.name for path in (tmp_path / 'maps').rglob('*.png')}
+    assert found == {*PEERS, 'ensemble'}
+    assert len(list((tmp_path / 'maps').rglob('*.png'))) == 3 * 6
+
+
+def test_averaged_weights_are_validated(tmp_path: Path) -> None:
+    """EMAHook swaps the averages of every peer in: what is found is what they get, loaded from the checkpoint."""
+    cfg = config(tmp_path, max_iters=2, val_interval=2)
+    cfg.custom_hooks.append(dict(type='EMAHook', momentum=.5))
+    cfg.optim_wrapper.student.optimizer.lr = 5.
+    runner = train(cfg)
+    averaged = checkpoint(runner, 'iter_2.pth')['state_dict']  # the hook swaps them in there too
+    live = runner.model.students['peer1'].decode_head.conv_seg.weight
+    assert not torch.allclose(averaged['students.peer1.decode_head.conv_seg.weight'], live)
+    found = {key: runner.message_hub.log_scalars[f'val/{key}'].data[0][-1] for key in ('peer0/mIoU', 'peer1/mIoU')}
+    again = build_runner(prepare_config(config(tmp_path, name='again')))
+    again.model.load_state_dict(averaged)
+    assert found == {key: value for key, value in again.val().items() if key in found}
+
+
+def work(rank: int, folder: str) -> None:
+    """Validate on two processes."""
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1',
+                      MASTER_PORT='29613')
+    cfg = config(Path(folder), launcher='pytorch', name='two')
+    cfg.env_cfg.dist_cfg = dict(backend='gloo')
+    runner = build_runner(prepare_config(cfg, 'pytorch'))
+    runner.load_checkpoint(f'{folder}/weights.pth')
+    torch.save(runner.val(), f'{folder}/rank{rank}.pth')
+
+
+@pytest.mark.slow
+def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
+    runner = build_runner(prepare_config(config(tmp_path)))
+    torch.manual_seed(0)
+    for student in runner.model.students.values():
+        torch.nn.init.normal_(student.decode_head.conv_seg.weight)
+    torch.save(dict(state_dict=runner.model.state_dict(), meta={}), tmp_path / 'weights.pth')
+    alone = runner.val()
+    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+    assert torch.load(tmp_path / 'rank0.pth', weights_only=False) == alone
 
 
 def test_validation_leaves_the_batch_and_the_training_alone(tmp_path: Path) -> None:

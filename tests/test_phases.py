@@ -186,3 +186,12 @@ def test_reentrant_checkpointing_is_refused_by_name() -> None:
     model = quiet_distiller(student=dict(model=student))
     with pytest.raises(RuntimeError, match='reentrant activation checkpointing .with_cp=True.*Mend: with_cp=False'):
         model.train_step(batch(2, 32), wrappers(model))
+
+
+def test_phases_that_are_no_list_of_names() -> None:
+    with pytest.raises(TypeError, match=r"phases must be a list, got a dict of \['name'\]. Mend: phases=\[dict"):
+        read_phases(dict(name='a'), dict(pixel=False))
+    with pytest.raises(TypeError, match=r"objectives must be a list of names, got True. Mend: objectives=\['a', 'b'\]"):
+        read_phases([dict(name='p', optimizer='o', task=True, objectives=True)], dict(a=False, b=True))
+    with pytest.raises(TypeError, match=r"critics must be a list of names, got True. Mend: critics=\['b'\]"):
+        read_phases([dict(name='p', optimizer='o', critics=True)], dict(a=False, b=True))

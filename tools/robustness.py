@@ -34,7 +34,6 @@ def main() -> None:
     check_checkpoint(cfg, args.checkpoint)
     cfg.load_from = args.checkpoint
     runner = build_runner(prepare_config(cfg, args.launcher))
-    runner.load_or_resume()
     attack = dict(epsilon=args.epsilon, step=args.step, steps=args.steps) if args.steps else None
     found = {}
     for condition, metrics in robustness(runner, args.corruptions, args.severities, args.images, attack):

@@ -173,8 +173,9 @@ class Pair:
     def plain_wrapper(self, name: str, model: nn.Module, optimizers: dict) -> OptimWrapper:
         """Return the optimizer of a student's own losses for the student alone."""
         own = next(phase.optimizer for phase in self.full.phases if name in phase.task)
-        others = {phase.optimizer for phase in self.full.phases} - {own}
-        return build_optim_wrapper(model, copy.deepcopy({k: v for k, v in optimizers.items() if k not in others}))
+        kept = {key: value for key, value in optimizers.items()
+                if key == own or not (isinstance(value, dict) and 'optimizer' in value)}
+        return build_optim_wrapper(model, copy.deepcopy(kept))
 
     def _ready(self, model: nn.Module) -> Any:
         # init_weights, which would download, is never called: torch's own initialisation serves for timing.

@@ -25,13 +25,17 @@ class ExportStudentHook(Hook):
 
     Raises:
         KeyError: ``members`` names a student that is not there.
-        TypeError: A student was given as a built model, so that no config can be written for it.
+        TypeError: ``members`` is no list; a student was given as a built model, so that no config can be written for
+            it.
     """
 
     # After EMAHook (NORMAL), which swaps the averaged weights into the checkpoint.
     priority = 'LOW'
 
     def __init__(self, members: list[str] | None = None) -> None:
+        if isinstance(members, str):
+            raise TypeError(f'members of ExportStudentHook must be a list of names, got {members!r}. Mend: '
+                            f'members=[{members!r}]')
         self.members = members
         self.configs: dict[str, str] = {}
 

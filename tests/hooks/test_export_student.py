@@ -157,3 +157,9 @@ def test_a_plain_model_is_left_alone(tmp_path: Path) -> None:
 
 def test_it_runs_after_ema_has_swapped_the_weights() -> None:
     assert get_priority(ExportStudentHook.priority) > get_priority(EMAHook.priority)
+
+
+def test_members_that_are_no_list() -> None:
+    with pytest.raises(TypeError, match=r"members of ExportStudentHook must be a list of names, got 'peer1'. Mend: "
+                       r"members=\['peer1'\]"):
+        ExportStudentHook('peer1')
