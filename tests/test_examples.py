@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / 'examples').glob('*.py'))
-GAINS = [path for path in EXAMPLES if path.stem not in ('noisy_collaboration', 'afd')]  # of a student and a teacher
+OWN = ('noisy_collaboration', 'afd', 'internal_representations')  # which have a test of their own
+GAINS = [path for path in EXAMPLES if path.stem not in OWN]
 
 
 def run(path: Path) -> Any:
@@ -28,6 +29,11 @@ def test_the_example_runs_and_gains(path: Path) -> None:
 def test_peers_teach_each_other() -> None:
     found = run(next(path for path in EXAMPLES if path.stem == 'afd'))
     assert min(found['mutual learning'], found['AFD']) > found['alone'] + 0.5
+
+
+def test_a_student_learns_from_within_its_teacher() -> None:
+    found = run(next(path for path in EXAMPLES if path.stem == 'internal_representations'))
+    assert found['teacher'] > found['stacked'] > max(found['soft'], found['alone']) + 1
 
 
 def test_noise_makes_robust_at_little_cost() -> None:
