@@ -233,6 +233,9 @@ BASELINES = {  # how the names of a table's rows end -> the row without distilla
     'half_camvid': 'structured_kd/baseline_pspnet-r18-half_camvid',
     'pspnet-r18_camvid': 'structured_kd/baseline_pspnet-r18_camvid',
     'unet_digit-scenes': 'demo/student',
+    'segformer_digit-scenes': 'afd/baseline_segformer_digit-scenes',
+    'minilm-minilm3_sst2': 'internal_representations/baseline_minilm3_sst2',
+    'vit-vit_cifar10': 'internal_representations/baseline_vit_cifar10',
     'unetx2_digit-scenes': 'demo/student',
     'unet-segformer_digit-scenes': 'demo/student'}
 ROWS = [path for path in RECIPES if path.stem.endswith(tuple(BASELINES))
