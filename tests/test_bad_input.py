@@ -39,7 +39,7 @@ def pixel(**changes: Any) -> dict:
     (dict(logits='decode_head.conv_sge'), KeyError,
      r"tap 'logits' of student \('decode_head.conv_sge'\): student has no module .*; did you mean "
      r"'decode_head.conv_seg'"),
-    (dict(logits='decode_head:outputs'), ValueError, r"a tap is module\[#call\]\[:input\|:output\]\[index\], "
+    (dict(logits='decode_head:outputs'), ValueError, r"a tap is module\[#call\]\[:input\|:output\|:query\|:key\]\[index\], "
                                                      r"for instance"),
     (dict(logits='decode_head.psp_modules.0.1', feat='decode_head.psp_modules'), TypeError,
      "tap 'feat' of teacher .* the output is a list of 2, not a Tensor. Mend: choose one with "
@@ -133,9 +133,8 @@ def test_teacher_file_missing_truncated_and_of_another_architecture(tmp_path: Pa
 def test_students_of_different_normalisation() -> None:
     students = dict(one=tiny.segmentor(4), two=tiny.segmentor(4, data_preprocessor=tiny.preprocessor(mean=0.)))
     objectives = dict(pixel=PIXEL | dict(on=None, reads=dict(student='one.logits', teacher='two.logits')))
-    refuse(ValueError, r"the students 'one' and 'two' have data preprocessors of different mean, std or channel "
-                       r"order, but "
-                       r'see one batch. Mend: data_preprocessor=dict\(...\)',
+    refuse(ValueError, r"the students 'one' and 'two' have data preprocessors of different mean, std, padding value or "
+                       r'channel order, but see one batch. Mend: data_preprocessor=dict\(...\)',
            student=None, teacher=None, students=students, objectives=objectives)
     model = MODELS.build(dict(type='mmkd.Distiller', students=students, objectives=objectives,
                               taps=dict(logits='decode_head.conv_seg'), data_preprocessor=tiny.preprocessor()))

@@ -195,7 +195,7 @@ def test_the_mask_leaves_out_what_is_void() -> None:
     (dict(reads=dict(student=[])), ValueError, r"a list stacks taps of members \('<member>.<tap>'\), got \[\]"),
     (dict(reads=dict(student=['batch.inputs'])), ValueError, 'a list stacks taps of members'),
     (dict(reads=dict(mask='batch.vaild'), on='logits'), KeyError, r"the batch offers \['inputs', 'labels', 'valid', "
-                                                                   r"'data_samples'\], got 'vaild'; did you "
+                                                                   r"'tokens', 'data_samples'\], got 'vaild'; did you "
                                                                    r"mean 'valid'"),
     (dict(reads={}, weight=1.), ValueError, "objective 'pixel' reads nothing. Mend: on='logits'"),
     (dict(reads=dict(msak='batch.valid'), on='logits'), TypeError,

@@ -30,7 +30,7 @@ def build(root: Path, split: str = 'train', **changes: object) -> CamVid:
     return DATASETS.build(dict(
         type='mmkd.CamVid', data_root=str(root),
         data_prefix=dict(img_path=f'img_dir/{split}', seg_map_path=f'ann_dir/{split}'),
-        pipeline=[dict(type='mmseg.LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')], **changes))
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')], **changes))
 
 
 def test_labels_and_images_are_read_as_they_are(root: Path) -> None:
