@@ -39,8 +39,8 @@ def pixel(**changes: Any) -> dict:
     (dict(logits='decode_head.conv_sge'), KeyError,
      r"tap 'logits' of student \('decode_head.conv_sge'\): student has no module .*; did you mean "
      r"'decode_head.conv_seg'"),
-    (dict(logits='decode_head:outputs'), ValueError, r"a tap is module\[#call\]\[:input\|:output\|:query\|:key\]\[index\], "
-                                                     r"for instance"),
+    (dict(logits='decode_head:outputs'), ValueError, r"a tap is module\[#call\]\[:input\|:output\|:query\|:key\]"
+                                                     r"\[index\], for instance"),
     (dict(logits='decode_head.psp_modules.0.1', feat='decode_head.psp_modules'), TypeError,
      "tap 'feat' of teacher .* the output is a list of 2, not a Tensor. Mend: choose one with "
      "'decode_head.psp_modules.i.'"),
