@@ -167,11 +167,12 @@ class Distiller(BaseModel):
 
     def _compare(self, names: Sequence[str], record: Record, others: bool = True) -> dict[str, Tensor]:
         """Return the losses of objectives; what is mute is not computed, where ``others`` leave a gradient."""
-        mute = {name for name in names if others and self.objectives[name].mute}
-        zero = record['batch'].inputs.new_zeros((), dtype=torch.float32)
         losses: dict[str, Tensor] = {}
         for name in names:
-            losses.update({f'{name}.loss': zero} if name in mute else self.objectives[name](record))
+            if others and self.objectives[name].mute:
+                losses[f'{name}.loss'] = record['batch'].inputs.new_zeros((), dtype=torch.float32)
+            else:
+                losses.update(self.objectives[name](record))
         return losses
 
     # ------------------------------------------------------------------ members

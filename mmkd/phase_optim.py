@@ -129,11 +129,11 @@ def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
 
 def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
     """Refuse a connector, a loss's own layer or a critic that the optimizer of its phase does not hold."""
-    for name in (*phase.objectives, *phase.critics):
+    for name in dict.fromkeys((*phase.objectives, *phase.critics)):
         objective = model.objectives[name]
         critic = {id(p) for p in objective.loss.critic.parameters()} if objective.adversarial else set()
-        wanted = [(key, p) for key, p in objective.named_parameters() if p.requires_grad and (
-            (id(p) in critic and name in phase.critics) or (id(p) not in critic and name in phase.objectives))]
+        wanted = [(key, p) for key, p in objective.named_parameters()
+                  if p.requires_grad and name in (phase.critics if id(p) in critic else phase.objectives)]
         for key, p in wanted:
             if id(p) not in owned[phase.optimizer]:
                 holder = next((f'the optimizer {other!r} holds it' for other in owned if id(p) in owned[other]),

@@ -88,12 +88,12 @@ def _is_hugging_face(module: nn.Module) -> bool:
 
 def _project(module: nn.Module, side: str, x: Tensor) -> Tensor:
     """Return the queries or keys of ``nn.MultiheadAttention`` by head, (N, heads, tokens, d)."""
+    part = ('query', 'key').index(side)
     if module._qkv_same_embed_dim:
-        weight = module.in_proj_weight.chunk(3)[('query', 'key').index(side)]  # type: ignore[operator]
+        weight = module.in_proj_weight.chunk(3)[part]  # type: ignore[operator]
     else:
         weight = getattr(module, f'{side[0]}_proj_weight')
-    bias = None if module.in_proj_bias is None else \
-        module.in_proj_bias.chunk(3)[('query', 'key').index(side)]  # type: ignore[operator]
+    bias = None if module.in_proj_bias is None else module.in_proj_bias.chunk(3)[part]  # type: ignore[operator]
     x = nn.functional.linear(x if module.batch_first else x.transpose(0, 1), weight, bias)
     return x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
 

@@ -98,7 +98,9 @@ class ScheduleHook(Hook):
         watched = self.levels.watched(self.state.level)
         value = None
         if watched:
-            plain = [(outputs or {})[f'{name}.loss'].detach() / self._weights[name] for name in watched]
+            # without its weights: those of the config, the objective's and the loss's own
+            plain = [(outputs or {})[f'{name}.loss'].detach() / (self._full[name] * self._owners[name].loss.loss_weight)
+                     for name in watched]
             mean = torch.stack(plain).mean()
             all_reduce(mean, 'mean')  # every rank decides alike
             value = float(mean)
@@ -122,8 +124,6 @@ class ScheduleHook(Hook):
         assert self.levels is not None
         owners = {name: _find_owner(model.objectives, f'{name}.weight') for name in self.levels.schedule.names
                   if name != TASK}
-        # What the threshold is compared with is the loss without its weights; a weight of 0 cannot be divided by.
-        self._weights = {name: owner.weight * owner.loss.loss_weight for name, owner in owners.items()}
         self._full = {name: owner.weight for name, owner in owners.items()}
         self._owners |= owners
         if TASK in self.levels.schedule.names:

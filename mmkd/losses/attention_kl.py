@@ -11,7 +11,9 @@ from mmkd.registry import MODELS
 HEADS = ('match', 'mean')
 
 
-def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, heads: str = 'match') -> Tensor:
+def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, heads: str = 'match',
+                 rows: int | None = None, student_key: Tensor | None = None, teacher_key: Tensor | None = None,
+                 key_mask: Tensor | None = None) -> Tensor:
     r"""Divergence between the attention distributions of student and teacher, row by row.
 
     Paper: Aguilar et al., Knowledge Distillation from Internal Representations, AAAI 2020, arXiv 1910.03723, the
@@ -24,17 +26,21 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
     at the dtype's smallest normal number inside the logarithm; where :math:`A^T` is 0 a key adds 0.
 
     Args:
-        student: Attention probabilities (N, h, Q, K): after softmax, before dropout.
-        teacher: Probabilities of the same shape; receives no gradient.
+        student: Attention probabilities (N, h, Q, K): after softmax, before dropout. With keys: queries (N, h, Q, d).
+        teacher: The same of the teacher; receives no gradient.
         mask: Bool (N, Q), True where a row counts; padding does not.
         heads: 'match' compares head by head, which means something where the student began as layers of the teacher;
             'mean' averages the heads of each side first, so their numbers may differ.
+        rows: Queries that are drawn, see :class:`AttentionKLLoss`; None takes all.
+        student_key: Keys (N, h, K, d), where ``student`` holds queries.
+        teacher_key: The same of the teacher.
+        key_mask: Bool (N, K), True where a key may be looked at; with keys only.
 
     Returns:
         0-d tensor, float32 or wider.
 
     Raises:
-        ValueError: shapes that do not fit, an unknown option.
+        ValueError: shapes that do not fit, a key without its query, an unknown option.
         TypeError: a mask that is not bool.
 
     Examples:
@@ -43,12 +49,26 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
         tensor(0.4185)
     """
     check_choice('heads', heads, HEADS)
-    _check(student, teacher, heads)
+    keys = [k for k in (student_key, teacher_key) if k is not None]
+    if len(keys) == 1 or (key_mask is not None and not keys):
+        raise ValueError('student_key and teacher_key come together, and key_mask with them; got '
+                         f'student_key {_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
+                         f'{_shape(key_mask)}. Mend: all of them, or probabilities alone')
+    _check(student, teacher, heads, student_key, teacher_key)
     _check_mask(mask, student)
+    queries = student.shape[2]
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
-        rows = student.shape[0] * student.shape[2] if mask is None else mask.sum().clamp(min=1)
-        return _sum_of_rows(student, teacher, mask, heads) / rows
+        valid = len(student) * queries if mask is None else mask.sum().clamp(min=1)
+        if rows is not None and rows < queries:
+            drawn = torch.randperm(queries, device=student.device)[:rows]
+            student, teacher = student[:, :, drawn], teacher[:, :, drawn]
+            mask = None if mask is None else mask[:, drawn]
+        if student_key is not None and teacher_key is not None:
+            student_key, teacher_key = widen(student_key, teacher_key.detach())
+            student = attention_rows(student, student_key, key_mask)
+            teacher = attention_rows(teacher, teacher_key, key_mask)
+        return queries / student.shape[2] * _sum_of_rows(student, teacher, mask, heads) / valid
 
 
 def _sum_of_rows(student: Tensor, teacher: Tensor, mask: Tensor | None, heads: str) -> Tensor:
@@ -116,40 +136,9 @@ class AttentionKLLoss(Loss):
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, student_key: Tensor | None = None,
                 teacher_key: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
-        """Return the weighted loss.
-
-        Args:
-            student: Probabilities (N, h, Q, K), or queries (N, h, Q, d).
-            teacher: The same of the teacher.
-            mask: Bool (N, Q), True where a row counts.
-            student_key: Keys (N, h, K, d), where ``student`` holds queries.
-            teacher_key: The same of the teacher.
-            key_mask: Bool (N, K), True where a key may be looked at; with keys only.
-        """
-        keys = [k for k in (student_key, teacher_key) if k is not None]
-        if len(keys) == 1 or (key_mask is not None and not keys):
-            raise ValueError('student_key and teacher_key come together, and key_mask with them; got '
-                             f'student_key {_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
-                             f'{_shape(key_mask)}. Mend: all of them, or probabilities alone')
-        if keys:
-            _check(student, teacher, self.heads, student_key, teacher_key)
-        else:
-            _check(student, teacher, self.heads)
-        _check_mask(mask, student)
-        queries = student.shape[2]
-        with no_autocast(student):
-            student, teacher = widen(student, teacher.detach())
-            rows = len(student) * queries if mask is None else mask.sum().clamp(min=1)
-            if self.rows is not None and self.rows < queries:
-                drawn = torch.randperm(queries, device=student.device)[:self.rows]
-                student, teacher = student[:, :, drawn], teacher[:, :, drawn]
-                mask = None if mask is None else mask[:, drawn]
-            if student_key is not None and teacher_key is not None:
-                student_key, teacher_key = widen(student_key, teacher_key.detach())
-                student = attention_rows(student, student_key, key_mask)
-                teacher = attention_rows(teacher, teacher_key, key_mask)
-            scale = queries / student.shape[2]
-            return self.loss_weight * scale * _sum_of_rows(student, teacher, mask, self.heads) / rows
+        """Return the weighted loss; the arguments are those of :func:`attention_kl`."""
+        return self.loss_weight * attention_kl(student, teacher, mask, self.heads, self.rows, student_key, teacher_key,
+                                               key_mask)
 
 
 def attention_rows(query: Tensor, key: Tensor, key_mask: Tensor | None = None) -> Tensor:

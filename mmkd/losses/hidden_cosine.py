@@ -1,4 +1,6 @@
 """Cosine distance of hidden states: the second part of KD from internal representations."""
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,7 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         raise ValueError('hidden cosine needs states (N, D) or (N, L, D) of one shape, got student '
                          f'{shape_of(student)}, teacher {shape_of(teacher)}; mend: a linear connector to the width of '
                          "the teacher, connectors=dict(student='auto')")
-    if mask is not None and (mask.dtype != torch.bool or mask.shape != student.shape[:-1]):
-        kind = TypeError if mask.dtype != torch.bool else ValueError
-        raise kind(f'mask must be a bool tensor {tuple(student.shape[:-1])}, True where a state counts, got '
-                   f'{mask.dtype} {shape_of(mask)}')
+    _check_mask(mask, student.shape[:-1])
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
         if mask is not None:  # before the norms: 0 · NaN is NaN
@@ -129,11 +128,7 @@ class HiddenCosineLoss(Loss):
                              f"{None if labels is None else shape_of(labels)}; mend: reads=dict(labels='batch.labels')")
         if mask is not None and self.token in ('first', 'class'):
             raise ValueError(f'token={self.token!r} takes no mask; mend: drop reads=dict(mask=…)')
-        places = (len(student), *(student.shape[2:] if student.dim() == 4 else student.shape[1:-1]))
-        if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != places):
-            kind = TypeError if mask.dtype != torch.bool else ValueError
-            raise kind(f'mask must be a bool tensor {places}, True where a state counts, got {mask.dtype} '
-                       f'{shape_of(mask)}')
+        _check_mask(mask, size if student.dim() == 4 else student.shape[:-1])
 
 
 def prototypes(labels: Tensor, ignore_index: int, *maps: Tensor) -> list[Tensor]:
@@ -153,6 +148,13 @@ def prototypes(labels: Tensor, ignore_index: int, *maps: Tensor) -> list[Tensor]
         total = states.new_zeros(len(group), x.shape[1]).index_add(0, index, states)
         found.append(total / index.bincount(minlength=len(group))[:, None])
     return found
+
+
+def _check_mask(mask: Tensor | None, places: Sequence[int]) -> None:
+    if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != tuple(places)):
+        kind = TypeError if mask.dtype != torch.bool else ValueError
+        raise kind(f'mask must be a bool tensor {tuple(places)}, True where a state counts, got {mask.dtype} '
+                   f'{shape_of(mask)}')
 
 
 def _tokens(x: Tensor) -> Tensor:
