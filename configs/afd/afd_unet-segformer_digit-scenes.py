@@ -19,5 +19,5 @@ adam = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=2e-5))
 optim_wrapper = dict(
     _delete_=True, constructor='mmkd.PhaseOptimWrapperConstructor', feature=adam, critic=adam,
     **{k: dict(type='OptimWrapper', params=[f'students.{k}'], optimizer=dict(type='AdamW', lr=lr, weight_decay=0.02))
-       for k, lr in [('cnn', 0.02), ('former', 1e-3)]})
+       for k, lr in [('cnn', 0.02), ('former', 0.01)]})
 val_cfg, test_cfg = dict(type='mmkd.PeerValLoop'), dict(type='mmkd.PeerTestLoop')

@@ -13,7 +13,7 @@ model = dict(
                        student_global='student.pooled', teacher_global='teacher.pooled', labels='batch.labels')),
         adversarial=dict(
             loss=dict(type='AdversarialLoss', mode='bce', critic=dict(type='CategoryCritic', channels=(16, 16)),
-                      l1=1e-5, l2=1e-4, adversarial_sample=0.1),
+                      l1=1e-5, l2=1e-4, adversarial_sample=0.1, positions=512),
             on='logits', reads=dict(labels='batch.labels', mask='batch.valid'), weight=0.01)))
 optim_wrapper = dict(
     _delete_=True,

@@ -1,16 +1,14 @@
 """Adversarial distillation: a critic learns to tell the teacher's map from the student's, which learns to pass."""
 import inspect
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from mmkd.checks import check_choice, check_non_negative, check_positive
+from mmkd.checks import check_choice, check_count, check_non_negative, check_positive
 from mmkd.losses.base import Loss, call_in_dtype, check_mask, fill_masked, no_autocast, shape_of, widen
-from mmkd.losses.critic_terms import category_cross_entropy, weight_norms
+from mmkd.losses.critic_terms import category_cross_entropy, draw_positions, frozen, masked_mean, weight_norms
 from mmkd.registry import MODELS, build_part
 
 _Scores = tuple[Tensor, Any, Tensor | None]  # the scores, the category units or None, which scores count (None: all)
@@ -70,6 +68,9 @@ class AdversarialLoss(Loss):
         l1: µ₁, of the sum of the absolute values of the critic's parameters.
         l2: µ₂, of the sum of their squares.
         adversarial_sample: µ₃; only in mode 'bce'.
+        positions: Places of the batch that the critic is shown in each call, drawn among the valid ones without
+            replacement and the same in both maps; None shows whole maps. The expectation of the means stays as it is.
+            The critic scores vectors (P, C) and has an attribute ``pointwise=True``; wgan-gp takes each for an image.
 
     Attributes:
         critic: The critic, None until it is built.
@@ -87,7 +88,7 @@ class AdversarialLoss(Loss):
     def __init__(self, critic: dict | nn.Module | None = None, mode: str = 'wgan-gp', gradient_penalty: float = 10.0,
                  activation: str | None = None, sigmoid: bool = False, loss_weight: float = 1.0,
                  loss_name: str | None = None, l1: float = 0.0, l2: float = 0.0,
-                 adversarial_sample: float = 0.0) -> None:
+                 adversarial_sample: float = 0.0, positions: int | None = None) -> None:
         super().__init__(loss_weight, loss_name)
         check_choice('mode', mode, ('wgan-gp', 'hinge', 'lsgan', 'bce'))
         check_choice('activation', activation, (None, 'softmax'))
@@ -102,7 +103,9 @@ class AdversarialLoss(Loss):
             raise ValueError(f"adversarial_sample is −µ log D(S), a probability of mode='bce', got mode={mode!r}; "
                              "mend: mode='bce', or adversarial_sample=0")
         self.mode, self.gradient_penalty, self.activation, self.sigmoid = mode, gradient_penalty, activation, sigmoid
-        self.l1, self.l2, self.adversarial_sample = l1, l2, adversarial_sample
+        if positions is not None:
+            check_count('positions', positions, 1)
+        self.l1, self.l2, self.adversarial_sample, self.positions = l1, l2, adversarial_sample, positions
         self.register_module('critic', None)
         self._checked_twice = False
         if isinstance(critic, nn.Module):
@@ -143,14 +146,14 @@ class AdversarialLoss(Loss):
             mask: Bool (N, H, W) or (N,), True where a position counts; masked positions of the maps are shown as 0, and
                 scores whose (nearest) position is masked are left out.
         """
-        self._check(student, teacher, mask)
-        with no_autocast(student), self._frozen():
+        student, teacher, labels, mask = self._take(student, teacher, image, labels, mask)
+        with no_autocast(student), frozen(self.critic):
             maps = widen(student, teacher.detach()) if self._joint else widen(student)
             (score, classes, valid), *_ = self._see([self._activate(x, mask) for x in maps], image, labels, mask)
             if self.mode in ('wgan-gp', 'hinge'):
-                value = -_mean(score, valid)
+                value = -masked_mean(score, valid)
             else:
-                value = _mean((1 - score).square() if self.mode == 'lsgan' else F.softplus(-score), valid)
+                value = masked_mean((1 - score).square() if self.mode == 'lsgan' else F.softplus(-score), valid)
             if labels is not None:
                 value = value + category_cross_entropy(classes, labels, valid)
             return self.loss_weight * value
@@ -162,21 +165,21 @@ class AdversarialLoss(Loss):
         Raises:
             RuntimeError: wgan-gp with a critic that cannot be differentiated twice.
         """
-        self._check(student, teacher, mask)
+        student, teacher, labels, mask = self._take(student, teacher, image, labels, mask)
         with no_autocast(student):
             fake, real = (self._activate(x, mask) for x in widen(student.detach(), teacher.detach()))
             (d_fake, c_fake, valid), (d_real, c_real, _) = self._see([fake, real], image, labels, mask)
             if self.mode == 'wgan-gp':
-                value = _mean(d_fake, valid) - _mean(d_real, valid)
+                value = masked_mean(d_fake, valid) - masked_mean(d_real, valid)
                 value = value + self.gradient_penalty * self._penalty(fake, real, image, labels, mask)
             elif self.mode == 'hinge':
-                value = _mean(F.relu(1 - d_real), valid) + _mean(F.relu(1 + d_fake), valid)
+                value = masked_mean(F.relu(1 - d_real), valid) + masked_mean(F.relu(1 + d_fake), valid)
             elif self.mode == 'lsgan':
-                value = _mean((1 - d_real).square(), valid) + _mean(d_fake.square(), valid)
+                value = masked_mean((1 - d_real).square(), valid) + masked_mean(d_fake.square(), valid)
             else:
-                value = _mean(F.softplus(-d_real), valid) + _mean(F.softplus(d_fake), valid)
+                value = masked_mean(F.softplus(-d_real), valid) + masked_mean(F.softplus(d_fake), valid)
                 if self.adversarial_sample:
-                    value = value + self.adversarial_sample * _mean(F.softplus(-d_fake), valid)
+                    value = value + self.adversarial_sample * masked_mean(F.softplus(-d_fake), valid)
             if labels is not None:
                 value = value + sum(category_cross_entropy(c, labels, valid) for c in (c_fake, c_real))
             return self.loss_weight * (value + weight_norms(self.critic, self.l1, self.l2))
@@ -193,7 +196,7 @@ class AdversarialLoss(Loss):
             try:
                 gradient, = torch.autograd.grad(score.sum(), mixed, create_graph=create_graph)
                 norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
-                penalty = _mean((norm - 1).square(), None if valid is None else valid.flatten(1).any(1))
+                penalty = masked_mean((norm - 1).square(), None if valid is None else valid.flatten(1).any(1))
                 self._try_second_derivative(penalty)
             except RuntimeError as error:
                 if isinstance(error, torch.OutOfMemoryError):
@@ -256,19 +259,9 @@ class AdversarialLoss(Loss):
             mask = F.interpolate(mask.to(x.dtype), score.shape[2:]) > 0
         return score, classes, mask
 
-    @contextmanager
-    def _frozen(self) -> Iterator[None]:
-        """No parameter of the critic takes part in graphs built inside."""
-        parameters = [p for p in self.critic.parameters() if p.requires_grad]
-        for p in parameters:
-            p.requires_grad_(False)
-        try:
-            yield
-        finally:
-            for p in parameters:
-                p.requires_grad_(True)
-
-    def _check(self, student: Tensor, teacher: Tensor, mask: Tensor | None) -> None:
+    def _take(self, student: Tensor, teacher: Tensor, image: Tensor | None, labels: Tensor | None,
+              mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Refuse what does not fit; return student, teacher, labels and mask, of drawn places where so asked."""
         if self.critic is None:
             raise RuntimeError(f'the critic {self._config["type"]} is not built: its in_channels is unknown; mend: '
                                "critic=dict(type=…, in_channels=…), or build(student=…) (the Distiller calls it)")
@@ -280,13 +273,16 @@ class AdversarialLoss(Loss):
         if self.activation == 'softmax' and student.shape[1] == 1:
             raise ValueError(f"activation='softmax' over a single channel is always 1: {shapes}; mend: activation=None")
         check_mask(mask, student)
+        if self.positions is None:
+            return student, teacher, labels, mask
+        if image is not None or not getattr(self.critic, 'pointwise', False):
+            raise ValueError(f'positions={self.positions} shows single vectors, but {type(self.critic).__name__} is '
+                             f'no critic of them, or gets an image ({image is not None}); mend: positions=None, or '
+                             'CategoryCritic (a critic with pointwise=True) without reads=dict(image=…)')
+        return draw_positions(self.positions, student, teacher, labels, mask)
 
     def _parameters_of_critic(self) -> set[str]:
         kind = self._config['type']
         kind = MODELS.get(kind) if isinstance(kind, str) else kind
         return set(inspect.signature(kind).parameters) if kind else set()
 
-
-def _mean(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over valid entries; exactly 0, with zero gradient, where there is none."""
-    return x.mean() if valid is None else x.where(valid, x.new_zeros(())).sum() / valid.sum().clamp(min=1)
