@@ -120,7 +120,7 @@ class LevelPlan:
         """Return the objectives whose losses decide, none on the last level or without a threshold."""
         if self.threshold is None or level == len(self.schedule.levels) - 1:
             return []
-        return [name for name in self.schedule.levels[level] if fnmatchcase(name, self.watch)]
+        return [name for name in self.schedule.levels[level] if name != TASK and fnmatchcase(name, self.watch)]
 
     def advance(self, state: LevelState, step: int, value: float | None) -> tuple[LevelState, str]:
         """Return the state after iteration ``step``, and why a level ended, if one did.

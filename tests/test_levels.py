@@ -52,6 +52,12 @@ def test_a_level_ends_when_the_mean_of_a_window_is_small() -> None:
     assert [plan.watched(level) for level in range(3)] == [['cos1'], ['cos2'], []]
 
 
+def test_a_wildcard_watches_no_task() -> None:
+    """The students' own losses in a level before the last are no objective, so no loss of that name is logged."""
+    plan = LevelPlan(Progressive([['cos1', 'task'], ['soft']]), [5], watch='*', threshold=.2)
+    assert plan.watched(0) == ['cos1']
+
+
 def test_a_state_that_was_saved_in_mid_window_goes_on() -> None:
     plan = LevelPlan(Progressive([['cos1'], ['soft']]), [99], threshold=.3, window=3)
     state = LevelState()

@@ -26,4 +26,5 @@ custom_hooks = [
     dict(type='mmkd.NaNStopHook'),
     dict(type='mmkd.TeacherCheckHook'),
     dict(type='mmkd.ExportStudentHook'),
+    dict(type='mmkd.RunRecordHook'),
     dict(type='mmkd.VocabularyHook')]  # fits the vocabularies of QUEST; other runs are left alone

@@ -1,0 +1,188 @@
+"""Tables from work dirs: metrics over seeds, the gap closed, time and hardware; nobody types a number."""
+import json
+import re
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmkd.atomic import write_atomically
+from mmkd.checks import nearest
+from mmkd.hooks.run_record import FILE
+
+MAIN = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'abs_rel', 'mean/mIoU', 'mean/accuracy/top1')  # the first there is
+TIME = re.compile(r'\d{8}_\d{6}')
+BUDGET = ('iterations', 'batch_size', 'processes')
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: what its newest test found, and what tools/train.py wrote of it."""
+
+    folder: Path
+    metrics: dict[str, float]
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs of one recipe that differ by their seed."""
+
+    label: str
+    runs: list[Run]
+
+    def values(self, metric: str) -> list[float]:
+        """Return a metric of every run.
+
+        Raises:
+            KeyError: A run has no such metric; names the nearest one.
+        """
+        for run in self.runs:
+            if metric not in run.metrics:
+                raise KeyError(f'{run.folder} has no metric {metric!r}{nearest(metric, run.metrics)} (it has: '
+                               f'{", ".join(run.metrics)})')
+        return [run.metrics[metric] for run in self.runs]
+
+
+def read_row(argument: str) -> Row:
+    """Read ``DIR`` or ``LABEL=DIR``: a run, or a folder of runs (``seed_0``, ``seed_1``, …).
+
+    The metrics of a run are those of the newest test below it, ``…/<time>/<time>.json`` as tools/test.py writes them.
+
+    Raises:
+        FileNotFoundError: No such folder, or a run that was not tested.
+    """
+    label, _, path = argument.rpartition('=')
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{path} is no folder. Mend: a work dir of tools/train.py, or LABEL=WORK_DIR')
+    runs = sorted(p for p in folder.iterdir() if re.fullmatch(r'seed_?\d+', p.name)) or [folder]
+    return Row(label or folder.name, [_read_run(run) for run in runs])
+
+
+def _read_run(folder: Path) -> Run:
+    tests = [path for path in folder.rglob('*.json') if path.stem == path.parent.name and TIME.fullmatch(path.stem)]
+    if not tests:
+        raise FileNotFoundError(f'{folder} holds no result of a test. Mend: tools/test.py CONFIG CHECKPOINT --work-dir '
+                                f'{folder / "test"}')
+    found = json.loads(max(tests, key=lambda path: path.stem).read_text(encoding='utf-8'))
+    metrics = {k: v for k, v in found.items() if isinstance(v, int | float) and k not in ('time', 'data_time')}
+    record = folder / FILE
+    return Run(folder, metrics, json.loads(record.read_text(encoding='utf-8')) if record.is_file() else {})
+
+
+def main_metric(rows: Iterable[Row]) -> str:
+    """Return the metric that a table of these rows is about: the first of MAIN that all have.
+
+    Raises:
+        KeyError: There is none.
+    """
+    shared = set.intersection(*(set(run.metrics) for row in rows for run in row.runs))
+    for metric in MAIN:
+        if metric in shared:
+            return metric
+    raise KeyError(f'no usual metric is in every run. Mend: --metric, one of {sorted(shared)}')
+
+
+def spread(values: Sequence[float]) -> str:
+    """Return mean ± sample standard deviation; the value alone where there is one.
+
+    >>> spread([1., 2., 3.]), spread([4.])
+    ('2.00 ± 1.00', '4.00')
+    """
+    mean = f'{statistics.fmean(values):.2f}'
+    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.2f}'
+
+
+def gap_closed(value: float, baseline: float, teacher: float) -> float:
+    """Return which part of the way from the student alone to its teacher a row goes, in per cent.
+
+    >>> gap_closed(48., 44., 54.)
+    40.0
+    """
+    return 100 * (value - baseline) / (teacher - baseline)
+
+
+def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | None = None,
+             teacher: str | None = None) -> str:
+    """Return a Markdown table of rows, and below it what they ran on and whether their budgets agree.
+
+    Args:
+        rows: In the order of the table.
+        metrics: One column each; none: the main one. The first one decides the gap.
+        baseline: Label of the student alone.
+        teacher: Label of the teacher; with ``baseline`` a column says how much of the gap a row closes.
+
+    Raises:
+        KeyError: A label or metric that is not there.
+        ValueError: A label twice; a teacher without baseline; a teacher that is as good as the student alone.
+    """
+    by_label = {row.label: row for row in rows}
+    if len(by_label) < len(rows):
+        raise ValueError(f'two rows have one label: {[row.label for row in rows]}. Mend: LABEL=DIR')
+    for name, label in (('baseline', baseline), ('teacher', teacher)):
+        if label is not None and label not in by_label:
+            raise KeyError(f'{name}={label!r} is no row{nearest(label, by_label)} (rows: {", ".join(by_label)})')
+    if teacher is not None and baseline is None:
+        raise ValueError('the gap is the one between the student alone and its teacher. Mend: --baseline LABEL')
+    metrics = list(metrics) or [main_metric(rows)]
+    ends = [statistics.fmean(by_label[label].values(metrics[0])) if label else 0. for label in (baseline, teacher)]
+    if teacher is not None and ends[0] == ends[1]:
+        raise ValueError(f'{teacher!r} is as good as {baseline!r}, so there is no gap to close. Mend: no --teacher')
+    head = ['row', f'{metrics[0]} of each run', *metrics, *['gain'] * bool(baseline), *['gap closed'] * bool(teacher),
+            'time']
+    lines = [head, ['---'] * len(head)]
+    for row in rows:
+        values = row.values(metrics[0])
+        cells = [row.label, ', '.join(f'{v:.2f}' for v in values), *(spread(row.values(metric)) for metric in metrics)]
+        gain = statistics.fmean(values) - ends[0]
+        if baseline is not None:
+            cells.append('–' if row.label == baseline else f'{gain:+.2f}')
+        if teacher is not None:
+            cells.append('–' if row.label in (baseline, teacher) else f'{gap_closed(gain + ends[0], *ends):.0f} %')
+        lines.append([*cells, _time(row)])
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n\n' + _conditions(rows)
+
+
+def _time(row: Row) -> str:
+    records = [run.record for run in row.runs if run.record]
+    if not records:
+        return '?'
+    on_gpu = 'peak_gpu_mib' in records[0]
+    seconds = statistics.fmean(record['seconds' if on_gpu else 'cpu_seconds'] for record in records)
+    return f'{seconds:.0f} s' + ('' if on_gpu else ' CPU')
+
+
+def _conditions(rows: Sequence[Row]) -> str:
+    records = [run.record for row in rows for run in row.runs]
+    known = [record for record in records if record]
+    numbers = sorted({len(row.runs) for row in rows})
+    runs = f'{numbers[0]} run{"s" * (numbers[0] > 1)}' if len(numbers) == 1 else f'{numbers[0]} to {numbers[-1]} runs'
+    lines = [f'{runs} a row, mean ± sample standard deviation.']
+    for key in ('device', 'torch', 'mmkd'):
+        lines.append(f'{key}: {"; ".join(sorted({record[key] for record in known})) or "unknown"}.')
+    if len(known) < len(records):
+        lines.append(f'{len(records) - len(known)} of {len(records)} runs have no {FILE}.')
+    budgets = {row.label: sorted({tuple(run.record[key] for key in BUDGET) for run in row.runs if run.record})
+               for row in rows}
+    if len({tuple(budget) for budget in budgets.values() if budget}) > 1:
+        lines.append('Budgets differ (iterations × batch × processes): ' + '; '.join(
+            f'{label} {", ".join(" × ".join(map(str, one)) for one in budget)}'
+            for label, budget in budgets.items() if budget) + '.')
+    return ' '.join(lines) + '\n'
+
+
+def write_into(path: Path, name: str, table: str) -> None:
+    """Replace what stands between ``<!-- report NAME -->`` and ``<!-- end of report NAME -->`` in a file.
+
+    Raises:
+        ValueError: The file lacks one of the two lines, or has it twice.
+    """
+    text = path.read_text(encoding='utf-8')
+    begin, end = f'<!-- report {name} -->', f'<!-- end of report {name} -->'
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f'{path} has no place for the table. Mend: the lines {begin} and {end}, once each, in this '
+                         'order')
+    head, rest = text.split(begin)
+    write_atomically(f'{head}{begin}\n{table}{end}{rest.split(end)[1]}'.encode(), path)

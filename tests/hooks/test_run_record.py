@@ -1,0 +1,59 @@
+"""RunRecordHook: what a training cost and where, and that a resumed run goes on counting."""
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+
+from mmkd.hooks import run_record
+from mmkd.hooks.run_record import RunRecordHook
+from mmkd.version import __version__
+
+
+class Clock:
+    """Ticks once a call."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0., step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def record_of(folder: Path) -> dict:
+    return json.loads((folder / 'run.json').read_text(encoding='utf-8'))
+
+
+def test_seed_budget_hardware_and_versions(tmp_path: Path) -> None:
+    train(run_config(tmp_path, randomness=dict(seed=5)))
+    record = record_of(tmp_path / 'run')
+    assert {key: record[key] for key in ('seed', 'iterations', 'batch_size', 'processes', 'torch', 'mmkd')} == dict(
+        seed=5, iterations=4, batch_size=2, processes=1, torch=torch.__version__, mmkd=__version__)
+    assert record['device'].endswith(f'{torch.get_num_threads()} threads')
+    assert 'peak_gpu_mib' not in record or torch.cuda.is_available()
+    assert record['cpu_seconds'] > 0
+    assert 0 < record['seconds'] < 600
+
+
+def test_a_resumed_run_goes_on_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each run reads the clocks at its begin, at each of its checkpoints, and at its end."""
+    monkeypatch.setattr(run_record, 'perf_counter', Clock(1.))
+    monkeypatch.setattr(run_record, '_processor_seconds', Clock(10.))
+    train(run_config(tmp_path, max_iters=2))  # begin 1, checkpoint 2, end 3
+    assert record_of(tmp_path / 'run')['seconds'] == 2
+    train(run_config(tmp_path), resume=True)  # 1 in the checkpoint; begin 4, checkpoint 5, end 6
+    record = record_of(tmp_path / 'run')
+    assert (record['seconds'], record['cpu_seconds'], record['iterations']) == (3, 30, 4)
+
+
+def test_weights_alone_are_no_resume(tmp_path: Path) -> None:
+    """A run that only loads another's weights begins at zero."""
+    hook = RunRecordHook()
+    runner = type('Runner', (), dict(_resume=False))()
+    hook.after_load_checkpoint(runner, dict(mmkd_run_record=dict(seconds=7., cpu_seconds=9.)))
+    assert hook.spent == dict(seconds=0., cpu_seconds=0.)
+    runner._resume = True
+    hook.after_load_checkpoint(runner, dict(mmkd_run_record=dict(seconds=7., cpu_seconds=9.)))
+    assert hook.spent == dict(seconds=7., cpu_seconds=9.)
