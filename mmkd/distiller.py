@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, check_non_negative, nearest
 from mmkd.fit_vocabulary import check_vocabularies
-from mmkd.member import Member, Renormalise, check_same_classes, name_members, num_classes_of
+from mmkd.member import Member, Renormalise, name_members
 from mmkd.noise.base import Host, Noises
 from mmkd.objective import build_objectives, check_name
 from mmkd.phases import PhaseRunner, read_phases
@@ -19,6 +19,7 @@ from mmkd.probe import probe
 from mmkd.references import Record, references
 from mmkd.registry import MODELS
 from mmkd.taps import Taps
+from mmkd.tasks import check_same_classes, task_of
 from mmkd.teachers import Teacher, Teachers
 
 ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'noise',
@@ -212,7 +213,7 @@ class Distiller(BaseModel):
         return [self.task_weight * v for v in value] if isinstance(value, list) else self.task_weight * value
 
     def _check_labels(self, batch: Batch) -> None:
-        classes = num_classes_of(self.students[self.predict_with])
+        classes = task_of(self.students[self.predict_with]).num_classes
         sample = batch.data_samples[0] if batch.data_samples else ()
         if classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
             batch.check_labels(classes)

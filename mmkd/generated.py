@@ -1,9 +1,11 @@
 """Generated batches: what a training data loader would give, without its data."""
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from mmengine.structures import BaseDataElement, PixelData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
+
+from mmkd.tasks import CLASSIFICATION, DEPTH, DETECTION, Task
 
 if TYPE_CHECKING:
     from mmseg.structures import SegDataSample
@@ -11,18 +13,35 @@ if TYPE_CHECKING:
 DEFAULT_SIZE = (64, 64)  # where no data preprocessor says one
 
 
-def has_image_labels(model: nn.Module) -> bool:
-    """Return whether a model learns from one label a sample, as classifiers do, in place of label maps."""
-    return not hasattr(model, 'decode_head') and (hasattr(model, 'head') or hasattr(model, 'num_classes'))
-
-
 def seg_sample(labels: Tensor) -> 'SegDataSample':
     """Return the data sample of a label map (1, H, W), as a training pipeline of mmseg packs it, without padding."""
+    return _map_sample(gt_sem_seg=labels)
+
+
+def depth_sample(depth: Tensor) -> 'SegDataSample':
+    """Return the data sample of a depth map (1, H, W), as a training pipeline of mmseg packs it, without padding."""
+    return _map_sample(gt_depth_map=depth)
+
+
+def _map_sample(**maps: Tensor) -> 'SegDataSample':
     from mmseg.structures import SegDataSample
 
-    size = tuple(labels.shape[1:])
-    sample = SegDataSample(gt_sem_seg=PixelData(data=labels))
+    (name, values), = maps.items()
+    size = tuple(values.shape[1:])
+    sample = SegDataSample(**{name: PixelData(data=values)})
     sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0)))
+    return sample
+
+
+def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Any:
+    """Return the data sample of boxes (M, 4) and labels (M,), as a training pipeline of mmdet packs it."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.bbox import HorizontalBoxes
+
+    sample = DetDataSample(gt_instances=InstanceData(bboxes=HorizontalBoxes(boxes), labels=labels),
+                           ignored_instances=InstanceData(bboxes=HorizontalBoxes(boxes[:0]), labels=labels[:0]))
+    sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
+                             scale_factor=(1., 1.)))
     return sample
 
 
@@ -31,46 +50,59 @@ def cls_sample(label: Tensor) -> BaseDataElement:
     return BaseDataElement(gt_label=label)
 
 
-def generated_batch(batch_size: int, size: tuple[int, int], num_classes: int, seed: int = 0,
-                    device: str | torch.device = 'cpu', per_image: bool = False,
-                    preprocessor: nn.Module | None = None) -> dict:
-    """Return random images and blocks of random labels, as a data loader of mmseg gives them.
+def generated_sample(task: Task, size: tuple[int, int], generator: torch.Generator,
+                     device: str | torch.device = 'cpu') -> BaseDataElement:
+    """Return one sample of random labels, of what a model of this task learns from; label maps where that is unknown.
 
-    The last two columns of blocks are the ignore index 255 and so is every 20th pixel row, so that masks have
-    something to mask.
+    Maps hold blocks of 8×8. Every 20th row of a label map is the ignore index 255, and of a depth map 0, so that masks
+    have something to mask.
+    """
+    height, width = size
+    classes = task.num_classes or 2
+    if task.kind == CLASSIFICATION:
+        return cls_sample(torch.randint(0, classes, (1,), generator=generator).to(device))
+    if task.kind == DETECTION:
+        label = torch.randint(0, classes, (1,), generator=generator)
+        box = torch.tensor([[width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
+        return det_sample(box.to(device), label.to(device), size)
+    shape = (1, -(-height // 8), -(-width // 8))
+    if task.kind == DEPTH:
+        low, high = task.depth
+        blocks = low + (high - low) * (0.1 + 0.8 * torch.rand(shape, generator=generator))
+    else:
+        blocks = torch.randint(0, classes, shape, generator=generator)
+    values = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
+    values[:, 19::20] = 0 if task.kind == DEPTH else 255
+    return depth_sample(values.to(device)) if task.kind == DEPTH else seg_sample(values.to(device))
+
+
+def generated_batch(batch_size: int, size: tuple[int, int], task: Task, seed: int = 0,
+                    device: str | torch.device = 'cpu', preprocessor: nn.Module | None = None) -> dict:
+    """Return random images and labels, as a data loader gives them to a model of this task.
 
     Args:
         batch_size: Number of images.
         size: Height and width.
-        num_classes: Labels are 0 … num_classes − 1, and 255.
+        task: What the labels are, see :func:`generated_sample`.
         seed: Seed of everything that is random.
         device: Where the tensors lie.
-        per_image: One label an image, as for a classifier; none is ignored.
         preprocessor: One that generates its own inputs (``generate(number, generator)``), such as sentences, does.
 
     Returns:
-        ``dict(inputs=[uint8 (3, H, W)], data_samples=[SegDataSample])``, or ``BaseDataElement`` with ``gt_label``.
+        ``dict(inputs=[uint8 (3, H, W)], data_samples=[a data sample])``.
 
-    >>> batch = generated_batch(2, (4, 8), num_classes=3)
+    >>> batch = generated_batch(2, (4, 8), Task('segmentation', 3))
     >>> len(batch['inputs']), batch['inputs'][0].shape, batch['data_samples'][0].gt_sem_seg.data.shape
     (2, torch.Size([3, 4, 8]), torch.Size([1, 4, 8]))
     """
     generator = torch.Generator().manual_seed(seed)
-    height, width = size
     images: list[Tensor] = []
     samples: list[BaseDataElement] = []
     if hasattr(preprocessor, 'generate'):
         images = [x.to(device) for x in preprocessor.generate(batch_size, generator)]  # type: ignore[union-attr, operator]
     for index in range(batch_size):
         if len(images) < batch_size:
-            images.append(torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator).to(device))
-        if per_image:
-            samples.append(cls_sample(torch.randint(0, num_classes, (1,), generator=generator).to(device)))
-            samples[-1].set_metainfo(dict(sample_idx=index))
-            continue
-        blocks = torch.randint(0, num_classes, (1, -(-height // 8), -(-width // 8)), generator=generator)
-        labels = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
-        labels[:, 19::20] = 255
-        samples.append(seg_sample(labels.to(device)))
+            images.append(torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator).to(device))
+        samples.append(generated_sample(task, size, generator, device))
         samples[-1].set_metainfo(dict(sample_idx=index))
     return dict(inputs=images, data_samples=samples)

@@ -224,27 +224,6 @@ def plain_model_cfg(member: Member) -> ConfigDict:
     return model
 
 
-def num_classes_of(model: nn.Module | None) -> int | None:
-    """Return the number of classes of a segmentor (of its last head, if it has several) or a classifier, else None."""
-    for owner in (model, getattr(model, 'head', None)):  # mmpretrain's classifiers keep it in the head
-        classes = getattr(owner, 'num_classes', None)
-        if isinstance(classes, int):
-            return classes
-    return None
-
-
-def check_same_classes(models: dict[str, nn.Module], what: str) -> None:
-    """Refuse models that learn from, or predict, one label but have different numbers of classes.
-
-    Raises:
-        ValueError: Names each model's number.
-    """
-    classes = {name: num_classes_of(model) for name, model in models.items()}
-    if len({number for number in classes.values() if number is not None}) > 1:
-        raise ValueError(f'{what} disagree on classes: {classes}. Mend: the same classes, in the same order, for all '
-                         'of them')
-
-
 class Renormalise:
     """Turn images normalised for one data preprocessor into those that another expects.
 

@@ -8,8 +8,8 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from mmkd.batch import Batch
-from mmkd.generated import DEFAULT_SIZE, cls_sample, has_image_labels, seg_sample
-from mmkd.member import num_classes_of
+from mmkd.generated import DEFAULT_SIZE, generated_sample
+from mmkd.tasks import CLASSIFICATION, UNKNOWN, Task, task_of
 
 if TYPE_CHECKING:
     from mmkd.distiller import Distiller
@@ -71,10 +71,9 @@ class _frozen:  # noqa: N801  a context manager
             module._buffers[name] = buffer.copy_(value)  # it may have been replaced as well as written to
 
 
-def _samples(students: Any, size: tuple[int, ...], device: torch.device) -> list | None:
+def _samples(students: Any, size: tuple[int, int], device: torch.device) -> list | None:
     """Return labels that every student can take; None (no task loss is run) where there are none."""
-    if all(hasattr(student, 'decode_head') for student in students):
-        return [seg_sample(torch.zeros(1, *size, dtype=torch.long, device=device))]
-    if all(has_image_labels(student) and num_classes_of(student) for student in students):
-        return [cls_sample(torch.zeros(1, dtype=torch.long, device=device))]
-    return None
+    tasks = [task_of(student) for student in students]
+    if len({task.kind for task in tasks}) > 1 or tasks[0] in (Task(UNKNOWN), Task(CLASSIFICATION)):
+        return None
+    return [generated_sample(tasks[0], size, torch.Generator().manual_seed(0), device)]

@@ -7,6 +7,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from tiny import build
 
 from mmkd.generated import generated_batch
+from mmkd.tasks import Task
 
 TAU = 3.
 OPTIMIZERS = dict(logit=dict(type='SGD', lr=0.1, momentum=0.9), feature=dict(type='Adam', lr=1e-3, eps=1e-4),
@@ -55,4 +56,4 @@ def optimizers(model: Any, kind: str = 'OptimWrapper', **options: Any) -> Any:
 
 def batch(n: int = 4, seed: int = 0) -> dict:
     """Return generated images and labels for ``train_step``."""
-    return generated_batch(n, (32, 32), 3, per_image=True, seed=seed)
+    return generated_batch(n, (32, 32), Task('classification', 3), seed=seed)

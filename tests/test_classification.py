@@ -19,6 +19,7 @@ from mmkd.batch import Batch
 from mmkd.doctor.checkup import diagnose
 from mmkd.generated import generated_batch
 from mmkd.launch import build_runner, prepare_config
+from mmkd.tasks import Task
 
 BASES = ['cifar10', 'schedule_cifar', 'runtime_cls']
 
@@ -97,7 +98,7 @@ def test_the_exported_student_predicts_the_same(tmp_path: Path) -> None:
     model.load_state_dict(torch.load(path, weights_only=False)['state_dict'])
     model.eval()
     runner.model.eval()
-    batch = runner.model.data_preprocessor(generated_batch(3, (16, 16), 3, per_image=True))
+    batch = runner.model.data_preprocessor(generated_batch(3, (16, 16), Task('classification', 3)))
     expected = runner.model(batch['inputs'], None, mode='predict')
     for theirs, own in zip(expected, model(batch['inputs'], None, mode='predict'), strict=True):
         assert torch.equal(theirs.pred_score, own.pred_score)
@@ -111,7 +112,7 @@ def test_the_exported_student_predicts_the_same(tmp_path: Path) -> None:
 def test_labels_that_no_class_has() -> None:
     """They are named; 255 is a class like others where there are so many, torch's −100 does not count."""
     model = MODELS.build(distiller())
-    data = model.data_preprocessor(generated_batch(2, (16, 16), 3, per_image=True), True)
+    data = model.data_preprocessor(generated_batch(2, (16, 16), Task('classification', 3)), True)
     data['data_samples'][1].gt_label[:] = 7
     with pytest.raises(ValueError, match=r'ids \[7\], but the student has 3 classes .*Mend: num_classes'):
         model(**data, mode='loss')
@@ -192,7 +193,7 @@ def test_mmpretrain_members(mmpretrain: Any) -> None:
     model = MODELS.build(distiller(
         student=dict(model=real(18)), teacher=dict(model=real(18), allow_untrained=True), objectives=dict(
             kd=dict(loss=dict(type='PixelWiseKLLoss'), on='logits'))))
-    data = generated_batch(2, (32, 32), 3, per_image=True)
+    data = generated_batch(2, (32, 32), Task('classification', 3))
     structures = importlib.import_module('mmpretrain.structures')
     data['data_samples'] = [structures.DataSample(gt_label=s.gt_label) for s in data['data_samples']]
     losses = model(**model.data_preprocessor(data, True), mode='loss')

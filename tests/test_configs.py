@@ -24,6 +24,7 @@ RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'demo'
 CAMVID = [path for path in RECIPES if path.stem.endswith(('_camvid', '_camvid-240x180'))]
 CITYSCAPES = [path for path in RECIPES if '_cityscapes-' in path.stem]
 SIZE = (64, 96)
+DEPTH = 155  # in the units of the depth files
 IMAGES_PER_CLASS = 3  # one of them validates
 
 
@@ -33,16 +34,20 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     generator = np.random.default_rng(0)
     layouts = {'mmkd.CamVid': ('img_dir/{0}/{1}.jpg', 'ann_dir/{0}/{1}.png', 11),
                'CityscapesDataset': ('leftImg8bit/{0}/{1}_leftImg8bit.png',
-                                     'gtFine/{0}/{1}_gtFine_labelTrainIds.png', 19)}
+                                     'gtFine/{0}/{1}_gtFine_labelTrainIds.png', 19),
+               'NYUDataset': ('img_dir/{0}/{1}.jpg', 'depth_dir/{0}/{1}.png', 11)}
     made = {name: tmp_path_factory.mktemp(name) for name in (*layouts, 'mmkd.CIFAR10')}
     for name, (image, label, classes) in layouts.items():
         for split in ('train', 'val', 'test'):
-            for frame in 'ab':
+            for frame in ('a1', 'b2'):  # mmseg's NYUDataset looks for a digit
                 blocks = generator.integers(0, classes, (SIZE[0] // 8, SIZE[1] // 8), np.uint8)
                 labels = blocks.repeat(8, 0).repeat(8, 1)
                 labels[-8:] = 255
-                for pattern, pixels in ((image, np.stack([labels * 10] * 3, -1)), (label, labels)):
+                truth = np.full_like(labels, DEPTH) if name == 'NYUDataset' else labels
+                for pattern, pixels in ((image, np.stack([labels * 10] * 3, -1)), (label, truth)):
                     write(made[name] / pattern.format(split, frame), pixels)
+    for link, folder in (('images', 'img_dir'), ('annotations', 'depth_dir')):  # the names of mmseg's own layout
+        (made['NYUDataset'] / link).symlink_to(made['NYUDataset'] / folder)
     hundred = Config.fromfile(CONFIGS / '_base_/cifar100.py').metainfo.classes
     for part, name, number in product(('train', 'test'), (*CIFAR10.METAINFO['classes'], *hundred),
                                       range(IMAGES_PER_CLASS)):
@@ -144,6 +149,10 @@ def _losses_of_one(cfg: Config) -> dict[str, float]:
         return {'loss_cls': math.log(len(known['classes']))}
     if cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes':
         return {'decode.loss_ce': math.log(11)}
+    if cfg.train_dataloader.dataset.type == 'NYUDataset':  # log-centred bins under a scale-invariant loss
+        head = (cfg.model.student.model if is_distiller(cfg) else cfg.model).decode_head
+        metres = DEPTH * cfg.load_depth.depth_rescale_factor
+        return {'decode.loss_silog': abs(math.log(metres / math.sqrt(head.min_depth * head.max_depth))) / math.sqrt(2)}
     classes = 19 if cfg.train_dataloader.dataset.type == 'CityscapesDataset' else 11
     return {'decode.loss_ce': 7 / 8 * math.log(classes), 'aux.loss_ce': math.nan}  # mmseg's mean has ignored pixels too
 
@@ -168,7 +177,7 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
     weight = 0. if levels else cfg.model.get('task_weight', 1.)
     first, guess = next(iter(own.items()))
     # the classifier of the scenes begins with larger weights, a VGG of batch 2 with wild norms
-    loose = cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes' or 'vgg16' in path.stem
+    loose = cfg.train_dataloader.dataset.type in ('mmkd.DigitScenes', 'NYUDataset') or 'vgg16' in path.stem
     tolerance = 0.4 if loose else 0.2
     assert history[first][0] == pytest.approx(weight * guess, abs=tolerance), 'an untrained student guesses'
     objectives = list(cfg.model.get('objectives', {}))
@@ -229,6 +238,8 @@ BASELINES = {  # how the names of a table's rows end -> the row without distilla
     'resnet32x2_cifar100': 'afd/baseline_resnet32_cifar100',
     'resnet14x4_cifar10-2500': 'ensemble_distribution/end_resnet14x4_cifar10-2500',
     'kd_resnet14_cifar10-2500': 'ensemble_distribution/end_resnet14x4_cifar10-2500',
+    'resnet18-half_nyuv2-160x120': 'structured_kd_depth/baseline_resnet18-half_nyuv2-160x120',
+    'mobilenetv2_nyuv2-384x384': 'structured_kd_depth/baseline_mobilenetv2_nyuv2-384x384',
     'half_camvid-240x180': 'structured_kd/baseline_pspnet-r18-half_camvid-240x180',
     'half_camvid': 'structured_kd/baseline_pspnet-r18-half_camvid',
     'pspnet-r18_camvid': 'structured_kd/baseline_pspnet-r18_camvid',

@@ -20,6 +20,7 @@ from mmkd.doctor import Report, diagnose
 from mmkd.doctor.measure import gradient_norm, measure_objectives, normaliser, table_cost
 from mmkd.generated import generated_batch
 from mmkd.losses import PairWiseAffinityLoss, PixelWiseKLLoss
+from mmkd.tasks import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 SEVEN = [f'class {i}' for i in range(7)]
@@ -221,13 +222,13 @@ def test_memory_of_a_step_scales_with_the_batch(tmp_path: Path) -> None:
 
 
 def test_generated_batch_is_what_a_loader_gives() -> None:
-    batch = generated_batch(3, (20, 24), num_classes=5)
+    batch = generated_batch(3, (20, 24), Task('segmentation', 5))
     labels = torch.stack([s.gt_sem_seg.data for s in batch['data_samples']])
     assert labels.shape == (3, 1, 20, 24)
     assert (labels[:, :, 19] == 255).all()
     assert set(labels.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
     assert (labels[..., :8, :8] == labels[..., :1, :1]).all()  # blocks
-    again = generated_batch(3, (20, 24), num_classes=5)
+    again = generated_batch(3, (20, 24), Task('segmentation', 5))
     assert all(torch.equal(a, b) for a, b in zip(batch['inputs'], again['inputs'], strict=True))
 
 

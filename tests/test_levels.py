@@ -16,6 +16,7 @@ from mmkd.generated import generated_batch
 from mmkd.hooks import ScheduleHook
 from mmkd.levels import LevelPlan, LevelState, build_levels
 from mmkd.schedules import Progressive, Stacked
+from mmkd.tasks import Task
 
 NAMES = [['layer1'], ['layer2'], ['soft']]
 
@@ -165,7 +166,7 @@ def test_a_phase_of_nothing_but_mute_objectives_goes_on() -> None:
     for k in range(2):
         model.objectives[f'map{k}'].weight = 0.
     before = [p.clone() for p in model.students.parameters()]
-    logs = model.train_step(generated_batch(4, (32, 32), 3, per_image=True), optim)
+    logs = model.train_step(generated_batch(4, (32, 32), Task('classification', 3)), optim)
     assert logs['map0.loss'] == 0 < logs['logit0.loss']
     assert not all(torch.equal(a, b) for a, b in zip(before, model.students.parameters(), strict=True))
 

@@ -1,4 +1,4 @@
-# KSANC for segmentation: a critic of every labelled pixel, the decoder's stages, labels; weights by validation, seed 0.
+# KSANC for segmentation: a critic of drawn labelled pixels, the decoder's stages, labels; weights by validation, seed 0.
 _base_ = '../noisy_collaboration/kd_unet_digit-scenes.py'
 stages = [f'stage{n}' for n in (1, 2, 3)]
 model = dict(

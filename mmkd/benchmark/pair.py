@@ -15,9 +15,10 @@ from mmkd.batch import Batch
 from mmkd.checks import check_choice
 from mmkd.distiller import Distiller
 from mmkd.fit_vocabulary import draw_words
-from mmkd.generated import DEFAULT_SIZE, generated_batch, has_image_labels
+from mmkd.generated import DEFAULT_SIZE, generated_batch
 from mmkd.launch import is_distiller, wrapper_configs
-from mmkd.member import Member, as_dict, name_members, num_classes_of
+from mmkd.member import Member, as_dict, name_members
+from mmkd.tasks import task_of
 
 AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
 LAYOUTS = ('none', 'student', 'teacher', 'both')
@@ -109,9 +110,8 @@ class Pair:
         if size is None:
             raise ValueError('the data preprocessor has no size. Mend: --size H W')
         self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
-        classes = num_classes_of(self.plain[0]) or 2
-        self.data = generated_batch(self.batch_size, self.size, classes, device=self.device,
-                                    per_image=has_image_labels(self.plain[0]), preprocessor=source)
+        self.data = generated_batch(self.batch_size, self.size, task_of(self.plain[0]), device=self.device,
+                                    preprocessor=source)
 
     def cases(self) -> dict[str, Callable[[], Any]]:
         """Return name -> function.

@@ -16,9 +16,9 @@ from mmkd.doctor.report import Report, explain
 from mmkd.doctor.run import check_disk, check_run
 from mmkd.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.fit_vocabulary import draw_words
-from mmkd.generated import DEFAULT_SIZE, generated_batch, has_image_labels
+from mmkd.generated import DEFAULT_SIZE, generated_batch
 from mmkd.launch import has_gpu, is_distiller, wrapper_configs
-from mmkd.member import num_classes_of
+from mmkd.tasks import task_of
 from mmkd.timing import peak_memory
 
 
@@ -72,7 +72,7 @@ def _examine_data(cfg: Config, wiring: Wiring, batches: int, batch_size: int, re
         return None
     drawn, samples = draw_batches(cfg, report, batches, batch_size)
     student: Any = next(iter(wiring.students.values()), None)
-    classes = num_classes_of(student)
+    classes = task_of(student).num_classes
     if student is None or not classes or not drawn:
         return next(iter(drawn), None)
     ignored = getattr(getattr(student, 'decode_head', None), 'ignore_index', 255)
@@ -96,8 +96,7 @@ def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> 
     size = getattr(wiring.model.data_preprocessor, 'size', None) or cfg.get('crop_size') or DEFAULT_SIZE
     report.note(f'values, gradients and memory are measured on generated images of {tuple(size)}, not on data')
     student = next(iter(wiring.students.values()))
-    return generated_batch(batch_size, tuple(size), num_classes_of(student) or 2,
-                           per_image=has_image_labels(student), preprocessor=wiring.model.data_preprocessor)
+    return generated_batch(batch_size, tuple(size), task_of(student), preprocessor=wiring.model.data_preprocessor)
 
 
 def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, report: Report) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.doctor.report import Report, explain
-from mmkd.member import num_classes_of
+from mmkd.tasks import task_of
 
 
 def check_folders(cfg: Config, report: Report) -> None:
@@ -74,7 +74,7 @@ def draw_batches(cfg: Config, report: Report, count: int, batch_size: int) -> tu
 def check_classes(cfg: Config, students: dict[str, nn.Module], teachers: dict[str, nn.Module], report: Report) -> None:
     """Compare the number of classes of data, students and teachers."""
     classes = _classes(cfg)
-    heads = {name: num_classes_of(model) for name, model in {**students, **teachers}.items()}
+    heads = {name: task_of(model).num_classes for name, model in {**students, **teachers}.items()}
     for name in students:
         if classes and heads[name] and heads[name] != classes:
             report.error(f'student {name!r} has {heads[name]} classes, the training data {classes}. Mend: num_classes '

@@ -1,5 +1,6 @@
-"""Task models and parts that mmseg lacks: the image classifier, backbones of CIFAR and of the CamVid teachers."""
+"""Task models and parts that mmseg lacks: image classifier, depth head, backbones of CIFAR and the CamVid teachers."""
 from mmkd.models.cifar_resnet import CIFARResNet as CIFARResNet
+from mmkd.models.depth_head import DepthHead as DepthHead
 from mmkd.models.efficientnet_lite import EfficientNetLite as EfficientNetLite
 from mmkd.models.ensemble import Ensemble as Ensemble
 from mmkd.models.espnet import ESPHead as ESPHead

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.checks import check_keys
-from mmkd.member import Member, as_dict, check_same_classes
+from mmkd.member import Member, as_dict
 from mmkd.metrics.predictions import logits_of
 from mmkd.metrics.uncertainty import EnsembleUncertainty
 from mmkd.registry import MODELS
+from mmkd.tasks import check_same_classes
 from mmkd.teachers import Teacher
 
 MEMBER_KEYS = ('cfg', 'model', 'checkpoint', 'cfg_options', 'scope', 'allow_untrained', 'taps', 'precision', 'fuse_bn',

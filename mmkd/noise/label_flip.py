@@ -12,9 +12,9 @@ from torch import Tensor
 from mmkd.batch import IGNORED_IMAGE, Batch
 from mmkd.checks import check_choice, check_count, check_fraction
 from mmkd.datasets.seeded import image_name, name_seed
-from mmkd.member import num_classes_of
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
+from mmkd.tasks import task_of
 
 
 @MODELS.register_module()
@@ -99,7 +99,7 @@ class LabelFlip(Noise):
 
     def bind(self, host: Host) -> None:
         """Take the number of classes, or check it."""
-        own = num_classes_of(host.model)
+        own = task_of(host.model).num_classes
         if self.num_classes is None:
             self.num_classes = own
         if self.num_classes is None:

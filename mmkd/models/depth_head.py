@@ -1,0 +1,137 @@
+"""A thin depth head on any mm backbone: log-spaced bins with a soft-weighted sum, or direct regression."""
+import math
+from typing import Any
+
+import torch
+from mmcv.cnn import ConvModule
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
+from mmseg.models.utils import resize
+from torch import Tensor, nn
+
+from mmkd.checks import check_count, check_positive
+from mmkd.losses.base import widen
+from mmkd.registry import MODELS
+
+
+class LogDepth(nn.Module):
+    r"""Turn logits into metres; a module, so that a tap can read the depth map: ``decode_head.depth``.
+
+    With K > 1 bins the depth is the soft-weighted sum of their centres in log space, with one channel it is direct:
+
+    .. math:: \ln d = \sum_k p_k \ln c_k, \quad \ln c_k = \ln d_{min} + \tfrac{k + 1/2}{K} \ln \tfrac{d_{max}}{d_{min}};
+              \qquad \ln d = \ln d_{min} + \sigma(x) \ln \tfrac{d_{max}}{d_{min}}
+
+    Args:
+        num_bins: K.
+        min_depth: Metres.
+        max_depth: Metres.
+
+    Examples:
+        >>> LogDepth(2, 1., 16.)(torch.tensor([[[[9.]], [[9.]]]]))  # centres 2 and 8, alike: sqrt(16)
+        tensor([[[[4.]]]])
+        >>> LogDepth(1, 1., 16.)(torch.zeros(1, 1, 1, 1))
+        tensor([[[[4.]]]])
+    """
+
+    log_centres: Tensor
+
+    def __init__(self, num_bins: int, min_depth: float, max_depth: float) -> None:
+        super().__init__()
+        self.begin, self.width = math.log(min_depth), math.log(max_depth / min_depth)
+        centres = self.begin + (torch.arange(num_bins) + 0.5) / num_bins * self.width
+        self.register_buffer('log_centres', centres.view(-1, 1, 1), persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return metres (N, 1, H, W), float32 or wider, of logits (N, K, H, W)."""
+        logits, = widen(logits)
+        if logits.shape[1] == 1:
+            return (self.begin + self.width * logits.sigmoid()).exp()
+        return (logits.softmax(1) * self.log_centres.to(logits)).sum(1, keepdim=True).exp()
+
+
+@MODELS.register_module()
+class DepthHead(BaseDecodeHead):
+    """Depth from a feature map of an mm backbone, for mmseg's ``DepthEstimator``.
+
+    As in the depth experiments of Structured KD (Liu et al., TPAMI 2020, arXiv 1903.04197, on VNL, Yin et al., ICCV
+    2019): classification over log-spaced bins whose soft-weighted sum is the depth, or direct regression. ``num_convs``
+    3×3 convolutions (tap ``decode_head.convs``), the bins' logits (``decode_head.conv_seg``), metres
+    (``decode_head.depth``).
+
+    The losses see depth at the size of the ground truth. Depth outside [min_depth, max_depth] is unknown: it is shown
+    as 0, which ``SiLogLoss`` leaves out. Images without any known depth are left out of the loss.
+
+    Args:
+        min_depth: Metres, above 0.
+        max_depth: Metres.
+        num_bins: Log-spaced bins; 1 is direct regression.
+        num_convs: 3×3 convolutions before the classifier.
+        loss_decode: Losses called as ``loss(metres, true metres)``.
+        **kwargs: What mmseg's decode heads take: ``in_channels``, ``in_index``, ``channels``, ``norm_cfg``, …
+
+    Raises:
+        ValueError: Ground truth in another unit, most of it outside [min_depth, max_depth]; a batch without any.
+
+    Examples:
+        >>> head = DepthHead(0.5, 10., num_bins=16, in_channels=4, channels=8)
+        >>> head([torch.zeros(2, 4, 6, 8)]).shape
+        torch.Size([2, 1, 6, 8])
+    """
+
+    def __init__(self, min_depth: float, max_depth: float, num_bins: int = 64, num_convs: int = 1,
+                 loss_decode: Any = dict(type='SiLogLoss'), **kwargs: Any) -> None:  # noqa: B006  mmengine's convention
+        check_positive('min_depth', min_depth)
+        if not max_depth > min_depth:
+            raise ValueError(f'max_depth must be above min_depth={min_depth}, got {max_depth!r}; both are metres')
+        check_count('num_bins', num_bins, 1)
+        check_count('num_convs', num_convs, 0)
+        super().__init__(num_classes=num_bins, threshold=0., loss_decode=loss_decode, **kwargs)
+        self.min_depth, self.max_depth = min_depth, max_depth
+        self.convs = nn.Sequential(*(
+            ConvModule(self.channels if i else self.in_channels, self.channels, 3, padding=1, conv_cfg=self.conv_cfg,
+                       norm_cfg=self.norm_cfg, act_cfg=self.act_cfg) for i in range(num_convs)))
+        if not num_convs and self.in_channels != self.channels:
+            raise ValueError(f'num_convs=0 needs channels == in_channels, got {self.channels} and {self.in_channels}')
+        self.depth = LogDepth(num_bins, min_depth, max_depth)
+
+    def forward(self, inputs: list[Tensor]) -> Tensor:
+        """Return metres (N, 1, h, w) at the resolution of the feature map."""
+        return self.depth(self.cls_seg(self.convs(self._transform_inputs(inputs))))
+
+    def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
+        """Return the losses of predicted metres (N, 1, h, w)."""
+        truth = self._truth(batch_data_samples)
+        metres = resize(seg_logits, size=truth.shape[2:], mode='bilinear', align_corners=self.align_corners)
+        known = truth.flatten(1).any(1)
+        if not known.any():
+            raise ValueError(f'no image of this batch has known depth{_files(batch_data_samples)}. Mend: look at the '
+                             f'depth files; {self._unit()}')
+        losses: dict[str, Tensor] = {}
+        for loss in self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]:
+            name = str(loss.loss_name)
+            losses[name] = loss(metres[known], truth[known]) + losses.get(name, 0.)
+        return losses
+
+    def _truth(self, samples: list) -> Tensor:
+        """Return true metres (N, 1, H, W), 0 where they are unknown."""
+        for sample in samples:
+            if 'gt_depth_map' not in sample:
+                raise ValueError(f'the data samples hold no gt_depth_map{_files(samples)}. Mend: LoadDepthAnnotation '
+                                 'in the training pipeline')
+        truth = torch.stack([sample.gt_depth_map.data for sample in samples]).float()
+        inside = (truth >= self.min_depth) & (truth <= self.max_depth)
+        given = torch.isfinite(truth) & (truth > 0)
+        # a frame's padding is far outside too, but never most of a batch
+        if 2 * (given & inside).sum() < given.sum():
+            raise ValueError(f'most depth of this batch is outside {self.min_depth} … {self.max_depth} m: median '
+                             f'{float(truth[given].median()):.4g}{_files(samples)}. Mend: {self._unit()}')
+        return truth.where(inside, truth.new_zeros(()))
+
+    def _unit(self) -> str:
+        return ('LoadDepthAnnotation(depth_rescale_factor=…) must give metres (0.001 for files in millimetres), and '
+                f'their range must be that of the head (min_depth={self.min_depth}, max_depth={self.max_depth})')
+
+
+def _files(samples: list) -> str:
+    paths = [str(sample.metainfo['depth_map_path']) for sample in samples if 'depth_map_path' in sample.metainfo][:2]
+    return f' (from {", ".join(paths)})' if paths else ''

@@ -1,0 +1,62 @@
+"""What a model is for, as its heads tell: which labels it learns from, and of how many classes."""
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+SEGMENTATION, DEPTH, DETECTION, CLASSIFICATION, UNKNOWN = 'segmentation', 'depth', 'detection', 'classification', ''
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model learns.
+
+    Args:
+        kind: SEGMENTATION, DEPTH, DETECTION, CLASSIFICATION, or UNKNOWN.
+        num_classes: Of its last head; None where it has none.
+        depth: The range of depth that it knows, in its own unit.
+    """
+
+    kind: str
+    num_classes: int | None = None
+    depth: tuple[float, float] = (0., 1.)
+
+
+def task_of(model: Any) -> Task:
+    """Return what a model of mmseg, mmdet or mmpretrain, or one that looks like these, learns.
+
+    Segmentors and depth estimators have a ``decode_head``, the latter's with a ``max_depth``; detectors a ``bbox_head``
+    or ``roi_head``; classifiers a ``head``, or ``num_classes`` of their own.
+
+    >>> task_of(nn.Linear(1, 1))
+    Task(kind='', num_classes=None, depth=(0.0, 1.0))
+    """
+    head: Any = getattr(model, 'decode_head', None)
+    if head is not None:
+        last: Any = head[-1] if isinstance(head, nn.ModuleList) else head
+        if hasattr(last, 'max_depth'):
+            return Task(DEPTH, depth=(getattr(last, 'min_depth', 0.), float(last.max_depth)))
+        return Task(SEGMENTATION, _number(model, last))
+    for owner in (model, getattr(model, 'roi_head', None)):
+        head = getattr(owner, 'bbox_head', None)
+        if head is not None:  # a cascade has one a stage
+            return Task(DETECTION, _number(head[-1] if isinstance(head, nn.ModuleList) else head))
+    if hasattr(model, 'head') or hasattr(model, 'num_classes'):
+        return Task(CLASSIFICATION, _number(model, getattr(model, 'head', None)))  # mmpretrain's keep it in the head
+    return Task(UNKNOWN)
+
+
+def _number(*owners: Any) -> int | None:
+    return next((n for n in (getattr(owner, 'num_classes', None) for owner in owners) if isinstance(n, int)), None)
+
+
+def check_same_classes(models: dict[str, nn.Module], what: str) -> None:
+    """Refuse models that learn from, or predict, one label but have different numbers of classes.
+
+    Raises:
+        ValueError: Names each model's number.
+    """
+    classes = {name: task_of(model).num_classes for name, model in models.items()}
+    if len({number for number in classes.values() if number is not None}) > 1:
+        raise ValueError(f'{what} disagree on classes: {classes}. Mend: the same classes, in the same order, for all '
+                         'of them')
