@@ -1,0 +1,60 @@
+"""What a model is for, and generated labels that it can learn from."""
+import pytest
+import torch
+from tiny import segmentor
+from torch import nn
+
+from mmkd.generated import generated_batch
+from mmkd.models.depth_head import DepthHead
+from mmkd.registry import MODELS
+from mmkd.tasks import Task, check_same_classes, task_of
+
+
+def model(**parts: object) -> nn.Module:
+    """A module with these attributes."""
+    module = nn.Module()
+    for name, part in parts.items():
+        setattr(module, name, part)
+    return module
+
+
+@pytest.mark.parametrize(('build', 'expected'), [
+    (lambda: MODELS.build(dict(segmentor(num_classes=5), _scope_='mmseg')), Task('segmentation', 5)),
+    (lambda: model(decode_head=DepthHead(.5, 8., num_bins=4, in_channels=2, channels=2)),
+     Task('depth', None, (.5, 8.))),
+    (lambda: model(decode_head=nn.ModuleList([model(), model(num_classes=3)])), Task('segmentation', 3)),
+    (lambda: model(bbox_head=model(num_classes=7)), Task('detection', 7)),
+    (lambda: model(roi_head=model(bbox_head=nn.ModuleList([model(num_classes=7)]))), Task('detection', 7)),
+    (lambda: model(num_classes=4), Task('classification', 4)),
+    (lambda: model(head=model(num_classes=6)), Task('classification', 6)),
+    (lambda: model(head=model()), Task('classification')),
+    (model, Task(''))])
+def test_task_of(build: object, expected: Task) -> None:
+    assert task_of(build()) == expected
+
+
+def test_generated_depth_is_what_its_head_can_learn() -> None:
+    head = DepthHead(.5, 8., num_bins=4, in_channels=2, channels=2)
+    task = task_of(model(decode_head=head))
+    batch = generated_batch(3, (24, 32), task)
+    depth = torch.stack([sample.gt_depth_map.data for sample in batch['data_samples']])
+    assert depth.shape == (3, 1, 24, 32)
+    assert (depth[:, :, 19] == 0).all(), 'a row without depth'
+    known = depth[depth > 0]
+    assert known.min() > .5
+    assert known.max() < 8
+    assert head.loss([torch.randn(3, 2, 6, 8)], batch['data_samples'], None)['loss_silog'] > 0
+
+
+def test_generated_labels_repeat_with_their_seed() -> None:
+    for kind, name in (('segmentation', 'gt_sem_seg'), ('depth', 'gt_depth_map')):
+        one, again, other = (generated_batch(2, (16, 16), Task(kind, 9, (1., 2.)), seed)['data_samples'][1].get(name)
+                             .data for seed in (3, 3, 4))
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+
+
+def test_classes_that_differ() -> None:
+    check_same_classes(dict(a=model(num_classes=3), b=model()), 'the students')
+    with pytest.raises(ValueError, match=r"the students disagree on classes: {'a': 3, 'b': 4}. Mend: the same classes"):
+        check_same_classes(dict(a=model(num_classes=3), b=model(num_classes=4)), 'the students')
