@@ -5,6 +5,8 @@ from mmkd.losses.assignment_kl import assignment_kl as assignment_kl
 from mmkd.losses.attention_kl import AttentionKLLoss as AttentionKLLoss
 from mmkd.losses.attention_kl import attention_kl as attention_kl
 from mmkd.losses.base import Loss as Loss
+from mmkd.losses.binary_kl import BinaryKLLoss as BinaryKLLoss
+from mmkd.losses.binary_kl import binary_kl as binary_kl
 from mmkd.losses.dirichlet_nll import DirichletNLLLoss as DirichletNLLLoss
 from mmkd.losses.dirichlet_nll import dirichlet_nll as dirichlet_nll
 from mmkd.losses.ensemble_kl import EnsembleKLLoss as EnsembleKLLoss

@@ -61,7 +61,7 @@ class AdversarialLoss(Loss):
             lacks it is built by :meth:`build`, which the Distiller calls.
         mode: 'wgan-gp', 'hinge', 'lsgan' or 'bce'.
         gradient_penalty: λ of wgan-gp.
-        activation: What the critic sees: None for the tensor as it is, 'softmax' for probabilities.
+        activation: What the critic sees: None for the tensor as it is, 'softmax' or 'sigmoid' for probabilities.
         sigmoid: Squash the score to (0, 1) first (AFD, lsgan).
         loss_weight: Factor inside both returned values.
         loss_name: Key in the logs.
@@ -91,7 +91,7 @@ class AdversarialLoss(Loss):
                  adversarial_sample: float = 0.0, positions: int | None = None) -> None:
         super().__init__(loss_weight, loss_name)
         check_choice('mode', mode, ('wgan-gp', 'hinge', 'lsgan', 'bce'))
-        check_choice('activation', activation, (None, 'softmax'))
+        check_choice('activation', activation, (None, 'softmax', 'sigmoid'))
         if mode == 'wgan-gp':
             check_positive('gradient_penalty', gradient_penalty)
         if mode == 'bce' and sigmoid:
@@ -217,7 +217,9 @@ class AdversarialLoss(Loss):
 
     def _activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = fill_masked(x, mask)
-        return x if self.activation is None else fill_masked(x.softmax(1), mask)
+        if self.activation is None:
+            return x
+        return fill_masked(x.softmax(1) if self.activation == 'softmax' else x.sigmoid(), mask)
 
     @property
     def _joint(self) -> bool:

@@ -115,6 +115,23 @@ def check_mask(mask: Tensor | None, student: Tensor) -> None:
                          f'got {shape_of(mask)}; mend: resize the mask by nearest')
 
 
+def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
+    """Refuse logits that are not (N, C, *S) of the same classes at the same places.
+
+    Raises:
+        ValueError: Names the loss and both shapes.
+    """
+    shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
+    if student.dim() < 2 or teacher.dim() < 2:
+        raise ValueError(f'{name} needs logits (N, C, *S), got {shapes}')
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} ({shapes}); mend: '
+                         "compare logits over the same classes, or insert connectors=dict(student='auto')")
+    if student.shape != teacher.shape:
+        raise ValueError(f"student and teacher logits differ in shape: {shapes}; mend: connectors=dict(student='auto') "
+                         'resizes the student')
+
+
 def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:
     """Put 0 where a position does not count.
 

@@ -1,7 +1,7 @@
 """Logit distillation by squared differences: the backbone loss of KSANC, and Ba & Caruana's before it."""
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, check_logits, check_mask, fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 
 
@@ -32,15 +32,7 @@ def logit_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> T
         >>> logit_mse(torch.tensor([[1., 2.], [0., 0.]]), torch.tensor([[0., 4.], [0., 1.]]))  # (1 + 4 + 0 + 1) / 2
         tensor(3.)
     """
-    shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
-    if student.dim() < 2 or teacher.dim() < 2:
-        raise ValueError(f'logit MSE needs logits (N, C, *S), got {shapes}')
-    if student.shape[1] != teacher.shape[1]:
-        raise ValueError(f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} ({shapes}); mend: '
-                         "compare logits over the same classes, or insert connectors=dict(student='auto')")
-    if student.shape != teacher.shape:
-        raise ValueError(f"student and teacher logits differ in shape: {shapes}; mend: connectors=dict(student='auto') "
-                         'resizes the student')
+    check_logits(student, teacher, 'logit MSE')
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))

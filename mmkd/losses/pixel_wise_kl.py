@@ -3,7 +3,7 @@ import torch.nn.functional as F  # noqa: N812  the name that every torch user kn
 from torch import Tensor
 
 from mmkd.checks import check_choice, check_positive
-from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, check_logits, check_mask, fill_masked, no_autocast, shape_of, widen
 from mmkd.registry import MODELS
 
 
@@ -51,7 +51,11 @@ def pixel_wise_kl(student: Tensor, teacher: Tensor, tau: float = 1.0, direction:
     check_positive('tau', tau)
     check_choice('direction', direction, ('forward', 'reverse'))
     check_choice('reduction', reduction, ('mean', 'batch_sum'))
-    _check_logits(student, teacher)
+    check_logits(student, teacher, 'pixel-wise KL')
+    if student.shape[1] == 1:
+        raise ValueError('softmax over a single class is always 1, so this loss contributes nothing: '
+                         f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid, or give both a background class, e.g. '
+                         'torch.cat([zeros, logits], 1)')
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) / tau for x in widen(student, teacher.detach()))
@@ -65,21 +69,6 @@ def pixel_wise_kl(student: Tensor, teacher: Tensor, tau: float = 1.0, direction:
             return tau**2 * per_image.sum() / valid
         valid = student[0, 0].numel() if mask is None else mask.reshape(len(mask), -1).sum(1).clamp(min=1)
         return tau**2 * (per_image / valid).sum()
-
-
-def _check_logits(student: Tensor, teacher: Tensor) -> None:
-    shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
-    if student.dim() < 2 or teacher.dim() < 2:
-        raise ValueError(f'pixel-wise KL needs logits (N, C, *S), got {shapes}')
-    if student.shape[1] != teacher.shape[1]:
-        raise ValueError(f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} ({shapes}); mend: '
-                         "compare logits over the same classes, or insert connectors=dict(student='auto')")
-    if student.shape != teacher.shape:
-        raise ValueError(f"student and teacher logits differ in shape: {shapes}; mend: connectors=dict(student='auto') "
-                         'resizes the student')
-    if student.shape[1] == 1:
-        raise ValueError(f'softmax over a single class is always 1, so this loss contributes nothing: {shapes}; mend: '
-                         'give both a background class, e.g. torch.cat([zeros, logits], 1)')
 
 
 @MODELS.register_module()

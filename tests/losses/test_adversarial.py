@@ -114,7 +114,16 @@ def test_penalty_has_a_finite_derivative_at_zero_norm() -> None:
     torch.testing.assert_close(loss.critic.weight.grad, (student - teacher).detach().mean(0))
 
 
-@pytest.mark.parametrize('activation', [None, 'softmax'])
+def test_a_critic_sees_the_probabilities_of_a_sigmoid_head() -> None:
+    student, teacher = torch.tensor([[.5, -1.]]), torch.tensor([[2., 0.]])
+    loss = AdversarialLoss(Linear(torch.tensor([1., 10.])), 'hinge', activation='sigmoid')
+    q_s, q_t = (sum(w / (1 + math.exp(-v)) for w, v in zip((1., 10.), x[0].tolist(), strict=True))
+                for x in (student, teacher))
+    assert loss(student, teacher).item() == pytest.approx(-q_s, rel=1e-6)
+    assert loss.critic_loss(student, teacher).item() == pytest.approx(max(1 - q_t, 0) + 1 + q_s, rel=1e-6)
+
+
+@pytest.mark.parametrize('activation', [None, 'softmax', 'sigmoid'])
 @pytest.mark.parametrize('mode', MODES)
 def test_gradcheck(mode: str, activation: str | None) -> None:
     loss = AdversarialLoss(SMALL, mode, activation=activation).double().eval()
@@ -349,7 +358,7 @@ def test_a_critic_without_second_derivative_is_refused_in_wgan_gp() -> None:
 
 @pytest.mark.parametrize(('options', 'message'), [
     ({'mode': 'wgan'}, "mode must be one of .*did you mean 'wgan-gp'"),
-    ({'activation': 'sigmoid'}, "activation must be one of .*got 'sigmoid'"),
+    ({'activation': 'relu'}, "activation must be one of .*got 'relu'"),
     ({'gradient_penalty': 0}, 'gradient_penalty must be a finite number above 0, got 0'),
     ({'mode': 'bce', 'sigmoid': True}, "mode='bce' takes raw scores .* got sigmoid=True; mend: sigmoid=False"),
 ])
