@@ -53,9 +53,9 @@ def pixel_wise_kl(student: Tensor, teacher: Tensor, tau: float = 1.0, direction:
     check_choice('reduction', reduction, ('mean', 'batch_sum'))
     check_logits(student, teacher, 'pixel-wise KL')
     if student.shape[1] == 1:
-        raise ValueError('softmax over a single class is always 1, so this loss contributes nothing: '
-                         f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid, or give both a background class, e.g. '
-                         'torch.cat([zeros, logits], 1)')
+        raise ValueError(f'softmax over a single class is always 1, so this loss contributes nothing: '
+                         f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid head, or give both a background '
+                         'class, e.g. torch.cat([zeros, logits], 1)')
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) / tau for x in widen(student, teacher.detach()))
