@@ -56,12 +56,17 @@ class Batch:
         """True where a sentence has a token, (N, L).
 
         Raises:
-            ValueError: The inputs are no sentences.
+            ValueError: The inputs are no sentences, or one of them is nothing but padding.
         """
         if self.inputs.dim() != 3 or self.inputs.is_floating_point():
             raise ValueError(f'batch.tokens: the inputs {tuple(self.inputs.shape)} are no sentences (N, 3, L). Mend: '
                              'batch.valid for images')
-        return self.inputs[:, 1].bool()
+        tokens = self.inputs[:, 1].bool()
+        empty = (~tokens.any(1)).nonzero().flatten().tolist()
+        if empty:
+            raise ValueError(f'batch.tokens: the sentences {empty[:8]} of this batch are nothing but padding. Mend: an '
+                             'attention mask of 1 where there is a token; no empty rows in the file')
+        return tokens
 
     def check_labels(self, num_classes: int) -> None:
         """Refuse labels that no class has, before a device assert hides where they came from.

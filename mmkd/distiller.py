@@ -171,7 +171,8 @@ class Distiller(BaseModel):
         losses: dict[str, Tensor] = {}
         for name in names:
             if others and self.objectives[name].mute:
-                losses[f'{name}.loss'] = record['batch'].inputs.new_zeros((), dtype=torch.float32)
+                losses[f'{name}.loss'] = record['batch'].inputs.new_zeros((), dtype=torch.float32) \
+                    + self.objectives[name].silence()
             else:
                 losses.update(self.objectives[name](record))
         return losses

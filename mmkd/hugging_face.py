@@ -3,7 +3,7 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from mmengine.utils import get_installed_path
+from mmengine.utils import get_installed_path, is_installed
 
 
 def transformers(what: str) -> Any:
@@ -26,6 +26,9 @@ def resolve_folder(path: str) -> str:
         FileNotFoundError: It is not there.
     """
     package, found, rest = path.partition('::')
+    if found and not is_installed(package):
+        raise FileNotFoundError(f'{path!r}: the package {package!r} is not installed. Mend: pip install '
+                                f"{package.replace('_', '-')}, or a folder")
     folder = Path(get_installed_path(package), rest) if found else Path(path)
     if not folder.exists():
         raise FileNotFoundError(f"{path!r} is not there ({folder}). Mend: a folder with config.json, as "

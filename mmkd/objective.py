@@ -79,8 +79,12 @@ class Objective(BaseModule):
 
     @property
     def mute(self) -> bool:
-        """Whether a schedule has set the weight to 0 and no parameter waits for its gradient, be it 0."""
-        return not self.weight and next(self.parameters(), None) is None
+        """Whether a schedule has set the weight to 0."""
+        return not self.weight
+
+    def silence(self) -> Tensor | float:
+        """Return 0 in which every parameter takes part, whatever stands in the features: DDP waits for gradients."""
+        return sum(0. * p.sum() for p in self.parameters() if p.requires_grad)
 
     def forward(self, record: Record) -> dict[str, Tensor]:
         """Return ``{'<name>.loss': weight · loss}``, and the loss's diagnostics as ``<name>.<diagnostic>``."""

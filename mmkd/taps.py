@@ -21,8 +21,9 @@ _EXAMPLES = "'decode_head.conv_seg', 'decode_head.conv_seg:input', 'backbone[3]'
 class TapPath:
     """A parsed tap: ``module[#call][:input|:output|:query|:key][index]…``.
 
-    ``:query`` and ``:key`` of an ``nn.MultiheadAttention`` are what its heads compare, (N, heads, tokens, d): from them
-    attention is found where a fused kernel hides it, or where all of it would not fit.
+    ``:query`` and ``:key`` of an ``nn.MultiheadAttention``, or of the self-attention of a BERT-like model of Hugging
+    Face, are what its heads compare, (N, heads, tokens, d): from them attention is found where a fused kernel hides it,
+    or where all of it would not fit. Padding is not in them: losses take it as ``key_mask``.
 
     >>> TapPath.parse('backbone[3]')
     TapPath(text='backbone[3]', module='backbone', call=None, side='output', index=(3,))
@@ -81,9 +82,23 @@ def _give_heads(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     return args[:4], {**kwargs, **late, 'need_weights': True, 'average_attn_weights': False}
 
 
+# Self-attention of Hugging Face that is softmax(q·kᵀ/√d) and nothing else: no rotary or relative positions.
+_PLAIN = ('Bert', 'Roberta', 'XLMRoberta', 'Electra', 'Albert', 'RemBert', 'Camembert', 'ViT', 'DeiT')
+
+
 def _is_hugging_face(module: nn.Module) -> bool:
     parts = [getattr(module, name, None) for name in ('query', 'key')]
     return all(isinstance(part, nn.Linear) for part in parts) and hasattr(module, 'num_attention_heads')
+
+
+def _drops(module: nn.Module) -> float:
+    """Return the dropout of attention while a module trains, 0 where it has none."""
+    for name in ('dropout', 'attention_dropout', 'dropout_prob'):
+        found = getattr(module, name, 0.)
+        rate = found.p if isinstance(found, nn.Dropout) else found
+        if module.training and isinstance(rate, int | float) and rate:
+            return float(rate)
+    return 0.
 
 
 def _project(module: nn.Module, side: str, x: Tensor) -> Tensor:
@@ -154,9 +169,9 @@ class Taps:
             value = path.select(value, where)
             if value is None:
                 raise TypeError(f'{where}: the {path.side} is a NoneType, not a Tensor. A fused attention kernel '
-                                "returns None in place of probabilities. Mend: attn_implementation='eager' in a "
-                                "Hugging Face config; ':query' and ':key' of an nn.MultiheadAttention; or another "
-                                'module')
+                                "returns None in place of probabilities. Mend: ':query' and ':key' in its place; "
+                                "options=dict(attn_implementation='eager') of a Hugging Face model, without dropout "
+                                'of attention; or another module')
             if not isinstance(value, Tensor):
                 size = f' of {len(value)}' if hasattr(value, '__len__') else ''
                 key = '[0][i]' if path.side == 'input' and not path.index else '[i]'
@@ -177,9 +192,16 @@ class Taps:
 
         def take_heads(_: nn.Module, args: tuple, kwargs: dict) -> None:
             given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+            if given.get('attn_mask') is not None:
+                raise ValueError(f'{where}: this attention has an attn_mask, so its rows are not those of its queries '
+                                 "and keys. Mend: ':output[1]' with dropout 0")
             take(_project(module, path.side, given[path.side]))
 
         if path.side in ('query', 'key') and _is_hugging_face(module):
+            if not type(module).__name__.startswith(_PLAIN):
+                raise TypeError(f'{where}: a {type(module).__name__} is not known to attend by its queries and keys '
+                                f'alone (rotary or relative positions come on top); known are {", ".join(_PLAIN)}. '
+                                "Mend: ':output[1]' with attn_implementation='eager' and attention dropout 0")
             heads = (int(module.num_attention_heads), -1)  # type: ignore[arg-type]
             return [getattr(module, path.side).register_forward_hook(
                 lambda _, args, output: take(output.unflatten(-1, heads).transpose(1, 2)))]
@@ -192,12 +214,14 @@ class Taps:
         if path.side == 'input':
             return [module.register_forward_pre_hook(take_input, with_kwargs=True)]
         handles = [module.register_forward_hook(lambda _, args, output: take(output))]
-        if isinstance(module, nn.MultiheadAttention) and path.index[:1] == (1,):
-            if module.training and module.dropout:
-                raise ValueError(f'{where}: in training these are probabilities after dropout of {module.dropout}, '
+        attends = isinstance(module, nn.MultiheadAttention)
+        if path.index[:1] == (1,) and (attends or _is_hugging_face(module)):
+            if _drops(module):
+                raise ValueError(f'{where}: in training these are probabilities after dropout of {_drops(module)}, '
                                  "which do not sum to 1. Mend: ':query' and ':key' with reads=dict(student_key=…, "
                                  'teacher_key=…), or no dropout of attention')
-            handles.append(module.register_forward_pre_hook(_give_heads, with_kwargs=True))
+            if attends:
+                handles.append(module.register_forward_pre_hook(_give_heads, with_kwargs=True))
         return handles
 
     def read(self, seen: dict[str, _Reading]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Teachers: frozen models that live outside the module tree."""
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -36,6 +35,9 @@ class Teacher:
         self.model.requires_grad_(False)
         # Before the cast: mean and standard deviation would be rounded with the weights.
         target = getattr(self.model, 'data_preprocessor', None)
+        refuse: Any = getattr(source, 'refuse_other', None)  # of sentences
+        if refuse is not None:
+            refuse(target, member.where)
         self.renormalise = Renormalise(source, target) if isinstance(target, nn.Module) else None
         self.dtype = PRECISIONS[options.get('precision', 'fp32')]
         self.layout = torch.channels_last if options.get('channels_last') else torch.preserve_format
@@ -56,8 +58,7 @@ class Teacher:
         """Run once and return tap name -> tensor."""
         x = self.prepare(batch)
         # Under the student's autocast a teacher of its own precision would be cast again, op by op.
-        quiet = torch.autocast(x.device.type, enabled=False) if x.is_floating_point() else nullcontext()
-        with quiet:
+        with torch.autocast(x.device.type, enabled=False):
             if compiled and self.member.options.get('compile'):
                 return self._run_compiled(x, batch)
             with self.taps.recording() as seen:

@@ -114,7 +114,7 @@ def shrink_texts(cfg: Config, roots: dict[str, str]) -> None:
     folder = Path(roots['mmkd.CIFAR10']) / 'texts'
     root, tokenizer = texts.write_sentences(folder), texts.write_tokenizer(folder / 'tokenizer')
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.update(data_root=root, ann_file='train.tsv', limit=None)
+        loader.dataset.update(data_root=root, ann_file='train.tsv', limit=None, text=['sentence'])
         loader.dataset.pipeline[0].tokenizer = tokenizer
     tiny = dict(config=texts.bert(12), pretrained=None)
     if not is_distiller(cfg):
@@ -406,6 +406,16 @@ def test_the_papers_pair(stem: str, iterations: int, crop: tuple[int, int]) -> N
     index = (Path(mmseg.__file__).parent / '.mim/configs/pspnet/metafile.yaml').read_text()
     entry = index.split('- Name: pspnet_r101-d8_4xb2-80k_cityscapes-512x1024\n')[1].split('- Name:')[0]
     assert f'Weights: {cfg.model.teacher.checkpoint}\n' in entry
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=[path.stem for path in RECIPES])
+def test_learning_rates_go_on_to_the_end(path: Path) -> None:
+    """A schedule that ends early in 0 would train nothing for the rest."""
+    cfg = Config.fromfile(path)
+    found = cfg.get('param_scheduler')
+    for own in found.values() if isinstance(found, dict) else [found] if found else []:
+        falls = [s for s in own if s.get('end') and s.type != 'LinearLR' or s.get('end_factor') == 0]
+        assert all(s.end == cfg.train_cfg.max_iters for s in falls)
 
 
 @pytest.mark.parametrize('path', RECIPES, ids=[path.stem for path in RECIPES])

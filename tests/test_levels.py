@@ -1,19 +1,24 @@
 """Levels: which objectives are active, when a level ends, and a run that is resumed within one."""
-
+import copy
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from mmengine.logging import MessageHub
+from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from peers import afd
 from runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
 from test_training import checkpoint, differences
 from tiny import batch, build, distiller, segmentor
+from torch import nn
 
 from mmkd.generated import generated_batch
 from mmkd.hooks import ScheduleHook
+from mmkd.hooks.schedule import _forget_silence
 from mmkd.levels import LevelPlan, LevelState, build_levels
 from mmkd.schedules import Progressive, Stacked
 from mmkd.tasks import Task
@@ -143,6 +148,59 @@ def test_the_log_says_when_and_why(tmp_path: Path) -> None:
     assert "level 0 of 3 (counted from 0) learns from ['cos_low']" in text
     assert 'level 0 ends after iteration 4, because its 4 iterations are over' in text
     assert "level 1 of 3 (counted from 0) learns from ['cos_high', 'cos_low']" in text
+
+
+def test_levels_that_a_training_never_reaches_are_told(tmp_path: Path) -> None:
+    cfg = run_config(tmp_path, model(), max_iters=8, interval=9, val_interval=99, name='told', log_level='INFO')
+    cfg.optim_wrapper.pop('critic')
+    cfg.custom_hooks.append(dict(type='mmkd.ScheduleHook', levels=levels()))
+    text = next(Path(train(cfg).work_dir).rglob('*.log')).read_text()
+    assert 'the last level may begin as late as iteration 8, but training ends at 8. Mend: a shorter length' in text
+
+
+def test_a_checkpoint_of_other_levels_is_refused() -> None:
+    hook, runner = ScheduleHook(levels=levels()), SimpleNamespace(_resume=True)
+    with pytest.raises(ValueError, match='knows of no levels: its run had none. Mend: load_from=…'):
+        hook.after_load_checkpoint(runner, {})
+    with pytest.raises(ValueError, match='stands in level 3, but there are 3 .counted from 0.. Mend: the levels that'):
+        hook.after_load_checkpoint(runner, dict(mmkd_levels=dict(level=3, begin=0, total=0., count=0)))
+    runner._resume = False
+    hook.after_load_checkpoint(runner, {})
+    assert hook.state == LevelState()
+
+
+def test_adam_begins_anew_with_what_had_no_gradient() -> None:
+    """After 50 steps of zeros its bias correction is over: a first gradient would move a weight by 1.65 times lr."""
+    silent, other = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.zeros(3))
+    wrapper = OptimWrapper(torch.optim.Adam([silent, other], lr=.1))
+    for _ in range(50):
+        silent.grad, other.grad = torch.zeros(3), torch.ones(3)
+        wrapper.optimizer.step()
+    moved = other.clone()
+    for forget, expected in ((False, .1 * .1 / (1 - .9**51) / math.sqrt(.001 / (1 - .999**51))), (True, .1)):
+        with torch.no_grad():
+            silent.zero_()
+        saved = copy.deepcopy(wrapper.optimizer.state_dict())
+        if forget:
+            _forget_silence(wrapper)
+            assert list(wrapper.optimizer.state) == [other]
+        silent.grad, other.grad = torch.ones(3), torch.ones(3)
+        wrapper.optimizer.step()
+        torch.testing.assert_close(silent.detach(), torch.full((3,), -expected), rtol=1e-3, atol=0)
+        wrapper.optimizer.load_state_dict(saved)
+    assert not torch.equal(moved, other)
+
+
+def test_a_mute_objective_with_a_connector_is_not_computed_and_its_weights_get_zeros() -> None:
+    """Infinite features would make 0 · loss NaN and end the training."""
+    instance = build(model())
+    objective = instance.objectives['cos_low']
+    objective.weight, objective.loss = 0., None  # would fail
+    losses = instance(**instance.data_preprocessor(batch(size=32, num_classes=3), True), mode='loss')
+    assert losses['cos_low.loss'] == 0 < losses['cos_high.loss']
+    sum(v for k, v in losses.items() if k.endswith('.loss')).backward()
+    assert all((p.grad == 0).all() for p in objective.parameters())
+    assert any(p.grad.any() for p in instance.objectives['cos_high'].parameters())
 
 
 def test_a_mute_objective_without_parameters_is_not_computed() -> None:

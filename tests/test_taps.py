@@ -307,6 +307,9 @@ def test_queries_and_keys_give_the_attention_that_a_fused_kernel_hides(batch_fir
 
 def test_attention_after_dropout_is_refused() -> None:
     model = nn.ModuleDict(dict(attn=nn.MultiheadAttention(8, 2, dropout=.1)))
+    with pytest.raises(ValueError, match="has an attn_mask, so its rows are not those of its queries.*':output"), \
+            Taps(model, dict(q='attn:query')).recording():
+        model.attn(*[torch.zeros(3, 1, 8)] * 3, attn_mask=torch.zeros(3, 3))
     with pytest.raises(ValueError, match="'attn:output\\[1\\]'.*after dropout of 0.1.*Mend: ':query' and ':key'"), \
             Taps(model, dict(a='attn:output[1]')).recording():
         pass

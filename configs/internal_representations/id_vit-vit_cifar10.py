@@ -12,7 +12,7 @@ model = dict(
     taps=dict(logits='head.fc'),
     objectives={
         'soft': dict(loss=dict(type='PixelWiseKLLoss', tau=4.), on='logits', weight=0.9),
-        **{f'attention{m}': dict(loss=dict(type='AttentionKLLoss', rows=8), reads=dict(  # of 64
+        **{f'attention{m}': dict(loss=dict(type='AttentionKLLoss', rows=8), reads=dict(  # of 65
             student=f'student.q{m}', student_key=f'student.k{m}', teacher=f'teacher.q{m}', teacher_key=f'teacher.k{m}'))
            for m, _ in pairs},
         **{f'cosine{m}': dict(loss=dict(type='HiddenCosineLoss', token='mean'), on=f'hidden{m}') for m, _ in pairs}})

@@ -15,6 +15,8 @@ model = dict(
             student=f'student.q{m}', student_key=f'student.k{m}', teacher=f'teacher.q{m}', teacher_key=f'teacher.k{m}',
             mask='batch.tokens', key_mask='batch.tokens')) for m, _ in pairs}, **{
         f'cosine{m}': dict(loss=dict(type='HiddenCosineLoss', token='first'), on=f'hidden{m}') for m, _ in pairs}))
-train_cfg = dict(max_iters=9 * 1895)
+max_iters = 9 * 1895
+param_scheduler = [_base_.param_scheduler[0], dict(_base_.param_scheduler[1], end=max_iters)]
+train_cfg = dict(max_iters=max_iters)
 custom_hooks = _base_.custom_hooks + [dict(type='mmkd.ScheduleHook', levels=dict(
     type='stacked', levels=[[f'attention{m}', f'cosine{m}'] for m, _ in pairs] + [['soft', 'task']], length=1895))]

@@ -48,6 +48,17 @@ class TextDataPreprocessor(BaseDataPreprocessor):
         data.setdefault('data_samples', None)
         return data
 
+    def refuse_other(self, other: Any, where: str) -> None:
+        """Refuse a member whose token ids mean other words.
+
+        Raises:
+            ValueError: Another vocabulary or padding.
+        """
+        own, its = ((x.vocab_size, x.pad_token) if isinstance(x, TextDataPreprocessor) else None for x in (self, other))
+        if own != its:
+            raise ValueError(f'{where} has another vocabulary and padding than the student: {its}, not {own}, so token '
+                             'ids mean other words to it. Mend: models of one tokenizer')
+
     def generate(self, number: int, generator: torch.Generator, length: int = 16) -> list[Tensor]:
         """Return sentences of random tokens (3, L), every second one shorter: what a probe or a benchmark runs."""
         made = []
@@ -68,7 +79,8 @@ class HFTextClassifier(BaseModel):
     Args:
         config: Folder with ``config.json``, ``package::path``, or the config itself with its ``model_type``.
         num_classes: Number of classes C.
-        options: Entries that replace those of ``config``, such as ``dict(num_hidden_layers=3)``.
+        options: Entries that replace those of ``config``, such as ``dict(num_hidden_layers=3)``, or
+            ``attn_implementation``.
         pretrained: Weights that training starts from: a folder, ``package::path``, or a checkpoint of an
             HFTextClassifier, such as the teacher's. None: random.
         layers: Which layers of ``pretrained`` the model's own begin as, counted from 0; the paper's student of half the
@@ -80,7 +92,7 @@ class HFTextClassifier(BaseModel):
         ImportError: transformers is not installed.
         FileNotFoundError: A folder or a checkpoint is not there.
         ValueError: Layers that ``pretrained`` does not have, or another number of them than the model has; weights of
-            another architecture.
+            another architecture, or an incomplete encoder.
         KeyError: An option that the config does not have, with its nearest match.
     """
 
@@ -107,7 +119,12 @@ class HFTextClassifier(BaseModel):
             settings = library.AutoConfig.from_pretrained(resolve_folder(config), local_files_only=True)
         else:
             config = dict(config)
-            settings = library.AutoConfig.for_model(config.pop('model_type'), **config)
+            if 'model_type' not in config:
+                raise KeyError(f"config needs a model_type, got {sorted(config)}. Mend: dict(model_type='bert', …)")
+            settings = library.AutoConfig.for_model(config.pop('model_type'))
+            options = config | options
+        if 'attn_implementation' in options:  # the config's own name of it is private
+            options['_attn_implementation'] = options.pop('attn_implementation')
         for key, value in options.items():
             if not hasattr(settings, key):
                 raise KeyError(f'options name {key!r}, which the config of a {settings.model_type} does not have'
@@ -135,8 +152,13 @@ class HFTextClassifier(BaseModel):
         if self.pretrained is None:
             return
         state, source = self._load(), f'pretrained={self.pretrained!r}'
-        depth = 1 + max(int(m[2]) for m in map(_LAYER.fullmatch, state) if m)
-        own = 1 + max(int(m[2]) for m in map(_LAYER.fullmatch, self.model.state_dict()) if m)
+        depth, own = (1 + max((int(m[2]) for m in map(_LAYER.fullmatch, keys) if m), default=-1)
+                      for keys in (state, self.model.state_dict()))
+        if not depth or not own:
+            which = source if not depth else f'a {type(self.model).__name__}'
+            raise ValueError(f'{which} has no layers to begin as: no key like encoder.layer.0.…, but '
+                             f"{list(state)[:3]}. Mend: weights of a BERT-like encoder; of a Distiller's run the "
+                             'exported student')
         chosen = list(range(own)) if self.layers is None else list(self.layers)
         if not all(0 <= layer < depth for layer in chosen):
             raise ValueError(f'layers={chosen}, but {source} has the layers 0 … {depth - 1}. Mend: layers inside this '
@@ -165,6 +187,11 @@ class HFTextClassifier(BaseModel):
         library.logging.set_verbosity_error()
         folder = resolve_folder(self.pretrained)
         # Its encoder alone: a head that was trained for other classes is no start.
-        base = library.AutoModel.from_pretrained(folder, local_files_only=True)
+        base, found = library.AutoModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        missing = set(found['missing_keys'])
+        lost = sorted(key for key in missing if 'pooler' not in key)
+        if lost:
+            raise ValueError(f'pretrained={self.pretrained!r} lacks {len(lost)} weights of its encoder, such as '
+                             f'{lost[:3]}: they would be random. Mend: a folder as model.save_pretrained writes it')
         prefix = self.model.base_model_prefix
-        return {f'{prefix}.{key}': value for key, value in base.state_dict().items()}
+        return {f'{prefix}.{key}': value for key, value in base.state_dict().items() if key not in missing}

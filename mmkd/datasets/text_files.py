@@ -55,12 +55,16 @@ class TextFiles(BaseDataset):
             raise ValueError("TextFiles needs the names of the classes. Mend: metainfo=dict(classes=['negative', "
                              "'positive'])")
         with path.open(encoding='utf-8', newline='') as file:
-            rows = list(csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE))
-        columns = list(rows[0]) if rows else []
+            reader = csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
+            rows, columns = list(reader), list(reader.fieldnames or [])
         for column in (*self.text, self.label):
             if column not in columns:
                 raise KeyError(f'TextFiles: {path} has no column {column!r}{nearest(column, columns)} (its columns: '
                                f'{columns})')
+        short = [i for i, row in enumerate(rows) if None in [row[column] for column in (*self.text, self.label)]]
+        if not rows or short:
+            fault = f'too few columns in line {short[0] + 2}' if short else 'no rows'
+            raise ValueError(f'TextFiles: {path} has {fault}. Mend: a label and a sentence in every row, between tabs')
         if self.limit is not None and self.limit > len(rows):
             raise ValueError(f'limit={self.limit}, but {path} has {len(rows)} rows. Mend: limit={len(rows)} at most')
         chosen = range(len(rows)) if self.limit is None else np.linspace(0, len(rows) - 1, self.limit).round()

@@ -6,6 +6,7 @@ import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
 from mmkd.checks import check_positive, nearest
@@ -49,7 +50,7 @@ class ScheduleHook(Hook):
     def __init__(self, schedules: list[dict] | None = None, levels: dict | None = None) -> None:
         if not schedules and not levels:
             raise ValueError('ScheduleHook has no schedules, so it would do nothing. Mend: remove the hook, or '
-                             "schedules=[dict(target='<objective>.weight', type='linear', …)]")
+                             "schedules=[dict(target='<objective>.weight', type='linear', …)], or levels=dict(…)")
         self.schedules: dict[str, Linear] = {}
         for config in schedules or []:
             target = _check_target(config.get('target'))
@@ -108,6 +109,7 @@ class ScheduleHook(Hook):
         if state.level != self.state.level:
             runner.logger.info(f'mmkd: level {self.state.level} ends after iteration {runner.iter + 1}, because {why}')
             self._enter(runner, state.level)
+            _forget_silence(runner.optim_wrapper)
         self.state = state
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -117,8 +119,17 @@ class ScheduleHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on from there, if the run is resumed."""
-        if self.levels and runner._resume and 'mmkd_levels' in checkpoint:
-            self.state = LevelState(**checkpoint['mmkd_levels'])
+        if not self.levels or not runner._resume:
+            return
+        if 'mmkd_levels' not in checkpoint:
+            raise ValueError('ScheduleHook: the checkpoint that is resumed knows of no levels: its run had none. Mend: '
+                             'load_from=… in place of resume, which begins with the first level')
+        state = LevelState(**checkpoint['mmkd_levels'])
+        if state.level >= len(self.levels.schedule.levels):
+            raise ValueError(f'ScheduleHook: the checkpoint that is resumed stands in level {state.level}, but there '
+                             f'are {len(self.levels.schedule.levels)} (counted from 0). Mend: the levels that it was '
+                             'trained with')
+        self.state = state
 
     def _find_levels(self, runner: Runner, model: Any) -> None:
         assert self.levels is not None
@@ -128,6 +139,10 @@ class ScheduleHook(Hook):
         self._owners |= owners
         if TASK in self.levels.schedule.names:
             self._owners[TASK], self._full[TASK] = model, model.task_weight
+        latest = sum(self.levels.length)
+        if latest >= runner.max_iters:
+            runner.logger.warning(f'ScheduleHook: the last level may begin as late as iteration {latest}, but training '
+                                  f'ends at {runner.max_iters}. Mend: a shorter length, or a longer training')
         self._enter(runner, self.state.level)
 
     def _enter(self, runner: Runner, level: int) -> None:
@@ -137,6 +152,18 @@ class ScheduleHook(Hook):
             setattr(self._owners[name], 'task_weight' if name == TASK else 'weight', weight * (name in active))
         runner.logger.info(f'mmkd: level {level} of {len(self.levels.schedule.levels)} (counted from 0) learns from '
                            f'{sorted(active)}')
+
+
+def _forget_silence(wrapper: Any) -> None:
+    """Let Adam begin anew with what has had no gradient yet.
+
+    Its steps have counted on with gradients of 0, so its bias correction is over, and the first gradient of a new level
+    would move a weight by several times the learning rate.
+    """
+    for one in wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]:
+        state = one.optimizer.state
+        for parameter in [p for p, found in state.items() if 'exp_avg_sq' in found and not found['exp_avg_sq'].any()]:
+            del state[parameter]
 
 
 def _check_target(target: Any) -> str:

@@ -22,8 +22,9 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
     .. math:: L_{kl} = \frac{1}{h |V|} \sum_{i \in V} \sum_{a=1}^{h} \sum_k A^T_{aik} \ln \frac{A^T_{aik}}{A^S_{aik}}
 
     Normaliser: summed over keys k, averaged over heads and over the valid rows V (queries) of the whole batch; the
-    paper's 1/L, with the true length of every sentence. There is no temperature, so no factor. :math:`A^S` is clamped
-    at the dtype's smallest normal number inside the logarithm; where :math:`A^T` is 0 a key adds 0.
+    paper's 1/L, with the true length of every sentence. There is no temperature, so no factor. Probabilities
+    :math:`A^S` are clamped at the dtype's smallest normal number inside the logarithm, those of queries and keys have
+    an exact one; where :math:`A^T` is 0 a key adds 0.
 
     Args:
         student: Attention probabilities (N, h, Q, K): after softmax, before dropout. With keys: queries (N, h, Q, d).
@@ -55,7 +56,8 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
                          f'student_key {_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
                          f'{_shape(key_mask)}. Mend: all of them, or probabilities alone')
     _check(student, teacher, heads, student_key, teacher_key)
-    _check_mask(mask, student)
+    _check_mask('mask', mask, (len(student), student.shape[2]), 'queries')
+    _check_mask('key_mask', key_mask, () if student_key is None else (len(student_key), student_key.shape[2]), 'keys')
     queries = student.shape[2]
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
@@ -64,23 +66,30 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
             drawn = torch.randperm(queries, device=student.device)[:rows]
             student, teacher = student[:, :, drawn], teacher[:, :, drawn]
             mask = None if mask is None else mask[:, drawn]
-        if student_key is not None and teacher_key is not None:
-            student_key, teacher_key = widen(student_key, teacher_key.detach())
-            student = attention_rows(student, student_key, key_mask)
-            teacher = attention_rows(teacher, teacher_key, key_mask)
-        return queries / student.shape[2] * _sum_of_rows(student, teacher, mask, heads) / valid
+        student, teacher = (_fill(x, mask) for x in (student, teacher))
+        if student_key is None or teacher_key is None:
+            if heads == 'mean':
+                student = student.mean(1, keepdim=True)
+            log_student = student.clamp(min=torch.finfo(student.dtype).tiny).log()
+        else:
+            student_key, teacher_key = (_fill(x, key_mask) for x in widen(student_key, teacher_key.detach()))
+            log_student, teacher = log_attention_rows(student, student_key, key_mask), attention_rows(
+                teacher, teacher_key, key_mask)
+            if heads == 'mean':
+                log_student = log_student.logsumexp(1, keepdim=True) - math.log(log_student.shape[1])
+        if heads == 'mean':
+            teacher = teacher.mean(1, keepdim=True)
+        divergence = torch.special.xlogy(teacher, teacher) - teacher * log_student
+        if mask is not None:
+            divergence = divergence.where(mask[:, None, :, None], divergence.new_zeros(()))
+        if key_mask is not None:  # where no key counts a softmax is no distribution over keys
+            divergence = divergence.where(key_mask[:, None, None], divergence.new_zeros(()))
+        return queries / student.shape[2] * divergence.sum() / divergence.shape[1] / valid
 
 
-def _sum_of_rows(student: Tensor, teacher: Tensor, mask: Tensor | None, heads: str) -> Tensor:
-    """Sum the divergence over rows, averaged over heads."""
-    if heads == 'mean':
-        student, teacher = student.mean(1, keepdim=True), teacher.mean(1, keepdim=True)
-    if mask is not None:  # before the logarithm: what stands in rows of padding may be NaN
-        valid = mask[:, None, :, None]
-        student, teacher = student.where(valid, student.new_ones(())), teacher.where(valid, teacher.new_zeros(()))
-    smallest = torch.finfo(student.dtype).tiny
-    divergence = torch.special.xlogy(teacher, teacher) - teacher * student.clamp(min=smallest).log()
-    return divergence.sum() / student.shape[1]
+def _fill(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Put 0 where a row does not count, before any product: what stands in padding may be NaN, and 0 · NaN is NaN."""
+    return x if mask is None else x.where(mask[:, None, :, None], x.new_zeros(()))
 
 
 @MODELS.register_module()
@@ -147,10 +156,19 @@ def attention_rows(query: Tensor, key: Tensor, key_mask: Tensor | None = None) -
     >>> attention_rows(torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 2, 2))
     tensor([[[[0.5000, 0.5000]]]])
     """
+    return _scores(query, key, key_mask).softmax(-1)
+
+
+def log_attention_rows(query: Tensor, key: Tensor, key_mask: Tensor | None = None) -> Tensor:
+    """Return the logarithm of :func:`attention_rows`, without loss where a row is confident."""
+    return _scores(query, key, key_mask).log_softmax(-1)
+
+
+def _scores(query: Tensor, key: Tensor, key_mask: Tensor | None) -> Tensor:
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
-    if key_mask is not None:
-        scores = scores.masked_fill(~key_mask[:, None, None], torch.finfo(scores.dtype).min)
-    return scores.softmax(-1)
+    if key_mask is None:
+        return scores
+    return scores.masked_fill(~key_mask[:, None, None], torch.finfo(scores.dtype).min / 2)  # no −∞: 0 · ∞ is NaN
 
 
 def _shape(x: Tensor | None) -> str:
@@ -164,6 +182,10 @@ def _check(student: Tensor, teacher: Tensor, heads: str, student_key: Tensor | N
     if student.dim() != 4 or teacher.dim() != 4:
         mend = '' if student.dim() != 3 else '; a module that averages its heads gives (N, Q, K): x[:, None]'
         raise ValueError(f'AttentionKLLoss needs {what} (N, heads, Q, K), got {shapes}{mend}')
+    for query, key in ((student, student_key), (teacher, teacher_key)):
+        if key is not None and (key.dim() != 4 or (*key.shape[:2], key.shape[3]) != (*query.shape[:2], query.shape[3])):
+            raise ValueError(f'queries and keys are those of one attention, (N, heads, Q, d) and (N, heads, K, d); got '
+                             f'{shape_of(query)} and {shape_of(key)}. Mend: taps :query and :key of one module')
     if student.shape[1] != teacher.shape[1] and heads == 'match':
         raise ValueError(f'student has {student.shape[1]} heads but teacher has {teacher.shape[1]} ({shapes}); mend: '
                          "heads='mean'")
@@ -176,11 +198,11 @@ def _check(student: Tensor, teacher: Tensor, heads: str, student_key: Tensor | N
                          "connectors=dict(student=dict(type='AffinityRows', size=…), teacher=…)")
 
 
-def _check_mask(mask: Tensor | None, student: Tensor) -> None:
+def _check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...], what: str) -> None:
     if mask is None:
         return
     if mask.dtype != torch.bool:
-        raise TypeError(f'mask must be a bool tensor (True where a row counts), got {mask.dtype}; mend: mask.bool()')
-    if mask.shape != (len(student), student.shape[2]):
-        raise ValueError(f'mask must have the shape {(len(student), student.shape[2])} of the queries of student '
-                         f'{shape_of(student)}, got {shape_of(mask)}')
+        raise TypeError(f'{name} must be a bool tensor, True for {what} that count, got {mask.dtype}; mend: '
+                        f'{name}.bool()')
+    if mask.shape != shape:
+        raise ValueError(f'{name} must have the shape {shape} of the {what}, got {shape_of(mask)}')

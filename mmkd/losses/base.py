@@ -132,6 +132,19 @@ def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
                          'resizes the student')
 
 
+def unit_vectors(x: Tensor, dim: int = -1) -> Tensor:
+    """Divide by the norm along an axis; a zero vector stays one, and its gradient is finite.
+
+    >>> unit_vectors(torch.tensor([[3e30, 4e30], [0., 0.]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    size = x.detach().abs().amax(dim, keepdim=True)  # of which the square may be no number of the dtype
+    x = x / size.where(size > torch.finfo(x.dtype).tiny, size.new_ones(()))
+    square = x.square().sum(dim, keepdim=True)
+    return x * square.where(square > 0, square.new_ones(())).rsqrt()
+
+
 def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:
     """Put 0 where a position does not count.
 

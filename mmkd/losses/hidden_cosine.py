@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mmkd.checks import check_choice
-from mmkd.losses.base import Loss, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, no_autocast, shape_of, unit_vectors, widen
 from mmkd.registry import MODELS
 
 TOKENS = (None, 'first', 'mean', 'class')
@@ -46,16 +46,10 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         student, teacher = widen(student, teacher.detach())
         if mask is not None:  # before the norms: 0 · NaN is NaN
             student, teacher = (x.where(mask[..., None], x.new_zeros(())) for x in (student, teacher))
-        distance = 1 - (_unit(student) * _unit(teacher)).sum(-1)
+        distance = 1 - (unit_vectors(student) * unit_vectors(teacher)).sum(-1)
         if mask is None:
             return distance.mean()
         return distance.where(mask, distance.new_zeros(())).sum() / mask.sum().clamp(min=1)
-
-
-def _unit(x: Tensor) -> Tensor:
-    """Divide by the norm; a zero vector stays one, and its gradient is finite."""
-    square = x.square().sum(-1, keepdim=True)
-    return x * square.where(square > 0, square.new_ones(())).rsqrt()
 
 
 @MODELS.register_module()

@@ -4,7 +4,7 @@ from mmengine.model import BaseModule
 from torch import Tensor
 
 from mmkd.checks import check_count, check_positive
-from mmkd.losses.base import no_autocast, shape_of, widen
+from mmkd.losses.base import no_autocast, shape_of, unit_vectors, widen
 from mmkd.registry import MODELS
 
 
@@ -43,6 +43,8 @@ class AffinityRows(BaseModule):
         super().__init__(init_cfg)
         check_positive('tau', tau)
         for name, value in (('size', size), ('key_size', key_size)):
+            if value is not None and (not isinstance(value, list | tuple) or len(value) != 2):
+                raise ValueError(f'{name} must be height and width, or None, got {value!r}. Mend: {name}=(16, 16)')
             for side in value or ():
                 check_count(name, side, 1)
         self.size, self.key_size, self.tau = size, key_size, tau
@@ -60,4 +62,4 @@ class AffinityRows(BaseModule):
     def _places(self, x: Tensor, size: tuple[int, int] | None) -> Tensor:
         """Return unit vectors (N, C, places)."""
         x = x if size is None else F.adaptive_avg_pool2d(x, size)
-        return F.normalize(x.flatten(2), dim=1)
+        return unit_vectors(x.flatten(2), 1)

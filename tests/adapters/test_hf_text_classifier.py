@@ -77,7 +77,88 @@ def test_a_fused_kernel_that_hides_its_attention() -> None:
         model(sentences())
 
 
+def test_probabilities_after_dropout_are_refused() -> None:
+    """They are what eager attention returns in training; in eval mode, or without dropout, they are attention."""
+    tap = dict(a='model.bert.encoder.layer.0.attention.self:output[1]')
+    model, x = build(classifier(attn_implementation='eager', attention_probs_dropout_prob=.3)), sentences()
+    with Taps(model, tap).recording():
+        model(x)
+    with pytest.raises(ValueError, match=r"probabilities after dropout of 0.3.*Mend: ':query' and ':key'"), \
+            Taps(model.train(), tap).recording():
+        model(x)
+    still = build(classifier(attn_implementation='eager', attention_probs_dropout_prob=0.)).train()
+    with Taps(still, tap).recording() as seen:
+        still(x)
+    torch.testing.assert_close(seen['a'].values[0].sum(-1), torch.ones(2, 2, 6))
+
+
+def test_attention_with_rotary_positions_is_not_that_of_queries_and_keys() -> None:
+    from transformers import RoFormerConfig, RoFormerModel
+
+    model = RoFormerModel(RoFormerConfig(vocab_size=15, hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+                                         intermediate_size=16))
+    with pytest.raises(TypeError, match='a RoFormerSelfAttention is not known to attend by its queries and keys'), \
+            Taps(model, dict(q='encoder.layer.0.attention.self:query')).recording():
+        model(torch.ones(1, 3, dtype=torch.long))
+
+
+@pytest.mark.parametrize('place', ['options', 'config'])
+def test_a_kernel_is_chosen_for_a_folder_too(tmp_path: Path, place: str) -> None:
+    build(classifier()).model.config.save_pretrained(tmp_path)
+    config = dict(type='mmkd.HFTextClassifier', config=str(tmp_path), num_classes=2,
+                  options=dict(attn_implementation='eager')) if place == 'options' \
+        else classifier(attn_implementation='eager')
+    assert build(config).model.config._attn_implementation == 'eager'
+
+
+def test_a_text_teacher_keeps_its_precision_under_autocast(tmp_path: Path) -> None:
+    teacher = str(tmp_path / 'teacher.pth')
+    torch.save(dict(state_dict=build(classifier(4)).state_dict()), teacher)
+    model = build(distiller(teacher))
+    batch = Batch(sentences(), [BaseDataElement(gt_label=torch.tensor([0]))] * 2)
+    plain = model.observe_teachers(batch)['teacher']['logits']
+    with torch.autocast('cpu', torch.bfloat16):
+        found = model.observe_teachers(batch)['teacher']['logits']
+    assert found.dtype == torch.float32
+    assert torch.equal(found, plain)
+
+
+def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
+    teacher = str(tmp_path / 'teacher.pth')
+    torch.save(dict(state_dict=build(classifier(4, vocab_size=50)).state_dict()), teacher)
+    student = str(tmp_path / 'student.pth')
+    torch.save(dict(state_dict=build(classifier(4)).state_dict()), student)
+    config = distiller(student)
+    config['teacher'].update(model=classifier(4, vocab_size=50), checkpoint=teacher)
+    with pytest.raises(ValueError, match=r'teacher has another vocabulary .*\(50, 0\), not \(15, 0\)'):
+        build(config)
+
+
 # ---------------------------------------------------------------- where it begins
+
+
+def test_weights_that_an_encoder_lacks_are_no_start(tmp_path: Path) -> None:
+    """Nothing of the encoder begins at random in silence; a pooler that was never trained is named as new."""
+    from safetensors.torch import load_file, save_file
+
+    build(classifier(2)).model.bert.save_pretrained(tmp_path)
+    state = load_file(tmp_path / 'model.safetensors')
+    config = dict(type='mmkd.HFTextClassifier', config=str(tmp_path), num_classes=2, pretrained=str(tmp_path))
+    save_file({k: v for k, v in state.items() if 'layer.1.' not in k}, tmp_path / 'model.safetensors')
+    with pytest.raises(ValueError, match=r'lacks \d+ weights of its encoder, such as .*layer.1.*would be random'):
+        build(config).init_weights()
+    save_file({k: v for k, v in state.items() if 'pooler' not in k}, tmp_path / 'model.safetensors')
+    model = build(config)
+    pooler = model.model.bert.pooler.dense.weight.clone()
+    model.init_weights()
+    assert torch.equal(model.model.bert.pooler.dense.weight, pooler)
+    assert torch.equal(model.model.bert.encoder.layer[1].output.dense.bias, state['encoder.layer.1.output.dense.bias'])
+
+
+def test_weights_without_layers(tmp_path: Path) -> None:
+    torch.save(dict(state_dict={'classifier.weight': torch.zeros(2, 8)}), tmp_path / 'other.pth')
+    with pytest.raises(ValueError, match=r'has no layers to begin as.*the exported student'):
+        build(classifier(2, pretrained=str(tmp_path / 'other.pth'))).init_weights()
 
 
 def test_it_begins_as_the_chosen_layers_of_a_checkpoint(tmp_path: Path) -> None:
@@ -127,6 +208,12 @@ def test_other_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         build(dict(type='mmkd.HFTextClassifier', config='nowhere', num_classes=2))
     with pytest.raises(KeyError, match="options name 'num_layer', which the config of a bert.*did you mean"):
         build(classifier(options=dict(num_layer=2)))
+    with pytest.raises(KeyError, match="options name 'hidden_layers', which the config of a bert.*did you mean"):
+        build(classifier(hidden_layers=5))
+    with pytest.raises(KeyError, match="config needs a model_type, got .*Mend: dict\\(model_type='bert'"):
+        build(dict(type='mmkd.HFTextClassifier', config=dict(vocab_size=9), num_classes=2))
+    with pytest.raises(FileNotFoundError, match="the package 'no_pkg' is not installed. Mend: pip install no-pkg"):
+        build(dict(type='mmkd.HFTextClassifier', config='no_pkg::model', num_classes=2))
     with pytest.raises(ValueError, match="mode='loss' needs data samples with 'gt_label'"):
         build(classifier())(sentences(), None, 'loss')
     monkeypatch.setitem(sys.modules, 'transformers', None)
@@ -162,6 +249,15 @@ def test_bad_files(tmp_path: Path, changes: dict, error: type[Exception], messag
     config = dict(data_root=write_sentences(tmp_path), ann_file='train.tsv', metainfo=dict(classes=['no', 'yes']))
     with pytest.raises(error, match=message):
         TextFiles(**(config | changes))
+
+
+@pytest.mark.parametrize(('text', 'message'), [
+    ('sentence\tlabel\n', 'train.tsv has no rows'),
+    ('sentence\tlabel\na film\t1\na plot\n', 'train.tsv has too few columns in line 3')])
+def test_files_without_rows_or_labels(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / 'train.tsv').write_text(text)
+    with pytest.raises(ValueError, match=f'{message}. Mend: a label and a sentence in every row'):
+        TextFiles(str(tmp_path), 'train.tsv', metainfo=dict(classes=['no', 'yes']))
 
 
 # ---------------------------------------------------------------- a run
@@ -245,7 +341,11 @@ def test_resume_is_exact(tmp_path: Path) -> None:
     assert differences(one, other) == []
 
 
-def test_padding_everywhere_is_an_exact_zero_and_images_have_no_tokens() -> None:
+def test_padding_everywhere_and_images_have_no_tokens() -> None:
     with pytest.raises(ValueError, match=r'batch.tokens: the inputs \(1, 3, 8, 8\) are no sentences'):
         _ = Batch(torch.zeros(1, 3, 8, 8)).tokens
     assert Batch(sentences()).tokens.sum(1).tolist() == [6, 4]
+    empty = sentences()
+    empty[1, 1] = 0
+    with pytest.raises(ValueError, match=r'the sentences \[1\] of this batch are nothing but padding'):
+        _ = Batch(empty).tokens

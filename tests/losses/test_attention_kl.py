@@ -180,6 +180,38 @@ def test_multihead_attention_of_torch_needs_no_adapter() -> None:
     assert abs(attention_kl(weights, weights.detach()).item()) < 1e-12
 
 
+def test_padding_of_queries_and_keys_changes_neither_value_nor_gradient() -> None:
+    """NaN, infinity and large numbers at masked queries and keys of both sides."""
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    q, k, tq, tk = torch.randn(4, 2, 2, 3, 4, dtype=torch.float64)
+    results = []
+    for fill in (0., 1e9, float('nan'), float('inf')):
+        a, b, c, d = (x.masked_fill(~mask[:, None, :, None], fill) for x in (q, k, tq, tk))
+        a.requires_grad_(), b.requires_grad_()
+        for heads in ('match', 'mean'):
+            value = attention_kl(a, c, mask, heads, student_key=b, teacher_key=d, key_mask=mask)
+            results.append([value, *torch.autograd.grad(value, (a, b))])
+    for number, result in enumerate(results):
+        torch.testing.assert_close(result, results[number % 2], rtol=0, atol=0)
+    assert all(result[0] > 0 for result in results)
+
+
+def test_a_confident_student_keeps_its_gradient() -> None:
+    """A gap of 300 between scores: KL against an even teacher is 150 − ln 2, where a probability would be 0."""
+    q, k = torch.ones(1, 1, 1, 1, requires_grad=True), torch.tensor([300., 0.]).view(1, 1, 2, 1)
+    value = attention_kl(q, torch.zeros(1, 1, 1, 1), student_key=k, teacher_key=k)
+    assert value.item() == pytest.approx(150 - math.log(2), rel=1e-5)
+    assert torch.autograd.grad(value, q)[0].item() == pytest.approx(150, rel=1e-4)
+
+
+def test_keys_are_nobodys_where_all_are_padding() -> None:
+    q, k = torch.randn(2, 1, 2, 3, 4, dtype=torch.float64).requires_grad_()
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    value = attention_kl(q, -q.detach(), student_key=k, teacher_key=k.detach(), key_mask=none)
+    assert value.item() == 0
+    assert all((g == 0).all() for g in torch.autograd.grad(value, (q, k)))
+
+
 # ---------------------------------------------------------------- refusals
 
 
@@ -199,8 +231,16 @@ def test_masks_and_keys_that_do_not_fit() -> None:
     x = torch.zeros(2, 1, 3, 4)
     with pytest.raises(TypeError, match='mask must be a bool tensor'):
         attention_kl(x, x, torch.ones(2, 3))
-    with pytest.raises(ValueError, match=r'\(2, 3\) of the queries of student \(2, 1, 3, 4\), got \(2, 4\)'):
+    with pytest.raises(ValueError, match=r'\(2, 3\) of the queries, got \(2, 4\)'):
         attention_kl(x, x, torch.ones(2, 4, dtype=torch.bool))
+    keys = dict(student_key=x, teacher_key=x)
+    with pytest.raises(TypeError, match='key_mask must be a bool tensor, True for keys that count, got torch.int64'):
+        attention_kl(x, x, **keys, key_mask=torch.ones(2, 3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r'key_mask must have the shape \(2, 3\) of the keys, got \(2, 4\)'):
+        attention_kl(x, x, **keys, key_mask=torch.ones(2, 4, dtype=torch.bool))
+    for key in (torch.zeros(1, 1, 3, 4), torch.zeros(2, 2, 3, 4), torch.zeros(2, 1, 3, 5), torch.zeros(3, 4)):
+        with pytest.raises(ValueError, match='queries and keys are those of one attention.*Mend: taps :query and :key'):
+            attention_kl(x, x, student_key=key, teacher_key=x)
     for kwargs in (dict(student_key=x), dict(key_mask=torch.ones(2, 3, dtype=torch.bool))):
         with pytest.raises(ValueError, match='student_key and teacher_key come together'):
             AttentionKLLoss()(x, x, **kwargs)

@@ -51,6 +51,17 @@ def test_gradcheck() -> None:
     assert torch.autograd.gradcheck(lambda s: hidden_cosine(s, teacher, mask), student)
 
 
+@pytest.mark.parametrize('scale', [1e-30, 1e25])
+def test_states_whose_squares_are_no_numbers(scale: float) -> None:
+    """The cosine of (3, 4) and (4, 3) is 24/25 whatever the length."""
+    student = (scale * torch.tensor([[3., 4.]])).requires_grad_()
+    value = hidden_cosine(student, torch.tensor([[4., 3.]]))
+    assert value.item() == pytest.approx(.04, abs=1e-6)
+    gradient, = torch.autograd.grad(value, student)
+    expected = (.96 * torch.tensor([.6, .8]) - torch.tensor([.8, .6])) / (5 * scale)
+    torch.testing.assert_close(gradient[0], expected, rtol=1e-4, atol=0)
+
+
 def test_a_zero_state_has_cosine_zero_and_a_finite_gradient() -> None:
     student = torch.zeros(1, 3, requires_grad=True)
     value = hidden_cosine(student, torch.ones(1, 3))

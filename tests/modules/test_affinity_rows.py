@@ -51,6 +51,19 @@ def test_a_cnn_learns_the_attention_of_a_transformer() -> None:
     assert AffinityRows()(x.detach().half()).dtype == torch.float32
 
 
+@pytest.mark.parametrize('size', [16, (16,), (1, 2, 3)])
+def test_a_size_is_height_and_width(size: object) -> None:
+    with pytest.raises(ValueError, match=r'size must be height and width, or None, got .*Mend: size=\(16, 16\)'):
+        AffinityRows(size=size)
+
+
+def test_a_place_of_zeros_has_a_finite_gradient() -> None:
+    x = torch.randn(1, 4, 2, 2)
+    x[..., 0, 0] = 0
+    gradient, = torch.autograd.grad(AffinityRows()(x.requires_grad_())[..., 0].sum(), x)
+    assert gradient.abs().max() < 100
+
+
 def test_bad_input() -> None:
     with pytest.raises(ValueError, match=r'AffinityRows needs a map \(N, C, H, W\), got \(2, 3\)'):
         AffinityRows()(torch.zeros(2, 3))
