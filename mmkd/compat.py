@@ -1,5 +1,6 @@
 """What today's OpenMMLab stack needs before anything of it is used; imported first."""
 import warnings
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 
 # fork → upstream distributions that write into the same import folder
@@ -55,6 +56,32 @@ def mend_config_paths() -> None:
         return path, None if scope == 'mmkd' else scope
 
     Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
+MENDS = {
+    'mmdet': "pip install 'mmkd[det]', and mmcv with its compiled operations: pip install --no-build-isolation "
+             '--no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an hour)',
+    'mmpretrain': 'pip install onedl-mmpretrain, and a torchvision for this torch'}
+
+
+def require_library(scope: str, kind: object, what: str) -> None:
+    """Refuse a model of a library that does not import: mmengine warns, goes on, and then misses its first type.
+
+    Args:
+        scope: Registry scope; only 'mmdet' and 'mmpretrain' may be missing.
+        kind: The model's type; one of mmkd needs no library.
+        what: How the error calls the model.
+
+    Raises:
+        ImportError: Says what is missing, and the mend.
+    """
+    if scope not in MENDS or str(kind).startswith('mmkd.'):
+        return
+    try:
+        import_module(f'{scope}.models')
+    except ImportError as error:
+        raise ImportError(f'{what} is a model of {scope}, which does not import here ({error}). Mend: '
+                          f'{MENDS[scope]}') from error
 
 
 refuse_two_distributions()

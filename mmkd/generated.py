@@ -5,12 +5,17 @@ import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
 
-from mmkd.tasks import CLASSIFICATION, DEPTH, DETECTION, Task
+from mmkd.tasks import CLASSIFICATION, DEPTH, DETECTION, Task, task_of
 
 if TYPE_CHECKING:
     from mmseg.structures import SegDataSample
 
-DEFAULT_SIZE = (64, 64)  # where no data preprocessor says one
+DEFAULT_SIZE, DETECTION_SIZE = (64, 64), (256, 256)  # where no data preprocessor says one
+
+
+def default_size(model: Any) -> tuple[int, int]:
+    """Return a size on which a model can be run; the coarsest level of a detector has a stride of 128."""
+    return DETECTION_SIZE if task_of(model).kind == DETECTION else DEFAULT_SIZE
 
 
 def seg_sample(labels: Tensor) -> 'SegDataSample':
@@ -34,12 +39,11 @@ def _map_sample(**maps: Tensor) -> 'SegDataSample':
 
 
 def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Any:
-    """Return the data sample of boxes (M, 4) and labels (M,), as a training pipeline of mmdet packs it."""
+    """Return the data sample of boxes (M, 4) and labels (M,), as mmdet's data preprocessor leaves it."""
     from mmdet.structures import DetDataSample
-    from mmdet.structures.bbox import HorizontalBoxes
 
-    sample = DetDataSample(gt_instances=InstanceData(bboxes=HorizontalBoxes(boxes), labels=labels),
-                           ignored_instances=InstanceData(bboxes=HorizontalBoxes(boxes[:0]), labels=labels[:0]))
+    sample = DetDataSample(gt_instances=InstanceData(bboxes=boxes, labels=labels),
+                           ignored_instances=InstanceData(bboxes=boxes[:0], labels=labels[:0]))
     sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
                              scale_factor=(1., 1.)))
     return sample

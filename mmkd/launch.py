@@ -14,6 +14,7 @@ from mmengine.runner import Runner
 
 from mmkd.checkpoints import load_state_dict_file
 from mmkd.checks import nearest, nearest_file
+from mmkd.compat import require_library
 from mmkd.registry import MODELS
 
 
@@ -76,6 +77,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
 
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner that the config asks for."""
+    require_library(cfg.get('default_scope') or '', cfg.get('model', {}).get('type'), f'{cfg.filename or "the config"}')
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 

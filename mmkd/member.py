@@ -9,14 +9,17 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import MODELS as ROOT_MODELS
+from mmengine.registry import DefaultScope
 from mmengine.utils import get_installed_path, is_installed
 from torch import Tensor, nn
 
 from mmkd.checkpoints import load_state_dict_file, load_strict, select_prefix
 from mmkd.checks import check_choice, check_keys, nearest, nearest_file
+from mmkd.compat import require_library
 
 COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'cfg_options', 'scope', 'allow_untrained', 'channels_last')
 TEACHER_KEYS = ('precision', 'fuse_bn', 'compile', 'input_size')
+TASK_SCOPES = ('mmseg', 'mmdet', 'mmpretrain')  # whose default_scope a member written inline belongs to
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -98,6 +101,7 @@ class Member:
         """Build the model in the member's own scope; a teacher or a student with a checkpoint gets its weights."""
         model = self.model
         if not isinstance(model, nn.Module):
+            require_library(self.scope, model.get('type'), self.where)
             model = ROOT_MODELS.build({**copy.deepcopy(model), '_scope_': self.scope})
         self.load(model)
         return model
@@ -210,7 +214,9 @@ def _check_option(cfg: Config, key: str, new: Any, where: str) -> None:
 def _scope(value: dict, cfg: Config | None, model: Any) -> str:
     kind = model.get('type') if isinstance(model, dict) else None
     prefix = kind.split('.')[0] if isinstance(kind, str) and '.' in kind else None
-    return (cfg.get('default_scope') if cfg is not None else None) or value.get('scope') or prefix or 'mmseg'
+    running = DefaultScope.get_current_instance()
+    around = running.scope_name if running is not None and running.scope_name in TASK_SCOPES else 'mmseg'
+    return (cfg.get('default_scope') if cfg is not None else None) or value.get('scope') or prefix or around
 
 
 def plain_model_cfg(member: Member) -> ConfigDict:

@@ -8,7 +8,7 @@ from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from mmkd.batch import Batch
-from mmkd.generated import DEFAULT_SIZE, generated_sample
+from mmkd.generated import default_size, generated_sample
 from mmkd.tasks import CLASSIFICATION, UNKNOWN, Task, task_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def probe(distiller: 'Distiller') -> list[str]:
     The compiled form of a teacher is left alone: its hooks must be there when it is first traced.
     """
     source, device = distiller.data_preprocessor, next(distiller.students.parameters()).device
-    size = tuple(getattr(source, 'size', None) or DEFAULT_SIZE)
+    size = tuple(getattr(source, 'size', None) or default_size(next(iter(distiller.students.values()))))
     # A generator of its own: torch.manual_seed would also seed every GPU, and the run's seed would be lost there.
     generator = torch.Generator().manual_seed(0)
     if hasattr(source, 'generate'):

@@ -9,7 +9,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmkd.batch import Batch
-from mmkd.generated import DEFAULT_SIZE
+from mmkd.generated import default_size
 from mmkd.member import PRECISIONS, Member, Renormalise
 from mmkd.noise.base import QUIET, Noises
 from mmkd.taps import Taps
@@ -31,7 +31,7 @@ class Teacher:
         self.taps = Taps(self.model, taps, member.where)
         self.size = options.get('input_size')
         if options.get('fuse_bn'):
-            _fuse(self.taps, self.size or getattr(source, 'size', None) or DEFAULT_SIZE)
+            _fuse(self.taps, self.size or getattr(source, 'size', None) or default_size(self.model))
         self.model.requires_grad_(False)
         # Before the cast: mean and standard deviation would be rounded with the weights.
         target = getattr(self.model, 'data_preprocessor', None)

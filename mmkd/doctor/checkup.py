@@ -16,7 +16,7 @@ from mmkd.doctor.report import Report, explain
 from mmkd.doctor.run import check_disk, check_run
 from mmkd.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.fit_vocabulary import draw_words
-from mmkd.generated import DEFAULT_SIZE, generated_batch
+from mmkd.generated import default_size, generated_batch
 from mmkd.launch import has_gpu, is_distiller, wrapper_configs
 from mmkd.tasks import task_of
 from mmkd.timing import peak_memory
@@ -93,9 +93,9 @@ def _check_norms(wiring: Wiring, batch_size: int, device: str, report: Report) -
 
 
 def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> dict:
-    size = getattr(wiring.model.data_preprocessor, 'size', None) or cfg.get('crop_size') or DEFAULT_SIZE
-    report.note(f'values, gradients and memory are measured on generated images of {tuple(size)}, not on data')
     student = next(iter(wiring.students.values()))
+    size = getattr(wiring.model.data_preprocessor, 'size', None) or cfg.get('crop_size') or default_size(student)
+    report.note(f'values, gradients and memory are measured on generated images of {tuple(size)}, not on data')
     return generated_batch(batch_size, tuple(size), task_of(student), preprocessor=wiring.model.data_preprocessor)
 
 
