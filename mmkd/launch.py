@@ -63,9 +63,10 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
 
     Raises:
         KeyError: ``param_scheduler`` names an optimizer that is not there.
-        ValueError: A launcher that needs GPUs where there is none.
+        ValueError: A launcher that needs GPUs where there is none; a strategy that shards weights.
     """
     cfg.launcher = launcher
+    _refuse_sharding(cfg)
     optimizers = [k for k, v in cfg.get('optim_wrapper', {}).items() if isinstance(v, dict) and 'optimizer' in v]
     if amp:
         _set_amp(cfg)
@@ -188,6 +189,18 @@ def _used_optimizers(cfg: Config, optimizers: list[str]) -> list[str]:
 def _has_critic(loss: dict) -> bool:
     kind = loss.get('type')
     return hasattr(MODELS.get(kind) if isinstance(kind, str) else kind, 'critic_loss')
+
+
+def _refuse_sharding(cfg: Config) -> None:
+    """Refuse mmengine's strategies that cut weights into pieces, before they would do so to the wrong ones."""
+    kind = str((cfg.get('strategy') or {}).get('type', ''))
+    if is_distiller(cfg) and any(name in kind for name in ('FSDP', 'DeepSpeed', 'ColossalAI')):
+        raise ValueError(
+            f'strategy=dict(type={kind!r}): teachers are outside the module tree, so that no checkpoint, optimizer or '
+            'EMA holds them, and a strategy that shards the tree would cut up the small student and leave every rank '
+            "a whole teacher; nor can it step several optimizers from one forward. Mend: teacher=dict(…, precision="
+            "'bf16'), which halves it, with --launcher pytorch; a teacher that does not fit a device even so is not "
+            'served')
 
 
 def _distribute(cfg: Config) -> None:
