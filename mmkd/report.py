@@ -85,14 +85,24 @@ def main_metric(rows: Iterable[Row]) -> str:
     raise KeyError(f'no usual metric is in every run. Mend: --metric, one of {sorted(shared)}')
 
 
+def digits(values: Sequence[float]) -> int:
+    """Return how many digits to print after the point: percentages have two, fractions and metres three.
+
+    >>> digits([31.2, 4.]), digits([.312])
+    (2, 3)
+    """
+    return 2 if max(map(abs, values)) >= 2 else 3
+
+
 def spread(values: Sequence[float]) -> str:
     """Return mean ± sample standard deviation; the value alone where there is one.
 
-    >>> spread([1., 2., 3.]), spread([4.])
-    ('2.00 ± 1.00', '4.00')
+    >>> spread([1., 2., 3.]), spread([.5])
+    ('2.00 ± 1.00', '0.500')
     """
-    mean = f'{statistics.fmean(values):.2f}'
-    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.2f}'
+    places = digits(values)
+    mean = f'{statistics.fmean(values):.{places}f}'
+    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.{places}f}'
 
 
 def gap_closed(value: float, baseline: float, teacher: float) -> float:
@@ -135,10 +145,11 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
     lines = [head, ['---'] * len(head)]
     for row in rows:
         values = row.values(metrics[0])
-        cells = [row.label, ', '.join(f'{v:.2f}' for v in values), *(spread(row.values(metric)) for metric in metrics)]
+        places = digits(values)
+        cells = [row.label, ', '.join(f'{v:.{places}f}' for v in values), *(spread(row.values(metric)) for metric in metrics)]
         gain = statistics.fmean(values) - ends[0]
         if baseline is not None:
-            cells.append('–' if row.label == baseline else f'{gain:+.2f}')
+            cells.append('–' if row.label == baseline else f'{gain:+.{places}f}')
         if teacher is not None:
             cells.append('–' if row.label in (baseline, teacher) else f'{gap_closed(gain + ends[0], *ends):.0f} %')
         lines.append([*cells, _time(row)])

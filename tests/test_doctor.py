@@ -17,6 +17,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
 from mmkd.doctor import Report, diagnose
+from mmkd.doctor.data import check_boxes
 from mmkd.doctor.measure import gradient_norm, measure_objectives, normaliser, table_cost
 from mmkd.generated import generated_batch
 from mmkd.losses import PairWiseAffinityLoss, PixelWiseKLLoss
@@ -388,6 +389,19 @@ def test_classes_of_data_and_student(data_root: Path) -> None:
     cfg = config(data_root, model)
     cfg.train_dataloader.dataset.metainfo = dict(classes=SEVEN)
     assert diagnose(cfg, fake_data=True).ok
+
+
+def test_boxes_are_counted_and_their_labels_checked() -> None:
+    def images(*labels: list[int]) -> dict:
+        return dict(data_samples=[SimpleNamespace(gt_instances=SimpleNamespace(labels=torch.tensor(own)))
+                                  for own in labels])
+
+    report = Report()
+    rows = check_boxes([images([0, 2, 2], []), images([1])], 3, report)
+    assert rows == [('boxes an image', '1.3'), ('images without boxes', '1 of 3'), ('classes seen', '3 of 3')]
+    assert not report.errors
+    check_boxes([images([0, 3, 80])], 3, report)
+    assert has(report.errors, r'boxes have the labels \[3, 80\], but the student has 3 classes .*Mend: num_classes')
 
 
 def test_an_image_that_cannot_be_read(data_root: Path) -> None:

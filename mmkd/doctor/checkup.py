@@ -9,7 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmkd.doctor.data import check_classes, check_folders, check_labels, draw_batches
+from mmkd.doctor.data import check_boxes, check_classes, check_folders, check_labels, draw_batches
 from mmkd.doctor.measure import count, measure_objectives, table_cost, table_optimizers
 from mmkd.doctor.members import evaluate_teachers, table_members
 from mmkd.doctor.report import Report, explain
@@ -18,7 +18,7 @@ from mmkd.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.fit_vocabulary import draw_words
 from mmkd.generated import default_size, generated_batch
 from mmkd.launch import has_gpu, is_distiller, wrapper_configs
-from mmkd.tasks import task_of
+from mmkd.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, task_of
 from mmkd.timing import peak_memory
 
 
@@ -72,14 +72,18 @@ def _examine_data(cfg: Config, wiring: Wiring, batches: int, batch_size: int, re
         return None
     drawn, samples = draw_batches(cfg, report, batches, batch_size)
     student: Any = next(iter(wiring.students.values()), None)
-    classes = task_of(student).num_classes
-    if student is None or not classes or not drawn:
+    task = task_of(student)
+    if student is None or not drawn:
         return next(iter(drawn), None)
+    looked = [('training samples', samples), ('looked at', f'{len(drawn)} batches of {batch_size}')]
+    if task.kind == DETECTION:
+        report.table('data', ('what', 'value'), [*looked, *check_boxes(drawn, task.num_classes or 0, report)])
+    if task.kind not in (SEGMENTATION, CLASSIFICATION) or not task.num_classes:
+        return drawn[0]
     ignored = getattr(getattr(student, 'decode_head', None), 'ignore_index', 255)
     preprocessor = getattr(wiring.model, 'data_preprocessor', None) or student.data_preprocessor
-    rows, good = check_labels(drawn, preprocessor, classes, ignored, report)
-    report.table('data', ('what', 'value'), [
-        ('training samples', samples), ('looked at', f'{len(drawn)} batches of {batch_size}'), *rows])
+    rows, good = check_labels(drawn, preprocessor, task.num_classes, ignored, report)
+    report.table('data', ('what', 'value'), [*looked, *rows])
     return next(iter(good), None)
 
 

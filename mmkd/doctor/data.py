@@ -118,6 +118,19 @@ def check_labels(batches: list[dict], preprocessor: nn.Module, num_classes: int,
     return rows, good
 
 
+def check_boxes(batches: list[dict], num_classes: int, report: Report) -> list[tuple[str, str]]:
+    """Report labels of boxes that no class has; return what the images hold, as rows of a table."""
+    labels = [sample.gt_instances.labels for data in batches for sample in data['data_samples']]
+    found = torch.cat([torch.as_tensor(x) for x in labels]) if labels else torch.zeros(0)
+    wrong = found[(found < 0) | (found >= num_classes)].unique().tolist()
+    if wrong:
+        report.error(f'boxes have the labels {wrong[:8]}, but the student has {num_classes} classes (0 … '
+                     f"{num_classes - 1}). Mend: num_classes of the head, or metainfo=dict(classes=…) of the data set")
+    return [('boxes an image', f'{len(found) / max(len(labels), 1):.1f}'),
+            ('images without boxes', f'{sum(not len(x) for x in labels)} of {len(labels)}'),
+            ('classes seen', f'{len(found.unique()) - len(wrong)} of {num_classes}')]
+
+
 def _histogram(labels: Tensor, num_classes: int) -> Tensor:
     inside = labels[(labels >= 0) & (labels < num_classes)]
     return torch.bincount(inside.flatten().long(), minlength=num_classes)
