@@ -146,7 +146,8 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
     for row in rows:
         values = row.values(metrics[0])
         places = digits(values)
-        cells = [row.label, ', '.join(f'{v:.{places}f}' for v in values), *(spread(row.values(metric)) for metric in metrics)]
+        cells = [row.label, ', '.join(f'{v:.{places}f}' for v in values),
+                 *(spread(row.values(metric)) for metric in metrics)]
         gain = statistics.fmean(values) - ends[0]
         if baseline is not None:
             cells.append('–' if row.label == baseline else f'{gain:+.{places}f}')

@@ -73,7 +73,8 @@ def test_unequal_budgets_and_missing_records_are_told(work: Path) -> None:
     assert table.splitlines()[4].endswith('| 40.00 | 40.00 | ? |')
 
 
-@pytest.mark.parametrize(('values', 'expected'), [([1., 2., 6.], '3.00 ± 2.65'), ([7.], '7.00'), ([.1, .3], '0.200 ± 0.141')])
+@pytest.mark.parametrize(('values', 'expected'), [
+    ([1., 2., 6.], '3.00 ± 2.65'), ([7.], '7.00'), ([.1, .3], '0.200 ± 0.141')])
 def test_spread_is_the_sample_standard_deviation(values: list[float], expected: str) -> None:
     assert spread(values) == expected
 
