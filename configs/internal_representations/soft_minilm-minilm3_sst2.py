@@ -4,6 +4,7 @@ model = dict(
     _delete_=True,
     type='mmkd.Distiller',
     student=dict(model={{_base_.model}}),
-    teacher=dict(cfg='{{ fileDirname }}/teacher_minilm_sst2.py', checkpoint='work_dirs/teacher_minilm_sst2/iter_500.pth'),
+    teacher=dict(cfg='{{ fileDirname }}/teacher_minilm_sst2.py', precision='bf16',
+                 checkpoint='work_dirs/teacher_minilm_sst2/iter_500.pth'),
     taps=dict(logits='model.classifier'),
     objectives=dict(soft=dict(loss=dict(type='PixelWiseKLLoss'), on='logits')))
