@@ -290,4 +290,5 @@ def test_what_stops_a_save_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     disk.armed = False
     resumed = train(run_config(tmp_path, max_iters=4, interval=2, keep=1, val_interval=9), resume=True)
     assert resumed.iter == 4
-    assert sorted(contents(work)) == ['iter_4.pth', 'last_checkpoint', 'student/config.py', 'student/iter_4.pth']
+    assert sorted(contents(work)) == ['iter_4.pth', 'last_checkpoint', 'run.json', 'student/config.py',
+                                      'student/iter_4.pth']
