@@ -55,11 +55,11 @@ def cls_sample(label: Tensor) -> BaseDataElement:
 
 
 def generated_sample(task: Task, size: tuple[int, int], generator: torch.Generator,
-                     device: str | torch.device = 'cpu') -> BaseDataElement:
+                     device: str | torch.device = 'cpu', masked: bool = True) -> BaseDataElement:
     """Return one sample of random labels, of what a model of this task learns from; label maps where that is unknown.
 
-    Maps hold blocks of 8×8. Every 20th row of a label map is the ignore index 255, and of a depth map 0, so that masks
-    have something to mask.
+    Maps hold blocks of 8×8. Where ``masked``, every 20th row of a label map is the ignore index 255, and of a depth map
+    0, so that masks have something to mask.
     """
     height, width = size
     classes = task.num_classes or 2
@@ -76,7 +76,8 @@ def generated_sample(task: Task, size: tuple[int, int], generator: torch.Generat
     else:
         blocks = torch.randint(0, classes, shape, generator=generator)
     values = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
-    values[:, 19::20] = 0 if task.kind == DEPTH else 255
+    if masked:
+        values[:, 19::20] = 0 if task.kind == DEPTH else 255
     return depth_sample(values.to(device)) if task.kind == DEPTH else seg_sample(values.to(device))
 
 

@@ -76,4 +76,4 @@ def _samples(students: Any, size: tuple[int, int], device: torch.device) -> list
     tasks = [task_of(student) for student in students]
     if len({task.kind for task in tasks}) > 1 or tasks[0] in (Task(UNKNOWN), Task(CLASSIFICATION)):
         return None
-    return [generated_sample(tasks[0], size, torch.Generator().manual_seed(0), device)]
+    return [generated_sample(tasks[0], size, torch.Generator().manual_seed(0), device, masked=False)]

@@ -116,6 +116,8 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
     scenes = cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes'  # of one size
     if not is_distiller(cfg):
         cfg.load_from = None
+        if cfg.model.get('backbone', {}).get('pretrained'):
+            cfg.model.backbone.pretrained = False
         if 'size' in cfg.model.get('data_preprocessor', {}) and not scenes:
             cfg.model.data_preprocessor.size = SIZE
         for member in cfg.model.get('members', []):
