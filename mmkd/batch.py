@@ -90,9 +90,14 @@ class Batch:
                              f'{self._files()}. Mend: {mend}')
 
     def _files(self) -> str:
-        paths = [s.metainfo.get('seg_map_path') or s.metainfo.get('img_path') for s in self.data_samples or []]
-        paths = [str(p) for p in paths if p][:2]
-        return f' (from {", ".join(paths)})' if paths else ''
+        return files_of(self.data_samples or [], 'seg_map_path', 'img_path')
+
+
+def files_of(samples: list, *keys: str) -> str:
+    """Return where the first two samples come from, as errors print it: the first of ``keys`` that each one knows."""
+    known = [next((str(s.metainfo[key]) for key in keys if s.metainfo.get(key)), None) for s in samples]
+    paths = [path for path in known if path][:2]
+    return f' (from {", ".join(paths)})' if paths else ''
 
 
 def resize_labels(labels: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -18,20 +18,10 @@ def default_size(model: Any) -> tuple[int, int]:
     return DETECTION_SIZE if task_of(model).kind == DETECTION else DEFAULT_SIZE
 
 
-def seg_sample(labels: Tensor) -> 'SegDataSample':
-    """Return the data sample of a label map (1, H, W), as a training pipeline of mmseg packs it, without padding."""
-    return _map_sample(gt_sem_seg=labels)
-
-
-def depth_sample(depth: Tensor) -> 'SegDataSample':
-    """Return the data sample of a depth map (1, H, W), as a training pipeline of mmseg packs it, without padding."""
-    return _map_sample(gt_depth_map=depth)
-
-
-def _map_sample(**maps: Tensor) -> 'SegDataSample':
+def map_sample(name: str, values: Tensor) -> 'SegDataSample':
+    """Return the data sample of a map (1, H, W), as a training pipeline of mmseg packs it, without padding."""
     from mmseg.structures import SegDataSample
 
-    (name, values), = maps.items()
     size = tuple(values.shape[1:])
     sample = SegDataSample(**{name: PixelData(data=values)})
     sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0)))
@@ -78,7 +68,7 @@ def generated_sample(task: Task, size: tuple[int, int], generator: torch.Generat
     values = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
     if masked:
         values[:, 19::20] = 0 if task.kind == DEPTH else 255
-    return depth_sample(values.to(device)) if task.kind == DEPTH else seg_sample(values.to(device))
+    return map_sample('gt_depth_map' if task.kind == DEPTH else 'gt_sem_seg', values.to(device))
 
 
 def generated_batch(batch_size: int, size: tuple[int, int], task: Task, seed: int = 0,

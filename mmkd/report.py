@@ -148,11 +148,11 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
         places = digits(values)
         cells = [row.label, ', '.join(f'{v:.{places}f}' for v in values),
                  *(spread(row.values(metric)) for metric in metrics)]
-        gain = statistics.fmean(values) - ends[0]
+        mean = statistics.fmean(values)
         if baseline is not None:
-            cells.append('–' if row.label == baseline else f'{gain:+.{places}f}')
+            cells.append('–' if row.label == baseline else f'{mean - ends[0]:+.{places}f}')
         if teacher is not None:
-            cells.append('–' if row.label in (baseline, teacher) else f'{gap_closed(gain + ends[0], *ends):.0f} %')
+            cells.append('–' if row.label in (baseline, teacher) else f'{gap_closed(mean, *ends):.0f} %')
         lines.append([*cells, _time(row)])
     return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n\n' + _conditions(rows)
 

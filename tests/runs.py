@@ -1,4 +1,5 @@
 """Real runs of configs/_base_/runtime.py on a few small images, in this process or by the tools."""
+import socket
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,20 @@ CLASSES = ('wall', 'box', 'floor')
 SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0.9))
 ADAM = dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3))
 _RUNS = count()
+
+
+def need_mmdet() -> None:
+    """Skip where detectors cannot be built."""
+    pytest.importorskip('mmcv.ops', exc_type=ImportError, reason='detectors need the compiled operations of mmcv: see '
+                                                                 'docs/detection.md')
+    pytest.importorskip('mmdet', reason='detectors need mmdet: see docs/detection.md')
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)

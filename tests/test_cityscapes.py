@@ -1,7 +1,6 @@
 """The documented commands on a miniature in Cityscapes' official layout: one process, two, and resume in between."""
 import json
 import os
-import socket
 import subprocess
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import MODELS
-from runs import ROOT
+from runs import ROOT, free_port
 
 from mmkd.launch import load_config, prepare_config
 
@@ -50,12 +49,9 @@ def tree(tmp_path: Path) -> Path:
 
 
 def shell(folder: Path, *command: object) -> str:
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     path = f'{Path(os.sys.executable).parent}{os.pathsep}{os.environ["PATH"]}'
     done = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, env={
-        **os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PORT': str(port)})
+        **os.environ, 'PATH': path, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1', 'PORT': str(free_port())})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

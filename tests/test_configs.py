@@ -15,6 +15,7 @@ from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
+from runs import need_mmdet
 
 from mmkd.datasets import CIFAR10
 from mmkd.launch import build_runner, is_distiller, load_config, prepare_config
@@ -71,14 +72,6 @@ def write_boxes(folder: Path) -> None:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(dict(images=images, annotations=boxes, categories=[
             dict(id=c + 1, name=name) for c, name in enumerate(names)])))
-
-
-def need_operations(path: Path) -> None:
-    """Skip what needs mmdet where it does not import."""
-    if path in BCCD:
-        pytest.importorskip('mmcv.ops', exc_type=ImportError, reason='detectors need the compiled ops of mmcv: pip '
-                            'install --no-build-isolation --no-binary onedl-mmcv onedl-mmcv')
-        pytest.importorskip('mmdet', reason="detectors need mmdet: pip install 'mmkd[det]'")
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -197,7 +190,8 @@ def _losses_of_one(cfg: Config) -> dict[str, float]:
 def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # mmengine pretty-prints the config five times a checkpoint, which would be most of this test's time
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
-    need_operations(path)
+    if path in BCCD:
+        need_mmdet()
     cfg = load_config(str(path), work_dir=str(tmp_path))
     own = task_losses(cfg)
     runner = build_runner(prepare_config(shrink(cfg, roots)))

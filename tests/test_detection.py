@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
-from runs import ROOT
+from runs import ROOT, need_mmdet
 from torch import Tensor
 
 from mmkd.compat import require_library
@@ -18,13 +18,10 @@ from mmkd.generated import default_size, generated_batch
 from mmkd.losses import binary_kl, pair_wise_affinity
 from mmkd.tasks import Task, task_of
 
-NEEDS = "detectors need mmdet and the compiled operations of mmcv: see docs/detection.md"
-
 
 @pytest.fixture
-def mmdet() -> Any:
-    pytest.importorskip('mmcv.ops', exc_type=ImportError, reason=NEEDS)
-    return pytest.importorskip('mmdet', reason=NEEDS)
+def mmdet() -> None:
+    need_mmdet()
 
 
 def base(width: int, levels: int = 5) -> dict:
@@ -117,7 +114,7 @@ def data(model: Any, n: int = 2) -> dict:
     (retina, 'bbox_head.retina_cls', {'loss_cls', 'loss_bbox'}),
     (gfl, 'bbox_head.gfl_cls', {'loss_cls', 'loss_bbox', 'loss_dfl'}),
     (faster, 'rpn_head.rpn_cls', {'loss_rpn_cls', 'loss_rpn_bbox', 'loss_cls', 'loss_bbox'})])
-def test_detectors_learn_from_every_level(mmdet: Any, make: Any, score: str, own: set[str]) -> None:
+def test_detectors_learn_from_every_level(mmdet: None, make: Any, score: str, own: set[str]) -> None:
     model = build(distiller(make(8), make(16), score))
     assert task_of(model.student) == Task('detection', 3)
     assert default_size(model.student) == (256, 256)
@@ -134,7 +131,7 @@ def test_detectors_learn_from_every_level(mmdet: Any, make: Any, score: str, own
     assert not any(torch.equal(p, old) for p, old in zip(model.student.neck.parameters(), neck, strict=True))
 
 
-def test_objectives_are_those_of_the_two_detectors(mmdet: Any) -> None:
+def test_objectives_are_those_of_the_two_detectors(mmdet: None) -> None:
     """Each level's term, from the detectors' own forward."""
     model = build(distiller(fcos(8), fcos(16), 'bbox_head.conv_cls')).eval()
     ready = model.data_preprocessor(data(model), True)
@@ -151,14 +148,14 @@ def test_objectives_are_those_of_the_two_detectors(mmdet: Any) -> None:
         torch.testing.assert_close(losses[f'pixel{k}.loss'], binary_kl(student[1][k], teacher[1][k]) / 5)
 
 
-def test_a_student_of_its_teachers_weights_has_nothing_to_learn_from_it(mmdet: Any) -> None:
+def test_a_student_of_its_teachers_weights_has_nothing_to_learn_from_it(mmdet: None) -> None:
     model = build(distiller(fcos(8), fcos(8), 'bbox_head.conv_cls')).eval()
     model.student.load_state_dict(model.teacher.state_dict())
     losses = model(**model.data_preprocessor(data(model), True), mode='loss')
     assert all(abs(float(losses[f'{kind}{k}.loss'])) < 1e-6 for kind in ('pair', 'pixel') for k in range(5))
 
 
-def test_images_without_boxes_still_distil(mmdet: Any) -> None:
+def test_images_without_boxes_still_distil(mmdet: None) -> None:
     model = build(distiller(fcos(8), fcos(16), 'bbox_head.conv_cls'))
     batch = data(model)
     for sample in batch['data_samples']:
@@ -169,7 +166,7 @@ def test_images_without_boxes_still_distil(mmdet: Any) -> None:
     assert all(torch.isfinite(p).all() for p in model.parameters())
 
 
-def test_members_written_inline_belong_to_the_runs_scope(mmdet: Any) -> None:
+def test_members_written_inline_belong_to_the_runs_scope(mmdet: None) -> None:
     config = distiller(fcos(8), fcos(16), 'bbox_head.conv_cls')
     for member in ('student', 'teacher'):
         config[member].pop('scope')
@@ -177,7 +174,7 @@ def test_members_written_inline_belong_to_the_runs_scope(mmdet: Any) -> None:
         assert type(build(config).student).__name__ == 'FCOS'
 
 
-def test_an_exported_student_runs_without_mmkd(mmdet: Any, tmp_path: Path) -> None:
+def test_an_exported_student_runs_without_mmkd(mmdet: None, tmp_path: Path) -> None:
     from mmkd.export import export_student
 
     config = Config(dict(default_scope='mmdet', model=distiller(fcos(8), fcos(16), 'bbox_head.conv_cls')))
@@ -205,7 +202,7 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mmkd"]
 
 # ---- bad input ----
 
-def test_levels_and_classes_that_differ(mmdet: Any) -> None:
+def test_levels_and_classes_that_differ(mmdet: None) -> None:
     with pytest.raises(IndexError, match=r"tap 'feat4' of teacher .*index 0 \[4\] is not in a tuple of 4 items"):
         build(distiller(fcos(8), fcos(16, levels=4), 'bbox_head.conv_cls'))
     with pytest.raises(ValueError, match=r"objective 'pixel0': .*student has 3 classes but teacher has 4"):

@@ -3,7 +3,6 @@ import json
 import os
 import re
 import runpy
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from mmengine.config import Config
-from runs import ROOT, model_of, run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from runs import ROOT, free_port, model_of, run_config, unformatted_configs  # noqa: F401  an autouse fixture
 from tiny import segmentor
 
 
@@ -87,11 +86,8 @@ def test_two_processes_by_torchrun_on_a_cpu(tmp_path: Path) -> None:
     """SyncBN in the student, two optimizers, a validation by both ranks."""
     student = segmentor(4, num_classes=3, size=32, norm='SyncBN')
     path = config_file(tmp_path, model=model_of(student=student), max_iters=2)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
     text = shell('-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_addr=127.0.0.1',
-                 f'--master_port={port}', ROOT / 'tools/train.py', path, '--launcher', 'pytorch',
+                 f'--master_port={free_port()}', ROOT / 'tools/train.py', path, '--launcher', 'pytorch',
                  '--work-dir', tmp_path / 'work', cwd=tmp_path)
     assert 'PhasedDDP: SyncBN cannot run on a CPU, so it is reverted to BN' in text
     saved = torch.load(tmp_path / 'work/iter_2.pth', weights_only=False)

@@ -2,18 +2,19 @@
 dataset_type = 'NYUDataset'
 data_root = 'data/nyuv2_depth'
 load_depth = dict(type='LoadDepthAnnotation', depth_rescale_factor=1 / 25.5)  # these files: 0 … 255 for 0 … 10 metres
+pack = dict(type='PackSegInputs', meta_keys=('img_path', 'depth_map_path', 'ori_shape', 'img_shape', 'flip'))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     load_depth,
     dict(type='Resize', scale=(160, 120)),
     dict(type='RandomFlip', prob=0.5),
     dict(type='PhotoMetricDistortion'),
-    dict(type='PackSegInputs', meta_keys=('img_path', 'depth_map_path', 'ori_shape', 'img_shape', 'flip'))]
+    pack]
 test_pipeline = [  # what is predicted is resized to the ground truth
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(160, 120)),
     load_depth,
-    dict(type='PackSegInputs', meta_keys=('img_path', 'depth_map_path', 'ori_shape', 'img_shape', 'flip'))]
+    pack]
 train_dataloader = dict(
     batch_size=8, num_workers=2, persistent_workers=True,
     sampler=dict(type='InfiniteSampler', shuffle=True),

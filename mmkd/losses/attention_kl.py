@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mmkd.checks import check_choice, check_count
-from mmkd.losses.base import Loss, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, fill_masked, no_autocast, shape_of, widen
 from mmkd.registry import MODELS
 
 HEADS = ('match', 'mean')
@@ -66,30 +66,26 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
             drawn = torch.randperm(queries, device=student.device)[:rows]
             student, teacher = student[:, :, drawn], teacher[:, :, drawn]
             mask = None if mask is None else mask[:, drawn]
-        student, teacher = (_fill(x, mask) for x in (student, teacher))
+        rows_mask = None if mask is None else mask[..., None]  # what stands in padding may be NaN, and 0 · NaN is NaN
+        student, teacher = (fill_masked(x, rows_mask) for x in (student, teacher))
         if student_key is None or teacher_key is None:
             if heads == 'mean':
                 student = student.mean(1, keepdim=True)
             log_student = student.clamp(min=torch.finfo(student.dtype).tiny).log()
         else:
-            student_key, teacher_key = (_fill(x, key_mask) for x in widen(student_key, teacher_key.detach()))
-            log_student, teacher = log_attention_rows(student, student_key, key_mask), attention_rows(
-                teacher, teacher_key, key_mask)
+            student_key, teacher_key = (fill_masked(x, None if key_mask is None else key_mask[..., None])
+                                        for x in widen(student_key, teacher_key.detach()))
+            log_student = log_attention_rows(student, student_key, key_mask)
+            teacher = attention_rows(teacher, teacher_key, key_mask)
             if heads == 'mean':
                 log_student = log_student.logsumexp(1, keepdim=True) - math.log(log_student.shape[1])
         if heads == 'mean':
             teacher = teacher.mean(1, keepdim=True)
         divergence = torch.special.xlogy(teacher, teacher) - teacher * log_student
-        if mask is not None:
-            divergence = divergence.where(mask[:, None, :, None], divergence.new_zeros(()))
+        divergence = fill_masked(divergence, rows_mask)
         if key_mask is not None:  # where no key counts a softmax is no distribution over keys
-            divergence = divergence.where(key_mask[:, None, None], divergence.new_zeros(()))
+            divergence = fill_masked(divergence, key_mask[:, None])
         return queries / student.shape[2] * divergence.sum() / divergence.shape[1] / valid
-
-
-def _fill(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Put 0 where a row does not count, before any product: what stands in padding may be NaN, and 0 · NaN is NaN."""
-    return x if mask is None else x.where(mask[:, None, :, None], x.new_zeros(()))
 
 
 @MODELS.register_module()

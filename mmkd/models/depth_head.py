@@ -8,6 +8,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.models.utils import resize
 from torch import Tensor, nn
 
+from mmkd.batch import files_of
 from mmkd.checks import check_count, check_positive
 from mmkd.losses.base import widen
 from mmkd.registry import MODELS
@@ -133,5 +134,4 @@ class DepthHead(BaseDecodeHead):
 
 
 def _files(samples: list) -> str:
-    paths = [str(sample.metainfo['depth_map_path']) for sample in samples if 'depth_map_path' in sample.metainfo][:2]
-    return f' (from {", ".join(paths)})' if paths else ''
+    return files_of(samples, 'depth_map_path')
