@@ -38,6 +38,10 @@ class Batch:
             return torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
         if samples and all('gt_label' in s for s in samples):
             return torch.cat([torch.as_tensor(s.gt_label, device=self.inputs.device).view(1) for s in samples])
+        for key, what in (('gt_instances', 'boxes'), ('gt_depth_map', 'depth')):
+            if samples and key in samples[0]:
+                raise ValueError(f'batch.labels: these samples hold {what}, no class of a pixel or an image. Mend: an '
+                                 'objective that reads no labels (batch.valid of a depth map is where it is known)')
         raise ValueError("batch.labels: the data samples hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load "
                          'annotations in the training pipeline')
 
@@ -48,7 +52,11 @@ class Batch:
 
     @property
     def valid(self) -> Tensor:
-        """True where the label counts, shape of ``labels``."""
+        """True where the label counts, shape of ``labels``; of depth maps, (N, H, W), where depth is known."""
+        samples = self.data_samples or []
+        if samples and all('gt_depth_map' in s for s in samples):
+            depth = torch.stack([s.gt_depth_map.data.squeeze(0) for s in samples])
+            return torch.isfinite(depth) & (depth > 0)
         return self.labels != self.ignored
 
     @property
@@ -88,6 +96,19 @@ class Batch:
                     'cat_max_ratio=0.75) avoids crops of nothing but void') if per_pixel else 'a data set with labels'
             raise ValueError(f'no valid position: every label of this batch is the ignore index {self.ignored}'
                              f'{self._files()}. Mend: {mend}')
+
+    def check_boxes(self, num_classes: int) -> None:
+        """Refuse boxes of classes that the student does not have: some heads take them for background, others crash.
+
+        Raises:
+            ValueError: A label is outside 0 … num_classes − 1.
+        """
+        labels = torch.cat([torch.as_tensor(sample.gt_instances.labels) for sample in self.data_samples or []])
+        wrong = (labels < 0) | (labels >= num_classes)
+        if wrong.any():
+            raise ValueError(f'boxes have the labels {labels[wrong].unique().tolist()[:8]}, but the student has '
+                             f'{num_classes} classes (0 … {num_classes - 1}){self._files()}. Mend: num_classes of the '
+                             'head, or metainfo=dict(classes=…) of the data set')
 
     def _files(self) -> str:
         return files_of(self.data_samples or [], 'seg_map_path', 'img_path')

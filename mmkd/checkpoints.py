@@ -1,5 +1,6 @@
 """Read weights from any checkpoint safely, and load them strictly."""
 import hashlib
+import http.client
 import os
 import re
 from collections import OrderedDict
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.checks import nearest
+
+_HASH = re.compile(r'-(?!20\d\d[01]\d[0-3]\d\.)([0-9a-f]{8})\.pth$')  # eight digits may be a date
 
 
 class _Ignored:
@@ -225,15 +228,18 @@ def _existing(file: Path) -> Path:
 
 def _download(url: str) -> Path:
     """Return the cached file of a URL, downloaded if need be and checked against the hash in its name."""
-    file = Path(torch.hub.get_dir()) / 'checkpoints' / os.path.basename(urlparse(url).path)
+    name = os.path.basename(urlparse(url).path)
+    expected = _HASH.search(name)
+    if not expected:  # …/run1/best.pth and …/run2/best.pth are two files
+        name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
+    file = Path(torch.hub.get_dir()) / 'checkpoints' / name
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(file), progress=False)
-        except OSError as error:  # URLError is one
+        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
             raise ConnectionError(f'cannot download {url} ({error}). Without a network: fetch it elsewhere and put it '
                                   f'at {file}, or give the local path as checkpoint') from error
-    expected = re.search(r'-([0-9a-f]{8})\.pth$', file.name)
     if expected:
         digest = hashlib.sha256()
         with open(file, 'rb') as content:

@@ -19,7 +19,7 @@ from mmkd.probe import probe
 from mmkd.references import Record, references
 from mmkd.registry import MODELS
 from mmkd.taps import Taps
-from mmkd.tasks import check_same_classes, task_of
+from mmkd.tasks import check_same_classes, check_same_places, task_of
 from mmkd.teachers import Teacher, Teachers
 
 ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'noise',
@@ -90,6 +90,8 @@ class Distiller(BaseModel):
         self.taps = {name: Taps(models[name], used[name], m.where) for name, m in student_members.items()}
         self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
                                   for name, m in teacher_members.items()})
+        for name, objective in self.objectives.items():
+            check_same_places(name, self._tapped(objective))
         self.noises = Noises(noise, {name: Host(self.members[name], model, list(used[name]), self.data_preprocessor)
                                      for name, model in {**models, **self.teachers}.items()})
         if not task_weight:
@@ -216,7 +218,9 @@ class Distiller(BaseModel):
     def _check_labels(self, batch: Batch) -> None:
         classes = task_of(self.students[self.predict_with]).num_classes
         sample = batch.data_samples[0] if batch.data_samples else ()
-        if classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
+        if classes is not None and 'gt_instances' in sample:
+            batch.check_boxes(classes)
+        elif classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
             batch.check_labels(classes)
 
     def _check_predict_with(self, name: str | None) -> str:
@@ -229,6 +233,11 @@ class Distiller(BaseModel):
         reads = [r for o in self.objectives.values() for value in o.reads.values() for r in references(value)]
         taps = [r.split('.', 1)[1] for r in reads if r.startswith(f'{name}.')]
         return {tap: paths[tap] for tap in dict.fromkeys(taps)}
+
+    def _tapped(self, objective: Any) -> dict[str, tuple[nn.Module, str]]:
+        taps = {**self.taps, **{name: run.taps for name, run in self.teachers.runs.items()}}
+        named = {r: r.split('.', 1) for value in objective.reads.values() for r in references(value)}
+        return {r: (taps[member].model, taps[member].paths[tap].module) for r, (member, tap) in named.items()}
 
     def _refuse_untrained_critics(self) -> None:
         critics = [name for name, objective in self.objectives.items() if objective.adversarial]

@@ -17,6 +17,8 @@ from mmkd.checks import nearest, nearest_file
 from mmkd.compat import require_library
 from mmkd.registry import MODELS
 
+_SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
+
 
 def run_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the flags of every run: mmengine's usual ones."""
@@ -62,10 +64,13 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
         amp: Mixed precision for every optimizer.
 
     Raises:
+        ImportError: The config's scope is a library that does not import.
         KeyError: ``param_scheduler`` names an optimizer that is not there.
-        ValueError: A launcher that needs GPUs where there is none; a strategy that shards weights.
+        ValueError: A launcher that needs GPUs where there is none; a strategy or wrapper that shards weights.
     """
     cfg.launcher = launcher
+    require_library(cfg.get('default_scope') or '', None if is_distiller(cfg) else cfg.get('model', {}).get('type'),
+                    f'{cfg.filename or "the config"}')
     _refuse_sharding(cfg)
     optimizers = [k for k, v in cfg.get('optim_wrapper', {}).items() if isinstance(v, dict) and 'optimizer' in v]
     if amp:
@@ -78,7 +83,6 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
 
 def build_runner(cfg: Config) -> Runner:
     """Build the Runner that the config asks for."""
-    require_library(cfg.get('default_scope') or '', cfg.get('model', {}).get('type'), f'{cfg.filename or "the config"}')
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
 
 
@@ -192,12 +196,16 @@ def _has_critic(loss: dict) -> bool:
 
 
 def _refuse_sharding(cfg: Config) -> None:
-    """Refuse mmengine's strategies that cut weights into pieces, before they would do so to the wrong ones."""
-    kind = str((cfg.get('strategy') or {}).get('type', ''))
-    if is_distiller(cfg) and any(name in kind for name in ('FSDP', 'DeepSpeed', 'ColossalAI')):
+    """Refuse what of mmengine cuts weights into pieces, before it would do so to the wrong ones."""
+    asked = {'strategy': cfg.get('strategy'), 'model_wrapper_cfg': cfg.get('model_wrapper_cfg'),
+             **{f'optim_wrapper {k}': one for k, one in enumerate(wrapper_configs(cfg.get('optim_wrapper') or {}))}}
+    for what, part in asked.items():
+        kind = str((part or {}).get('type', ''))
+        if not is_distiller(cfg) or not any(name in kind for name in _SHARDS):
+            continue
         raise ValueError(
-            f'strategy=dict(type={kind!r}): teachers are outside the module tree, so that no checkpoint, optimizer or '
-            'EMA holds them, and a strategy that shards the tree would cut up the small student and leave every rank '
+            f'{what}=dict(type={kind!r}): teachers are outside the module tree, so that no checkpoint, optimizer or '
+            'EMA holds them, and what shards the tree would cut up the small student and leave every rank '
             "a whole teacher; nor can it step several optimizers from one forward. Mend: teacher=dict(…, precision="
             "'bf16'), which halves it, with --launcher pytorch; a teacher that does not fit a device even so is not "
             'served')

@@ -1,5 +1,6 @@
 """Tables from work dirs: metrics over seeds, the gap closed, time and hardware; nobody types a number."""
 import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from mmkd.hooks.run_record import FILE
 MAIN = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'abs_rel', 'mean/mIoU', 'mean/accuracy/top1')  # the first there is
 TIME = re.compile(r'\d{8}_\d{6}')
 BUDGET = ('iterations', 'batch_size', 'processes')
+LESS_IS_BETTER = re.compile(r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|log10|silog|NLL|Brier|ECE|calibration/error)')
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,15 @@ class Row:
 
         Raises:
             KeyError: A run has no such metric; names the nearest one.
+            ValueError: It is not finite.
         """
         for run in self.runs:
             if metric not in run.metrics:
                 raise KeyError(f'{run.folder} has no metric {metric!r}{nearest(metric, run.metrics)} (it has: '
                                f'{", ".join(run.metrics)})')
+            if not math.isfinite(run.metrics[metric]):
+                raise ValueError(f'{metric} of {run.folder} is {run.metrics[metric]}, and a mean of it says nothing. '
+                                 'Mend: look into its log, train and test it again')
         return [run.metrics[metric] for run in self.runs]
 
 
@@ -52,17 +58,35 @@ def read_row(argument: str) -> Row:
 
     Raises:
         FileNotFoundError: No such folder, or a run that was not tested.
+        ValueError: A folder of runs that are not called by their seeds; a seed twice; runs of several recipes.
     """
-    label, _, path = argument.rpartition('=')
+    label, path = ('', argument) if Path(argument).is_dir() else argument.rpartition('=')[::2]
+    if label and not Path(path).is_dir():
+        label, path = argument.partition('=')[::2]  # a folder whose name holds a '='
     folder = Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f'{path} is no folder. Mend: a work dir of tools/train.py, or LABEL=WORK_DIR')
-    runs = sorted(p for p in folder.iterdir() if re.fullmatch(r'seed_?\d+', p.name)) or [folder]
-    return Row(label or folder.name, [_read_run(run) for run in runs])
+    seeds = sorted((p for p in folder.iterdir() if re.fullmatch(r'seed_?\d+', p.name)), key=_number)
+    row = Row(label or folder.name, [_read_run(run) for run in seeds or [folder]])
+    for key, what in (('seed', 'one seed twice'), ('config', 'several recipes')):
+        found = [run.record.get(key) for run in row.runs if run.record.get(key) is not None]
+        if (len(set(found)) < len(found)) if key == 'seed' else (len(set(found)) > 1):
+            raise ValueError(f'{folder} holds runs of {what} ({key} {", ".join(map(str, found))}), which are no '
+                             'independent runs of one row. Mend: a folder for each recipe, a run for each seed')
+    return row
+
+
+def _number(folder: Path) -> int:
+    return int(folder.name.strip('sed_'))
 
 
 def _read_run(folder: Path) -> Run:
     tests = [path for path in folder.rglob('*.json') if path.stem == path.parent.name and TIME.fullmatch(path.stem)]
+    several = sorted({path.relative_to(folder).parts[0] for path in (*tests, *folder.glob(f'*/{FILE}'))
+                      if not TIME.fullmatch(path.relative_to(folder).parts[0])} - {'test'})
+    if several and not (folder / FILE).is_file() and (len(several) > 1 or (folder / several[0] / FILE).is_file()):
+        raise ValueError(f'{folder} is a folder of runs: {", ".join(several)}. Mend: one argument LABEL=DIR for each, '
+                         'or seed_0, seed_1, … for runs of one recipe')
     if not tests:
         raise FileNotFoundError(f'{folder} holds no result of a test. Mend: tools/test.py CONFIG CHECKPOINT --work-dir '
                                 f'{folder / "test"}')
@@ -94,13 +118,12 @@ def digits(values: Sequence[float]) -> int:
     return 2 if max(map(abs, values)) >= 2 else 3
 
 
-def spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], places: int) -> str:
     """Return mean ± sample standard deviation; the value alone where there is one.
 
-    >>> spread([1., 2., 3.]), spread([.5])
+    >>> spread([1., 2., 3.], 2), spread([.5], 3)
     ('2.00 ± 1.00', '0.500')
     """
-    places = digits(values)
     mean = f'{statistics.fmean(values):.{places}f}'
     return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.{places}f}'
 
@@ -126,7 +149,7 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
 
     Raises:
         KeyError: A label or metric that is not there.
-        ValueError: A label twice; a teacher without baseline; a teacher that is as good as the student alone.
+        ValueError: A label twice; a teacher without baseline; a teacher that is not better than the student alone.
     """
     by_label = {row.label: row for row in rows}
     if len(by_label) < len(rows):
@@ -138,23 +161,27 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
         raise ValueError('the gap is the one between the student alone and its teacher. Mend: --baseline LABEL')
     metrics = list(metrics) or [main_metric(rows)]
     ends = [statistics.fmean(by_label[label].values(metrics[0])) if label else 0. for label in (baseline, teacher)]
-    if teacher is not None and ends[0] == ends[1]:
-        raise ValueError(f'{teacher!r} is as good as {baseline!r}, so there is no gap to close. Mend: no --teacher')
-    head = ['row', f'{metrics[0]} of each run', *metrics, *['gain'] * bool(baseline), *['gap closed'] * bool(teacher),
+    sign = -1 if LESS_IS_BETTER.fullmatch(metrics[0]) else 1
+    if teacher is not None and sign * (ends[1] - ends[0]) <= 0:
+        raise ValueError(f'{teacher!r} ({metrics[0]} {ends[1]:.4g}) is not better than {baseline!r} ({ends[0]:.4g}), '
+                         'so there is no gap to close. Mend: no --teacher')
+    places = {metric: digits([value for row in rows for value in row.values(metric)]) for metric in metrics}
+    first = places[metrics[0]]
+    titles = [metric + ' ↓' * bool(LESS_IS_BETTER.fullmatch(metric)) for metric in metrics]
+    head = ['row', f'{metrics[0]} of each run', *titles, *['gain'] * bool(baseline), *['gap closed'] * bool(teacher),
             'time']
     lines = [head, ['---'] * len(head)]
     for row in rows:
         values = row.values(metrics[0])
-        places = digits(values)
-        cells = [row.label, ', '.join(f'{v:.{places}f}' for v in values),
-                 *(spread(row.values(metric)) for metric in metrics)]
+        cells = [row.label, ', '.join(f'{v:.{first}f}' for v in values),
+                 *(spread(row.values(metric), places[metric]) for metric in metrics)]
         mean = statistics.fmean(values)
         if baseline is not None:
-            cells.append('–' if row.label == baseline else f'{mean - ends[0]:+.{places}f}')
+            cells.append('–' if row.label == baseline else f'{sign * (mean - ends[0]):+.{first}f}')
         if teacher is not None:
             cells.append('–' if row.label in (baseline, teacher) else f'{gap_closed(mean, *ends):.0f} %')
         lines.append([*cells, _time(row)])
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n\n' + _conditions(rows)
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n\n' + _conditions(rows, sign < 0)
 
 
 def _time(row: Row) -> str:
@@ -166,23 +193,31 @@ def _time(row: Row) -> str:
     return f'{seconds:.0f} s' + ('' if on_gpu else ' CPU')
 
 
-def _conditions(rows: Sequence[Row]) -> str:
+def _conditions(rows: Sequence[Row], less: bool) -> str:
     records = [run.record for row in rows for run in row.runs]
     known = [record for record in records if record]
     numbers = sorted({len(row.runs) for row in rows})
     runs = f'{numbers[0]} run{"s" * (numbers[0] > 1)}' if len(numbers) == 1 else f'{numbers[0]} to {numbers[-1]} runs'
-    lines = [f'{runs} a row, mean ± sample standard deviation.']
+    lines = [f'{runs} a row, mean ± sample standard deviation.',
+             *['↓: less is better; a gain is for the better.'] * less]
     for key in ('device', 'torch', 'mmkd'):
-        lines.append(f'{key}: {"; ".join(sorted({record[key] for record in known})) or "unknown"}.')
+        lines.append(f'{key}: {"; ".join(sorted({str(record.get(key, "unknown")) for record in known})) or "unknown"}.')
     if len(known) < len(records):
         lines.append(f'{len(records) - len(known)} of {len(records)} runs have no {FILE}.')
-    budgets = {row.label: sorted({tuple(run.record[key] for key in BUDGET) for run in row.runs if run.record})
-               for row in rows}
-    if len({tuple(budget) for budget in budgets.values() if budget}) > 1:
-        lines.append('Budgets differ (iterations × batch × processes): ' + '; '.join(
-            f'{label} {", ".join(" × ".join(map(str, one)) for one in budget)}'
-            for label, budget in budgets.items() if budget) + '.')
+    budgets = {row.label: sorted({_budget(run.record) for run in row.runs if run.record}) for row in rows}
+    seeds = {row.label: sorted(str(run.record.get('seed', '?')) for run in row.runs if run.record)
+             for row in rows if len(row.runs) > 1}
+    for title, each in (('Budgets differ (iterations × batch × processes)', budgets), ('Seeds differ', seeds)):
+        told = {label: ', '.join(values) for label, values in each.items() if values}
+        if len(set(told.values())) > 1 or (each is budgets and any(len(values) > 1 for values in each.values())):
+            lines.append(f'{title}: {"; ".join(f"{label} {values}" for label, values in told.items())}.')
     return ' '.join(lines) + '\n'
+
+
+def _budget(record: dict[str, Any]) -> str:
+    budget = ' × '.join(str(record.get(key, '?')) for key in BUDGET)
+    steps = record.get('accumulative_counts', 1)
+    return budget if steps == 1 else f'{budget}, a step every {steps}'
 
 
 def write_into(path: Path, name: str, table: str) -> None:

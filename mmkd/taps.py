@@ -63,8 +63,9 @@ class TapPath:
                 value = value[key]
             except (KeyError, IndexError, TypeError) as error:
                 got = f' of {list(value)}' if isinstance(value, dict) else \
-                    f' of {len(value)} items' if hasattr(value, '__len__') else ''
-                raise type(error)(f'{where}: index {step} [{key}] is not in a {type(value).__name__}{got}') from None
+                    f' of {len(value)} items, [0] … [{len(value) - 1}]' if hasattr(value, '__len__') else ''
+                raise type(error)(f'{where}: index {step} [{key}] is not in a {type(value).__name__}{got}. Mend: an '
+                                  'index that is there, in both members if both are read (FPN levels)') from None
         return value
 
 
@@ -245,7 +246,8 @@ class Taps:
                                    f"'{path.module}#*' for the list")
             if path.call not in (None, '*') and int(path.call) >= len(values):
                 raise RuntimeError(f'{self._call(name)}: the module ran {len(values)} times, so #{path.call} is not '
-                                   'there')
+                                   f'there. Mend: #0 … #{len(values) - 1}, in both members if both are read (FPN '
+                                   'levels)')
             record[name] = list(values) if path.call == '*' else values[int(path.call or 0)]
         return record
 

@@ -50,6 +50,28 @@ def _number(*owners: Any) -> int | None:
     return next((n for n in (getattr(owner, 'num_classes', None) for owner in owners) if isinstance(n, int)), None)
 
 
+def check_same_places(objective: str, tapped: dict[str, tuple[nn.Module, str]]) -> None:
+    """Refuse tensors of two members that look alike and do not mean the same.
+
+    Args:
+        objective: How errors call what compares them.
+        tapped: ``'member.tap'`` -> the member's model and the path of the module whose tensor is read.
+
+    Raises:
+        ValueError: A second stage of detectors, which sees each one's own proposals; bins of depth of other ranges.
+    """
+    second = sorted({name.split('.')[0] for name, (_, path) in tapped.items() if path.startswith('roi_head.')})
+    if len(second) > 1:
+        raise ValueError(f'objective {objective!r} compares the roi_head of {" and ".join(second)}, which see '
+                         'proposals of their own: row i of one is another box than row i of the other. Mend: tap the '
+                         'neck or the rpn_head')
+    bins = {name: task_of(model).depth for name, (model, path) in tapped.items()
+            if path.endswith('.conv_seg') and task_of(model).kind == DEPTH}
+    if len(set(bins.values())) > 1:
+        raise ValueError(f'objective {objective!r} compares bins of depth of other ranges: {bins}, so bin k is another '
+                         'depth for each. Mend: the same min_depth and max_depth, or tap metres (decode_head.depth)')
+
+
 def check_same_classes(models: dict[str, nn.Module], what: str) -> None:
     """Refuse models that learn from, or predict, one label but have different numbers of classes.
 

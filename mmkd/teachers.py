@@ -28,6 +28,7 @@ class Teacher:
         options = member.options
         self.member = member
         self.model = revert_sync_batchnorm(member.build()).eval()
+        _refuse_two_stages(self.model, options, member.where)
         self.taps = Taps(self.model, taps, member.where)
         self.size = options.get('input_size')
         if options.get('fuse_bn'):
@@ -128,6 +129,15 @@ class Teachers(Mapping):
             with noises.awake(name, run.model):
                 seen = run.observe(batch, compiled)
             yield name, noises.hear(name, seen)
+
+
+def _refuse_two_stages(model: nn.Module, options: Mapping[str, Any], where: str) -> None:
+    """A second stage runs on proposals, float32 boxes that only data samples give."""
+    asked = {key: options.get(key) for key in ('precision', 'fuse_bn', 'compile')}
+    used = [f'{key}={value!r}' for key, value in asked.items() if value and value != 'fp32']
+    if hasattr(model, 'roi_head') and used:
+        raise ValueError(f'{where}: {", ".join(used)} is not for a {type(model).__name__}, whose second stage runs on '
+                         "boxes in float32, found for each image. Mend: leave it out, or a teacher of one stage")
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 """Small labelled images on disk that the tests of classification share."""
+import json
 import zipfile
 from pathlib import Path
 
@@ -32,3 +33,24 @@ def write_classes(root: Path, train: int = 6, test: int = 4, zipped: bool = True
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_bytes(content)
     return root
+
+
+def write_boxes(folder: Path) -> None:
+    """Two images a split in the layout of BCCD, a box of each class in the first and none in the second."""
+    names = ('RBC', 'WBC', 'Platelets')
+    for split in ('train', 'val', 'test'):
+        images = [dict(id=i, file_name=f'{split}{i}.jpg', width=256, height=192) for i in range(2)]
+        for image in images:
+            write(folder / 'JPEGImages' / image['file_name'], np.full((192, 256, 3), 90, np.uint8))
+        boxes = [dict(id=c, image_id=0, category_id=c + 1, bbox=[60. * c + 8, 20., 50., 60.], area=3000., iscrowd=0)
+                 for c in range(3)]
+        path = folder / f'annotations_coco/{split}.json'
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(dict(images=images, annotations=boxes, categories=[
+            dict(id=c + 1, name=name) for c, name in enumerate(names)])))
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    """Write an image and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), pixels)

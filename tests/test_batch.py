@@ -2,7 +2,7 @@
 import pytest
 import tiny
 import torch
-from mmengine.structures import BaseDataElement, PixelData
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from mmkd.batch import Batch, read_batch, resize_labels
@@ -36,6 +36,28 @@ def test_labels_of_classification() -> None:
 def test_no_labels(samples: list | None) -> None:
     with pytest.raises(ValueError, match="hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load annotations"):
         _ = Batch(torch.zeros(1, 3, 1, 1), samples).labels
+
+
+def test_of_depth_the_known_is_valid_and_there_are_no_labels() -> None:
+    depth = torch.tensor([[[2., 0.], [float('nan'), float('inf')]], [[1., 3.], [-1., 5.]]])
+    got = Batch(torch.zeros(2, 3, 2, 2), [SegDataSample(gt_depth_map=PixelData(data=one[None])) for one in depth])
+    assert got.valid.tolist() == [[[True, False], [False, False]], [[True, True], [False, True]]]
+    with pytest.raises(ValueError, match='batch.labels: these samples hold depth, no class .*batch.valid of a depth'):
+        _ = got.labels
+
+
+def test_labels_of_boxes() -> None:
+    def boxes(*labels: int) -> BaseDataElement:
+        sample = BaseDataElement(gt_instances=InstanceData(labels=torch.tensor(labels, dtype=torch.long)))
+        sample.set_metainfo(dict(img_path='a.jpg'))
+        return sample
+
+    Batch(torch.zeros(2, 3, 2, 2), [boxes(0, 2), boxes()]).check_boxes(3)
+    with pytest.raises(ValueError, match=r'boxes have the labels \[3, 7\], but the student has 3 classes \(0 … 2\) '
+                                         r'\(from a.jpg, a.jpg\). Mend: num_classes of the head, or metainfo'):
+        Batch(torch.zeros(2, 3, 2, 2), [boxes(7, 0), boxes(3)]).check_boxes(3)
+    with pytest.raises(ValueError, match='batch.labels: these samples hold boxes, no class of a pixel'):
+        _ = Batch(torch.zeros(1, 3, 2, 2), [boxes(0)]).labels
 
 
 @pytest.mark.parametrize(('height', 'width'), [(8, 8), (4, 4), (3, 5), (1, 1), (16, 24)])

@@ -1,6 +1,8 @@
 """Checkpoints of every kind load, safely; what does not fit is listed."""
 import hashlib
+import http.client
 import os
+import re
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -238,8 +240,28 @@ def test_no_network_says_which_file_to_put_where(hub: Path) -> None:
             rf'it elsewhere and put it at {hub}/net-0123abcd\.pth, or give the local path')):
         load_state_dict_file('https://models.example/v1/net-0123abcd.pth')
     state = network().state_dict()
-    save(state, hub / 'plain.pth')  # the folder is there already
-    assert_same(load_state_dict_file('https://models.example/plain.pth'), state)
+    url = 'https://models.example/plain.pth'
+    with pytest.raises(ConnectionError, match=r'put it at (.*plain\.pth), or') as error:
+        load_state_dict_file(url)
+    save(state, Path(re.search(r'put it at (.*plain\.pth), or', str(error.value))[1]))
+    assert_same(load_state_dict_file(url), state)
+
+
+def test_files_of_one_name_and_two_urls_are_two(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {f'https://models.example/member_{k}/iter_9-20230220.pth': network().state_dict() for k in (0, 1)}
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, file, **_: save(states[url], Path(file)))
+    for _ in range(2):
+        for url, state in states.items():  # and a date is no hash
+            assert_same(load_state_dict_file(url), state)
+
+
+def test_a_connection_that_breaks(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise http.client.IncompleteRead(b'x', 9)
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', broken)
+    with pytest.raises(ConnectionError, match=r'cannot download https://models\.example/a\.pth \(IncompleteRead'):
+        load_state_dict_file('https://models.example/a.pth')
 
 
 # --- select_prefix, load_strict --------------------------------------------------------------------------------------

@@ -1,14 +1,13 @@
 """Every recipe builds and trains two iterations through its own Runner, on generated images and untrained teachers."""
-import json
 import math
 import re
 from itertools import product
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from images import write, write_boxes
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.logging import MessageHub
@@ -57,27 +56,6 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                                       range(IMAGES_PER_CLASS)):
         write(made['mmkd.CIFAR10'] / f'{part}/{name}/{number}.png', generator.integers(0, 256, (32, 32, 3), np.uint8))
     return {name: str(path) for name, path in made.items()}
-
-
-def write_boxes(folder: Path) -> None:
-    """Two images a split in the layout of BCCD, a box of each class in the first and none in the second."""
-    names = ('RBC', 'WBC', 'Platelets')
-    for split in ('train', 'val', 'test'):
-        images = [dict(id=i, file_name=f'{split}{i}.jpg', width=256, height=192) for i in range(2)]
-        for image in images:
-            write(folder / 'JPEGImages' / image['file_name'], np.full((192, 256, 3), 90, np.uint8))
-        boxes = [dict(id=c, image_id=0, category_id=c + 1, bbox=[60. * c + 8, 20., 50., 60.], area=3000., iscrowd=0)
-                 for c in range(3)]
-        path = folder / f'annotations_coco/{split}.json'
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(dict(images=images, annotations=boxes, categories=[
-            dict(id=c + 1, name=name) for c, name in enumerate(names)])))
-
-
-def write(path: Path, pixels: np.ndarray) -> None:
-    """Write an image and the folders above it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), pixels)
 
 
 def shrink(cfg: Config, roots: dict[str, str]) -> Config:

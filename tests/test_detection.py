@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from images import write_boxes
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mmkd.compat import require_library
 from mmkd.generated import default_size, generated_batch
+from mmkd.launch import load_config, prepare_config
 from mmkd.losses import binary_kl, pair_wise_affinity
 from mmkd.tasks import Task, task_of
 
@@ -203,17 +205,56 @@ assert not [name for name in sys.modules if name.split(".")[0] == "mmkd"]
 # ---- bad input ----
 
 def test_levels_and_classes_that_differ(mmdet: None) -> None:
-    with pytest.raises(IndexError, match=r"tap 'feat4' of teacher .*index 0 \[4\] is not in a tuple of 4 items"):
+    with pytest.raises(IndexError, match=r"tap 'feat4' of teacher .*index 0 \[4\] is not in a tuple of 4 items, \[0\] "
+                                         r'… \[3\]. Mend: an index that is there, in both members'):
         build(distiller(fcos(8), fcos(16, levels=4), 'bbox_head.conv_cls'))
     with pytest.raises(ValueError, match=r"objective 'pixel0': .*student has 3 classes but teacher has 4"):
         build(distiller(fcos(8), fcos(16, classes=4), 'bbox_head.conv_cls'))
     config = distiller(fcos(8), fcos(16), 'bbox_head.conv_cls')
     config['taps']['score0'] = 'bbox_head.conv_cls#5'
-    with pytest.raises(RuntimeError, match=r"'score0'.*: the module ran 5 times, so #5 is not there"):
+    with pytest.raises(RuntimeError, match=r"'score0'.*: the module ran 5 times, so #5 is not there. Mend: #0 … #4"):
         build(config)
     config['taps']['score0'] = 'bbox_head.conv_cls'
     with pytest.raises(RuntimeError, match=r"ran 5 times in one forward. Mend: 'bbox_head.conv_cls#0' …"):
         build(config)
+
+
+def test_boxes_of_a_class_that_there_is_not(mmdet: None) -> None:
+    model = build(distiller(gfl(8), gfl(16), 'bbox_head.gfl_cls'))
+    batch = data(model)
+    batch['data_samples'][0].gt_instances.labels[:] = 7
+    with pytest.raises(ValueError, match=r'boxes have the labels \[7\], but the student has 3 classes'):
+        model.train_step(batch, OptimWrapper(torch.optim.SGD(model.parameters(), lr=.01)))
+
+
+def test_what_a_second_stage_cannot_do(mmdet: None) -> None:
+    config = distiller(faster(8), faster(16), 'rpn_head.rpn_cls')
+    config['taps'] = dict(scores='roi_head.bbox_head.fc_cls')
+    config['objectives'] = dict(kl=dict(loss=dict(type='PixelWiseKLLoss'), on='scores'))
+    with pytest.raises(ValueError, match="objective 'kl' compares the roi_head of student and teacher"):
+        build(config)
+    for option in (dict(precision='bf16'), dict(fuse_bn=True), dict(compile=True)):
+        config = distiller(faster(8), faster(16), 'rpn_head.rpn_cls')
+        config['teacher'] |= option
+        with pytest.raises(ValueError, match='is not for a FasterRCNN, whose second stage runs on boxes in float32'):
+            build(config)
+
+
+def test_pictures_of_detections(mmdet: None, tmp_path: Path) -> None:
+    """tools/test.py --show-dir, with the config's own hook and visualizer."""
+    root = tmp_path / 'data'
+    write_boxes(root)
+    options = ['data_root=' + str(root), 'train_dataloader.dataset.data_root=' + str(root),
+               'test_dataloader.dataset.data_root=' + str(root), 'test_dataloader.num_workers=0',
+               'test_dataloader.persistent_workers=False', f'test_evaluator.ann_file={root}/annotations_coco/test.json']
+    path = ROOT / 'configs/structured_kd_detection/baseline_fcos-r18-half_bccd-320x240.py'
+    weights = MODELS.build(Config.fromfile(path).model.to_dict() | dict(_scope_='mmdet')).state_dict()
+    torch.save(dict(state_dict=weights), tmp_path / 'net.pth')
+    done = subprocess.run([sys.executable, ROOT / 'tools/test.py', path, tmp_path / 'net.pth', '--show-dir',
+                           tmp_path / 'shown', '--work-dir', tmp_path / 'work', '--cfg-options', *options],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list((tmp_path / 'shown').rglob('*.png'))) == 2
 
 
 def test_a_library_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,5 +269,8 @@ def test_a_library_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ImportError, match=message):
         require_library('mmdet', 'FCOS', 'the config')
     require_library('mmdet', 'mmkd.Distiller', 'the config')
+    recipe = load_config(str(next((ROOT / 'configs/structured_kd_detection').glob('pi_*.py'))))
+    with pytest.raises(ImportError, match=message):  # its pictures, metric and data set are mmdet's
+        prepare_config(recipe)
     require_library('mmseg', 'EncoderDecoder', 'the config')
     assert (ROOT / 'docs/detection.md').is_file()

@@ -402,6 +402,8 @@ def test_boxes_are_counted_and_their_labels_checked() -> None:
     assert not report.errors
     check_boxes([images([0, 3, 80])], 3, report)
     assert has(report.errors, r'boxes have the labels \[3, 80\], but the student has 3 classes .*Mend: num_classes')
+    check_boxes([images([], [])], 3, report)
+    assert has(report.errors, r'none of 2 images has a box.*Mend: metainfo=dict\(classes=…\) of the data set must be')
 
 
 def test_an_image_that_cannot_be_read(data_root: Path) -> None:

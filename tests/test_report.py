@@ -13,11 +13,11 @@ HARDWARE = dict(device='A CPU, 1 threads', torch='2.13.0', mmkd='0.1.0')
 
 
 def write_run(folder: Path, miou: float, seconds: float | None = 50., time: str = '20260101_000000',
-              **changes: object) -> None:
+              metric: str = 'mIoU', **changes: object) -> None:
     """Write what one run and its test leave."""
     test = folder / 'test' / time
     test.mkdir(parents=True)
-    (test / f'{time}.json').write_text(json.dumps({'mIoU': miou, 'aAcc': 90., 'data_time': .1, 'time': .2}))
+    (test / f'{time}.json').write_text(json.dumps({metric: miou, 'aAcc': 90., 'data_time': .1, 'time': .2}))
     (folder / 'vis_data').mkdir(exist_ok=True)
     (folder / 'vis_data' / 'scalars.json').write_text('{"loss": 1}\n{"loss": 2}\n')  # no test result
     if seconds is not None:
@@ -74,13 +74,83 @@ def test_unequal_budgets_and_missing_records_are_told(work: Path) -> None:
 
 
 @pytest.mark.parametrize(('values', 'expected'), [
-    ([1., 2., 6.], '3.00 ± 2.65'), ([7.], '7.00'), ([.1, .3], '0.200 ± 0.141')])
+    ([1., 2., 6.], '3.00 ± 2.65'), ([7.], '7.00'), ([.5, 2.5], '1.50 ± 1.41')])
 def test_spread_is_the_sample_standard_deviation(values: list[float], expected: str) -> None:
-    assert spread(values) == expected
+    assert spread(values, 2) == expected
 
 
-def test_a_gap_of_a_metric_where_less_is_better() -> None:
+def test_where_less_is_better_a_gain_is_for_the_better(tmp_path: Path) -> None:
     assert gap_closed(.25, .30, .20) == pytest.approx(50)
+    for name, error in (('alone', .30), ('kd', .25), ('worse', .31), ('teacher', .20)):
+        write_run(tmp_path / name, error, metric='abs_rel')
+    rows = [read_row(str(tmp_path / name)) for name in ('teacher', 'alone', 'kd', 'worse')]
+    table = markdown(rows, baseline='alone', teacher='teacher').splitlines()
+    assert table[0] == '| row | abs_rel of each run | abs_rel ↓ | gain | gap closed | time |'
+    assert table[2:6] == ['| teacher | 0.200 | 0.200 | +0.100 | – | 50 s CPU |',
+                          '| alone | 0.300 | 0.300 | – | – | 50 s CPU |',
+                          '| kd | 0.250 | 0.250 | +0.050 | 50 % | 50 s CPU |',
+                          '| worse | 0.310 | 0.310 | -0.010 | -10 % | 50 s CPU |']
+    assert '↓: less is better; a gain is for the better.' in table[-1]
+    with pytest.raises(ValueError, match=r"'worse' \(abs_rel 0.31\) is not better than 'alone' \(0.3\), so there is"):
+        markdown(rows, baseline='alone', teacher='worse')
+
+
+def test_a_column_has_one_number_of_digits(tmp_path: Path) -> None:
+    write_run(tmp_path / 'a', 1.9)
+    write_run(tmp_path / 'b', 2.1)
+    table = markdown([read_row(str(tmp_path / name)) for name in 'ab']).splitlines()
+    assert [line.split(' | ')[1] for line in table[2:4]] == ['1.90', '2.10']
+
+
+def test_budgets_that_differ_within_a_row_and_seeds_that_differ_between_rows_are_told(tmp_path: Path) -> None:
+    for name, seeds, budgets in (('a', (0, 1), (100, 300)), ('b', (0, 2), (100, 300))):
+        for seed, budget in zip(seeds, budgets, strict=True):
+            write_run(tmp_path / f'{name}/seed_{seed}', 40., seed=seed, iterations=budget, accumulative_counts=seed + 1)
+    told = markdown([read_row(str(tmp_path / name)) for name in 'ab']).splitlines()[-1]
+    assert told.endswith('Budgets differ (iterations × batch × processes): a 100 × 8 × 1, 300 × 8 × 1, a step every 2; '
+                         'b 100 × 8 × 1, 300 × 8 × 1, a step every 3. Seeds differ: a 0, 1; b 0, 2.')
+
+
+def test_what_a_record_lacks_is_unknown(tmp_path: Path) -> None:
+    write_run(tmp_path / 'a', 40.)
+    (tmp_path / 'a/run.json').write_text('{"cpu_seconds": 3.0, "iterations": 5}')
+    table = markdown([read_row(str(tmp_path / 'a'))])
+    assert '| 3 s CPU |' in table
+    assert 'device: unknown. torch: unknown.' in table
+
+
+def test_a_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
+    write_run(tmp_path / 'lr=0.1', 40.)
+    assert read_row(f'kd={tmp_path}/lr=0.1').label == 'kd'
+    assert read_row(f'{tmp_path}/lr=0.1').label == 'lr=0.1'
+    write_run(tmp_path / 'plain', 41.)
+    assert read_row(f'lr=0.1={tmp_path}/plain').label == 'lr=0.1'
+
+
+def test_a_folder_of_several_runs_is_no_run(tmp_path: Path) -> None:
+    for name in ('all/recipe1', 'all/recipe2', 'one/run_0'):
+        write_run(tmp_path / name, 40.)
+    with pytest.raises(ValueError, match='all is a folder of runs: recipe1, recipe2. Mend: one argument LABEL=DIR'):
+        read_row(str(tmp_path / 'all'))
+    with pytest.raises(ValueError, match='one is a folder of runs: run_0'):
+        read_row(str(tmp_path / 'one'))
+
+
+def test_runs_of_one_seed_or_of_two_recipes_are_no_row(tmp_path: Path) -> None:
+    for row, records in (('twice', (dict(seed=1), dict(seed=1))),
+                         ('mixed', (dict(config='a.py'), dict(config='b.py')))):
+        for number, record in enumerate(records):
+            write_run(tmp_path / row / f'seed_{number}', 40., **record)
+    with pytest.raises(ValueError, match=r'twice holds runs of one seed twice \(seed 1, 1\)'):
+        read_row(str(tmp_path / 'twice'))
+    with pytest.raises(ValueError, match=r'mixed holds runs of several recipes \(config a.py, b.py\)'):
+        read_row(str(tmp_path / 'mixed'))
+
+
+def test_a_metric_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / 'a', float('nan'))
+    with pytest.raises(ValueError, match='mIoU of .*a is nan, and a mean of it says nothing. Mend: look into its log'):
+        markdown([read_row(str(tmp_path / 'a'))])
 
 
 def test_the_tool_writes_between_two_lines(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +183,7 @@ def test_refusals(work: Path) -> None:
     with pytest.raises(ValueError, match='two rows have one label'):
         markdown([kd, kd])
     write_run(work / 'same', 42.)
-    with pytest.raises(ValueError, match="'same' is as good as 'alone', so there is no gap to close"):
+    with pytest.raises(ValueError, match=r"'same' \(mIoU 42\) is not better than 'alone' \(42\), so there is no gap"):
         markdown([alone, read_row(str(work / 'same'))], baseline='alone', teacher='same')
     other = work / 'other/20260101_000000'
     other.mkdir(parents=True)

@@ -7,7 +7,7 @@ from torch import nn
 from mmkd.generated import generated_batch
 from mmkd.models.depth_head import DepthHead
 from mmkd.registry import MODELS
-from mmkd.tasks import Task, check_same_classes, task_of
+from mmkd.tasks import Task, check_same_classes, check_same_places, task_of
 
 
 def model(**parts: object) -> nn.Module:
@@ -52,6 +52,22 @@ def test_generated_labels_repeat_with_their_seed() -> None:
                              .data for seed in (3, 3, 4))
         assert torch.equal(one, again)
         assert not torch.equal(one, other)
+
+
+def test_bins_of_depth_and_second_stages_that_do_not_correspond() -> None:
+    near, far = (model(decode_head=DepthHead(low, high, num_bins=4, in_channels=2, channels=2))
+                 for low, high in ((.5, 10.), (1., 80.)))
+    places = {'student.logits': (near, 'decode_head.conv_seg'), 'teacher.logits': (far, 'decode_head.conv_seg')}
+    with pytest.raises(ValueError, match=r"objective 'pixel' compares bins of depth of other ranges: {'student.logits'"
+                                         r": \(0.5, 10.0\), 'teacher.logits': \(1.0, 80.0\)}.*tap metres"):
+        check_same_places('pixel', places)
+    check_same_places('pixel', {**places, 'teacher.logits': (near, 'decode_head.conv_seg')})
+    check_same_places('depth', {name: (one, 'decode_head.depth') for name, (one, _) in places.items()})
+    two = {f'{name}.scores': (model(), 'roi_head.bbox_head.fc_cls') for name in ('student', 'teacher')}
+    with pytest.raises(ValueError, match=r"objective 'kl' compares the roi_head of student and teacher, which see prop"
+                                         'osals of their own.*Mend: tap the neck or the rpn_head'):
+        check_same_places('kl', two)
+    check_same_places('kl', {**two, 'teacher.scores': (model(), 'rpn_head.rpn_cls')})
 
 
 def test_classes_that_differ() -> None:

@@ -40,9 +40,10 @@ def main() -> None:
         if 'visualization' not in cfg.default_hooks:
             raise SystemExit("--show-dir draws label maps, but this config has no default_hooks.visualization: its "
                              'model predicts none')
-        cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True, interval=1)
-        cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
-                              save_dir=args.show_dir, name=f'show in {args.show_dir}')
+        cfg.default_hooks.visualization.update(draw=True, interval=1)
+        cfg.visualizer = dict(type=(cfg.get('visualizer') or {}).get('type', 'SegLocalVisualizer'),
+                              vis_backends=[dict(type='LocalVisBackend')], save_dir=args.show_dir,
+                              name=f'show in {args.show_dir}')
     build_runner(prepare_config(cfg, args.launcher)).test()
     leave_process_group()
 

@@ -26,5 +26,5 @@ test_dataloader = dict(
     dataset=dict(type=dataset_type, data_root=data_root, pipeline=test_pipeline,
                  data_prefix=dict(img_path='img_dir/test', depth_map_path='depth_dir/test')))
 val_dataloader = test_dataloader  # NYU has no third split: no choice may rest on it
-val_evaluator = dict(type='DepthMetric', min_depth_eval=0.5, max_depth_eval=10.)
+val_evaluator = dict(type='mmkd.DepthMetric', min_depth_eval=0.5, max_depth_eval=10.)
 test_evaluator = val_evaluator

@@ -126,6 +126,10 @@ def check_boxes(batches: list[dict], num_classes: int, report: Report) -> list[t
     if wrong:
         report.error(f'boxes have the labels {wrong[:8]}, but the student has {num_classes} classes (0 … '
                      f"{num_classes - 1}). Mend: num_classes of the head, or metainfo=dict(classes=…) of the data set")
+    if labels and not len(found):
+        report.error(f'none of {len(labels)} images has a box, so that the student would learn nothing. Mend: '
+                     'metainfo=dict(classes=…) of the data set must be the names in its annotation file, letter by '
+                     'letter; boxes of other names are dropped')
     return [('boxes an image', f'{len(found) / max(len(labels), 1):.1f}'),
             ('images without boxes', f'{sum(not len(x) for x in labels)} of {len(labels)}'),
             ('classes seen', f'{len(found.unique()) - len(wrong)} of {num_classes}')]

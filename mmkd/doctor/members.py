@@ -38,7 +38,7 @@ def evaluate_teachers(cfg: Config, model: Any, batches: int, device: str, report
     A teacher that is hardly better than chance is an error: it would spoil the training.
     """
     written: dict = next((h for h in cfg.get('custom_hooks') or [] if 'TeacherCheckHook' in str(h.get('type'))), {})
-    hook = TeacherCheckHook(max_batches=batches, minimum=written.get('minimum'))
+    hook = TeacherCheckHook(batches, written.get('minimum'), written.get('maximum'))
     try:
         loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
         loop = SimpleNamespace(

@@ -9,6 +9,7 @@ import torch
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from mmkd.atomic import write_atomically
@@ -22,8 +23,9 @@ FILE = 'run.json'
 class RunRecordHook(Hook):
     """Write ``<work_dir>/run.json`` when the training ends: seed, budget, time, hardware and versions.
 
-    ``seconds`` is wall time with validations and checkpoints, ``cpu_seconds`` what the processor worked for it, in this
-    process and in workers that have ended; both go on from the checkpoint where a run is resumed.
+    ``seconds`` is wall time with validations, checkpoints and what hooks do before the training (fit a vocabulary,
+    check teachers), ``cpu_seconds`` what the processor worked for it, in this process and in
+    workers that have ended; both go on from the checkpoint where a run is resumed.
 
     Examples:
         >>> RunRecordHook().spent
@@ -36,8 +38,8 @@ class RunRecordHook(Hook):
         self.spent = dict(seconds=0., cpu_seconds=0.)
         self._begin = (0., 0.)
 
-    def before_train(self, runner: Runner) -> None:
-        """Start the clocks; a resumed run has restored what was spent before."""
+    def before_run(self, runner: Runner) -> None:
+        """Start the clocks; a resumed run restores what was spent before."""
         self._begin = (perf_counter(), _processor_seconds())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
@@ -55,8 +57,10 @@ class RunRecordHook(Hook):
         device = get_device()
         found = environment(device)
         record: dict[str, Any] = dict(
-            config=Path(runner.cfg.filename or runner.experiment_name).name, seed=runner.cfg.randomness.get('seed'),
-            iterations=runner.iter, batch_size=runner.cfg.train_dataloader.batch_size, processes=get_world_size(),
+            config=Path(runner.cfg.filename or runner.experiment_name).name,
+            seed=(runner.cfg.get('randomness') or {}).get('seed'), iterations=runner.iter,
+            batch_size=runner.cfg.train_dataloader.batch_size, processes=get_world_size(),
+            accumulative_counts=max(_accumulations(runner.optim_wrapper)),
             **{key: round(value, 1) for key, value in self._so_far().items()},
             **{key: found[key] for key in ('device', 'torch', 'mmkd')})
         if torch.cuda.is_available():
@@ -68,6 +72,12 @@ class RunRecordHook(Hook):
         wall, processor = self._begin
         return dict(seconds=self.spent['seconds'] + perf_counter() - wall,
                     cpu_seconds=self.spent['cpu_seconds'] + _processor_seconds() - processor)
+
+
+def _accumulations(wrapper: OptimWrapper | OptimWrapperDict) -> list[int]:
+    """Return after how many iterations each optimizer steps."""
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [one._accumulative_counts for one in wrappers]
 
 
 def _processor_seconds() -> float:

@@ -1,4 +1,5 @@
 """TeacherCheckHook: how good the teachers are, before a GPU-day is spent on what they say."""
+import math
 from typing import Any
 
 import torch
@@ -23,15 +24,17 @@ class TeacherCheckHook(Hook):
     Args:
         max_batches: Stop after so many batches; None takes the whole set.
         minimum: Stop training where a metric is below its value, for instance ``dict(mIoU=60)``.
+        maximum: Stop training where a metric is above its value, for instance ``dict(abs_rel=0.2)``.
 
     Raises:
-        ValueError: A teacher stays under ``minimum``.
-        KeyError: ``minimum`` names a metric that the evaluator does not report.
+        ValueError: A teacher stays under ``minimum`` or above ``maximum``.
+        KeyError: One of them names a metric that the evaluator does not report.
     """
 
-    def __init__(self, max_batches: int | None = None, minimum: dict[str, float] | None = None) -> None:
+    def __init__(self, max_batches: int | None = None, minimum: dict[str, float] | None = None,
+                 maximum: dict[str, float] | None = None) -> None:
         self.max_batches = max_batches
-        self.minimum = minimum or {}
+        self.minimum, self.maximum = minimum or {}, maximum or {}
         self.results: dict[str, dict[str, float]] = {}
 
     def before_train(self, runner: Runner) -> None:
@@ -42,9 +45,17 @@ class TeacherCheckHook(Hook):
         if runner.val_loop is None:
             runner.logger.warning('TeacherCheckHook: no validation set, so the quality of the teachers is unknown')
             return
-        for name in model.teachers:
-            self.results[name] = self._evaluate(runner, model, name)
-            values = ', '.join(f'{key} {value:.2f}' for key, value in self.results[name].items())
+        for name, run in model.teachers.runs.items():
+            try:
+                self.results[name] = self._evaluate(runner, model, name)
+            except RuntimeError as error:
+                if run.dtype == torch.float32 or 'scalar type' not in str(error):
+                    raise
+                # boxes are decoded with anchors in float32; its taps, in mode='tensor', are not concerned
+                runner.logger.warning(f'teacher {name!r} cannot predict in {run.dtype} ({error}), so its quality is '
+                                      f"unknown. Mend: test it by its own config, or precision='fp32'")
+                continue
+            values = ', '.join(f'{key} {value:.4g}' for key, value in self.results[name].items())
             runner.logger.info(f'teacher {name!r} on the validation set: {values}')
             self._check(runner, name, self.results[name])
 
@@ -67,13 +78,23 @@ class TeacherCheckHook(Hook):
         return {key: float(value) for key, value in evaluator.evaluate(size).items()}
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
-        for key, least in self.minimum.items():
-            if key not in metrics:
-                raise KeyError(f'TeacherCheckHook: minimum names {key!r}, which the evaluator does not report'
-                               f'{nearest(key, metrics)} (it reports {sorted(metrics)})')
-            if not metrics[key] >= least:  # NaN stops too
-                raise ValueError(f'teacher {name!r} has {key} {metrics[key]:.2f} on the validation set, below the '
-                                 f'minimum {least}. Mend: check its checkpoint, classes and data_preprocessor')
+        for limits, sign, what, wrong in ((self.minimum, 1, 'minimum', 'below'),
+                                          (self.maximum, -1, 'maximum', 'above')):
+            for key, limit in limits.items():
+                if key not in metrics:
+                    raise KeyError(f'TeacherCheckHook: {what} names {key!r}, which the evaluator does not report'
+                                   f'{nearest(key, metrics)} (it reports {sorted(metrics)})')
+                if not sign * metrics[key] >= sign * limit:  # NaN stops too
+                    raise ValueError(f'teacher {name!r} has {key} {metrics[key]:.4g} on the validation set, {wrong} '
+                                     f'the {what} {limit}. Mend: check its checkpoint, classes and data_preprocessor')
+        lost = sorted(key for key, value in metrics.items() if math.isnan(value))
+        if lost:
+            runner.logger.warning(f'teacher {name!r} has no number for {", ".join(lost)} (NaN). Check its checkpoint '
+                                  'and the labels of the validation set')
+        if metrics.get('coco/bbox_mAP', 1.) < 0.01:
+            runner.logger.warning(f'teacher {name!r} finds next to nothing (coco/bbox_mAP '
+                                  f'{metrics["coco/bbox_mAP"]:.4g}). Check its checkpoint, the order of its classes '
+                                  'and its data_preprocessor')
         classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
         for key in ('mIoU', 'accuracy/top1'):
             if classes and metrics.get(key, 100.0) < 150.0 / classes:

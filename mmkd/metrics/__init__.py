@@ -4,6 +4,7 @@ from mmkd.metrics.calibration import brier_score as brier_score
 from mmkd.metrics.calibration import expected_calibration_error as expected_calibration_error
 from mmkd.metrics.calibration import nll as nll
 from mmkd.metrics.calibration_metric import CalibrationMetric as CalibrationMetric
+from mmkd.metrics.depth_metric import DepthMetric as DepthMetric
 from mmkd.metrics.rejection import ood_auroc as ood_auroc
 from mmkd.metrics.rejection import prediction_rejection_ratio as prediction_rejection_ratio
 from mmkd.metrics.uncertainty import dirichlet_uncertainty as dirichlet_uncertainty

@@ -34,20 +34,19 @@ class LogDepth(nn.Module):
         tensor([[[[4.]]]])
     """
 
-    log_centres: Tensor
-
     def __init__(self, num_bins: int, min_depth: float, max_depth: float) -> None:
         super().__init__()
-        self.begin, self.width = math.log(min_depth), math.log(max_depth / min_depth)
-        centres = self.begin + (torch.arange(num_bins) + 0.5) / num_bins * self.width
-        self.register_buffer('log_centres', centres.view(-1, 1, 1), persistent=False)
+        self.num_bins, self.begin, self.width = num_bins, math.log(min_depth), math.log(max_depth / min_depth)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return metres (N, 1, H, W), float32 or wider, of logits (N, K, H, W)."""
         logits, = widen(logits)
         if logits.shape[1] == 1:
             return (self.begin + self.width * logits.sigmoid()).exp()
-        return (logits.softmax(1) * self.log_centres.to(logits)).sum(1, keepdim=True).exp()
+        # no buffer: a teacher in bfloat16 would round it
+        places = torch.arange(self.num_bins, device=logits.device, dtype=logits.dtype).view(-1, 1, 1)
+        centres = self.begin + (places + 0.5) / self.num_bins * self.width
+        return (logits.softmax(1) * centres).sum(1, keepdim=True).exp()
 
 
 @MODELS.register_module()
@@ -71,7 +70,8 @@ class DepthHead(BaseDecodeHead):
         **kwargs: What mmseg's decode heads take: ``in_channels``, ``in_index``, ``channels``, ``norm_cfg``, …
 
     Raises:
-        ValueError: Ground truth in another unit, most of it outside [min_depth, max_depth]; a batch without any.
+        ValueError: Ground truth in another unit, less than 5 % of it in [min_depth, max_depth]; a batch without any;
+            maps of several sizes or channels.
 
     Examples:
         >>> head = DepthHead(0.5, 10., num_bins=16, in_channels=4, channels=8)
@@ -82,6 +82,7 @@ class DepthHead(BaseDecodeHead):
     def __init__(self, min_depth: float, max_depth: float, num_bins: int = 64, num_convs: int = 1,
                  loss_decode: Any = dict(type='SiLogLoss'), **kwargs: Any) -> None:  # noqa: B006  mmengine's convention
         check_positive('min_depth', min_depth)
+        check_positive('max_depth', max_depth)
         if not max_depth > min_depth:
             raise ValueError(f'max_depth must be above min_depth={min_depth}, got {max_depth!r}; both are metres')
         check_count('num_bins', num_bins, 1)
@@ -119,12 +120,16 @@ class DepthHead(BaseDecodeHead):
             if 'gt_depth_map' not in sample:
                 raise ValueError(f'the data samples hold no gt_depth_map{_files(samples)}. Mend: LoadDepthAnnotation '
                                  'in the training pipeline')
+        shapes = {tuple(sample.gt_depth_map.data.shape) for sample in samples}
+        if len(shapes) > 1 or len(shape := next(iter(shapes))) != 3 or shape[0] != 1:
+            raise ValueError(f'depth maps must be (1, H, W) of one size, got {sorted(shapes)}{_files(samples)}. Mend: '
+                             'depth files of one channel; Resize, RandomCrop, or size of the data preprocessor')
         truth = torch.stack([sample.gt_depth_map.data for sample in samples]).float()
         inside = (truth >= self.min_depth) & (truth <= self.max_depth)
         given = torch.isfinite(truth) & (truth > 0)
-        # a frame's padding is far outside too, but never most of a batch
-        if 2 * (given & inside).sum() < given.sum():
-            raise ValueError(f'most depth of this batch is outside {self.min_depth} … {self.max_depth} m: median '
+        # sky and padding may be far outside and most of a batch; in another unit nearly nothing is inside
+        if 20 * (given & inside).sum() < given.sum():
+            raise ValueError(f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: median '
                              f'{float(truth[given].median()):.4g}{_files(samples)}. Mend: {self._unit()}')
         return truth.where(inside, truth.new_zeros(()))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
 
-from mmkd.hooks import run_record
+from mmkd.hooks import NaNStopHook, run_record
 from mmkd.hooks.run_record import RunRecordHook
 from mmkd.version import __version__
 
@@ -35,6 +35,25 @@ def test_seed_budget_hardware_and_versions(tmp_path: Path) -> None:
     assert 'peak_gpu_mib' not in record or torch.cuda.is_available()
     assert record['cpu_seconds'] > 0
     assert 0 < record['seconds'] < 600
+
+
+def test_steps_that_accumulate_and_a_config_without_randomness(tmp_path: Path) -> None:
+    cfg = run_config(tmp_path)
+    cfg.optim_wrapper.student.accumulative_counts = 2
+    cfg.pop('randomness', None)
+    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if 'ExactResume' not in hook.type]  # it needs a seed
+    train(cfg)
+    record = record_of(tmp_path / 'run')
+    assert (record['accumulative_counts'], record['seed']) == (2, None)
+
+
+def test_what_hooks_do_before_the_training_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as fitting a vocabulary: the clock begins before any ``before_train``."""
+    clock = Clock(1.)
+    monkeypatch.setattr(run_record, 'perf_counter', clock)
+    monkeypatch.setattr(NaNStopHook, 'before_train', lambda *_: clock(), raising=False)
+    train(run_config(tmp_path, max_iters=2))  # begin 1, the other hook 2, checkpoint 3, end 4
+    assert record_of(tmp_path / 'run')['seconds'] == 3
 
 
 def test_a_resumed_run_goes_on_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,41 @@ def test_minimum(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         TeacherCheckHook(minimum=dict(mIoU=20.))._check(runner, 'teacher', dict(mIoU=float('nan')))
 
 
+def test_maximum(runner: Runner) -> None:
+    hook = TeacherCheckHook(maximum=dict(abs_rel=.2))
+    hook._check(runner, 't', dict(abs_rel=.15))
+    for value in (.25, float('nan')):
+        with pytest.raises(ValueError, match=f"'t' has abs_rel {value:.4g} on the validation set, above the maximum"):
+            hook._check(runner, 't', dict(abs_rel=value))
+    with pytest.raises(KeyError, match="maximum names 'abs_rl', which the evaluator does not.*did you mean 'abs_rel'"):
+        TeacherCheckHook(maximum=dict(abs_rl=.2))._check(runner, 't', dict(abs_rel=.15))
+
+
+@pytest.mark.parametrize(('metrics', 'warning'), [
+    (dict(abs_rel=float('nan'), d1=.5), "'t' has no number for abs_rel (NaN). Check its checkpoint and the labels"),
+    ({'coco/bbox_mAP': .004}, "'t' finds next to nothing (coco/bbox_mAP 0.004). Check its checkpoint, the order of"),
+    ({'coco/bbox_mAP': .3, 'abs_rel': .1}, None)])
+def test_what_is_warned_of(runner: Runner, monkeypatch: pytest.MonkeyPatch, metrics: dict, warning: str | None) -> None:
+    said = warnings_of(runner, monkeypatch)
+    TeacherCheckHook()._check(runner, 't', metrics)
+    assert len(said) == (warning is not None)
+    assert not said or warning in said[0]
+
+
+def test_a_teacher_that_cannot_predict_in_its_precision(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = warnings_of(runner, monkeypatch)
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError('expected scalar type Float but found BFloat16')
+
+    monkeypatch.setattr(TeacherCheckHook, '_evaluate', fail)
+    with pytest.raises(RuntimeError, match='expected scalar type'):
+        TeacherCheckHook().before_train(runner)
+    runner.model.teachers.runs['teacher'].dtype = torch.bfloat16
+    TeacherCheckHook().before_train(runner)
+    assert "teacher 'teacher' cannot predict in torch.bfloat16 (expected scalar type" in said[0]
+
+
 @pytest.mark.parametrize(('miou', 'warns'), [(49.9, True), (50.1, False)])
 def test_chance_is_warned_of(runner: Runner, monkeypatch: pytest.MonkeyPatch, miou: float, warns: bool) -> None:
     """Three classes: below one and a half times a third."""

@@ -65,6 +65,12 @@ def test_half_precision_gives_metres_in_float32() -> None:
     assert LogDepth(4, 1., 16.)(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16)).dtype == torch.float32
 
 
+def test_the_centres_of_a_teacher_in_bfloat16_are_exact() -> None:
+    logits = torch.randn(1, 150, 3, 4)
+    exact = LogDepth(150, .1, 10.)(logits)
+    assert torch.equal(LogDepth(150, .1, 10.).to(torch.bfloat16)(logits), exact)
+
+
 # ---- the loss ----
 
 def test_the_loss_is_that_of_the_equation_over_known_pixels() -> None:
@@ -109,6 +115,20 @@ def test_depth_in_another_unit() -> None:
         head().loss([torch.randn(2, 3, 4, 4)], samples(*(metres * 1000).round()), None)
 
 
+def test_much_sky_is_no_other_unit_and_maps_have_one_size() -> None:
+    true = torch.rand(2, 4, 5) * 10 + 2
+    true[:, :3] = 655.35
+    known = true.where(true < 16, torch.zeros(()))
+    module, features = head(), torch.randn(2, 3, 4, 5)
+    got, expected = (module.loss([features], samples(*maps), None) for maps in (true, known))
+    torch.testing.assert_close(got, expected)
+    coloured = samples(true[0], true[1])
+    coloured[0].gt_depth_map, coloured[1].gt_depth_map = (PixelData(data=torch.ones(3, 4, 5)) for _ in range(2))
+    for wrong in (samples(true[0], true[1, :3]), coloured):
+        with pytest.raises(ValueError, match=r'must be \(1, H, W\) of one size, got \[.*from 0.png.*Mend: depth files'):
+            module.loss([features], wrong, None)
+
+
 def test_nothing_known_and_nothing_given() -> None:
     with pytest.raises(ValueError, match=r'no image of this batch has known depth \(from 0.png, 1.png\). Mend'):
         head().loss([torch.randn(2, 3, 4, 4)], samples(*torch.zeros(2, 4, 4)), None)
@@ -118,6 +138,8 @@ def test_nothing_known_and_nothing_given() -> None:
 
 @pytest.mark.parametrize(('changes', 'message'), [
     (dict(min_depth=0.), 'min_depth must be a finite number above 0, got 0.0'),
+    (dict(max_depth=float('inf')), 'max_depth must be a finite number above 0, got inf'),
+    (dict(max_depth='10'), "max_depth must be a finite number above 0, got '10'"),
     (dict(max_depth=.5), r'max_depth must be above min_depth=1.0, got 0.5; both are metres'),
     (dict(num_bins=0), 'num_bins must be a whole number of at least 1, got 0'),
     (dict(num_convs=-1), 'num_convs must be a whole number of at least 0, got -1'),
