@@ -18,11 +18,9 @@ class DepthMetric(MMSegDepthMetric):
         ValueError: No image has known depth.
 
     Examples:
-        >>> _ = MMLogger.get_current_instance().setLevel('ERROR')
-        >>> metric = DepthMetric(min_depth_eval=.5, max_depth_eval=10.)
-        >>> known, none = torch.tensor([2., 4.]), torch.zeros(0)
-        >>> metric.compute_metrics([(known, 1.5 * known), (none, none)])['abs_rel']
-        0.5
+        >>> metric = DepthMetric(prefix='depth', min_depth_eval=.5, max_depth_eval=10.)
+        >>> metric.min_depth_eval, metric.max_depth_eval
+        (0.5, 10.0)
     """
 
     def compute_metrics(self, results: list) -> dict[str, Any]:
