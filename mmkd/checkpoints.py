@@ -228,10 +228,12 @@ def _existing(file: Path) -> Path:
 
 def _download(url: str) -> Path:
     """Return the cached file of a URL, downloaded if need be and checked against the hash in its name."""
-    name = os.path.basename(urlparse(url).path)
+    parts = urlparse(url)
+    name = os.path.basename(parts.path)
     expected = _HASH.search(name)
     if not expected:  # …/run1/best.pth and …/run2/best.pth are two files
-        name = f'{hashlib.sha256(url.encode()).hexdigest()[:8]}_{name}'
+        place = f'{parts.scheme}://{parts.netloc}{parts.path}'  # without the token of a signed URL
+        name = f'{hashlib.sha256(place.encode()).hexdigest()[:8]}_{name}'
     file = Path(torch.hub.get_dir()) / 'checkpoints' / name
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)

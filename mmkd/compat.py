@@ -80,7 +80,7 @@ def require_library(scope: str, kind: object, what: str) -> None:
     try:
         import_module(f'{scope}.models')
     except ImportError as error:
-        raise ImportError(f'{what} is a model of {scope}, which does not import here ({error}). Mend: '
+        raise ImportError(f'{what} uses {scope}, which does not import here ({error}). Mend: '
                           f'{MENDS[scope]}') from error
 
 

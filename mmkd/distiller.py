@@ -91,7 +91,8 @@ class Distiller(BaseModel):
         self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
                                   for name, m in teacher_members.items()})
         for name, objective in self.objectives.items():
-            check_same_places(name, self._tapped(objective))
+            by_channel = 'channels' in getattr(objective.loss, 'needs', ('channels', 'size'))
+            check_same_places(name, self._tapped(objective), by_channel)
         self.noises = Noises(noise, {name: Host(self.members[name], model, list(used[name]), self.data_preprocessor)
                                      for name, model in {**models, **self.teachers}.items()})
         if not task_weight:

@@ -69,8 +69,9 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
         ValueError: A launcher that needs GPUs where there is none; a strategy or wrapper that shards weights.
     """
     cfg.launcher = launcher
-    require_library(cfg.get('default_scope') or '', None if is_distiller(cfg) else cfg.get('model', {}).get('type'),
-                    f'{cfg.filename or "the config"}')
+    scope = cfg.get('default_scope') or ''
+    whole = scope == 'mmdet' and is_distiller(cfg)  # its members and data sets, whatever the Distiller is
+    require_library(scope, None if whole else cfg.get('model', {}).get('type'), f'{cfg.filename or "the config"}')
     _refuse_sharding(cfg)
     optimizers = [k for k, v in cfg.get('optim_wrapper', {}).items() if isinstance(v, dict) and 'optimizer' in v]
     if amp:
@@ -197,8 +198,10 @@ def _has_critic(loss: dict) -> bool:
 
 def _refuse_sharding(cfg: Config) -> None:
     """Refuse what of mmengine cuts weights into pieces, before it would do so to the wrong ones."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    parts = {f'optim_wrapper.{name}': one for name, one in wrapper.items() if isinstance(one, dict)}
     asked = {'strategy': cfg.get('strategy'), 'model_wrapper_cfg': cfg.get('model_wrapper_cfg'),
-             **{f'optim_wrapper {k}': one for k, one in enumerate(wrapper_configs(cfg.get('optim_wrapper') or {}))}}
+             'optim_wrapper': wrapper, **parts}
     for what, part in asked.items():
         kind = str((part or {}).get('type', ''))
         if not is_distiller(cfg) or not any(name in kind for name in _SHARDS):

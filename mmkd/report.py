@@ -61,7 +61,7 @@ def read_row(argument: str) -> Row:
         ValueError: A folder of runs that are not called by their seeds; a seed twice; runs of several recipes.
     """
     label, path = ('', argument) if Path(argument).is_dir() else argument.rpartition('=')[::2]
-    if label and not Path(path).is_dir():
+    if label and not Path(path).is_dir() and Path(argument.partition('=')[2]).is_dir():
         label, path = argument.partition('=')[::2]  # a folder whose name holds a '='
     folder = Path(path)
     if not folder.is_dir():
@@ -85,8 +85,10 @@ def _read_run(folder: Path) -> Run:
     several = sorted({path.relative_to(folder).parts[0] for path in (*tests, *folder.glob(f'*/{FILE}'))
                       if not TIME.fullmatch(path.relative_to(folder).parts[0])} - {'test'})
     if several and not (folder / FILE).is_file() and (len(several) > 1 or (folder / several[0] / FILE).is_file()):
-        raise ValueError(f'{folder} is a folder of runs: {", ".join(several)}. Mend: one argument LABEL=DIR for each, '
-                         'or seed_0, seed_1, … for runs of one recipe')
+        trained = any((folder / name / FILE).is_file() for name in several)
+        raise ValueError(f'{folder} {"is a folder of runs" if trained else "holds several tests"}: '
+                         f'{", ".join(several)}. Mend: one argument LABEL=DIR for each, or seed_0, seed_1, … for '
+                         'runs of one recipe')
     if not tests:
         raise FileNotFoundError(f'{folder} holds no result of a test. Mend: tools/test.py CONFIG CHECKPOINT --work-dir '
                                 f'{folder / "test"}')
@@ -181,7 +183,7 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
         if teacher is not None:
             cells.append('–' if row.label in (baseline, teacher) else f'{gap_closed(mean, *ends):.0f} %')
         lines.append([*cells, _time(row)])
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n\n' + _conditions(rows, sign < 0)
+    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n\n' + _conditions(rows, '↓' in str(titles))
 
 
 def _time(row: Row) -> str:

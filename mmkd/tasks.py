@@ -13,7 +13,7 @@ class Task:
 
     Args:
         kind: SEGMENTATION, DEPTH, DETECTION, CLASSIFICATION, or UNKNOWN.
-        num_classes: Of its last head; None where it has none.
+        num_classes: Of its last head; None where it has none, or sees no classes (mmdet's RPN).
         depth: The range of depth that it knows, in its own unit.
     """
 
@@ -39,6 +39,8 @@ def task_of(model: Any) -> Task:
         return Task(SEGMENTATION, _number(model, last))
     for owner in (model, getattr(model, 'roi_head', None)):
         head = getattr(owner, 'bbox_head', None)
+        if head is not None and type(model).__name__ == 'RPN':  # it takes every box for one of class 0
+            return Task(DETECTION)
         if head is not None:  # a cascade has one a stage
             return Task(DETECTION, _number(head[-1] if isinstance(head, nn.ModuleList) else head))
     if hasattr(model, 'head') or hasattr(model, 'num_classes'):
@@ -50,12 +52,13 @@ def _number(*owners: Any) -> int | None:
     return next((n for n in (getattr(owner, 'num_classes', None) for owner in owners) if isinstance(n, int)), None)
 
 
-def check_same_places(objective: str, tapped: dict[str, tuple[nn.Module, str]]) -> None:
+def check_same_places(objective: str, tapped: dict[str, tuple[nn.Module, str]], by_channel: bool = True) -> None:
     """Refuse tensors of two members that look alike and do not mean the same.
 
     Args:
         objective: How errors call what compares them.
         tapped: ``'member.tap'`` -> the member's model and the path of the module whose tensor is read.
+        by_channel: Whether channel k of one is compared with channel k of the other; affinities are not.
 
     Raises:
         ValueError: A second stage of detectors, which sees each one's own proposals; bins of depth of other ranges.
@@ -67,7 +70,7 @@ def check_same_places(objective: str, tapped: dict[str, tuple[nn.Module, str]]) 
                          'neck or the rpn_head')
     bins = {name: task_of(model).depth for name, (model, path) in tapped.items()
             if path.endswith('.conv_seg') and task_of(model).kind == DEPTH}
-    if len(set(bins.values())) > 1:
+    if by_channel and len(set(bins.values())) > 1:
         raise ValueError(f'objective {objective!r} compares bins of depth of other ranges: {bins}, so bin k is another '
                          'depth for each. Mend: the same min_depth and max_depth, or tap metres (decode_head.depth)')
 

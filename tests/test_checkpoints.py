@@ -249,10 +249,11 @@ def test_no_network_says_which_file_to_put_where(hub: Path) -> None:
 
 def test_files_of_one_name_and_two_urls_are_two(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     states = {f'https://models.example/member_{k}/iter_9-20230220.pth': network().state_dict() for k in (0, 1)}
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, file, **_: save(states[url], Path(file)))
-    for _ in range(2):
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, file, **_: save(states[url[:-2]], Path(file)))
+    for token in range(2):
         for url, state in states.items():  # and a date is no hash
-            assert_same(load_state_dict_file(url), state)
+            assert_same(load_state_dict_file(f'{url}?{token}'), state)
+    assert len(list(hub.iterdir())) == 2, 'a token makes no other file'
 
 
 def test_a_connection_that_breaks(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,8 @@ CAMVID = [path for path in RECIPES if path.stem.endswith(('_camvid', '_camvid-24
 BCCD = [path for path in RECIPES if '_bccd-' in path.stem]
 CITYSCAPES = [path for path in RECIPES if '_cityscapes-' in path.stem]
 SIZE = (64, 96)
-DEPTH = 155  # in the units of the depth files
+METRES = 4.
+DEPTH = {'depth_dir': np.uint8(METRES * 25.5), 'annotations': np.uint16(METRES * 1000)}  # the units of the files
 IMAGES_PER_CLASS = 3  # one of them validates
 
 
@@ -37,7 +38,7 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     layouts = {'mmkd.CamVid': ('img_dir/{0}/{1}.jpg', 'ann_dir/{0}/{1}.png', 11),
                'CityscapesDataset': ('leftImg8bit/{0}/{1}_leftImg8bit.png',
                                      'gtFine/{0}/{1}_gtFine_labelTrainIds.png', 19),
-               'NYUDataset': ('img_dir/{0}/{1}.jpg', 'depth_dir/{0}/{1}.png', 11)}
+               'NYUDataset': ('images/{0}/{1}.jpg', 'annotations/{0}/{1}.png', 11)}
     made = {name: tmp_path_factory.mktemp(name) for name in (*layouts, 'mmkd.CIFAR10')}
     for name, (image, label, classes) in layouts.items():
         for split in ('train', 'val', 'test'):
@@ -45,12 +46,14 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                 blocks = generator.integers(0, classes, (SIZE[0] // 8, SIZE[1] // 8), np.uint8)
                 labels = blocks.repeat(8, 0).repeat(8, 1)
                 labels[-8:] = 255
-                truth = np.full_like(labels, DEPTH) if name == 'NYUDataset' else labels
-                for pattern, pixels in ((image, np.stack([labels * 10] * 3, -1)), (label, truth)):
-                    write(made[name] / pattern.format(split, frame), pixels)
+                write(made[name] / image.format(split, frame), np.stack([labels * 10] * 3, -1))
+                if name != 'NYUDataset':
+                    write(made[name] / label.format(split, frame), labels)
+                    continue
+                for folder, depth in DEPTH.items():
+                    write(made[name] / f'{folder}/{split}/{frame}.png', np.full(SIZE, depth))
     write_boxes(Path(made.setdefault('CocoDataset', tmp_path_factory.mktemp('CocoDataset'))))
-    for link, folder in (('images', 'img_dir'), ('annotations', 'depth_dir')):  # the names of mmseg's own layout
-        (made['NYUDataset'] / link).symlink_to(made['NYUDataset'] / folder)
+    (made['NYUDataset'] / 'img_dir').symlink_to(made['NYUDataset'] / 'images')  # mmseg's own layout, and the small one
     hundred = Config.fromfile(CONFIGS / '_base_/cifar100.py').metainfo.classes
     for part, name, number in product(('train', 'test'), (*CIFAR10.METAINFO['classes'], *hundred),
                                       range(IMAGES_PER_CLASS)):
@@ -157,8 +160,7 @@ def _losses_of_one(cfg: Config) -> dict[str, float]:
         return {'loss_centerness': math.log(2), 'loss_cls': math.nan, 'loss_bbox': math.nan}
     if cfg.train_dataloader.dataset.type == 'NYUDataset':  # log-centred bins under a scale-invariant loss
         head = (cfg.model.student.model if is_distiller(cfg) else cfg.model).decode_head
-        metres = DEPTH * cfg.load_depth.depth_rescale_factor
-        return {'decode.loss_silog': abs(math.log(metres / math.sqrt(head.min_depth * head.max_depth))) / math.sqrt(2)}
+        return {'decode.loss_silog': abs(math.log(METRES / math.sqrt(head.min_depth * head.max_depth))) / math.sqrt(2)}
     classes = 19 if cfg.train_dataloader.dataset.type == 'CityscapesDataset' else 11
     return {'decode.loss_ce': 7 / 8 * math.log(classes), 'aux.loss_ce': math.nan}  # mmseg's mean has ignored pixels too
 

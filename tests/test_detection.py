@@ -262,7 +262,7 @@ def test_a_library_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None
     for name in [name for name in sys.modules if name.split('.')[0] == 'mmdet']:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, 'mmdet', None)
-    message = r"is a model of mmdet, which does not import here .*Mend: pip install 'mmkd\[det\]', and mmcv with its " \
+    message = r"uses mmdet, which does not import here .*Mend: pip install 'mmkd\[det\]', and mmcv with its " \
         'compiled operations: pip install --no-build-isolation'
     with pytest.raises(ImportError, match=f'student {message}'):
         build(distiller(fcos(8), fcos(16), 'bbox_head.conv_cls'))

@@ -134,6 +134,11 @@ def test_a_folder_of_several_runs_is_no_run(tmp_path: Path) -> None:
         read_row(str(tmp_path / 'all'))
     with pytest.raises(ValueError, match='one is a folder of runs: run_0'):
         read_row(str(tmp_path / 'one'))
+    for name in ('clean', 'ood'):
+        write_run(tmp_path / 'tests' / name, 40.)
+        (tmp_path / 'tests' / name / 'run.json').unlink()
+    with pytest.raises(ValueError, match='tests holds several tests: clean, ood. Mend: one argument LABEL=DIR'):
+        read_row(str(tmp_path / 'tests'))
 
 
 def test_runs_of_one_seed_or_of_two_recipes_are_no_row(tmp_path: Path) -> None:
@@ -171,6 +176,8 @@ def test_refusals(work: Path) -> None:
     kd, alone = read_row(str(work / 'kd')), read_row(str(work / 'alone'))
     with pytest.raises(FileNotFoundError, match='nowhere is no folder. Mend: a work dir of tools/train.py'):
         read_row('x=nowhere')
+    with pytest.raises(FileNotFoundError, match='^/nowhere is no folder'):
+        read_row('lr=0.1=/nowhere')
     (work / 'untested').mkdir()
     with pytest.raises(FileNotFoundError, match='untested holds no result of a test. Mend: tools/test.py CONFIG'):
         read_row(str(work / 'untested'))

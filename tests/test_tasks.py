@@ -25,6 +25,7 @@ def model(**parts: object) -> nn.Module:
     (lambda: model(decode_head=nn.ModuleList([model(), model(num_classes=3)])), Task('segmentation', 3)),
     (lambda: model(bbox_head=model(num_classes=7)), Task('detection', 7)),
     (lambda: model(roi_head=model(bbox_head=nn.ModuleList([model(num_classes=7)]))), Task('detection', 7)),
+    (lambda: type('RPN', (nn.Module,), dict(bbox_head=model(num_classes=1)))(), Task('detection')),
     (lambda: model(num_classes=4), Task('classification', 4)),
     (lambda: model(head=model(num_classes=6)), Task('classification', 6)),
     (lambda: model(head=model()), Task('classification')),
@@ -62,6 +63,7 @@ def test_bins_of_depth_and_second_stages_that_do_not_correspond() -> None:
                                          r": \(0.5, 10.0\), 'teacher.logits': \(1.0, 80.0\)}.*tap metres"):
         check_same_places('pixel', places)
     check_same_places('pixel', {**places, 'teacher.logits': (near, 'decode_head.conv_seg')})
+    check_same_places('pair', places, by_channel=False)  # affinities of positions
     check_same_places('depth', {name: (one, 'decode_head.depth') for name, (one, _) in places.items()})
     two = {f'{name}.scores': (model(), 'roi_head.bbox_head.fc_cls') for name in ('student', 'teacher')}
     with pytest.raises(ValueError, match=r"objective 'kl' compares the roi_head of student and teacher, which see prop"

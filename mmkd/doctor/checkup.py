@@ -77,7 +77,7 @@ def _examine_data(cfg: Config, wiring: Wiring, batches: int, batch_size: int, re
         return next(iter(drawn), None)
     looked = [('training samples', samples), ('looked at', f'{len(drawn)} batches of {batch_size}')]
     if task.kind == DETECTION:
-        report.table('data', ('what', 'value'), [*looked, *check_boxes(drawn, task.num_classes or 0, report)])
+        report.table('data', ('what', 'value'), [*looked, *check_boxes(drawn, task.num_classes, report)])
     if task.kind not in (SEGMENTATION, CLASSIFICATION) or not task.num_classes:
         return drawn[0]
     ignored = getattr(getattr(student, 'decode_head', None), 'ignore_index', 255)

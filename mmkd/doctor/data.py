@@ -118,21 +118,25 @@ def check_labels(batches: list[dict], preprocessor: nn.Module, num_classes: int,
     return rows, good
 
 
-def check_boxes(batches: list[dict], num_classes: int, report: Report) -> list[tuple[str, str]]:
+def check_boxes(batches: list[dict], num_classes: int | None, report: Report) -> list[tuple[str, str]]:
     """Report labels of boxes that no class has; return what the images hold, as rows of a table."""
-    labels = [sample.gt_instances.labels for data in batches for sample in data['data_samples']]
-    found = torch.cat([torch.as_tensor(x) for x in labels]) if labels else torch.zeros(0)
-    wrong = found[(found < 0) | (found >= num_classes)].unique().tolist()
-    if wrong:
-        report.error(f'boxes have the labels {wrong[:8]}, but the student has {num_classes} classes (0 … '
-                     f"{num_classes - 1}). Mend: num_classes of the head, or metainfo=dict(classes=…) of the data set")
+    samples = [sample for data in batches for sample in data['data_samples']]
+    labels = [torch.as_tensor(sample.gt_instances.labels) for sample in samples]
+    found = torch.cat(labels) if labels else torch.zeros(0)
+    try:
+        if num_classes is not None:
+            Batch(torch.zeros(0), samples).check_boxes(num_classes)
+    except ValueError as error:
+        report.error(error)
     if labels and not len(found):
-        report.error(f'none of {len(labels)} images has a box, so that the student would learn nothing. Mend: '
-                     'metainfo=dict(classes=…) of the data set must be the names in its annotation file, letter by '
-                     'letter; boxes of other names are dropped')
+        report.warn(f'none of the first {len(labels)} images has a box: if none has, the student learns from its '
+                    'teachers alone. If that is not meant: metainfo=dict(classes=…) of the data set must be the names '
+                    'in its annotation file, letter by letter; boxes of other names are dropped')
+    seen = found[(found >= 0) & (found < num_classes)] if num_classes is not None else found
+    of = f' of {num_classes}' if num_classes is not None else ''
     return [('boxes an image', f'{len(found) / max(len(labels), 1):.1f}'),
             ('images without boxes', f'{sum(not len(x) for x in labels)} of {len(labels)}'),
-            ('classes seen', f'{len(found.unique()) - len(wrong)} of {num_classes}')]
+            ('classes seen', f'{len(seen.unique())}{of}')]
 
 
 def _histogram(labels: Tensor, num_classes: int) -> Tensor:

@@ -57,7 +57,7 @@ class RunRecordHook(Hook):
         device = get_device()
         found = environment(device)
         record: dict[str, Any] = dict(
-            config=Path(runner.cfg.filename or runner.experiment_name).name,
+            config=Path(runner.cfg.filename).name if runner.cfg.filename else None,
             seed=(runner.cfg.get('randomness') or {}).get('seed'), iterations=runner.iter,
             batch_size=runner.cfg.train_dataloader.batch_size, processes=get_world_size(),
             accumulative_counts=max(_accumulations(runner.optim_wrapper)),

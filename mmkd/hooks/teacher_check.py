@@ -27,7 +27,7 @@ class TeacherCheckHook(Hook):
         maximum: Stop training where a metric is above its value, for instance ``dict(abs_rel=0.2)``.
 
     Raises:
-        ValueError: A teacher stays under ``minimum`` or above ``maximum``.
+        ValueError: A teacher stays under ``minimum`` or above ``maximum``, or cannot be measured by them.
         KeyError: One of them names a metric that the evaluator does not report.
     """
 
@@ -52,8 +52,11 @@ class TeacherCheckHook(Hook):
                 if run.dtype == torch.float32 or 'scalar type' not in str(error):
                     raise
                 # boxes are decoded with anchors in float32; its taps, in mode='tensor', are not concerned
-                runner.logger.warning(f'teacher {name!r} cannot predict in {run.dtype} ({error}), so its quality is '
-                                      f"unknown. Mend: test it by its own config, or precision='fp32'")
+                unknown = (f'teacher {name!r} cannot predict in {run.dtype} ({error}), so its quality is unknown. '
+                           "Mend: test it by its own config, or precision='fp32'")
+                if self.minimum or self.maximum:
+                    raise ValueError(unknown) from error
+                runner.logger.warning(unknown)
                 continue
             values = ', '.join(f'{key} {value:.4g}' for key, value in self.results[name].items())
             runner.logger.info(f'teacher {name!r} on the validation set: {values}')
@@ -78,6 +81,15 @@ class TeacherCheckHook(Hook):
         return {key: float(value) for key, value in evaluator.evaluate(size).items()}
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
+        if not metrics or metrics.get('coco/bbox_mAP', 1.) < 0.01:  # mmdet reports nothing where nothing is found
+            poor = (f'teacher {name!r} finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP '
+                    f'{metrics.get("coco/bbox_mAP", 0.):.4g}). Check its checkpoint, the order of its classes and its '
+                    'data_preprocessor')
+            if not metrics and (self.minimum or self.maximum):
+                raise ValueError(poor)
+            runner.logger.warning(poor)
+            if not metrics:
+                return
         for limits, sign, what, wrong in ((self.minimum, 1, 'minimum', 'below'),
                                           (self.maximum, -1, 'maximum', 'above')):
             for key, limit in limits.items():
@@ -91,13 +103,9 @@ class TeacherCheckHook(Hook):
         if lost:
             runner.logger.warning(f'teacher {name!r} has no number for {", ".join(lost)} (NaN). Check its checkpoint '
                                   'and the labels of the validation set')
-        if metrics.get('coco/bbox_mAP', 1.) < 0.01:
-            runner.logger.warning(f'teacher {name!r} finds next to nothing (coco/bbox_mAP '
-                                  f'{metrics["coco/bbox_mAP"]:.4g}). Check its checkpoint, the order of its classes '
-                                  'and its data_preprocessor')
         classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
         for key in ('mIoU', 'accuracy/top1'):
-            if classes and metrics.get(key, 100.0) < 150.0 / classes:
+            if classes > 1 and metrics.get(key, 100.0) < 150.0 / classes:
                 runner.logger.warning(f'teacher {name!r} is hardly better than chance ({key} {metrics[key]:.2f} of '
                                       f'{classes} classes). Check its checkpoint, the order of its classes and its '
                                       'data_preprocessor')

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
 
 from mmkd.hooks import NaNStopHook, run_record
@@ -42,9 +43,9 @@ def test_steps_that_accumulate_and_a_config_without_randomness(tmp_path: Path) -
     cfg.optim_wrapper.student.accumulative_counts = 2
     cfg.pop('randomness', None)
     cfg.custom_hooks = [hook for hook in cfg.custom_hooks if 'ExactResume' not in hook.type]  # it needs a seed
-    train(cfg)
+    train(Config(cfg.to_dict()))  # of no file
     record = record_of(tmp_path / 'run')
-    assert (record['accumulative_counts'], record['seed']) == (2, None)
+    assert (record['accumulative_counts'], record['seed'], record['config']) == (2, None, None)
 
 
 def test_what_hooks_do_before_the_training_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,7 @@ def test_the_logged_miou_is_that_of_an_evaluation_by_hand(runner: Runner, monkey
     assert hook.results['teacher']['mIoU'] == pytest.approx(expected, abs=0.006)  # mmseg rounds to two digits
     assert expected > 55
     assert told[-1].startswith("teacher 'teacher' on the validation set: aAcc ")
-    assert f'mIoU {hook.results["teacher"]["mIoU"]:.2f}' in told[-1]
+    assert f'mIoU {hook.results["teacher"]["mIoU"]:.4g}' in told[-1]
     assert said == []
     assert not runner.model.teacher.training
     assert not any(p.requires_grad for p in runner.model.teacher.parameters())
@@ -126,6 +126,7 @@ def test_maximum(runner: Runner) -> None:
 @pytest.mark.parametrize(('metrics', 'warning'), [
     (dict(abs_rel=float('nan'), d1=.5), "'t' has no number for abs_rel (NaN). Check its checkpoint and the labels"),
     ({'coco/bbox_mAP': .004}, "'t' finds next to nothing (coco/bbox_mAP 0.004). Check its checkpoint, the order of"),
+    ({}, "'t' finds nothing (coco/bbox_mAP 0). Check its checkpoint"),
     ({'coco/bbox_mAP': .3, 'abs_rel': .1}, None)])
 def test_what_is_warned_of(runner: Runner, monkeypatch: pytest.MonkeyPatch, metrics: dict, warning: str | None) -> None:
     said = warnings_of(runner, monkeypatch)
@@ -146,6 +147,21 @@ def test_a_teacher_that_cannot_predict_in_its_precision(runner: Runner, monkeypa
     runner.model.teachers.runs['teacher'].dtype = torch.bfloat16
     TeacherCheckHook().before_train(runner)
     assert "teacher 'teacher' cannot predict in torch.bfloat16 (expected scalar type" in said[0]
+    with pytest.raises(ValueError, match='cannot predict in torch.bfloat16.*so its quality is unknown'):
+        TeacherCheckHook(minimum=dict(mIoU=20.)).before_train(runner)
+
+
+def test_a_detector_that_finds_nothing_is_below_any_minimum(runner: Runner) -> None:
+    with pytest.raises(ValueError, match=r"'t' finds nothing \(coco/bbox_mAP 0\)"):
+        TeacherCheckHook(minimum={'coco/bbox_mAP': .3})._check(runner, 't', {})
+
+
+def test_one_class_has_no_chance_level(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = warnings_of(runner, monkeypatch)
+    monkeypatch.setattr(runner.val_loop.dataloader.dataset, '_metainfo', dict(classes=('face',)))
+    TeacherCheckHook()._check(runner, 't', {'coco/bbox_mAP': .5})
+    TeacherCheckHook()._check(runner, 't', dict(mIoU=80.))
+    assert said == []
 
 
 @pytest.mark.parametrize(('miou', 'warns'), [(49.9, True), (50.1, False)])
