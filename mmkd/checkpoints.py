@@ -1,77 +1,95 @@
 """Read weights from any checkpoint safely, and load them strictly."""
-import hashlib
-import http.client
 import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmkd.checks import nearest
+from mmkd.checks import nearest, printable
+from mmkd.download import fetch
+from mmkd.torch_file import BrokenFileError, UnknownNameError, read_torch_file
 
-_HASH = re.compile(r'-(?!20\d\d[01]\d[0-3]\d\.)([0-9a-f]{8})\.pth$')  # eight digits may be a date
-
-
-class _Ignored:
-    """Stands for a class whose objects lie beside the weights and are thrown away; its code never runs."""
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> '_Ignored':
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
+_trusted = False
+_handed_over: dict[str, Any] = {}
 
 
-def _known_globals() -> list:
-    """Return what checkpoints of mmengine, mmcv and numpy users hold, as (stand-in or the thing itself, its name).
-
-    Arrays are rebuilt by numpy itself, under the names of numpy 1 and 2; everything else gets an inert stand-in:
-    ``getattr`` above all, which mmengine's HistoryBuffer asks for and which would otherwise open any door.
-    """
-    multiarray = np._core.multiarray  # type: ignore[attr-defined]
-    known: list = [(part, f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
-                   for name, part in (('_reconstruct', multiarray._reconstruct), ('scalar', multiarray.scalar))]
-    known += [np.ndarray, np.dtype, *{type(np.dtype(kind)) for kind in np.sctypeDict.values()}]
-    known += [(_Ignored, name) for name in (
-        'builtins.getattr', 'builtins.slice', 'mmengine.logging.history_buffer.HistoryBuffer',
-        'pathlib.PosixPath', 'pathlib.WindowsPath', 'pathlib._local.PosixPath', 'pathlib._local.WindowsPath')]
-    known += [(dict, name) for name in (
-        'mmengine.config.config.ConfigDict', 'mmcv.utils.config.ConfigDict', 'addict.addict.Dict')]
-    return known
+def trust_checkpoints() -> None:
+    """Let every checkpoint of this process run what code it holds, as ``--trust-checkpoint`` asks for."""
+    global _trusted
+    _trusted = True
 
 
 def load_checkpoint_file(path: str | Path) -> Any:
-    """Read all of a checkpoint without running any code that it may hold; log histories come back empty.
+    """Read all of a checkpoint as data: nothing of it runs, see :mod:`mmkd.torch_file`.
 
     Args:
         path: a file, or an http(s) URL, kept in torch.hub's cache; where its name ends in ``-<8 hex digits>.pth``
-            these must be the beginning of the file's SHA-256.
+            these must be the beginning of the file's SHA-256. What is broken in the cache is fetched once more.
 
     Raises:
         FileNotFoundError: no such file; names the nearest ones in that folder.
         ConnectionError: the URL cannot be reached; says which file to put where.
-        RuntimeError: the file is truncated, is no checkpoint, or does not match its hash.
+        RuntimeError: the file is truncated or damaged, is no checkpoint, or does not match its hash.
         TypeError: the file needs a class that is not known to be harmless.
     """
     name = str(path)
+    if name in _handed_over:
+        return _handed_over.pop(name)
     if name.startswith(('http://', 'https://')):
-        return _read(_download(name))
+        return fetch(name, _read)
     if '://' in name:
         raise FileNotFoundError(f'{name}: only files and http(s) URLs are loaded; give the URL this name stands for')
     return _read(_existing(Path(path)))
 
 
-def load_state_dict_file(path: str | Path, float32: bool = False) -> dict[str, Tensor]:
+def hand_over(path: str | Path, content: Any) -> None:
+    """Let the next one who reads ``path`` have this content: what was checked is what is loaded."""
+    _handed_over[str(path)] = content
+
+
+def load_for_mmengine(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
+    """Stand in for mmengine's own loader, which reads a file without any care where the careful way fails.
+
+    Args:
+        file: A path, a URL or an open file.
+        map_location: Left alone: tensors are on the CPU, and who loads them copies them to where they belong.
+        weights_only: Left alone.
+    """
+    content = _read_open(file, 'the checkpoint') if hasattr(file, 'read') else load_checkpoint_file(file)
+    meta = content.get('meta') if isinstance(content, dict) else None
+    if isinstance(meta, dict):
+        meta.pop('config', None)  # a string that Runner.resume would execute
+    return content
+
+
+def latest_checkpoint(folder: str | Path) -> str | None:
+    """Return the checkpoint that ``last_checkpoint`` names, which lies beside it; None where none was written yet.
+
+    Only the name is taken of what the file says: a folder may be moved or copied, and no file leads out of it.
+
+    Raises:
+        FileNotFoundError: There is no such file in that folder.
+    """
+    note = Path(folder) / 'last_checkpoint'
+    if not note.is_file():
+        return None
+    with open(note, encoding='utf-8', errors='replace') as file:
+        text = file.read(4096).strip()
+    found = note.parent / (re.split(r'[/\\]', text)[-1] or '?')
+    if found.is_file():
+        return str(found)
+    files = sorted(other.name for other in note.parent.glob('*.pth'))
+    raise FileNotFoundError(f'{note} names {printable(text)!r}, but no such file lies beside it (checkpoints there: '
+                            f'{_first(files) or "none"}). Mend: write the name of one of them into it, or delete it; '
+                            'a checkpoint of elsewhere is resumed by --resume --cfg-options load_from=PATH')
+
+
+def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint, safely.
 
     Accepts a bare state dict, ``{'state_dict': …}`` (mmengine, mmcv) and ``{'model': …}`` (detectron2, timm), files of
@@ -79,7 +97,6 @@ def load_state_dict_file(path: str | Path, float32: bool = False) -> dict[str, T
 
     Args:
         path: a file or an http(s) URL, as for :func:`load_checkpoint_file`, whose errors are raised here too.
-        float32: turn float16 and bfloat16 weights into float32.
 
     Returns:
         The tensors by name, on the CPU, module versions (``_metadata``) kept.
@@ -87,14 +104,8 @@ def load_state_dict_file(path: str | Path, float32: bool = False) -> dict[str, T
     Raises:
         TypeError: the file holds no state dict.
     """
-    weights = _state_dict_in(load_checkpoint_file(path), path)
-    if all(key.startswith('module.') for key in weights):
-        weights = _strip(weights, 'module.')
-    if float32:
-        for key, value in weights.items():
-            if value.dtype in (torch.float16, torch.bfloat16):
-                weights[key] = value.float()
-    return weights
+    weights = state_dict_in(load_checkpoint_file(path), path)
+    return _strip(weights, 'module.') if all(key.startswith('module.') for key in weights) else weights
 
 
 def select_prefix(state_dict: Mapping[str, Tensor], prefixes: str | Sequence[str]) -> dict[str, Tensor]:
@@ -177,8 +188,12 @@ def _strip(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return part
 
 
-def _state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
-    """Find the state dict in what a file holds, arrays turned into tensors."""
+def state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
+    """Return the state dict in what a file holds, arrays turned into tensors.
+
+    Raises:
+        TypeError: There is none.
+    """
     weights = content
     for key in ('state_dict', 'model'):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
@@ -189,7 +204,11 @@ def _state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
                         'torch.save(model.state_dict(), path)')
     tensors = OrderedDict((key, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
                           for key, value in weights.items())
-    other = [str(key) for key, value in tensors.items() if not isinstance(value, Tensor)]
+    unnamed = [repr(key) for key in tensors if not isinstance(key, str)]
+    if unnamed:
+        raise TypeError(f'{file} holds no state dict: its keys are {_first(unnamed)}, but weights go by names. Write '
+                        'it with torch.save(model.state_dict(), path)')
+    other = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if other:
         raise TypeError(f'{file} holds no state dict: neither "state_dict" nor "model" is a key of it, and these '
                         f'entries are no tensors: {_first(other)}. Write it with torch.save(model.state_dict(), path)')
@@ -199,19 +218,23 @@ def _state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
 
 
 def _read(file: Path) -> Any:
-    """torch.load without code: what is not known is an error, never a reason to load the unsafe way."""
+    with open(file, 'rb') as opened:  # once: what is checked is what is loaded
+        return _read_open(opened, str(file))
+
+
+def _read_open(file: Any, name: str) -> Any:
+    if _trusted:
+        return torch.load(file, map_location='cpu', weights_only=False)
     try:
-        with torch.serialization.safe_globals(_known_globals()):
-            return torch.load(file, map_location='cpu', weights_only=True)
-    except Exception as error:  # torch raises six kinds of errors for broken files
-        unknown = re.search(r'GLOBAL (\S+)', str(error)) if isinstance(error, UnpicklingError) else None
-        if unknown:
-            raise TypeError(f'{file} needs {unknown[1]}, which mmkd does not know to be harmless, so it was not '
-                            'loaded. Mend: where you trust the file, load it once yourself and keep only the weights: '
-                            "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path)") from error
-        reason = f'{type(error).__name__}: {error}'.splitlines()[0][:200]
-        raise RuntimeError(f'{file} ({file.stat().st_size} bytes) is truncated or is no PyTorch checkpoint; copy or '
-                           f'download it again ({reason})') from error
+        return read_torch_file(file)
+    except UnknownNameError as error:
+        raise TypeError(f'{name} needs {printable(error)}, which mmkd does not know to be harmless, so it was not '
+                        'loaded. Mend: where you trust the file, load it once yourself and keep only the weights: '
+                        "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path); or "
+                        '--trust-checkpoint, which lets it run its code') from error
+    except BrokenFileError as error:
+        raise RuntimeError(f'{name} ({file.seek(0, os.SEEK_END)} bytes) is truncated or is no PyTorch checkpoint; copy '
+                           f'or download it again ({printable(error)})') from error
 
 
 def _existing(file: Path) -> Path:
@@ -224,32 +247,3 @@ def _existing(file: Path) -> Path:
     files = sorted(name for name in os.listdir(folder) if (folder / name).is_file())
     raise FileNotFoundError(f'checkpoint {file} {kind}{nearest(file.name, files)} '
                             f'(files in {folder.absolute()}: {_first(files) or "none"})')
-
-
-def _download(url: str) -> Path:
-    """Return the cached file of a URL, downloaded if need be and checked against the hash in its name."""
-    parts = urlparse(url)
-    name = os.path.basename(parts.path)
-    expected = _HASH.search(name)
-    if not expected:  # …/run1/best.pth and …/run2/best.pth are two files
-        place = f'{parts.scheme}://{parts.netloc}{parts.path}'  # without the token of a signed URL
-        name = f'{hashlib.sha256(place.encode()).hexdigest()[:8]}_{name}'
-    file = Path(torch.hub.get_dir()) / 'checkpoints' / name
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(url, str(file), progress=False)
-        except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-            raise ConnectionError(f'cannot download {url} ({error}). Without a network: fetch it elsewhere and put it '
-                                  f'at {file}, or give the local path as checkpoint') from error
-    if expected:
-        digest = hashlib.sha256()
-        with open(file, 'rb') as content:
-            while chunk := content.read(2 ** 20):
-                digest.update(chunk)
-        actual = digest.hexdigest()
-        if not actual.startswith(expected[1]):
-            raise RuntimeError(f'{file} has the SHA-256 {actual[:8]}… and its name says {expected[1]}: it is '
-                               'incomplete or another file. Delete it and try again, or give its local path as '
-                               'checkpoint to load it unchecked')
-    return file

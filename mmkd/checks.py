@@ -25,6 +25,16 @@ def nearest_file(file: Path) -> str:
     return nearest(file.name, [other.name for other in file.parent.glob(f'*{file.suffix}')])
 
 
+def printable(text: object, longest: int = 200) -> str:
+    r"""Return a text of elsewhere as one line that no terminal takes for commands.
+
+    >>> printable('a\nb\x1b[31m')
+    'a b?[31m'
+    """
+    line = ' '.join(str(text).split())[:longest]
+    return ''.join(c if c.isprintable() else '?' for c in line)
+
+
 def check_keys(got: Iterable[str], allowed: Iterable[str], where: str) -> None:
     """Raise TypeError for a key that ``where`` does not know.
 

@@ -2,6 +2,7 @@
 import warnings
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
+from typing import Any
 
 # fork → upstream distributions that write into the same import folder
 SAME_FOLDER = {
@@ -84,7 +85,27 @@ def require_library(scope: str, kind: object, what: str) -> None:
                           f'{MENDS[scope]}') from error
 
 
+def read_checkpoints_as_data() -> None:
+    """Have mmengine read every file by mmkd's reader: ``load_from``, ``resume``, ``Pretrained``, ``init_model``.
+
+    mmengine's own loads a file that ``weights_only=True`` refuses once more without it, which runs the code that it may
+    hold; its downloads are loaded so at once; and ``last_checkpoint`` may name any file and any URL.
+    """
+    from mmengine.runner import checkpoint, runner
+
+    from mmkd.checkpoints import latest_checkpoint, load_for_mmengine
+
+    checkpoint._safe_torch_load = load_for_mmengine
+
+    def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+        return load_for_mmengine(url)
+
+    checkpoint.load_url = load_url
+    checkpoint.find_latest_checkpoint = runner.find_latest_checkpoint = latest_checkpoint
+
+
 refuse_two_distributions()
 mend_config_paths()
+read_checkpoints_as_data()
 # mmcv says so in each process where its compiled ops are missing, which mmkd does not need.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')

@@ -110,7 +110,7 @@ class Member:
         """Load the checkpoint strictly, if there is one."""
         if self.checkpoint is None:
             return
-        state = load_state_dict_file(self.checkpoint, float32=True)
+        state = load_state_dict_file(self.checkpoint)
         own = ('students.', 'objectives.')
         if any(key.startswith(own) for key in state):
             state = select_prefix(state, [f'students.{self.name}.', 'students.student.'])

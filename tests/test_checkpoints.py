@@ -3,6 +3,7 @@ import hashlib
 import http.client
 import os
 import re
+import struct
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -15,9 +16,18 @@ import torch
 from hooks.tiny_run import Script, make_runner
 from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.model import initialize
+from mmengine.runner import load_checkpoint
+from mmengine.runner.runner import find_latest_checkpoint as find_latest
 from torch import nn
 
-from mmkd.checkpoints import load_checkpoint_file, load_state_dict_file, load_strict, select_prefix
+from mmkd.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint_file,
+    load_state_dict_file,
+    load_strict,
+    select_prefix,
+)
 
 
 def network(channels: int = 3, classes: int = 5) -> nn.Sequential:
@@ -87,7 +97,7 @@ def old_numpy(path: Path) -> Path:
 
 def test_what_runs_keep_beside_the_weights(tmp_path: Path) -> None:
     buffer = HistoryBuffer([1.0, 2.0], [1, 1])
-    kinds = [np.float64(0.5), np.float32(0.5), np.int64(3), np.bool_(True), np.arange(3), np.array(['a'])]
+    kinds = [np.float64(0.5), np.float32(0.5), np.int64(3), np.bool_(True), np.arange(3)]
     content = dict(state_dict={'w': torch.ones(2)}, meta=dict(
         cfg=ConfigDict(a=1, b=[dict(c=2)]), path=Path('a/b'), kinds=kinds,
         palette=[(1, 2, 3)], history=buffer, window=slice(1, 2), names={'a'}))
@@ -100,14 +110,11 @@ def test_what_runs_keep_beside_the_weights(tmp_path: Path) -> None:
         assert loaded['meta']['kinds'][4].tolist() == [0, 1, 2]
 
 
-def test_half_precision_on_request(tmp_path: Path) -> None:
+def test_every_precision_loads_as_it_is(tmp_path: Path) -> None:
     state = {'half': torch.tensor([0.1]).half(), 'brain': torch.tensor([0.1]).bfloat16(), 'count': torch.tensor(3),
              'double': torch.tensor(0.1, dtype=torch.float64)}
     file = save(state, tmp_path / 'a.pth')
     assert_same(load_state_dict_file(file), state)
-    wide = load_state_dict_file(file, float32=True)
-    assert [value.dtype for value in wide.values()] == [torch.float32, torch.float32, torch.int64, torch.float64]
-    assert wide['half'].item() == torch.tensor(0.1).half().item()
 
 
 def test_module_versions_survive(tmp_path: Path) -> None:
@@ -122,7 +129,7 @@ def test_module_versions_survive(tmp_path: Path) -> None:
 
 def test_teachers_and_published_weights_load(shared: Any) -> None:
     for name in ('camvid_teachers/effnet_lite2_deeplabv3plus_seed0.pth', 'espnet/espnet_p_2_q_8_camvid.pth'):
-        state = load_state_dict_file(shared(f'weights/{name}'), float32=True)
+        state = load_state_dict_file(shared(f'weights/{name}'))
         assert len(state) > 100
         assert all(value.isfinite().all() for value in state.values())
 
@@ -146,9 +153,89 @@ def test_code_in_a_file_never_runs(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
-def test_getattr_is_inert(tmp_path: Path) -> None:
+def test_getattr_is_for_log_histories_alone(tmp_path: Path) -> None:
     bad = {'state_dict': {'w': torch.zeros(1)}, 'meta': Evil(getattr, np.ndarray, 'tofile')}
-    assert not callable(load_checkpoint_file(save(bad, tmp_path / 'a.pth'))['meta'])
+    with pytest.raises(TypeError, match=r'a\.pth needs builtins\.getattr, which mmkd does not know to be harmless'):
+        load_checkpoint_file(save(bad, tmp_path / 'a.pth'))
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_weights_that_share_memory_go_on_sharing_it(zipped: bool, tmp_path: Path) -> None:
+    whole = torch.arange(12.)
+    state = {'whole': whole, 'part': whole[2:8].view(2, 3).t(), 'none': whole[:0], 'number': torch.tensor(3)}
+    torch.save(state, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
+    loaded = load_state_dict_file(tmp_path / 'a.pth')
+    assert_same(loaded, state)
+    assert loaded['part'].stride() == (1, 3)
+    loaded['whole'][2] = -1.
+    assert loaded['part'][0, 0] == -1.
+
+
+@pytest.mark.parametrize('dtype', [torch.bool, torch.uint8, torch.int16, torch.float64, torch.bfloat16, torch.complex64,
+                                   torch.uint16, torch.float8_e4m3fn])
+def test_every_type_of_number(dtype: torch.dtype, tmp_path: Path) -> None:
+    state = {'w': torch.tensor([0, 1, 1]).to(dtype)}
+    loaded = load_state_dict_file(save(state, tmp_path / 'a.pth'))
+    assert loaded['w'].dtype == dtype
+    assert torch.equal(loaded['w'].view(torch.uint8), state['w'].view(torch.uint8))
+
+
+def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
+    file = save({'state_dict': {'w': torch.full((1000,), 0.01)}}, tmp_path / 'a.pth')
+    content = bytearray(file.read_bytes())
+    place = content.index(struct.pack('<f', 0.01) * 4) + 403
+    content[place] ^= 64  # an exponent
+    file.write_bytes(content)
+    assert torch.load(file, weights_only=True)['state_dict']['w'].max() > 1e30, 'torch does not look'
+    with pytest.raises(RuntimeError, match=r'a\.pth .*Bad CRC-32'):
+        load_state_dict_file(file)
+
+
+@pytest.mark.parametrize(('key', 'name'), [(0, '0'), (b'w', "b'w'")])
+def test_weights_without_a_name(key: Any, name: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=rf'a\.pth holds no state dict: its keys are {name}, but weights go by names'):
+        load_state_dict_file(save({key: torch.zeros(1)}, tmp_path / 'a.pth'))
+
+
+def test_arrays_of_anything_but_numbers(tmp_path: Path) -> None:
+    for array in (np.array([1, 'a'], dtype=object), np.array(['a']), np.array([(1, 2)], dtype='i4,i4'),
+                  np.array(['2020-01-01'], dtype='M8[D]')):
+        with pytest.raises(RuntimeError, match=r"a\.pth .*an array of numpy is of the type '.*', which is no plain"):
+            load_state_dict_file(save({'w': array}, tmp_path / 'a.pth'))
+
+
+def test_trust_lets_a_file_run_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('mmkd.checkpoints._trusted', True)
+    file = save({'state_dict': {'w': torch.zeros(1)}, 'meta': Evil(os.mkdir, str(tmp_path / 'ran'))}, tmp_path / 'a.pth')
+    assert_same(load_state_dict_file(file), {'w': torch.zeros(1)})
+    assert (tmp_path / 'ran').is_dir()
+
+
+def test_mmengine_reads_as_mmkd_does(tmp_path: Path) -> None:
+    mark = tmp_path / 'ran'
+    file = save({'state_dict': network().state_dict(), 'meta': Evil(os.mkdir, str(mark))}, tmp_path / 'a.pth')
+    pretrained = nn.Module()
+    for load in (lambda: load_checkpoint(network(), str(file)),
+                 lambda: initialize(network(), dict(type='Pretrained', checkpoint=str(file))),
+                 lambda: initialize(pretrained, dict(type='Pretrained', checkpoint=str(file), prefix='conv'))):
+        with pytest.raises(TypeError, match=r'a\.pth needs posix\.mkdir'):
+            load()
+    assert not mark.exists()
+
+
+def test_last_checkpoint_names_a_file_beside_it(tmp_path: Path) -> None:
+    assert latest_checkpoint(tmp_path) is None
+    (tmp_path / 'iter_4.pth').touch()
+    for text in ('iter_4.pth', '/moved/from/here/iter_4.pth', 'C:\\runs\\iter_4.pth\n'):
+        (tmp_path / 'last_checkpoint').write_text(text)
+        assert latest_checkpoint(tmp_path) == find_latest(str(tmp_path)) == str(tmp_path / 'iter_4.pth')
+    outside = tmp_path / 'other' / 'evil.pth'
+    outside.parent.mkdir()
+    outside.touch()
+    for text in (str(outside), 'other/evil.pth', 'http://models.example/evil.pth', '..', '', 'iter_4.pth/'):
+        (tmp_path / 'last_checkpoint').write_text(text)
+        with pytest.raises(FileNotFoundError, match=r'last_checkpoint names .*checkpoints there: iter_4\.pth.*Mend: '):
+            latest_checkpoint(tmp_path)
 
 
 def test_a_whole_model_is_refused_by_class(tmp_path: Path) -> None:
@@ -227,9 +314,15 @@ def test_url_is_downloaded_once_and_checked(hub: Path, tmp_path: Path, monkeypat
         assert_same(load_state_dict_file(f'https://models.example/v1/{name}?x=1'), state)
     assert asked == [f'https://models.example/v1/{name}?x=1']
     assert (hub / name).is_file()
-    (hub / name).write_bytes(content + b'more')
-    with pytest.raises(RuntimeError, match=rf'{name} has the SHA-256 \w{{8}}… and its name says .*Delete it'):
+    (hub / name).write_bytes(content + b'more')  # what is broken in the cache is fetched anew
+    assert_same(load_state_dict_file(f'https://models.example/v1/{name}'), state)
+    assert len(asked) == 2
+    content += b'more'
+    (hub / name).unlink()
+    with pytest.raises(RuntimeError, match=rf'{name} has the SHA-256 \w{{8}}… and its name says .*was deleted again'):
         load_state_dict_file(f'https://models.example/v1/{name}')
+    assert not (hub / name).exists()
+    content = content[:-4]
     # without digits in the name nothing is checked
     assert_same(load_state_dict_file('http://models.example/net.pth'), state)
 
@@ -254,6 +347,18 @@ def test_files_of_one_name_and_two_urls_are_two(hub: Path, tmp_path: Path, monke
         for url, state in states.items():  # and a date is no hash
             assert_same(load_state_dict_file(f'{url}?{token}'), state)
     assert len(list(hub.iterdir())) == 2, 'a token makes no other file'
+
+
+@pytest.mark.parametrize('first', [lambda whole: whole[:len(whole) // 2], lambda whole: b'<!DOCTYPE html>'])
+def test_a_broken_download_is_not_kept(first: Any, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = network().state_dict()
+    content = save(state, tmp_path / 'made.pth').read_bytes()
+    answers = [first(content), content]
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, file, **_: Path(file).write_bytes(answers.pop(0)))
+    with pytest.raises(RuntimeError, match=r'net\.pth .*is truncated or is no .*came from https://models.*deleted again'):
+        load_state_dict_file('https://models.example/net.pth')
+    assert not list(hub.iterdir())
+    assert_same(load_state_dict_file('https://models.example/net.pth'), state)
 
 
 def test_a_connection_that_breaks(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
