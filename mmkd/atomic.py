@@ -8,7 +8,7 @@ PART = '.part'
 def write_atomically(data: bytes, path: str | Path) -> None:
     """Write ``data`` to ``path`` so that the path holds the old content or the new one, never a part.
 
-    The bytes go to ``<path>.part`` in the same folder, are synced to the disk and renamed over ``path``.
+    The bytes go to ``<path>.<process>.part`` in the same folder, are synced to the disk and renamed over ``path``.
     Whatever stops it (a full disk, Ctrl-C), the temporary file is removed and ``path`` is what it was.
 
     Args:
@@ -17,7 +17,7 @@ def write_atomically(data: bytes, path: str | Path) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + PART)
+    part = path.with_name(f'{path.name}.{os.getpid()}{PART}')
     try:
         with open(part, 'wb') as file:
             file.write(data)

@@ -9,8 +9,9 @@ from mmengine.config import Config
 from mmengine.logging import print_log
 
 from mmkd.atomic import write_atomically
-from mmkd.checkpoints import load_checkpoint_file
+from mmkd.checkpoints import load_checkpoint_file, state_dict_in
 from mmkd.checks import nearest
+from mmkd.literals import read_config_text
 from mmkd.member import Member, plain_model_cfg
 from mmkd.version import __version__
 
@@ -71,8 +72,8 @@ def write_student(state_dict: dict[str, Any], meta: dict[str, Any], path: Path, 
     """Write weights, and the text ``config`` beside them, each as a whole or not at all; return the config's path."""
     content = BytesIO()
     torch.save(dict(state_dict=state_dict, meta=meta), content)
+    write_atomically(config.encode(), path.parent / 'config.py')  # first: no weights without their config
     write_atomically(content.getvalue(), path)
-    write_atomically(config.encode(), path.parent / 'config.py')
     return path.parent / 'config.py'
 
 
@@ -99,12 +100,12 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
         ValueError: The checkpoint does not hold the config of its run; another student's config lies there.
     """
     loaded = load_checkpoint_file(str(checkpoint))
-    state = student_state_dict(loaded.get('state_dict', loaded), member)
+    state = student_state_dict(state_dict_in(loaded, str(checkpoint)), member)
     meta = loaded.get('meta', {})
     if not isinstance(meta.get('cfg'), str):
         raise ValueError(f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's config cannot "
                          'be written. Mend: use a checkpoint that the Runner saved')
-    run = Config.fromstring(meta['cfg'], '.py')
+    run = read_config_text(meta['cfg'], f'the config in {checkpoint}')
     several = run.model.get('students') or {}
     value = several.get(member) or run.model.student
     folder = Path(out) / member if len(several) > 1 else Path(out)

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmkd.checkpoints import load_state_dict_file
+from mmkd.checkpoints import hand_over, load_checkpoint_file, state_dict_in
 from mmkd.checks import nearest, nearest_file
 from mmkd.compat import require_library
 from mmkd.registry import MODELS
@@ -123,7 +123,9 @@ def check_checkpoint(cfg: Config, path: str) -> None:
         ValueError: A plain checkpoint for a Distiller, or the reverse.
         FileNotFoundError: No such checkpoint.
     """
-    state = load_state_dict_file(path)
+    content = load_checkpoint_file(path)
+    state = state_dict_in(content, path)
+    hand_over(path, content)  # mmengine would open the file once more
     if is_distiller(cfg) and not any(key.startswith('students.') for key in state):
         raise ValueError(f'{path} holds no students: it is the checkpoint of a plain model, but the config is '
                          "a Distiller's. Mend: test it by its own config (config.py beside an exported student)")

@@ -206,7 +206,8 @@ def test_arrays_of_anything_but_numbers(tmp_path: Path) -> None:
 
 def test_trust_lets_a_file_run_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mmkd.checkpoints._trusted', True)
-    file = save({'state_dict': {'w': torch.zeros(1)}, 'meta': Evil(os.mkdir, str(tmp_path / 'ran'))}, tmp_path / 'a.pth')
+    meta = Evil(os.mkdir, str(tmp_path / 'ran'))
+    file = save({'state_dict': {'w': torch.zeros(1)}, 'meta': meta}, tmp_path / 'a.pth')
     assert_same(load_state_dict_file(file), {'w': torch.zeros(1)})
     assert (tmp_path / 'ran').is_dir()
 
@@ -354,8 +355,12 @@ def test_a_broken_download_is_not_kept(first: Any, hub: Path, tmp_path: Path, mo
     state = network().state_dict()
     content = save(state, tmp_path / 'made.pth').read_bytes()
     answers = [first(content), content]
-    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, file, **_: Path(file).write_bytes(answers.pop(0)))
-    with pytest.raises(RuntimeError, match=r'net\.pth .*is truncated or is no .*came from https://models.*deleted again'):
+
+    def download(url: str, file: str, **kwargs: Any) -> None:
+        Path(file).write_bytes(answers.pop(0))
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', download)
+    with pytest.raises(RuntimeError, match=r'net\.pth .*is truncated or is no .*came from .*deleted again'):
         load_state_dict_file('https://models.example/net.pth')
     assert not list(hub.iterdir())
     assert_same(load_state_dict_file('https://models.example/net.pth'), state)

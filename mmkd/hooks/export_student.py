@@ -40,8 +40,12 @@ class ExportStudentHook(Hook):
         self.configs: dict[str, str] = {}
 
     def before_train(self, runner: Runner) -> None:
-        """Make the configs now: a student that has none would end the run at its first checkpoint."""
+        """Make the configs now: a student that has none would end the run at its first checkpoint.
+
+        Students are dropped whose checkpoint a killed run, or one on a full disk, did not come to write.
+        """
         self._read_configs(runner)
+        self.after_train(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write the students of this checkpoint."""

@@ -1,14 +1,14 @@
 """Stop at the first NaN, while the last good checkpoint is still the last one."""
 import math
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 from torch import Tensor
 
+from mmkd.checkpoints import latest_checkpoint
 from mmkd.registry import HOOKS
 
 _ADVICE = ('Lower the learning rate or the weight of what is named here, clip gradients (clip_grad in optim_wrapper), '
@@ -85,7 +85,7 @@ def _describe(bad: dict[str, float]) -> str:
 
 
 def _mend(runner: Runner) -> str:
-    has_checkpoint = (Path(runner.work_dir) / 'last_checkpoint').is_file()
-    stays = (f'{find_latest_checkpoint(runner.work_dir)} stays as the last good checkpoint (--resume goes on from it)'
-             if has_checkpoint else 'No checkpoint had been written yet')
+    last = latest_checkpoint(runner.work_dir)
+    stays = f'{last} stays as the last good checkpoint (--resume goes on from it)' if last else \
+        'No checkpoint had been written yet'
     return f'{stays}. {_ADVICE}'

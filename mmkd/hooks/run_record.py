@@ -58,7 +58,8 @@ class RunRecordHook(Hook):
         found = environment(device)
         record: dict[str, Any] = dict(
             config=Path(runner.cfg.filename).name if runner.cfg.filename else None,
-            seed=(runner.cfg.get('randomness') or {}).get('seed'), iterations=runner.iter,
+            seed=runner._randomness_cfg.get('seed'),  # of the checkpoint, where the run was resumed
+            iterations=runner.iter,
             batch_size=runner.cfg.train_dataloader.batch_size, processes=get_world_size(),
             accumulative_counts=max(_accumulations(runner.optim_wrapper)),
             **{key: round(value, 1) for key, value in self._so_far().items()},

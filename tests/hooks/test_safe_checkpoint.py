@@ -15,6 +15,7 @@ from mmkd import atomic
 from mmkd.atomic import write_atomically
 from mmkd.checkpoints import load_checkpoint_file
 from mmkd.hooks import SafeCheckpointHook, safe_checkpoint
+from mmkd.work_dir import LOCK
 
 SCORES = [0.3, 0.5, 0.4, 0.6, 0.2, 0.1]
 EXACT = [dict(type='mmkd.ExactResumeHook')]
@@ -25,7 +26,8 @@ def safe(**kwargs: Any) -> dict:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_file() and path.suffix != '.py')
+    return sorted(path.name for path in folder.iterdir()
+                  if path.is_file() and path.suffix != '.py' and path.name != LOCK)
 
 
 # --- the same as mmengine's own hook ---------------------------------------------------------------------------------
@@ -60,23 +62,26 @@ def test_keeps_what_mmengine_keeps(settings: dict, tmp_path: Path) -> None:
         kept = {name.split('-')[0] if 'published_keys' in settings else name:
                 load_checkpoint_file(folder / name) for name in files(folder) if name.endswith('.pth')}
         hub = {key: value for key, value in runner.message_hub.runtime_info.items()
-               if key.startswith(('best', 'keep', 'last'))}
-        last = work_dir / 'last_checkpoint'
+               if key.startswith(('best', 'keep', 'last'))}  # mmkd's own begin with its name
+        last = (folder if kind.startswith('mmkd') else work_dir) / 'last_checkpoint'
         relative = [str(value).replace(str(tmp_path / kind), '') for value in hub.values()]
         seen.append((
             {name: (sorted(content), content['meta']['iter'], content['meta']['epoch'],
                     content['state_dict']['weight'].item()) for name, content in kept.items()},
-            list(hub), relative, last.read_text().replace(str(tmp_path / kind), '') if last.exists() else None))
+            list(hub), relative, Path(last.read_text()).name if last.exists() else None))
     assert seen[0] == seen[1]
     assert seen[0][0]  # something was kept
 
 
 def test_files_of_another_run_are_not_touched(tmp_path: Path) -> None:
-    (tmp_path / 'iter_999.pth').write_bytes(b'another')
+    (tmp_path / 'pretrained.pth').write_bytes(b'another')
     (tmp_path / 'notes.part').write_bytes(b'mine')
-    (tmp_path / 'iter_3.pth.part').write_bytes(b'left behind by a killed run')
+    (tmp_path / 'iter_3.pth.17.part').write_bytes(b'left behind by a killed run')
+    (tmp_path / 'student').mkdir()
+    (tmp_path / 'student' / 'iter_3.pth.17.part').write_bytes(b'and by its export')
     make_runner(tmp_path, safe(interval=2, max_keep_ckpts=1)).train()
-    assert files(tmp_path) == ['iter_6.pth', 'iter_999.pth', 'last_checkpoint', 'notes.part']
+    assert files(tmp_path) == ['iter_6.pth', 'last_checkpoint', 'notes.part', 'pretrained.pth']
+    assert not files(tmp_path / 'student')
 
 
 # --- a save that fails -----------------------------------------------------------------------------------------------
@@ -111,7 +116,7 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: p
         runner.train()
     assert info.value.errno == errno.ENOSPC
     assert files(tmp_path) == ['iter_2.pth', 'last_checkpoint']
-    assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_2.pth')
+    assert (tmp_path / 'last_checkpoint').read_text() == 'iter_2.pth'
     assert load_checkpoint_file(tmp_path / 'iter_2.pth')['meta']['iter'] == 2
 
 
@@ -141,10 +146,10 @@ def test_full_disk_keeps_the_previous_best(tmp_path: Path, monkeypatch: pytest.M
     last = 'last_checkpoint'
     assert calls == ['iter_2.pth', last, 'best_mIoU_iter_2.pth', 'iter_2.pth', last, 'iter_4.pth', last]
     assert files(tmp_path) == ['best_mIoU_iter_2.pth', 'iter_4.pth', last]
-    # a resumed run knows that best, and replaces it by the next better one
+    # a resumed run knows that best, and replaces it by the next better one, once it has validated iter_4
     monkeypatch.undo()
     make_runner(tmp_path, safe(interval=2, max_keep_ckpts=1, save_best='mIoU'), val_interval=2, resume=True,
-                metric=Script([0.6])).train()
+                metric=Script([0.5, 0.6])).train()
     assert files(tmp_path) == ['best_mIoU_iter_6.pth', 'iter_6.pth', last]
 
 
@@ -171,7 +176,7 @@ def test_ctrl_c_anywhere_can_be_resumed(name: str, call: int, tmp_path: Path, mo
     assert not [file for file in files(tmp_path) if file.endswith('.part')]
     last = tmp_path / 'last_checkpoint'
     assert last.exists() == (call > dict(fsync=3, replace=2)[name])
-    assert torch.equal(run_to_four(tmp_path, resume=last.exists()), uninterrupted)
+    assert torch.equal(run_to_four(tmp_path, resume=True), uninterrupted)
     assert 'iter_4.pth' in files(tmp_path)
 
 
@@ -179,7 +184,7 @@ def test_old_files_go_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     removed = []
 
     def remove(self: Any, path: str) -> None:
-        last = Path((tmp_path / 'last_checkpoint').read_text())
+        last = tmp_path / (tmp_path / 'last_checkpoint').read_text()
         assert last.is_file()
         assert last != Path(path)
         removed.append((Path(path).name, last.name))
@@ -220,15 +225,15 @@ def test_flexible_runner_is_refused(tmp_path: Path) -> None:
         strategy = None
 
     with pytest.raises(TypeError, match="serves Runner, got FlexibleRunner.*type='CheckpointHook'"):
-        SafeCheckpointHook().before_train(FlexibleRunner())
+        SafeCheckpointHook().before_run(FlexibleRunner())
 
 
 def test_other_ranks_write_and_delete_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(safe_checkpoint, 'is_main_process', lambda: False)
     monkeypatch.setattr('mmengine.hooks.checkpoint_hook.is_main_process', lambda: False)
     monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: 1)
-    (tmp_path / 'iter_3.pth.part').write_bytes(b'rank 0 is writing this')
+    (tmp_path / 'iter_3.pth.17.part').write_bytes(b'rank 0 is writing this')
     runner = make_runner(tmp_path, safe(interval=1, max_keep_ckpts=1))
     runner.train()
-    assert files(tmp_path) == ['iter_3.pth.part']
+    assert files(tmp_path) == ['iter_3.pth.17.part']
     assert runner.message_hub.get_info('keep_ckpt_ids') == [6]

@@ -1,0 +1,132 @@
+"""A run's folder: which run holds it, which files of a run lie there, what was left half written."""
+import errno
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from mmkd.atomic import PART
+from mmkd.checks import printable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = 'run.lock'
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of some network file systems
+_held: dict[Path, tuple[int, int]] = {}
+
+
+def hold(folder: str | Path) -> None:
+    """Hold a folder for this process, until :func:`release` or its end, whatever ends it.
+
+    ``run.lock`` in it says host and process. The lock itself is the kernel's, of the process and not of its forks: it
+    is gone with ``kill -9``, while data loader workers may live on for seconds. Where the file system knows no locks,
+    what the file says is believed as long as that process lives.
+
+    Raises:
+        RuntimeError: A run that lives holds it; says which.
+    """
+    path = Path(folder).absolute() / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _held.get(path, (0, 0))[0] == os.getpid():
+        return
+    handle = _lock(path)
+    before = os.pread(handle, 4096, 0)
+    if before:
+        print_log(f'{path} was left by a run that is over ({_owner(before)}); it is taken over', logger='current')
+    mine = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(mine).encode(), 0)
+    _held[path] = os.getpid(), handle
+
+
+def release(folder: str | Path) -> None:
+    """Let go of a folder that this process holds; the lock file goes too."""
+    path = Path(folder).absolute() / LOCK
+    pid, handle = _held.pop(path, (0, 0))
+    if pid == os.getpid():
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    """Return an open, locked file at ``path``."""
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, 'no locks here')
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            content = os.pread(handle, 4096, 0)
+            if error.errno in _NO_LOCKS and not _lives(content):
+                return handle
+            os.close(handle)
+            raise RuntimeError(f'{path.parent} is in use by another run ({_owner(content)}): two runs in one folder '
+                               'would overwrite the files of each other. Mend: another --work-dir, or wait until it '
+                               f'ends; where it is known to be over, delete {path}') from error
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(handle)):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)  # its last owner deleted it between the two lines
+
+
+def _owner(content: bytes) -> str:
+    try:
+        said = json.loads(content)
+        return printable(f'process {said["pid"]} on {said["host"]}, since {said["since"]}')
+    except (ValueError, KeyError, TypeError):
+        return f'{LOCK} says: {printable(content.decode(errors="replace"), 80)!r}'
+
+
+def _lives(content: bytes) -> bool:
+    """Return whether the process that a lock file names may live; one of another host cannot be asked."""
+    try:
+        said = json.loads(content)
+        pid = int(said['pid'])
+        if said['host'] == socket.gethostname():
+            os.kill(pid, 0)
+    except (ValueError, KeyError, TypeError, ProcessLookupError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return pid != os.getpid()
+
+
+def is_checkpoint_name(name: str, template: str) -> bool:
+    """Return whether a file is called as a checkpoint hook calls its own: ``iter_4.pth``, ``best_mIoU_iter_4.pth``.
+
+    >>> [is_checkpoint_name(name, 'iter_{}.pth') for name in ('iter_4.pth', 'best_a_iter_4.pth', '../iter_4.pth')]
+    [True, True, False]
+    """
+    number = re.escape(template).replace(r'\{\}', r'\d+')
+    return re.fullmatch(rf'(best_[^/\\]+_)?{number}', name) is not None
+
+
+def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[Path]:
+    """Yield what a run wrote: checkpoints, their students, ``last_checkpoint``, ``run.json``; logs are left alone."""
+    for file in sorted(checkpoints.glob('*.pth')):
+        if is_checkpoint_name(file.name, template):
+            yield file
+    for file in sorted((work_dir / 'student').rglob('*')):
+        if re.fullmatch(r'(iter|epoch)_\d+\.pth|config\.py', file.name):
+            yield file
+    for folder in dict.fromkeys((work_dir, checkpoints)):
+        yield from (file for file in (folder / 'last_checkpoint', folder / 'run.json') if file.is_file())
+
+
+def sweep(*folders: Path) -> None:
+    """Delete what killed runs left half written in these folders, ``<name>.<pid>.part``."""
+    for folder in folders:
+        for file in [*folder.glob(f'*{PART}'), *(folder / 'student').rglob(f'*{PART}')]:
+            if re.search(rf'\.\d+{re.escape(PART)}$', file.name) and file.is_file():
+                file.unlink(missing_ok=True)
