@@ -137,7 +137,7 @@ class SafeCheckpointHook(CheckpointHook):
             return
         step = runner.epoch if self.by_epoch else runner.iter
         self.last_ckpt = str(self.folder / self.filename_tmpl.format(step))
-        for name in runner.message_hub.runtime_info.pop(SUPERSEDED, []):
+        for name in runner.message_hub.runtime_info.get(SUPERSEDED, []):
             self._delete(str(self.folder / name))
         if _validation_is_due(runner):
             runner.logger.info(f'the validation of iteration {runner.iter} is not in the checkpoint: it is done now')

@@ -2,6 +2,7 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 from hooks.tiny_run import Numbers, Script, loader, make_runner
+from mmengine.config import Config
+from mmengine.hooks import Hook
 
 from mmkd import atomic
 from mmkd.atomic import write_atomically
 from mmkd.checkpoints import load_checkpoint_file
 from mmkd.hooks import SafeCheckpointHook, safe_checkpoint
-from mmkd.work_dir import LOCK
+from mmkd.work_dir import LOCK, hold
 
 SCORES = [0.3, 0.5, 0.4, 0.6, 0.2, 0.1]
 EXACT = [dict(type='mmkd.ExactResumeHook')]
@@ -237,3 +240,150 @@ def test_other_ranks_write_and_delete_nothing(tmp_path: Path, monkeypatch: pytes
     runner.train()
     assert files(tmp_path) == ['iter_3.pth.17.part']
     assert runner.message_hub.get_info('keep_ckpt_ids') == [6]
+
+
+# --- a folder that is moved, copied, held, or in use ------------------------------------------------------------------
+
+BEST = safe(interval=2, max_keep_ckpts=1, save_best='mIoU')
+
+
+def best_run(folder: Path, scores: list[float], max_iters: int = 6, **kwargs: Any) -> Any:
+    runner = make_runner(folder, dict(BEST), max_iters, val_interval=2, metric=Script(scores), **kwargs)
+    runner.train()
+    return runner
+
+
+@pytest.mark.parametrize('move', [shutil.copytree, shutil.move])
+def test_a_moved_or_copied_folder_is_resumed_by_itself(move: Callable, tmp_path: Path) -> None:
+    best_run(tmp_path / 'run', [0.3, 0.4], 4)
+    content = load_checkpoint_file(tmp_path / 'run' / 'iter_4.pth')['message_hub']['runtime_info']
+    assert (content['last_ckpt'], content['best_ckpt']) == ('iter_4.pth', 'best_mIoU_iter_4.pth')
+    move(tmp_path / 'run', tmp_path / 'other')
+    before = files(tmp_path / 'run') if (tmp_path / 'run').exists() else None
+    best_run(tmp_path / 'other', [0.9], resume=True)
+    assert files(tmp_path / 'other') == ['best_mIoU_iter_6.pth', 'iter_6.pth', 'last_checkpoint']
+    if before:
+        assert files(tmp_path / 'run') == before == ['best_mIoU_iter_4.pth', 'iter_4.pth', 'last_checkpoint']
+
+
+def test_what_a_checkpoint_says_of_files_leads_nowhere_else(tmp_path: Path) -> None:
+    run = tmp_path / 'run'
+    best_run(run, [0.3, 0.4], 4)
+    victims = [tmp_path / 'iter_1.pth', tmp_path / 'mine.txt', run / 'mine.pth', tmp_path / 'best_a_iter_1.pth']
+    for victim in victims:
+        victim.touch()
+    for best in (str(tmp_path / 'mine.txt'), '../best_a_iter_1.pth', 7, 'mine.pth'):
+        content = torch.load(run / 'iter_4.pth', weights_only=False)
+        content['message_hub']['runtime_info'] |= dict(
+            best_ckpt=best, keep_ckpt_ids=['/../../iter_1', 2.5, 4], last_ckpt='/etc/passwd',
+            mmkd_superseded=['../iter_1.pth', str(tmp_path / 'mine.txt'), 'mine.pth', 3])
+        torch.save(content, run / 'iter_4.pth')
+        best_run(run, [0.9], 6, resume=True)
+        assert all(victim.exists() for victim in victims)
+        for file in (*run.glob('iter_6.pth'), *run.glob('best*')):
+            file.unlink()
+        torch.save(content, run / 'iter_4.pth')
+        (run / 'last_checkpoint').write_text('iter_4.pth')
+
+
+def test_a_fresh_start_over_a_run_is_refused(tmp_path: Path) -> None:
+    best_run(tmp_path, [0.3, 0.4, 0.5])
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    with pytest.raises(FileExistsError, match=(
+            r'holds a run already \(best_mIoU_iter_6\.pth, iter_6\.pth, last_checkpoint\), whose checkpoints a fresh '
+            r'start would mix with its own\. Mend: --resume to go on with it, another --work-dir, or --overwrite')):
+        best_run(tmp_path, [0.3, 0.4], 4)
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+    assert not (tmp_path / LOCK).exists()
+    best_run(tmp_path, [0.3, 0.4], 4, cfg=Config(dict(overwrite=True)))
+    assert files(tmp_path) == ['best_mIoU_iter_4.pth', 'iter_4.pth', 'last_checkpoint']
+
+
+def test_a_second_run_is_refused_and_touches_nothing(tmp_path: Path) -> None:
+    best_run(tmp_path, [0.3, 0.4], 4)
+    (tmp_path / 'iter_6.pth.1.part').touch()  # the first run is writing it
+    ready, told = os.pipe()
+    child = os.fork()
+    if not child:
+        hold(tmp_path)
+        os.write(told, b'x')
+        signal.pause()
+    os.read(ready, 1)
+    before = files(tmp_path)
+    with pytest.raises(RuntimeError, match=rf'is in use by another run \(process {child} on '):
+        best_run(tmp_path, [0.9], resume=True)
+    assert files(tmp_path) == before
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    best_run(tmp_path, [0.9], resume=True)
+    assert files(tmp_path) == ['best_mIoU_iter_6.pth', 'iter_6.pth', 'last_checkpoint']
+
+
+# --- a validation that was due ----------------------------------------------------------------------------------------
+
+class Interrupt(Hook):
+    """Ctrl-C before the n-th validation."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def before_val(self, runner: Any) -> None:
+        self.number -= 1
+        if not self.number:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('number', [1, 2, 3])
+@pytest.mark.parametrize('epochs', [False, True])
+def test_a_validation_that_was_due_is_done_on_resume(number: int, epochs: bool, tmp_path: Path) -> None:
+    how: dict = dict(train_cfg=dict(by_epoch=True, max_epochs=3, val_interval=1),
+                     train_dataloader=loader(Numbers(4), sampler='DefaultSampler')) if epochs else {}
+    hook = dict(BEST, by_epoch=True, interval=1) if epochs else dict(BEST)
+    scores = [0.3, 0.9, 0.5]
+
+    def run(metric: Script, **kwargs: Any) -> None:
+        make_runner(tmp_path, dict(hook), 6, val_interval=2, metric=metric, **how, **kwargs).train()
+
+    with pytest.raises(KeyboardInterrupt):
+        run(Script(scores), custom_hooks=[Interrupt(number)])
+    metric = Script(scores[number - 1:])
+    run(metric, resume=True)
+    assert metric.calls == 4 - number
+    name = 'epoch' if epochs else 'iter'
+    step = 1 if epochs else 2
+    assert files(tmp_path) == [f'best_mIoU_{name}_{2 * step}.pth', f'{name}_{3 * step}.pth', 'last_checkpoint']
+
+
+def test_a_validation_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+    best_run(tmp_path, [0.3, 0.4], 4)
+    metric = Script([0.1])
+    make_runner(tmp_path, dict(BEST), 5, val_interval=10, metric=metric, resume=True).train()
+    assert metric.calls == 1, 'that of the last iteration alone'
+
+
+# --- settings that would end the run at its first save or validation ------------------------------------------------
+
+def test_a_misspelt_keyword_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match=r"SafeCheckpointHook got an unknown key 'max_keep_ckpt'; did you mean "
+                                        r"'max_keep_ckpts'"):
+        SafeCheckpointHook(max_keep_ckpt=1)
+
+
+def test_a_misspelt_metric_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    metric = Script([0.5], ('mIoU', 'mAcc'))
+    runner = make_runner(tmp_path, safe(interval=2, save_best='mIou'), val_interval=2, metric=metric)
+    with pytest.raises(KeyError, match=r"save_best='mIou', which the validation does not report; did you mean "
+                                       r"'mIoU'\? \(it reports \['mAcc', 'mIoU'\]\)"):
+        runner.train()
+    assert (runner.iter, metric.calls, files(tmp_path)) == (0, 0, [])
+
+
+def test_a_metric_that_needs_the_whole_set_is_no_mistake(tmp_path: Path) -> None:
+    class Whole(Script):
+        def compute_metrics(self, results: list) -> dict[str, float]:
+            assert len(results) > 1, 'one batch is too few for me'
+            return super().compute_metrics(results)
+
+    make_runner(tmp_path, dict(BEST), val_interval=2, metric=Whole([0.5]),
+                val_dataloader=loader(Numbers(4), shuffle=False, sampler='DefaultSampler')).train()
+    assert 'best_mIoU_iter_2.pth' in files(tmp_path)
