@@ -1,4 +1,4 @@
-"""Runs that are killed wherever they touch the disk, and whenever; resumed, they must leave what they would have left."""
+"""Runs that are killed wherever they touch the disk, and whenever; resumed, they leave what they would have left."""
 import os
 import random
 import signal
@@ -101,7 +101,8 @@ def differences(one: Any, other: Any, where: str = '') -> list[str]:
     return [] if one == other else [where]
 
 
-def kill_everywhere(folder: Path, every: int = 1, at_random: int = 30, seed: int = 0) -> Iterator[tuple[str, list[str]]]:
+def kill_everywhere(folder: Path, every: int = 1, at_random: int = 30,
+                    seed: int = 0) -> Iterator[tuple[str, list[str]]]:
     """Yield each fault that was injected, and what was lost by it.
 
     Args:
