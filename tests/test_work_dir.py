@@ -6,6 +6,7 @@ import re
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -40,10 +41,8 @@ class Holder:
 def holder(tmp_path: Path) -> Iterator[Holder]:
     held = Holder(tmp_path)
     yield held
-    try:
+    with suppress(ProcessLookupError, ChildProcessError):
         held.kill()
-    except (ProcessLookupError, ChildProcessError):
-        pass
 
 
 def test_a_folder_that_a_live_run_holds_is_refused(tmp_path: Path, holder: Holder) -> None:

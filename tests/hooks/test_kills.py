@@ -1,4 +1,5 @@
 """A run that is killed anywhere and resumed leaves what an uninterrupted one leaves."""
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -6,14 +7,13 @@ from hooks.kills import kill_everywhere
 from runs import unformatted_configs  # noqa: F401  a fixture that every test here uses
 
 
-def test_killed_now_and_then(tmp_path: Path) -> None:
-    found = dict(kill_everywhere(tmp_path, every=29, at_random=1))
-    assert len(found) > 3
-    assert not {fault: lost for fault, lost in found.items() if lost}
-
-
-@pytest.mark.slow
-def test_killed_at_every_touch_of_the_disk_and_at_random_times(tmp_path: Path) -> None:
-    found = dict(kill_everywhere(tmp_path))
-    assert len(found) > 100
-    assert not {fault: lost for fault, lost in found.items() if lost}
+@pytest.mark.fault
+@pytest.mark.parametrize(('every', 'at_random'), [(29, 1), pytest.param(1, 30, marks=pytest.mark.slow)])
+def test_killed_at_touches_of_the_disk_and_at_random_times(
+        every: int, at_random: int, tmp_path: Path, record_property: Callable) -> None:
+    found = dict(kill_everywhere(tmp_path, every, at_random))
+    lost = {fault: places for fault, places in found.items() if places}
+    record_property('tried', len(found))
+    record_property('failed', len(lost))
+    assert len(found) > (100 if every == 1 else 3)
+    assert not lost
