@@ -174,7 +174,8 @@ def _guess(missing: Sequence[str], unexpected: Sequence[str]) -> str:
 
 def _first(names: Iterable[str], count: int = 10) -> str:
     names = list(names)
-    return ', '.join(names[:count]) + (f', … ({len(names) - count} more)' if len(names) > count else '')
+    more = f', … ({len(names) - count} more)' if len(names) > count else ''
+    return ', '.join(printable(name, 100) for name in names[:count]) + more
 
 
 def _strip(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -204,7 +205,7 @@ def state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
                         'torch.save(model.state_dict(), path)')
     tensors = OrderedDict((key, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
                           for key, value in weights.items())
-    unnamed = [repr(key) for key in tensors if not isinstance(key, str)]
+    unnamed = [f'{key!r:.40}' for key in tensors if not isinstance(key, str)]
     if unnamed:
         raise TypeError(f'{file} holds no state dict: its keys are {_first(unnamed)}, but weights go by names. Write '
                         'it with torch.save(model.state_dict(), path)')

@@ -15,6 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from typing import Any, BinaryIO, ClassVar, NoReturn
 
@@ -25,6 +26,10 @@ _MAGIC, _PROTOCOL = 0x1950a86a20f9469cfc6c, 1001  # of files from before torch 1
 _MAX_DEPTH = 64  # of containers in containers; checkpoints of mmengine have about ten
 _MAX_ENTRIES = 10_000_000  # of all containers, counted as often as they are referred to
 _MAX_SIZE = 2 ** 48  # of one axis
+_MAX_RECORDS = 16_384  # one a tensor
+_MAX_BITS = 1024  # of one whole number
+_MAX_MARKS, _MAX_MEMO = 1000, 300_000  # what a byte of a pickle asks for costs a hundred; a big run has 30,000
+_MAX_ODD_KEYS = 1000  # other keys than texts and small numbers: of one hash, they take time by the square
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.Size, slice)
 
 
@@ -67,6 +72,10 @@ def read_torch_file(file: BinaryIO) -> Any:
 # --- the two formats -------------------------------------------------------------------------------------------------
 
 def _read_zip(file: BinaryIO) -> Any:
+    file.seek(-22, os.SEEK_END)
+    signature, *_, number, _, _, comment = struct.unpack('<4sHHHHIIH', file.read(22))
+    if signature != b'PK\x05\x06' or comment or number > _MAX_RECORDS:
+        raise BrokenFileError(f'it does not end as archives of torch.save do, or has more than {_MAX_RECORDS} records')
     with zipfile.ZipFile(file) as archive:
         records = _records(archive, file.seek(0, os.SEEK_END))
         roots = [name.removesuffix('data.pkl') for name in records if re.fullmatch(r'[^/]*/data\.pkl', name)]
@@ -76,7 +85,11 @@ def _read_zip(file: BinaryIO) -> Any:
         if order is not None and archive.read(order) != b'little':
             raise BrokenFileError('its byte order is not little-endian')
 
+        declared: dict[str, _Storage] = {}
+
         def check(storage: '_Storage') -> None:
+            if declared.setdefault(storage.key, storage) != storage:
+                raise BrokenFileError(f'the storage {storage.key!r} is of two sizes or types')
             record = records.get(f'{roots[0]}data/{storage.key}')
             if record is None or record.file_size != storage.nbytes:
                 raise BrokenFileError(f'the storage {storage.key!r} should hold {storage.nbytes} bytes, the file has '
@@ -87,7 +100,14 @@ def _read_zip(file: BinaryIO) -> Any:
                 return _read_into(record, records[f'{roots[0]}data/{key}'].file_size)
 
         content = _DataUnpickler(BytesIO(archive.read(records[f'{roots[0]}data.pkl'])), check).load()
-        return _Finish(fetch)(content)
+        finish = _Finish(fetch)
+        content = finish(content)
+        for name, info in records.items():  # what nothing refers to may be damaged too
+            if name.removeprefix(f'{roots[0]}data/') not in finish.bytes_of:
+                with archive.open(info) as record:
+                    while record.read(2 ** 20):
+                        pass
+        return content
 
 
 def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
@@ -106,7 +126,7 @@ def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _read_into(source: Any, size: int) -> bytearray:
-    """Read ``size`` bytes without a second copy; the end of a zip's record is where its CRC is compared."""
+    """Read ``size`` bytes without a second copy; at the end of a record zipfile compares its CRC."""
     buffer, done = bytearray(size), 0
     view = memoryview(buffer)
     while done < size:
@@ -115,7 +135,6 @@ def _read_into(source: Any, size: int) -> bytearray:
             raise BrokenFileError('it is cut short')
         view[done:done + len(chunk)] = chunk
         done += len(chunk)
-    source.read(0 if done else 1)
     return buffer
 
 
@@ -264,12 +283,16 @@ def _number(shape: Any, what: str) -> int:
     return math.prod(shape)
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any, dtype: Any = None) -> _Tensor:
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any = False, hooks: Any = None,
+            metadata: Any = None, dtype: Any = None) -> _Tensor:
     if not isinstance(storage, _Storage) or not _is_size(offset):
         raise BrokenFileError('a tensor has no storage')
     dtype = storage.dtype if storage.dtype is not None else dtype
-    if not isinstance(dtype, torch.dtype):
-        raise BrokenFileError('a tensor has no type')
+    if not isinstance(dtype, torch.dtype) or (grad and not (dtype.is_floating_point or dtype.is_complex)):
+        raise BrokenFileError('a tensor has no type, or one that no gradient has')
+    if hooks or metadata:
+        raise BrokenFileError('a tensor has hooks, or a sign that it is conjugate or negative. Mend: .detach().clone() '
+                              'before it is saved')
     number, size, stride = _number(size, 'a tensor'), tuple(size), tuple(stride)
     _number(stride, 'the strides of a tensor')
     held, left = divmod(storage.nbytes, dtype.itemsize)
@@ -280,9 +303,9 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any, dtype
     return _Tensor(storage, dtype, offset, size, stride)
 
 
-def _tensor_of(storage: Any, offset: Any, size: Any, stride: Any, grad: Any = None, hooks: Any = None,
-               dtype: Any = None, *rest: Any) -> _Tensor:
-    return _tensor(storage, offset, size, stride, dtype=dtype)
+def _tensor_of(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any,
+               metadata: Any = None) -> _Tensor:
+    return _tensor(storage, offset, size, stride, grad, hooks, metadata, dtype)
 
 
 def _parameter(data: Any, *rest: Any) -> _Tensor:
@@ -306,7 +329,28 @@ def _bytearray(content: Any = b'', *encoding: Any) -> bytes:
 def _dict(items: Any = (), *rest: Any) -> _Dict:
     if isinstance(items, _Name):  # the factory of a defaultdict
         items = rest[0] if rest else ()
-    return _Dict(items)
+    found = _Dict()
+    for pair in items.items() if isinstance(items, dict) else items:
+        _check_key(found, pair[0])
+        found[pair[0]] = pair[1]
+    return found
+
+
+def _check_key(owner: Any, key: Any) -> None:
+    """Refuse a key, or an entry of a set, that takes long to compare or to hash."""
+    if isinstance(key, str) or (type(key) is int and abs(key) < 2 ** 32):
+        return
+    parts = key if isinstance(key, tuple) and len(key) <= 16 else (key,)
+    if not all(isinstance(part, _PLAIN) for part in parts) or len(owner) > _MAX_ODD_KEYS:
+        raise BrokenFileError('a key is no plain value, or one of very many that are neither text nor small numbers')
+
+
+def _set(items: Any) -> set:
+    found: set = set()
+    for item in items:
+        _check_key(found, item)
+        found.add(item)
+    return found
 
 
 def _getattr(owner: Any, name: Any) -> str:
@@ -347,7 +391,7 @@ def _collect(kind: type) -> Callable[..., Any]:
     def make(items: Any = ()) -> Any:
         if not isinstance(items, list | tuple | set | frozenset):
             raise BrokenFileError(f'a {kind.__name__} is made of a {type(items).__name__}')
-        return kind(items)
+        return kind(_set(items)) if kind in (set, frozenset) else kind(items)
     return make
 
 
@@ -407,6 +451,9 @@ class _DataUnpickler(pickle._Unpickler):
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
+    metastack: list[Any]
+    memo: dict[int, Any]
+    pop_mark: Callable[[], list]
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
 
@@ -463,15 +510,64 @@ class _DataUnpickler(pickle._Unpickler):
             raise BrokenFileError(f'it changes the state of a {type(owner).__name__}')
         owner.build(state)
 
+    def load_mark(self) -> None:
+        if len(self.metastack) > _MAX_MARKS:
+            raise BrokenFileError(f'it is nested more than {_MAX_MARKS} deep')
+        super().load_mark()  # type: ignore[misc]
+
+    def _memoize(self, load: Callable[[Any], None]) -> None:
+        if len(self.memo) > _MAX_MEMO:
+            raise BrokenFileError(f'it names more than {_MAX_MEMO} objects')
+        load(self)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._set_items(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        items = self.pop_mark()
+        self._set_items(self.stack[-1], items)
+
+    def _set_items(self, owner: Any, items: list) -> None:
+        if not isinstance(owner, dict) or len(items) % 2:
+            raise BrokenFileError(f'it sets an item of a {type(owner).__name__}')
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            _check_key(owner, key)
+            owner[key] = value
+
+    def load_additems(self) -> None:
+        items, owner = self.pop_mark(), self.stack[-1]
+        if not isinstance(owner, set):
+            raise BrokenFileError(f'it adds to a {type(owner).__name__}')
+        for item in items:
+            _check_key(owner, item)
+            owner.add(item)
+
+    def load_frozenset(self) -> None:
+        self.append(frozenset(_set(self.pop_mark())))
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._set_items(self.stack[-1], items)
+
     def load_bytearray8(self) -> None:
         size, = struct.unpack('<Q', self.read(8))
         self.append(self.read(size))  # pickle's own takes the memory before it looks for the bytes
 
 
-_DataUnpickler.dispatch |= {
-    pickle.REDUCE[0]: _DataUnpickler.load_reduce, pickle.NEWOBJ[0]: _DataUnpickler.load_newobj,
-    pickle.NEWOBJ_EX[0]: _DataUnpickler.load_newobj_ex, pickle.BUILD[0]: _DataUnpickler.load_build,
-    pickle.BYTEARRAY8[0]: _DataUnpickler.load_bytearray8}
+def _override() -> None:
+    """Put the methods above into the table of opcodes, which holds functions and not names."""
+    dispatch = _DataUnpickler.dispatch
+    for name in ('reduce', 'newobj', 'newobj_ex', 'build', 'mark', 'setitem', 'setitems', 'additems',
+                 'frozenset', 'dict', 'bytearray8'):
+        dispatch[getattr(pickle, name.upper())[0]] = getattr(_DataUnpickler, f'load_{name}')
+    for name in ('put', 'binput', 'long_binput', 'memoize'):
+        code = getattr(pickle, name.upper())[0]
+        dispatch[code] = partial(_DataUnpickler._memoize, load=dispatch[code])
+
+
+_override()
 
 
 # --- data, made of what was described --------------------------------------------------------------------------------
@@ -491,6 +587,8 @@ class _Finish:
     def _visit(self, value: Any) -> tuple[Any, int]:
         """Return the finished value, and how many entries it holds, one that is referred to twice counted twice."""
         if isinstance(value, _PLAIN):
+            if type(value) is int and value.bit_length() > _MAX_BITS:
+                raise BrokenFileError(f'a number has more than {_MAX_BITS} bits')
             return value, 1
         if id(value) in self.done:
             return self.done[id(value)][:2]
@@ -508,8 +606,7 @@ class _Finish:
         if isinstance(value, dict):
             return self._make_dict(value)
         if isinstance(value, list | tuple | set | frozenset):
-            items = [self._visit(item) for item in value]
-            return type(value)(item for item, _ in items), 1 + sum(number for _, number in items)
+            return self._make_sequence(value)
         if isinstance(value, _Tensor):
             return self._make_tensor(value), 1
         if isinstance(value, _Array | _Dtype | np.ndarray | np.generic | bytearray):
@@ -518,20 +615,25 @@ class _Finish:
             return self._make_history(value), 1
         raise BrokenFileError(f'a {type(value).__name__} lies where data should be')
 
-    def _make_dict(self, value: dict) -> tuple[dict, int]:
-        for key in value:
-            parts = key if isinstance(key, tuple) else (key,)
-            if not all(isinstance(part, _PLAIN) for part in parts):
-                raise BrokenFileError('a key is no plain value')
-        items = {key: self._visit(item) for key, item in value.items()}
-        entries = 1 + sum(number for _, number in items.values())
-        if not isinstance(value, OrderedDict):
-            return {key: item for key, (item, _) in items.items()}, entries
-        ordered = OrderedDict((key, item) for key, (item, _) in items.items())
-        if hasattr(value, '_metadata'):
-            ordered._metadata, number = self._visit(value._metadata)  # type: ignore[attr-defined]
+    def _make_sequence(self, value: Any) -> tuple[Any, int]:
+        items, entries = [], 1
+        for item in value:
+            finished, number = self._visit(item)
+            items.append(finished)
             entries += number
-        return ordered, entries
+        return type(value)(items), entries
+
+    def _make_dict(self, value: dict) -> tuple[dict, int]:
+        found: dict = OrderedDict() if isinstance(value, OrderedDict) else {}
+        entries = 1
+        for key, item in value.items():
+            self._visit(key)
+            found[key], number = self._visit(item)
+            entries += number
+        if hasattr(value, '_metadata'):
+            found._metadata, number = self._visit(value._metadata)  # type: ignore[attr-defined]
+            entries += number
+        return found, entries
 
     def _make_tensor(self, plan: _Tensor) -> torch.Tensor:
         if not math.prod(plan.size):

@@ -4,6 +4,7 @@ import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ def counted(result: dict) -> dict:
 
 # --- the reader -----------------------------------------------------------------------------------
 
+@pytest.mark.hostile_file
 @pytest.mark.parametrize('family', hostile_files.FAMILIES)
-def test_hostile_files_do_nothing(family: str) -> None:
+def test_hostile_files_do_nothing(family: str, record_property: Callable) -> None:
     result = hostile_files.attack_all([family])
+    record_property('tried', result['files'])
+    record_property('failed', sum(map(len, counted(result).values())))
     assert counted(result) == NOTHING
     assert result['files'] > 0
 

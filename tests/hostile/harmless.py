@@ -72,7 +72,7 @@ def _contents() -> dict[str, Any]:
                                                            b'x': 'd', 1.5: 'e'}},
         'long_texts': {'state_dict': HONEST, 'meta': {'log': 'x' * 10**6,
                                                       'lines': 'a\nb\u2028c\ud800'}},
-        'nested_modestly': {'state_dict': HONEST, 'meta': _nest(50)}}
+        'nested_modestly': {'state_dict': HONEST, 'meta': _nest(12)}}
 
 
 def _nest(levels: int) -> list:
