@@ -7,7 +7,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mmkd.checks import check_choice, check_count, check_non_negative, check_positive
-from mmkd.losses.base import Loss, call_in_dtype, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, call_in_dtype, check_mask, fill_masked, infinite_to_nan, no_autocast, shape_of, widen
 from mmkd.losses.critic_terms import category_cross_entropy, draw_positions, frozen, masked_mean, weight_norms
 from mmkd.registry import MODELS, build_part
 
@@ -216,7 +216,7 @@ class AdversarialLoss(Loss):
         self._checked_twice = True
 
     def _activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = fill_masked(x, mask)
+        x = infinite_to_nan(fill_masked(x, mask))  # neither a softmax nor the critic's ReLUs may hide an overflow
         if self.activation is None:
             return x
         return fill_masked(x.softmax(1) if self.activation == 'softmax' else x.sigmoid(), mask)

@@ -1,6 +1,8 @@
 """What every loss shares: its weight and name, its dtype, its mask."""
 import re
-from functools import reduce
+from collections.abc import Callable
+from functools import reduce, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +132,54 @@ def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
     if student.shape != teacher.shape:
         raise ValueError(f"student and teacher logits differ in shape: {shapes}; mend: connectors=dict(student='auto') "
                          'resizes the student')
+
+
+def first_derivative_only(loss: str, mend: str) -> Callable[[Callable], Callable]:
+    """Return a decorator of the ``backward`` of an autograd.Function whose forward formed the gradient.
+
+    torch's ``once_differentiable`` raises only where the incoming gradient requires grad. Under
+    ``create_graph=True`` it need not, and the second derivative is wrong without a word.
+
+    Args:
+        loss: How the error calls the loss.
+        mend: What else to do.
+
+    Raises:
+        RuntimeError: ``backward`` runs under ``create_graph=True``.
+
+    >>> class Square(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(2 * x)
+    ...         return x * x
+    ...     @staticmethod
+    ...     @first_derivative_only('Square', 'x * x')
+    ...     def backward(ctx, grad):
+    ...         return ctx.saved_tensors[0] * grad
+    >>> x = torch.tensor(3., requires_grad=True)
+    >>> torch.autograd.grad(Square.apply(x), x)
+    (tensor(6.),)
+    """
+    def decorate(backward: Callable) -> Callable:
+        @wraps(backward)
+        def checked(ctx: Any, *grads: Tensor) -> Any:
+            if torch.is_grad_enabled():
+                raise RuntimeError(f'{loss} forms its gradient in the forward, so create_graph=True '
+                                   f'would leave it out of second derivatives. Mend: {mend}')
+            return backward(ctx, *grads)
+        return checked
+    return decorate
+
+
+def infinite_to_nan(x: Tensor) -> Tensor:
+    """Turn ±Inf into NaN: a clip, sigmoid, softmax or ReLU would make a finite number of ±Inf.
+
+    A number that has overflowed must end in a value that is not finite, which stops a run.
+
+    >>> infinite_to_nan(torch.tensor([1., float('inf'), -float('inf')])).sigmoid()
+    tensor([0.7311,    nan,    nan])
+    """
+    return x.where(x.isfinite(), x.new_full((), torch.nan))
 
 
 def unit_vectors(x: Tensor, dim: int = -1) -> Tensor:
