@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmkd.checks import check_count, check_non_negative, check_positive
-from mmkd.losses.base import Loss, check_mask, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, check_mask, first_derivative_only, no_autocast, shape_of, widen
 from mmkd.modules.assignment_predictor import AssignmentPredictor, unit
 from mmkd.modules.vocabulary import Vocabulary, check_vocabulary, log_assignment, perplexity, shift_words
 from mmkd.registry import MODELS
@@ -178,7 +177,8 @@ class _ChunkedKL(torch.autograd.Function):
         return outputs
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only('AssignmentKLLoss', 'F.kl_div of log_softmax(loss.predictor(student), 1) and '
+                           'loss.vocabulary.assign(…)')
     def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         return *(None if x is None else grad * x for x in ctx.saved_tensors), *[None] * 5
 

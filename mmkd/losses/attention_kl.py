@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from mmkd.checks import check_choice, check_count
-from mmkd.losses.base import Loss, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, fill_masked, infinite_to_nan, no_autocast, shape_of, widen
 from mmkd.registry import MODELS
 
 HEADS = ('match', 'mean')
@@ -71,7 +71,7 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
         if student_key is None or teacher_key is None:
             if heads == 'mean':
                 student = student.mean(1, keepdim=True)
-            log_student = student.clamp(min=torch.finfo(student.dtype).tiny).log()
+            log_student = infinite_to_nan(student).clamp(min=torch.finfo(student.dtype).tiny).log()
         else:
             student_key, teacher_key = (fill_masked(x, None if key_mask is None else key_mask[..., None])
                                         for x in widen(student_key, teacher_key.detach()))
@@ -115,6 +115,8 @@ class AttentionKLLoss(Loss):
         >>> AttentionKLLoss()(q, q, student_key=k, teacher_key=-k)  # a query of zeros looks at all keys alike
         tensor(0.)
     """
+
+    needs = ()  # rows over other tokens cannot be resized to each other
 
     def __init__(self, heads: str = 'match', rows: int | None = None, loss_weight: float = 1.0,
                  loss_name: str | None = None) -> None:

@@ -4,7 +4,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, no_autocast, widen
+from mmkd.losses.base import Loss, fill_masked, infinite_to_nan, no_autocast, widen
 from mmkd.losses.ensemble_statistics import EnsembleStatistics, mean_over_valid, read_ensemble
 from mmkd.registry import MODELS
 
@@ -65,6 +65,8 @@ def dirichlet_nll(student: Tensor, teachers: Tensor | EnsembleStatistics, temper
 def concentration(student: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     r"""Return α = exp(z / T) in float64, finite for any finite logit; 1 where a position does not count.
 
+    A logit of NaN or ±Inf gives NaN.
+
     Args:
         student: Logits (N, C, \*S).
         temperature: T.
@@ -75,7 +77,8 @@ def concentration(student: Tensor, temperature: float = 1.0, mask: Tensor | None
     """
     largest = 0.75 * math.log(torch.finfo(widen(student)[0].dtype).max)
     # Clipped before exp: the gradient of exp at an overflow is inf · 0.
-    return (fill_masked(student, mask).double() / temperature).clamp(-700., largest).exp()
+    z = infinite_to_nan(fill_masked(student, mask)).double() / temperature
+    return z.clamp(-700., largest).exp()
 
 
 @MODELS.register_module()
@@ -94,7 +97,7 @@ class DirichletNLLLoss(Loss):
         tensor(-0.1178)
     """
 
-    needs = ('channels', 'size')
+    class_logits = ('student', 'teachers')
     streams = ('teachers',)
 
     def __init__(self, temperature: float = 1.0, smoothing: float = SMOOTHING, loss_weight: float = 1.0,

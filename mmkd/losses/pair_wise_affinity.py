@@ -4,10 +4,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from mmkd.checks import check_choice
-from mmkd.losses.base import Loss, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, first_derivative_only, infinite_to_nan, no_autocast, shape_of, widen
 from mmkd.registry import MODELS
 
 # Elements in float64 of one chunk of nodes: 2 MB, which a CPU's cache holds; a GPU wants longer kernels.
@@ -72,7 +71,7 @@ def _pool(x: Tensor, size: tuple[int, int], pool: str) -> Tensor:
     if size == (1, 1):
         return x
     if pool == 'max':
-        return F.max_pool2d(x, size, size, ceil_mode=True)
+        return F.max_pool2d(infinite_to_nan(x), size, size, ceil_mode=True)  # beside a −Inf the others would win
     return F.avg_pool2d(x, size, size, ceil_mode=True, count_include_pad=False)
 
 
@@ -157,7 +156,7 @@ class _Gram(torch.autograd.Function):
         return (value * scale).clamp(min=0).to(s.dtype)
 
     @staticmethod
-    @once_differentiable
+    @first_derivative_only("PairWiseAffinityLoss(method='gram')", "method='dense' ('auto' takes 'gram' for large maps)")
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         gradient, = ctx.saved_tensors
         return gradient * grad, None

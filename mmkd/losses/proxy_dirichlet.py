@@ -101,7 +101,8 @@ def dirichlet_kl(p: Tensor, q: Tensor) -> Tensor:
 def _excess(x: Tensor, psi: Tensor) -> Tensor:
     """Return x ψ(x) − ln Γ(x) − x; far out by Stirling's series, where the three terms would cancel."""
     far = x.clamp(min=1e3)
-    series = .5 * far.log() - .5 * (1 + math.log(2 * math.pi)) - 1 / (6 * far) + 1 / (90 * far**3)
+    inverse = 1 / far  # powers of it vanish, whereas those of x overflow, and the gradient there is 0 · Inf
+    series = .5 * far.log() - .5 * (1 + math.log(2 * math.pi)) - inverse / 6 + inverse**3 / 90
     return torch.where(x > 1e3, series, x * psi - x.lgamma() - x)
 
 
@@ -121,7 +122,7 @@ class ProxyDirichletLoss(Loss):
         tensor(0.0610)
     """
 
-    needs = ('channels', 'size')
+    class_logits = ('student', 'teachers')
     streams = ('teachers',)
 
     def __init__(self, direction: str = 'reverse', offset: float = 1.0, loss_weight: float = 1.0,

@@ -2,7 +2,7 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ _DIGEST = 32  # bytes of a SHA-256
 _CHUNK = 4096  # vectors that statistics look at together
 _BATCH = 16384  # vectors of one step of k-means: on blobs 0.1 % above full k-means in inertia, 1024 are 5 % above
 _CALIBRATION = 2048  # vectors that tau='auto' looks at
+_ANEW = 'Mend: copy the file again from where it was fitted, or fit one anew: tools/fit_vocabulary.py'
 
 
 class Words(NamedTuple):
@@ -106,12 +107,26 @@ class Vocabulary(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether words and tau are there; looks at them only after they were written to, since that synchronises."""
+        """Whether words and tau are there; looks at them only after they were written to, since that synchronises.
+
+        Raises:
+            ValueError: They are there and cannot serve: NaN or Inf among the words, a tau that is not above 0.
+        """
         needed = [self.words, self.tau] if isinstance(self.tau, Tensor) else [self.words]
         state = tuple((id(buffer), buffer._version) for buffer in needed)
-        if self._known != state and not any(bool(buffer.isnan().any()) for buffer in needed):
+        if self._known != state and not any(bool(buffer.isnan().all()) for buffer in needed):
+            check_fitted(self.words, torch.as_tensor(self.tau), self.fingerprint, 'the vocabulary')
             self._known = state
         return self._known == state
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Refuse a damaged vocabulary of a checkpoint; one of NaN was not fitted yet, and shapes are torch's matter."""
+        own = dict(words=self.words, tau=torch.as_tensor(self.tau), fingerprint=self.fingerprint)
+        found = {name: state_dict.get(prefix + name, value) for name, value in own.items()}
+        if any(bool(found[name].isnan().all()) for name in ('words', 'tau')):
+            found.update(words=torch.ones(2, 1), tau=torch.ones(()))
+        check_fitted(**found, where=f"the vocabulary {prefix.rstrip('.')!r} of this checkpoint")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def assign(self, vectors: Tensor) -> Tensor:
         """Return p_T (P, K) of vectors (P, C)."""
@@ -209,12 +224,14 @@ class Vocabulary(nn.Module):
         """Read words, fingerprint and, under ``tau='auto'``, tau from a file of tools/fit_vocabulary.py.
 
         Raises:
-            ValueError: The file holds other words, or none.
+            ValueError: The file holds other words, or none; or its words, tau or fingerprint cannot be those of a
+                fitted vocabulary.
         """
         state = load_state_dict_file(path)
         if set(state) != {'words', 'tau', 'fingerprint'}:
             raise ValueError(f'vocabulary={str(path)!r} is no vocabulary: it holds {sorted(state)[:5]}. Mend: write '
                              'one by tools/fit_vocabulary.py')
+        check_fitted(**state, where=f'vocabulary={str(path)!r}')
         if state['words'].shape != self.words.shape:
             raise ValueError(f'vocabulary={str(path)!r} holds {state["words"].shape[0]} words of '
                              f'{state["words"].shape[1]} channels, but the loss has num_words={self.words.shape[0]} '
@@ -269,6 +286,35 @@ def check_vocabulary(num_words: int, tau: float | str, target_perplexity: float)
     elif not 1 < target_perplexity < num_words:
         raise ValueError(f"target_perplexity must lie between 1 (one word) and num_words={num_words} (all alike) for "
                          f"tau='auto', got {target_perplexity!r}")
+
+
+def check_fitted(words: Tensor, tau: Tensor, fingerprint: Tensor, where: str) -> None:
+    """Refuse what no fitted vocabulary holds, wherever it came from.
+
+    Args:
+        words: Floating (K, C), all finite.
+        tau: Floating (), finite and above 0.
+        fingerprint: uint8, a digest for each of ``ORIGIN``.
+        where: How the error calls what holds them.
+
+    Raises:
+        ValueError: Names the part, and what it is instead.
+
+    >>> check_fitted(torch.zeros(2, 3), torch.tensor(.2), torch.zeros(3, 32, dtype=torch.uint8), 'it')
+    """
+    digests = (len(ORIGIN), _DIGEST)
+    for name, value, right, what in (
+            ('words', words, words.dim() == 2 and words.is_floating_point(), 'floating-point (K, C)'),
+            ('tau', tau, tau.dim() == 0 and tau.is_floating_point(), 'a floating-point number ()'),
+            ('fingerprint', fingerprint, (fingerprint.dtype, tuple(fingerprint.shape)) == (torch.uint8, digests),
+             f'torch.uint8 {digests}')):
+        if not right:
+            raise ValueError(f'{where}: {name} must be {what}, got {value.dtype} {tuple(value.shape)}. {_ANEW}')
+    bad = int((~words.isfinite().all(1)).sum())
+    if bad:
+        raise ValueError(f'{where}: {bad} of its {len(words)} words hold NaN or Inf. {_ANEW}')
+    if not (tau.isfinite() and tau > 0):
+        raise ValueError(f'{where}: tau must be a finite number above 0, got {float(tau)}. {_ANEW}')
 
 
 def perplexity(counts: Tensor) -> Tensor:

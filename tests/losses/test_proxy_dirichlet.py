@@ -154,6 +154,35 @@ def test_huge_logits_overflow_nothing(logits: list[float], teachers: list[list[f
     assert torch.autograd.grad(value, student)[0].isfinite().all()
 
 
+@pytest.mark.parametrize('z', [300., 355., 356., 400., 500., 532.])
+def test_gradients_of_huge_logits_in_float64_are_their_limits(z: float) -> None:
+    """By hand: ∂KL/∂α_k = (α_k − β_k) ψ'(α_k) − (α_0 − β_0) ψ'(α_0), whose second term is 1 as α_j → ∞.
+
+    Times dα/dz, for class j itself β_0 − β_j is left, as (x − b) ψ'(x) = 1 + (½ − b) / x + …
+    """
+    teachers = torch.tensor([[[1., 3., 2.]], [[3., 1., 2.]]], dtype=torch.float64).log()
+    student = torch.tensor([[z, 0., -1.]], dtype=torch.float64, requires_grad=True)
+    value = proxy_dirichlet(student, teachers)
+    got, = torch.autograd.grad(value, student)
+    beta = target(teachers)[0].numpy()
+    others = student.detach()[0, 1:].exp().numpy() + 1  # α_k
+    expected = [beta[1:].sum(), *(((others - beta[1:]) * polygamma(1, others) - 1) * (others - 1))]
+    assert got[0].tolist() == pytest.approx([e / beta.sum() for e in expected], rel=1e-9)
+    step = proxy_dirichlet(student.detach() + torch.tensor([[-1., 0., 0.]]), teachers)
+    assert (value - step).item() == pytest.approx(got[0, 0].item(), rel=1e-9)  # linear out there
+
+
+@pytest.mark.parametrize('direction', DIRECTIONS)
+@pytest.mark.parametrize('z', [533., 1e4, 1e300, -356., -1e4, -1e300])
+def test_gradients_are_finite_for_any_finite_logit_of_float64(z: float, direction: str) -> None:
+    teachers = torch.tensor([[[1., 3., 2.]], [[3., 1., 2.]]], dtype=torch.float64).log()
+    for logits in ([z, 0., -1.], [z, z, z], [z, -z, 0.]):
+        student = torch.tensor([logits], dtype=torch.float64, requires_grad=True)
+        value = proxy_dirichlet(student, teachers, direction)
+        assert math.isfinite(value.item())
+        assert torch.autograd.grad(value, student)[0].isfinite().all()
+
+
 def test_module_equals_function() -> None:
     student, teachers = ensemble(2, 3, 4, 4)
     loss = ProxyDirichletLoss('forward', .5, loss_weight=3.)

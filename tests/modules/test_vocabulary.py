@@ -127,6 +127,63 @@ def test_files(tmp_path: Path) -> None:
         vocabulary.load(path)
 
 
+GOOD = dict(words=torch.arange(20.).view(5, 4), tau=torch.tensor(.3), fingerprint=origin())
+INFINITE = GOOD['words'].clone()
+INFINITE[3, 1], INFINITE[4, 0] = math.inf, math.nan
+DAMAGED = [
+    (dict(tau=torch.tensor(0.)), r'tau must be a finite number above 0, got 0\.0\. Mend: copy the file again'),
+    (dict(tau=torch.tensor(-.2)), 'tau must be a finite number above 0, got -0.2'),
+    (dict(tau=torch.tensor(math.inf)), 'tau must be a finite number above 0, got inf'),
+    (dict(tau=torch.tensor(1)), r'tau must be a floating-point number \(\), got torch.int64 \(\)'),
+    (dict(tau=torch.ones(2)), r'tau must be a floating-point number \(\), got torch.float32 \(2,\)'),
+    (dict(words=INFINITE), r'2 of its 5 words hold NaN or Inf\. Mend: .*tools/fit_vocabulary.py'),
+    (dict(words=torch.ones(5, 4, dtype=torch.int32)), r'words must be floating-point \(K, C\), got torch.int32 \(5, 4'),
+    (dict(words=torch.ones(5, 4, dtype=torch.complex64)), 'got torch.complex64'),
+    (dict(words=torch.ones(20)), r'words must be floating-point \(K, C\), got torch.float32 \(20,\)'),
+    (dict(words=torch.tensor(1.)), r'words must be floating-point \(K, C\), got torch.float32 \(\)'),
+    (dict(words=torch.ones(1, 5, 4)), r'got torch.float32 \(1, 5, 4\)'),
+    (dict(fingerprint=torch.zeros(3, 32)), r'fingerprint must be torch.uint8 \(3, 32\), got torch.float32 \(3, 32\)'),
+    (dict(fingerprint=torch.zeros(3, dtype=torch.uint8)), r'got torch.uint8 \(3,\)'),
+]
+
+
+@pytest.mark.parametrize(('part', 'message'), DAMAGED)
+def test_damaged_files_and_checkpoints_are_refused(part: dict, message: str, tmp_path: Path) -> None:
+    path, vocabulary = tmp_path / 'words.pth', Vocabulary(5, 4, tau='auto', target_perplexity=2.)
+    torch.save(dict(state_dict=GOOD | part), path)
+    with pytest.raises(ValueError, match=f"vocabulary='.*words.pth': .*{message}"):
+        vocabulary.load(path)
+    holder = torch.nn.ModuleDict(dict(quest=vocabulary))
+    with pytest.raises(ValueError, match=f"the vocabulary 'quest' of this checkpoint: .*{message}"):
+        holder.load_state_dict({f'quest.{key}': value for key, value in (GOOD | part).items()})
+    assert not vocabulary.fitted, 'nothing of it was taken'
+    assert not vocabulary.fingerprint.any()
+
+
+def test_a_file_of_tau_nan_and_a_checkpoint_before_the_fit(tmp_path: Path) -> None:
+    path, vocabulary = tmp_path / 'words.pth', Vocabulary(5, 4, tau='auto', target_perplexity=2.)
+    torch.save(dict(state_dict=GOOD | dict(tau=torch.tensor(math.nan))), path)
+    with pytest.raises(ValueError, match='tau must be a finite number above 0, got nan'):
+        vocabulary.load(path)
+    vocabulary.load_state_dict(Vocabulary(5, 4, tau='auto', target_perplexity=2.).state_dict())
+    assert not vocabulary.fitted
+    vocabulary.load_state_dict(GOOD)
+    assert vocabulary.fitted
+
+
+def test_words_that_were_spoilt_in_memory_are_refused_before_use() -> None:
+    vocabulary = Vocabulary(5, 4, tau='auto', target_perplexity=2.)
+    vocabulary.load_state_dict(GOOD)
+    assert vocabulary.fitted
+    vocabulary.words[2, 2] = math.inf
+    with pytest.raises(ValueError, match='the vocabulary: 1 of its 5 words hold NaN or Inf'):
+        _ = vocabulary.fitted
+    vocabulary.words.copy_(GOOD['words'])
+    vocabulary.tau.fill_(0.)
+    with pytest.raises(ValueError, match='the vocabulary: tau must be a finite number above 0, got 0.0'):
+        _ = vocabulary.fitted
+
+
 @pytest.mark.parametrize(('vectors', 'message'), [
     (torch.randn(4, 4), '4 vectors are too few for 5 words. Mend: num_words=2 or less, or more vectors'),
     (torch.randn(9, 3), r'a vocabulary of 4 channels needs vectors \(P, 4\), got \(9, 3\)'),

@@ -1,0 +1,145 @@
+"""Every loss lets a student's NaN, +Inf and −Inf through where it counts, so that a run can be stopped, and only there.
+
+A clip, sigmoid, softmax or ReLU makes a finite number of an infinite one, and the run would go on with it.
+"""
+import inspect
+import math
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import mmkd.losses
+from mmkd.losses import Loss
+from mmkd.losses.base import infinite_to_nan
+from mmkd.modules import CategoryCritic, HolisticCritic
+
+SHAPE = (2, 3, 4, 4)
+MASK = torch.ones(2, 4, 4, dtype=torch.bool)
+MASK[0, 1, 2] = False
+MASKED, VALID = (0, 1, 1, 2), (1, 1, 2, 1)  # elements of a map
+ROW = MASK.flatten(1)  # of 16 tokens
+
+
+def draw(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1))
+
+
+def words(loss: Loss) -> Loss:
+    loss.vocabulary.words.copy_(draw(4, 3))
+    return loss
+
+
+def pair(loss: Loss, **reads: Any) -> Callable:
+    """Return the call of a loss over student and teacher of one shape."""
+    return lambda student, **mask: loss(student, draw(*student.shape).softmax(-1), **reads, **mask)
+
+
+def stack(loss: Loss) -> Callable:
+    return lambda student, **mask: loss(student, draw(3, *student.shape), **mask)
+
+
+def squeezed(student: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    loss = mmkd.losses.SqueezedKnowledgeLoss([3], [3], 2, 2)
+    return loss([student], [draw(*SHAPE)], draw(2, 2), draw(2, 2))
+
+
+def squeezed_global(student: Tensor) -> Tensor:
+    torch.manual_seed(0)
+    loss = mmkd.losses.SqueezedKnowledgeLoss([3], [3], 3, 2)
+    return loss([draw(*SHAPE)], [draw(*SHAPE)], student, draw(2, 2))
+
+
+def critic(kind: type[nn.Module], **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return kind(3, **options).eval()
+
+
+def adversarial(mode: str, activation: str | None, sigmoid: bool) -> Callable:
+    return pair(mmkd.losses.AdversarialLoss(critic(CategoryCritic, num_classes=0), mode, activation=activation,
+                                            sigmoid=sigmoid))
+
+
+K = {name: getattr(mmkd.losses, name) for name in dir(mmkd.losses) if name.endswith('Loss')}
+TOKENS = dict(shape=(2, 16, 3), masked=(0, 6, 1), valid=(1, 9, 1), mask=ROW)
+# loss, options -> the call and, where they are not those of a map, its shape, its elements and mask
+CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
+    ('PixelWiseKLLoss', 'forward'): (pair(K['PixelWiseKLLoss']()), {}),
+    ('PixelWiseKLLoss', 'reverse'): (pair(K['PixelWiseKLLoss'](direction='reverse')), {}),
+    ('LogitMSELoss', ''): (pair(K['LogitMSELoss']()), {}),
+    ('BinaryKLLoss', ''): (pair(K['BinaryKLLoss']()), {}),
+    ('FeatureL1Loss', ''): (pair(K['FeatureL1Loss']()), {}),
+    ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
+    ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),
+    ('ProxyDirichletLoss', 'reverse'): (stack(K['ProxyDirichletLoss']()), {}),
+    ('ProxyDirichletLoss', 'forward'): (stack(K['ProxyDirichletLoss']('forward', offset=0.)), {}),
+    ('AssignmentKLLoss', ''): (pair(words(K['AssignmentKLLoss'](3, 3, num_words=4))), {}),
+    ('HiddenCosineLoss', 'all'): (pair(K['HiddenCosineLoss']()), TOKENS),
+    ('HiddenCosineLoss', 'first'): (pair(K['HiddenCosineLoss']('first')), TOKENS | dict(mask=None, valid=(1, 0, 1))),
+    ('HiddenCosineLoss', 'mean'): (pair(K['HiddenCosineLoss']('mean')), TOKENS),
+    ('HiddenCosineLoss', 'class'): (pair(K['HiddenCosineLoss']('class'), labels=torch.where(MASK, 1, 255)),
+                                    dict(mask=MASK, reads_mask=False)),
+    ('AttentionKLLoss', 'match'): (pair(K['AttentionKLLoss']()),
+                                   dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW)),
+    ('AttentionKLLoss', 'mean'): (pair(K['AttentionKLLoss']('mean')),
+                                  dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW)),
+    ('AttentionKLLoss', 'queries'): (pair(K['AttentionKLLoss'](), student_key=draw(2, 3, 5, 4),
+                                          teacher_key=draw(2, 3, 5, 4)),
+                                     dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW)),
+    ('SqueezedKnowledgeLoss', 'map'): (squeezed, dict(mask=None)),
+    ('SqueezedKnowledgeLoss', 'global'): (squeezed_global, dict(mask=None, shape=(2, 3), valid=(1, 1))),
+    **{('PairWiseAffinityLoss', str(options)): (pair(K['PairWiseAffinityLoss'](**options)), dict(mask=None))
+       for options in (dict(method='dense'), dict(method='gram'), dict(neighbourhood=3), dict(patch=2),
+                       dict(patch=2, pool='max'))},
+    **{('AdversarialLoss', f'{mode} {activation} {sigmoid}'): (adversarial(mode, activation, sigmoid), {})
+       for mode, activation, sigmoid in product(('wgan-gp', 'hinge', 'lsgan', 'bce'), (None, 'softmax', 'sigmoid'),
+                                                (False, True)) if not (mode == 'bce' and sigmoid)},
+    ('AdversarialLoss', 'maps'): (
+        pair(K['AdversarialLoss'](critic(HolisticCritic, image_channels=0, channels=(8, 16)), 'hinge')),
+        dict(mask=None, shape=(2, 3, 16, 16))),
+}
+
+
+def learn(call: Callable, student: Tensor, **mask: Any) -> tuple[Tensor, Tensor]:
+    student = student.clone().requires_grad_()
+    value = call(student, **mask)
+    return value, torch.autograd.grad(value, student)[0]
+
+
+def start(shape: tuple[int, ...]) -> Tensor:
+    return (draw(*shape) + .1).softmax(-1)  # rows of attention too
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(('loss', 'options'), CASES)
+def test_what_is_not_finite_comes_out_where_it_counts_and_only_there(loss: str, options: str, bad: float) -> None:
+    call, case = CASES[loss, options]
+    student, mask = start(case.get('shape', SHAPE)), case.get('mask', MASK)
+    given = dict(mask=mask) if mask is not None and case.get('reads_mask', True) else {}
+    wrong = student.clone()
+    wrong[case.get('valid', VALID)] = bad
+    value, gradient = learn(call, wrong, **given)
+    assert not (value.isfinite() and gradient.isfinite().all()), 'swallowed'
+    if mask is None:
+        return
+    expected = learn(call, student, **given)
+    student[case.get('masked', MASKED)] = bad
+    for got, want in zip(learn(call, student, **given), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+def test_every_loss_is_there() -> None:
+    registered = {name for name, kind in inspect.getmembers(mmkd.losses, inspect.isclass) if issubclass(kind, Loss)}
+    assert registered - {'Loss'} == {loss for loss, _ in CASES}
+
+
+def test_infinite_to_nan_leaves_finite_numbers_and_their_gradient() -> None:
+    x = torch.tensor([1., -torch.finfo(torch.float32).max, math.inf, math.nan], requires_grad=True)
+    y = infinite_to_nan(x)
+    assert y[:2].tolist() == x[:2].tolist()
+    assert y[2:].isnan().all()
+    assert torch.autograd.grad(y[:2].sum(), x)[0].tolist() == [1., 1., 0., 0.]
