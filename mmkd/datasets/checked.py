@@ -139,7 +139,7 @@ def refuse_empty(dataset: BaseDataset) -> None:
     looked = {name: getattr(dataset, name, None) for name in ('data_root', 'data_prefix', 'ann_file', 'img_suffix',
                                                               'seg_map_suffix', 'filter_cfg', '_indices')}
     said = ', '.join(f'{name.lstrip("_")}={value!r}' for name, value in looked.items() if value not in (None, '', {}))
-    raise ValueError(f'the data set {type(dataset).__name__} has no samples ({said or "it names no files"}). Mend: '
+    raise ValueError(f'the data set {type(dataset).__name__} has no samples ({said}). Mend: '
                      f'data_root, data_prefix, suffixes and ann_file must lead to files (relative paths start at '
                      f'{os.getcwd()})')
 
