@@ -187,18 +187,23 @@ def test_other_launchers_need_gpus(group: list[str]) -> None:
 @pytest.mark.parametrize(('written', 'seconds'), [(dict(timeout=8), 8), (dict(timeout=0.5), 0.5), (dict(), 1800)])
 def test_the_timeout_of_the_config_holds_on_cpus(written: dict, seconds: float, monkeypatch: pytest.MonkeyPatch
                                                  ) -> None:
-    for key, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port()).items():
-        monkeypatch.setenv(key, str(value))
+    _alone(monkeypatch)
     prepare_config(config(env_cfg=dict(dist_cfg=dict(backend='nccl', **written))), 'pytorch')
     assert _timeout_of_the_group() == seconds
 
 
 def test_the_timeout_of_the_config_holds_where_mmengine_starts_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port()).items():
-        monkeypatch.setenv(key, str(value))
+    _alone(monkeypatch)
     monkeypatch.setattr(torch.cuda, 'set_device', lambda rank: None)
     init_dist('pytorch', backend='gloo', timeout=8)
     assert _timeout_of_the_group() == 8
+
+
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what torchrun sets for a single process."""
+    for key, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='127.0.0.1').items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setenv('MASTER_PORT', str(free_port()))
 
 
 def _timeout_of_the_group() -> float:

@@ -65,7 +65,7 @@ def by_epoch(folder: Path, loop: str, exact: bool = True, **changes: Any) -> Any
     length = dict(max_epochs=1) if 'Epoch' in loop else dict(max_iters=2)
     cfg = run_config(folder, model=model_of(critic=False))
     cfg.train_cfg = dict(type=loop, val_interval=1, **length)
-    cfg.train_dataloader.update(batch_size=5, sampler=dict(type='DefaultSampler', shuffle=False), **changes)
+    cfg.train_dataloader.update(dict(batch_size=5, sampler=dict(type='DefaultSampler', shuffle=False)) | changes)
     if not exact:
         cfg.custom_hooks = []
     return cfg

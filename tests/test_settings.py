@@ -43,7 +43,8 @@ def test_each_bad_number(key: str, value: object, least: int, mend: str) -> None
 
 
 def test_optimizers_by_name() -> None:
-    cfg = Config({**GOOD, 'optim_wrapper': dict(constructor='x', student=SGD, critic=dict(**SGD, accumulative_counts=0))})
+    critic = dict(**SGD, accumulative_counts=0)
+    cfg = Config({**GOOD, 'optim_wrapper': dict(constructor='x', student=SGD, critic=critic)})
     with pytest.raises(ValueError, match=r'optim_wrapper\.critic\.accumulative_counts must be .* got 0'):
         check_settings(cfg)
 
