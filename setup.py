@@ -53,9 +53,9 @@ def read_version() -> str:
 
 
 INSTALL = [
-    'torch>=2.4',
-    'numpy>=2,<2.3',  # the bound of onedl-mmdetection, and so is the next
-    'opencv-python<4.13',
+    'torch>=2.6',  # older ones cannot be told which classes of a checkpoint are harmless
+    'numpy>=2',
+    'opencv-python',
     'onedl-mmengine>=0.10.12,<0.11',  # the maintained line of OpenMMLab; import names stay mmengine, mmcv, mmseg
     'onedl-mmcv>=2.3.6,<2.4',
     'onedl-mmsegmentation>=1.4.2,<1.5',
@@ -85,6 +85,7 @@ setup(
         'Development Status :: 3 - Alpha',
         'Intended Audience :: Science/Research',
         'Programming Language :: Python :: 3',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 14)),  # those that were tested
         'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=find_packages(include=['mmkd', 'mmkd.*']),
     package_data={'mmkd': ['py.typed']},

@@ -1,5 +1,7 @@
 """What today's OpenMMLab stack needs before anything of it is used; imported first."""
+import io
 import warnings
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
@@ -25,15 +27,18 @@ def refuse_two_distributions() -> None:
     """Raise where upstream and the maintained fork own the same import folder.
 
     Raises:
-        ImportError: both distributions of one package are installed; whichever
-            was installed last has overwritten files of the other.
+        ImportError: both distributions of a package are installed; whichever
+            was installed last has overwritten files of the other. Names all.
     """
-    for fork, upstreams in SAME_FOLDER.items():
-        for upstream in upstreams:
-            if _installed(fork) and _installed(upstream):
-                raise ImportError(
-                    f'{upstream} and {fork} are both installed and write into the same folder. Mend: '
-                    f'pip uninstall -y {upstream} {fork} && pip install {fork}')
+    pairs = [(upstream, fork) for fork, upstreams in SAME_FOLDER.items() for upstream in upstreams
+             if _installed(fork) and _installed(upstream)]
+    if not pairs:
+        return
+    forks = list(dict.fromkeys(fork for _, fork in pairs))
+    both = ', '.join(f'{upstream} and {fork}' for upstream, fork in pairs)
+    remove = ' '.join([*(upstream for upstream, _ in pairs), *forks])
+    raise ImportError(f'{both} are both installed and write into the same folder. Mend: '
+                      f'pip uninstall -y {remove} && pip install {" ".join(forks)}')
 
 
 def mend_config_paths() -> None:
@@ -57,6 +62,15 @@ def mend_config_paths() -> None:
         return path, None if scope == 'mmkd' else scope
 
     Config._get_cfg_path = staticmethod(get_cfg_path)
+
+
+def import_data_sets() -> None:
+    """Import mmseg's data sets without two lines about a library that nobody asked for; other output is kept."""
+    with redirect_stdout(io.StringIO()) as printed:
+        import_module('mmseg.datasets')
+    for line in printed.getvalue().splitlines():
+        if line != 'Could not import OneDL':
+            print(line)
 
 
 MENDS = {
@@ -109,3 +123,4 @@ mend_config_paths()
 read_checkpoints_as_data()
 # mmcv says so in each process where its compiled ops are missing, which mmkd does not need.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
+import_data_sets()

@@ -13,6 +13,7 @@ from mmkd.checkpoints import load_checkpoint_file, state_dict_in
 from mmkd.checks import nearest
 from mmkd.literals import read_config_text
 from mmkd.member import Member, plain_model_cfg
+from mmkd.pretrained import pretrained_keys
 from mmkd.version import __version__
 
 # What inference and evaluation of a plain model read of a run's config.
@@ -36,7 +37,9 @@ def student_state_dict(state_dict: dict[str, Any], member: str = 'student') -> d
 
 
 def student_config(member: Member, run: Config) -> Config:
-    """Return the plain config of a student: its model, and the test data of the run.
+    """Return the plain config of a student: its model, and how the run validates and tests.
+
+    It builds and tests as it stands: ``tools/test.py <work_dir>/student/config.py <work_dir>/student/iter_N.pth``.
 
     Args:
         member: The student's description.
@@ -45,7 +48,9 @@ def student_config(member: Member, run: Config) -> Config:
     Raises:
         TypeError: The student was given as a built model.
     """
-    model = plain_model_cfg(member)
+    whole = Config(dict(model=plain_model_cfg(member)))
+    whole.merge_from_dict(dict(pretrained_keys(whole.model)))  # its weights come from the checkpoint
+    model = whole.model
     # The Runner hands the run's own data_preprocessor to the Distiller, which then takes it in place of the student's.
     data_preprocessor = run.get('model', {}).get('data_preprocessor') or run.get('data_preprocessor')
     if isinstance(data_preprocessor, dict):
@@ -58,14 +63,47 @@ def student_config(member: Member, run: Config) -> Config:
         if 'Peer' in str((config.get(key) or {}).get('type')):  # a loop over all students
             config[key] = {**config[key], 'type': config[key]['type'].rpartition('Peer')[-1]}
     if 'test_pipeline' not in config and 'test_dataloader' in config:
-        config['test_pipeline'] = config['test_dataloader']['dataset']['pipeline']
-    if 'mmkd.' in str(model):
-        config['custom_imports'] = dict(imports=['mmkd'], allow_failed_imports=False)
+        pipeline = _find_pipeline(config['test_dataloader'].get('dataset'))
+        config.update({} if pipeline is None else dict(test_pipeline=pipeline))
+    imports = _custom_imports(run.get('custom_imports'), member, config)
+    return Config(config if imports is None else {**config, 'custom_imports': imports})
+
+
+def _custom_imports(own: Any, member: Member, config: dict[str, Any]) -> dict[str, Any] | None:
+    """Return what an exported config imports: mmkd where it is made of it, and what else the run's config imported.
+
+    A model loads where mmkd is not installed if only its data or metrics are mmkd's: mmengine warns and goes on.
+    """
+    needed = member.scope == 'mmkd' or _is_of_mmkd(config['model'])
+    imports = own.get('imports') or [] if isinstance(own, dict) else own or []
+    imports = [name for name in ([imports] if isinstance(imports, str) else imports) if name.split('.')[0] != 'mmkd']
+    if needed:
         print_log(f'{member.where} is made of mmkd classes: its exported config imports mmkd', logger='current')
-    elif 'mmkd.' in str(config):
-        # The data set alone is mmkd's: leave it out, so that the model loads where mmkd is not installed.
-        config = {k: v for k, v in config.items() if 'mmkd.' not in str(v)}
-    return Config(config)
+    if needed or _is_of_mmkd(config):
+        imports.insert(0, 'mmkd')
+    return dict(imports=imports, allow_failed_imports=not needed) if imports else None
+
+
+def _is_of_mmkd(node: Any) -> bool:
+    """Return whether a part of a config is built from a class of mmkd.
+
+    >>> _is_of_mmkd(dict(dataset=dict(type='mmkd.CamVid'))), _is_of_mmkd(dict(data_root='/data/mmkd.2/'))
+    (True, False)
+    """
+    if isinstance(node, dict):
+        kind = node.get('type')
+        name = kind if isinstance(kind, str) else getattr(kind, '__module__', '')
+        return (name or '').split('.')[0] == 'mmkd' or node.get('_scope_') == 'mmkd' or _is_of_mmkd([*node.values()])
+    return isinstance(node, list | tuple) and any(map(_is_of_mmkd, node))
+
+
+def _find_pipeline(dataset: Any) -> Any:
+    """Return the pipeline of a data set, or of the first one inside it that has one."""
+    if isinstance(dataset, list | tuple):
+        return next(filter(None, map(_find_pipeline, dataset)), None)
+    if not isinstance(dataset, dict):
+        return None
+    return dataset.get('pipeline') or _find_pipeline(dataset.get('dataset') or dataset.get('datasets'))
 
 
 def write_student(state_dict: dict[str, Any], meta: dict[str, Any], path: Path, config: str) -> Path:

@@ -1,6 +1,7 @@
 """From a config file to a Runner: what tools/train.py, tools/test.py and tools/doctor.py share."""
 import argparse
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.hub import get_config
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger, print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd.checkpoints import hand_over, load_checkpoint_file, state_dict_in
-from mmkd.checks import nearest, nearest_file
+from mmkd.checks import nearest_file
+from mmkd.cli import common_flags
 from mmkd.compat import require_library
+from mmkd.phase_optim import check_schedule_names
 from mmkd.registry import MODELS
+from mmkd.settings import check_settings, check_work_dir
+from mmkd.terminal import quieten
 
 _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
 
@@ -28,7 +33,7 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    return parser
+    return common_flags(parser)
 
 
 def parse_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
@@ -43,6 +48,7 @@ def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None
 
     Raises:
         FileNotFoundError: The file is not there; names the nearest one.
+        ValueError: The work dir has no name.
     """
     if '::' not in path and not os.path.isfile(path):
         raise FileNotFoundError(f'config {path!r} is not there{nearest_file(Path(path))}')
@@ -52,11 +58,12 @@ def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(path.split('::')[-1]).stem)
+    check_work_dir(cfg.work_dir)
     return cfg
 
 
 def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Config:
-    """Settle what depends on the run: precision, schedulers by optimizer name, the distributed wrapper, SyncBN.
+    """Check the settings and settle what depends on the run: precision, the distributed wrapper, SyncBN.
 
     Args:
         cfg: The config, changed in place.
@@ -66,25 +73,45 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     Raises:
         ImportError: The config's scope is a library that does not import.
         KeyError: ``param_scheduler`` names an optimizer that is not there.
-        ValueError: A launcher that needs GPUs where there is none; a strategy or wrapper that shards weights.
+        ValueError: A length, interval or size that makes no run; a launcher that needs GPUs where there is none; a
+            strategy or wrapper that shards weights.
     """
+    check_settings(cfg)
     cfg.launcher = launcher
     scope = cfg.get('default_scope') or ''
     whole = scope == 'mmdet' and is_distiller(cfg)  # its members and data sets, whatever the Distiller is
     require_library(scope, None if whole else cfg.get('model', {}).get('type'), f'{cfg.filename or "the config"}')
     _refuse_sharding(cfg)
-    optimizers = [k for k, v in cfg.get('optim_wrapper', {}).items() if isinstance(v, dict) and 'optimizer' in v]
     if amp:
         _set_amp(cfg)
-    _check_schedulers(cfg, optimizers)
+    check_schedule_names(cfg.get('param_scheduler'), _named_optimizers(cfg))
     if launcher != 'none':
         _distribute(cfg)
     return cfg
 
 
-def build_runner(cfg: Config) -> Runner:
-    """Build the Runner that the config asks for."""
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+class _QuietRunner(Runner):
+    """A Runner that keeps pages of settings from the terminal; it logs them while it is built."""
+
+    def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
+        logger = super().build_logger(*args, **kwargs)
+        quieten(logger)
+        return logger
+
+
+def build_runner(cfg: Config, verbose: bool = True) -> Runner:
+    """Build the Runner that the config asks for.
+
+    Args:
+        cfg: The config.
+        verbose: Whether the terminal shows all that the log file holds.
+    """
+    if 'runner_type' not in cfg:
+        return (Runner if verbose else _QuietRunner).from_cfg(cfg)
+    runner = RUNNERS.build(cfg)
+    if not verbose:
+        quieten(runner.logger)
+    return runner
 
 
 def log_batch_size(runner: Runner) -> None:
@@ -165,32 +192,17 @@ def _set_amp(cfg: Config) -> None:
             wrapper.pop('dtype', None)
 
 
-def _check_schedulers(cfg: Config, optimizers: list[str]) -> None:
-    """Complete ``param_scheduler`` given by optimizer name: mmengine dies where one is missing."""
-    schedulers = cfg.get('param_scheduler')
-    if not isinstance(schedulers, dict) or 'type' in schedulers:
-        return
-    for name in schedulers:
-        if name not in optimizers:
-            raise KeyError(f'param_scheduler names the optimizer {name!r}{nearest(name, optimizers)} '
-                           f'(optim_wrapper has {optimizers})')
-    used = _used_optimizers(cfg, optimizers)
-    if len(used) == 1:  # the constructor returns a plain wrapper, whose schedulers are a list
-        own = schedulers.get(used[0], [])
-        cfg.param_scheduler = own if isinstance(own, list) else [own]
-        return
-    for name in used:
-        schedulers.setdefault(name, [])  # a constant learning rate
-    for name in set(schedulers) - set(used):
-        schedulers.pop(name)
+def _named_optimizers(cfg: Config) -> list[str]:
+    return [k for k, v in (cfg.get('optim_wrapper') or {}).items()
+            if isinstance(v, dict) and 'optimizer' in v]
 
 
-def _used_optimizers(cfg: Config, optimizers: list[str]) -> list[str]:
+def _used_optimizers(cfg: Config) -> list[str]:
     phases = cfg.model.get('phases')
     if phases:
         return [phase['optimizer'] for phase in phases]
     critics = any(_has_critic(o.get('loss', {})) for o in (cfg.model.get('objectives') or {}).values())
-    return ['student', 'critic'] if critics else ['student'] if 'student' in optimizers else optimizers[:1]
+    return ['student', 'critic'] if critics else ['student']
 
 
 def _has_critic(loss: dict) -> bool:
@@ -218,7 +230,7 @@ def _refuse_sharding(cfg: Config) -> None:
 
 def _distribute(cfg: Config) -> None:
     distils = is_distiller(cfg)
-    several = distils and len(_used_optimizers(cfg, [])) > 1
+    several = distils and len(_used_optimizers(cfg)) > 1
     if distils and cfg.get('model_wrapper_cfg') is None and (several or not has_gpu()):
         cfg.model_wrapper_cfg = dict(type='mmkd.PhasedDDP')
     if has_gpu():
@@ -232,7 +244,8 @@ def _distribute(cfg: Config) -> None:
         print_log('SyncBN cannot run on a CPU, so it is reverted to BN', logger='current')
         _revert_sync_bn(cfg.model)
     if not dist.is_initialized():  # mmengine would ask for a GPU first
-        dist.init_process_group('gloo')
+        seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
+        dist.init_process_group('gloo', timeout=None if seconds is None else timedelta(seconds=seconds))
 
 
 def _revert_sync_bn(node: Any) -> None:

@@ -1,10 +1,12 @@
-"""Optimizers by phase: the constructor that ``optim_wrapper`` names, and the dictionary it returns."""
+"""Optimizers by phase: the constructor that ``optim_wrapper`` names, the dictionary it returns, their schedules."""
 import copy
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
 from torch import nn
 
 from mmkd.checks import nearest
@@ -67,7 +69,8 @@ class PhaseOptimWrapperConstructor:
         model = getattr(model, 'module', model)
         phases = getattr(model, 'phases', None)
         if phases is None:
-            return self._build(self._plain_name(), model, {id(p) for p in model.parameters()})
+            name = self._plain_name()
+            return self._known(self._build(name, model, {id(p) for p in model.parameters()}), name)
         names = [phase.optimizer for phase in phases]
         check_optimizers(phases, list(self.configs))
         for name in set(self.configs) - set(names):
@@ -80,7 +83,14 @@ class PhaseOptimWrapperConstructor:
         _warn_of_idle(model, set().union(*owned.values()))
         for name, wrapper in wrappers.items():
             wrapper.grad_name = grad_norm_key(phases, name)
-        return next(iter(wrappers.values())) if len(wrappers) == 1 else PhaseOptimWrapperDict(**wrappers)
+        if len(wrappers) == 1:
+            return self._known(wrappers[names[0]], names[0])
+        return self._known(PhaseOptimWrapperDict(**wrappers))
+
+    def _known(self, wrapper: OptimWrapper, name: str | None = None) -> OptimWrapper:
+        """Write down which optimizer a plain wrapper is, and which ones the config names, for their schedules."""
+        wrapper.optimizer_name, wrapper.optimizer_names = name, list(self.configs)
+        return wrapper
 
     def _plain_name(self) -> str:
         if 'student' in self.configs:
@@ -117,6 +127,61 @@ class PhaseOptimWrapperConstructor:
             raise ValueError(f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes of "
                              f'parameter names, got {params!r}')
         return {id(p) for n, p in model.named_parameters() if n.startswith(critics) == (params == 'critics')}
+
+
+def schedules_by_name(schedulers: Any) -> bool:
+    """Return whether ``param_scheduler`` is given by the names of optimizers.
+
+    >>> schedules_by_name(dict(student=[])), schedules_by_name(dict(type='PolyLR')), schedules_by_name([])
+    (True, False, False)
+    """
+    return isinstance(schedulers, dict) and 'type' not in schedulers
+
+
+def check_schedule_names(schedulers: Any, optimizers: Iterable[str]) -> None:
+    """Refuse schedules of an optimizer that ``optim_wrapper`` does not name.
+
+    Raises:
+        KeyError: Names the nearest one.
+    """
+    optimizers = list(optimizers)
+    for name in schedulers if schedules_by_name(schedulers) else ():
+        if name not in optimizers:
+            raise KeyError(f'param_scheduler names the optimizer {name!r}{nearest(name, optimizers)} '
+                           f'(optim_wrapper has {optimizers})')
+
+
+def complete_schedules(schedulers: Any, wrapper: OptimWrapper) -> Any:
+    """Return what mmengine's Runner can build schedules of these optimizers from; itself it dies where one is missing.
+
+    Args:
+        schedulers: ``param_scheduler``; by name: an optimizer without schedules keeps its learning rate, and those of
+            an optimizer that no phase uses are left out.
+        wrapper: The optimizers that were built.
+
+    Raises:
+        KeyError: A schedule of an unknown optimizer.
+    """
+    if not schedules_by_name(schedulers):
+        return schedulers
+    several = isinstance(wrapper, OptimWrapperDict)
+    built = list(wrapper.keys()) if several else [getattr(wrapper, 'optimizer_name', None)]
+    check_schedule_names(schedulers, getattr(wrapper, 'optimizer_names', built if several else []))
+    complete = {name: schedulers.get(name, []) for name in built}
+    return complete if several else complete[built[0]]
+
+
+def mend_schedules() -> None:
+    """Make every Runner complete schedules that are given by name, whoever builds it."""
+    build = Runner.build_param_scheduler
+
+    def build_param_scheduler(runner: Runner, scheduler: Any) -> Any:
+        return build(runner, complete_schedules(scheduler, runner.optim_wrapper))
+
+    Runner.build_param_scheduler = build_param_scheduler
+
+
+mend_schedules()
 
 
 def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:

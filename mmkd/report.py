@@ -58,7 +58,8 @@ def read_row(argument: str) -> Row:
 
     Raises:
         FileNotFoundError: No such folder, or a run that was not tested.
-        ValueError: A folder of runs that are not called by their seeds; a seed twice; runs of several recipes.
+        ValueError: A folder of runs that are not called by their seeds; a seed twice; runs of several recipes; a
+            file that is cut short or no dictionary.
     """
     label, path = ('', argument) if Path(argument).is_dir() else argument.rpartition('=')[::2]
     if label and not Path(path).is_dir() and Path(argument.partition('=')[2]).is_dir():
@@ -92,10 +93,20 @@ def _read_run(folder: Path) -> Run:
     if not tests:
         raise FileNotFoundError(f'{folder} holds no result of a test. Mend: tools/test.py CONFIG CHECKPOINT --work-dir '
                                 f'{folder / "test"}')
-    found = json.loads(max(tests, key=lambda path: path.stem).read_text(encoding='utf-8'))
+    found = _read_dict(max(tests, key=lambda path: path.stem), 'test it again')
     metrics = {k: v for k, v in found.items() if isinstance(v, int | float) and k not in ('time', 'data_time')}
     record = folder / FILE
-    return Run(folder, metrics, json.loads(record.read_text(encoding='utf-8')) if record.is_file() else {})
+    return Run(folder, metrics, _read_dict(record, 'train it again, or remove that file') if record.is_file() else {})
+
+
+def _read_dict(path: Path, mend: str) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:  # of JSON, or of UTF-8
+        raise ValueError(f'{path} is cut short or no JSON ({error}). Mend: {mend}') from error
+    if not isinstance(found, dict):
+        raise ValueError(f'{path} holds a {type(found).__name__} where a dictionary is written. Mend: {mend}')
+    return found
 
 
 def main_metric(rows: Iterable[Row]) -> str:

@@ -130,6 +130,32 @@ def test_two_distributions_are_refused(monkeypatch: pytest.MonkeyPatch, fork: st
         f'Mend: pip uninstall -y {upstream} {fork} && pip install {fork}')
 
 
+def test_all_pairs_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed(monkeypatch, 'onedl-mmengine', 'mmengine', 'onedl-mmcv', 'mmcv-lite', 'mmcv', 'onedl-mmsegmentation')
+    with pytest.raises(ImportError) as error:
+        compat.refuse_two_distributions()
+    assert str(error.value) == (
+        'mmengine and onedl-mmengine, mmcv and onedl-mmcv, mmcv-lite and onedl-mmcv are both installed and write into '
+        'the same folder. Mend: pip uninstall -y mmengine mmcv mmcv-lite onedl-mmengine onedl-mmcv && pip install '
+        'onedl-mmengine onedl-mmcv')
+
+
+def test_importing_mmkd_prints_nothing() -> None:
+    code = 'import sys, mmkd; assert "mmseg.datasets" in sys.modules'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert (done.returncode, done.stdout) == (0, ''), done.stderr
+
+
+def test_other_output_of_the_import_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def noisy(name: str) -> None:
+        print('Could not import OneDL\nyour dataset is deprecated\nCould not import OneDL')
+
+    monkeypatch.setattr(compat, 'import_module', noisy)
+    compat.import_data_sets()
+    assert capsys.readouterr().out == 'your dataset is deprecated\n'
+
+
 @pytest.mark.parametrize('names', [
     [], ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection', 'onedl-mmpretrain'],
     ['mmengine', 'mmcv', 'mmsegmentation', 'mmdet', 'mmpretrain'], ['onedl-mmengine', 'mmdet']])

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
 from torch import Tensor, nn
 
@@ -413,6 +413,134 @@ def test_an_image_that_cannot_be_read(data_root: Path) -> None:
     for i in range(4):
         (data_root / 'img_dir' / 'train' / f'{i}.jpg').write_bytes(b'no image')
     assert has(diagnose(config(data_root)).errors, 'the training data cannot be read')
+
+
+# ---------------------------------------------------------------- validation and test data
+
+def val_of(root: Path, **changes: Any) -> Config:
+    """Return a config whose validation reads in order; its images may be spoilt."""
+    cfg = config(root)
+    cfg.val_dataloader.update(dict(batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False)) | changes)
+    return cfg
+
+
+def test_every_broken_validation_file_is_an_error(data_root: Path) -> None:
+    """The last image of all as well: the first validation would die there."""
+    (data_root / 'ann_dir/val/3.png').write_bytes(b'no png')
+    cfg = val_of(data_root)
+    report = diagnose(cfg)
+    assert report.errors == [f'the val data cannot be read: {data_root}/ann_dir/val/3.png cannot be read by '
+                             'LoadAnnotations: cannot identify image file. Mend: replace the file, or take it out of '
+                             'the data set']
+    assert 'objectives' in report.tables  # training data is sound, and measured on
+    assert not has(report.notes, 'generated images')
+    report = diagnose(cfg, val_batches=1)
+    assert report.ok
+    assert has(report.notes, '2 of 4 validation images were read: the others may still be broken')
+    assert diagnose(cfg, fake_data=True).ok, '--fake-data leaves all data alone'
+
+
+def test_many_broken_files_are_one_error(data_root: Path) -> None:
+    for i in range(4):
+        (data_root / f'img_dir/val/{i}.jpg').write_bytes(b'')
+    report = diagnose(val_of(data_root))
+    assert len(report.errors) == 1
+    assert has(report.errors, r'img_dir/val/0\.jpg cannot be read .*4 times; the next: .*val/1\.jpg .*val/2\.jpg')
+
+
+def test_validation_images_that_do_not_stack(data_root: Path) -> None:
+    cv2.imwrite(str(data_root / 'img_dir/val/1.jpg'), np.zeros((64, 96, 3), np.uint8))
+    cv2.imwrite(str(data_root / 'ann_dir/val/1.png'), np.zeros((64, 96), np.uint8))
+    report = diagnose(val_of(data_root))
+    assert has(report.errors, r'the val data does not make a batch: The image size in a batch should be the same '
+                              r'.shapes .3, 64, 64., .3, 64, 96... Mend: batch_size=1, or a Resize to one size')
+    assert diagnose(val_of(data_root, batch_size=1)).ok
+
+
+def test_label_ids_of_the_validation(data_root: Path) -> None:
+    path = data_root / 'ann_dir/val/2.png'
+    labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    labels[20:30, 5] = 30
+    cv2.imwrite(str(path), labels)
+    cv2.imwrite(str(data_root / 'ann_dir/val/0.png'), np.full((64, 64), 255, np.uint8))  # nothing but void is legal
+    report = diagnose(val_of(data_root))
+    assert len(report.errors) == 1
+    assert has(report.errors, r'the val data has wrong labels: labels hold the ids \[30\].*ann_dir/val/2\.png')
+
+
+def test_no_validation_images(data_root: Path) -> None:
+    for path in (data_root / 'img_dir/val').iterdir():
+        path.unlink()
+    assert has(diagnose(val_of(data_root)).errors, r'the val data cannot be read: CamVid found no \*\.jpg in ')
+
+
+def test_broken_test_images_are_a_warning(data_root: Path) -> None:
+    """Training never opens them; labels there need not be."""
+    cfg = val_of(data_root)
+    cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
+    cfg.test_dataloader.dataset.pipeline.pop(1)
+    assert diagnose(cfg).ok
+    (data_root / 'img_dir/test').mkdir()
+    sound = (data_root / 'img_dir/val/0.jpg').read_bytes()
+    for i in range(4):
+        (data_root / f'img_dir/test/{i}.jpg').write_bytes(b'no image' if i else sound)
+    cfg.test_dataloader.dataset.data_prefix = dict(img_path='img_dir/test')
+    report = diagnose(cfg)
+    assert report.ok
+    assert has(report.warnings, r'the test data cannot be read: .*img_dir/test/1\.jpg.*3 times')
+
+
+@pytest.mark.parametrize(('key', 'value'), [('train_dataloader.batch_size', 0), ('val_dataloader.batch_size', '2'),
+                                            ('train_cfg.max_iters', 0), ('train_cfg.val_interval', 0)])
+def test_settings_are_checked(data_root: Path, key: str, value: Any) -> None:
+    cfg = val_of(data_root)
+    cfg.merge_from_dict({key: value})
+    assert has(diagnose(cfg, fake_data=True).errors, f'{key} must be a whole number of at least 1, got {value!r}')
+    assert has(diagnose(cfg).errors, f'{key} must be a whole number of at least 1, got {value!r}')
+
+
+# ---------------------------------------------------------------- weights that cannot be fetched
+
+SEGFORMER = 'mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py'
+
+
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError('no network')
+
+    monkeypatch.setattr('mmengine.runner.checkpoint.CheckpointLoader.load_checkpoint', refuse)
+
+
+def test_the_key_of_weights_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A segformer keeps them in its backbone; the mend is pasted, and works."""
+    offline(monkeypatch)
+    size = {'model.data_preprocessor.size': (64, 64)}
+    model = dict(type='mmkd.Distiller', student=dict(cfg=SEGFORMER, cfg_options=size),
+                 teacher=dict(model=tiny.segmentor(8, num_classes=150), allow_untrained=True),
+                 taps=dict(logits='decode_head.conv_seg'),
+                 objectives=dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', connectors=dict(
+                     teacher='auto'))))
+    cfg = Config(dict(model=model, randomness=dict(seed=0), default_scope='mmseg'))
+    mend = "student=dict(…, cfg_options={'model.backbone.init_cfg': None})"
+    report = diagnose(cfg, fake_data=True, device='cpu')
+    text, = [text for text in report.errors if 'init_weights' in text]
+    assert text == f'init_weights: no network. Mend: fetch these weights, or start without them: {mend}'
+    cfg.model.student.cfg_options.update(eval(mend.partition('cfg_options=')[2][:-1]))
+    assert not has(diagnose(cfg, fake_data=True, device='cpu').errors, 'init_weights')
+
+
+@pytest.mark.parametrize(('changes', 'option'), [
+    (dict(pretrained='open-mmlab://resnet18_v1c'), 'model.pretrained=None'),
+    (dict(backbone=dict(tiny.segmentor(4)['backbone'], init_cfg=dict(type='Pretrained', checkpoint='torchvision://x'))),
+     'model.backbone.init_cfg=None')])
+def test_of_a_plain_model(data_root: Path, changes: dict, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    offline(monkeypatch)
+    cfg = config(data_root, tiny.segmentor(4, **changes))
+    text, = [text for text in diagnose(cfg, fake_data=True, device='cpu').errors if 'init_weights' in text]
+    assert text.endswith(f'or start without them: --cfg-options {option}')
+    key, _, value = option.partition('=')
+    cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
+    assert diagnose(cfg, fake_data=True, device='cpu').ok
 
 
 # ---------------------------------------------------------------- the run around the model

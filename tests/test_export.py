@@ -1,6 +1,9 @@
 """Students leave as plain mmseg models: the same logits where no mmkd can be imported."""
+import json
+import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,13 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmseg.apis import init_model
-from runs import CLASSES, model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from runs import CLASSES, ROOT, model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
 from tiny import build, preprocessor, segmentor
 
 from mmkd import export_student
 from mmkd.export import student_config, student_meta, student_state_dict
-from mmkd.member import Member
+from mmkd.launch import is_distiller
+from mmkd.member import Member, name_members
 from mmkd.version import __version__
 
 # mmseg's own two functions, in a Python that cannot import mmkd
@@ -175,14 +179,80 @@ def test_test_data_travels_and_the_pipeline_is_found() -> None:
                               'test_pipeline']
 
 
-def test_data_sets_of_mmkd_stay_behind_but_not_the_pipeline() -> None:
-    """The model must load where there is no mmkd; its data set is not needed for that."""
+@pytest.mark.parametrize(('run', 'expected'), [
+    (dict(test_dataloader=dict(dataset=dict(type='mmkd.CamVid', pipeline=[]))), ['mmkd']),
+    (dict(test_evaluator=[dict(type='IoUMetric'), dict(type='mmkd.CalibrationMetric')]), ['mmkd']),
+    (dict(test_evaluator=dict(type='IoUMetric', output_dir='/data/mmkd.old/')), None),
+    (dict(custom_imports=dict(imports=['mmkd'], allow_failed_imports=False)), None),
+    (dict(custom_imports=dict(imports=['mmkd', 'mine'], allow_failed_imports=False)), ['mine']),
+    (dict(custom_imports=dict(imports='mine'), test_cfg=dict(type='mmkd.PGDTestLoop')), ['mmkd', 'mine'])])
+def test_what_a_config_is_made_of_is_imported(run: dict, expected: list[str] | None) -> None:
+    """Where only data or metrics are mmkd's, the model must load without it: imports may fail."""
+    config = student_config(member(), Config(run))
+    assert config.get('custom_imports') == (expected and dict(imports=expected, allow_failed_imports=True))
+    assert all(config[key] == run[key] for key in run if key != 'custom_imports')
+
+
+def test_the_pipeline_of_data_sets_inside_data_sets() -> None:
     pipeline = [dict(type='LoadImageFromFile'), dict(type='PackSegInputs')]
-    camvid = dict(dataset=dict(type='mmkd.CamVid', pipeline=pipeline))
-    run = Config(dict(test_dataloader=camvid, test_evaluator=dict(type='IoUMetric')))
-    config = student_config(member(), run)
-    assert sorted(config) == ['default_scope', 'model', 'test_evaluator', 'test_pipeline']
-    assert config.test_pipeline == pipeline
+    inner = dict(type='CityscapesDataset', pipeline=pipeline)
+    for dataset in (dict(type='RepeatDataset', times=2, dataset=inner),
+                    dict(type='ConcatDataset', datasets=[dict(type='Other'), inner])):
+        assert student_config(member(), Config(dict(test_dataloader=dict(dataset=dataset)))).test_pipeline == pipeline
+    assert 'test_pipeline' not in student_config(member(), Config(dict(test_dataloader=dict(dataset=dict(type='X')))))
+
+
+def test_downloads_are_left_out_at_any_depth() -> None:
+    model = segmentor(4)
+    model['backbone']['init_cfg'] = dict(type='Pretrained', checkpoint='https://nowhere.invalid/mit_b0.pth')
+    config = student_config(member(model=model), Config(dict()))
+    assert config.model.backbone.init_cfg is None
+    assert model['backbone']['init_cfg'] is not None
+
+
+@pytest.mark.slow
+def test_every_recipe_exports_a_config_that_the_runner_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """mmengine wants loader, loop and metrics of a split together, or none of them."""
+    monkeypatch.setattr(Runner, '_log_env', lambda *_: None)
+    recipes = [cfg for path in sorted((ROOT / 'configs').rglob('*.py')) if '_base_' not in path.parts
+               if is_distiller(cfg := Config.fromfile(path))]
+    assert len(recipes) > 80
+    for run in recipes:
+        recipe = Path(run.filename).stem
+        for name, value in name_members('student', run.model.get('student'), run.model.get('students')).items():
+            config = Config.fromstring(student_config(Member.parse(name, 'student', value), run).pretty_text, '.py')
+            groups = {f'{split}_{part}': config.get(f'{split}_{part}')
+                      for split, part in product(('val', 'test'), ('dataloader', 'cfg', 'evaluator'))}
+            assert all(groups[key] is not None for key in groups if run.get(key) is not None), recipe
+            runner = Runner(torch.nn.Linear(1, 1), str(tmp_path), **groups, cfg=config, log_level='ERROR',
+                            default_scope=config.default_scope, experiment_name=f'{recipe}-{name}')
+            assert (runner._test_loop is None) == (run.get('test_cfg') is None), recipe
+
+
+@pytest.mark.slow
+def test_the_demos_student_is_tested_as_it_stands(tmp_path: Path) -> None:
+    """A training by the tools, and a test by the two files that it leaves; then the same where there is no mmkd."""
+    work, env = tmp_path / 'run', {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+
+    def tool(name: str, *arguments: Any) -> str:
+        done = subprocess.run([sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)], cwd=tmp_path, env=env,
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    tool('train.py', ROOT / 'configs/demo/distill.py', '--work-dir', work, '--cfg-options', 'train_cfg.max_iters=2',
+         'train_cfg.val_interval=2', 'default_hooks.checkpoint.interval=2', 'model.teacher.checkpoint=None',
+         'model.teacher.allow_untrained=True', 'train_dataloader.batch_size=2',
+         *(f'{split}_dataloader.dataset.num_scenes=4' for split in ('val', 'test')))
+    said = tool('test.py', work / 'student/config.py', work / 'student/iter_2.pth', '--work-dir', tmp_path / 'test')
+    result, = (tmp_path / 'test').rglob('*/2*.json')
+    assert f'mIoU: {json.loads(result.read_text())["mIoU"]:.4f}' in said
+    code = WITHOUT_MMKD.partition('import torch')[0] + ('from mmseg.apis import init_model\n'
+                                                         'init_model(*sys.argv[1:], device="cpu")\n')
+    files = [str(work / 'student' / name) for name in ('config.py', 'iter_2.pth')]
+    done = subprocess.run([sys.executable, '-c', code, *files], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'mmkd failed to import and is ignored' in done.stderr
 
 
 def test_a_student_of_mmkds_classes_imports_mmkd_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

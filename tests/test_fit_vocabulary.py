@@ -65,13 +65,14 @@ def test_a_folder_holds_every_level(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         feat=('decode_head.bottleneck', 3, 30, 4), early=('backbone[0]', 3, 30, 4))
 
 
-def test_what_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match=r"has the vocabularies \['early', 'feat'\], one file holds one: give a"):
         fit(tmp_path, tmp_path / 'words.pth', model=quest('feat', 'early'), monkeypatch=monkeypatch)
     with pytest.raises(SystemExit, match='recipe.py has no AssignmentKLLoss among its objectives'):
         fit(tmp_path, tmp_path / 'none.pth', model=model_of(critic=False), monkeypatch=monkeypatch)
-    with pytest.raises(ValueError, match='images must be a whole number of at least 1, got 0'):
+    with pytest.raises(SystemExit, match='1'):
         fit(tmp_path, tmp_path / 'zero.pth', '--images', '0', model=quest('feat'), monkeypatch=monkeypatch)
+    assert 'error: images must be a whole number of at least 1, got 0' in capsys.readouterr().err
 
 
 def test_vectors_of_a_classifier(tmp_path: Path) -> None:

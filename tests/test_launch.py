@@ -7,13 +7,14 @@ import pytest
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from mmengine.dist import init_dist
 from mmengine.runner import Runner
+from runs import free_port
 from tiny import distiller, holistic, objectives, segmentor
 
 from mmkd import launch
 from mmkd.launch import check_checkpoint, is_distiller, load_config, log_batch_size, prepare_config
 
-LINEAR = dict(type='LinearLR', start_factor=0.5, begin=0, end=10, by_epoch=False)
 POLY = dict(type='PolyLR', power=0.9, begin=0, end=100, by_epoch=False)
 
 
@@ -35,7 +36,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note the backends of process groups in place of starting them."""
     backends: list[str] = []
-    monkeypatch.setattr(dist, 'init_process_group', backends.append)
+    monkeypatch.setattr(dist, 'init_process_group', lambda backend, timeout: backends.append(backend))
     return backends
 
 
@@ -59,6 +60,17 @@ def test_options_and_work_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     path.write_text('work_dir = "mine"\n')
     assert load_config(str(path)).work_dir == 'mine'
     assert load_config(str(path), work_dir='here').work_dir == 'here'
+
+
+@pytest.mark.parametrize('name', ['', ' '])
+def test_a_work_dir_without_a_name(name: str, tmp_path: Path) -> None:
+    path = tmp_path / 'recipe.py'
+    path.write_text('')
+    with pytest.raises(ValueError, match=f"work_dir must be the path of a folder, got '{name}'. Mend: --work-dir"):
+        load_config(str(path), work_dir=name)
+    path.write_text(f'work_dir = {name!r}')
+    with pytest.raises(ValueError, match='work_dir must be the path of a folder'):
+        load_config(str(path))
 
 
 def test_configs_by_package() -> None:
@@ -114,29 +126,9 @@ def test_a_list_serves_every_optimizer() -> None:
     assert prepare_config(cfg).param_scheduler == [POLY]
 
 
-def test_an_optimizer_without_schedule_is_constant() -> None:
-    """mmengine dies with KeyError 'critic'."""
-    cfg = prepare_config(config(param_scheduler=dict(student=[POLY])))
-    assert cfg.param_scheduler == dict(student=[POLY], critic=[])
-
-
-def test_one_remaining_optimizer_takes_its_own_list() -> None:
-    both = dict(student=[LINEAR, POLY], critic=[POLY])
-    assert prepare_config(config(critic=False, param_scheduler=both)).param_scheduler == [LINEAR, POLY]
-    assert prepare_config(config(critic=False, param_scheduler=dict(student=POLY))).param_scheduler == [POLY]
-    assert prepare_config(config(critic=False, param_scheduler=dict(critic=[POLY]))).param_scheduler == []
-    assert prepare_config(config(model=segmentor(), param_scheduler=both)).param_scheduler == [LINEAR, POLY]
-
-
-def test_written_phases_say_which_optimizers_there_are() -> None:
-    phases = [dict(name='a', optimizer='student', task=True, objectives=['pixel', 'holistic']),
-              dict(name='b', optimizer='feature', objectives=['pair']),
-              dict(name='c', optimizer='critic', critics=['holistic'])]
-    cfg = config(phases=phases, param_scheduler=dict(student=[POLY]))
-    cfg.optim_wrapper.feature = cfg.optim_wrapper.student
-    cfg.optim_wrapper.idle = cfg.optim_wrapper.student
-    cfg.param_scheduler.idle = [POLY]
-    assert prepare_config(cfg).param_scheduler == dict(student=[POLY], feature=[], critic=[])
+def test_schedules_by_name_are_left_to_the_runner() -> None:
+    cfg = config(param_scheduler=dict(student=[POLY]))
+    assert prepare_config(cfg).param_scheduler == dict(student=[POLY])
 
 
 def test_a_schedule_for_an_unknown_optimizer() -> None:
@@ -145,14 +137,13 @@ def test_a_schedule_for_an_unknown_optimizer() -> None:
         prepare_config(config(param_scheduler=dict(student=[POLY], critics=[POLY])))
 
 
-def test_a_critic_is_known_by_what_its_class_can_do() -> None:
+def test_a_critic_is_known_by_what_its_class_can_do(gpu: None) -> None:
     """Not by its name, nor by a ``critic`` key: both have defaults."""
     adversarial = dict(objectives=dict(h=dict(loss=dict(type='AdversarialLoss'), on='logits')))
-    cfg = config(model=distiller(**adversarial), param_scheduler=dict(student=[POLY]))
-    assert prepare_config(cfg).param_scheduler == dict(student=[POLY], critic=[])
-    adversarial['objectives']['h']['loss']['type'] = 'mmkd.AdversarialLoss'
-    cfg = config(model=distiller(**adversarial), param_scheduler=dict(student=[POLY]))
-    assert prepare_config(cfg).param_scheduler == dict(student=[POLY], critic=[])
+    for kind in ('AdversarialLoss', 'mmkd.AdversarialLoss'):
+        adversarial['objectives']['h']['loss']['type'] = kind
+        cfg = prepare_config(config(model=distiller(**adversarial)), 'pytorch')
+        assert cfg.model_wrapper_cfg == dict(type='mmkd.PhasedDDP')
 
 
 def test_no_optimizer_at_all_is_a_test_run() -> None:
@@ -191,6 +182,37 @@ def test_a_plain_model_on_cpus_loses_sync_bn(group: list[str]) -> None:
 def test_other_launchers_need_gpus(group: list[str]) -> None:
     with pytest.raises(ValueError, match='--launcher slurm needs GPUs. Mend: torchrun … --launcher pytorch also runs'):
         prepare_config(config(), 'slurm')
+
+
+@pytest.mark.parametrize(('written', 'seconds'), [(dict(timeout=8), 8), (dict(timeout=0.5), 0.5), (dict(), 1800)])
+def test_the_timeout_of_the_config_holds_on_cpus(written: dict, seconds: float, monkeypatch: pytest.MonkeyPatch
+                                                 ) -> None:
+    _alone(monkeypatch)
+    prepare_config(config(env_cfg=dict(dist_cfg=dict(backend='nccl', **written))), 'pytorch')
+    assert _timeout_of_the_group() == seconds
+
+
+def test_the_timeout_of_the_config_holds_where_mmengine_starts_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    _alone(monkeypatch)
+    monkeypatch.setattr(torch.cuda, 'set_device', lambda rank: None)
+    init_dist('pytorch', backend='gloo', timeout=8)
+    assert _timeout_of_the_group() == 8
+
+
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what torchrun sets for a single process."""
+    for key, value in dict(RANK=0, WORLD_SIZE=1, LOCAL_RANK=0, MASTER_ADDR='127.0.0.1').items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setenv('MASTER_PORT', str(free_port()))
+
+
+def _timeout_of_the_group() -> float:
+    """Return the seconds that ranks wait for each other, and end the group."""
+    try:
+        backend = dist.distributed_c10d._get_default_group()._get_backend(torch.device('cpu'))
+        return backend.options._timeout.total_seconds()
+    finally:
+        dist.destroy_process_group()
 
 
 # ---------------------------------------------------------------- checkpoints to test

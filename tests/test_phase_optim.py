@@ -1,5 +1,6 @@
 """Optimizers by phase: which parameters each owns, paramwise options, what is refused."""
 import copy
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, OptimWrapperDict, build_optim_wrapper
 from mmengine.registry import MODELS
+from mmengine.runner import Runner
 from tiny import batch, build, distiller, holistic, objectives, segmentor
 from torch import nn
 
@@ -68,6 +70,50 @@ def test_one_group_without_paramwise_options(adversarial: Any) -> None:
     assert [len(w.optimizer.param_groups) for w in wrappers.values()] == [1, 1]
     assert wrappers['student'].optimizer.param_groups[0]['lr'] == 0.1
     assert wrappers['critic'].optimizer.param_groups[0]['betas'] == (0.9, 0.99)
+
+
+LINEAR = dict(type='LinearLR', start_factor=0.5, begin=0, end=10, by_epoch=False)
+POLY = dict(type='PolyLR', power=0.9, begin=0, end=100, by_epoch=False)
+
+
+def built(wrapper: Any, schedulers: Any) -> Any:
+    """Return what a bare Runner makes of schedules: the types, by optimizer where there are several."""
+    runner = SimpleNamespace(optim_wrapper=wrapper, train_dataloader=[0], _train_loop=None)
+    runner._build_param_scheduler = lambda scheduler, one: Runner._build_param_scheduler(runner, scheduler, one)
+    found = Runner.build_param_scheduler(runner, schedulers)
+    if isinstance(found, dict):
+        return {name: [type(one).__name__ for one in own] for name, own in found.items()}
+    return [type(one).__name__ for one in found]
+
+
+def test_a_bare_runner_completes_schedules_by_name(adversarial: Any) -> None:
+    """mmengine's own dies with KeyError 'critic'."""
+    wrappers = optim(adversarial, student=SGD, critic=ADAM)
+    assert built(wrappers, dict(student=[LINEAR, POLY])) == dict(student=['LinearLR', 'PolyLR'], critic=[])
+    assert built(wrappers, dict(critic=POLY)) == dict(student=[], critic=['PolyLR'])
+    assert built(wrappers, [POLY]) == dict(student=['PolyLR'], critic=['PolyLR'])
+    assert built(wrappers, POLY) == dict(student=['PolyLR'], critic=['PolyLR'])
+
+
+def test_one_remaining_optimizer_takes_its_own_schedules(plain: Any) -> None:
+    wrapper = optim(plain, student=SGD, critic=ADAM)
+    assert built(wrapper, dict(student=[LINEAR, POLY], critic=[POLY])) == ['LinearLR', 'PolyLR']
+    assert built(wrapper, dict(student=POLY)) == ['PolyLR']
+    assert built(wrapper, dict(critic=[POLY])) == []
+    model = MODELS.build({**segmentor(4, size=32), '_scope_': 'mmseg'})
+    assert built(optim(model, student=SGD, critic=ADAM), dict(student=[POLY], critic=[LINEAR])) == ['PolyLR']
+    assert built(optim(model, main=SGD), dict(main=[POLY])) == ['PolyLR']
+
+
+def test_schedules_of_an_unknown_optimizer(adversarial: Any, plain: Any) -> None:
+    message = (r"param_scheduler names the optimizer 'critics'; did you mean 'critic'\? "
+               r".optim_wrapper has \['student', 'critic'\]")
+    for model in (adversarial, plain):
+        with pytest.raises(KeyError, match=message):
+            built(optim(model, student=SGD, critic=ADAM), dict(student=[POLY], critics=[POLY]))
+    unnamed = OptimWrapper(torch.optim.SGD(plain.parameters(), lr=0.1))
+    with pytest.raises(KeyError, match=r"param_scheduler names the optimizer 'student' .optim_wrapper has \[\]"):
+        built(unnamed, dict(student=[POLY]))
 
 
 def test_optimizers_that_no_phase_uses_are_left_out(plain: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,6 +158,21 @@ def test_a_metric_that_is_not_finite_is_refused(tmp_path: Path) -> None:
         markdown([read_row(str(tmp_path / 'a'))])
 
 
+@pytest.mark.parametrize(('file', 'mend'), [
+    ('test/20260101_000000/20260101_000000.json', 'test it again'),
+    ('run.json', 'train it again, or remove that file')])
+@pytest.mark.parametrize(('content', 'fault'), [
+    (b'{"mIoU": 1', 'is cut short or no JSON'), (b'', 'is cut short or no JSON'), (b'\xff\xfe', 'is cut short or no'),
+    (b'[1]', 'holds a list where a dictionary is written'), (b'null', 'holds a NoneType where')])
+def test_a_file_that_is_cut_short_is_named(tmp_path: Path, file: str, mend: str, content: bytes, fault: str) -> None:
+    write_run(tmp_path / 'run', 40.)
+    (tmp_path / 'run' / file).write_bytes(content)
+    with pytest.raises(ValueError, match=fault) as raised:
+        read_row(str(tmp_path / 'run'))
+    assert str(raised.value).startswith(f'{tmp_path}/run/{file} ')
+    assert str(raised.value).endswith(f'Mend: {mend}')
+
+
 def test_the_tool_writes_between_two_lines(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = work / 'README.md'
     page.write_text('# Title\n<!-- report main -->\nold\n<!-- end of report main -->\nafter\n', encoding='utf-8')

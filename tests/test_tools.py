@@ -39,6 +39,14 @@ def config_file(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def refusal(tool: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> str:
+    """Run a tool that ends with exit code 1; return the last line of what it printed."""
+    with pytest.raises(SystemExit) as stopped:
+        here(tool, *arguments, monkeypatch=monkeypatch)
+    assert stopped.value.code == 1
+    return capfd.readouterr().err.splitlines()[-1]
+
+
 def names(run: str) -> list[str]:
     """Return options that keep runs of one process apart: mmengine holds loggers and visualizers by name."""
     return ['--cfg-options', f'experiment_name={run}', f'visualizer.name={run}']
@@ -113,18 +121,29 @@ def test_auto_scale_lr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert groups == {'student': pytest.approx(0.05 / 8), 'critic': pytest.approx(1e-3 / 8)}
 
 
-def test_a_config_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_config_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                    capfd: pytest.CaptureFixture) -> None:
     (tmp_path / 'recipe.py').write_text('')
     for tool in ('train.py', 'test.py'):
-        with pytest.raises(FileNotFoundError, match="did you mean 'recipe.py'"):
-            here(tool, tmp_path / 'recipes.py', *(['x.pth'] if tool == 'test.py' else []), monkeypatch=monkeypatch)
+        checkpoint = ['x.pth'] if tool == 'test.py' else []
+        said = refusal(tool, tmp_path / 'recipes.py', *checkpoint, monkeypatch=monkeypatch, capfd=capfd)
+        assert said == f"error: config '{tmp_path}/recipes.py' is not there; did you mean 'recipe.py'?"
 
 
-def test_a_plain_checkpoint_is_not_tested_as_a_distiller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_checkpoint_is_not_tested_as_a_distiller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         capfd: pytest.CaptureFixture) -> None:
     path = config_file(tmp_path)
     torch.save(dict(state_dict={'backbone.w': torch.ones(1)}), tmp_path / 'plain.pth')
-    with pytest.raises(ValueError, match='plain.pth holds no students'):
-        here('test.py', path, tmp_path / 'plain.pth', monkeypatch=monkeypatch)
+    assert 'plain.pth holds no students' in refusal('test.py', path, tmp_path / 'plain.pth', monkeypatch=monkeypatch,
+                                                    capfd=capfd)
+
+
+def test_a_work_dir_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+                                   ) -> None:
+    path = config_file(tmp_path)
+    for tool in ('train.py', 'train_ensemble.py'):
+        said = refusal(tool, path, '--work-dir', '', monkeypatch=monkeypatch, capfd=capfd)
+        assert said.startswith("error: work_dir must be the path of a folder, got ''. Mend: --work-dir work_dirs/NAME")
 
 
 def test_pictures_of_a_model_that_predicts_no_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +152,12 @@ def test_pictures_of_a_model_that_predicts_no_maps(tmp_path: Path, monkeypatch: 
         here('test.py', tmp_path / 'classifier.py', '--show-dir', tmp_path / 'shown', monkeypatch=monkeypatch)
 
 
-def test_export_of_an_unknown_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_of_an_unknown_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+                                     ) -> None:
     torch.save(dict(state_dict={'students.student.w': torch.ones(1)}, meta=dict(cfg='')), tmp_path / 'iter_1.pth')
-    with pytest.raises(KeyError, match="no student 'studen' in this checkpoint; did you mean 'student'"):
-        here('export_student.py', tmp_path / 'iter_1.pth', tmp_path / 'x.pth', '--member', 'studen',
-             monkeypatch=monkeypatch)
+    said = refusal('export_student.py', tmp_path / 'iter_1.pth', tmp_path / 'x.pth', '--member', 'studen',
+                   monkeypatch=monkeypatch, capfd=capfd)
+    assert said.startswith("error: no student 'studen' in this checkpoint; did you mean 'student'")
 
 
 @pytest.mark.parametrize('tool', ['train.py', 'test.py', 'export_student.py'])

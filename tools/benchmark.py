@@ -1,7 +1,6 @@
 """Measure the distillation step of a config beside its student alone, its teacher alone, and the way of its peers."""
 import argparse
 import json
-import warnings
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from mmkd.benchmark import VARIANTS, Options, environment, run_variants
 from mmkd.benchmark.pair import AMP, LAYOUTS
+from mmkd.cli import common_flags, run
 from mmkd.launch import has_gpu, load_config
 from mmkd.member import PRECISIONS
 from mmkd.tables import make_console, print_table
@@ -56,15 +56,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--cpu-time', action='store_true', help='seconds of the processor, where others use it too')
     parser.add_argument('--json', type=Path, help='also write every number there')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
-    return parser.parse_args()
+    return common_flags(parser).parse_args()
 
 
 def main() -> None:
     """Measure, print, write."""
     args = parse_args()
     console = make_console()
-    warnings.filterwarnings('ignore', category=UserWarning, module='mmseg')
-    MMLogger.get_instance('mmkd_benchmark', log_level='ERROR')
+    MMLogger.get_instance('mmkd_benchmark', log_level='INFO' if args.verbose else 'ERROR')
     cfg = load_config(args.config, args.cfg_options)
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     chosen = Options(args.amp, args.channels_last, args.teacher_precision, args.fuse_bn, args.compile)
@@ -118,4 +117,4 @@ def _cell(values: dict[str, float], key: str, factor: float, digits: int) -> str
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -22,6 +22,7 @@ from mmseg.apis import init_model
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from mmkd import cli
 from mmkd.datasets import DigitScenes
 from mmkd.launch import build_runner, load_config, prepare_config
 from mmkd.registry import DATASETS
@@ -57,7 +58,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0], help='seeds of the students; several give ±')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='where everything is written')
     parser.add_argument('--iters', type=int, help="iterations of each training (default: the configs' own)")
-    args = parser.parse_args(argv)
+    args = cli.common_flags(parser).parse_args(argv)
     if args.iters is not None and args.iters < 6:
         parser.error(f'--iters must be at least 6 (there are six validations), got {args.iters}')
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
@@ -86,9 +87,9 @@ def checkpoint(cfg: Config) -> Path:
     return Path(cfg.work_dir) / f'iter_{cfg.train_cfg.max_iters}.pth'
 
 
-def train(cfg: Config, tell: Callable[..., Any], name: str) -> None:
+def train(cfg: Config, tell: Callable[..., Any], name: str, verbose: bool = False) -> None:
     """Train and test by mmengine's Runner, and note beside the logs that the run is complete."""
-    runner = build_runner(prepare_config(cfg))
+    runner = build_runner(prepare_config(cfg), verbose)
     runner.register_hook(Follow(tell, name))
     torch.manual_seed(runner.seed)  # building a teacher drew random numbers: both students start from equal weights
     runner.train()
@@ -124,13 +125,13 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, list[dict[s
         console.print(f'The teacher is loaded: {checkpoint(configs["teacher", 0])}')
     columns = (TextColumn('{task.description:<42}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())
-    with quiet(args.work_dir / 'terminal.log'), Progress(
+    with quiet(args), Progress(
             *columns, console=console, redirect_stdout=False, redirect_stderr=False) as progress:
         task = progress.add_task('', total=sum(configs[job].train_cfg.max_iters for job in todo))
         for row, seed in todo:
             name = ROWS[row] + (f', seed {seed}' if len(args.seeds) > 1 and row != 'teacher' else '')
             progress.update(task, description=name)
-            train(configs[row, seed], lambda **changes: progress.update(task, **changes), name)
+            train(configs[row, seed], lambda **changes: progress.update(task, **changes), name, args.verbose)
     rows: dict[str, list[dict[str, Any]]] = {row: [] for row in ROWS}
     for job in jobs:
         run = read_run(configs[job])
@@ -140,8 +141,12 @@ def run_all(args: argparse.Namespace, console: Console) -> dict[str, list[dict[s
 
 
 @contextmanager
-def quiet(path: Path) -> Iterator[None]:
-    """Send what mmengine prints to a file; its logs lie beside each run as well."""
+def quiet(args: argparse.Namespace) -> Iterator[None]:
+    """Send what mmengine prints to a file, but for --verbose; its logs lie beside each run as well."""
+    if args.verbose:
+        yield
+        return
+    path = args.work_dir / 'terminal.log'
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open('a') as file, redirect_stdout(file), redirect_stderr(file):
         yield
@@ -225,7 +230,7 @@ def main(argv: list[str] | None = None) -> None:
     print_table(console, 'Structured KD on DigitScenes, test scenes', ('', 'mIoU', 'parameters', 'training step'),
                 table(rows))
     console.print(verdict(rows))
-    with quiet(args.work_dir / 'terminal.log'):
+    with quiet(args):
         draw_scenes(args, args.work_dir / 'scenes.png')
         draw_curves(rows, args.work_dir / 'curves.png')
     (args.work_dir / 'results.json').write_text(json.dumps(rows, indent=1))
@@ -233,4 +238,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

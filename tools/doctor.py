@@ -1,7 +1,6 @@
 """Check a config before training by it: members, taps, objectives, optimizers, cost, and every problem."""
 import argparse
 import sys
-import warnings
 
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
@@ -9,6 +8,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
+from mmkd.cli import common_flags, run
 from mmkd.doctor import Report, diagnose
 from mmkd.launch import load_config
 from mmkd.tables import make_console
@@ -20,11 +20,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file, or pkg::path')
     parser.add_argument('--fake-data', action='store_true', help='generated images in place of the data set')
     parser.add_argument('--batches', type=int, default=4, help='training batches to check the labels of (default: 4)')
+    parser.add_argument('--val-batches', type=int, metavar='N', help='validation batches to read (default: all)')
     parser.add_argument('--batch-size', type=int, help="images to measure on (default: 2; on a GPU the config's)")
     parser.add_argument('--evaluate', type=int, default=0, metavar='N', help='evaluate teachers on N batches')
     parser.add_argument('--device', help='default: a GPU where there is one')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
-    args = parser.parse_args()
+    args = common_flags(parser).parse_args()
     if args.fake_data and args.evaluate:
         parser.error('--evaluate needs the validation data, which --fake-data leaves alone')
     return args
@@ -33,18 +34,18 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Diagnose, print, and fail where there are errors."""
     args = parse_args()
-    warnings.filterwarnings('ignore', category=UserWarning, module='mmseg')
-    MMLogger.get_instance('mmkd_doctor', log_level='ERROR')
+    MMLogger.get_instance('mmkd_doctor', log_level='INFO' if args.verbose else 'ERROR')
     try:
         cfg = load_config(args.config, args.cfg_options)
     except Exception as error:
         report = Report()
         report.error(error)
     else:
-        report = diagnose(cfg, args.fake_data, args.batches, args.batch_size, args.evaluate, args.device)
+        report = diagnose(cfg, args.fake_data, args.batches, args.batch_size, args.evaluate, args.device,
+                          args.val_batches)
     report.print(make_console())
     sys.exit(0 if report.ok else 1)
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

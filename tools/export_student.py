@@ -2,6 +2,7 @@
 import argparse
 
 from mmkd import export_student
+from mmkd.cli import common_flags, run
 
 
 def main() -> None:
@@ -10,10 +11,10 @@ def main() -> None:
     parser.add_argument('checkpoint', help='checkpoint of a Distiller run')
     parser.add_argument('out', help='weights to write (….pth) or a folder; config.py is written beside them')
     parser.add_argument('--member', default='student', help='name of the student (default: student)')
-    args = parser.parse_args()
+    args = common_flags(parser).parse_args()
     weights, config = export_student(args.checkpoint, args.out, args.member)
     print(f'wrote {weights} and {config}; load them with mmseg.apis.init_model({str(config)!r}, {str(weights)!r})')
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

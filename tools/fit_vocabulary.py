@@ -8,6 +8,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 # isort: split
 from mmengine.config import DictAction
 
+from mmkd.cli import common_flags, run
 from mmkd.fit_vocabulary import (
     MAX_VECTORS,
     fit_vocabularies,
@@ -27,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-vectors', type=int, default=MAX_VECTORS, help='vectors for each vocabulary, at most')
     parser.add_argument('--seed', type=int, help="of positions and k-means (default: the config's)")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
-    return parser.parse_args()
+    return common_flags(parser).parse_args()
 
 
 def main() -> None:
@@ -37,7 +38,7 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options, logs)
         for objective in (cfg.model.get('objectives') or {}).values():
             objective.loss.pop('vocabulary', None)  # what is to be written need not be there yet
-        runner = build_runner(prepare_config(cfg))
+        runner = build_runner(prepare_config(cfg), args.verbose)
         names = list(vocabulary_objectives(runner.model)) if hasattr(runner.model, 'teachers') else []
         if not names:
             raise SystemExit(f'{args.config} has no AssignmentKLLoss among its objectives, so there is nothing to fit')
@@ -54,4 +55,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

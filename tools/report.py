@@ -2,6 +2,7 @@
 import argparse
 from pathlib import Path
 
+from mmkd.cli import common_flags, run
 from mmkd.report import markdown, read_row, write_into
 
 
@@ -16,7 +17,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--into', type=Path, metavar='FILE', help='write it there, between the lines <!-- report NAME '
                                                                   '--> and <!-- end of report NAME -->')
     parser.add_argument('--name', help='NAME of the place in --into')
-    args = parser.parse_args()
+    args = common_flags(parser).parse_args()
     if (args.into is None) != (args.name is None):
         parser.error('--into FILE and --name NAME come together')
     return args
@@ -33,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

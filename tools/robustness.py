@@ -7,6 +7,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 
 # isort: split
 from mmkd.atomic import write_atomically
+from mmkd.cli import run
 from mmkd.datasets.corrupt import CORRUPTIONS
 from mmkd.launch import build_runner, check_checkpoint, load_config, parse_run, prepare_config, run_parser
 from mmkd.robustness import robustness
@@ -33,7 +34,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     check_checkpoint(cfg, args.checkpoint)
     cfg.load_from = args.checkpoint
-    runner = build_runner(prepare_config(cfg, args.launcher))
+    runner = build_runner(prepare_config(cfg, args.launcher), args.verbose)
     attack = dict(epsilon=args.epsilon, step=args.step, steps=args.steps) if args.steps else None
     found = {}
     for condition, metrics in robustness(runner, args.corruptions, args.severities, args.images, attack):
@@ -47,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -4,6 +4,7 @@ import argparse
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
+from mmkd.cli import run
 from mmkd.launch import (
     build_runner,
     check_checkpoint,
@@ -44,9 +45,9 @@ def main() -> None:
         cfg.visualizer = dict(type=(cfg.get('visualizer') or {}).get('type', 'SegLocalVisualizer'),
                               vis_backends=[dict(type='LocalVisBackend')], save_dir=args.show_dir,
                               name=f'show in {args.show_dir}')
-    build_runner(prepare_config(cfg, args.launcher)).test()
+    build_runner(prepare_config(cfg, args.launcher), args.verbose).test()
     leave_process_group()
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

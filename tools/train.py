@@ -4,6 +4,7 @@ import argparse
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
+from mmkd.cli import run
 from mmkd.launch import (
     build_runner,
     leave_process_group,
@@ -13,6 +14,7 @@ from mmkd.launch import (
     prepare_config,
     run_parser,
 )
+from mmkd.norms import check_last_batch
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,11 +35,12 @@ def main() -> None:
         if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
             raise SystemExit('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
         cfg.auto_scale_lr.enable = True
-    runner = build_runner(prepare_config(cfg, args.launcher, args.amp))
+    runner = build_runner(prepare_config(cfg, args.launcher, args.amp), args.verbose)
     log_batch_size(runner)
+    check_last_batch(runner)
     runner.train()
     leave_process_group()
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

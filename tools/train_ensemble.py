@@ -15,6 +15,7 @@ from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 
 from mmkd.atomic import write_atomically
+from mmkd.cli import run
 from mmkd.launch import (
     build_runner,
     is_distiller,
@@ -25,6 +26,7 @@ from mmkd.launch import (
     prepare_config,
     run_parser,
 )
+from mmkd.norms import check_last_batch
 from mmkd.tables import make_console, print_table
 
 NOTE = 'done.json'
@@ -96,8 +98,9 @@ def train_member(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     cfg.resume = (folder / 'last_checkpoint').is_file()
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead
-    runner = build_runner(prepare_config(cfg, args.launcher, args.amp))
+    runner = build_runner(prepare_config(cfg, args.launcher, args.amp), args.verbose)
     log_batch_size(runner)
+    check_last_batch(runner)
     runner.train()
     metrics = runner.test() if cfg.get('test_dataloader') else runner.val() if cfg.get('val_dataloader') else {}
     note.update(checkpoint=Path(find_latest_checkpoint(str(folder))).name,
@@ -134,4 +137,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

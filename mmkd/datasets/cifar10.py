@@ -1,5 +1,6 @@
 """CIFAR-10 in ImageFolder layout, zipped or unpacked, kept in memory."""
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -95,7 +96,8 @@ def load_part(data_root: str, part: str, classes: tuple[str, ...]) -> tuple[list
     """
     found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in classes}
     for path, content in _files(Path(data_root), part, classes):
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        # OpenCV raises where there are no bytes at all.
+        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
         if image is None:
             raise ValueError(f'{path} is no image that OpenCV decodes. Mend: copy {part} again')
         found[Path(path).parent.name].append((path, image))
@@ -110,13 +112,21 @@ def load_part(data_root: str, part: str, classes: tuple[str, ...]) -> tuple[list
             np.stack([image for images in found.values() for _, image in images]))
 
 
+def _archived(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, content) of the files of an archive whose folder is a class, by path."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                if Path(name).suffix and Path(name).parent.name in classes:
+                    yield f'{path}/{name}', archive.read(name)
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f'{path} is broken or no zip file ({error}). Mend: copy it again') from error
+
+
 def _files(root: Path, part: str, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     """Yield (path, content) of the files of one part whose folder is a class, by path."""
     if (root / f'{part}.zip').is_file():
-        with zipfile.ZipFile(root / f'{part}.zip') as archive:
-            for name in sorted(archive.namelist()):
-                if Path(name).suffix and Path(name).parent.name in classes:
-                    yield f'{root / part}.zip/{name}', archive.read(name)
+        yield from _archived(root / f'{part}.zip', classes)
     elif (root / part).is_dir():
         for path in sorted((root / part).glob('*/*.*')):
             if path.parent.name in classes:

@@ -54,9 +54,7 @@ class TextFiles(BaseDataset):
         if not classes:
             raise ValueError("TextFiles needs the names of the classes. Mend: metainfo=dict(classes=['negative', "
                              "'positive'])")
-        with path.open(encoding='utf-8', newline='') as file:
-            reader = csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
-            rows, columns = list(reader), list(reader.fieldnames or [])
+        rows, columns = _read(path)
         for column in (*self.text, self.label):
             if column not in columns:
                 raise KeyError(f'TextFiles: {path} has no column {column!r}{nearest(column, columns)} (its columns: '
@@ -77,6 +75,17 @@ class TextFiles(BaseDataset):
         if value.isdigit() and int(value) < len(classes):
             return int(value)
         raise ValueError(f'TextFiles: {path} has the label {value!r}, which is none of the classes {classes}')
+
+
+def _read(path: Path) -> tuple[list[dict], list[str]]:
+    """Return the rows of a file and the names of its columns."""
+    try:
+        with path.open(encoding='utf-8', newline='') as file:
+            reader = csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
+            return list(reader), list(reader.fieldnames or [])
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f'TextFiles: {path} is no table of text in UTF-8 ({error}). Mend: tab-separated rows, '
+                         'written as UTF-8') from error
 
 
 @TRANSFORMS.register_module()

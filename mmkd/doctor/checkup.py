@@ -9,43 +9,60 @@ from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 from torch import nn
 
-from mmkd.doctor.data import check_boxes, check_classes, check_folders, check_labels, draw_batches
+from mmkd.doctor.data import (
+    check_boxes,
+    check_classes,
+    check_folders,
+    check_labels,
+    check_last_batch,
+    draw_batches,
+)
+from mmkd.doctor.evaluation import check_evaluation
 from mmkd.doctor.measure import count, measure_objectives, table_cost, table_optimizers
 from mmkd.doctor.members import evaluate_teachers, table_members
-from mmkd.doctor.report import Report, explain
+from mmkd.doctor.report import Report
 from mmkd.doctor.run import check_disk, check_run
 from mmkd.doctor.wiring import Wiring, build_model, find_unused_taps
+from mmkd.explain import explain
 from mmkd.fit_vocabulary import draw_words
 from mmkd.generated import default_size, generated_batch
 from mmkd.launch import has_gpu, is_distiller, wrapper_configs
+from mmkd.pretrained import pretrained_keys
 from mmkd.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, task_of
 from mmkd.timing import peak_memory
 
 
 def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size: int | None = None, evaluate: int = 0,
-             device: str | None = None) -> Report:
+             device: str | None = None, val_batches: int | None = None) -> Report:
     """Build, run and measure on one batch everything that training would; collect every problem.
 
     Args:
         cfg: A config, of a Distiller or of a plain model; it is left as it is.
         fake_data: Measure on generated images and leave the data alone. Without it, missing data is an error, and the
             rest is measured on generated images all the same.
-        batches: Training batches whose labels are checked.
+        batches: Training batches whose labels are checked, and test batches.
         batch_size: Images that values and gradients are measured on; None takes at most 2, on a GPU the config's.
         evaluate: Validation batches that every teacher is evaluated on; 0 leaves their quality unknown.
         device: Where; None takes a GPU where there is one.
+        val_batches: Validation batches that are read; None reads all, as the first validation will.
     """
     cfg, report = copy.deepcopy(cfg), Report()
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     device = device or ('cuda' if has_gpu() else 'cpu')
     own_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
+    own_size = own_size if isinstance(own_size, int) and own_size > 0 else 1  # check_run says what is wrong with it
     batch_size = batch_size or (own_size if device != 'cpu' else min(own_size, 2))
     check_run(cfg, report)
     wiring = build_model(cfg, report) if 'model' in cfg else Wiring()
     check_classes(cfg, wiring.students, dict(getattr(wiring.model, 'teachers', {})), report)
     data = None
-    if 'train_dataloader' in cfg and not fake_data:
-        data = _examine_data(cfg, wiring, batches, batch_size, report)
+    if not fake_data:
+        missing = check_folders(cfg, report)
+        if 'train_dataloader' in cfg and 'train' not in missing:
+            data = _examine_data(cfg, wiring, batches, batch_size, report)
+        for split, wanted in (('val', val_batches), ('test', batches)):
+            if cfg.get(f'{split}_dataloader') and split not in missing:
+                check_evaluation(cfg, split, wiring, wanted, report)
     if wiring.model is None:
         return report
 
@@ -65,12 +82,9 @@ def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size:
 
 
 def _examine_data(cfg: Config, wiring: Wiring, batches: int, batch_size: int, report: Report) -> dict | None:
-    """Check folders, then batches; return one that could be trained on."""
-    known = len(report.errors)
-    check_folders(cfg, report)
-    if len(report.errors) > known:
-        return None
+    """Check batches; return one that could be trained on."""
     drawn, samples = draw_batches(cfg, report, batches, batch_size)
+    check_last_batch(cfg, samples, wiring.students, report)
     student: Any = next(iter(wiring.students.values()), None)
     task = task_of(student)
     if student is None or not drawn:
@@ -109,8 +123,8 @@ def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, r
     try:
         model.init_weights()
     except Exception as error:
-        report.error(f'init_weights: {explain(error)}. Mend: fetch these weights, or start without them: '
-                     "cfg_options={'model.pretrained': None}")
+        text = explain(error).rstrip('.')
+        report.error(f'init_weights: {text}. Mend: fetch these weights{_without_weights(cfg, model)}')
     try:
         model = revert_sync_batchnorm(model).to(device).train()
         if is_distiller(cfg):
@@ -127,6 +141,17 @@ def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, r
             check_disk(cfg, table_cost(model, wrapper, transient, share, cfg, report), report)
     except Exception as error:
         report.error(error)
+
+
+def _without_weights(cfg: Config, model: Any) -> str:
+    """Return how to start without the weights that this config asks for, to be pasted into it."""
+    if not is_distiller(cfg):
+        options = ' '.join(f'{key}={value}' for key, value in pretrained_keys(cfg.model))
+        return f', or start without them: --cfg-options {options}' if options else ''
+    wanted = {name: dict(pretrained_keys(member.model)) for name, member in model.members.items()
+              if member.role == 'student' or member.checkpoint is None}
+    mends = [f'{name}=dict(…, cfg_options={options})' for name, options in wanted.items() if options]
+    return f', or start without them: {", ".join(mends)}' if mends else ''
 
 
 def _without_amp(config: dict, device: str, report: Report) -> dict:

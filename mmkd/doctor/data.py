@@ -13,19 +13,24 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmkd.batch import Batch
-from mmkd.doctor.report import Report, explain
+from mmkd.doctor.report import Report
+from mmkd.explain import explain
+from mmkd.norms import judge_one_image, last_batch_of_one
 from mmkd.tasks import task_of
 
 
-def check_folders(cfg: Config, report: Report) -> None:
-    """Say which folders of images and labels are not there, and how they should lie."""
+def check_folders(cfg: Config, report: Report) -> set[str]:
+    """Say which folders of images and labels are not there, and how they should lie; return whose: 'train', …."""
+    lost = set()
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         for dataset in _leaves(loader.get('dataset') if loader else None):
             missing = missing_folders(dataset)
             if missing:
+                lost.add(split)
                 # Training never opens the test images.
                 (report.warn if split == 'test' else report.error)(_layout(split, dataset, missing))
+    return lost
 
 
 def missing_folders(dataset: dict) -> list[str]:
@@ -69,6 +74,21 @@ def draw_batches(cfg: Config, report: Report, count: int, batch_size: int) -> tu
     if loader is not None and not batches and not report.errors:
         report.error(f'the training data set gives no batch of {batch_size}: it has {len(loader.dataset)} samples')
     return batches, len(loader.dataset) if loader is not None else 0
+
+
+def check_last_batch(cfg: Config, samples: int, students: dict[str, nn.Module], report: Report) -> None:
+    """Report a last batch of one image, on one device, where a pass over the data ends."""
+    loader, loop = cfg.train_dataloader, cfg.get('train_cfg') or {}
+    by_epoch = loop.get('by_epoch') or 'Epoch' in str(loop.get('type'))
+    straddles = any('ExactResumeHook' in str(hook.get('type')) for hook in cfg.get('custom_hooks') or [])
+    if 'Infinite' in str((loader.get('sampler') or {}).get('type')) or (straddles and not by_epoch):
+        return
+    found = last_batch_of_one(samples, loader.get('batch_size'), loader.get('drop_last', False))
+    error, warning = judge_one_image(students.values(), *found) if found else (None, None)
+    if error:
+        report.error(error)
+    if warning:
+        report.warn(warning)
 
 
 def check_classes(cfg: Config, students: dict[str, nn.Module], teachers: dict[str, nn.Module], report: Report) -> None:

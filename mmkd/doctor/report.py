@@ -1,11 +1,11 @@
 """What the doctor found: tables, errors, warnings, notes."""
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
+from mmkd.explain import explain
 from mmkd.tables import print_table
 
 
@@ -64,16 +64,3 @@ def _add(texts: list[str], problem: str | BaseException) -> None:
     text = explain(problem)
     if text not in texts:
         texts.append(text)
-
-
-def explain(problem: str | BaseException) -> str:
-    """Return an error as a sentence: a KeyError prints in quotes, and registries put class and file in front.
-
-    >>> explain(KeyError("class `Distiller` in mmkd/distiller.py: no such tap"))
-    'no such tap'
-    """
-    if isinstance(problem, str):
-        return problem
-    text = str(problem.args[0]) if isinstance(problem, KeyError) and problem.args else str(problem)
-    text = re.sub(r'^(class `\w+` in [\w/.]+: )+', '', text).strip().strip('"')
-    return text or type(problem).__name__

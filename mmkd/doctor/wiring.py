@@ -1,4 +1,5 @@
 """Builds a config's model and names every mistake in it, not only the first."""
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ class Wiring:
 def build_model(cfg: Config, report: Report) -> Wiring:
     """Build the model of a config; every mistake goes to the report."""
     try:
-        model = MODELS.build(cfg.model)
+        model = MODELS.build(copy.deepcopy(cfg.model))  # mmseg writes into what it builds from
     except Exception as error:
         known = len(report.errors)
         wiring = _Parts(cfg.model, report).build() if is_distiller(cfg) else Wiring()

@@ -260,6 +260,13 @@ def test_files_without_rows_or_labels(tmp_path: Path, text: str, message: str) -
         TextFiles(str(tmp_path), 'train.tsv', metainfo=dict(classes=['no', 'yes']))
 
 
+@pytest.mark.parametrize('content', ['sentence\tlabel\nein schöner Film\t1\n'.encode('latin-1'), b'PK\x03\x04\xff\xfe'])
+def test_a_file_that_is_no_text(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / 'train.tsv').write_bytes(content)
+    with pytest.raises(ValueError, match=r'TextFiles: .*train.tsv is no table of text in UTF-8 .*Mend: tab-separated'):
+        TextFiles(str(tmp_path), 'train.tsv', metainfo=dict(classes=['no', 'yes']))
+
+
 # ---------------------------------------------------------------- a run
 
 

@@ -138,10 +138,31 @@ def test_broken_files(tmp_path: Path) -> None:
         archive.writestr('train/red/9999.png', b'no image')
     with pytest.raises(ValueError, match=r'train.zip/train/red/9999.png is no image'):
         dataset(tmp_path / 'a')
+    with zipfile.ZipFile(write_classes(tmp_path / 'e') / 'train.zip', 'a') as archive:
+        archive.writestr('train/red/9999.png', b'')
+    with pytest.raises(ValueError, match=r'train.zip/train/red/9999.png is no image'):
+        dataset(tmp_path / 'e')
     root = write_classes(tmp_path / 'b', zipped=False)
     cv2.imwrite(str(root / 'train/red/9999.png'), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match='must have one size, got'):
         dataset(root)
+
+
+@pytest.mark.parametrize('kept', [0, 100, -30])
+def test_an_archive_cut_short_is_named(tmp_path: Path, kept: int) -> None:
+    path = write_classes(tmp_path) / 'train.zip'
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(ValueError, match=r'train\.zip is broken or no zip file .*Mend: copy it again'):
+        dataset(tmp_path)
+
+
+def test_an_archive_with_a_flipped_byte_is_named(tmp_path: Path) -> None:
+    path = write_classes(tmp_path) / 'train.zip'
+    content = bytearray(path.read_bytes())
+    content[200] ^= 0xff  # within the first image
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'train\.zip is broken or no zip file .Bad CRC-32'):
+        dataset(tmp_path)
 
 
 @pytest.mark.parametrize(('options', 'message'), [

@@ -1,0 +1,92 @@
+"""Checks of the images that a validation or a test would read."""
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import Runner
+from torch import nn
+
+from mmkd.batch import Batch
+from mmkd.doctor.data import in_this_process
+from mmkd.doctor.report import Report
+from mmkd.doctor.wiring import Wiring
+from mmkd.explain import explain
+from mmkd.tasks import CLASSIFICATION, SEGMENTATION, task_of
+
+SHOWN = 3  # of what is wrong with many samples
+
+
+def check_evaluation(cfg: Config, split: str, wiring: Wiring, batches: int | None, report: Report) -> None:
+    """Read a split as its loop would, and report what would stop or spoil it: files, sizes, label ids.
+
+    Args:
+        cfg: The config.
+        split: 'val' or 'test'; what is wrong with the latter is a warning, training never reads it.
+        wiring: The model, whose preprocessor stacks the batches.
+        batches: How many batches are read; None reads all.
+        report: Where the findings go.
+    """
+    say = report.warn if split == 'test' else report.error
+    loader = cfg[f'{split}_dataloader']
+    size = loader.get('batch_size', 1)
+    if not isinstance(size, int) or size < 1:  # said of the settings already
+        return
+    try:
+        built: Any = Runner.build_dataloader(in_this_process(loader, size), seed=0)
+        total = len(built.dataset)
+    except Exception as error:
+        say(f'the {split} data cannot be read: {explain(error)}')
+        return
+    reader, wanted = _Reader(built, wiring), total if batches is None else min(total, batches * size)
+    for start in range(0, wanted, size):
+        reader.read(range(start, min(start + size, total)))
+    if wanted < total and split == 'val':
+        report.note(f'{wanted} of {total} validation images were read: the others may still be broken')
+    for problem, found in reader.problems.items():
+        more = f' [{len(found)} times; the next: {"; ".join(found[1:SHOWN])}]' if len(found) > 1 else ''
+        say(f'the {split} data {problem}: {found[0]}{more}')
+
+
+class _Reader:
+    """Reads batches and collects what is wrong with them."""
+
+    def __init__(self, loader: Any, wiring: Wiring) -> None:
+        self.dataset, self.collate = loader.dataset, loader.collate_fn
+        student: Any = next(iter(wiring.students.values()), None)
+        self.preprocessor: nn.Module | None = getattr(wiring.model, 'data_preprocessor', None) or getattr(
+            student, 'data_preprocessor', None)
+        task = task_of(student) if student is not None else None
+        labelled = task is not None and task.kind in (SEGMENTATION, CLASSIFICATION)
+        self.classes = task.num_classes if task is not None and labelled else None
+        self.ignored = getattr(getattr(student, 'decode_head', None), 'ignore_index', 255)
+        self.problems: dict[str, list[str]] = {}
+
+    def read(self, indices: range) -> None:
+        """Read one batch."""
+        samples = [sample for index in indices if (sample := self._sample(index)) is not None]
+        if len(samples) < len(indices):  # the others of the batch are not to blame
+            return
+        try:
+            if self.preprocessor is not None:
+                self.preprocessor(self.collate(samples), False)
+        except Exception as error:
+            shapes = sorted({tuple(sample['inputs'].shape) for sample in samples})
+            mend = f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to one size'
+            self._note('does not make a batch', f'{explain(error).rstrip(".")}{mend if len(shapes) > 1 else ""}')
+
+    def _sample(self, index: int) -> dict | None:
+        try:
+            sample = self.dataset[index]
+        except Exception as error:
+            self._note('cannot be read', explain(error))
+            return None
+        if self.classes and {'gt_sem_seg', 'gt_label'} & set(sample['data_samples'].keys()):
+            try:
+                batch = Batch(sample['inputs'], [sample['data_samples']], self.ignored)
+                if batch.valid.any():  # a validation image may be nothing but void
+                    batch.check_labels(self.classes)
+            except ValueError as error:
+                self._note('has wrong labels', explain(error))
+        return sample
+
+    def _note(self, problem: str, text: str) -> None:
+        self.problems.setdefault(problem, []).append(text)
