@@ -11,10 +11,10 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 # isort: split
 from mmengine.config import Config
 from mmengine.dist import is_main_process
-from mmengine.runner import find_latest_checkpoint
 from rich.console import Console
 
 from mmkd.atomic import write_atomically
+from mmkd.checkpoints import latest_checkpoint
 from mmkd.cli import run
 from mmkd.launch import (
     build_runner,
@@ -84,6 +84,7 @@ def read_member(cfg: Config) -> dict[str, Any] | None:
     if not (folder / NOTE).is_file():
         return None
     note = json.loads((folder / NOTE).read_text())
+    note['checkpoint'] = Path(note['checkpoint']).name  # of this folder, whatever the note says
     if note['length'] != length(cfg) or not (folder / note['checkpoint']).is_file():
         return None
     if note['recipe'] != recipe(cfg):
@@ -103,7 +104,7 @@ def train_member(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     check_last_batch(runner)
     runner.train()
     metrics = runner.test() if cfg.get('test_dataloader') else runner.val() if cfg.get('val_dataloader') else {}
-    note.update(checkpoint=Path(find_latest_checkpoint(str(folder))).name,
+    note.update(checkpoint=Path(latest_checkpoint(folder) or '').name,
                 metrics={key: float(value) for key, value in metrics.items()})
     if is_main_process():
         write_atomically(json.dumps(note).encode(), folder / NOTE)

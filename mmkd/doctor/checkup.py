@@ -17,7 +17,7 @@ from mmkd.doctor.data import (
     check_last_batch,
     draw_batches,
 )
-from mmkd.doctor.evaluation import check_evaluation
+from mmkd.doctor.evaluation import check_best, check_evaluation
 from mmkd.doctor.measure import count, measure_objectives, table_cost, table_optimizers
 from mmkd.doctor.members import evaluate_teachers, table_members
 from mmkd.doctor.report import Report
@@ -60,9 +60,12 @@ def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size:
         missing = check_folders(cfg, report)
         if 'train_dataloader' in cfg and 'train' not in missing:
             data = _examine_data(cfg, wiring, batches, batch_size, report)
+        known = len(report.errors)
         for split, wanted in (('val', val_batches), ('test', batches)):
             if cfg.get(f'{split}_dataloader') and split not in missing:
                 check_evaluation(cfg, split, wiring, wanted, report)
+        if cfg.get('val_dataloader') and 'val' not in missing and len(report.errors) == known:
+            check_best(cfg, wiring, report)
     if wiring.model is None:
         return report
 

@@ -2,6 +2,7 @@
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from torch import nn
 
@@ -10,6 +11,7 @@ from mmkd.doctor.data import in_this_process
 from mmkd.doctor.report import Report
 from mmkd.doctor.wiring import Wiring
 from mmkd.explain import explain
+from mmkd.reported_metrics import check_best_metrics, reported_metrics
 from mmkd.tasks import CLASSIFICATION, SEGMENTATION, task_of
 
 SHOWN = 3  # of what is wrong with many samples
@@ -44,6 +46,24 @@ def check_evaluation(cfg: Config, split: str, wiring: Wiring, batches: int | Non
     for problem, found in reader.problems.items():
         more = f' [{len(found)} times; the next: {"; ".join(found[1:SHOWN])}]' if len(found) > 1 else ''
         say(f'the {split} data {problem}: {found[0]}{more}')
+
+
+def check_best(cfg: Config, wiring: Wiring, report: Report) -> None:
+    """Report a best checkpoint that is kept by a metric which the validation does not report."""
+    wanted = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
+    loop = (cfg.get('val_cfg') or {}).get('type', 'ValLoop')
+    if not wanted or wiring.model is None or loop != 'ValLoop':  # a loop of peers knows its names by itself
+        return
+    loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
+    try:
+        built = Runner.build_dataloader(in_this_process(loader, 1), seed=0)
+        metrics = Evaluator(evaluator if isinstance(evaluator, list) else [evaluator])
+        found = reported_metrics(wiring.model, built, metrics)
+        check_best_metrics(wanted if isinstance(wanted, list) else [wanted], found)
+    except KeyError as error:
+        report.error(error)
+    except Exception as error:
+        report.error(f'the validation cannot be evaluated: {explain(error)}')
 
 
 class _Reader:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import OPTIMIZERS
+from mmengine.registry import HOOKS, OPTIMIZERS
 from mmengine.runner import Runner
 
 from mmkd.checks import nearest
 from mmkd.doctor.report import Report
+from mmkd.explain import explain
 from mmkd.launch import prepare_config
 
 NEEDED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
@@ -28,6 +29,7 @@ def check_run(cfg: Config, report: Report) -> None:
         if near:
             report.warn(f"the setting {key!r} is none of the Runner's; did you mean {near[0]!r}?")
     _check_seed(cfg, report)
+    _check_hooks(cfg, report)
     _check_optimizers(cfg.get('optim_wrapper') or {}, report)
     try:
         prepare_config(copy.deepcopy(cfg))
@@ -67,6 +69,18 @@ def _check_seed(cfg: Config, report: Report) -> None:
         report.error(f'{text} (ExactResumeHook will not start without one)')
     else:
         report.warn(text)
+
+
+def _check_hooks(cfg: Config, report: Report) -> None:
+    """Build every hook: a misspelt keyword is found here, and not when the hook is first asked."""
+    named = cfg.get('default_hooks') or {}
+    for where, hook in [*named.items(), *enumerate(cfg.get('custom_hooks') or [])]:
+        try:
+            if isinstance(hook, dict) and 'type' in hook:
+                HOOKS.build({key: value for key, value in hook.items() if key != 'priority'})
+        except Exception as error:
+            which = f'default_hooks.{where}' if where in named else f'custom_hooks[{where}]'
+            report.error(f'{which}: {explain(error)}')
 
 
 def _check_optimizers(wrappers: dict, report: Report) -> None:

@@ -1,23 +1,21 @@
 """Checkpoints that a full disk, Ctrl-C, a kill or a second run cannot destroy."""
-import copy
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import torch
 from mmengine.dist import broadcast_object_list, is_main_process
-from mmengine.evaluator import Evaluator
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
-from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, ValLoop
 
 from mmkd.atomic import write_atomically
 from mmkd.checkpoints import latest_checkpoint
-from mmkd.checks import check_keys, nearest, printable
+from mmkd.checks import check_keys, printable
 from mmkd.registry import HOOKS
+from mmkd.reported_metrics import check_best_metrics, reported_metrics
 from mmkd.work_dir import files_of_run, hold, is_checkpoint_name, release, sweep
 
 BACKEND = 'mmkd_atomic'
@@ -131,8 +129,10 @@ class SafeCheckpointHook(CheckpointHook):
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend):
             self.backend_args = dict(backend=BACKEND)
-        if self.save_best and runner.val_loop is not None:
-            self._check_metrics(runner.val_loop)
+        loop = runner.val_loop
+        if self.save_best and type(loop) is ValLoop:  # that of peers knows its names by itself
+            found = reported_metrics(runner.model, loop.dataloader, loop.evaluator)
+            check_best_metrics(self.key_indicators, found)
         if not runner._resume or runner.iter == 0:
             return
         step = runner.epoch if self.by_epoch else runner.iter
@@ -162,21 +162,6 @@ class SafeCheckpointHook(CheckpointHook):
         if old is not None:
             mine = [name for name in old if isinstance(name, str) and is_checkpoint_name(name, self.filename_tmpl)]
             notes[SUPERSEDED] = mine if isinstance(old, list) else []
-
-    def _check_metrics(self, loop: Any) -> None:
-        """Evaluate one batch for the names that the evaluator reports: a misspelt one would end the first validation.
-
-        Raises:
-            KeyError: ``save_best`` is none of them.
-        """
-        from mmkd.loops import PeerValLoop  # which has looked already
-
-        wanted = [key for key in self.key_indicators if key != 'auto']
-        found = [] if isinstance(loop, PeerValLoop) or not wanted else _dry_metrics(loop)
-        for key in wanted:
-            if found and key not in found:
-                raise KeyError(f'the checkpoint hook keeps the best by save_best={key!r}, which the validation does '
-                               f'not report{nearest(key, found)} (it reports {sorted(found)})')
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write names in place of paths: a folder may be moved or copied."""
@@ -271,27 +256,6 @@ class SafeCheckpointHook(CheckpointHook):
                 f'({error.strerror or error}{free}). '
                 + (f'{stays} stays and is good; ' if stays else 'There is no earlier one; ')
                 + 'free some space or lower max_keep_ckpts, then go on with --resume') from error
-
-
-@torch.no_grad()
-def _dry_metrics(loop: Any) -> list[str]:
-    """Return which metrics a validation reports, by its first batch; nothing where they cannot be had of one batch."""
-    runner = loop.runner
-    evaluator: Evaluator = copy.deepcopy(loop.evaluator)
-    evaluator.dataset_meta = getattr(loop.dataloader.dataset, 'metainfo', None)
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    quiet, runner.logger.disabled = runner.logger.disabled, True  # metrics print tables
-    try:
-        with torch.random.fork_rng(devices):
-            batch = next(iter(loop.dataloader))
-            runner.model.eval()  # a training loop sets train mode at each step
-            outputs = runner.model.val_step(batch)
-        evaluator.process(data_samples=outputs, data_batch=batch)
-        with suppress(Exception):  # a metric may need the whole set: the first validation will say
-            return list(evaluator.evaluate(len(outputs)))
-    finally:
-        runner.logger.disabled = quiet
-    return []
 
 
 def _validation_is_due(runner: Runner) -> bool:
