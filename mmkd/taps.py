@@ -46,19 +46,21 @@ class TapPath:
         """
         match = _GRAMMAR.fullmatch(text) if isinstance(text, str) else None
         if match is None:
+            listed = ". Modules of a list are 'decode_head.1.conv_seg'" if '].' in str(text) else ''
             raise ValueError('a tap is module[#call][:input|:output|:query|:key][index], for instance '
-                             f'{_EXAMPLES}; got {text!r}')
+                             f'{_EXAMPLES}; got {text!r}{listed}')
         keys = re.findall(r'\[(-?\w+)\]', match['index'])
         index = tuple(int(k) if re.fullmatch(r'-?\d+', k) else k for k in keys)
         return cls(text, match['path'], match['call'], match['side'] or 'output', index)
 
-    def select(self, value: Any, where: str) -> Any:
-        """Follow the index into a module's input or output."""
+    def select(self, value: Any, where: str, child: str = '') -> Any:
+        """Follow the index into a module's input or output; ``child`` is the module that it may be meant for."""
         for step, key in enumerate(self.index):
             if isinstance(value, Tensor):
+                offered = f'{child!r} for a child module, ' if child else ''
                 raise TypeError(f'{where}: the {self.side} is a Tensor of shape {tuple(value.shape)}, and [{key}] '
-                                f"would take a sample of the batch. Mend: '{self.module}.{key}' for a child module, "
-                                f"'{self.module}' for the whole tensor")
+                                f"would take a sample of the batch. Mend: {offered}'{self.module}' for the whole "
+                                'tensor')
             try:
                 value = value[key]
             except (KeyError, IndexError, TypeError) as error:
@@ -81,6 +83,61 @@ def _give_heads(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     """Make ``nn.MultiheadAttention`` return its attention by head (N, heads, Q, K); by itself it averages them."""
     late = dict(zip(('need_weights', 'attn_mask', 'average_attn_weights', 'is_causal'), args[4:], strict=False))
     return args[:4], {**kwargs, **late, 'need_weights': True, 'average_attn_weights': False}
+
+
+_LIBRARIES = ('torch', 'mmengine', 'mmseg', 'mmdet', 'mmpretrain', 'mmkd')
+
+
+def is_loss(module: nn.Module) -> bool:
+    """Return whether a module is a loss, an accuracy, or a list of them: it gives a number, and nothing to compare.
+
+    >>> is_loss(nn.ModuleList([nn.CrossEntropyLoss()])), is_loss(nn.Softmax())
+    (True, False)
+    """
+    if isinstance(module, nn.ModuleList | nn.ModuleDict):
+        return len(module) > 0 and all(is_loss(child) for child in module.children())
+    package, *folders = type(module).__module__.split('.')
+    return type(module).__name__.endswith('Loss') or (package in _LIBRARIES and bool({'loss', 'losses'} & {*folders}))
+
+
+def tappable(modules: dict[str, nn.Module]) -> list[str]:
+    """Return which modules of ``named_modules`` a tap may read: no losses, no containers without a forward.
+
+    >>> tappable(dict(nn.Sequential(nn.ModuleList([nn.Linear(1, 1)]), nn.MSELoss()).named_modules()))
+    ['0.0']
+    """
+    losses = _losses(modules)
+    return [name for name, module in modules.items()
+            if name and not _within(name, losses) and type(module).forward is not nn.Module.forward]
+
+
+def _losses(modules: dict[str, nn.Module]) -> list[str]:
+    return [name for name, module in modules.items() if name and is_loss(module)]
+
+
+def _within(path: str, owners: list[str]) -> bool:
+    return any(f'{path}.'.startswith(f'{owner}.') for owner in owners)
+
+
+def _child(modules: dict[str, nn.Module], path: str, key: int | str) -> str:
+    """Return the path of the module that ``path[key]`` would be; '' where there is none.
+
+    >>> _child(dict(nn.Sequential(nn.ModuleList([nn.ReLU(), nn.ReLU()])).named_modules()), '0', -1)
+    '0.1'
+    """
+    module = modules.get(path)
+    if isinstance(module, nn.ModuleList | nn.Sequential) and isinstance(key, int) and -len(module) <= key < len(module):
+        return f'{path}.{range(len(module))[key]}'
+    return f'{path}.{key}' if f'{path}.{key}' in modules else ''
+
+
+def _dotted(modules: dict[str, nn.Module], text: str) -> str:
+    """Return ``'head.1.conv'`` for ``'head[-1].conv'``, where there is such a module; '' otherwise."""
+    path, *parts = re.split(r'\.|(?=\[)', text)
+    for part in parts:
+        index = re.fullmatch(r'\[(-?\d+)\]', part)
+        path = _child(modules, path, int(index[1])) if index else f'{path}.{part}'
+    return path if re.split('[#:]', path)[0] in modules else ''
 
 
 # Self-attention of Hugging Face that is softmax(q·kᵀ/√d) and nothing else: no rotary or relative positions.
@@ -130,18 +187,39 @@ class Taps:
         where: How errors call the model.
 
     Raises:
-        ValueError: A path does not follow the grammar.
+        ValueError: A path does not follow the grammar, or names a loss.
         KeyError: A module does not exist; the message names the nearest ones.
     """
 
     def __init__(self, model: nn.Module, paths: dict[str, str], where: str = 'model') -> None:
         modules = dict(model.named_modules(remove_duplicate=False))
         self.model, self.where = model, where
-        self.paths = {name: TapPath.parse(path) for name, path in paths.items()}
+        self.paths = {name: self._parse(name, path, modules) for name, path in paths.items()}
+        self._meant = {name: _child(modules, path.module, path.index[0]) if path.index else ''
+                       for name, path in self.paths.items()}  # the module that an index may be meant for
+        losses = _losses(modules)
         for name, path in self.paths.items():
             if path.module not in modules:
                 raise KeyError(f'{self._call(name)}: {where} has no module {path.module!r}'
-                               f'{nearest(path.module, [m for m in modules if m])}')
+                               f'{nearest(path.module, tappable(modules))}')
+            if _within(path.module, losses):
+                raise ValueError(self._is_a_loss(name, modules, losses))
+
+    def _parse(self, name: str, path: str, modules: dict[str, nn.Module]) -> TapPath:
+        try:
+            return TapPath.parse(path)
+        except ValueError as error:
+            dotted = _dotted(modules, path) if isinstance(path, str) else ''
+            meant = f'. Mend: {dotted!r}' if dotted else ''
+            raise ValueError(f'tap {name!r} of {self.where}: {error}{meant}') from None
+
+    def _is_a_loss(self, name: str, modules: dict[str, nn.Module], losses: list[str]) -> str:
+        path = self.paths[name].module
+        loss = min((owner for owner in losses if _within(path, [owner])), key=len)
+        parent = loss.rpartition('.')[0]
+        others = [m for m in tappable(modules) if m.rpartition('.')[0] == parent] or tappable(modules)[-4:]
+        return (f'{self._call(name)}: {loss!r} is a loss ({type(modules[loss]).__name__}): it gives a number, and '
+                f'nothing that could be compared. Mend: tap what comes before it, one of {others[:4]}')
 
     def _call(self, name: str) -> str:
         return f"tap {name!r} of {self.where} ('{self.paths[name].text}')"
@@ -167,7 +245,7 @@ class Taps:
         path, where = self.paths[name], self._call(name)
 
         def take(value: Any) -> None:
-            value = path.select(value, where)
+            value = path.select(value, where, self._meant[name])
             if value is None:
                 raise TypeError(f'{where}: the {path.side} is a NoneType, not a Tensor. A fused attention kernel '
                                 "returns None in place of probabilities. Mend: ':query' and ':key' in its place; "
@@ -254,10 +332,13 @@ class Taps:
     def _never_ran(self, name: str) -> str:
         path = self.paths[name]
         module = self.model.get_submodule(path.module)
-        children = [f'{path.module}.{child}' for child, _ in module.named_children()][:4]
+        below = tappable({f'{path.module}.{child}': m for child, m in module.named_modules() if child})
+        direct = [child for child in below if child.count('.') == path.module.count('.') + 1]
+        children = (direct or below)[:4]
         if type(module).forward is nn.Module.forward:
+            meant = self._meant[name]
             return (f'{self._call(name)} never ran: a {type(module).__name__} is a container and has no forward. '
-                    f'Mend: tap one of {children}')
+                    f'Mend: {repr(meant) if meant else f"tap one of {children}"}')
         return (f"{self._call(name)} never ran in this forward. A teacher runs mode='tensor', which leaves out "
                 f"auxiliary heads and losses; a student runs mode='loss'; and mmseg calls a head's forward past its "
                 f"hooks. Mend: tap a module that this forward runs"

@@ -8,8 +8,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from mmkd.losses import HiddenCosineLoss
 from mmkd.losses.attention_kl import attention_rows
-from mmkd.taps import TapPath, Taps
+from mmkd.taps import TapPath, Taps, is_loss, tappable
 
 
 class Toy(nn.Module):
@@ -24,6 +25,7 @@ class Toy(nn.Module):
         self.alias = self.shared
         self.unused = Scale(7.)
         self.box = Box()
+        self.chain = nn.Sequential(Scale(1.), Scale(1.))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stages[1](self.stages[0](x))
@@ -77,6 +79,7 @@ class Loop(Toy):
             self.shared(level)
         self.table(levels)
         self.box(x)
+        self.chain(x)
         return self.mixer(x, skip=levels[1], scale=2.)
 
 
@@ -154,7 +157,9 @@ def test_grammar_error_shows_examples(text: object) -> None:
 @pytest.mark.parametrize(('path', 'error', 'message'), [
     # trap 15: [i] on a Tensor would take a sample of the batch
     ('stages.0[1]', TypeError, r"tap 't' of student \('stages.0\[1\]'\): the output is a Tensor of shape \(1,\), and "
-                               r"\[1\] would take a sample of the batch. Mend: 'stages.0.1' for a child module"),
+                               r"\[1\] would take a sample of the batch. Mend: 'stages.0' for the whole tensor"),
+    ('chain[-1]', TypeError, r"Mend: 'chain.1' for a child module, 'chain' for the whole tensor"),
+    ('chain[-3]', TypeError, r"sample of the batch. Mend: 'chain' for the whole tensor"),
     ('stages.1:input[0][0]', TypeError, r'the input is a Tensor of shape \(1,\), and \[0\] would take a sample'),
     ('pyramid', TypeError, r"the output is a tuple of 3, not a Tensor. Mend: choose one with 'pyramid\[i\]'"),
     ('table', TypeError, r"the output is a dict of 3, not a Tensor. Mend: choose one with 'table\[i\]'"),
@@ -172,6 +177,10 @@ def test_grammar_error_shows_examples(text: object) -> None:
     ('shared#2', RuntimeError, 'the module ran 2 times, so #2 is not there'),
     ('stages', RuntimeError, r"never ran: a ModuleList is a container and has no forward. Mend: tap one of "
                              r"\['stages.0', 'stages.1'\]"),
+    ('stages[-1]', RuntimeError, r"'stages\[-1\]'\) never ran: a ModuleList is a container and has no forward. Mend: "
+                                 r"'stages.1'$"),
+    ('stages[2]', RuntimeError, r"has no forward. Mend: tap one of \['stages.0', 'stages.1'\]"),
+    ('named[x]', RuntimeError, r"a ModuleDict is a container and has no forward. Mend: 'named.x'$"),
     ('named', RuntimeError, r"a ModuleDict is a container and has no forward. Mend: tap one of \['named.x'\]"),
     ('unused', RuntimeError, "never ran in this forward. A teacher runs mode='tensor', which leaves out auxiliary "
                              'heads and losses'),
@@ -196,6 +205,77 @@ def test_misspelt_module_names_the_nearest(path: str, near: str) -> None:
     message = raised.value.args[0]
     assert message.startswith(f"tap 'logits' of teacher 'big' ('{path}'): teacher 'big' has no module '{path}'")
     assert near in message
+
+
+@pytest.mark.parametrize(('path', 'mend'), [
+    ('decode_head[-1].conv_seg', 'decode_head.1.conv_seg'),
+    ('decode_head[0].conv_seg#1:input', 'decode_head.0.conv_seg#1:input'),
+    ('decode_head[5].conv_seg', None), ('decode_head[-1].conv_sag', None)])
+def test_modules_of_a_list_are_named_by_dots(path: str, mend: str | None) -> None:
+    model = nn.ModuleDict(dict(decode_head=nn.ModuleList(
+        nn.ModuleDict(dict(conv_seg=nn.Conv2d(2, 3, 1))) for _ in range(2))))
+    with pytest.raises(ValueError, match=r"^tap 't' of teacher: a tap is module.*Modules of a list are "
+                                         r"'decode_head.1.conv_seg'") as raised:
+        Taps(model, dict(t=path), 'teacher')
+    assert raised.value.args[0].endswith(f"Mend: '{mend}'") is (mend is not None)
+    if mend:
+        assert Taps(model, dict(t=mend)).paths['t'].text == mend
+
+
+class Detector(nn.Module):
+    """A head with losses of several kinds, one a list and one with parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bbox_head = nn.ModuleDict(dict(
+            loss_cls=MODELS.build(dict(type='FocalLoss', _scope_='mmseg')), loss_bbox=nn.SmoothL1Loss(),
+            loss_many=nn.ModuleList([nn.MSELoss(), nn.ModuleList([nn.L1Loss()])]),
+            loss_kd=HiddenCosineLoss(), convs=nn.ModuleList([nn.Conv2d(1, 1, 1)]), conv_cls=nn.Conv2d(1, 1, 1)))
+        self.bbox_head['loss_kd'].part = nn.Linear(1, 1)
+
+
+@pytest.mark.parametrize(('path', 'loss', 'kind'), [
+    ('bbox_head.loss_cls', 'bbox_head.loss_cls', 'FocalLoss'),
+    ('bbox_head.loss_cls:input[0]', 'bbox_head.loss_cls', 'FocalLoss'),
+    ('bbox_head.loss_bbox', 'bbox_head.loss_bbox', 'SmoothL1Loss'),
+    ('bbox_head.loss_many', 'bbox_head.loss_many', 'ModuleList'),
+    ('bbox_head.loss_many.1.0', 'bbox_head.loss_many', 'ModuleList'),
+    ('bbox_head.loss_kd.part', 'bbox_head.loss_kd', 'HiddenCosineLoss')])
+def test_losses_are_no_taps(path: str, loss: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"tap 't' of student \('{re.escape(path)}'\): '{loss}' is a loss "
+                                         rf'\({kind}\): it gives a number, and nothing that could be compared. Mend: '
+                                         r"tap what comes before it, one of \['bbox_head.conv_cls'\]"):
+        Taps(Detector(), dict(t=path), 'student')
+
+
+def test_losses_and_accuracy_of_mmseg_are_no_taps_nor_suggested() -> None:
+    model = MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'})
+    with pytest.raises(ValueError, match=r"'decode_head.loss_decode' is a loss \(CrossEntropyLoss\).*Mend: tap "
+                                         r"what comes before it, one of \['decode_head.conv_seg', 'decode_head.drop"):
+        Taps(model, dict(t='decode_head.loss_decode'))
+    for path in ('decode_head.loss_dekode', 'decode_head.loss', 'bbox_head.loss_decode', 'decode_head.losses'):
+        with pytest.raises(KeyError) as raised:
+            Taps(model, dict(t=path))
+        suggested = raised.value.args[0].partition('did you mean')[2]
+        assert 'loss' not in suggested, suggested
+    with pytest.raises(RuntimeError, match='never ran') as unseen:
+        see('auxiliary_head', model.eval(), torch.randn(1, 3, 32, 32))
+    assert 'loss_decode' not in unseen.value.args[0]
+    assert 'auxiliary_head.conv_seg' in unseen.value.args[0]
+
+
+def test_what_is_a_loss() -> None:
+    from mmseg.models.losses.accuracy import Accuracy
+
+    assert is_loss(Accuracy())
+    assert not is_loss(nn.ModuleList())  # an empty list is no list of losses
+    assert not is_loss(nn.ModuleList([nn.Linear(1, 1), nn.MSELoss()]))
+    assert not is_loss(nn.Sequential(nn.MSELoss()))
+    model = MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'})
+    found = tappable(dict(model.named_modules()))
+    assert 'decode_head.conv_seg' in found
+    assert 'decode_head.psp_modules' in found, 'a list with a forward'
+    assert not [name for name in found if 'loss' in name]
 
 
 def test_changed_in_place_after_reading() -> None:
