@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, check_non_negative, nearest
+from mmkd.class_logits import label_set
 from mmkd.fit_vocabulary import check_vocabularies
+from mmkd.losses.base import needs_of
 from mmkd.member import Member, Renormalise, name_members
 from mmkd.noise.base import Host, Noises
 from mmkd.objective import build_objectives, check_name
@@ -91,8 +93,9 @@ class Distiller(BaseModel):
         self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
                                   for name, m in teacher_members.items()})
         for name, objective in self.objectives.items():
-            by_channel = 'channels' in getattr(objective.loss, 'needs', ('channels', 'size'))
-            check_same_places(name, self._tapped(objective), by_channel)
+            tapped = self._tapped(objective)
+            check_same_places(name, tapped, 'channels' in needs_of(objective.loss))
+            objective.label_sets = {reference: label_set(model) for reference, (model, _) in tapped.items()}
         self.noises = Noises(noise, {name: Host(self.members[name], model, list(used[name]), self.data_preprocessor)
                                      for name, model in {**models, **self.teachers}.items()})
         if not task_weight:

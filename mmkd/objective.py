@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from mmkd.batch import read_batch
 from mmkd.checks import check_keys, check_positive, nearest
+from mmkd.class_logits import LabelSet, check_class_logits, check_same_labels
+from mmkd.losses.base import OTHER_CLASSES, needs_of
 from mmkd.modules.connector import Connector
-from mmkd.references import Record, follow, resolve
+from mmkd.references import Record, follow, references, resolve
 from mmkd.registry import build_part
 
 OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors')
@@ -42,10 +44,13 @@ class Objective(BaseModule):
         reads: Argument of the loss -> reference ``'member.tap'``, a list of references or a glob of members, which is
             stacked unless the loss names the argument in its ``lists``.
         weight: Multiplies the loss (besides the loss's own ``loss_weight``); schedules change it.
-        connectors: Argument -> ``'auto'``, a config or a module.
+        connectors: Argument -> ``'auto'``, a config or a module. What 'auto' does is told by :class:`mmkd.losses.Loss`.
+
+    Attributes:
+        label_sets: Reference -> what the class logits of its member are, as far as the Distiller knows.
 
     Raises:
-        TypeError: The loss does not take, or misses, an argument.
+        TypeError: The loss does not take, or misses, an argument; ``connectors`` is no dict.
         KeyError: A reference names an unknown member or tap.
         ValueError: The weight is not a finite number above 0, a name is not allowed, or nothing could learn from it.
     """
@@ -57,10 +62,15 @@ class Objective(BaseModule):
         check_name(name, 'objective')
         check_positive(f'weight of objective {name!r}', weight)
         self.name, self.weight = name, float(weight)
+        self.label_sets: dict[str, LabelSet] = {}
         self.loss: Any = build_part(loss, f'objective {name!r}: loss')
+        self.class_logits: tuple[str, ...] = tuple(getattr(self.loss, 'class_logits', ()))
         self.reads = self._expand(on, dict(reads or {}), known)
         self._check_signature()
         self._check_peers()
+        if connectors is not None and not isinstance(connectors, dict):
+            raise TypeError(f"objective {name!r}: connectors is dict(student='auto') or dict(teacher='auto'), got "
+                            f'{connectors!r}')
         self.auto = [role for role, value in (connectors or {}).items() if isinstance(value, str) and value == 'auto']
         self._check_connectors(connectors or {})
         self.connectors = ModuleDict({role: build_part(value, f'objective {name!r}: connector of {role!r}')
@@ -116,34 +126,103 @@ class Objective(BaseModule):
 
         A loss with parts that only the shapes decide (a critic, a predictor) has ``build(**reads)``, which makes them.
         """
-        done = []
-        for role in self.auto:
-            other = self._counterpart(role)
-            x, like = self._read(role, record), self._one(other, self._read(other, record))
-            if not isinstance(x, Tensor):
-                raise ValueError(f"objective {self.name!r}: connectors=dict({role}='auto') fits one map, but {role} is "
-                                 f'a list of {len(x)}. Mend: a connector of your own, or one call of the module')
-            needs = getattr(self.loss, 'needs', ('channels', 'size'))
-            tokens = x.dim() == 3 and getattr(self.loss, 'takes_tokens', False)  # (N, L, D): D stands last
-            axis = 2 if tokens else 1
-            convolve = 'channels' in needs and x.shape[axis] != like.shape[axis]
-            if convolve and not _learns(role):
-                raise ValueError(f'objective {self.name!r}: {role} has {x.shape[axis]} channels, {other} '
-                                 f'{like.shape[axis]}; a connector of the teacher would never be trained. Mend: '
-                                 "connectors=dict(student='auto')")
-            resize = 'size' in needs and not tokens and x.shape[2:] != like.shape[2:]
-            width = like.shape[axis] if convolve else x.shape[axis]
-            self.connectors[role] = Connector(x.shape[axis], width if convolve else None, resize, tokens).to(x.device)
-            fitted = (x.shape[1], width) if tokens else (width, *(like.shape[2:] if resize else x.shape[2:]))
-            steps = ['1x1 convolution'] * convolve + ['bilinear resize'] * resize
-            done.append(f'{self.name}: {role} {tuple(x.shape[1:])} -> {fitted} by '
-                        f"{' and '.join(steps) or 'nothing (the shapes agree)'}")
+        self._check_class_logits(record)
+        done = [self._connect_by_itself(role, record) for role in self.auto]
         self.auto = []
+        done += [f'{self._connect_by_itself(role, record)}, since none was given' for role in self._to_resize(record)]
         if hasattr(self.loss, 'build'):
             values = self._values(record)
             built = self._guard(lambda: self.loss.build(**values), values)
             done += [f'{self.name}: {built}'] * bool(built)
         return done
+
+    def _check_class_logits(self, record: Record) -> None:
+        """Look at the arguments that are class logits, but for those that a connector of one's own makes so."""
+        roles = [role for role in self.class_logits if role in self.reads and not self._of_batch(role)]
+        images = len(record['batch'].inputs) if 'batch' in record else None
+        same: dict[str, LabelSet] = {}
+        for role in [role for role in roles if role not in self.connectors]:
+            value, found = self._read(role, record), references(self.reads[role])
+            if role in self.streams:
+                value = value.mean_prob
+            each = value if isinstance(self.reads[role], list) and role not in self.streams else [value] * len(found)
+            for reference, tensors in zip(found, each, strict=True):
+                labels = self.label_sets.get(reference, LabelSet(''))
+                for tensor in tensors if isinstance(tensors, list) else [tensors]:
+                    check_class_logits(f'objective {self.name!r}: {role}={reference!r}', tensor, labels, images)
+                same[reference] = labels
+        if not any(role in self.connectors for role in roles):
+            check_same_labels(f'objective {self.name!r}: {type(self.loss).__name__}', same)
+
+    def _to_resize(self, record: Record) -> list[str]:
+        """Return the teacher's maps of class logits that differ from the student's in size alone, without connector."""
+        found = []
+        for role in [role for role in self.class_logits if role in self.reads and not _learns(role)]:
+            other = self._counterpart(role)
+            if other not in self.class_logits or {role, other} & {*self.connectors}:
+                continue
+            x, like = self._read(role, record), self._read(other, record)
+            plain = isinstance(self.reads[role], str) and isinstance(x, Tensor) and isinstance(like, Tensor)
+            if plain and x.dim() == like.dim() == 4 and x.shape[:2] == like.shape[:2] and x.shape != like.shape:
+                found.append(role)
+        return found
+
+    def _connect_by_itself(self, role: str, record: Record) -> str:
+        """Insert what brings an argument to its counterpart's channels and size; return what was done, in words."""
+        other = self._counterpart(role)
+        x, like = self._read(role, record), self._one(other, self._read(other, record))
+        if not isinstance(x, Tensor):
+            raise ValueError(f"objective {self.name!r}: connectors=dict({role}='auto') fits one map, but {role} is "
+                             f'a list of {len(x)}. Mend: a connector of your own, or one call of the module')
+        needs = needs_of(self.loss)
+        axis = self._channel_axis({role: x, other: like}, record)
+        tokens = axis == 2  # (N, L, D): D stands last
+        convolve = 'channels' in needs and x.shape[axis] != like.shape[axis]
+        if convolve and (role in self.class_logits or self._say_classes({role: x, other: like})):
+            raise ValueError(f'objective {self.name!r}: {role} has {x.shape[1]} classes, {other} {like.shape[1]}. '
+                             f'{OTHER_CLASSES}')
+        if convolve and not _learns(role):
+            raise ValueError(f'objective {self.name!r}: {role} has {x.shape[axis]} channels, {other} '
+                             f'{like.shape[axis]}; a connector of the teacher would never be trained. Mend: '
+                             "connectors=dict(student='auto')")
+        resize = 'size' in needs and not tokens and x.shape[2:] != like.shape[2:]
+        width = like.shape[axis] if convolve else x.shape[axis]
+        self.connectors[role] = Connector(x.shape[axis], width if convolve else None, resize, tokens).to(x.device)
+        fitted = (x.shape[1], width) if tokens else (width, *(like.shape[2:] if resize else x.shape[2:]))
+        steps = ['1x1 convolution'] * convolve + ['bilinear resize'] * resize
+        if not steps:
+            agree = 'shapes agree' if x.shape == like.shape else f"loss needs the same {' and '.join(needs)}, no more"
+            steps = [f'nothing (the {agree})']
+        return f"{self.name}: {role} {tuple(x.shape[1:])} -> {fitted} by {' and '.join(steps)}"
+
+    def _say_classes(self, pair: dict[str, Any]) -> bool:
+        """Return whether each tensor has as many channels as its member has classes, whatever the loss takes."""
+        labels = [(self.label_sets.get(str(self.reads[role])), x) for role, x in pair.items()]
+        return all(one is not None and one.channels == x.shape[1] for one, x in labels)
+
+    def _channel_axis(self, pair: dict[str, Any], record: Record) -> int:
+        """Return the axis of the channels of two tensors of one kind.
+
+        Raises:
+            ValueError: They are no maps, vectors or tokens that the loss takes, or of different kinds.
+        """
+        shapes = ', '.join(f'{role}={self.reads[role]!r} {_shape(x)}' for role, x in pair.items())
+        kinds = {4: '(N, C, H, W)', 2: '(N, C)'}
+        if getattr(self.loss, 'takes_tokens', False):
+            kinds[3] = '(N, L, D)'
+        x, like = pair.values()
+        where = f"objective {self.name!r}: connectors='auto'"
+        if x.dim() not in kinds or like.dim() != x.dim():
+            raise ValueError(f"{where} fits two tensors {' or '.join(kinds.values())} to each other, got {shapes}. "
+                             'Mend: taps of such tensors, or a connector of your own')
+        images = len(record['batch'].inputs) if 'batch' in record else len(x)
+        if x.dim() == 4 and not len(x) == len(like) == images:
+            raise ValueError(f'{where} fits maps (N, C, H, W) of the N={images} images of the batch, got {shapes}: '
+                             'axis 1 is not that of channels. Mend: taps of maps, or a connector of your own')
+        if x.dim() == 3 and x.shape[1] != like.shape[1] and 'size' in needs_of(self.loss):
+            raise ValueError(f'{where} resizes no tokens (N, L, D), got {shapes}. Mend: taps over the same tokens, or '
+                             'a connector of your own')
+        return 2 if x.dim() == 3 else 1
 
     def _call(self, function: Any, record: Record) -> Tensor:
         values = self._values(record)
@@ -253,11 +332,16 @@ class Objective(BaseModule):
 
     def _check_connectors(self, connectors: dict[str, Any]) -> None:
         where = f'objective {self.name!r}: connectors'
+        needs = needs_of(self.loss)
         for role in connectors:
             if role not in self.reads:
                 raise KeyError(f'{where} name {role!r}, which it does not read{nearest(role, self.reads)} '
                                f'(it reads {sorted(self.reads)})')
         for role in self.auto:
+            if not needs:
+                raise ValueError(f"{where}=dict({role}='auto') would do nothing: {type(self.loss).__name__} needs its "
+                                 'arguments to agree neither in channels nor in size (needs = ()). Mend: leave it out, '
+                                 'or a connector of your own')
             if isinstance(self.reads[role], list) or not self._counterpart(role):
                 raise ValueError(f"{where}=dict({role}='auto') fits one map to another, but the objective reads "
                                  f'{self.reads}. Mend: a connector of your own, or the other side')

@@ -155,10 +155,9 @@ def test_students_of_different_normalisation() -> None:
                                                                   "did you mean 'tau'"),
     (pixel(loss=dict(type='PixelWiseKL')), KeyError, "'PixelWiseKL' is not registered; did you mean 'PixelWiseKLLoss'"),
     (pixel(on='feat'), ValueError,
-     r"objective 'pixel': PixelWiseKLLoss got student='student.feat' \(1, 8, 8, 8\), teacher='teacher.feat' "
-     r"\(1, 16, 8, 8\): "
-     r"student has 8 classes but teacher has 16 .*connectors=dict\(student='auto'\)"),
-    (pixel(on='feat', connectors=dict(teacher='auto')), ValueError,
+     r"objective 'pixel': student='student.feat' \(1, 8, 8, 8\) has 8 channels, but the class "
+     r"logits of its model have 11. Mend: tap class logits \(of most segmentors 'decode_head.conv_seg'\)"),
+    (pixel(loss=dict(type='FeatureL1Loss'), on='feat', connectors=dict(teacher='auto')), ValueError,
      r'teacher has 16 channels, student 8; a connector of the teacher would never be trained'),
     (pixel(connectors=dict(image='auto')), KeyError, "objective 'pixel': connectors name 'image', which it does "
                                                      "not read"),
@@ -175,16 +174,15 @@ def test_objectives(objectives: dict, error: type[Exception], pattern: str) -> N
 
 
 def test_wrong_class_counts() -> None:
-    refuse(ValueError, r"objective 'pixel': PixelWiseKLLoss got student='student.logits' \(1, 11, 8, 8\), "
-                       r"teacher='teacher.logits' \(1, 19, 8, 8\): student has 11 classes but teacher has 19 .* "
-                       r"mend: compare "
-                       'logits over the same classes, or insert connectors',
+    refuse(ValueError, r"objective 'pixel': PixelWiseKLLoss compares class logits of models that know other classes: "
+                       r"\{'student.logits': 11, 'teacher.logits': 19\}\. .*Mend: members of the same classes, or "
+                       'compare features',
            teacher=dict(model=tiny.segmentor(8, num_classes=19), allow_untrained=True))
 
 
 def test_other_map_size() -> None:
-    refuse(ValueError, r"objective 'pixel': PixelWiseKLLoss got student='student.logits' \(1, 11, 8, 8\), "
-                       r"teacher='teacher.logits' \(1, 11, 12, 12\): .* mend: connectors=dict\(student='auto'\)",
+    refuse(ValueError, r"objective 'pair': PairWiseAffinityLoss got student='student.feat' \(1, 8, 8, 8\), "
+                       r"teacher='teacher.feat' \(1, 16, 12, 12\): .* mend: connectors=dict\(student='auto'\)",
            teacher=TEACHER | dict(input_size=(96, 96)))
 
 

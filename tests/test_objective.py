@@ -10,7 +10,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmkd.batch import Batch
-from mmkd.losses import AdversarialLoss, PixelWiseKLLoss, pixel_wise_kl
+from mmkd.losses import AdversarialLoss, Loss, PixelWiseKLLoss, pixel_wise_kl
 from mmkd.modules import Connector
 from mmkd.objective import Objective, build_objectives, check_name
 from mmkd.references import references
@@ -289,7 +289,7 @@ def test_wrong_class_counts_name_objective_taps_shapes_and_mend() -> None:
                                          r"4, 2, 2\), "
                                          r"teacher='teacher.logits' \(1, 19, 2, 2\): student has 4 classes but "
                                          r"teacher has "
-                                         r"19 .* mend: .*connectors=dict\(student='auto'\)"):
+                                         r"19 .*Mend: members of the same classes, or compare features"):
         objective()(maps(teacher=(1, 19, 2, 2)))
 
 
@@ -350,12 +350,14 @@ def test_references_leave_the_batch_out() -> None:
 # ---------------------------------------------------------------------- connectors
 
 @pytest.mark.parametrize(('loss', 'student', 'teacher', 'done', 'shape'), [
-    ('PixelWiseKLLoss', (1, 4, 2, 2), (1, 6, 4, 4), '(4, 2, 2) -> (6, 4, 4) by 1x1 convolution and bilinear '
-                                                    'resize', (6, 4)),
-    ('PixelWiseKLLoss', (1, 4, 2, 2), (1, 6, 2, 2), '(4, 2, 2) -> (6, 2, 2) by 1x1 convolution', (6, 4)),
+    ('FeatureL1Loss', (1, 4, 2, 2), (1, 6, 4, 4), '(4, 2, 2) -> (6, 4, 4) by 1x1 convolution and bilinear '
+                                                  'resize', (6, 4)),
+    ('FeatureL1Loss', (1, 4, 2, 2), (1, 6, 2, 2), '(4, 2, 2) -> (6, 2, 2) by 1x1 convolution', (6, 4)),
     ('PixelWiseKLLoss', (1, 4, 4, 4), (1, 4, 2, 2), '(4, 4, 4) -> (4, 2, 2) by bilinear resize', None),
     ('PixelWiseKLLoss', (1, 4, 2, 2), (1, 4, 2, 2), '(4, 2, 2) -> (4, 2, 2) by nothing (the shapes agree)', None),
     ('PairWiseAffinityLoss', (1, 4, 2, 2), (1, 6, 4, 4), '(4, 2, 2) -> (4, 4, 4) by bilinear resize', None),
+    ('PairWiseAffinityLoss', (1, 4, 2, 2), (1, 6, 2, 2), '(4, 2, 2) -> (4, 2, 2) by nothing (the loss needs the same '
+                                                         'size, no more)', None),
 ])
 def test_auto_inserts_what_the_loss_needs(loss: str, student: tuple, teacher: tuple, done: str,
                                           shape: tuple | None) -> None:
@@ -389,7 +391,167 @@ def test_auto_of_the_teacher_resizes_but_never_convolves() -> None:
     with pytest.raises(ValueError, match="objective 'pixel': teacher has 6 channels, student 4; a connector of "
                                          "the teacher "
                                          r"would never be trained. Mend: connectors=dict\(student='auto'\)"):
-        objective(on='logits', connectors=dict(teacher='auto')).fit(maps((1, 4, 2, 2), (1, 6, 2, 2)))
+        objective(dict(type='FeatureL1Loss'), on='logits', connectors=dict(teacher='auto')).fit(
+            maps((1, 4, 2, 2), (1, 6, 2, 2)))
+
+
+class Silent(Loss):
+    """A loss of a user's own that says nothing of itself."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return F.mse_loss(student, teacher)
+
+
+class Plain(nn.Module):
+    """The same without the base."""
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return F.mse_loss(student, teacher)
+
+
+@pytest.mark.parametrize('loss', [Silent, Plain])
+def test_auto_holds_alike_for_losses_that_say_nothing(loss: type[nn.Module]) -> None:
+    one = objective(loss(), on='logits', connectors=dict(student='auto'))
+    rec = maps((1, 2, 4, 4), (1, 5, 8, 8))
+    assert one.fit(rec) == ['pixel: student (2, 4, 4) -> (5, 8, 8) by 1x1 convolution and bilinear resize']
+    connector = one.connectors['student']
+    x = F.conv2d(rec['student']['logits'], connector.conv.weight, connector.conv.bias)
+    x = F.interpolate(x, size=(8, 8), mode='bilinear', align_corners=False)
+    torch.testing.assert_close(one(rec)['pixel.loss'], (x - rec['teacher']['logits']).square().mean())
+
+
+@pytest.mark.parametrize('needs', ['size', ('chanels',), 3])
+def test_needs_that_nobody_knows(needs: Any) -> None:
+    loss = Plain()
+    loss.needs = needs
+    with pytest.raises(ValueError, match=re.escape("needs of Plain must be a tuple of ('channels', 'size'), got "
+                                                   f"{needs!r}. Mend: needs = ('size',), or () for nothing")):
+        objective(loss, on='logits', connectors=dict(student='auto'))
+
+
+@pytest.mark.parametrize('loss', ['AttentionKLLoss', 'SqueezedKnowledgeLoss'])
+def test_auto_of_a_loss_that_needs_nothing(loss: str) -> None:
+    reads = dict(on='logits') if loss == 'AttentionKLLoss' else dict(on='logits', reads=dict(
+        student_global='student.feat', teacher_global='teacher.feat'))
+    with pytest.raises(ValueError, match=rf"objective 'pixel': connectors=dict\(student='auto'\) would do nothing: "
+                                         rf'{loss} needs its arguments to agree neither in channels nor in size '
+                                         r'\(needs = \(\)\). Mend: leave it out, or a connector of your own'):
+        objective(dict(type=loss), **reads, connectors=dict(student='auto'))
+
+
+@pytest.mark.parametrize('connectors', ['auto', ['auto'], True])
+def test_connectors_are_a_dict(connectors: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape("objective 'pair': connectors is dict(student='auto') or "
+                                                  f"dict(teacher='auto'), got {connectors!r}")):
+        objective(name='pair', on='logits', connectors=connectors)
+
+
+@pytest.mark.parametrize(('loss', 'student', 'teacher', 'message'), [
+    ('FeatureL1Loss', (1, 16, 4), (1, 16, 6), r"connectors='auto' fits two tensors \(N, C, H, W\) or \(N, C\) to each "
+                                              r"other, got student='student.logits' \(1, 16, 4\), "
+                                              r"teacher='teacher.logits' \(1, 16, 6\)\. Mend: taps of such tensors"),
+    ('FeatureL1Loss', (1, 4, 2, 2, 2), (1, 6, 2, 2, 2), r'fits two tensors .* got .*\(1, 4, 2, 2, 2\)'),
+    ('FeatureL1Loss', (), (), r'fits two tensors .* got .*\(\)'),
+    ('FeatureL1Loss', (1, 4), (1, 4, 2, 2), r'fits two tensors .* got .*\(1, 4\), .*\(1, 4, 2, 2\)'),
+    ('HiddenCosineLoss', (1, 16, 4), (1, 9, 4), r'resizes no tokens \(N, L, D\), got .*\(1, 16, 4\).*\(1, 9, 4\)'),
+    ('HiddenCosineLoss', (1, 16, 4), (1, 4), r'\(N, C, H, W\) or \(N, C\) or \(N, L, D\) to each other'),
+    ('PairWiseAffinityLoss', (6, 1, 9, 4), (6, 1, 16, 4), r'fits maps \(N, C, H, W\) of the N=1 images of the batch, '
+                                                          r'got .*\(6, 1, 9, 4\).*: axis 1 is not that of channels'),
+    ('FeatureL1Loss', (1, 4, 2, 2), (6, 5, 2, 2), r'of the N=1 images of the batch, got .*\(6, 5, 2, 2\)'),
+])
+def test_auto_takes_no_other_axis_for_channels(loss: str, student: tuple, teacher: tuple, message: str) -> None:
+    one = objective(dict(type=loss), on='logits', connectors=dict(student='auto'))
+    with pytest.raises(ValueError, match=f"objective 'pixel': .*{message}"):
+        one.fit(maps(student, teacher))
+    assert not len(one.connectors)
+
+
+# ---------------------------------------------------------------------- class logits
+
+CLASS_LOGITS = [dict(type='PixelWiseKLLoss', tau=2.), dict(type='LogitMSELoss'), dict(type='BinaryKLLoss'),
+                dict(type='AdversarialLoss', mode='hinge', activation='softmax',
+                     critic=dict(type='CategoryCritic', in_channels=4, num_classes=0))]
+
+
+@pytest.mark.parametrize('loss', CLASS_LOGITS, ids=lambda loss: loss['type'])
+@pytest.mark.parametrize(('student', 'teacher'), [((2, 3), (4, 6)), ((8, 8), (3, 5)), ((2, 2), (2, 4))])
+def test_a_teachers_class_logits_are_resized_where_nobody_says_how(loss: dict, student: tuple, teacher: tuple) -> None:
+    rec = maps((1, 4, *student), (1, 4, *teacher))
+    torch.manual_seed(0)
+    plain = objective(loss, on='logits').eval()
+    done = f'pixel: teacher {(4, *teacher)} -> {(4, *student)} by bilinear resize'
+    assert plain.fit(rec) == [f'{done}, since none was given']
+    assert plain.fit(rec) == []  # once
+    assert not list(plain.connectors.parameters())
+    torch.manual_seed(0)
+    told = objective(loss, on='logits', connectors=dict(teacher='auto')).eval()
+    assert told.fit(rec) == [done]
+    value = plain(rec)['pixel.loss']
+    assert value == told(rec)['pixel.loss']
+    resized = F.interpolate(rec['teacher']['logits'], size=student, mode='bilinear', align_corners=False)
+    torch.testing.assert_close(value, plain.loss(rec['student']['logits'], resized))
+
+
+def test_what_is_not_resized_by_itself() -> None:
+    small, large = (1, 4, 2, 2), (1, 4, 4, 4)
+    assert objective().fit(maps(small, small)) == []  # nothing to do
+    told = objective(on='logits', connectors=dict(student='auto'))
+    assert told.fit(maps(small, large)) == ['pixel: student (4, 2, 2) -> (4, 4, 4) by bilinear resize']
+    own = objective(on='logits', connectors=dict(student=nn.ConvTranspose2d(4, 4, 2, stride=2)))
+    assert own.fit(maps(small, large)) == []
+    for loss in ('PairWiseAffinityLoss', 'FeatureL1Loss', 'AdversarialLoss'):  # of features
+        options = dict(critic=nn.Conv2d(4, 1, 1)) if loss == 'AdversarialLoss' else {}
+        features = objective(dict(type=loss, **options), on='logits')
+        assert features.fit(maps(small, large)) == []
+        with pytest.raises(ValueError, match=r"mend: connectors=dict\(student='auto'\)"):
+            features(maps(small, large))
+
+
+def test_stacks_of_class_logits_are_refused_with_the_mend() -> None:
+    for loss in ('EnsembleKLLoss', 'DirichletNLLLoss', 'ProxyDirichletLoss'):
+        one, rec = objective(dict(type=loss), reads=dict(student='student.logits', teachers='t?.logits')), maps(
+            (1, 4, 2, 2), (1, 4, 4, 4))
+        for member in ('t1', 't2'):
+            one.absorb(member, rec[member], rec)
+        assert one.fit(rec) == []
+        with pytest.raises(ValueError, match=r"Mend: connectors=dict\(student='auto'\) resizes the student"):
+            one(rec)
+
+
+@pytest.mark.parametrize('loss', CLASS_LOGITS, ids=lambda loss: loss['type'])
+@pytest.mark.parametrize('role', ['student', 'teacher'])
+def test_no_convolution_is_trained_between_classes(loss: dict, role: str) -> None:
+    one = objective(loss, on='logits', connectors={role: 'auto'})
+    with pytest.raises(ValueError, match=r"objective 'pixel': (student has 4 classes, teacher 6|teacher has 6 classes, "
+                                         r'student 4)\. Class k of one is not class k of the other, and a convolution '
+                                         r'trained between them would only hide that. Mend: members of the same'):
+        one.fit(maps((1, 4, 2, 2), (1, 6, 2, 2)))
+    assert not len(one.connectors)
+
+
+@pytest.mark.parametrize('loss', CLASS_LOGITS, ids=lambda loss: loss['type'])
+def test_other_classes_are_refused_without_the_offer_of_a_convolution(loss: dict) -> None:
+    rec = maps((1, 4, 2, 2), (1, 6, 2, 2))
+    with pytest.raises(ValueError, match='objective .pixel.: .*Class k of one is not class k of the other.*Mend: '
+                                         'members of the same classes, or compare features') as raised:
+        objective(loss, on='logits')(rec)
+    assert 'connectors' not in raised.value.args[0]
+
+
+def test_losses_say_which_arguments_are_class_logits() -> None:
+    """Each of these is a function of a distribution over classes; whatever else takes features of any kind."""
+    import mmkd.losses
+
+    kinds = [getattr(mmkd.losses, name) for name in dir(mmkd.losses) if name.endswith('Loss') and name != 'Loss']
+    teacher = {kind.__name__ for kind in kinds if kind.class_logits == ('student', 'teacher')}
+    teachers = {kind.__name__ for kind in kinds if kind.class_logits == ('student', 'teachers')}
+    assert teacher == {'PixelWiseKLLoss', 'LogitMSELoss', 'BinaryKLLoss'}
+    assert teachers == {'EnsembleKLLoss', 'DirichletNLLLoss', 'ProxyDirichletLoss'}
+    for kind in kinds:
+        if kind.__name__ not in teacher | teachers:
+            assert kind.class_logits == ()
+    for activation, expected in ((None, ()), ('softmax', ('student', 'teacher')), ('sigmoid', ('student', 'teacher'))):
+        assert AdversarialLoss(nn.Conv2d(3, 1, 1), activation=activation).class_logits == expected
 
 
 def test_auto_beside_a_stack_of_teachers() -> None:

@@ -7,7 +7,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mmkd.checks import check_choice, check_count, check_non_negative, check_positive
-from mmkd.losses.base import Loss, call_in_dtype, check_mask, fill_masked, infinite_to_nan, no_autocast, shape_of, widen
+from mmkd.losses.base import (
+    OTHER_CLASSES,
+    Loss,
+    call_in_dtype,
+    check_mask,
+    fill_masked,
+    infinite_to_nan,
+    no_autocast,
+    shape_of,
+    widen,
+)
 from mmkd.losses.critic_terms import category_cross_entropy, draw_positions, frozen, masked_mean, weight_norms
 from mmkd.registry import MODELS, build_part
 
@@ -61,7 +71,8 @@ class AdversarialLoss(Loss):
             lacks it is built by :meth:`build`, which the Distiller calls.
         mode: 'wgan-gp', 'hinge', 'lsgan' or 'bce'.
         gradient_penalty: λ of wgan-gp.
-        activation: What the critic sees: None for the tensor as it is, 'softmax' or 'sigmoid' for probabilities.
+        activation: What the critic sees: None for the tensor as it is, 'softmax' or 'sigmoid' for probabilities; what
+            the loss is given are then class logits, with all that holds for such (see :class:`Loss`).
         sigmoid: Squash the score to (0, 1) first (AFD, lsgan).
         loss_weight: Factor inside both returned values.
         loss_name: Key in the logs.
@@ -83,8 +94,6 @@ class AdversarialLoss(Loss):
         tensor(0.1250)
     """
 
-    needs = ('channels', 'size')  # the penalty mixes the two maps
-
     def __init__(self, critic: dict | nn.Module | None = None, mode: str = 'wgan-gp', gradient_penalty: float = 10.0,
                  activation: str | None = None, sigmoid: bool = False, loss_weight: float = 1.0,
                  loss_name: str | None = None, l1: float = 0.0, l2: float = 0.0,
@@ -103,6 +112,7 @@ class AdversarialLoss(Loss):
             raise ValueError(f"adversarial_sample is −µ log D(S), a probability of mode='bce', got mode={mode!r}; "
                              "mend: mode='bce', or adversarial_sample=0")
         self.mode, self.gradient_penalty, self.activation, self.sigmoid = mode, gradient_penalty, activation, sigmoid
+        self.class_logits = ('student', 'teacher') if activation else ()
         if positions is not None:
             check_count('positions', positions, 1)
         self.l1, self.l2, self.adversarial_sample, self.positions = l1, l2, adversarial_sample, positions
@@ -271,7 +281,9 @@ class AdversarialLoss(Loss):
         if student.dim() not in (2, 4):
             raise ValueError(f'AdversarialLoss needs maps (N, C, H, W) or (N, C), got {shapes}')
         if student.shape != teacher.shape:
-            raise ValueError(f"student and teacher maps differ: {shapes}; mend: connectors=dict(student='auto')")
+            classes = bool(self.class_logits) and student.shape[1] != teacher.shape[1]
+            mend = f'. {OTHER_CLASSES}' if classes else "; mend: connectors=dict(student='auto')"
+            raise ValueError(f'student and teacher maps differ: {shapes}{mend}')
         if self.activation == 'softmax' and student.shape[1] == 1:
             raise ValueError(f"activation='softmax' over a single channel is always 1: {shapes}; mend: activation=None")
         check_mask(mask, student)

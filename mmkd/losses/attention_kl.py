@@ -116,6 +116,8 @@ class AttentionKLLoss(Loss):
         tensor(0.)
     """
 
+    needs = ()  # rows over other tokens cannot be resized to each other
+
     def __init__(self, heads: str = 'match', rows: int | None = None, loss_weight: float = 1.0,
                  loss_name: str | None = None) -> None:
         super().__init__(loss_weight, loss_name)

@@ -10,16 +10,32 @@ from torch.func import functional_call
 
 from mmkd.checks import check_positive
 
+OTHER_CLASSES = 'Class k of one is not class k of the other, and a convolution trained between them ' \
+    'would only hide that. Mend: members of the same classes, or compare features ' \
+    '(PairWiseAffinityLoss on what the last layer reads)'
+
 
 class Loss(nn.Module):
     """Base of the losses: ``loss_weight`` is inside the value that is returned, ``loss_name`` follows mmsegmentation.
+
+    What a class says of itself is what a Distiller acts on. One rule holds for every loss, and a plain ``nn.Module``
+    without these attributes is taken as a loss of the defaults:
+
+    * ``connectors=dict(student='auto')`` makes equal what ``needs`` names, of (N, C, H, W), (N, C) or, where the loss
+      ``takes_tokens``, (N, L, D): a trained 1×1 convolution for 'channels', a bilinear resize for 'size'. Other shapes
+      are refused, and so is 'auto' for a loss that needs nothing. On the teacher's side it never has weights.
+    * ``class_logits`` must be the scores of the member's own classes: (N, C, H, W) of a segmentor, (N, C) of a
+      classifier. Members of other classes are refused, and no convolution between classes is ever trained. Where two
+      such maps differ in size and no connector was given, the teacher's is resized, and the log says so. An argument
+      with a connector of one's own is left alone.
 
     Args:
         loss_weight: Factor inside the returned value, above 0.
         loss_name: Key in mmsegmentation's logs; None means ``loss_`` + the class in snake case.
 
     Attributes:
-        needs: What student and teacher must have in common ('channels', 'size'); connectors='auto' sees to it.
+        needs: What student and teacher must have in common: 'channels', 'size', both (the default) or nothing.
+        class_logits: Arguments that are class logits.
         streams: Arguments for which a Distiller hands over running statistics, made by ``running()`` and updated
             member by member, in place of a stack of all members.
         lists: Arguments for which a list of references arrives as a list of tensors of any shapes, in place of a stack.
@@ -29,7 +45,8 @@ class Loss(nn.Module):
         diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as ``<objective>.<name>``.
     """
 
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ('channels', 'size')
+    class_logits: tuple[str, ...] = ()
     streams: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
     whole: tuple[str, ...] = ()
@@ -47,6 +64,22 @@ class Loss(nn.Module):
     def loss_name(self) -> str:
         """Key of this loss in mmsegmentation's logs."""
         return self._loss_name
+
+
+def needs_of(loss: nn.Module) -> tuple[str, ...]:
+    """Return what a loss needs its arguments to have in common; that of :class:`Loss` where it does not say.
+
+    Raises:
+        ValueError: ``needs`` is no tuple of 'channels' and 'size'.
+
+    >>> needs_of(nn.MSELoss())
+    ('channels', 'size')
+    """
+    needs = getattr(loss, 'needs', Loss.needs)
+    if not isinstance(needs, tuple | list) or not set(needs) <= set(Loss.needs):
+        raise ValueError(f'needs of {type(loss).__name__} must be a tuple of {Loss.needs}, got {needs!r}. Mend: '
+                         "needs = ('size',), or () for nothing")
+    return tuple(needs)
 
 
 def snake_case(name: str) -> str:
@@ -127,11 +160,11 @@ def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
     if student.dim() < 2 or teacher.dim() < 2:
         raise ValueError(f'{name} needs logits (N, C, *S), got {shapes}')
     if student.shape[1] != teacher.shape[1]:
-        raise ValueError(f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} ({shapes}); mend: '
-                         "compare logits over the same classes, or insert connectors=dict(student='auto')")
+        raise ValueError(f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} ({shapes}). '
+                         f'{OTHER_CLASSES}')
     if student.shape != teacher.shape:
-        raise ValueError(f"student and teacher logits differ in shape: {shapes}; mend: connectors=dict(student='auto') "
-                         'resizes the student')
+        raise ValueError(f'student and teacher logits differ in shape: {shapes}; mend: logits of one size, '
+                         "connectors=dict(teacher='auto') resizes a teacher's map")
 
 
 def first_derivative_only(loss: str, mend: str) -> Callable[[Callable], Callable]:

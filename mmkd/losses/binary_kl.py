@@ -65,7 +65,7 @@ class BinaryKLLoss(Loss):
         tensor(2.6162)
     """
 
-    needs = ('channels', 'size')
+    class_logits = ('student', 'teacher')
 
     def __init__(self, tau: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
         super().__init__(loss_weight, loss_name)

@@ -97,7 +97,7 @@ class DirichletNLLLoss(Loss):
         tensor(-0.1178)
     """
 
-    needs = ('channels', 'size')
+    class_logits = ('student', 'teachers')
     streams = ('teachers',)
 
     def __init__(self, temperature: float = 1.0, smoothing: float = SMOOTHING, loss_weight: float = 1.0,

@@ -65,7 +65,7 @@ class EnsembleKLLoss(Loss):
         tensor(1.4384)
     """
 
-    needs = ('channels', 'size')
+    class_logits = ('student', 'teachers')
     streams = ('teachers',)
 
     def __init__(self, temperature: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None) -> None:

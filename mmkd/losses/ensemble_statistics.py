@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.checks import check_fraction, check_positive
-from mmkd.losses.base import check_mask, no_autocast, shape_of
+from mmkd.losses.base import OTHER_CLASSES, check_mask, no_autocast, shape_of
 
 
 class EnsembleStatistics:
@@ -145,7 +145,7 @@ def read_ensemble(student: Tensor, teachers: Tensor | Iterable[Tensor] | Ensembl
     expected = statistics.shape[1:]
     if student.dim() == len(expected) and student.shape[1] != expected[1]:
         raise ValueError(f'student has {student.shape[1]} classes but the ensemble has {expected[1]} ({shapes}). '
-                         "Mend: compare logits over the same classes, or insert connectors=dict(student='auto')")
+                         f'{OTHER_CLASSES}')
     if student.shape != expected:
         raise ValueError(f'student and members differ in shape: {shapes}, expected student (N, C, *S) and teachers '
                          "(M, N, C, *S). Mend: connectors=dict(student='auto') resizes the student")

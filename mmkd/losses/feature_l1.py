@@ -56,8 +56,6 @@ class FeatureL1Loss(Loss):
         tensor(0.5000)
     """
 
-    needs = ('channels', 'size')
-
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Return the weighted loss of maps (N, C, \*S) under a bool mask (N, \*S)."""
         return self.loss_weight * feature_l1(student, teacher, mask)

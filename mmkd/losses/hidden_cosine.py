@@ -73,7 +73,6 @@ class HiddenCosineLoss(Loss):
         tensor(1.)
     """
 
-    needs = ('channels', 'size')
     takes_tokens = True
 
     def __init__(self, token: str | None = None, ignore_index: int = 255, loss_weight: float = 1.0,

@@ -54,7 +54,7 @@ class LogitMSELoss(Loss):
         tensor(1.5000)
     """
 
-    needs = ('channels', 'size')
+    class_logits = ('student', 'teacher')
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Return the weighted loss of logits (N, C, \*S) under a bool mask (N, \*S)."""

@@ -89,7 +89,7 @@ class PixelWiseKLLoss(Loss):
         tensor(1.3081)
     """
 
-    needs = ('channels', 'size')
+    class_logits = ('student', 'teacher')
 
     def __init__(self, tau: float = 1.0, direction: str = 'forward', reduction: str = 'mean',
                  loss_weight: float = 1.0, loss_name: str | None = None) -> None:

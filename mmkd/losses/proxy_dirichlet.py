@@ -122,7 +122,7 @@ class ProxyDirichletLoss(Loss):
         tensor(0.0610)
     """
 
-    needs = ('channels', 'size')
+    class_logits = ('student', 'teachers')
     streams = ('teachers',)
 
     def __init__(self, direction: str = 'reverse', offset: float = 1.0, loss_weight: float = 1.0,

@@ -83,6 +83,7 @@ class SqueezedKnowledgeLoss(Loss):
         2.0
     """
 
+    needs = ()  # the estimators bring every stage to one length
     lists = ('student', 'teacher')
     whole = ('labels',)  # which classes an image shows, a coarser map would not tell
     fixed = ('num_classes',)
