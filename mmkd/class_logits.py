@@ -36,6 +36,8 @@ def label_set(model: nn.Module) -> LabelSet:
     LabelSet(kind='', classes=None, channels=None)
     """
     task = task_of(model)
+    if task.kind == CLASSIFICATION and task.num_classes is None:
+        return LabelSet('')  # no more is known than that something is called head
     if task.kind not in _SHAPES:
         return LabelSet(task.kind)
     head: Any = getattr(model, 'decode_head', None)
@@ -69,8 +71,8 @@ def check_class_logits(what: str, tensor: Tensor, labels: LabelSet, images: int 
         raise ValueError(f'{what} {shape_of(tensor)} are no class logits (N, C, …): axis 0 is not the batch, which '
                          f'holds N={images}; layers, queries and proposals are no images. {_MEND}')
     if labels.channels is not None and tensor.shape[1] not in (labels.channels, labels.classes):
-        raise ValueError(f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but its model says '
-                         f'{labels.channels} classes, so these are no class logits. {_MEND}')
+        raise ValueError(f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits '
+                         f'of its model have {labels.channels}. {_MEND}')
 
 
 def check_same_labels(what: str, labels: Mapping[str, LabelSet]) -> None:

@@ -178,7 +178,7 @@ class Objective(BaseModule):
         axis = self._channel_axis({role: x, other: like}, record)
         tokens = axis == 2  # (N, L, D): D stands last
         convolve = 'channels' in needs and x.shape[axis] != like.shape[axis]
-        if convolve and role in self.class_logits:
+        if convolve and (role in self.class_logits or self._say_classes({role: x, other: like})):
             raise ValueError(f'objective {self.name!r}: {role} has {x.shape[1]} classes, {other} {like.shape[1]}. '
                              f'{OTHER_CLASSES}')
         if convolve and not _learns(role):
@@ -194,6 +194,11 @@ class Objective(BaseModule):
             agree = 'shapes agree' if x.shape == like.shape else f"loss needs the same {' and '.join(needs)}, no more"
             steps = [f'nothing (the {agree})']
         return f"{self.name}: {role} {tuple(x.shape[1:])} -> {fitted} by {' and '.join(steps)}"
+
+    def _say_classes(self, pair: dict[str, Any]) -> bool:
+        """Return whether each tensor has as many channels as its member has classes, whatever the loss takes."""
+        labels = [(self.label_sets.get(str(self.reads[role])), x) for role, x in pair.items()]
+        return all(one is not None and one.channels == x.shape[1] for one, x in labels)
 
     def _channel_axis(self, pair: dict[str, Any], record: Record) -> int:
         """Return the axis of the channels of two tensors of one kind.

@@ -155,8 +155,8 @@ def test_students_of_different_normalisation() -> None:
                                                                   "did you mean 'tau'"),
     (pixel(loss=dict(type='PixelWiseKL')), KeyError, "'PixelWiseKL' is not registered; did you mean 'PixelWiseKLLoss'"),
     (pixel(on='feat'), ValueError,
-     r"objective 'pixel': student='student.feat' \(1, 8, 8, 8\) has 8 channels, but its model says 11 classes, so "
-     r"these are no class logits. Mend: tap class logits \(of most segmentors 'decode_head.conv_seg'\)"),
+     r"objective 'pixel': student='student.feat' \(1, 8, 8, 8\) has 8 channels, but the class "
+     r"logits of its model have 11. Mend: tap class logits \(of most segmentors 'decode_head.conv_seg'\)"),
     (pixel(loss=dict(type='FeatureL1Loss'), on='feat', connectors=dict(teacher='auto')), ValueError,
      r'teacher has 16 channels, student 8; a connector of the teacher would never be trained'),
     (pixel(connectors=dict(image='auto')), KeyError, "objective 'pixel': connectors name 'image', which it does "

@@ -36,11 +36,11 @@ def test_what_class_logits_are(shape: tuple[int, ...], labels: LabelSet, images:
     ((1, 19, 19), NINETEEN, 1, r'x \(1, 19, 19\) is no map'),
     ((2, 19), NINETEEN, 2, r'x \(2, 19\) is no map'),
     ((), NINETEEN, 2, r'x \(\) is no map'),
-    ((1, 16, 4, 8), NINETEEN, 1, r'x \(1, 16, 4, 8\) has 16 channels, but its model says 19 classes, so these are no'),
+    ((1, 16, 4, 8), NINETEEN, 1, r'x \(1, 16, 4, 8\) has 16 channels, but the class logits of its model have 19'),
     ((6, 19, 100, 20), NINETEEN, 1, r'x \(6, 19, 100, 20\) are no class logits \(N, C, …\): axis 0 is not the batch, '
                                     'which holds N=1; layers, queries and proposals are no images'),
     ((3, 10, 4, 4), TEN, 3, r'x \(3, 10, 4, 4\) is no vector \(N, C\), as class logits of a model for classific'),
-    ((3, 64), TEN, 3, r'x \(3, 64\) has 64 channels, but its model says 10 classes'),
+    ((3, 64), TEN, 3, r'x \(3, 64\) has 64 channels, but the class logits of its model have 10'),
     ((6, 1, 100, 81), LabelSet('detection'), 1, '.*axis 0 is not the batch, which holds N=1'),  # DETR's decoder layers
     ((512, 81), LabelSet('detection'), 1, '.*axis 0 is not the batch'),  # proposals
     ((), LabelSet(''), 1, '.*axis 0 is not the batch')])
@@ -68,7 +68,7 @@ def test_label_sets_of_models() -> None:
     assert label_set(model(decode_head=model(max_depth=9.))) == LabelSet('depth')
     assert label_set(model(bbox_head=model(num_classes=80))) == LabelSet('detection')
     assert label_set(model(num_classes=4)) == LabelSet('classification', 4, 4)
-    assert label_set(model(head=model())) == LabelSet('classification')
+    assert label_set(model(head=model())) == LabelSet('')  # something that is called head
     assert label_set(model()) == LabelSet('')
 
 
@@ -112,8 +112,8 @@ def test_an_ensembles_members_are_looked_at_too() -> None:
                          taps=dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck'), objectives=dict(
                              end=dict(loss=dict(type='EnsembleKLLoss'),
                                       reads=dict(student='student.logits', teachers='t*.feat'))))
-    with pytest.raises(ValueError, match=r"objective 'end': teachers='t0.feat' \(1, 8, 8, 8\) has 8 channels, but its "
-                                         'model says 11 classes'):
+    with pytest.raises(ValueError, match=r"objective 'end': teachers='t0.feat' \(1, 8, 8, 8\) has 8 channels, but the "
+                                         'class logits of its model have 11'):
         tiny.build(cfg)
     cfg['objectives']['end']['reads']['teachers'] = 't*.logits'
     assert tiny.build(cfg)
@@ -135,6 +135,11 @@ def test_members_of_other_classes_are_compared_by_their_features_alone(loss: dic
                                          r"other classes: \{'student.logits': 150, 'teacher.logits': 19\}. Class k .*"
                                          r'Mend: members of the same classes, or compare features \(PairWise'):
         tiny.build(other_classes(loss=loss, on='logits', connectors=connectors))
+    for other in ('FeatureL1Loss', 'AdversarialLoss'):  # of any maps, so that the tap decides
+        with pytest.raises(ValueError, match=r"objective 'one': student has 150 classes, teacher 19\. Class k of one"):
+            tiny.build(other_classes(loss=dict(type=other), on='logits', connectors=dict(student='auto')))
+        assert tiny.build(other_classes(loss=dict(type='FeatureL1Loss'), reads=dict(
+            student='student.logits', teacher='teacher.feat'), connectors=dict(student='auto')))
     model = tiny.build(other_classes(loss=dict(type='PairWiseAffinityLoss'), on='feat'))
     assert model.train_step(tiny.batch(num_classes=150), tiny.sgd(model))['one.loss'] > 0
 

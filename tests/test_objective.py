@@ -529,6 +529,15 @@ def test_no_convolution_is_trained_between_classes(loss: dict, role: str) -> Non
     assert not len(one.connectors)
 
 
+@pytest.mark.parametrize('loss', CLASS_LOGITS, ids=lambda loss: loss['type'])
+def test_other_classes_are_refused_without_the_offer_of_a_convolution(loss: dict) -> None:
+    rec = maps((1, 4, 2, 2), (1, 6, 2, 2))
+    with pytest.raises(ValueError, match='objective .pixel.: .*Class k of one is not class k of the other.*Mend: '
+                                         'members of the same classes, or compare features') as raised:
+        objective(loss, on='logits')(rec)
+    assert 'connectors' not in raised.value.args[0]
+
+
 def test_losses_say_which_arguments_are_class_logits() -> None:
     """Each of these is a function of a distribution over classes; whatever else takes features of any kind."""
     import mmkd.losses

@@ -7,7 +7,17 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from mmkd.checks import check_choice, check_count, check_non_negative, check_positive
-from mmkd.losses.base import Loss, call_in_dtype, check_mask, fill_masked, infinite_to_nan, no_autocast, shape_of, widen
+from mmkd.losses.base import (
+    OTHER_CLASSES,
+    Loss,
+    call_in_dtype,
+    check_mask,
+    fill_masked,
+    infinite_to_nan,
+    no_autocast,
+    shape_of,
+    widen,
+)
 from mmkd.losses.critic_terms import category_cross_entropy, draw_positions, frozen, masked_mean, weight_norms
 from mmkd.registry import MODELS, build_part
 
@@ -271,7 +281,9 @@ class AdversarialLoss(Loss):
         if student.dim() not in (2, 4):
             raise ValueError(f'AdversarialLoss needs maps (N, C, H, W) or (N, C), got {shapes}')
         if student.shape != teacher.shape:
-            raise ValueError(f"student and teacher maps differ: {shapes}; mend: connectors=dict(student='auto')")
+            classes = bool(self.class_logits) and student.shape[1] != teacher.shape[1]
+            mend = f'. {OTHER_CLASSES}' if classes else "; mend: connectors=dict(student='auto')"
+            raise ValueError(f'student and teacher maps differ: {shapes}{mend}')
         if self.activation == 'softmax' and student.shape[1] == 1:
             raise ValueError(f"activation='softmax' over a single channel is always 1: {shapes}; mend: activation=None")
         check_mask(mask, student)
