@@ -4,12 +4,13 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel, ModuleDict
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.checks import check_keys, check_non_negative, nearest
+from mmkd.draws import Apart, own_draws
 from mmkd.fit_vocabulary import check_vocabularies
 from mmkd.member import Member, Renormalise, name_members
 from mmkd.noise.base import Host, Noises
@@ -62,14 +63,14 @@ class Distiller(BaseModel):
         check_keys(unknown, ARGUMENTS, 'Distiller')
         student_members = _parse_members('student', student, students)
         teacher_members = _parse_members('teacher', teacher, teachers)
-        models = {name: member.build() for name, member in student_members.items()}
+        models = _build_students(student_members)
         super().__init__(_preprocessor(data_preprocessor, models, student_members), init_cfg)
         self.members: dict[str, Member] = {**student_members, **teacher_members}
         if len(self.members) < len(student_members) + len(teacher_members):
             raise ValueError('a student and a teacher share a name: '
                              f'{sorted(set(student_members) & set(teacher_members))}')
         check_same_classes(models, 'the students')  # they learn from one batch
-        self.students = ModuleDict(models)
+        self.students = Apart(models, 'student', plain=next(iter(models)))
         for name, member in student_members.items():
             if member.options.get('channels_last'):
                 models[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -81,15 +82,19 @@ class Distiller(BaseModel):
 
         paths = {name: _all_taps(member, taps or {}) for name, member in self.members.items()}
         # A student alone on noise is the control of a teacher's worth; alone without noise it is plain training.
-        self.objectives = ModuleDict() if noise and not objectives and not teacher_members else build_objectives(
-            objectives or {}, {name: list(p) for name, p in paths.items()})
+        alone = noise and not objectives and not teacher_members
+        self.objectives = Apart({} if alone else _build_objectives(
+            objectives or {}, {name: list(p) for name, p in paths.items()}), 'objective')
         for name in [name for name in self.objectives if name in models and len(models) > 1]:
             raise ValueError(f'objective {name!r} is called like a student, whose own losses are logged under that '
                              'name. Mend: another name')
         used = {name: self._used(name, paths[name]) for name in self.members}
         self.taps = {name: Taps(models[name], used[name], m.where) for name, m in student_members.items()}
-        self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
-                                  for name, m in teacher_members.items()})
+        runs: dict[str, Teacher] = {}
+        for name, member in teacher_members.items():
+            with own_draws('teacher', name):
+                runs[name] = Teacher(member, used[name], self.data_preprocessor)
+        self.teachers = Teachers(runs)
         for name, objective in self.objectives.items():
             by_channel = 'channels' in getattr(objective.loss, 'needs', ('channels', 'size'))
             check_same_places(name, self._tapped(objective), by_channel)
@@ -253,6 +258,27 @@ def _parse_members(role: str, one: Any, many: dict[str, Any] | None) -> dict[str
     for name in named:
         check_name(name, role)
     return {name: Member.parse(name, role, value) for name, value in named.items()}
+
+
+def _build_students(members: dict[str, Member]) -> dict[str, nn.Module]:
+    """Build the first student as a plain run would, from the run's generator, the others apart."""
+    first, *others = members
+    models = {first: members[first].build()}
+    for name in others:
+        with own_draws('student', name):
+            models[name] = members[name].build()
+    return models
+
+
+def _build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> dict[str, Any]:
+    """Build every objective, its weights drawn by its own name."""
+    if not configs:
+        return dict(build_objectives(configs, known))  # which says what is wrong with that
+    built: dict[str, Any] = {}
+    for name, config in configs.items():
+        with own_draws('objective', name):
+            built.update(build_objectives({name: config}, known))
+    return built
 
 
 def _preprocessor(given: Any, students: dict[str, nn.Module], members: dict[str, Member]) -> Any:
