@@ -9,6 +9,7 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmkd.batch import Batch
+from mmkd.blame import blaming
 from mmkd.checks import check_keys, check_non_negative, nearest
 from mmkd.draws import Apart, own_draws
 from mmkd.fit_vocabulary import check_vocabularies
@@ -129,7 +130,8 @@ class Distiller(BaseModel):
             last = self.members[name].options.get('channels_last')
             view = self.noises.see(name, batch)
             x = view.inputs.to(memory_format=torch.channels_last) if last else view.inputs
-            with self.taps[name].recording() as seen:
+            blame = blaming(self.members[name].where, student, 'loss', x)
+            with blame, self.taps[name].recording() as seen:
                 own = student(x, view.data_samples, mode='loss')
             record[name] = self.taps[name].read(seen)
             for objective in self.objectives.values():  # peers may be members of what is averaged
