@@ -23,6 +23,7 @@ from mmkd.registry import MODELS
 from mmkd.taps import Taps
 from mmkd.tasks import check_same_classes, check_same_places, task_of
 from mmkd.teachers import Teacher, Teachers
+from mmkd.void_batches import VoidBatches
 
 ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'noise',
              'task_weight', 'data_preprocessor', 'predict_with', 'init_cfg')
@@ -104,6 +105,9 @@ class Distiller(BaseModel):
         if not task_weight:
             self.noises.refuse_label_noise()
         self._streamed = _streamed_only(self.objectives)
+        read = [str(value) for o in self.objectives.values() for value in o.reads.values()]
+        self._reads_labels = 'batch.labels' in read or 'batch.valid' in read
+        self.void_batches = VoidBatches()
         critics = {name: o.adversarial for name, o in self.objectives.items()}
         self.phases = read_phases(phases, critics, list(models))
         self.phase_runner = PhaseRunner(self.phases)
@@ -226,10 +230,15 @@ class Distiller(BaseModel):
     def _check_labels(self, batch: Batch) -> None:
         classes = task_of(self.students[self.predict_with]).num_classes
         sample = batch.data_samples[0] if batch.data_samples else ()
-        if classes is not None and 'gt_instances' in sample:
+        valid = True
+        if 'gt_depth_map' in sample:
+            valid = bool(batch.valid.any())
+        elif classes is not None and 'gt_instances' in sample:
             batch.check_boxes(classes)
         elif classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
-            batch.check_labels(classes)
+            valid = batch.check_labels(classes)
+        if self.task_weight or self._reads_labels:
+            self.void_batches.note(batch, valid)
 
     def _check_predict_with(self, name: str | None) -> str:
         if name is not None and name not in self.students:
