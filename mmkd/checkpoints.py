@@ -133,8 +133,8 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
         where: how the error calls the checkpoint, e.g. ``"teacher 'teacher' from best.pth"``.
 
     Raises:
-        RuntimeError: missing, unexpected or mis-shaped keys; complex or whole numbers where the model
-            has real ones.
+        RuntimeError: missing, unexpected or mis-shaped keys.
+        TypeError: complex or whole numbers where the model has real ones.
         FloatingPointError: weights that are not finite in the model's precision, negative variances.
     """
     own = model.state_dict()
@@ -144,22 +144,23 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
              for key, value, given in both if given.shape != value.shape]
     other = [f'{key} {_dtype(given)}, the model has {_dtype(value)}'
              for key, value, given in both if not _same_kind(value, given)]
-    if wrong or other:  # torch would name no key but the first, and convert numbers in silence
+    if other and not wrong:  # torch would convert them in silence
+        raise TypeError(f'{where} holds another kind of numbers than {type(model).__name__}: '
+                        f'{_first(other)}. Mend: save real weights, model.float().state_dict(), before '
+                        'a model is quantised')
+    if wrong:  # torch would stop at these without a word about the others
         missing = [key for key in own if key not in state_dict]
         unexpected = [key for key in state_dict if key not in own]
     else:
         missing, unexpected = model.load_state_dict(state_dict, strict=False)
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
-    if not (wrong or other or missing or unexpected):
+    if not (wrong or missing or unexpected):
         refuse_spoilt(model, where)
         return
     found = [f'{len(keys)} {kind}: {_first(keys)}' for kind, keys in
-             (('missing', missing), ('unexpected', unexpected), ('of another shape', wrong),
-              ('of another kind of number', other)) if keys]
-    mend = _guess(missing, unexpected) if wrong or missing or unexpected else \
-        'Mend: save real weights, model.float().state_dict(), before a model is quantised.'
-    first = f'{where} does not fit {type(model).__name__} ({len(own)} entries):'
-    raise RuntimeError('\n  '.join([first, *found, mend]))
+             (('missing', missing), ('unexpected', unexpected), ('of another shape', wrong)) if keys]
+    raise RuntimeError('\n  '.join([f'{where} does not fit {type(model).__name__} ({len(own)} entries):', *found,
+                                    _guess(missing, unexpected)]))
 
 
 def refuse_spoilt(model: nn.Module, where: str) -> None:
