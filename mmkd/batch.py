@@ -76,49 +76,85 @@ class Batch:
                              'attention mask of 1 where there is a token; no empty rows in the file')
         return tokens
 
-    def check_labels(self, num_classes: int) -> None:
+    def check_labels(self, num_classes: int) -> bool:
         """Refuse labels that no class has, before a device assert hides where they came from.
 
+        Returns:
+            Whether any position is valid.
+
         Raises:
-            ValueError: An id is outside 0 … num_classes − 1 and is not the ignore index, or no position is valid.
+            ValueError: An id is outside 0 … num_classes − 1 and is not the ignore index; names the
+                files that hold it.
         """
         labels, valid = self.labels, self.valid
         wrong = valid & ((labels < 0) | (labels >= num_classes))
         has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
-        per_pixel = labels.dim() > 1
         if has_wrong:
-            mend = 'reduce_zero_label, a label_map, or num_classes' if per_pixel else 'num_classes, or the data set'
-            raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the student has '
-                             f'{num_classes} classes (0 … {num_classes - 1}; {self.ignored} is ignored)'
-                             f'{self._files()}. Mend: {mend}')
-        if not has_valid:
-            mend = ('check ignore_index, reduce_zero_label and the label files; a larger crop or RandomCrop('
-                    'cat_max_ratio=0.75) avoids crops of nothing but void') if per_pixel else 'a data set with labels'
-            raise ValueError(f'no valid position: every label of this batch is the ignore index {self.ignored}'
-                             f'{self._files()}. Mend: {mend}')
+            mend = 'reduce_zero_label, a label_map, or num_classes' if labels.dim() > 1 else \
+                'num_classes, or the data set'
+            images = wrong.view(len(wrong), -1).any(1)
+            raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the '
+                             f'student has {num_classes} classes (0 … {num_classes - 1}; '
+                             f'{self.ignored} is ignored){self._files(images)}. Mend: {mend}')
+        return has_valid
+
+    def tell_void(self) -> str:
+        """Return what is to be said of a batch without a valid position."""
+        samples = self.data_samples or []
+        if samples and all('gt_depth_map' in s for s in samples):
+            return ('no valid position: no depth of this batch is known'
+                    f'{files_of(samples, *_DEPTH_FILES)}. Mend: look at the depth files, and at '
+                    'depth_rescale_factor')
+        mend = 'a data set with labels'
+        if self.labels.dim() > 1:
+            mend = ('check ignore_index, reduce_zero_label and the label files; a larger crop or '
+                    'RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void')
+        return (f'no valid position: every label of this batch is the ignore index {self.ignored}'
+                f'{self._files()}. Mend: {mend}')
 
     def check_boxes(self, num_classes: int) -> None:
         """Refuse boxes of classes that the student does not have: some heads take them for background, others crash.
 
         Raises:
-            ValueError: A label is outside 0 … num_classes − 1.
+            ValueError: A label is outside 0 … num_classes − 1; names the files that hold it.
         """
-        labels = torch.cat([torch.as_tensor(sample.gt_instances.labels) for sample in self.data_samples or []])
+        samples = self.data_samples or []
+        each = [torch.as_tensor(sample.gt_instances.labels) for sample in samples]
+        labels = torch.cat(each)
         wrong = (labels < 0) | (labels >= num_classes)
         if wrong.any():
-            raise ValueError(f'boxes have the labels {labels[wrong].unique().tolist()[:8]}, but the student has '
-                             f'{num_classes} classes (0 … {num_classes - 1}){self._files()}. Mend: num_classes of the '
-                             'head, or metainfo=dict(classes=…) of the data set')
+            theirs = torch.stack([part.any() for part in wrong.split([len(one) for one in each])])
+            raise ValueError(f'boxes have the labels {labels[wrong].unique().tolist()[:8]}, but the '
+                             f'student has {num_classes} classes (0 … {num_classes - 1})'
+                             f'{self._files(theirs)}. Mend: num_classes of the head, or '
+                             'metainfo=dict(classes=…) of the data set')
 
-    def _files(self) -> str:
-        return files_of(self.data_samples or [], 'seg_map_path', 'img_path')
+    def _files(self, chosen: Tensor | None = None) -> str:
+        samples = self.data_samples or []
+        if chosen is not None:
+            samples = [sample for sample, own in zip(samples, chosen.tolist(), strict=True) if own]
+        return files_of(samples, 'seg_map_path', 'img_path')
+
+
+_DEPTH_FILES = 'depth_map_path', 'img_path'
 
 
 def files_of(samples: list, *keys: str) -> str:
-    """Return where the first two samples come from, as errors print it: the first of ``keys`` that each one knows."""
+    """Return where samples come from, as errors print it: two of them, the others by number.
+
+    Args:
+        samples: Those that the error is about, not the whole batch.
+        keys: Of their metainfo; the first one that a sample knows is taken.
+
+    >>> from mmengine.structures import BaseDataElement
+    >>> samples = [BaseDataElement(metainfo=dict(img_path=f'{i}.png')) for i in range(4)]
+    >>> files_of(samples, 'img_path')
+    ' (from 0.png, 1.png and 2 more)'
+    """
     known = [next((str(s.metainfo[key]) for key in keys if s.metainfo.get(key)), None) for s in samples]
-    paths = [path for path in known if path][:2]
-    return f' (from {", ".join(paths)})' if paths else ''
+    paths = list(dict.fromkeys(path for path in known if path))
+    more = f' and {len(paths) - 2} more' if len(paths) > 2 else ''
+    return f' (from {", ".join(paths[:2])}{more})' if paths else ''
 
 
 def resize_labels(labels: Tensor, size: tuple[int, ...]) -> Tensor:

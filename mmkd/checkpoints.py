@@ -135,19 +135,30 @@ def select_prefix(state_dict: Mapping[str, Tensor], prefixes: str | Sequence[str
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
     """Load every weight of a model, or raise one error that lists what does not fit.
 
-    BatchNorm's ``num_batches_tracked``, which old checkpoints lack and evaluation never reads, may be missing.
+    BatchNorm's ``num_batches_tracked``, which old checkpoints lack and evaluation never reads, may be
+    missing. Names, shapes and kinds of numbers are compared before a single value is converted.
 
     Args:
-        model: receives the weights.
+        model: receives the weights; after an error it must not be used.
         state_dict: its names must be the model's.
         where: how the error calls the checkpoint, e.g. ``"teacher 'teacher' from best.pth"``.
 
     Raises:
         RuntimeError: missing, unexpected or mis-shaped keys.
+        TypeError: complex or whole numbers where the model has real ones.
+        FloatingPointError: weights that are not finite in the model's precision, negative variances.
     """
     own = model.state_dict()
-    wrong = [f'{key} {tuple(state_dict[key].shape)}, the model has {tuple(value.shape)}' for key, value in own.items()
-             if isinstance(value, Tensor) and key in state_dict and state_dict[key].shape != value.shape]
+    both = [(key, value, state_dict[key]) for key, value in own.items()
+            if isinstance(value, Tensor) and key in state_dict]
+    wrong = [f'{key} {tuple(given.shape)}, the model has {tuple(value.shape)}'
+             for key, value, given in both if given.shape != value.shape]
+    other = [f'{key} {_dtype(given)}, the model has {_dtype(value)}'
+             for key, value, given in both if not _same_kind(value, given)]
+    if other and not wrong:  # torch would convert them in silence
+        raise TypeError(f'{where} holds another kind of numbers than {type(model).__name__}: '
+                        f'{_first(other)}. Mend: save real weights, model.float().state_dict(), before '
+                        'a model is quantised')
     if wrong:  # torch would stop at these without a word about the others
         missing = [key for key in own if key not in state_dict]
         unexpected = [key for key in state_dict if key not in own]
@@ -155,11 +166,66 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
         missing, unexpected = model.load_state_dict(state_dict, strict=False)
     missing = [key for key in missing if not key.endswith('num_batches_tracked')]
     if not (wrong or missing or unexpected):
+        refuse_spoilt(model, where)
         return
     found = [f'{len(keys)} {kind}: {_first(keys)}' for kind, keys in
              (('missing', missing), ('unexpected', unexpected), ('of another shape', wrong)) if keys]
     raise RuntimeError('\n  '.join([f'{where} does not fit {type(model).__name__} ({len(own)} entries):', *found,
                                     _guess(missing, unexpected)]))
+
+
+def refuse_spoilt(model: nn.Module, where: str) -> None:
+    """Refuse a model that can only compute NaN or Inf.
+
+    A buffer may hold Inf on purpose (an attention mask), never NaN.
+
+    Args:
+        model: The model with its weights.
+        where: How the error calls it.
+
+    Raises:
+        FloatingPointError: Weights that are not finite, or negative running variances; names the first
+            keys.
+
+    >>> model = nn.BatchNorm1d(1)
+    >>> refuse_spoilt(model, 'teacher')
+    >>> refuse_spoilt(model.half().apply(lambda m: m.weight.data.mul_(1e6)), 'teacher')
+    Traceback (most recent call last):
+    FloatingPointError: teacher has weights that are NaN or Inf: weight. Mend: a checkpoint of ...
+    """
+    bad = spoilt(model)
+    if bad:
+        raise FloatingPointError(f'{where} has weights that are NaN or Inf: {_first(bad)}. Mend: a '
+                                 'checkpoint of before they became so (a training that diverged writes '
+                                 'such ones); of float64, weights that float32 can hold')
+    negative = [key for key, value in model.state_dict().items()
+                if key.endswith('running_var') and isinstance(value, Tensor) and (value < 0).any()]
+    if negative:
+        raise FloatingPointError(f'{where} has negative running variances, of which BatchNorm takes '
+                                 f'the root: {_first(negative)}. Mend: a checkpoint as it was written; '
+                                 'sums and differences of state dicts must leave variances alone')
+
+
+def spoilt(model: nn.Module) -> list[str]:
+    """Return the names of parameters that are not finite, and of saved buffers that hold NaN.
+
+    >>> spoilt(nn.Linear(1, 1).apply(lambda m: m.bias.data.fill_(float('nan'))))
+    ['bias']
+    """
+    learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    return [name for name, value in model.state_dict().items() if isinstance(value, Tensor)
+            and not (value.isfinite() if name in learned else ~value.isnan()).all()]
+
+
+def _same_kind(value: Tensor, given: Tensor) -> bool:
+    """Whether a copy keeps what ``given`` means: no part is lost, no code taken for a number."""
+    if given.is_complex() or value.is_complex():
+        return given.is_complex() == value.is_complex()
+    return given.is_floating_point() or not value.is_floating_point()
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix('torch.')
 
 
 def _guess(missing: Sequence[str], unexpected: Sequence[str]) -> str:

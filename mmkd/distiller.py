@@ -4,13 +4,15 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from mmengine.model import BaseModel, ModuleDict
+from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
 from mmkd.batch import Batch
+from mmkd.blame import blaming
 from mmkd.checks import check_keys, check_non_negative, nearest
 from mmkd.class_logits import label_set
+from mmkd.draws import Apart, own_draws
 from mmkd.fit_vocabulary import check_vocabularies
 from mmkd.losses.base import needs_of
 from mmkd.member import Member, Renormalise, name_members
@@ -23,6 +25,7 @@ from mmkd.registry import MODELS
 from mmkd.taps import Taps
 from mmkd.tasks import check_same_classes, check_same_places, task_of
 from mmkd.teachers import Teacher, Teachers
+from mmkd.void_batches import VoidBatches
 
 ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'noise',
              'task_weight', 'data_preprocessor', 'predict_with', 'init_cfg')
@@ -64,14 +67,14 @@ class Distiller(BaseModel):
         check_keys(unknown, ARGUMENTS, 'Distiller')
         student_members = _parse_members('student', student, students)
         teacher_members = _parse_members('teacher', teacher, teachers)
-        models = {name: member.build() for name, member in student_members.items()}
+        models = _build_students(student_members)
         super().__init__(_preprocessor(data_preprocessor, models, student_members), init_cfg)
         self.members: dict[str, Member] = {**student_members, **teacher_members}
         if len(self.members) < len(student_members) + len(teacher_members):
             raise ValueError('a student and a teacher share a name: '
                              f'{sorted(set(student_members) & set(teacher_members))}')
         check_same_classes(models, 'the students')  # they learn from one batch
-        self.students = ModuleDict(models)
+        self.students = Apart(models, 'student', plain=next(iter(models)))
         for name, member in student_members.items():
             if member.options.get('channels_last'):
                 models[name].to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -83,15 +86,19 @@ class Distiller(BaseModel):
 
         paths = {name: _all_taps(member, taps or {}) for name, member in self.members.items()}
         # A student alone on noise is the control of a teacher's worth; alone without noise it is plain training.
-        self.objectives = ModuleDict() if noise and not objectives and not teacher_members else build_objectives(
-            objectives or {}, {name: list(p) for name, p in paths.items()})
+        alone = noise and not objectives and not teacher_members
+        self.objectives = Apart({} if alone else _build_objectives(
+            objectives or {}, {name: list(p) for name, p in paths.items()}), 'objective')
         for name in [name for name in self.objectives if name in models and len(models) > 1]:
             raise ValueError(f'objective {name!r} is called like a student, whose own losses are logged under that '
                              'name. Mend: another name')
         used = {name: self._used(name, paths[name]) for name in self.members}
         self.taps = {name: Taps(models[name], used[name], m.where) for name, m in student_members.items()}
-        self.teachers = Teachers({name: Teacher(m, used[name], self.data_preprocessor)
-                                  for name, m in teacher_members.items()})
+        runs: dict[str, Teacher] = {}
+        for name, member in teacher_members.items():
+            with own_draws('teacher', name):
+                runs[name] = Teacher(member, used[name], self.data_preprocessor)
+        self.teachers = Teachers(runs)
         for name, objective in self.objectives.items():
             tapped = self._tapped(objective)
             check_same_places(name, tapped, 'channels' in needs_of(objective.loss))
@@ -101,6 +108,9 @@ class Distiller(BaseModel):
         if not task_weight:
             self.noises.refuse_label_noise()
         self._streamed = _streamed_only(self.objectives)
+        read = [str(value) for o in self.objectives.values() for value in o.reads.values()]
+        self._reads_labels = 'batch.labels' in read or 'batch.valid' in read
+        self.void_batches = VoidBatches()
         critics = {name: o.adversarial for name, o in self.objectives.items()}
         self.phases = read_phases(phases, critics, list(models))
         self.phase_runner = PhaseRunner(self.phases)
@@ -127,7 +137,8 @@ class Distiller(BaseModel):
             last = self.members[name].options.get('channels_last')
             view = self.noises.see(name, batch)
             x = view.inputs.to(memory_format=torch.channels_last) if last else view.inputs
-            with self.taps[name].recording() as seen:
+            blame = blaming(self.members[name].where, student, 'loss', x)
+            with blame, self.taps[name].recording() as seen:
                 own = student(x, view.data_samples, mode='loss')
             record[name] = self.taps[name].read(seen)
             for objective in self.objectives.values():  # peers may be members of what is averaged
@@ -222,10 +233,15 @@ class Distiller(BaseModel):
     def _check_labels(self, batch: Batch) -> None:
         classes = task_of(self.students[self.predict_with]).num_classes
         sample = batch.data_samples[0] if batch.data_samples else ()
-        if classes is not None and 'gt_instances' in sample:
+        valid = True
+        if 'gt_depth_map' in sample:
+            valid = bool(batch.valid.any())
+        elif classes is not None and 'gt_instances' in sample:
             batch.check_boxes(classes)
         elif classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
-            batch.check_labels(classes)
+            valid = batch.check_labels(classes)
+        if self.task_weight or self._reads_labels:
+            self.void_batches.note(batch, valid)
 
     def _check_predict_with(self, name: str | None) -> str:
         if name is not None and name not in self.students:
@@ -256,6 +272,27 @@ def _parse_members(role: str, one: Any, many: dict[str, Any] | None) -> dict[str
     for name in named:
         check_name(name, role)
     return {name: Member.parse(name, role, value) for name, value in named.items()}
+
+
+def _build_students(members: dict[str, Member]) -> dict[str, nn.Module]:
+    """Build the first student as a plain run would, from the run's generator, the others apart."""
+    first, *others = members
+    models = {first: members[first].build()}
+    for name in others:
+        with own_draws('student', name):
+            models[name] = members[name].build()
+    return models
+
+
+def _build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> dict[str, Any]:
+    """Build every objective, its weights drawn by its own name."""
+    if not configs:
+        return dict(build_objectives(configs, known))  # which says what is wrong with that
+    built: dict[str, Any] = {}
+    for name, config in configs.items():
+        with own_draws('objective', name):
+            built.update(build_objectives({name: config}, known))
+    return built
 
 
 def _preprocessor(given: Any, students: dict[str, nn.Module], members: dict[str, Member]) -> Any:

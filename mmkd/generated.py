@@ -1,6 +1,7 @@
 """Generated batches: what a training data loader would give, without its data."""
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import Tensor, nn
@@ -28,11 +29,31 @@ def map_sample(name: str, values: Tensor) -> 'SegDataSample':
     return sample
 
 
-def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Any:
-    """Return the data sample of boxes (M, 4) and labels (M,), as mmdet's data preprocessor leaves it."""
-    from mmdet.structures import DetDataSample
+def edges_of(labels: Tensor) -> Tensor:
+    """Return 1 where the pixel to the right or below has another label, 0 elsewhere, of (1, H, W).
 
-    sample = DetDataSample(gt_instances=InstanceData(bboxes=boxes, labels=labels),
+    >>> edges_of(torch.tensor([[[0, 0, 1], [0, 0, 1], [2, 2, 2]]])).tolist()
+    [[[0, 1, 0], [1, 1, 1], [0, 0, 0]]]
+    """
+    edges = torch.zeros_like(labels)
+    edges[:, :, :-1] |= (labels[:, :, 1:] != labels[:, :, :-1]).to(edges.dtype)
+    edges[:, :-1] |= (labels[:, 1:] != labels[:, :-1]).to(edges.dtype)
+    return edges
+
+
+def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Any:
+    """Return the data sample of boxes (M, 4) and labels (M,), as mmdet's data preprocessor leaves it.
+
+    Each box is its own mask too, which detectors that segment read.
+    """
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    masks = np.zeros((len(boxes), *size), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *size))
+    sample = DetDataSample(gt_instances=instances,
                            ignored_instances=InstanceData(bboxes=boxes[:0], labels=labels[:0]))
     sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
                              scale_factor=(1., 1.)))
@@ -48,8 +69,9 @@ def generated_sample(task: Task, size: tuple[int, int], generator: torch.Generat
                      device: str | torch.device = 'cpu', masked: bool = True) -> BaseDataElement:
     """Return one sample of random labels, of what a model of this task learns from; label maps where that is unknown.
 
-    Maps hold blocks of 8×8. Where ``masked``, every 20th row of a label map is the ignore index 255, and of a depth map
-    0, so that masks have something to mask.
+    Maps hold blocks of 8×8; beside a label map lie its edges, which a PIDNet learns from. Where
+    ``masked``, every 20th row of a label map is the ignore index 255, and of a depth map 0, so that
+    masks have something to mask.
     """
     height, width = size
     classes = task.num_classes or 2
@@ -66,9 +88,14 @@ def generated_sample(task: Task, size: tuple[int, int], generator: torch.Generat
     else:
         blocks = torch.randint(0, classes, shape, generator=generator)
     values = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
+    clean = values.clone()
     if masked:
         values[:, 19::20] = 0 if task.kind == DEPTH else 255
-    return map_sample('gt_depth_map' if task.kind == DEPTH else 'gt_sem_seg', values.to(device))
+    if task.kind == DEPTH:
+        return map_sample('gt_depth_map', values.to(device))
+    sample = map_sample('gt_sem_seg', values.to(device))
+    sample.set_data(dict(gt_edge_map=PixelData(data=edges_of(clean).to(device))))
+    return sample
 
 
 def generated_batch(batch_size: int, size: tuple[int, int], task: Task, seed: int = 0,

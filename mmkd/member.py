@@ -1,5 +1,6 @@
 """Members: how a student or a teacher is written in a config, and how it becomes a model."""
 import copy
+import inspect
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import MODELS as ROOT_MODELS
-from mmengine.registry import DefaultScope
+from mmengine.registry import DefaultScope, Registry
 from mmengine.utils import get_installed_path, is_installed
 from torch import Tensor, nn
 
@@ -174,6 +175,9 @@ def _read_config(value: dict, where: str) -> Config | None:
     for key, new in (options or {}).items():
         _check_option(cfg, key, new, where)
     cfg.merge_from_dict(dict(options or {}))
+    if cfg.get('data_preprocessor') is not None and isinstance(cfg.model, dict):
+        # mmengine's Runner hands it to the model too; mmpretrain's configs have it nowhere else
+        cfg.model.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
     return cfg
 
 
@@ -220,14 +224,53 @@ def _scope(value: dict, cfg: Config | None, model: Any) -> str:
 
 
 def plain_model_cfg(member: Member) -> ConfigDict:
-    """Return the member's model config without downloads, as an exported config needs it."""
+    """Return the member's model config without downloads: an exported one has its weights beside it.
+
+    Raises:
+        TypeError: The member was given as a built model.
+    """
     if isinstance(member.model, nn.Module):
         raise TypeError(f'{member.where} was given as a built model, so no config can be written for it. Mend: give '
                         "its config: dict(cfg='….py') or dict(model=dict(...))")
     model = ConfigDict(copy.deepcopy(member.model))
-    if 'pretrained' in model:
-        model.pretrained = None
+    with ROOT_MODELS.switch_scope_and_registry(member.scope) as registry:
+        _without_downloads(model, registry)
     return model
+
+
+def _without_downloads(node: Any, registry: Registry) -> None:
+    """Switch off ``pretrained`` and ``init_cfg`` of type Pretrained, at any depth."""
+    if isinstance(node, list | tuple):
+        for value in node:
+            _without_downloads(value, registry)
+    if not isinstance(node, dict):
+        return
+    if node.get('pretrained'):
+        node['pretrained'] = False if node['pretrained'] is True else None
+    if 'type' in node and 'pretrained' not in node and _loads_by_default(node['type'], registry):
+        node['pretrained'] = False
+    given = node.get('init_cfg')
+    if isinstance(given, list | tuple):
+        node['init_cfg'] = [one for one in given if not _is_pretrained(one)] or None
+    elif _is_pretrained(given):
+        node['init_cfg'] = None
+    for value in node.values():
+        _without_downloads(value, registry)
+
+
+def _is_pretrained(init_cfg: Any) -> bool:
+    kind = init_cfg.get('type') if isinstance(init_cfg, dict) else None
+    return str(getattr(kind, '__name__', kind)).startswith('Pretrained')
+
+
+def _loads_by_default(kind: Any, registry: Registry) -> bool:
+    """Return whether a class loads weights unless it is told not to, as mmseg's TIMMBackbone does."""
+    try:
+        found = registry.get(kind) if isinstance(kind, str) else kind
+        parameters = inspect.signature(found).parameters
+    except Exception:  # a library that is not here or does not import; a type of another registry
+        return False
+    return 'pretrained' in parameters and parameters['pretrained'].default is True
 
 
 class Renormalise:
@@ -247,7 +290,7 @@ class Renormalise:
     """
 
     def __init__(self, source: nn.Module, target: nn.Module) -> None:
-        self.flip = getattr(source, '_channel_conversion', False) != getattr(target, '_channel_conversion', False)
+        self.flip = flips_channels(source) != flips_channels(target)
         self.pad_value = _pad_value(target)
         mean, std = pixel_statistics(source)
         mean_t, std_t = pixel_statistics(target)
@@ -267,6 +310,20 @@ class Renormalise:
             h, w = sample.metainfo.get('img_shape', x.shape[2:])[:2]
             x[i, :, h:], x[i, :, :, w:] = self.pad_value, self.pad_value
         return x
+
+
+def flips_channels(preprocessor: nn.Module) -> bool:
+    """Return whether a data preprocessor turns BGR into RGB, or RGB into BGR.
+
+    mmengine and what derives from it say ``_channel_conversion``, mmpretrain ``to_rgb``,
+    mmsegmentation until 1.2 ``channel_conversion``.
+
+    >>> from mmengine.model import ImgDataPreprocessor
+    >>> flips_channels(ImgDataPreprocessor(bgr_to_rgb=True)), flips_channels(ImgDataPreprocessor())
+    (True, False)
+    """
+    names = '_channel_conversion', 'channel_conversion', 'to_rgb'
+    return any(getattr(preprocessor, name, False) for name in names)
 
 
 def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from sklearn.exceptions import NotFittedError
-from torch import nn
 
 from mmkd.batch import Batch
+from mmkd.blame import blaming, during
+from mmkd.draws import own_draws
 from mmkd.generated import default_size, generated_sample
+from mmkd.stand_in import copy_module, stand_in
+from mmkd.taps import Taps
 from mmkd.tasks import CLASSIFICATION, UNKNOWN, Task, task_of
 
 if TYPE_CHECKING:
@@ -19,56 +22,49 @@ if TYPE_CHECKING:
 def probe(distiller: 'Distiller') -> list[str]:
     """Run every member and objective once on generated images; return the connectors and critics that were fitted.
 
-    Students run ``mode='loss'`` (taps of auxiliary heads fire there alone) in eval mode, and every buffer is restored.
-    The compiled form of a teacher is left alone: its hooks must be there when it is first traced.
+    Students run ``mode='loss'`` (taps of auxiliary heads fire there alone) as stand-ins, see
+    :func:`mmkd.stand_in.stand_in`, and objectives as copies: nothing of a student is touched, and of
+    an objective only what is fitted. The compiled form of a teacher is left alone: its hooks must be
+    there when it is first traced.
     """
     source, device = distiller.data_preprocessor, next(distiller.students.parameters()).device
     size = tuple(getattr(source, 'size', None) or default_size(next(iter(distiller.students.values()))))
-    # A generator of its own: torch.manual_seed would also seed every GPU, and the run's seed would be lost there.
     generator = torch.Generator().manual_seed(0)
     if hasattr(source, 'generate'):
         inputs = torch.stack(source.generate(1, generator))
     else:
         inputs = torch.randn(1, 3, *size, generator=generator)
     inputs = inputs.to(device)
-    with torch.random.fork_rng(devices=[]):
+    with own_draws('probe'), during("in mmkd's probe, before training"):
         samples = _samples(distiller.students.values(), size, inputs.device)
         batch = Batch(inputs, samples, distiller.members[distiller.predict_with].ignore_index)
         record = distiller.observe_teachers(batch, compiled=False)
         for name, run in distiller.teachers.runs.items():
             distiller.noises.prove(name, run.model, partial(run.observe, batch, compiled=False), run.member.where)
-        for name, student in distiller.students.items():
-            with _frozen(student), distiller.taps[name].recording() as seen:
-                student(inputs, samples, mode='loss' if samples else 'tensor')
-            record[name] = distiller.taps[name].read(seen)
+        for name in distiller.students:
+            record[name] = _observe(distiller, name, batch, generator)
             for objective in distiller.objectives.values():
                 objective.absorb(name, record[name], record)
     fitted = []
-    for objective in distiller.objectives.values():
-        fitted += objective.fit(record)  # what is built here is drawn from the run's own seed
+    for name, objective in distiller.objectives.items():
+        with own_draws('objective', name, 'fit'):
+            fitted += objective.fit(record)
         # A loss checks its shapes before it finds that it waits for data (a vocabulary): that is no mistake here.
-        with torch.random.fork_rng(devices=[]), _frozen(objective), suppress(NotFittedError):
-            objective(record)
+        with own_draws('probe'), suppress(NotFittedError):
+            copy_module(objective, f'objective {name!r}').eval()(record)
     return fitted
 
 
-class _frozen:  # noqa: N801  a context manager
-    """Eval mode inside the block; modes and buffers as before afterwards."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-
-    def __enter__(self) -> None:
-        self.modes = [(m, m.training) for m in self.module.modules()]
-        self.buffers = [(m, name, b, b.clone()) for m in self.module.modules() for name, b in m._buffers.items()
-                        if b is not None]
-        self.module.eval()
-
-    def __exit__(self, *error: Any) -> None:
-        for module, training in self.modes:
-            module.training = training
-        for module, name, buffer, value in self.buffers:
-            module._buffers[name] = buffer.copy_(value)  # it may have been replaced as well as written to
+def _observe(distiller: 'Distiller', name: str, batch: Batch,
+             generator: torch.Generator) -> dict[str, Any]:
+    """Run a stand-in of a student and return what its taps saw."""
+    taps, where = distiller.taps[name], distiller.members[name].where
+    model = stand_in(distiller.students[name], where, generator)
+    own = Taps(model, {tap: path.text for tap, path in taps.paths.items()}, where)
+    mode = 'loss' if batch.data_samples else 'tensor'
+    with blaming(where, model, mode, batch.inputs), own.recording() as seen:
+        model(batch.inputs, batch.data_samples, mode=mode)
+    return own.read(seen)
 
 
 def _samples(students: Any, size: tuple[int, int], device: torch.device) -> list | None:

@@ -47,15 +47,17 @@ def test_of_depth_the_known_is_valid_and_there_are_no_labels() -> None:
 
 
 def test_labels_of_boxes() -> None:
-    def boxes(*labels: int) -> BaseDataElement:
+    def boxes(*labels: int, path: str = 'a.jpg') -> BaseDataElement:
         sample = BaseDataElement(gt_instances=InstanceData(labels=torch.tensor(labels, dtype=torch.long)))
-        sample.set_metainfo(dict(img_path='a.jpg'))
+        sample.set_metainfo(dict(img_path=path))
         return sample
 
     Batch(torch.zeros(2, 3, 2, 2), [boxes(0, 2), boxes()]).check_boxes(3)
+    Batch(torch.zeros(1, 3, 2, 2), [boxes()]).check_boxes(3)
     with pytest.raises(ValueError, match=r'boxes have the labels \[3, 7\], but the student has 3 classes \(0 … 2\) '
-                                         r'\(from a.jpg, a.jpg\). Mend: num_classes of the head, or metainfo'):
-        Batch(torch.zeros(2, 3, 2, 2), [boxes(7, 0), boxes(3)]).check_boxes(3)
+                                         r'\(from b.jpg, d.jpg\). Mend: num_classes of the head, or metainfo'):
+        Batch(torch.zeros(4, 3, 2, 2), [boxes(1), boxes(7, 0, path='b.jpg'), boxes(path='c.jpg'),
+                                        boxes(3, path='d.jpg')]).check_boxes(3)
     with pytest.raises(ValueError, match='batch.labels: these samples hold boxes, no class of a pixel'):
         _ = Batch(torch.zeros(1, 3, 2, 2), [boxes(0)]).labels
 
@@ -101,16 +103,31 @@ def test_labels_out_of_range(wrong: int) -> None:
         got.check_labels(11)
 
 
+def test_labels_out_of_range_name_their_own_files() -> None:
+    fine, wrong = [[0, 1], [255, 2]], [[0, 1], [255, 99]]
+    labels = (fine, fine, wrong, fine, wrong, wrong, fine)
+    got = batch(*labels)
+    for number, one in enumerate(got.data_samples):
+        one.set_metainfo(dict(seg_map_path=f'{number}.png'))
+    with pytest.raises(ValueError, match=r'ids \[99\].*\(from 2.png, 4.png and 1 more\). Mend'):
+        got.check_labels(11)
+    images = [BaseDataElement(gt_label=torch.tensor([i]), metainfo=dict(img_path=f'{i}.jpg')) for i in (0, 7, 2, -100)]
+    with pytest.raises(ValueError, match=r'ids \[7\].*\(from 7.jpg\). Mend'):
+        Batch(torch.zeros(4, 3, 2, 2), images).check_labels(3)
+
+
 def test_labels_in_range_pass() -> None:
-    batch([[0, 10], [255, 255]]).check_labels(11)
-    batch([[0, 11], [5, 3]], ignore_index=11).check_labels(11)
+    assert batch([[0, 10], [255, 255]]).check_labels(11) is True
+    assert batch([[0, 11], [5, 3]], ignore_index=11).check_labels(11) is True
 
 
 def test_nothing_but_void() -> None:
     got = batch([[255, 255], [255, 255]], [[255, 255], [255, 255]], img_path='scenes/a.jpg')
-    with pytest.raises(ValueError, match=r'no valid position: every label of this batch is the ignore index 255 \(from '
-                                         r'scenes/a.jpg, scenes/a.jpg\). Mend: check ignore_index'):
-        got.check_labels(11)
+    assert got.check_labels(11) is False
+    assert got.tell_void() == (
+        'no valid position: every label of this batch is the ignore index 255 (from scenes/a.jpg). Mend: check '
+        'ignore_index, reduce_zero_label and the label files; a larger crop or RandomCrop(cat_max_ratio=0.75) avoids '
+        'crops of nothing but void')
 
 
 def test_generated_batches_are_repeatable() -> None:

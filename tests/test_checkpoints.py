@@ -411,6 +411,60 @@ def test_one_error_lists_everything() -> None:
         '  Mend: is this the checkpoint of another architecture, or of another number of classes?')
 
 
+@pytest.mark.parametrize(('key', 'spoil', 'message'), [
+    ('conv.weight', lambda x: x * float('nan'), 'teacher has weights that are NaN or Inf: conv.weight. Mend: a checkp'),
+    ('head.bias', lambda x: x / 0, 'NaN or Inf: head.bias. Mend'),
+    ('conv.weight', lambda x: (x.double() + 1) * 1e60, 'NaN or Inf: conv.weight.*of float64, weights that float32 can'),
+    ('norm.running_mean', lambda x: x * float('nan'), 'NaN or Inf: norm.running_mean'),
+    ('norm.running_var', lambda x: -x, 'teacher has negative running variances, .*: norm.running_var. Mend: a check')])
+def test_weights_that_compute_nothing_but_nan(key: str, spoil: Any, message: str) -> None:
+    state = network().state_dict()
+    with pytest.raises(FloatingPointError, match=message):
+        load_strict(network(), {**state, key: spoil(state[key])}, 'teacher')
+
+
+def test_a_buffer_may_hold_inf_and_what_is_not_saved_anything() -> None:
+    def masked() -> nn.Module:
+        module = network()
+        module.register_buffer('mask', torch.full((2, 2), float('-inf')).triu(1))
+        module.register_buffer('unsaved', torch.full((1,), float('nan')), persistent=False)
+        return module
+
+    target = masked()
+    load_strict(target, masked().state_dict(), 'teacher')
+    assert target.mask.isinf().sum() == 1
+
+
+@pytest.mark.parametrize('dtype', [torch.complex64, torch.int8, torch.bool])
+def test_numbers_of_another_kind_are_refused_before_anything_is_loaded(dtype: torch.dtype) -> None:
+    target, state = network(), network().state_dict()
+    before = {key: value.clone() for key, value in target.state_dict().items()}
+    state['conv.bias'], state['head.weight'] = (state[key].to(dtype) for key in ('conv.bias', 'head.weight'))
+    name = str(dtype)[6:]
+    with pytest.raises(TypeError, match=rf'^teacher holds another kind of numbers than Sequential: conv.bias {name}, '
+                                        rf'the model has float32, head.weight {name}, the model has float32. Mend: '
+                                        r'save real weights, model.float\(\).state_dict'):
+        load_strict(target, state, 'teacher')
+    assert_same(target.state_dict(), before)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+def test_other_precisions_are_cast_as_they_are_copied(dtype: torch.dtype) -> None:
+    state, target = network().state_dict(), network()
+    given = {key: value.to(dtype) if value.is_floating_point() else value for key, value in state.items()}
+    load_strict(target, given, 'teacher')
+    assert target.conv.weight.dtype == torch.float32
+    assert torch.equal(target.conv.weight, given['conv.weight'].float())
+
+
+def test_shapes_are_compared_before_anything_is_converted() -> None:
+    """Dense, this tensor of two bytes would take 2 TB."""
+    state = network().state_dict()
+    state['conv.weight'] = torch.zeros(1, dtype=torch.bfloat16).expand(10**6, 10**6)
+    with pytest.raises(RuntimeError, match=r'1 of another shape: conv.weight \(1000000, 1000000\), the model has'):
+        load_strict(network(), state, 'teacher')
+
+
 def test_long_lists_are_cut_at_ten() -> None:
     state = {**network().state_dict(), **{f'extra.{number}': torch.zeros(1) for number in range(25)}}
     with pytest.raises(RuntimeError, match=r'25 unexpected: extra\.0, .*extra\.9, … \(15 more\)'):

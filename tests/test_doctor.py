@@ -380,6 +380,16 @@ def test_labels_of_nothing_but_void(data_root: Path) -> None:
     assert table(report, 'data')['ignored labels']['value'] == '100.0 %'
 
 
+def test_one_batch_of_nothing_but_void_is_no_error(data_root: Path) -> None:
+    """The training goes on after it."""
+    for name in ('0.png', '1.png'):
+        cv2.imwrite(str(data_root / 'ann_dir' / 'train' / name), np.full((64, 64), 255, np.uint8))
+    report = diagnose(config(data_root), batches=2)  # (0, 1), (2, 3)
+    assert report.ok
+    assert has(report.warnings, r'no valid position.*\(from .*0.png, .*1.png\).*1 of 2 batches')
+    assert not report.notes  # measured on the other one
+
+
 def test_classes_of_data_and_student(data_root: Path) -> None:
     model = tiny.distiller(student=dict(model=tiny.segmentor(4, num_classes=7)),
                            teacher=dict(model=tiny.segmentor(8, num_classes=7), allow_untrained=True))

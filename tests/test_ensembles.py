@@ -108,12 +108,6 @@ def test_members_that_disagree_on_classes_are_refused() -> None:
         tiny.build(ensemble(teachers=teachers))
 
 
-def test_labels_that_are_all_ignored_are_refused() -> None:
-    model = tiny.build(ensemble())
-    with pytest.raises(ValueError, match='no valid position: every label of this batch is the ignore index 255'):
-        model(**model.data_preprocessor(tiny.batch(ignore=1.1), True), mode='loss')
-
-
 def test_called_alone_a_loss_takes_statistics_or_the_stack() -> None:
     torch.manual_seed(0)
     student, teachers = torch.randn(2, 5, 3), torch.randn(4, 2, 5, 3)

@@ -270,6 +270,58 @@ def test_plain_model_cfg_needs_no_download() -> None:
         plain_model_cfg(student(nn.Identity()))
 
 
+def test_plain_model_cfg_switches_downloads_off_at_any_depth() -> None:
+    loads = dict(type='Pretrained', checkpoint='https://models.example/a.pth')
+    normal = dict(type='Normal', std=0.01)
+    net = tiny.segmentor(4)
+    net['backbone'] |= dict(pretrained='open-mmlab://resnet18_v1c', init_cfg=[normal, loads])
+    net['decode_head'] |= dict(init_cfg=dict(loads), deeper=[dict(inner=dict(pretrained=True))])
+    net['auxiliary_head'] |= dict(init_cfg=normal)
+    net['neck'] = dict(type='TIMMBackbone', model_name='resnet18')  # its default is pretrained=True
+    net['more'] = dict(init_cfg=[loads], part=dict(type='NoSuchClass'))
+    member = student(dict(model=net))
+    got = plain_model_cfg(member)
+    assert got.backbone.pretrained is None
+    assert got.backbone.init_cfg == [normal]
+    assert got.decode_head.init_cfg is None
+    assert got.decode_head.deeper[0].inner.pretrained is False
+    assert got.auxiliary_head.init_cfg == normal
+    assert got.neck.pretrained is False
+    assert got.more.init_cfg is None
+    assert 'pretrained' not in got.decode_head
+    assert member.model.backbone.pretrained == 'open-mmlab://resnet18_v1c'  # its own config starts as it was written
+    assert member.model.backbone.init_cfg == [normal, loads]
+
+
+def test_a_data_preprocessor_beside_the_model_is_the_models() -> None:
+    """So mmengine's Runner has it, and all configs of mmpretrain say it there alone."""
+    net = tiny.segmentor(4)
+    own = net.pop('data_preprocessor')
+    beside = tiny.preprocessor(mean=7.)
+    cfg = Config(dict(model=net, data_preprocessor=beside))
+    member = student(cfg)
+    assert member.build().data_preprocessor.mean.flatten().tolist() == [7.] * 3
+    assert plain_model_cfg(member).data_preprocessor == beside
+    changed = student(dict(cfg=cfg, cfg_options={'data_preprocessor.mean': [8.] * 3}))
+    assert changed.build().data_preprocessor.mean.flatten().tolist() == [8.] * 3
+    assert 'data_preprocessor' not in cfg.model
+    both = student(Config(dict(model={**net, 'data_preprocessor': own}, data_preprocessor=beside)))
+    assert both.build().data_preprocessor.mean.flatten().tolist() == [100.] * 3
+
+
+# ---------------------------------------------------------------------- weights that cannot be
+
+@pytest.mark.parametrize('role', ['teacher', 'student'])
+def test_weights_that_are_not_finite_are_refused_by_member_and_file(role: str, tmp_path: Path) -> None:
+    state = model(8).state_dict()
+    state['decode_head.conv_seg.bias'][3] = float('nan')
+    torch.save(state, tmp_path / 'best.pth')
+    member = Member.parse('big', role, dict(model=tiny.segmentor(8), checkpoint=str(tmp_path / 'best.pth')))
+    with pytest.raises(FloatingPointError, match=rf"^{role} 'big' from .*best.pth has weights that are NaN or Inf: "
+                                                 r'decode_head.conv_seg.bias. Mend: a checkpoint of before'):
+        member.build()
+
+
 # ---------------------------------------------------------------------- re-normalisation
 
 IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True)
@@ -307,6 +359,46 @@ def test_renormalised_equals_normalised_by_the_teachers_own(source: str, target:
     assert (got[1, :, 16:] == 0).all()
     assert (got[1, :, :, 12:] == 0).all()
     assert (got is inputs) == (source == target)
+
+
+class Mmpretrain(nn.Module):
+    """Normalises as mmpretrain's ClsDataPreprocessor does, and has its attributes."""
+
+    flag = 'to_rgb'
+
+    def __init__(self, mean: list, std: list, flip: bool) -> None:
+        super().__init__()
+        self._enable_normalize, self.pad_value = True, 0
+        self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer('std', torch.tensor(std).view(-1, 1, 1))
+        setattr(self, self.flag, flip)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return ((pixels.flip(1) if getattr(self, self.flag) else pixels) - self.mean) / self.std
+
+
+class OldMmseg(Mmpretrain):
+    """As mmsegmentation's own until 1.2."""
+
+    flag = 'channel_conversion'
+
+
+class Mmengine(Mmpretrain):
+    """As what derives from mmengine's."""
+
+    flag = '_channel_conversion'
+
+
+@pytest.mark.parametrize('target', [Mmpretrain, OldMmseg, Mmengine])
+@pytest.mark.parametrize('source', [Mmpretrain, OldMmseg, Mmengine])
+@pytest.mark.parametrize('flips', [(False, False), (False, True), (True, False), (True, True)])
+def test_channel_order_by_any_librarys_name(source: type, target: type, flips: tuple[bool, bool]) -> None:
+    """Powers of two: the error is 0.0, not only small."""
+    pixels = torch.randint(0, 256, (2, 3, 4, 5)).float()
+    own = source([16., 32., 64.], [8., 16., 32.], flips[0])
+    other = target([128., 64., 8.], [4., 2., 16.], flips[1])
+    got = Renormalise(own, other)(own(pixels))
+    assert (got - other(pixels)).abs().max() == 0.
 
 
 def test_renormalise_pads_with_the_targets_value() -> None:

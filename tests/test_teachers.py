@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from mmseg.models import EncoderDecoder
+from mmseg.models.decode_heads import FCNHead
 from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
@@ -304,6 +305,107 @@ def test_inductor_leaves_the_taps_within_tolerance() -> None:
     for seed in range(2):
         got = run.observe(batch(seed=seed))
         assert max(error(got, observe_plainly(batch(seed=seed))).values()) < TOLERANCE['compile']
+
+
+# ---------------------------------------------------------------------- heads that read more than features
+
+class Querying(FCNHead):
+    """Reads image sizes beside features, as heads of queries do; predicts at the images' size."""
+
+    sizes: list = []
+
+    def forward(self, inputs: Any, metas: list) -> Tensor:
+        for meta in metas:  # of its own: it may write into them
+            meta['batch_input_shape'] = meta['img_shape']
+        self.sizes.append([meta['pad_shape'] for meta in metas])
+        return super().forward(inputs)
+
+    def predict(self, inputs: Any, metas: list, test_cfg: Any) -> Tensor:
+        return self.predict_by_feat(self.forward(inputs, metas), metas)
+
+
+class Refining(FCNHead):
+    """Its forward takes points, as PointRend's does; the map is made in predict."""
+
+    def get_points_test(self) -> None:
+        raise NotImplementedError
+
+    def forward(self, points: Tensor, coarse: Tensor) -> Tensor:
+        raise TypeError('expected Tensor as element 0 in argument 0, but got tuple')
+
+    def predict(self, inputs: Any, coarse: Tensor, metas: list, test_cfg: Any) -> Tensor:
+        return self.predict_by_feat(coarse, metas)
+
+
+def unusual(kind: type) -> dict:
+    net = tiny.segmentor(8, head='FCNHead', auxiliary=False)
+    if kind is Querying:
+        net['decode_head']['type'] = kind
+        return net
+    return net | dict(type='CascadeEncoderDecoder', num_stages=2,
+                      decode_head=[net['decode_head'], net['decode_head'] | dict(type=kind)])
+
+
+@pytest.mark.parametrize(('kind', 'tap'), [(Querying, 'decode_head.conv_seg'), (Refining, 'decode_head.0.conv_seg')])
+@pytest.mark.parametrize('options', [{}, dict(fuse_bn=True), dict(compile=dict(backend='eager'))], ids=str)
+def test_heads_that_only_predict_teach_too(kind: type, tap: str, options: dict) -> None:
+    torch._dynamo.reset()
+    Querying.sizes = []
+    run = teacher(trained(unusual(kind)), dict(logits=tap, feat='backbone[3]'), **options)
+    plain, data = trained(unusual(kind)).eval(), batch()
+    seen = []
+    plain.get_submodule(tap).register_forward_hook(lambda _, args, output: seen.append(output))
+    with torch.no_grad():
+        expected = plain.encode_decode(data.inputs, [dict(sample.metainfo) | dict(pad_shape=(32, 32)) for sample in
+                                                     data.data_samples])
+        features = plain.backbone(data.inputs)[3]
+    before = [dict(sample.metainfo) for sample in data.data_samples]
+    got = run.observe(data)
+    assert max(error(got, dict(logits=seen[0], feat=features)).values()) < 4e-6
+    torch.testing.assert_close(F.interpolate(got['logits'], (32, 32), mode='bilinear'), expected, rtol=1e-5, atol=1e-5)
+    assert [dict(sample.metainfo) for sample in data.data_samples] == before
+    assert not any(value.requires_grad for value in got.values())
+    assert not run.model.training
+
+
+def test_heads_that_only_predict_see_the_size_of_their_own_images() -> None:
+    Querying.sizes = []
+    run = teacher(trained(unusual(Querying)), dict(logits='decode_head.conv_seg'), input_size=(48, 64))
+    assert run.observe(batch())['logits'].shape == (2, 11, 6, 8)
+    assert Querying.sizes == [[(48, 64), (48, 64)]]
+
+
+@pytest.mark.parametrize(('head', 'mode'), [('FCNHead', 'tensor'), ('PSPHead', 'tensor'), (Querying, 'encode_decode')])
+def test_other_heads_run_in_tensor_mode(head: Any, mode: str) -> None:
+    net = unusual(Querying) if head is Querying else tiny.segmentor(8, head=head)
+    assert teacher(trained(net), {}).mode == mode
+    cascade = tiny.segmentor(8, head='FCNHead', auxiliary=False)
+    ocr = dict(cascade['decode_head'], type='OCRHead', ocr_channels=8)
+    for key in ('num_convs', 'concat_input'):
+        ocr.pop(key)
+    cascade |= dict(type='CascadeEncoderDecoder', num_stages=2, decode_head=[cascade['decode_head'], ocr])
+    run = teacher(trained(cascade), dict(logits='decode_head.1.conv_seg'))
+    assert run.mode == 'tensor'
+    assert run.observe(batch())['logits'].shape == (2, 11, 4, 4)
+
+
+# ---------------------------------------------------------------------- weights that cannot teach
+
+def test_weights_beyond_the_range_of_the_precision() -> None:
+    model = trained()
+    model.decode_head.conv_seg.weight.data[0] = 1e5
+    with pytest.raises(FloatingPointError, match=r"^teacher has weights beyond the range of precision='fp16': "
+                                                 r"decode_head.conv_seg.weight became Inf. Mend: precision='bf16'"):
+        teacher(copy.deepcopy(model), precision='fp16')
+    for precision in ('bf16', 'fp32'):
+        teacher(copy.deepcopy(model), precision=precision)
+
+
+def test_a_built_teacher_of_nan_is_refused() -> None:
+    model = trained()
+    model.backbone.layer1[0].conv1.weight.data[0] = float('inf')
+    with pytest.raises(FloatingPointError, match='^teacher has weights that are NaN or Inf: backbone.layer1.0.conv1'):
+        teacher(model)
 
 
 # ---------------------------------------------------------------------- outside the module tree (trap 12)

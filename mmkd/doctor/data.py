@@ -115,6 +115,7 @@ def check_labels(batches: list[dict], preprocessor: nn.Module, num_classes: int,
     """
     good: list[dict] = []
     wrong: dict[str, list[str]] = {}
+    voids: list[str] = []
     seen = torch.zeros(num_classes, dtype=torch.long)
     void = total = 0
     for data in batches:
@@ -124,13 +125,18 @@ def check_labels(batches: list[dict], preprocessor: nn.Module, num_classes: int,
             labels = batch.labels
             void, total = void + int((~batch.valid).sum()), total + labels.numel()
             seen += _histogram(labels.cpu(), num_classes)
-            batch.check_labels(num_classes)
-            good.append(data)
+            if batch.check_labels(num_classes):
+                good.append(data)
+            else:
+                voids.append(batch.tell_void())
         except Exception as error:
             text = explain(error)
             wrong.setdefault(re.sub(r' \(from .*?\)', '', text), []).append(text)  # one mistake, many files
     for texts in wrong.values():
         report.error(f'{texts[0]} [{len(texts)} of {len(batches)} batches]')
+    if voids:  # a training goes on after one
+        say = report.error if len(voids) == len(batches) else report.warn
+        say(f'{voids[0]} [{len(voids)} of {len(batches)} batches]')
     absent = [i for i, n in enumerate(seen.tolist()) if n == 0]
     unseen = f', not {absent[:10]}' if absent else ''
     rows = [('classes seen', f'{num_classes - len(absent)} of {num_classes}{unseen}'),

@@ -105,32 +105,36 @@ class DepthHead(BaseDecodeHead):
         truth = self._truth(batch_data_samples)
         metres = resize(seg_logits, size=truth.shape[2:], mode='bilinear', align_corners=self.align_corners)
         known = truth.flatten(1).any(1)
-        if not known.any():
-            raise ValueError(f'no image of this batch has known depth{_files(batch_data_samples)}. Mend: look at the '
-                             f'depth files; {self._unit()}')
         losses: dict[str, Tensor] = {}
         for loss in self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]:
             name = str(loss.loss_name)
-            losses[name] = loss(metres[known], truth[known]) + losses.get(name, 0.)
+            # of no image at all the losses' own gradient would be NaN
+            value = loss(metres[known], truth[known]) if known.any() else 0. * metres.sum()
+            losses[name] = value + losses.get(name, 0.)
         return losses
 
     def _truth(self, samples: list) -> Tensor:
         """Return true metres (N, 1, H, W), 0 where they are unknown."""
-        for sample in samples:
-            if 'gt_depth_map' not in sample:
-                raise ValueError(f'the data samples hold no gt_depth_map{_files(samples)}. Mend: LoadDepthAnnotation '
-                                 'in the training pipeline')
-        shapes = {tuple(sample.gt_depth_map.data.shape) for sample in samples}
-        if len(shapes) > 1 or len(shape := next(iter(shapes))) != 3 or shape[0] != 1:
-            raise ValueError(f'depth maps must be (1, H, W) of one size, got {sorted(shapes)}{_files(samples)}. Mend: '
-                             'depth files of one channel; Resize, RandomCrop, or size of the data preprocessor')
+        without = [sample for sample in samples if 'gt_depth_map' not in sample]
+        if without:
+            raise ValueError(f'the data samples hold no gt_depth_map{_files(without)}. Mend: '
+                             'LoadDepthAnnotation in the training pipeline')
+        shapes = {tuple(sample.gt_depth_map.data.shape): sample for sample in samples}
+        odd = [sample for sample in samples if sample.gt_depth_map.data.shape[:-2] != (1,)]
+        if odd or len(shapes) > 1:
+            raise ValueError(f'depth maps must be (1, H, W) of one size, got {sorted(shapes)}'
+                             f'{_files(odd or list(shapes.values()))}. Mend: depth files of one '
+                             'channel; Resize, RandomCrop, or size of the data preprocessor')
         truth = torch.stack([sample.gt_depth_map.data for sample in samples]).float()
         inside = (truth >= self.min_depth) & (truth <= self.max_depth)
         given = torch.isfinite(truth) & (truth > 0)
         # sky and padding may be far outside and most of a batch; in another unit nearly nothing is inside
         if 20 * (given & inside).sum() < given.sum():
-            raise ValueError(f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: median '
-                             f'{float(truth[given].median()):.4g}{_files(samples)}. Mend: {self._unit()}')
+            far = 20 * (given & inside).flatten(1).sum(1) < given.flatten(1).sum(1)
+            theirs = [sample for sample, own in zip(samples, far.tolist(), strict=True) if own]
+            raise ValueError(f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: '
+                             f'median {float(truth[given].median()):.4g}{_files(theirs)}. Mend: '
+                             f'{self._unit()}')
         return truth.where(inside, truth.new_zeros(()))
 
     def _unit(self) -> str:

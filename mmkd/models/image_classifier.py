@@ -7,6 +7,7 @@ from mmengine.model import BaseModel, ModuleDict
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
+from mmkd.batch import IGNORED_IMAGE
 from mmkd.checks import check_choice, check_count
 from mmkd.registry import MODELS, build_part
 
@@ -81,7 +82,10 @@ def answer(logits: Tensor, data_samples: list | None, mode: str) -> Any:
     if mode == 'tensor':
         return logits
     if mode == 'loss':
-        return dict(loss_cls=F.cross_entropy(logits, _labels(data_samples).to(logits.device)))
+        labels = _labels(data_samples).to(logits.device)
+        # Not torch's mean, which is NaN where no label of the batch counts.
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORED_IMAGE, reduction='sum')
+        return dict(loss_cls=total / (labels != IGNORED_IMAGE).sum().clamp(min=1))
     samples = data_samples or [BaseDataElement() for _ in logits]
     best = logits.argmax(1, keepdim=True)
     for sample, own, score, label in zip(samples, logits, logits.softmax(1), best, strict=True):

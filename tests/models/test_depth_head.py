@@ -113,6 +113,9 @@ def test_depth_in_another_unit() -> None:
     with pytest.raises(ValueError, match=r'outside 1.0 … 16.0 m: median \d{4} \(from 0.png, 1.png\)'
                                          r'.*depth_rescale_factor=….*0.001 for files in millimetres'):
         head().loss([torch.randn(2, 3, 4, 4)], samples(*(metres * 1000).round()), None)
+    maps = torch.cat([torch.zeros(1, 4, 4), (metres[:1] * 1000).round()])  # one of an unknown depth
+    with pytest.raises(ValueError, match=r'outside 1.0 … 16.0 m: median \d{4} \(from 1.png\)'):
+        head().loss([torch.randn(2, 3, 4, 4)], samples(*maps), None)
 
 
 def test_much_sky_is_no_other_unit_and_maps_have_one_size() -> None:
@@ -124,16 +127,24 @@ def test_much_sky_is_no_other_unit_and_maps_have_one_size() -> None:
     torch.testing.assert_close(got, expected)
     coloured = samples(true[0], true[1])
     coloured[0].gt_depth_map, coloured[1].gt_depth_map = (PixelData(data=torch.ones(3, 4, 5)) for _ in range(2))
-    for wrong in (samples(true[0], true[1, :3]), coloured):
-        with pytest.raises(ValueError, match=r'must be \(1, H, W\) of one size, got \[.*from 0.png.*Mend: depth files'):
+    mixed = samples(true[0], true[1])
+    mixed[1].gt_depth_map = coloured[1].gt_depth_map
+    for wrong, files in ((samples(true[0], true[1, :3]), '0.png, 1.png'), (coloured, '0.png, 1.png'), (mixed, '1.png')):
+        with pytest.raises(ValueError, match=r'must be \(1, H, W\) of one size, got \[.*\(from ' + files
+                                             + r'\). Mend: depth files'):
             module.loss([features], wrong, None)
 
 
 def test_nothing_known_and_nothing_given() -> None:
-    with pytest.raises(ValueError, match=r'no image of this batch has known depth \(from 0.png, 1.png\). Mend'):
-        head().loss([torch.randn(2, 3, 4, 4)], samples(*torch.zeros(2, 4, 4)), None)
-    with pytest.raises(ValueError, match='hold no gt_depth_map. Mend: LoadDepthAnnotation in the training pipeline'):
-        head().loss([torch.randn(1, 3, 4, 4)], [SegDataSample()], None)
+    features = torch.randn(2, 3, 4, 4, requires_grad=True)
+    loss = head().loss([features], samples(*torch.zeros(2, 4, 4)), None)['loss_silog']
+    gradient, = torch.autograd.grad(loss, features)
+    assert loss == 0
+    assert (gradient == 0).all()
+    given = [*samples(torch.ones(4, 4)), SegDataSample(metainfo=dict(depth_map_path='b.png'))]
+    with pytest.raises(ValueError, match=r'hold no gt_depth_map \(from b.png\). Mend: LoadDepthAnnotation in the '
+                                         'training pipeline'):
+        head().loss([torch.randn(1, 3, 4, 4)], given, None)
 
 
 @pytest.mark.parametrize(('changes', 'message'), [
