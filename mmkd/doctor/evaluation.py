@@ -89,7 +89,7 @@ class _Reader:
             if self.preprocessor is not None:
                 self.preprocessor(self.collate(samples), False)
         except Exception as error:
-            shapes = sorted({tuple(sample['inputs'].shape) for sample in samples})
+            shapes = sorted({tuple(getattr(sample.get('inputs'), 'shape', ())) for sample in samples})
             mend = f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to one size'
             self._note('does not make a batch', f'{explain(error).rstrip(".")}{mend if len(shapes) > 1 else ""}')
 
@@ -99,9 +99,10 @@ class _Reader:
         except Exception as error:
             self._note('cannot be read', explain(error))
             return None
-        if self.classes and {'gt_sem_seg', 'gt_label'} & set(sample['data_samples'].keys()):
+        labelled = sample.get('data_samples')
+        if self.classes and any(key in (labelled or ()) for key in ('gt_sem_seg', 'gt_label')):
             try:
-                batch = Batch(sample['inputs'], [sample['data_samples']], self.ignored)
+                batch = Batch(sample['inputs'], [labelled], self.ignored)
                 if batch.valid.any():  # a validation image may be nothing but void
                     batch.check_labels(self.classes)
             except ValueError as error:
