@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIN := -c requirements/constraints.txt
 
-.PHONY: help demo test test-quick lint env
+.PHONY: help demo test test-quick counts lint env
 help:
 	@echo 'make demo         train a teacher, a student, and the distilled student; print the table (8 minutes on 2 cores)'
 	@echo 'make test         every test (15 minutes on 2 cores)'
 	@echo 'make test-quick   the quick tier (9 minutes)'
+	@echo 'make counts       attack mmkd and write into docs/robustness.md what was found (15 minutes)'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make env          only create $(VENV), with the tests'\'' needs'
 
@@ -20,6 +21,9 @@ test: $(VENV)/.installed-test
 
 test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+counts: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m 'fault or hostile_file or bad_input' --counts docs/robustness.md $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,4 +1,5 @@
 """Tables from work dirs: metrics over seeds, the gap closed, time and hardware; nobody types a number."""
+import html
 import json
 import math
 import re
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mmkd.atomic import write_atomically
-from mmkd.checks import nearest
+from mmkd.checks import nearest, printable
 from mmkd.hooks.run_record import FILE
 
 MAIN = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'abs_rel', 'mean/mIoU', 'mean/accuracy/top1')  # the first there is
@@ -122,6 +123,15 @@ def main_metric(rows: Iterable[Row]) -> str:
     raise KeyError(f'no usual metric is in every run. Mend: --metric, one of {sorted(shared)}')
 
 
+def text(found: object) -> str:
+    """Return what a record says as plain text of Markdown: one line, no HTML, no cells.
+
+    >>> text('CPU | <script>')
+    'CPU \\\\| &lt;script&gt;'
+    """
+    return html.escape(printable(found, 80), quote=False).replace('|', r'\|')
+
+
 def digits(values: Sequence[float]) -> int:
     """Return how many digits to print after the point: percentages have two, fractions and metres three.
 
@@ -180,13 +190,13 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
                          'so there is no gap to close. Mend: no --teacher')
     places = {metric: digits([value for row in rows for value in row.values(metric)]) for metric in metrics}
     first = places[metrics[0]]
-    titles = [metric + ' ↓' * bool(LESS_IS_BETTER.fullmatch(metric)) for metric in metrics]
-    head = ['row', f'{metrics[0]} of each run', *titles, *['gain'] * bool(baseline), *['gap closed'] * bool(teacher),
+    titles = [text(metric) + ' ↓' * bool(LESS_IS_BETTER.fullmatch(metric)) for metric in metrics]
+    head = ['row', f'{text(metrics[0])} of each run', *titles, *['gain'] * bool(baseline), *['gap closed'] * bool(teacher),
             'time']
     lines = [head, ['---'] * len(head)]
     for row in rows:
         values = row.values(metrics[0])
-        cells = [row.label, ', '.join(f'{v:.{first}f}' for v in values),
+        cells = [text(row.label), ', '.join(f'{v:.{first}f}' for v in values),
                  *(spread(row.values(metric), places[metric]) for metric in metrics)]
         mean = statistics.fmean(values)
         if baseline is not None:
@@ -214,11 +224,11 @@ def _conditions(rows: Sequence[Row], less: bool) -> str:
     lines = [f'{runs} a row, mean ± sample standard deviation.',
              *['↓: less is better; a gain is for the better.'] * less]
     for key in ('device', 'torch', 'mmkd'):
-        lines.append(f'{key}: {"; ".join(sorted({str(record.get(key, "unknown")) for record in known})) or "unknown"}.')
+        lines.append(f'{key}: {"; ".join(sorted({text(record.get(key, "unknown")) for record in known})) or "unknown"}.')
     if len(known) < len(records):
         lines.append(f'{len(records) - len(known)} of {len(records)} runs have no {FILE}.')
     budgets = {row.label: sorted({_budget(run.record) for run in row.runs if run.record}) for row in rows}
-    seeds = {row.label: sorted(str(run.record.get('seed', '?')) for run in row.runs if run.record)
+    seeds = {row.label: sorted(text(run.record.get('seed', '?')) for run in row.runs if run.record)
              for row in rows if len(row.runs) > 1}
     for title, each in (('Budgets differ (iterations × batch × processes)', budgets), ('Seeds differ', seeds)):
         told = {label: ', '.join(values) for label, values in each.items() if values}
@@ -228,7 +238,7 @@ def _conditions(rows: Sequence[Row], less: bool) -> str:
 
 
 def _budget(record: dict[str, Any]) -> str:
-    budget = ' × '.join(str(record.get(key, '?')) for key in BUDGET)
+    budget = ' × '.join(text(record.get(key, '?')) for key in BUDGET)
     steps = record.get('accumulative_counts', 1)
     return budget if steps == 1 else f'{budget}, a step every {steps}'
 

@@ -9,6 +9,7 @@ import torch
 from mmengine.registry import MODELS
 from torch import nn
 
+pytestmark = pytest.mark.bad_input
 TEACHER = dict(model=tiny.segmentor(8), allow_untrained=True)
 PIXEL = tiny.objectives()['pixel']
 PAIR = tiny.objectives()['pair']

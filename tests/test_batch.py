@@ -32,12 +32,14 @@ def test_labels_of_classification() -> None:
     assert read_batch(got, 'valid', torch.zeros(2, 5, 4, 4)).tolist() == [True, True]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('samples', [None, [], [SegDataSample()], [sample([[1]]), SegDataSample()]])
 def test_no_labels(samples: list | None) -> None:
     with pytest.raises(ValueError, match="hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load annotations"):
         _ = Batch(torch.zeros(1, 3, 1, 1), samples).labels
 
 
+@pytest.mark.bad_input
 def test_of_depth_the_known_is_valid_and_there_are_no_labels() -> None:
     depth = torch.tensor([[[2., 0.], [float('nan'), float('inf')]], [[1., 3.], [-1., 5.]]])
     got = Batch(torch.zeros(2, 3, 2, 2), [SegDataSample(gt_depth_map=PixelData(data=one[None])) for one in depth])
@@ -46,6 +48,7 @@ def test_of_depth_the_known_is_valid_and_there_are_no_labels() -> None:
         _ = got.labels
 
 
+@pytest.mark.bad_input
 def test_labels_of_boxes() -> None:
     def boxes(*labels: int, path: str = 'a.jpg') -> BaseDataElement:
         sample = BaseDataElement(gt_instances=InstanceData(labels=torch.tensor(labels, dtype=torch.long)))
@@ -88,6 +91,7 @@ def test_read_batch_resizes_what_has_places() -> None:
     assert read_batch(got, 'data_samples', like) is got.data_samples
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('shape', [(1, 7), (1, 7, 4)])
 def test_labels_of_places_for_a_tensor_without(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf'have places \(1, 2, 2\), but the student tensor that they go with has '
@@ -95,6 +99,7 @@ def test_labels_of_places_for_a_tensor_without(shape: tuple[int, ...]) -> None:
         read_batch(batch([[1, 2], [3, 4]]), 'valid', torch.zeros(shape))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('wrong', [11, 254, -1])
 def test_labels_out_of_range(wrong: int) -> None:
     got = batch([[0, wrong], [10, 255]], seg_map_path='scenes/a_labels.png')
@@ -103,6 +108,7 @@ def test_labels_out_of_range(wrong: int) -> None:
         got.check_labels(11)
 
 
+@pytest.mark.bad_input
 def test_labels_out_of_range_name_their_own_files() -> None:
     fine, wrong = [[0, 1], [255, 2]], [[0, 1], [255, 99]]
     labels = (fine, fine, wrong, fine, wrong, wrong, fine)

@@ -64,6 +64,7 @@ def broken(*_: Any, **__: Any) -> None:
     raise ValueError('not enough values to unpack')
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('member', 'mode'), [('student', 'loss'), ('teacher', 'tensor')])
 def test_members_are_named_in_the_probe_and_in_training(member: str, mode: str) -> None:
     net = {'student': tiny.segmentor(4, auxiliary=False), 'teacher': tiny.segmentor(8, auxiliary=False)}
@@ -81,6 +82,7 @@ def test_members_are_named_in_the_probe_and_in_training(member: str, mode: str) 
         model.train_step(tiny.batch(), tiny.sgd(model))
 
 
+@pytest.mark.bad_input
 def test_a_norm_with_one_value_a_channel_is_mended() -> None:
     model = tiny.build(tiny.distiller())  # pools to 1×1
     with pytest.raises(ValueError, match=r'student \(.*\(1, 3, 64, 64\): Expected more than 1 value per channel.*Mend: '

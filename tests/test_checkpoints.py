@@ -191,12 +191,14 @@ def test_a_flipped_bit_is_found(tmp_path: Path) -> None:
         load_state_dict_file(file)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('key', 'name'), [(0, '0'), (b'w', "b'w'")])
 def test_weights_without_a_name(key: Any, name: str, tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=rf'a\.pth holds no state dict: its keys are {name}, but weights go by names'):
         load_state_dict_file(save({key: torch.zeros(1)}, tmp_path / 'a.pth'))
 
 
+@pytest.mark.bad_input
 def test_arrays_of_anything_but_numbers(tmp_path: Path) -> None:
     for array in (np.array([1, 'a'], dtype=object), np.array(['a']), np.array([(1, 2)], dtype='i4,i4'),
                   np.array(['2020-01-01'], dtype='M8[D]')):
@@ -224,6 +226,7 @@ def test_mmengine_reads_as_mmkd_does(tmp_path: Path) -> None:
     assert not mark.exists()
 
 
+@pytest.mark.bad_input
 def test_last_checkpoint_names_a_file_beside_it(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
     (tmp_path / 'iter_4.pth').touch()
@@ -239,11 +242,13 @@ def test_last_checkpoint_names_a_file_beside_it(tmp_path: Path) -> None:
             latest_checkpoint(tmp_path)
 
 
+@pytest.mark.bad_input
 def test_a_whole_model_is_refused_by_class(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r'needs torch\.nn\.modules\.conv\.Conv2d'):
         load_state_dict_file(save(nn.Conv2d(1, 1, 1), tmp_path / 'a.pth'))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('content', 'message'), [
     ([torch.zeros(1)], 'holds no state dict but list'),
     ({}, 'holds no state dict but dict'),
@@ -254,6 +259,7 @@ def test_files_without_a_state_dict(content: Any, message: str, tmp_path: Path) 
         load_state_dict_file(save(content, tmp_path / 'a.pth'))
 
 
+@pytest.mark.bad_input
 def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
     for name in ('pspnet_r101.pth', 'notes.txt', 'pspnet_r18.pth'):
         (tmp_path / name).write_bytes(b'')
@@ -268,6 +274,7 @@ def test_missing_files_name_the_nearest(tmp_path: Path) -> None:
         load_state_dict_file('open-mmlab://resnet50_v1c')
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('zipped', [True, False])
 @pytest.mark.parametrize('keep', [0, 10, 0.5, 0.97])
 def test_truncated_files(zipped: bool, keep: float, tmp_path: Path) -> None:
@@ -279,6 +286,7 @@ def test_truncated_files(zipped: bool, keep: float, tmp_path: Path) -> None:
         load_state_dict_file(file)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('content', [b'version https://git-lfs.github.com/spec/v1\n', b'<!DOCTYPE html>', bytes(999)])
 def test_files_that_are_something_else(content: bytes, tmp_path: Path) -> None:
     (tmp_path / 'a.pth').write_bytes(content)
@@ -300,6 +308,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / 'cache' / 'hub' / 'checkpoints'
 
 
+@pytest.mark.bad_input
 def test_url_is_downloaded_once_and_checked(hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = network().state_dict()
     content = save(state, tmp_path / 'made.pth').read_bytes()
@@ -328,6 +337,7 @@ def test_url_is_downloaded_once_and_checked(hub: Path, tmp_path: Path, monkeypat
     assert_same(load_state_dict_file('http://models.example/net.pth'), state)
 
 
+@pytest.mark.bad_input
 def test_no_network_says_which_file_to_put_where(hub: Path) -> None:
     with pytest.raises(ConnectionError, match=(
             r'cannot download https://models\.example/v1/net-0123abcd\.pth \(.*known.*\)\. Without a network: fetch '
@@ -350,6 +360,7 @@ def test_files_of_one_name_and_two_urls_are_two(hub: Path, tmp_path: Path, monke
     assert len(list(hub.iterdir())) == 2, 'a token makes no other file'
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('first', [lambda whole: whole[:len(whole) // 2], lambda whole: b'<!DOCTYPE html>'])
 def test_a_broken_download_is_not_kept(first: Any, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = network().state_dict()
@@ -366,6 +377,7 @@ def test_a_broken_download_is_not_kept(first: Any, hub: Path, tmp_path: Path, mo
     assert_same(load_state_dict_file('https://models.example/net.pth'), state)
 
 
+@pytest.mark.bad_input
 def test_a_connection_that_breaks(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*args: Any, **kwargs: Any) -> None:
         raise http.client.IncompleteRead(b'x', 9)
@@ -377,6 +389,7 @@ def test_a_connection_that_breaks(hub: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 # --- select_prefix, load_strict --------------------------------------------------------------------------------------
 
+@pytest.mark.bad_input
 def test_select_prefix_takes_the_first_that_matches() -> None:
     state = {'students.a.w': torch.tensor(1.0), 'students.ab.w': torch.tensor(2.0), 'objectives.x': torch.tensor(3.0)}
     assert select_prefix(state, 'students.a') == {'w': torch.tensor(1.0)}  # not students.ab
@@ -397,6 +410,7 @@ def test_strict_load_fills_every_weight() -> None:
     assert torch.equal(other.head.weight, source.head.weight)
 
 
+@pytest.mark.bad_input
 def test_one_error_lists_everything() -> None:
     state = network(channels=4, classes=7).state_dict()
     state['extra.weight'] = state.pop('conv.bias')
@@ -411,6 +425,7 @@ def test_one_error_lists_everything() -> None:
         '  Mend: is this the checkpoint of another architecture, or of another number of classes?')
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('key', 'spoil', 'message'), [
     ('conv.weight', lambda x: x * float('nan'), 'teacher has weights that are NaN or Inf: conv.weight. Mend: a checkp'),
     ('head.bias', lambda x: x / 0, 'NaN or Inf: head.bias. Mend'),
@@ -435,6 +450,7 @@ def test_a_buffer_may_hold_inf_and_what_is_not_saved_anything() -> None:
     assert target.mask.isinf().sum() == 1
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('dtype', [torch.complex64, torch.int8, torch.bool])
 def test_numbers_of_another_kind_are_refused_before_anything_is_loaded(dtype: torch.dtype) -> None:
     target, state = network(), network().state_dict()
@@ -457,6 +473,7 @@ def test_other_precisions_are_cast_as_they_are_copied(dtype: torch.dtype) -> Non
     assert torch.equal(target.conv.weight, given['conv.weight'].float())
 
 
+@pytest.mark.bad_input
 def test_shapes_are_compared_before_anything_is_converted() -> None:
     """Dense, this tensor of two bytes would take 2 TB."""
     state = network().state_dict()
@@ -465,12 +482,14 @@ def test_shapes_are_compared_before_anything_is_converted() -> None:
         load_strict(network(), state, 'teacher')
 
 
+@pytest.mark.bad_input
 def test_long_lists_are_cut_at_ten() -> None:
     state = {**network().state_dict(), **{f'extra.{number}': torch.zeros(1) for number in range(25)}}
     with pytest.raises(RuntimeError, match=r'25 unexpected: extra\.0, .*extra\.9, … \(15 more\)'):
         load_strict(network(), state, 'teacher')
 
 
+@pytest.mark.bad_input
 def test_a_prefix_that_explains_it_is_named() -> None:
     state = {f'students.big.{key}': value for key, value in network().state_dict().items()}
     with pytest.raises(RuntimeError, match=r"Mend: these weights lie under 'students\.big\.': take select_prefix"):

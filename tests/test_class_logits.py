@@ -29,6 +29,7 @@ def test_what_class_logits_are(shape: tuple[int, ...], labels: LabelSet, images:
     check_class_logits('it', torch.zeros(shape), labels, images)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('shape', 'labels', 'images', 'message'), [
     ((1, 32, 19), NINETEEN, 1, r'x \(1, 32, 19\) is no map \(N, C, H, W\), as class logits of a model for segmentation '
                                r"are. Mend: tap class logits \(of most segmentors 'decode_head.conv_seg'\); features "
@@ -72,6 +73,7 @@ def test_label_sets_of_models() -> None:
     assert label_set(model()) == LabelSet('')
 
 
+@pytest.mark.bad_input
 def test_label_sets_that_differ() -> None:
     check_same_labels('it', dict(a=NINETEEN, b=LabelSet(''), c=LabelSet('detection')))
     with pytest.raises(ValueError, match=r"^it compares class logits of models that know other classes: \{'a': 19, "
@@ -93,6 +95,7 @@ def segmenter(num_classes: int = 16) -> dict:
         train_cfg=dict(), test_cfg=dict(mode='whole'))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('loss', ['PixelWiseKLLoss', 'LogitMSELoss', 'BinaryKLLoss'])
 @pytest.mark.parametrize('connectors', [None, dict(student='auto'), dict(teacher='auto')])
 def test_tokens_of_a_segmenter_are_refused_though_their_numbers_fit(loss: str, connectors: dict | None) -> None:
@@ -106,6 +109,7 @@ def test_tokens_of_a_segmenter_are_refused_though_their_numbers_fit(loss: str, c
     assert tiny.build(cfg).objectives['pixel'].label_sets['student.logits'] == LabelSet('segmentation', 16, 16)
 
 
+@pytest.mark.bad_input
 def test_an_ensembles_members_are_looked_at_too() -> None:
     member = dict(model=tiny.segmentor(4), allow_untrained=True)
     cfg = tiny.distiller(teacher=None, teachers=dict(t0=member, t1=copy.deepcopy(member)),
@@ -128,6 +132,7 @@ def other_classes(**objective: Any) -> dict:
                           objectives=dict(one=objective))
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('connectors', [None, dict(student='auto'), dict(teacher='auto')])
 @pytest.mark.parametrize('loss', [dict(type='PixelWiseKLLoss'), tiny.holistic()['loss']], ids=['pixel', 'critic'])
 def test_members_of_other_classes_are_compared_by_their_features_alone(loss: dict, connectors: dict | None) -> None:
@@ -144,6 +149,7 @@ def test_members_of_other_classes_are_compared_by_their_features_alone(loss: dic
     assert model.train_step(tiny.batch(num_classes=150), tiny.sgd(model))['one.loss'] > 0
 
 
+@pytest.mark.bad_input
 def test_a_connector_of_ones_own_makes_class_logits_of_features() -> None:
     """It is the user's word; the other side is looked at as ever."""
     own = dict(type='Connector', in_channels=8, out_channels=11)

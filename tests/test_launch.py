@@ -43,6 +43,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 # ---------------------------------------------------------------- the file
 
 
+@pytest.mark.bad_input
 def test_a_missing_config_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / 'pspnet_r18.py').write_text('')
     with pytest.raises(FileNotFoundError, match="pspnet_r19.py' is not there; did you mean 'pspnet_r18.py'"):
@@ -62,6 +63,7 @@ def test_options_and_work_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert load_config(str(path), work_dir='here').work_dir == 'here'
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('name', ['', ' '])
 def test_a_work_dir_without_a_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / 'recipe.py'
@@ -131,6 +133,7 @@ def test_schedules_by_name_are_left_to_the_runner() -> None:
     assert prepare_config(cfg).param_scheduler == dict(student=[POLY])
 
 
+@pytest.mark.bad_input
 def test_a_schedule_for_an_unknown_optimizer() -> None:
     with pytest.raises(KeyError, match=r"param_scheduler names the optimizer 'critics'; did you mean 'critic'\? "
                                        r".optim_wrapper has \['student', 'critic'\]"):
@@ -179,6 +182,7 @@ def test_a_plain_model_on_cpus_loses_sync_bn(group: list[str]) -> None:
     assert cfg.model.auxiliary_head.norm_cfg.type == 'BN'
 
 
+@pytest.mark.bad_input
 def test_other_launchers_need_gpus(group: list[str]) -> None:
     with pytest.raises(ValueError, match='--launcher slurm needs GPUs. Mend: torchrun … --launcher pytorch also runs'):
         prepare_config(config(), 'slurm')
@@ -218,6 +222,7 @@ def _timeout_of_the_group() -> float:
 # ---------------------------------------------------------------- checkpoints to test
 
 
+@pytest.mark.bad_input
 def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
     """mmengine logs the missing keys and goes on with random weights."""
     distilled, plain = tmp_path / 'iter_1.pth', tmp_path / 'student.pth'

@@ -97,6 +97,7 @@ def test_cfg_options_reach_into_lists() -> None:
     assert built.auxiliary_head[0].num_classes == 3
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('options', 'message'), [
     ({'pretrained': None}, r"cfg_options\['pretrained'\] changes nothing: the config has no 'pretrained'"),  # trap 20
     ({'model.backbone.depht': 50}, r"model.backbone has no 'depht'; did you mean 'depth'"),
@@ -113,6 +114,7 @@ def test_cfg_option_that_changes_nothing(options: dict, message: str) -> None:
 
 # ---------------------------------------------------------------------- what is refused
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('value', 'error', 'message'), [
     (dict(model=tiny.segmentor(4), cfg='x.py'), ValueError,
      "student 'student' needs exactly one of 'cfg' .* and 'model'"),
@@ -136,6 +138,7 @@ def test_refusals(value: Any, error: type[Exception], message: str) -> None:
         student(value)
 
 
+@pytest.mark.bad_input
 def test_config_file_that_is_not_there(config: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"segmentor_r81.py' is not there; did you mean 'segmentor_r18.py'\? "
                                                 r'\(relative paths start at '):
@@ -144,6 +147,7 @@ def test_config_file_that_is_not_there(config: Path) -> None:
         student('nowhere/x.py')
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('options', 'error', 'message'), [
     (dict(), ValueError, 'teacher has no checkpoint: an untrained teacher teaches noise. Mend: checkpoint='),
     (dict(checkpoint=None), ValueError, 'teacher has no checkpoint'),
@@ -161,6 +165,7 @@ def test_teacher_options(options: dict, error: type[Exception], message: str) ->
         teacher(model=tiny.segmentor(4), **options)
 
 
+@pytest.mark.bad_input
 def test_named_members_are_named_in_errors() -> None:
     with pytest.raises(ValueError, match="teacher 'big' has no checkpoint"):
         Member.parse('big', 'teacher', dict(model=tiny.segmentor(4)))
@@ -212,12 +217,14 @@ def test_checkpoints_of_every_layout(layout: str, tmp_path: Path) -> None:
         torch.testing.assert_close(value, own[key], rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.bad_input
 def test_checkpoint_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / 'iter_40000.pth').write_bytes(b'')
     with pytest.raises(FileNotFoundError, match=r"iter_4000.pth does not exist; did you mean 'iter_40000.pth'"):
         teacher(model=tiny.segmentor(4), checkpoint=str(tmp_path / 'iter_4000.pth')).build()
 
 
+@pytest.mark.bad_input
 def test_truncated_checkpoint(tmp_path: Path) -> None:
     torch.save(model(4).state_dict(), tmp_path / 'whole.pth')
     content = (tmp_path / 'whole.pth').read_bytes()
@@ -226,6 +233,7 @@ def test_truncated_checkpoint(tmp_path: Path) -> None:
         teacher(model=tiny.segmentor(4), checkpoint=str(tmp_path / 'cut.pth')).build()
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('net', 'parts'), [
     (tiny.segmentor(8), ['of another shape', 'backbone.stem.0.weight (4, 3, 3, 3), the model has (2, 3, 3, 3)']),
     (tiny.segmentor(4, num_classes=19), ['decode_head.conv_seg.weight (19, 8, 1, 1), the model has (11, 8, 1, 1)',
@@ -242,6 +250,7 @@ def test_checkpoint_of_another_architecture_lists_the_keys(net: dict, parts: lis
         assert part in str(raised.value)
 
 
+@pytest.mark.bad_input
 def test_checkpoint_of_a_run_with_other_students(tmp_path: Path) -> None:
     state = {f'students.peer{i}.{k}': v for i in (1, 2) for k, v in model(4).state_dict().items()}
     torch.save(state, tmp_path / 'run.pth')
@@ -262,6 +271,7 @@ def test_ignore_index() -> None:
     assert student(nn.Identity()).ignore_index == 255
 
 
+@pytest.mark.bad_input
 def test_plain_model_cfg_needs_no_download() -> None:
     member = student(PSPNET)
     assert plain_model_cfg(member).pretrained is None
@@ -311,6 +321,7 @@ def test_a_data_preprocessor_beside_the_model_is_the_models() -> None:
 
 # ---------------------------------------------------------------------- weights that cannot be
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('role', ['teacher', 'student'])
 def test_weights_that_are_not_finite_are_refused_by_member_and_file(role: str, tmp_path: Path) -> None:
     state = model(8).state_dict()

@@ -18,6 +18,7 @@ def net(**changes: Any) -> nn.Module:
     return MODELS.build({**segmentor(4, **changes), '_scope_': 'mmseg'}).train()
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('changes', [dict(), dict(head='FCNHead'), dict(norm='SyncBN')])
 def test_it_is_known_which_networks_fail(changes: dict) -> None:
     """torch itself decides: one image through the network in training."""
@@ -71,6 +72,7 @@ def by_epoch(folder: Path, loop: str, exact: bool = True, **changes: Any) -> Any
     return cfg
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('loop', 'exact', 'changes', 'fails'), [
     ('EpochBasedTrainLoop', True, {}, True), ('EpochBasedTrainLoop', True, dict(drop_last=True), False),
     ('IterBasedTrainLoop', True, {}, False),  # batches straddle passes

@@ -79,6 +79,7 @@ def test_spread_is_the_sample_standard_deviation(values: list[float], expected: 
     assert spread(values, 2) == expected
 
 
+@pytest.mark.bad_input
 def test_where_less_is_better_a_gain_is_for_the_better(tmp_path: Path) -> None:
     assert gap_closed(.25, .30, .20) == pytest.approx(50)
     for name, error in (('alone', .30), ('kd', .25), ('worse', .31), ('teacher', .20)):
@@ -127,6 +128,7 @@ def test_a_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
     assert read_row(f'lr=0.1={tmp_path}/plain').label == 'lr=0.1'
 
 
+@pytest.mark.bad_input
 def test_a_folder_of_several_runs_is_no_run(tmp_path: Path) -> None:
     for name in ('all/recipe1', 'all/recipe2', 'one/run_0'):
         write_run(tmp_path / name, 40.)
@@ -141,6 +143,7 @@ def test_a_folder_of_several_runs_is_no_run(tmp_path: Path) -> None:
         read_row(str(tmp_path / 'tests'))
 
 
+@pytest.mark.bad_input
 def test_runs_of_one_seed_or_of_two_recipes_are_no_row(tmp_path: Path) -> None:
     for row, records in (('twice', (dict(seed=1), dict(seed=1))),
                          ('mixed', (dict(config='a.py'), dict(config='b.py')))):
@@ -152,12 +155,14 @@ def test_runs_of_one_seed_or_of_two_recipes_are_no_row(tmp_path: Path) -> None:
         read_row(str(tmp_path / 'mixed'))
 
 
+@pytest.mark.bad_input
 def test_a_metric_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / 'a', float('nan'))
     with pytest.raises(ValueError, match='mIoU of .*a is nan, and a mean of it says nothing. Mend: look into its log'):
         markdown([read_row(str(tmp_path / 'a'))])
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('file', 'mend'), [
     ('test/20260101_000000/20260101_000000.json', 'test it again'),
     ('run.json', 'train it again, or remove that file')])
@@ -187,6 +192,7 @@ def test_the_tool_writes_between_two_lines(work: Path, monkeypatch: pytest.Monke
         assert text.count('| kd | ') == 1
 
 
+@pytest.mark.bad_input
 def test_refusals(work: Path) -> None:
     kd, alone = read_row(str(work / 'kd')), read_row(str(work / 'alone'))
     with pytest.raises(FileNotFoundError, match='nowhere is no folder. Mend: a work dir of tools/train.py'):

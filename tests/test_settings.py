@@ -21,6 +21,7 @@ def test_good_settings_pass() -> None:
     check_settings(Config({**GOOD, 'default_hooks': dict(checkpoint=dict(interval=-1))}))  # mmengine's 'never'
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('key', 'value', 'least', 'mend'), [
     ('train_cfg.max_iters', 0, 1, 'a whole number'), ('train_cfg.max_iters', 1e3, 1, 'a whole number'),
     ('train_cfg.max_iters', '10', 1, 'a whole number'), ('train_cfg.max_epochs', 0, 1, 'a whole number'),
@@ -42,6 +43,7 @@ def test_each_bad_number(key: str, value: object, least: int, mend: str) -> None
     assert mend in text
 
 
+@pytest.mark.bad_input
 def test_optimizers_by_name() -> None:
     critic = dict(**SGD, accumulative_counts=0)
     cfg = Config({**GOOD, 'optim_wrapper': dict(constructor='x', student=SGD, critic=critic)})
@@ -49,6 +51,7 @@ def test_optimizers_by_name() -> None:
         check_settings(cfg)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('seconds', [0, -1, '30', True])
 def test_a_timeout_that_is_none(seconds: object) -> None:
     cfg = Config({**GOOD, 'env_cfg': dict(dist_cfg=dict(timeout=seconds))})

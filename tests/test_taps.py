@@ -147,6 +147,7 @@ def test_parse_round_trip() -> None:
     assert TapPath.parse('a') == TapPath('a', 'a', None, 'output', ())
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('text', ['', 'a b', 'conv:outputs', 'conv[', 'conv[1', 'conv[a.b]', ':input', '[1]', 'conv#x',
                                   'conv:input#1', 'conv\n', None, 3])
 def test_grammar_error_shows_examples(text: object) -> None:
@@ -154,6 +155,7 @@ def test_grammar_error_shows_examples(text: object) -> None:
         TapPath.parse(text)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('path', 'error', 'message'), [
     # trap 15: [i] on a Tensor would take a sample of the batch
     ('stages.0[1]', TypeError, r"tap 't' of student \('stages.0\[1\]'\): the output is a Tensor of shape \(1,\), and "
@@ -194,6 +196,7 @@ def test_refusals(path: str, error: type[Exception], message: str) -> None:
     assert hooks(model) == 0
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('path', 'near'), [
     ('decode_head.conv_segs', "did you mean 'decode_head.conv_seg'"),
     ('decode_haed.bottleneck', "did you mean 'decode_head.bottleneck'"),
@@ -207,6 +210,7 @@ def test_misspelt_module_names_the_nearest(path: str, near: str) -> None:
     assert near in message
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('path', 'mend'), [
     ('decode_head[-1].conv_seg', 'decode_head.1.conv_seg'),
     ('decode_head[0].conv_seg#1:input', 'decode_head.0.conv_seg#1:input'),
@@ -234,6 +238,7 @@ class Detector(nn.Module):
         self.bbox_head['loss_kd'].part = nn.Linear(1, 1)
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('path', 'loss', 'kind'), [
     ('bbox_head.loss_cls', 'bbox_head.loss_cls', 'FocalLoss'),
     ('bbox_head.loss_cls:input[0]', 'bbox_head.loss_cls', 'FocalLoss'),
@@ -248,6 +253,7 @@ def test_losses_are_no_taps(path: str, loss: str, kind: str) -> None:
         Taps(Detector(), dict(t=path), 'student')
 
 
+@pytest.mark.bad_input
 def test_losses_and_accuracy_of_mmseg_are_no_taps_nor_suggested() -> None:
     model = MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'})
     with pytest.raises(ValueError, match=r"'decode_head.loss_decode' is a loss \(CrossEntropyLoss\).*Mend: tap "
@@ -278,6 +284,7 @@ def test_what_is_a_loss() -> None:
     assert not [name for name in found if 'loss' in name]
 
 
+@pytest.mark.bad_input
 def test_changed_in_place_after_reading() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
     x = torch.randn(2, 3, 4, 4)
@@ -291,6 +298,7 @@ def test_changed_in_place_after_reading() -> None:
     torch.testing.assert_close(see('1', model, x).relu(), see('2', model, x))
 
 
+@pytest.mark.bad_input
 def test_hooks_go_when_the_forward_raises() -> None:
     model = nn.Sequential(nn.Linear(2, 3), nn.Linear(2, 3))  # the second one does not fit
     taps = Taps(model, dict(a='0', b='1:input'))
@@ -302,6 +310,7 @@ def test_hooks_go_when_the_forward_raises() -> None:
     assert hooks(model) == 0
 
 
+@pytest.mark.bad_input
 def test_a_module_that_vanished_leaves_no_hook() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     taps = Taps(model, dict(a='0', b='1'))
@@ -385,6 +394,7 @@ def test_queries_and_keys_give_the_attention_that_a_fused_kernel_hides(batch_fir
     assert weight.grad[:8].abs().sum() > 0
 
 
+@pytest.mark.bad_input
 def test_attention_after_dropout_is_refused() -> None:
     model = nn.ModuleDict(dict(attn=nn.MultiheadAttention(8, 2, dropout=.1)))
     with pytest.raises(ValueError, match="has an attn_mask, so its rows are not those of its queries.*':output"), \
@@ -397,11 +407,13 @@ def test_attention_after_dropout_is_refused() -> None:
         pass
 
 
+@pytest.mark.bad_input
 def test_heads_of_what_has_none() -> None:
     with pytest.raises(TypeError, match="'0:query'.*a Linear has no heads to read.*Mend: tap the linear layers"):
         see('0:query', nn.Sequential(nn.Linear(2, 2)), torch.zeros(1, 2))
 
 
+@pytest.mark.bad_input
 def test_a_kernel_that_returns_no_attention() -> None:
     class Fused(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, None]:
@@ -420,6 +432,7 @@ def test_segformer_attention_has_heads() -> None:
     torch.testing.assert_close(attention.sum(-1), torch.ones(2, 2, 16))
 
 
+@pytest.mark.bad_input
 def test_container_with_a_forward_is_tapped_like_any_module() -> None:
     """PPM of PSPHead is a ModuleList that has a forward."""
     model = MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'}).eval()

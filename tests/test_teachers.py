@@ -195,6 +195,7 @@ def test_fuse_bn_folds_and_stays_frozen() -> None:
     assert not any(p.requires_grad for p in run.model.parameters())
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('path', ['backbone.layer1.0.conv1', 'backbone.layer1.0.bn1', 'backbone.layer1.0.conv2:input',
                                   'decode_head.bottleneck.conv#0', 'decode_head.psp_modules.0.1.bn'])
 def test_fuse_bn_refuses_taps_whose_meaning_changes(path: str) -> None:
@@ -220,6 +221,7 @@ def test_fuse_bn_allows_blocks_and_heads(path: str) -> None:
     assert error(fused, plain)['t'] < TOLERANCE['fuse_bn']
 
 
+@pytest.mark.bad_input
 def test_fuse_bn_refuses_norms_that_run_before_their_convolution() -> None:
     """mmcv's fuse_conv_bn goes by the order of registration, which is the same for order=('norm', 'act', 'conv')."""
     model = trained()
@@ -287,6 +289,7 @@ def test_compiled_once_and_with_the_given_arguments() -> None:
     assert [call.kwargs for call in compiler.call_args_list] == [{}]
 
 
+@pytest.mark.bad_input
 def test_compiled_tap_that_never_fires_is_an_error() -> None:
     torch._dynamo.reset()
     model = shallow()
@@ -391,6 +394,7 @@ def test_other_heads_run_in_tensor_mode(head: Any, mode: str) -> None:
 
 # ---------------------------------------------------------------------- weights that cannot teach
 
+@pytest.mark.bad_input
 def test_weights_beyond_the_range_of_the_precision() -> None:
     model = trained()
     model.decode_head.conv_seg.weight.data[0] = 1e5
@@ -401,6 +405,7 @@ def test_weights_beyond_the_range_of_the_precision() -> None:
         teacher(copy.deepcopy(model), precision=precision)
 
 
+@pytest.mark.bad_input
 def test_a_built_teacher_of_nan_is_refused() -> None:
     model = trained()
     model.backbone.layer1[0].conv1.weight.data[0] = float('inf')
@@ -410,6 +415,7 @@ def test_a_built_teacher_of_nan_is_refused() -> None:
 
 # ---------------------------------------------------------------------- outside the module tree (trap 12)
 
+@pytest.mark.bad_input
 def test_auxiliary_head_of_a_teacher_never_runs() -> None:
     """Trap 16."""
     with pytest.raises(RuntimeError, match=r"tap 'aux' of teacher \('auxiliary_head.conv_seg'\) never ran in this "

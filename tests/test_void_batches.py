@@ -43,6 +43,7 @@ def test_the_first_and_each_doubling_are_warned_of(said: list[str]) -> None:
     assert all(f'(from {number}.png)' in line for number, line in zip((1, 2, 4, 8, 16, 32, 64), said, strict=True))
 
 
+@pytest.mark.bad_input
 def test_many_in_a_row_end_the_run(said: list[str]) -> None:
     count = VoidBatches()
     for _ in range(MANY - 1):
@@ -73,6 +74,7 @@ def test_a_void_step_is_worth_what_plain_mmseg_gives(said: list[str]) -> None:
     assert '(from labels_0.png, labels_1.png)' in said[0]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('changes', 'reads'), [
     ({}, {}), (dict(task_weight=0), dict(mask='batch.valid')), (dict(task_weight=0), {})])
 def test_where_nothing_reads_labels_none_are_missed(said: list[str], changes: dict, reads: dict) -> None:

@@ -71,6 +71,7 @@ def make_config(row: str, seed: int, args: argparse.Namespace) -> Config:
     folder = args.work_dir / row if row == 'teacher' else args.work_dir / f'{row}_seed{seed}'
     cfg = load_config(str(CONFIGS / f'{row}.py'), work_dir=str(folder))
     cfg.randomness.seed = seed
+    cfg.overwrite = True  # a demo begins anew each time
     cfg.visualizer.pop('name')  # one visualizer a name in a process: the second run would log into the first's folder
     if args.iters:
         cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = max(1, args.iters // 20)
@@ -91,7 +92,6 @@ def train(cfg: Config, tell: Callable[..., Any], name: str, verbose: bool = Fals
     """Train and test by mmengine's Runner, and note beside the logs that the run is complete."""
     runner = build_runner(prepare_config(cfg), verbose)
     runner.register_hook(Follow(tell, name))
-    torch.manual_seed(runner.seed)  # building a teacher drew random numbers: both students start from equal weights
     runner.train()
     metrics = runner.test()
     model = runner.model.student if hasattr(runner.model, 'students') else runner.model
@@ -108,7 +108,7 @@ def read_run(cfg: Config) -> dict[str, Any] | None:
     run = json.loads(note.read_text())
     if run['iters'] != cfg.train_cfg.max_iters:
         return None
-    log = Path(cfg.work_dir) / run['logs'] / 'vis_data' / 'scalars.json'
+    log = Path(cfg.work_dir) / Path(run['logs']).name / 'vis_data' / 'scalars.json'
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     run['val'] = [(line['step'], line['mIoU']) for line in lines if 'mIoU' in line]
     run['loss'] = [(line['step'], line['decode.loss_ce']) for line in lines if 'decode.loss_ce' in line]

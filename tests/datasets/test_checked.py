@@ -92,6 +92,7 @@ def test_a_label_of_three_channels(data: Path) -> None:
         '(40, 40). Mend: one channel, of class ids and not of colours; or take the file out of the data set')
 
 
+@pytest.mark.bad_input
 def test_a_label_of_another_size(data: Path) -> None:
     file = spoil(data / 'ann/1.png', np.zeros((60, 50), np.uint8))
     assert refusal(data).startswith(f'{file} has the size (60, 50) (height, width), but its image {data}/img/1.png '
@@ -126,6 +127,7 @@ def test_largest_wide_id(tmp_path: Path) -> None:
     assert largest_wide_id('s3://bucket/1.png') == 0
 
 
+@pytest.mark.bad_input
 def test_depth_maps(data: Path) -> None:
     pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadDepthAnnotation', depth_rescale_factor=1e-3),
                 dict(type='PackSegInputs')]
@@ -159,6 +161,7 @@ class Step:
         raise self.error
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('error', 'kind', 'text'), [
     (ValueError('crop_size must be smaller'), SampleError, 'Step: crop_size must be smaller (from '),
     (IndexError('list index out of range'), IndexError, 'Step: IndexError: list index out of range (from '),
@@ -175,6 +178,7 @@ def test_a_step_that_fails_names_the_sample(data: Path, error: Exception, kind: 
     assert raised.value.__cause__ is error
 
 
+@pytest.mark.bad_input
 def test_the_name_comes_out_of_a_worker(data: Path) -> None:
     file = spoil(data / 'ann/1.png', b'no png')
     batches = Runner.build_dataloader(loader(data, train=False, workers=1), seed=0)
@@ -191,6 +195,7 @@ def test_samples_without_files_are_left_alone() -> None:
 # ---------------------------------------------------------------- nothing at all
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize('serialize', [True, False])
 def test_no_samples(data: Path, serialize: bool) -> None:
     with pytest.raises(ValueError, match='has no samples') as raised:
@@ -201,6 +206,7 @@ def test_no_samples(data: Path, serialize: bool) -> None:
         assert part in text
 
 
+@pytest.mark.bad_input
 def test_an_own_data_set_without_samples() -> None:
     class Nothing(BaseDataset):
         def load_data_list(self) -> list[dict]:

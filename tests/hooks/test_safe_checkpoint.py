@@ -110,6 +110,7 @@ def full_disk() -> OSError:
     return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.fault
 def test_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make_runner(tmp_path, safe(interval=2, max_keep_ckpts=1))
     fail(monkeypatch, 'fsync', 5, full_disk())  # file, folder, last_checkpoint, folder; then the second file
@@ -123,6 +124,7 @@ def test_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: p
     assert load_checkpoint_file(tmp_path / 'iter_2.pth')['meta']['iter'] == 2
 
 
+@pytest.mark.fault
 def test_full_disk_at_the_first_checkpoint_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fail(monkeypatch, 'fsync', 1, full_disk())
     with pytest.raises(OSError, match='There is no earlier one'):
@@ -130,6 +132,7 @@ def test_full_disk_at_the_first_checkpoint_says_so(tmp_path: Path, monkeypatch: 
     assert files(tmp_path) == []
 
 
+@pytest.mark.fault
 def test_full_disk_keeps_the_previous_best(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = make_runner(tmp_path, safe(interval=2, max_keep_ckpts=1, save_best='mIoU'), val_interval=2,
                          metric=Script([0.3, 0.5, 0.4]))
@@ -168,6 +171,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> torch.Tensor:
 
 # a run writes iter_1, iter_2, best, iter_2, iter_3, iter_4, best, iter_4, each but a best followed by last_checkpoint;
 # a write is one rename between a sync of the file and one of the folder
+@pytest.mark.fault
 @pytest.mark.parametrize(('name', 'call'), [('fsync', call) for call in (1, 2, 3, 4, 5, 9, 12)] + [
     ('replace', call) for call in (1, 2, 3, 4, 5, 6, 12)])
 def test_ctrl_c_anywhere_can_be_resumed(name: str, call: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -200,6 +204,7 @@ def test_old_files_go_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 # --- write_atomically, with the kernel itself refusing ---------------------------------------------------------------
 
+@pytest.mark.fault
 def test_a_write_cut_short_by_the_kernel_leaves_the_old_content(tmp_path: Path) -> None:
     target = tmp_path / 'sub' / 'file'
     write_atomically(b'old', target)
@@ -253,6 +258,7 @@ def best_run(folder: Path, scores: list[float], max_iters: int = 6, **kwargs: An
     return runner
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize('move', [shutil.copytree, shutil.move])
 def test_a_moved_or_copied_folder_is_resumed_by_itself(move: Callable, tmp_path: Path) -> None:
     best_run(tmp_path / 'run', [0.3, 0.4], 4)
@@ -266,6 +272,7 @@ def test_a_moved_or_copied_folder_is_resumed_by_itself(move: Callable, tmp_path:
         assert files(tmp_path / 'run') == before == ['best_mIoU_iter_4.pth', 'iter_4.pth', 'last_checkpoint']
 
 
+@pytest.mark.fault
 def test_what_a_checkpoint_says_of_files_leads_nowhere_else(tmp_path: Path) -> None:
     run = tmp_path / 'run'
     best_run(run, [0.3, 0.4], 4)
@@ -286,6 +293,7 @@ def test_what_a_checkpoint_says_of_files_leads_nowhere_else(tmp_path: Path) -> N
         (run / 'last_checkpoint').write_text('iter_4.pth')
 
 
+@pytest.mark.fault
 def test_a_fresh_start_over_a_run_is_refused(tmp_path: Path) -> None:
     best_run(tmp_path, [0.3, 0.4, 0.5])
     before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
@@ -299,6 +307,7 @@ def test_a_fresh_start_over_a_run_is_refused(tmp_path: Path) -> None:
     assert files(tmp_path) == ['best_mIoU_iter_4.pth', 'iter_4.pth', 'last_checkpoint']
 
 
+@pytest.mark.fault
 def test_a_second_run_is_refused_and_touches_nothing(tmp_path: Path) -> None:
     best_run(tmp_path, [0.3, 0.4], 4)
     (tmp_path / 'iter_6.pth.1.part').touch()  # the first run is writing it
@@ -333,6 +342,7 @@ class Interrupt(Hook):
             raise KeyboardInterrupt
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize('number', [1, 2, 3])
 @pytest.mark.parametrize('epochs', [False, True])
 def test_a_validation_that_was_due_is_done_on_resume(number: int, epochs: bool, tmp_path: Path) -> None:

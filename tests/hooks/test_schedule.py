@@ -113,6 +113,7 @@ def test_a_wrapped_model_is_looked_into() -> None:
     assert model.objectives['end2'].loss.temperature == 5.5
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('target', 'message'), [
     ('end.weight', r"'end.weight' names no objective; did you mean 'end2'\? \(objectives: \['end2'\]\)"),
     ('end2.loss.temprature', r"DirichletNLLLoss has no number 'temprature'; did you mean 'temperature'\? "
@@ -125,12 +126,14 @@ def test_targets_that_do_not_exist(target: str, message: str) -> None:
     assert error.match(message)
 
 
+@pytest.mark.bad_input
 def test_a_model_without_objectives_is_refused(tmp_path: Path) -> None:
     runner = make_runner(tmp_path, custom_hooks=[dict(type='mmkd.ScheduleHook', schedules=[FADE])])
     with pytest.raises(TypeError, match=r"objectives of a Distiller, got Line. Mend: .*mmkd.Distiller"):
         runner.train()
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('schedules', 'error', 'message'), [
     ([], ValueError, 'ScheduleHook has no schedules'),
     ([FADE, FADE], ValueError, "'end2.weight' is scheduled twice"),
@@ -149,6 +152,7 @@ def test_bad_schedules(schedules: list[dict], error: type[Exception], message: s
         ScheduleHook(schedules)
 
 
+@pytest.mark.bad_input
 def test_numbers_that_are_read_once_are_refused() -> None:
     """tau of QUEST lies in its vocabulary: changing the loss's would change nothing."""
     loss = AssignmentKLLoss(2, 3, num_words=4, tau=1.)

@@ -101,6 +101,7 @@ def test_it_changes_nothing_in_the_training(tmp_path: Path) -> None:
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
 
 
+@pytest.mark.bad_input
 def test_minimum(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     warnings_of(runner, monkeypatch)
     TeacherCheckHook(minimum=dict(mIoU=20.)).before_train(runner)
@@ -113,6 +114,7 @@ def test_minimum(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
         TeacherCheckHook(minimum=dict(mIoU=20.))._check(runner, 'teacher', dict(mIoU=float('nan')))
 
 
+@pytest.mark.bad_input
 def test_maximum(runner: Runner) -> None:
     hook = TeacherCheckHook(maximum=dict(abs_rel=.2))
     hook._check(runner, 't', dict(abs_rel=.15))
@@ -135,6 +137,7 @@ def test_what_is_warned_of(runner: Runner, monkeypatch: pytest.MonkeyPatch, metr
     assert not said or warning in said[0]
 
 
+@pytest.mark.bad_input
 def test_a_teacher_that_cannot_predict_in_its_precision(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     said = warnings_of(runner, monkeypatch)
 
@@ -151,6 +154,7 @@ def test_a_teacher_that_cannot_predict_in_its_precision(runner: Runner, monkeypa
         TeacherCheckHook(minimum=dict(mIoU=20.)).before_train(runner)
 
 
+@pytest.mark.bad_input
 def test_a_detector_that_finds_nothing_is_below_any_minimum(runner: Runner) -> None:
     with pytest.raises(ValueError, match=r"'t' finds nothing \(coco/bbox_mAP 0\)"):
         TeacherCheckHook(minimum={'coco/bbox_mAP': .3})._check(runner, 't', {})

@@ -167,6 +167,7 @@ def test_resume_is_exact_and_fits_nothing_again(tmp_path: Path, monkeypatch: pyt
     assert 'objectives.deep.loss.vocabulary.tau' in resumed
 
 
+@pytest.mark.bad_input
 def test_a_checkpoint_of_another_teacher_tap_or_pooling_is_refused(tmp_path: Path) -> None:
     def early(student: str, **changes: Any) -> Config:
         objective = quest(reads=dict(student=f'student.{student}', teacher='teacher.early'))
@@ -221,6 +222,7 @@ def test_another_data_loader_and_wrapped_data_sets(tmp_path: Path) -> None:
         torch.testing.assert_close(runner.model.objectives.deep.loss.vocabulary.words, words, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.bad_input
 def test_a_file_of_another_teacher_is_refused_when_it_is_built(tmp_path: Path) -> None:
     """Without any hook: the Distiller itself looks at the fingerprint."""
     fitted = train(config(tmp_path, max_iters=1, val_interval=9))
@@ -236,6 +238,7 @@ def test_a_file_of_another_teacher_is_refused_when_it_is_built(tmp_path: Path) -
         MODELS.build(model_of(critic=False, taps=TAPS, objectives=dict(deep=objective)))
 
 
+@pytest.mark.bad_input
 def test_what_cannot_be_fitted(tmp_path: Path) -> None:
     few = quest()
     few['loss'] = dict(few['loss'], num_words=999)
@@ -261,6 +264,7 @@ def test_what_cannot_be_fitted(tmp_path: Path) -> None:
             VocabularyHook(**wrong)
 
 
+@pytest.mark.bad_input
 def test_without_the_hook_the_first_step_says_what_to_do(tmp_path: Path) -> None:
     cfg = config(tmp_path)
     cfg.custom_hooks = without_hook(cfg)

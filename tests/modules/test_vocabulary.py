@@ -95,6 +95,7 @@ def test_describe_counts_words_and_measures_distances() -> None:
         confidence=1, assignment=1), rel=1e-5)
 
 
+@pytest.mark.bad_input
 def test_a_fingerprint_says_what_differs() -> None:
     vocabulary = Vocabulary(5, 4)
     vocabulary.check(origin())  # words of unknown origin serve whom they are given to
@@ -108,6 +109,7 @@ def test_a_fingerprint_says_what_differs() -> None:
         vocabulary.check(origin('teacher', 'tap'))
 
 
+@pytest.mark.bad_input
 def test_files(tmp_path: Path) -> None:
     vocabulary = Vocabulary(5, 4, tau='auto', target_perplexity=2.)
     state = dict(words=torch.randn(5, 4), tau=torch.tensor(.3), fingerprint=origin())
@@ -147,6 +149,7 @@ DAMAGED = [
 ]
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('part', 'message'), DAMAGED)
 def test_damaged_files_and_checkpoints_are_refused(part: dict, message: str, tmp_path: Path) -> None:
     path, vocabulary = tmp_path / 'words.pth', Vocabulary(5, 4, tau='auto', target_perplexity=2.)
@@ -160,6 +163,7 @@ def test_damaged_files_and_checkpoints_are_refused(part: dict, message: str, tmp
     assert not vocabulary.fingerprint.any()
 
 
+@pytest.mark.bad_input
 def test_a_file_of_tau_nan_and_a_checkpoint_before_the_fit(tmp_path: Path) -> None:
     path, vocabulary = tmp_path / 'words.pth', Vocabulary(5, 4, tau='auto', target_perplexity=2.)
     torch.save(dict(state_dict=GOOD | dict(tau=torch.tensor(math.nan))), path)
@@ -171,6 +175,7 @@ def test_a_file_of_tau_nan_and_a_checkpoint_before_the_fit(tmp_path: Path) -> No
     assert vocabulary.fitted
 
 
+@pytest.mark.bad_input
 def test_words_that_were_spoilt_in_memory_are_refused_before_use() -> None:
     vocabulary = Vocabulary(5, 4, tau='auto', target_perplexity=2.)
     vocabulary.load_state_dict(GOOD)
@@ -184,6 +189,7 @@ def test_words_that_were_spoilt_in_memory_are_refused_before_use() -> None:
         _ = vocabulary.fitted
 
 
+@pytest.mark.bad_input
 @pytest.mark.parametrize(('vectors', 'message'), [
     (torch.randn(4, 4), '4 vectors are too few for 5 words. Mend: num_words=2 or less, or more vectors'),
     (torch.randn(9, 3), r'a vocabulary of 4 channels needs vectors \(P, 4\), got \(9, 3\)'),
@@ -196,6 +202,7 @@ def test_vectors_that_do_not_serve(vectors: Tensor, message: str) -> None:
     assert not vocabulary.fitted
 
 
+@pytest.mark.bad_input
 @pytest.mark.filterwarnings('ignore:Number of distinct clusters')  # scikit-learn says so too
 def test_equal_vectors_have_no_temperature() -> None:
     vocabulary = Vocabulary(8, 4, tau='auto', target_perplexity=1.2)
@@ -205,6 +212,7 @@ def test_equal_vectors_have_no_temperature() -> None:
     assert not vocabulary.fitted
 
 
+@pytest.mark.bad_input
 def test_as_many_different_vectors_as_words_are_needed() -> None:
     """120 vectors of 3 kinds are 3 vectors; 6 words that are found late are enough."""
     kinds = torch.eye(3).repeat(40, 1)
