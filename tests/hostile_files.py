@@ -13,12 +13,13 @@ from hostile.harmless import harmless
 FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
     family.__name__: family for family in (
         calls.dangerous_names, calls.opcodes, calls.protocols, calls.chains, calls.nested,
-        arrays.forged_arrays, arrays.arrays_as_weights, arrays.shared_dtypes,
+        arrays.forged_arrays, arrays.arrays_as_weights, arrays.numbers_as_weights,
+        arrays.shared_dtypes,
         tensors.strides, tensors.storages, tensors.kinds, tensors.poisons,
-        bombs.depth, bombs.lengths, bombs.stacks, bombs.keys,
+        bombs.depth, bombs.lengths, bombs.amplified, bombs.stacks, bombs.keys,
         containers.compressed, containers.lies, containers.words, containers.doubles,
         containers.scripts, containers.cuts, containers.flips,
-        legacy.old_format, legacy.tars)}
+        legacy.old_format, legacy.old_lengths, legacy.tars)}
 HARMLESS = harmless
 
 

@@ -2,6 +2,7 @@
 from collections.abc import Iterator
 
 from hostile.assembler import (
+    ANY,
     EMPTY,
     FALSE,
     NONE,
@@ -183,6 +184,22 @@ def arrays_as_weights() -> Iterator[Case]:
                   'dtype_of_a_giant', 'subarray_giant', 'unicode_invalid', 'reconstruct_objects',
                   'state_twice'):
         yield Case(title, archive(checkpoint(state=weights(conv_bias=arrays[title]))))
+
+
+def numbers_as_weights() -> Iterator[Case]:
+    """Honest arrays of kinds that torch may not know: as they are, or refused by name."""
+    for kind in ('f2', 'f4', 'f8', 'i1', 'i2', 'i8', 'u1', 'u2', 'u4', 'u8', 'c8', 'c16', 'b1',
+                 'f16'):
+        for order in '<>':
+            title = f'{kind}_{"little" if order == "<" else "big"}'
+            size = 16 // int(kind[1:])
+            value = array(dtype(kind, order), (size,))
+            yield Case(title, archive(checkpoint(state=weights(conv_bias=value))), accept=ANY)
+    for title, value in {'scalar': call(SCALAR, F4, raw(bytes(4))),
+                         'zero_dimensions': array(F4, (), raw(bytes(4))),
+                         'nothing': array(F4, (0,), raw(b'')),
+                         'fortran': array(F4, (2, 2), order=TRUE)}.items():
+        yield Case(title, archive(checkpoint(state=weights(conv_bias=value))), accept=ANY)
 
 
 def shared_dtypes() -> Iterator[Case]:

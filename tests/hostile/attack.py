@@ -158,7 +158,8 @@ def faults_of(content: Any, room: int) -> list[str]:
             found += [f'holds a storage of {value.nbytes()} bytes'] if value.nbytes() > room else []
         elif type(value) in (dict, OrderedDict, Counter, ConfigDict, list, tuple, set, frozenset):
             todo += _children(value)
-        elif isinstance(value, HistoryBuffer | PurePath) or type(value).__module__.startswith('mmkd.'):
+        elif isinstance(value,
+                        HistoryBuffer | PurePath) or type(value).__module__.startswith('mmkd.'):
             todo.append(getattr(value, '__dict__', None))
         elif not (isinstance(value, type) and value.__module__.split('.')[0] in ('mmkd', 'torch',
                                                                                  'numpy',

@@ -144,6 +144,63 @@ def lengths() -> Iterator[Case]:
         yield Case(title, archive(checkpoint(meta)))
 
 
+def _again(first: bytes, call_it: bytes, times: int) -> bytes:
+    """One thing of the memo, given to the same call many times."""
+    return put(9, first) + b'0](' + call_it * times + b'e'
+
+
+def amplified() -> Iterator[Case]:
+    """A few bytes that are copied, joined, hashed or looked at again and again."""
+    mega, many_nones, plain = text('x' * 2**20), b'](' + NONE * 100_000 + b'e', get(9)
+    pairs = mapped(*((number(index), NONE) for index in range(10_000)))
+    f4 = call(name('numpy', 'dtype'), text('u1'), FALSE, TRUE)
+    collections, pathlib = name('collections', 'OrderedDict'), name('pathlib', 'PosixPath')
+    doubled = put(100, mega)
+    for level in range(101, 110):
+        doubled += b'0' + put(level, call(pathlib, get(level - 1), get(level - 1)))
+    shared = put(8, many(storage('1', 4), number(0), many(number(4)), many(number(1)), FALSE,
+                         ordered()))
+    one_tensor = get(7) + get(8) + b'R'
+    tensors = put(7, name('torch._utils', '_rebuild_tensor_v2')) + b'0' + shared + b'0'
+    long_key = put(9, number(1 << 8_000_000)) + b'0}'
+    for title, meta in {
+            'bytes_of_one_text': _again(mega, call(name('_codecs', 'encode'), plain,
+                                                   text('latin1')), 300),
+            'copies_of_a_byte_array': _again(b'\x96' + struct.pack('<Q', 2**20) + bytes(2**20),
+                                             call(
+                name('builtins', 'bytearray'), plain), 300),
+            'bytes_of_a_byte_array': _again(b'\x96' + struct.pack('<Q', 2**20) + bytes(2**20), call(
+                name('builtins', 'bytes'), plain), 300),
+            'copies_of_a_list': _again(many_nones, call(name('builtins', 'list'), plain), 400),
+            'tuples_of_a_list': _again(many_nones, call(name('builtins', 'tuple'), plain), 400),
+            'sets_of_a_list': _again(listed(*map(number, range(20_000))), call(
+                name('builtins', 'set'), plain), 300),
+            'copies_of_a_dict': _again(pairs, call(collections, plain), 300),
+            'counters_of_a_text': _again(mega, call(name('collections', 'Counter'), plain), 300),
+            'arrays_of_one_text': _again(raw(bytes(2**20)), call(
+                name('numpy.core.numeric', '_frombuffer'), plain, f4, many(number(2**20)),
+                text('C')), 300),
+            'sizes_of_a_list': _again(b'](' + number(1) * 100_000 + b'e', call(
+                name('torch', 'Size'), plain), 400),
+            'path_doubled': doubled,
+            'path_of_much': put(9, mega) + b'0' + call(pathlib, *[plain] * 400),
+            'tensors_of_one_storage': tensors + b'](' + one_tensor * 100_000 + b'e',
+            'empty_dicts_a_million': b'](' + b'}' * 10**6 + b'e',
+            'empty_lists_a_million': b'](' + b']' * 10**6 + b'e',
+            'empty_sets_a_million': b'](' + b'\x8f' * 10**6 + b'e',
+            'names_many': b'](' + name('torch', 'Size') * 100_000 + b'e',
+            'long_key_again_and_again': long_key + (get(9) + NONE + b's') * 20_000,
+            'long_key_in_a_set': long_key[:-1] + b'\x8f(' + get(9) * 20_000 + b'\x90',
+            'key_of_16_long_numbers': put(9, many(*[put(8, number(1 << 1_000_000)),
+                                                    *[get(8)] * 15]))
+            + b'0}' + (get(9) + NONE + b's') * 10_000}.items():
+        yield Case(title, archive(checkpoint(meta)))
+    flags = put(9, storage('5', 2**20, 'BoolStorage')) + b'0'
+    views = [(text(f'k{index}'), tensor(get(9), (1,), (1,), index)) for index in range(300)]
+    yield Case('flags_looked_at_again', archive(flags + checkpoint(state=mapped(*views)),
+                                                RECORDS | {'5': bytes(2**20)}), accept=ANY)
+
+
 def stacks() -> Iterator[Case]:
     """Opcodes that meet a stack they do not expect, and pickles without an end."""
     for title, meta in {

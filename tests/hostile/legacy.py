@@ -109,6 +109,24 @@ def old_format() -> Iterator[Case]:
             yield Case(f'flipped_{at}', bytes(flipped), accept=ANY)
 
 
+def old_lengths() -> Iterator[Case]:
+    """Giant length prefixes and many storages, read straight from the file."""
+    for title, opcode, code, length in (
+            ('text', b'X', '<I', 2**31 - 1), ('text_8', b'\x8d', '<Q', 2**31),
+            ('bytes', b'B', '<I', 2**31 - 1),
+            ('bytes_8', b'\x8e', '<Q', 2**31), ('byte_array', b'\x96', '<Q', 2**31),
+            ('long', b'\x8b', '<i', 2**31 - 1), ('string', b'T', '<i', 2**31 - 1),
+            ('frame', b'\x95', '<Q', 2**31), ('frame_more', b'\x95', '<Q', 2**40)):
+        lie = opcode + struct.pack(code, length) + b'x'
+        yield Case(title, legacy(finish(checkpoint(lie, old_weights()), 4), RECORDS))
+        yield Case(f'{title}_bare', finish(lie, 4))
+    many_storages = [old_storage(f's{index}', 0, FLOAT) for index in range(10_000)]
+    keys = {f's{index}': b'' for index in range(10_000)}
+    yield Case('ten_thousand_storages', legacy(_old(listed(*many_storages)), RECORDS | keys))
+    yield Case('magic_of_a_megabyte', pickle.dumps(1 << 8_000_000, 2))
+    yield Case('magic_of_marks', b'\x80\x02' + b'(' * 10**6)
+
+
 def tars() -> Iterator[Case]:
     """The oldest format, which a safe reader does not read."""
     evil = finish(call(name('os', 'system'), text('touch hostile_ran')))
