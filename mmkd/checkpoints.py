@@ -269,8 +269,7 @@ def state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
     if not isinstance(weights, Mapping) or not weights:
         raise TypeError(f'{file} holds no state dict but {type(weights).__name__}; write it with '
                         'torch.save(model.state_dict(), path)')
-    tensors = OrderedDict((key, torch.from_numpy(value) if isinstance(value, np.ndarray) else value)
-                          for key, value in weights.items())
+    tensors = OrderedDict((key, _as_tensor(value)) for key, value in weights.items())
     unnamed = [f'{key!r:.40}' for key in tensors if not isinstance(key, str)]
     if unnamed:
         raise TypeError(f'{file} holds no state dict: its keys are {_first(unnamed)}, but weights go by names. Write '
@@ -282,6 +281,13 @@ def state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
     if hasattr(weights, '_metadata'):
         tensors._metadata = weights._metadata  # type: ignore[attr-defined]
     return tensors
+
+
+def _as_tensor(value: Any) -> Any:
+    """Return an array as a tensor, whatever its byte order; other things as they are."""
+    if not isinstance(value, np.ndarray):
+        return value
+    return torch.from_numpy(value.astype(value.dtype.newbyteorder('=')))
 
 
 def _read(file: Path) -> Any:

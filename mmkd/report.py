@@ -124,10 +124,10 @@ def main_metric(rows: Iterable[Row]) -> str:
 
 
 def text(found: object) -> str:
-    """Return what a record says as plain text of Markdown: one line, no HTML, no cells.
+    r"""Return what a record says as plain text of Markdown: one line, no HTML, no cells.
 
     >>> text('CPU | <script>')
-    'CPU \\\\| &lt;script&gt;'
+    'CPU \\| &lt;script&gt;'
     """
     return html.escape(printable(found, 80), quote=False).replace('|', r'\|')
 
@@ -191,8 +191,8 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
     places = {metric: digits([value for row in rows for value in row.values(metric)]) for metric in metrics}
     first = places[metrics[0]]
     titles = [text(metric) + ' ↓' * bool(LESS_IS_BETTER.fullmatch(metric)) for metric in metrics]
-    head = ['row', f'{text(metrics[0])} of each run', *titles, *['gain'] * bool(baseline), *['gap closed'] * bool(teacher),
-            'time']
+    head = ['row', f'{text(metrics[0])} of each run', *titles, *['gain'] * bool(baseline),
+            *['gap closed'] * bool(teacher), 'time']
     lines = [head, ['---'] * len(head)]
     for row in rows:
         values = row.values(metrics[0])
@@ -224,7 +224,8 @@ def _conditions(rows: Sequence[Row], less: bool) -> str:
     lines = [f'{runs} a row, mean ± sample standard deviation.',
              *['↓: less is better; a gain is for the better.'] * less]
     for key in ('device', 'torch', 'mmkd'):
-        lines.append(f'{key}: {"; ".join(sorted({text(record.get(key, "unknown")) for record in known})) or "unknown"}.')
+        said = {text(record.get(key, 'unknown')) for record in known}
+        lines.append(f'{key}: {"; ".join(sorted(said)) or "unknown"}.')
     if len(known) < len(records):
         lines.append(f'{len(records) - len(known)} of {len(records)} runs have no {FILE}.')
     budgets = {row.label: sorted({_budget(run.record) for run in row.runs if run.record}) for row in rows}

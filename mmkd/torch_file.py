@@ -29,6 +29,8 @@ _MAX_SIZE = 2 ** 48  # of one axis
 _MAX_RECORDS = 16_384  # one a tensor
 _MAX_BITS = 1024  # of one whole number
 _MAX_MARKS, _MAX_MEMO = 1000, 300_000  # what a byte of a pickle asks for costs a hundred; a big run has 30,000
+_FREE, _PER_BYTE = 2 ** 23, 8  # bytes that a pickle may make, and how many more for each of its own
+_CALL, _CONTAINER, _SET = 500, 64, 216  # bytes that are charged for what a call makes, and for a container
 _MAX_ODD_KEYS = 1000  # other keys than texts and small numbers: of one hash, they take time by the square
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.Size, slice)
 
@@ -99,13 +101,14 @@ def _read_zip(file: BinaryIO) -> Any:
             with archive.open(records[f'{roots[0]}data/{key}']) as record:
                 return _read_into(record, records[f'{roots[0]}data/{key}'].file_size)
 
-        content = _DataUnpickler(BytesIO(archive.read(records[f'{roots[0]}data.pkl'])), check).load()
+        record = records[f'{roots[0]}data.pkl']
+        content = _DataUnpickler(BytesIO(archive.read(record)), check, record.file_size).load()
         finish = _Finish(fetch)
         content = finish(content)
-        for name, info in records.items():  # what nothing refers to may be damaged too
+        for name, record in records.items():  # what nothing refers to may be damaged too
             if name.removeprefix(f'{roots[0]}data/') not in finish.bytes_of:
-                with archive.open(info) as record:
-                    while record.read(2 ** 20):
+                with archive.open(record) as rest:
+                    while rest.read(2 ** 20):
                         pass
         return content
 
@@ -138,26 +141,43 @@ def _read_into(source: Any, size: int) -> bytearray:
     return buffer
 
 
+class _Bounded:
+    """An open file of which no read asks for more than is left: pickles name lengths at will."""
+
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self.file, self.size = file, size
+
+    def read(self, length: int) -> bytes:
+        return self.file.read(min(length, self.size - self.file.tell()))
+
+    def readline(self) -> bytes:
+        return self.file.readline()
+
+
 def _read_legacy(file: BinaryIO) -> Any:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if _DataUnpickler(file, _refuse_storage).load() != _MAGIC:
+    bounded = _Bounded(file, size)
+    magic, protocol, system = (_DataUnpickler(bounded, _refuse_storage, 0).load() for _ in range(3))
+    if (magic, protocol) != (_MAGIC, _PROTOCOL) or not system.get('little_endian'):
         raise BrokenFileError('it does not begin like a file of torch.save')
-    if _DataUnpickler(file, _refuse_storage).load() != _PROTOCOL:
-        raise BrokenFileError('it is of an unknown protocol')
-    if not _DataUnpickler(file, _refuse_storage).load().get('little_endian'):
-        raise BrokenFileError('its byte order is not little-endian')
     declared: dict[str, _Storage] = {}
+    total = 0
 
     def check(storage: '_Storage') -> None:
-        if declared.setdefault(storage.key, storage) != storage:
+        nonlocal total
+        if storage.key not in declared:
+            declared[storage.key] = storage
+            total += storage.nbytes
+        if declared[storage.key] != storage:
             raise BrokenFileError(f'the storage {storage.key!r} is of two sizes or types')
-        if sum(one.nbytes for one in declared.values()) > size:
+        if total > size:
             raise BrokenFileError('its tensors are larger than the file')
 
-    content = _DataUnpickler(file, check).load()
-    keys = _DataUnpickler(file, _refuse_storage).load()
-    if not isinstance(keys, list) or set(keys) != set(declared) or len(keys) != len(declared):
+    content = _DataUnpickler(bounded, check, size).load()
+    keys = _DataUnpickler(bounded, _refuse_storage, size).load()
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(declared) \
+            or len(keys) != len(declared):
         raise BrokenFileError('its storages are not those that its tensors need')
     bytes_of = {}
     for key in keys:
@@ -272,6 +292,17 @@ class _Name:
         self.name, self.make = name, make
 
 
+def _cost(args: tuple) -> int:
+    """Return how many bytes a call may make of its arguments, which a pickle can repeat at no cost of its own."""
+    made = 0
+    for part in args:
+        if isinstance(part, str | bytes | bytearray):
+            made += 4 * len(part)
+        elif isinstance(part, list | tuple | set | frozenset | dict):
+            made += 100 * len(part)
+    return made
+
+
 def _is_size(value: Any) -> bool:
     return type(value) is int and 0 <= value < _MAX_SIZE
 
@@ -338,10 +369,11 @@ def _dict(items: Any = (), *rest: Any) -> _Dict:
 
 def _check_key(owner: Any, key: Any) -> None:
     """Refuse a key, or an entry of a set, that takes long to compare or to hash."""
-    if isinstance(key, str) or (type(key) is int and abs(key) < 2 ** 32):
+    if isinstance(key, str) or (type(key) is int and key.bit_length() <= 32):
         return
     parts = key if isinstance(key, tuple) and len(key) <= 16 else (key,)
-    if not all(isinstance(part, _PLAIN) for part in parts) or len(owner) > _MAX_ODD_KEYS:
+    slow = any(type(part) is int and part.bit_length() > _MAX_BITS for part in parts)
+    if slow or not all(isinstance(part, _PLAIN) for part in parts) or len(owner) > _MAX_ODD_KEYS:
         raise BrokenFileError('a key is no plain value, or one of very many that are neither text nor small numbers')
 
 
@@ -457,9 +489,16 @@ class _DataUnpickler(pickle._Unpickler):
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
 
-    def __init__(self, file: Any, check: Callable[[_Storage], None]) -> None:
+    def __init__(self, file: Any, check: Callable[[_Storage], None], size: int) -> None:
         super().__init__(file, encoding='utf-8', errors='strict')
         self.check = check
+        self.left = _FREE + _PER_BYTE * size
+
+    def _charge(self, made: int) -> None:
+        """Count what was made: a few bytes of a pickle can make much, over and over."""
+        self.left -= made
+        if self.left < 0:
+            raise BrokenFileError('it makes more than its size allows')
 
     def find_class(self, module: str, name: str) -> Any:
         module, name = _compat_pickle.NAME_MAPPING.get(
@@ -485,6 +524,7 @@ class _DataUnpickler(pickle._Unpickler):
     def _call(self, name: Any, args: Any) -> Any:
         if not isinstance(name, _Name) or not isinstance(args, tuple):
             raise BrokenFileError(f'it calls a {type(name).__name__}')
+        self._charge(_CALL + _cost(args))
         return name.make(*args)
 
     def load_reduce(self) -> None:
@@ -509,6 +549,10 @@ class _DataUnpickler(pickle._Unpickler):
         if not isinstance(owner, _Built | _Dict):
             raise BrokenFileError(f'it changes the state of a {type(owner).__name__}')
         owner.build(state)
+
+    def _contain(self, load: Callable[[Any], None], made: int) -> None:
+        self._charge(made)
+        load(self)
 
     def load_mark(self) -> None:
         if len(self.metastack) > _MAX_MARKS:
@@ -565,6 +609,10 @@ def _override() -> None:
     for name in ('put', 'binput', 'long_binput', 'memoize'):
         code = getattr(pickle, name.upper())[0]
         dispatch[code] = partial(_DataUnpickler._memoize, load=dispatch[code])
+    for name in ('empty_dict', 'empty_list', 'empty_set', 'tuple', 'tuple1', 'tuple2', 'tuple3', 'list'):
+        code = getattr(pickle, name.upper())[0]
+        made = _SET if name == 'empty_set' else _CONTAINER
+        dispatch[code] = partial(_DataUnpickler._contain, load=dispatch[code], made=made)
 
 
 _override()
@@ -578,6 +626,7 @@ class _Finish:
     def __init__(self, fetch: Callable[[str], bytearray]) -> None:
         self.fetch = fetch
         self.bytes_of: dict[str, bytearray] = {}
+        self.bools: set[str] = set()
         self.done: dict[int, tuple[Any, int, Any]] = {}  # the third keeps the first's id from being used again
         self.open: set[int] = set()
 
@@ -641,8 +690,10 @@ class _Finish:
         key = plan.storage.key
         if key not in self.bytes_of:
             self.bytes_of[key] = self.fetch(key)
-        if plan.dtype == torch.bool and max(self.bytes_of[key]) > 1:
-            raise BrokenFileError('a tensor of bool holds other numbers than 0 and 1')
+        if plan.dtype == torch.bool and key not in self.bools:
+            if max(self.bytes_of[key]) > 1:
+                raise BrokenFileError('a tensor of bool holds other numbers than 0 and 1')
+            self.bools.add(key)
         flat = torch.frombuffer(self.bytes_of[key], dtype=plan.dtype)
         return flat.as_strided(plan.size, plan.stride, plan.offset)
 

@@ -83,7 +83,7 @@ class SafeCheckpointHook(CheckpointHook):
         if hasattr(runner, 'strategy'):
             raise TypeError(f'SafeCheckpointHook serves Runner, got {type(runner).__name__}: its strategy writes '
                             "checkpoints by itself; use type='CheckpointHook' there")
-        if not isinstance(runner._train_loop, BaseLoop):  # a test
+        if not isinstance(runner._train_loop, BaseLoop) or runner.iter > 0:  # a test, of a training too that is over
             return
         work_dir = Path(runner.work_dir)
         # as mmengine will join them when the training begins

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hooks.tiny_run import Numbers, Script, loader, make_runner
 from mmengine.config import Config
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 
 from mmkd import atomic
@@ -397,3 +398,14 @@ def test_a_metric_that_needs_the_whole_set_is_no_mistake(tmp_path: Path) -> None
     make_runner(tmp_path, dict(BEST), val_interval=2, metric=Whole([0.5]),
                 val_dataloader=loader(Numbers(4), shuffle=False, sampler='DefaultSampler')).train()
     assert 'best_mIoU_iter_2.pth' in files(tmp_path)
+
+
+def test_a_test_after_the_training_is_no_fresh_start(tmp_path: Path) -> None:
+    runner = make_runner(tmp_path, dict(BEST), 4, val_interval=2, metric=Script([0.3, 0.4]),
+                         test_dataloader=loader(Numbers(2), shuffle=False, sampler='DefaultSampler'), test_cfg=dict(),
+                         test_evaluator=Evaluator([Script([0.7])]))
+    runner.train()
+    before = files(tmp_path)
+    assert runner.test() == {'mIoU': 0.7}
+    assert files(tmp_path) == before
+    assert not (tmp_path / LOCK).exists()

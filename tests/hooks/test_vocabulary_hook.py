@@ -178,9 +178,11 @@ def test_a_checkpoint_of_another_teacher_tap_or_pooling_is_refused(tmp_path: Pat
     checkpoint = str(tmp_path / 'run/iter_2.pth')
     taps = {**TAPS, 'early': 'backbone.layer1'}  # the same tensor by another path
     for changed, message in (
-            (early('early', load_from=checkpoint, randomness=dict(seed=5)), r'another teacher \(other weights'),
-            (early('early', load_from=checkpoint, **{'model.taps': taps}), 'another tap of the teacher, so'),
-            (early('later', load_from=checkpoint), 'another pooling of the teacher')):
+            (early('early', name='teacher', load_from=checkpoint, randomness=dict(seed=5)),
+             r'another teacher \(other weights'),
+            (early('early', name='tap', load_from=checkpoint, **{'model.taps': taps}),
+             'another tap of the teacher, so'),
+            (early('later', name='pooling', load_from=checkpoint), 'another pooling of the teacher')):
         with pytest.raises(ValueError, match=f"objective 'deep': this vocabulary was fitted to {message}.*"
                                              'Mend: give back the .* or fit one anew: tools/fit_vocabulary.py'):
             train(changed)
