@@ -91,6 +91,7 @@ setup(
     package_data={'mmkd': ['py.typed']},
     python_requires='>=3.10',
     install_requires=INSTALL,
+    entry_points={'console_scripts': ['mmkd = mmkd.__main__:main']},
     extras_require=EXTRAS,
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False)

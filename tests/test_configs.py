@@ -437,3 +437,10 @@ def test_recipes_are_short_and_portable(path: Path) -> None:
     assert len(text.splitlines()) <= 25
     assert not re.search(r"'/|\.\./\.\./|[A-Z]:\\\\", text), 'no absolute path'
     assert text.startswith('# '), 'one line says what it is'
+
+
+def test_no_two_recipes_share_a_name() -> None:
+    """A recipe's name is that of its work dir, and of its entry in metafile.yml."""
+    recipes = [path for path in CONFIGS.rglob('*.py') if '_base_' not in path.parts]
+    stems = [path.stem for path in recipes if path.parent.name != 'demo']
+    assert not {stem for stem in stems if stems.count(stem) > 1}

@@ -1,4 +1,4 @@
-"""The Distiller: its numbers, what stays untouched, who is where, and the probe (rule 1; traps 1, 4, 11, 12, 14)."""
+"""The Distiller: its numbers, what stays untouched, who is where, and the probe."""
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -145,7 +145,7 @@ def test_channels_last_changes_no_number() -> None:
         torch.testing.assert_close(logs[1][key], value, rtol=1e-4, atol=1e-5)
 
 
-# ---------------------------------------------------------------------- rule 1
+# ---------------------------------------------------------------------- what stays untouched
 
 @pytest.mark.parametrize('overrides', [{}, TWO_PHASES], ids=['one phase', 'two phases'])
 def test_one_forward_of_every_member_an_iteration(overrides: dict) -> None:
@@ -227,7 +227,7 @@ def test_taps_find_modules_that_were_replaced_after_the_build() -> None:
     assert model.train_step(tiny.batch(), tiny.sgd(model))['pair.loss'] > 0
 
 
-# ---------------------------------------------------------------------- teachers are outside (trap 12)
+# ---------------------------------------------------------------------- teachers are outside
 
 def test_teacher_is_in_no_state_dict_optimizer_or_copy() -> None:
     built = tiny.segmentor(8)
@@ -285,7 +285,7 @@ def test_state_dict_prefixes_load_strictly() -> None:
     assert all(torch.equal(value, state[key]) for key, value in target.state_dict().items())
 
 
-# ---------------------------------------------------------------------- weights (trap 11)
+# ---------------------------------------------------------------------- weights
 
 def test_init_cfg_runs_and_a_checkpoint_wins_over_it(tmp_path: Path) -> None:
     constant = dict(type='Constant', val=0.25, layer='Conv2d')
@@ -406,7 +406,7 @@ def test_a_bad_task_weight_is_refused(weight: Any) -> None:
         tiny.build(tiny.distiller(task_weight=weight))
 
 
-# ---------------------------------------------------------------------- data preprocessor and scopes (trap 4)
+# ---------------------------------------------------------------------- data preprocessor and scopes
 
 def test_the_data_preprocessor_is_the_students_or_given() -> None:
     model = tiny.build(tiny.distiller())
@@ -570,7 +570,7 @@ def test_the_probe_runs_at_the_size_of_the_batches(size: dict, shape: tuple) -> 
 
 
 def test_auxiliary_heads_of_the_student_can_be_tapped() -> None:
-    """They run in mode='loss' alone, which is what the probe runs of a student (trap 16)."""
+    """They run in mode='loss' alone, which is what the probe runs of a student."""
     cfg = tiny.distiller(student=dict(model=tiny.segmentor(4), taps=dict(logits='auxiliary_head.conv_seg')),
                          objectives=tiny.objectives(pair=None))
     model = tiny.build(cfg)
@@ -583,7 +583,7 @@ def test_auxiliary_heads_of_the_student_can_be_tapped() -> None:
     assert model.student.decode_head.conv_seg.weight.grad is None
 
 
-# ---------------------------------------------------------------------- what the recipes tap (trap 14)
+# ---------------------------------------------------------------------- what the recipes tap
 
 def test_the_input_of_the_classifier_is_after_dropout_and_the_bottleneck_before() -> None:
     net = MODELS.build({**tiny.segmentor(8, dropout=0.5), '_scope_': 'mmseg'}).train()
@@ -632,7 +632,7 @@ def test_teacher_options_change_the_losses_within_tolerance(options: dict, toler
 
 
 def test_compiled_teacher_in_a_whole_step() -> None:
-    """The probe runs first, uncompiled; the taps of the compiled one fire in training all the same (trap 1)."""
+    """The probe runs first, uncompiled; the taps of the compiled one fire in training all the same."""
     compiled: list[Callable] = []
     with mock.patch('torch.compile', side_effect=lambda f, **_: compiled.append(f) or f):
         plain, got = losses_with(), losses_with(compile=True)

@@ -99,7 +99,7 @@ def test_cfg_options_reach_into_lists() -> None:
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(('options', 'message'), [
-    ({'pretrained': None}, r"cfg_options\['pretrained'\] changes nothing: the config has no 'pretrained'"),  # trap 20
+    ({'pretrained': None}, r"cfg_options\['pretrained'\] changes nothing: the config has no 'pretrained'"),
     ({'model.backbone.depht': 50}, r"model.backbone has no 'depht'; did you mean 'depth'"),
     ({'model': dict(backbone=dict(depht=50))}, r"model.backbone has no 'depht'; did you mean 'depth'"),
     ({'model.backbone.depth.x': 50}, r"model.backbone.depth has no 'x'"),
@@ -171,7 +171,7 @@ def test_named_members_are_named_in_errors() -> None:
         Member.parse('big', 'teacher', dict(model=tiny.segmentor(4)))
 
 
-# ---------------------------------------------------------------------- scope (trap 4)
+# ---------------------------------------------------------------------- scope
 
 @pytest.mark.parametrize('active', ['mmseg', 'mmkd', 'mmengine'])
 @pytest.mark.parametrize('kind', ['bare', 'prefixed', 'class', 'cfg'])
@@ -366,7 +366,7 @@ def test_renormalised_equals_normalised_by_the_teachers_own(source: str, target:
     to_module, expected, _ = preprocess(ALL[target], images())
     got = Renormalise(from_module, to_module)(inputs, samples)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5 * float(expected.abs().max()))
-    assert (got[0, :, 20:] == 0).all()  # trap 23: padding stays 0 after the change
+    assert (got[0, :, 20:] == 0).all()  # padding stays 0 after the change
     assert (got[1, :, 16:] == 0).all()
     assert (got[1, :, :, 12:] == 0).all()
     assert (got is inputs) == (source == target)

@@ -157,7 +157,7 @@ def test_grammar_error_shows_examples(text: object) -> None:
 
 @pytest.mark.bad_input
 @pytest.mark.parametrize(('path', 'error', 'message'), [
-    # trap 15: [i] on a Tensor would take a sample of the batch
+    # [i] on a Tensor would take a sample of the batch
     ('stages.0[1]', TypeError, r"tap 't' of student \('stages.0\[1\]'\): the output is a Tensor of shape \(1,\), and "
                                r"\[1\] would take a sample of the batch. Mend: 'stages.0' for the whole tensor"),
     ('chain[-1]', TypeError, r"Mend: 'chain.1' for a child module, 'chain' for the whole tensor"),

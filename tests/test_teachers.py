@@ -1,4 +1,4 @@
-"""Teachers: frozen, silent, in any precision, compiled or not, outside the module tree (rule 1, traps 1, 12, 22)."""
+"""Teachers: frozen, silent, in any precision, compiled or not, outside the module tree."""
 import copy
 from typing import Any
 from unittest import mock
@@ -62,7 +62,7 @@ def error(got: dict, expected: dict) -> dict[str, float]:
     return {k: ((got[k].float() - v).abs().max() / v.abs().max()).item() for k, v in expected.items()}
 
 
-# ---------------------------------------------------------------------- rule 1
+# ---------------------------------------------------------------------- what stays untouched
 
 def test_taps_equal_the_plain_model() -> None:
     got = teacher().observe(batch())
@@ -241,7 +241,7 @@ def trained_norm(channels: int) -> nn.Module:
     return norm
 
 
-# ---------------------------------------------------------------------- compile (trap 1)
+# ---------------------------------------------------------------------- compile
 
 def shallow() -> nn.Module:
     """One stage and one convolution: little to trace."""
@@ -413,7 +413,7 @@ def test_a_built_teacher_of_nan_is_refused() -> None:
         teacher(model)
 
 
-# ---------------------------------------------------------------------- outside the module tree (trap 12)
+# ---------------------------------------------------------------------- outside the module tree
 
 @pytest.mark.bad_input
 def test_auxiliary_head_of_a_teacher_never_runs() -> None:

@@ -1,5 +1,5 @@
 # The paper's pair; the weights are ours, the paper's are not known to us.
-_base_ = './baseline_resnet20_cifar10.py'
+_base_ = './baseline-200-passes_resnet20_cifar10.py'
 stages = [f'stage{n}' for n in (1, 2, 3)]
 model = dict(
     _delete_=True,

@@ -3,7 +3,7 @@ import inspect
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.checks import check_choice, check_count, check_non_negative, check_positive

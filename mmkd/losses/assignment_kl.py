@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 

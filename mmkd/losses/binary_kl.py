@@ -1,5 +1,5 @@
 """Distillation of sigmoid heads: the divergence of a yes or no for each class, position by position."""
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.checks import check_positive

@@ -57,14 +57,16 @@ def dirichlet_nll(student: Tensor, teachers: Tensor | EnsembleStatistics, temper
     statistics = read_ensemble(student, teachers, temperature, smoothing, mask)
     with no_autocast(student):
         mean_log_prob = fill_masked(statistics.mean_log_prob, mask)
-        alpha = concentration(student, temperature, mask)
+        alpha = clipped_concentration(student, temperature, mask)
         nll = (alpha.lgamma() - (alpha - 1) * mean_log_prob).sum(1) - alpha.sum(1).lgamma()
         return (temperature**2 * mean_over_valid(nll, mask)).to(widen(student)[0].dtype)
 
 
-def concentration(student: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
+def clipped_concentration(student: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
     r"""Return α = exp(z / T) in float64, finite for any finite logit; 1 where a position does not count.
 
+    Above 0.75 ln(the largest number of the student's dtype), 66.5 for float32, z / T is clipped, so that gradients
+    stay numbers; up to there α is that of :func:`mmkd.metrics.uncertainty.concentration`, which tests use.
     A logit of NaN or ±Inf gives NaN.
 
     Args:
@@ -72,7 +74,7 @@ def concentration(student: Tensor, temperature: float = 1.0, mask: Tensor | None
         temperature: T.
         mask: Bool (N, \*S).
 
-    >>> concentration(torch.tensor([[1e4, 0., -1e4]]))
+    >>> clipped_concentration(torch.tensor([[1e4, 0., -1e4]]))
     tensor([[ 7.9228e+28,  1.0000e+00, 9.8597e-305]], dtype=torch.float64)
     """
     largest = 0.75 * math.log(torch.finfo(widen(student)[0].dtype).max)

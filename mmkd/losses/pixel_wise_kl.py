@@ -1,5 +1,5 @@
 """Pixel-wise distillation: the Kullback-Leibler divergence of the class distributions, position by position."""
-import torch.nn.functional as F  # noqa: N812  the name that every torch user knows
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.checks import check_choice, check_positive

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmkd.checks import check_choice, check_non_negative
 from mmkd.losses.base import Loss, fill_masked, no_autocast, widen
-from mmkd.losses.dirichlet_nll import concentration
+from mmkd.losses.dirichlet_nll import clipped_concentration
 from mmkd.losses.ensemble_statistics import EnsembleStatistics, mean_over_valid, read_ensemble
 from mmkd.registry import MODELS
 
@@ -68,7 +68,7 @@ def proxy_dirichlet(student: Tensor, teachers: Tensor | EnsembleStatistics, dire
     with no_autocast(student):
         mean_prob, mean_log_prob = (fill_masked(x, mask) for x in (statistics.mean_prob, statistics.mean_log_prob))
         beta = proxy_concentration(mean_prob, mean_log_prob) + offset
-        alpha = concentration(student, mask=mask) + offset
+        alpha = clipped_concentration(student, mask=mask) + offset
         divergence = (dirichlet_kl(alpha, beta) / beta.sum(1) if direction == 'reverse' else dirichlet_kl(beta, alpha))
         return mean_over_valid(divergence, mask).to(widen(student)[0].dtype)
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.distributions import Dirichlet
 
 from mmkd.losses import DirichletNLLLoss, dirichlet_nll
+from mmkd.losses.dirichlet_nll import clipped_concentration
+from mmkd.metrics.uncertainty import concentration
 
 
 def test_hand_values() -> None:
@@ -145,3 +147,9 @@ def test_bad_options(option: dict, message: str) -> None:
         DirichletNLLLoss(**option)
     with pytest.raises(ValueError, match=message):
         dirichlet_nll(x[0], x, **option)
+
+
+def test_networks_are_tested_by_the_concentration_that_they_learn_with() -> None:
+    z = torch.tensor([[-600., -3., 0., 20., 66.]])
+    assert torch.equal(clipped_concentration(z), concentration(z))
+    assert clipped_concentration(torch.tensor([[80.]])) < concentration(torch.tensor([[80.]]))
