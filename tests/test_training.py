@@ -16,6 +16,8 @@ from runs import ADAM, SGD, model_of, run_config, train, unformatted_configs  # 
 from tiny import segmentor
 from torch import Tensor
 
+from mmkd.work_dir import LOCK
+
 
 def checkpoint(runner: Runner, name: str) -> dict:
     return torch.load(Path(runner.work_dir) / name, weights_only=False)
@@ -259,12 +261,14 @@ class Disk:
 
 
 def contents(work: Path) -> dict[str, bytes]:
-    files = [p for p in [*work.glob('*'), *work.glob('student/*')] if p.is_file() and p.name != 'runtime.py']
+    files = [p for p in [*work.glob('*'), *work.glob('student/*')]
+             if p.is_file() and p.name not in ('runtime.py', LOCK)]
     return {str(p.relative_to(work)): p.read_bytes() for p in files}
 
 
+@pytest.mark.fault
 @pytest.mark.parametrize('at', [
-    pytest.param(1, id='student', marks=pytest.mark.slow), pytest.param(2, id='config', marks=pytest.mark.slow),
+    pytest.param(1, id='config', marks=pytest.mark.slow), pytest.param(2, id='student', marks=pytest.mark.slow),
     pytest.param(3, id='checkpoint'), pytest.param(4, id='last_checkpoint', marks=pytest.mark.slow)])
 @pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'), KeyboardInterrupt()],
                          ids=['full disk', 'Ctrl-C'])
