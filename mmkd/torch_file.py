@@ -12,7 +12,7 @@ import pickle
 import re
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -283,6 +283,10 @@ class _Dict(OrderedDict):
             self._metadata = state['_metadata']
 
 
+class _Counter(_Dict):
+    """A Counter, in which mmengine's schedulers keep their milestones."""
+
+
 class _Name:
     """A name in the pickle, bound to what makes data of its arguments."""
 
@@ -365,6 +369,10 @@ def _dict(items: Any = (), *rest: Any) -> _Dict:
         _check_key(found, pair[0])
         found[pair[0]] = pair[1]
     return found
+
+
+def _counter(items: Any = ()) -> _Counter:
+    return _Counter(_dict(items))
 
 
 def _check_key(owner: Any, key: Any) -> None:
@@ -452,7 +460,7 @@ _STORAGES = dict(
     Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool,
     ComplexFloat=torch.complex64, ComplexDouble=torch.complex128)
 _MAKERS: dict[str, Callable[..., Any]] = {
-    'collections.OrderedDict': _dict, 'collections.defaultdict': _dict, 'collections.Counter': _dict,
+    'collections.OrderedDict': _dict, 'collections.defaultdict': _dict, 'collections.Counter': _counter,
     'mmengine.config.config.ConfigDict': _dict, 'mmcv.utils.config.ConfigDict': _dict, 'addict.addict.Dict': _dict,
     'builtins.dict': _dict, 'builtins.list': _collect(list), 'builtins.tuple': _collect(tuple),
     'builtins.set': _collect(set), 'builtins.frozenset': _collect(frozenset), 'builtins.slice': _slice,
@@ -673,7 +681,8 @@ class _Finish:
         return type(value)(items), entries
 
     def _make_dict(self, value: dict) -> tuple[dict, int]:
-        found: dict = OrderedDict() if isinstance(value, OrderedDict) else {}
+        kinds = ((_Counter, Counter), (OrderedDict, OrderedDict), (dict, dict))
+        found: dict = next(made for kind, made in kinds if isinstance(value, kind))()
         entries = 1
         for key, item in value.items():
             self._visit(key)

@@ -5,7 +5,7 @@ import os
 import re
 import struct
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -108,6 +108,12 @@ def test_what_runs_keep_beside_the_weights(tmp_path: Path) -> None:
         assert loaded['meta']['cfg'] == {'a': 1, 'b': [{'c': 2}]}
         assert loaded['meta']['kinds'][:4] == kinds[:4]
         assert loaded['meta']['kinds'][4].tolist() == [0, 1, 2]
+
+
+def test_milestones_of_a_schedule_stay_a_counter(tmp_path: Path) -> None:
+    found = load_checkpoint_file(save({'milestones': Counter([3, 5, 5])}, tmp_path / 'a.pth'))
+    assert type(found['milestones']) is Counter
+    assert list(found['milestones'].elements()) == [3, 5, 5]
 
 
 def test_every_precision_loads_as_it_is(tmp_path: Path) -> None:
