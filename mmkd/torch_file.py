@@ -13,7 +13,7 @@ import re
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -29,6 +29,7 @@ _MAX_SIZE = 2 ** 48  # of one axis
 _MAX_RECORDS = 16_384  # one a tensor
 _MAX_BITS = 1024  # of one whole number
 _MAX_MARKS, _MAX_MEMO = 1000, 300_000  # what a byte of a pickle asks for costs a hundred; a big run has 30,000
+_MAX_RECORD_NAME = 256  # of the list of records, each: name and notes
 _MAX_ODD_KEYS = 1000  # other keys than texts and small numbers: of one hash, they take time by the square
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.Size, slice)
 
@@ -76,6 +77,9 @@ def _read_zip(file: BinaryIO) -> Any:
     signature, *_, number, _, _, comment = struct.unpack('<4sHHHHIIH', file.read(22))
     if signature != b'PK\x05\x06' or comment or number > _MAX_RECORDS:
         raise BrokenFileError(f'it does not end as archives of torch.save do, or has more than {_MAX_RECORDS} records')
+    listed = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if not listed or listed[zipfile._ECD_SIZE] > number * (46 + _MAX_RECORD_NAME):  # type: ignore[attr-defined]
+        raise BrokenFileError(f'its list of records is longer than {number} of them take')
     with zipfile.ZipFile(file) as archive:
         records = _records(archive, file.seek(0, os.SEEK_END))
         roots = [name.removesuffix('data.pkl') for name in records if re.fullmatch(r'[^/]*/data\.pkl', name)]
@@ -99,7 +103,8 @@ def _read_zip(file: BinaryIO) -> Any:
             with archive.open(records[f'{roots[0]}data/{key}']) as record:
                 return _read_into(record, records[f'{roots[0]}data/{key}'].file_size)
 
-        content = _DataUnpickler(BytesIO(archive.read(records[f'{roots[0]}data.pkl'])), check).load()
+        pickled = records[f'{roots[0]}data.pkl']
+        content = _DataUnpickler(BytesIO(archive.read(pickled)), check, pickled.file_size).load()
         finish = _Finish(fetch)
         content = finish(content)
         for name, info in records.items():  # what nothing refers to may be damaged too
@@ -141,11 +146,11 @@ def _read_into(source: Any, size: int) -> bytearray:
 def _read_legacy(file: BinaryIO) -> Any:
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
-    if _DataUnpickler(file, _refuse_storage).load() != _MAGIC:
+    if _DataUnpickler(file, _refuse_storage, size).load() != _MAGIC:
         raise BrokenFileError('it does not begin like a file of torch.save')
-    if _DataUnpickler(file, _refuse_storage).load() != _PROTOCOL:
+    if _DataUnpickler(file, _refuse_storage, size).load() != _PROTOCOL:
         raise BrokenFileError('it is of an unknown protocol')
-    if not _DataUnpickler(file, _refuse_storage).load().get('little_endian'):
+    if not _DataUnpickler(file, _refuse_storage, size).load().get('little_endian'):
         raise BrokenFileError('its byte order is not little-endian')
     declared: dict[str, _Storage] = {}
 
@@ -155,8 +160,8 @@ def _read_legacy(file: BinaryIO) -> Any:
         if sum(one.nbytes for one in declared.values()) > size:
             raise BrokenFileError('its tensors are larger than the file')
 
-    content = _DataUnpickler(file, check).load()
-    keys = _DataUnpickler(file, _refuse_storage).load()
+    content = _DataUnpickler(file, check, size).load()
+    keys = _DataUnpickler(file, _refuse_storage, size).load()
     if not isinstance(keys, list) or set(keys) != set(declared) or len(keys) != len(declared):
         raise BrokenFileError('its storages are not those that its tensors need')
     bytes_of = {}
@@ -290,6 +295,9 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any = False
     dtype = storage.dtype if storage.dtype is not None else dtype
     if not isinstance(dtype, torch.dtype) or (grad and not (dtype.is_floating_point or dtype.is_complex)):
         raise BrokenFileError('a tensor has no type, or one that no gradient has')
+    if dtype in _QUANTISED:  # torch looks for the scale that belongs to it, and dies
+        raise BrokenFileError(f'a tensor is of the type {dtype}, but has no scale. Mend: .int_repr() before it is '
+                              'saved')
     if hooks or metadata:
         raise BrokenFileError('a tensor has hooks, or a sign that it is conjugate or negative. Mend: .detach().clone() '
                               'before it is saved')
@@ -444,6 +452,8 @@ _VALUES: dict[str, Any] = {f'torch.{name}': value for name, value in vars(torch)
 for _kind, _dtype in _STORAGES.items():
     _VALUES |= {f'torch.{_kind}Storage': _StorageType(_dtype), f'torch.cuda.{_kind}Storage': _StorageType(_dtype)}
 _VALUES['torch.storage.UntypedStorage'] = _StorageType(None)
+_QUANTISED = {value for name, value in vars(torch).items() if isinstance(value, torch.dtype)
+              and name.startswith(('qint', 'quint'))}
 
 
 class _DataUnpickler(pickle._Unpickler):
@@ -457,9 +467,10 @@ class _DataUnpickler(pickle._Unpickler):
     append: Callable[[Any], None]
     read: Callable[[int], bytes]
 
-    def __init__(self, file: Any, check: Callable[[_Storage], None]) -> None:
+    def __init__(self, file: Any, check: Callable[[_Storage], None], size: int) -> None:
         super().__init__(file, encoding='utf-8', errors='strict')
         self.check = check
+        self.left = 2 * size + 2 ** 20  # of what calls may copy; an honest array is copied twice
 
     def find_class(self, module: str, name: str) -> Any:
         module, name = _compat_pickle.NAME_MAPPING.get(
@@ -485,7 +496,15 @@ class _DataUnpickler(pickle._Unpickler):
     def _call(self, name: Any, args: Any) -> Any:
         if not isinstance(name, _Name) or not isinstance(args, tuple):
             raise BrokenFileError(f'it calls a {type(name).__name__}')
+        self._spend(args)
         return name.make(*args)
+
+    def _spend(self, given: Any) -> None:
+        """Refuse what copies a thing that the file holds once again and again: a call takes two bytes."""
+        parts = given if isinstance(given, tuple) else (given,)
+        self.left -= len(parts) + sum(len(part) for part in parts if isinstance(part, Sized))
+        if self.left < 0:
+            raise BrokenFileError('it makes more out of its content than it holds')
 
     def load_reduce(self) -> None:
         args = self.stack.pop()
@@ -508,6 +527,7 @@ class _DataUnpickler(pickle._Unpickler):
         owner = self.stack[-1]
         if not isinstance(owner, _Built | _Dict):
             raise BrokenFileError(f'it changes the state of a {type(owner).__name__}')
+        self._spend(state)
         owner.build(state)
 
     def load_mark(self) -> None:
@@ -580,6 +600,8 @@ class _Finish:
         self.bytes_of: dict[str, bytearray] = {}
         self.done: dict[int, tuple[Any, int, Any]] = {}  # the third keeps the first's id from being used again
         self.open: set[int] = set()
+        self.sound: set[str] = set()  # storages of bool that were looked at
+        self.in_history: set[int] = set()
 
     def __call__(self, value: Any) -> Any:
         return self._visit(value)[0]
@@ -641,8 +663,10 @@ class _Finish:
         key = plan.storage.key
         if key not in self.bytes_of:
             self.bytes_of[key] = self.fetch(key)
-        if plan.dtype == torch.bool and max(self.bytes_of[key]) > 1:
-            raise BrokenFileError('a tensor of bool holds other numbers than 0 and 1')
+        if plan.dtype == torch.bool and key not in self.sound:
+            if np.frombuffer(self.bytes_of[key], np.uint8).max() > 1:
+                raise BrokenFileError('a tensor of bool holds other numbers than 0 and 1')
+            self.sound.add(key)
         flat = torch.frombuffer(self.bytes_of[key], dtype=plan.dtype)
         return flat.as_strided(plan.size, plan.stride, plan.offset)
 
@@ -662,5 +686,8 @@ class _Finish:
         if not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in (log, count)) or len(log) != len(count) \
                 or type(longest) is not int or longest < max(1, len(log)):
             raise BrokenFileError('a HistoryBuffer of mmengine is forged')
+        if not self.in_history.isdisjoint((id(log), id(count))):  # each is copied
+            raise BrokenFileError('two HistoryBuffers of mmengine share an array')
+        self.in_history |= {id(log), id(count)}
         return HistoryBuffer(log, count, longest)
 
