@@ -1,4 +1,5 @@
 """Files that are written as a whole or not at all."""
+import errno
 import os
 from pathlib import Path
 
@@ -36,5 +37,8 @@ def _sync_folder(folder: Path) -> None:
         handle = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(handle)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems sync no folders
+                raise
         finally:
             os.close(handle)

@@ -80,9 +80,9 @@ def latest_checkpoint(folder: str | Path) -> str | None:
         return None
     with open(note, encoding='utf-8', errors='replace') as file:
         text = file.read(4096).strip()
-    found = note.parent / (re.split(r'[/\\]', text)[-1] or '?')
-    if found.is_file():
-        return str(found)
+    name = re.split(r'[/\\]', text)[-1]
+    if name in os.listdir(note.parent) and (note.parent / name).is_file():  # is_file() dies of a long name
+        return str(note.parent / name)
     files = sorted(other.name for other in note.parent.glob('*.pth'))
     raise FileNotFoundError(f'{note} names {printable(text)!r}, but no such file lies beside it (checkpoints there: '
                             f'{_first(files) or "none"}). Mend: write the name of one of them into it, or delete it; '

@@ -105,7 +105,9 @@ def read_checkpoints_as_data() -> None:
     mmengine's own loads a file that ``weights_only=True`` refuses once more without it, which runs the code that it may
     hold; its downloads are loaded so at once; and ``last_checkpoint`` may name any file and any URL.
     """
-    from mmengine.runner import checkpoint, runner
+    from mmengine import runner as runners
+    from mmengine.runner import _flexible_runner, checkpoint, runner
+    from mmengine.utils import dl_utils
 
     from mmkd.checkpoints import latest_checkpoint, load_for_mmengine
 
@@ -114,8 +116,9 @@ def read_checkpoints_as_data() -> None:
     def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
         return load_for_mmengine(url)
 
-    checkpoint.load_url = load_url
-    checkpoint.find_latest_checkpoint = runner.find_latest_checkpoint = latest_checkpoint
+    checkpoint.load_url = dl_utils.load_url = load_url
+    for module in (checkpoint, runner, _flexible_runner, runners):
+        module.find_latest_checkpoint = latest_checkpoint
 
 
 refuse_two_distributions()

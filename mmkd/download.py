@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 
 import torch
 
+_WEIGHTS = ('.pth', '.pt', '.pkl', '.bin', '.ckpt', '.tar', '.pyth')
 _HASH = re.compile(r'-(?!20\d\d[01]\d[0-3]\d\.)([0-9a-f]{8})\.pth$')  # eight digits may be a date
 
 
@@ -31,7 +32,7 @@ def fetch(url: str, read: Callable[[Path], Any]) -> Any:
     if file.is_file():
         try:
             return _read_checked(file, digits, read)
-        except RuntimeError:
+        except (RuntimeError, FileNotFoundError):  # another process dropped it just now
             file.unlink(missing_ok=True)
     _download(url, file)
     try:
@@ -49,7 +50,9 @@ def _cached(url: str) -> tuple[Path, str | None]:
     name = os.path.basename(parts.path)
     expected = _HASH.search(name)
     if not expected:  # …/run1/best.pth and …/run2/best.pth are two files
-        place = f'{parts.scheme}://{parts.netloc}{parts.path}'  # without the token of a signed URL
+        place = f'{parts.scheme}://{parts.netloc}{parts.path}'
+        if not name.endswith(_WEIGHTS):  # …/download?id=1 and …/download?id=2 are two files, a token makes no other
+            place += f'?{parts.query}'
         name = f'{hashlib.sha256(place.encode()).hexdigest()[:8]}_{name}'
     return Path(torch.hub.get_dir()) / 'checkpoints' / name, expected[1] if expected else None
 

@@ -139,8 +139,8 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
     """
     loaded = load_checkpoint_file(str(checkpoint))
     state = student_state_dict(state_dict_in(loaded, str(checkpoint)), member)
-    meta = loaded.get('meta', {})
-    if not isinstance(meta.get('cfg'), str):
+    meta = loaded.get('meta')
+    if not isinstance(meta, dict) or not isinstance(meta.get('cfg'), str):
         raise ValueError(f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's config cannot "
                          'be written. Mend: use a checkpoint that the Runner saved')
     run = read_config_text(meta['cfg'], f'the config in {checkpoint}')

@@ -4,7 +4,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-_MAX_LENGTH = 2 ** 22  # the longest config of mmsegmentation has 12 kB
+_MAX_LENGTH = 2 ** 18  # the longest config of mmsegmentation has 12 kB; a parsed line takes 500 times its length
 
 
 def read_config_text(text: str, where: str) -> Config:
@@ -27,12 +27,12 @@ def read_config_text(text: str, where: str) -> Config:
         raise ValueError(f'{where} has {len(text)} characters, more than any config')
     try:
         lines = ast.parse(text).body
-        found = dict(_assignment(line) for line in lines)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return Config(dict(_assignment(line) for line in lines))
+    # of keys that are lists, ranges of text, names that Config keeps for itself
+    except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
         reason = 'it is nested too deep' if isinstance(error, RecursionError | MemoryError) else str(error)
         raise ValueError(f'{where} is no config of plain values ({reason}), and no string of a file is executed. Mend: '
                          'a checkpoint that the Runner saved, of a config without calls other than dict(…)') from error
-    return Config(found)
 
 
 def _assignment(line: ast.stmt) -> tuple[str, Any]:
@@ -52,7 +52,7 @@ def _value(node: ast.expr) -> Any:
         return kind(map(_value, node.elts))
     if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):  # how Python prints these floats
         return float(node.id)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Name):
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
         return -_value(node.operand)
     return ast.literal_eval(node)
 

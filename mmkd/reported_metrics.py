@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.evaluator import Evaluator
 from mmengine.logging import MMLogger
 
@@ -32,10 +33,24 @@ def reported_metrics(model: Any, dataloader: Any, evaluator: Evaluator) -> list[
             model.eval()
             outputs = model.val_step(batch)
         evaluator.process(data_samples=outputs, data_batch=batch)
-        with suppress(Exception):  # a metric may need the whole set: the first validation will say
-            return list(evaluator.evaluate(len(outputs)))
+        found = [_names(evaluator) if is_main_process() else []]
     finally:
         logger.disabled = quiet
+    broadcast_object_list(found)
+    return found[0]
+
+
+def _names(evaluator: Evaluator) -> list[str]:
+    """Return what the metrics make of their results, without a word to other ranks.
+
+    ``evaluate`` collects from all ranks and sends them its result: where it fails on one, the others wait for ever.
+    """
+    names = []
+    with suppress(Exception):  # a metric may need the whole set: the first validation will say
+        for metric in evaluator.metrics:
+            found = metric.compute_metrics(metric.results)
+            names += [f'{metric.prefix}/{name}' if metric.prefix else name for name in found]
+        return names
     return []
 
 

@@ -31,6 +31,7 @@ _MAX_BITS = 1024  # of one whole number
 _MAX_MARKS, _MAX_MEMO = 1000, 300_000  # what a byte of a pickle asks for costs a hundred; a big run has 30,000
 _FREE, _PER_BYTE = 2 ** 23, 8  # bytes that a pickle may make, and how many more for each of its own
 _CALL, _CONTAINER, _SET = 500, 64, 216  # bytes that are charged for what a call makes, and for a container
+_MAX_RECORD_NAME = 256  # of the list of records, each: name and notes
 _MAX_ODD_KEYS = 1000  # other keys than texts and small numbers: of one hash, they take time by the square
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.Size, slice)
 
@@ -78,6 +79,9 @@ def _read_zip(file: BinaryIO) -> Any:
     signature, *_, number, _, _, comment = struct.unpack('<4sHHHHIIH', file.read(22))
     if signature != b'PK\x05\x06' or comment or number > _MAX_RECORDS:
         raise BrokenFileError(f'it does not end as archives of torch.save do, or has more than {_MAX_RECORDS} records')
+    listed = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    if not listed or listed[zipfile._ECD_SIZE] > number * (46 + _MAX_RECORD_NAME):  # type: ignore[attr-defined]
+        raise BrokenFileError(f'its list of records is longer than {number} of them take')
     with zipfile.ZipFile(file) as archive:
         records = _records(archive, file.seek(0, os.SEEK_END))
         roots = [name.removesuffix('data.pkl') for name in records if re.fullmatch(r'[^/]*/data\.pkl', name)]
@@ -101,8 +105,8 @@ def _read_zip(file: BinaryIO) -> Any:
             with archive.open(records[f'{roots[0]}data/{key}']) as record:
                 return _read_into(record, records[f'{roots[0]}data/{key}'].file_size)
 
-        record = records[f'{roots[0]}data.pkl']
-        content = _DataUnpickler(BytesIO(archive.read(record)), check, record.file_size).load()
+        pickled = records[f'{roots[0]}data.pkl']
+        content = _DataUnpickler(BytesIO(archive.read(pickled)), check, pickled.file_size).load()
         finish = _Finish(fetch)
         content = finish(content)
         for name, record in records.items():  # what nothing refers to may be damaged too
@@ -301,7 +305,7 @@ def _cost(args: tuple) -> int:
     made = 0
     for part in args:
         if isinstance(part, str | bytes | bytearray):
-            made += 4 * len(part)
+            made += 2 * len(part)
         elif isinstance(part, list | tuple | set | frozenset | dict):
             made += 100 * len(part)
     return made
@@ -325,6 +329,9 @@ def _tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any = False
     dtype = storage.dtype if storage.dtype is not None else dtype
     if not isinstance(dtype, torch.dtype) or (grad and not (dtype.is_floating_point or dtype.is_complex)):
         raise BrokenFileError('a tensor has no type, or one that no gradient has')
+    if dtype in _QUANTISED:  # torch looks for the scale that belongs to it, and dies
+        raise BrokenFileError(f'a tensor is of the type {dtype}, but has no scale. Mend: .int_repr() before it is '
+                              'saved')
     if hooks or metadata:
         raise BrokenFileError('a tensor has hooks, or a sign that it is conjugate or negative. Mend: .detach().clone() '
                               'before it is saved')
@@ -484,6 +491,8 @@ _VALUES: dict[str, Any] = {f'torch.{name}': value for name, value in vars(torch)
 for _kind, _dtype in _STORAGES.items():
     _VALUES |= {f'torch.{_kind}Storage': _StorageType(_dtype), f'torch.cuda.{_kind}Storage': _StorageType(_dtype)}
 _VALUES['torch.storage.UntypedStorage'] = _StorageType(None)
+_QUANTISED = {value for name, value in vars(torch).items() if isinstance(value, torch.dtype)
+              and name.startswith(('qint', 'quint'))}
 
 
 class _DataUnpickler(pickle._Unpickler):
@@ -556,6 +565,7 @@ class _DataUnpickler(pickle._Unpickler):
         owner = self.stack[-1]
         if not isinstance(owner, _Built | _Dict):
             raise BrokenFileError(f'it changes the state of a {type(owner).__name__}')
+        self._charge(_cost(state if isinstance(state, tuple) else (state,)))
         owner.build(state)
 
     def _contain(self, load: Callable[[Any], None], made: int) -> None:
@@ -634,9 +644,10 @@ class _Finish:
     def __init__(self, fetch: Callable[[str], bytearray]) -> None:
         self.fetch = fetch
         self.bytes_of: dict[str, bytearray] = {}
-        self.bools: set[str] = set()
         self.done: dict[int, tuple[Any, int, Any]] = {}  # the third keeps the first's id from being used again
         self.open: set[int] = set()
+        self.sound: set[str] = set()  # storages of bool that were looked at
+        self.in_history: set[int] = set()
 
     def __call__(self, value: Any) -> Any:
         return self._visit(value)[0]
@@ -699,10 +710,10 @@ class _Finish:
         key = plan.storage.key
         if key not in self.bytes_of:
             self.bytes_of[key] = self.fetch(key)
-        if plan.dtype == torch.bool and key not in self.bools:
-            if max(self.bytes_of[key]) > 1:
+        if plan.dtype == torch.bool and key not in self.sound:
+            if np.frombuffer(self.bytes_of[key], np.uint8).max() > 1:
                 raise BrokenFileError('a tensor of bool holds other numbers than 0 and 1')
-            self.bools.add(key)
+            self.sound.add(key)
         flat = torch.frombuffer(self.bytes_of[key], dtype=plan.dtype)
         return flat.as_strided(plan.size, plan.stride, plan.offset)
 
@@ -722,5 +733,8 @@ class _Finish:
         if not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in (log, count)) or len(log) != len(count) \
                 or type(longest) is not int or longest < max(1, len(log)):
             raise BrokenFileError('a HistoryBuffer of mmengine is forged')
+        if not self.in_history.isdisjoint((id(log), id(count))):  # each is copied
+            raise BrokenFileError('two HistoryBuffers of mmengine share an array')
+        self.in_history |= {id(log), id(count)}
         return HistoryBuffer(log, count, longest)
 

@@ -20,6 +20,7 @@ except ImportError:  # Windows
 
 LOCK = 'run.lock'
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of some network file systems
+_NO_OWNER = (ValueError, KeyError, TypeError, RecursionError, OverflowError)  # whatever stands in the file
 _held: dict[Path, tuple[int, int]] = {}
 
 
@@ -59,7 +60,9 @@ def release(folder: str | Path) -> None:
 def _lock(path: Path) -> int:
     """Return an open, locked file at ``path``."""
     while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise RuntimeError(f'{path} is a link or no file, and would be written over. Mend: delete it')
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o644)
         try:
             if fcntl is None:
                 raise OSError(errno.ENOSYS, 'no locks here')
@@ -84,7 +87,7 @@ def _owner(content: bytes) -> str:
     try:
         said = json.loads(content)
         return printable(f'process {said["pid"]} on {said["host"]}, since {said["since"]}')
-    except (ValueError, KeyError, TypeError):
+    except _NO_OWNER:
         return f'{LOCK} says: {printable(content.decode(errors="replace"), 80)!r}'
 
 
@@ -95,7 +98,7 @@ def _lives(content: bytes) -> bool:
         pid = int(said['pid'])
         if said['host'] == socket.gethostname():
             os.kill(pid, 0)
-    except (ValueError, KeyError, TypeError, ProcessLookupError):
+    except (*_NO_OWNER, ProcessLookupError):
         return False
     except OSError:  # it is another user's
         return True
@@ -108,8 +111,19 @@ def is_checkpoint_name(name: str, template: str) -> bool:
     >>> [is_checkpoint_name(name, 'iter_{}.pth') for name in ('iter_4.pth', 'best_a_iter_4.pth', '../iter_4.pth')]
     [True, True, False]
     """
-    number = re.escape(template).replace(r'\{\}', r'\d+')
-    return re.fullmatch(rf'(best_[^/\\]+_)?{number}', name) is not None
+    return re.fullmatch(rf'(best_[^/\\]+_)?{_numbered(template)}', name) is not None
+
+
+def _numbered(template: str) -> str:
+    """Return the pattern of what a template makes of whole numbers: ``iter_{}.pth``, ``iter_{:06d}.pth``."""
+    return r'(\d+)'.join(map(re.escape, re.split(r'\{[^{}]*\}', template)))
+
+
+def newest_checkpoint(checkpoints: Path, template: str) -> str | None:
+    """Return the checkpoint of the highest number, best ones aside; None where there is none."""
+    found = ((re.fullmatch(_numbered(template), file.name), file) for file in checkpoints.glob('*.pth'))
+    numbered = [(int(match[1]), str(file)) for match, file in found if match and match.groups()]
+    return max(numbered)[1] if numbered else None
 
 
 def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[Path]:
@@ -117,16 +131,22 @@ def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[P
     for file in sorted(checkpoints.glob('*.pth')):
         if is_checkpoint_name(file.name, template):
             yield file
-    for file in sorted((work_dir / 'student').rglob('*')):
+    for file in sorted(_students(work_dir, '*')):
         if re.fullmatch(r'(iter|epoch)_\d+\.pth|config\.py', file.name):
             yield file
     for folder in dict.fromkeys((work_dir, checkpoints)):
         yield from (file for file in (folder / 'last_checkpoint', folder / 'run.json') if file.is_file())
 
 
+def _students(work_dir: Path, pattern: str) -> Iterator[Path]:
+    """Yield files of the students' folder, where it is one: a link may lead to what is not of this run."""
+    folder = work_dir / 'student'
+    return iter(()) if folder.is_symlink() else folder.rglob(pattern)
+
+
 def sweep(*folders: Path) -> None:
     """Delete what killed runs left half written in these folders, ``<name>.<pid>.part``."""
     for folder in folders:
-        for file in [*folder.glob(f'*{PART}'), *(folder / 'student').rglob(f'*{PART}')]:
+        for file in [*folder.glob(f'*{PART}'), *_students(folder, f'*{PART}')]:
             if re.search(rf'\.\d+{re.escape(PART)}$', file.name) and file.is_file():
                 file.unlink(missing_ok=True)

@@ -366,6 +366,14 @@ def test_files_of_one_name_and_two_urls_are_two(hub: Path, tmp_path: Path, monke
     assert len(list(hub.iterdir())) == 2, 'a token makes no other file'
 
 
+def test_urls_that_name_a_file_by_their_query_are_two(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    states = {f'https://models.example/download?id={k}': network().state_dict() for k in (1, 2)}
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', lambda url, file, **_: save(states[url], Path(file)))
+    for url, state in [*states.items()] * 2:
+        assert_same(load_state_dict_file(url), state)
+    assert len(list(hub.iterdir())) == 2
+
+
 @pytest.mark.bad_input
 @pytest.mark.parametrize('first', [lambda whole: whole[:len(whole) // 2], lambda whole: b'<!DOCTYPE html>'])
 def test_a_broken_download_is_not_kept(first: Any, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

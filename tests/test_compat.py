@@ -140,6 +140,20 @@ def test_all_pairs_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         'onedl-mmengine onedl-mmcv')
 
 
+def test_every_name_of_mmengine_for_the_newest_checkpoint_and_for_urls_is_mmkds() -> None:
+    from mmengine import runner
+    from mmengine.runner import _flexible_runner
+    from mmengine.utils import dl_utils
+
+    from mmkd.checkpoints import latest_checkpoint
+
+    for module in (runner, runner.runner, runner.checkpoint, _flexible_runner):
+        assert module.find_latest_checkpoint is latest_checkpoint
+    assert dl_utils.load_url is runner.checkpoint.load_url
+    with pytest.raises(FileNotFoundError, match='only files and http'):
+        dl_utils.load_url('ftp://models.example/a.pth')
+
+
 def test_importing_mmkd_prints_nothing() -> None:
     code = 'import sys, mmkd; assert "mmseg.datasets" in sys.modules'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,

@@ -29,6 +29,7 @@ def test_values() -> None:
     'import os', "a = __import__('os').mkdir('ran')", "a = open('ran', 'w')", 'a = [x for x in (1, 2)]', 'a = b',
     "a = dict(b=print('x'))", "a = eval('1')", 'a, b = 1, 2', 'a = dict(**{})', 'a = {**{}}', 'a = f"{1}"',
     'a = lambda: 1', 'def a(): pass', 'a = 1 if True else 2', "a = 'x'.join(['y'])", 'a = 9 ** 9', 'a = range(b)',
+    'a = {[1]}', 'a = {[1]: 2}', "a = range('b')", 'a = range()', 'filename = 1', 'a = ~inf', 'a = not nan',
     'a = ' + 5000 * '[', 'a = ' + 5000 * '-' + '1', 'a = dict(1)', 'a: int = 1', 'a = (', '\0', 'a = ' + '1' * 5000],
     ids=lambda text: text[:24])
 def test_nothing_else_is_read(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mmkd import work_dir
-from mmkd.work_dir import LOCK, files_of_run, hold, is_checkpoint_name, release, sweep
+from mmkd.work_dir import LOCK, files_of_run, hold, is_checkpoint_name, newest_checkpoint, release, sweep
 
 
 class Holder:
@@ -101,6 +101,49 @@ def test_names_of_checkpoints() -> None:
            'iter_4.pth\n', '/iter_4.pth', 'epoch_4.pth', '']
     assert [name for name in good + bad if is_checkpoint_name(name, 'iter_{}.pth')] == good
     assert is_checkpoint_name('step-7.pth', 'step-{}.pth')
+    assert is_checkpoint_name('best_mIoU_iter_000004.pth', 'iter_{:06d}.pth')
+    assert not is_checkpoint_name('iter_x.pth', 'iter_{:06d}.pth')
+
+
+def test_the_newest_is_that_of_the_highest_number(tmp_path: Path) -> None:
+    assert newest_checkpoint(tmp_path, 'iter_{}.pth') is None
+    for name in ('iter_9.pth', 'iter_10.pth', 'best_mIoU_iter_11.pth', 'epoch_12.pth', 'iter_13.pth.1.part'):
+        (tmp_path / name).touch()
+    assert newest_checkpoint(tmp_path, 'iter_{}.pth') == str(tmp_path / 'iter_10.pth')
+    assert newest_checkpoint(tmp_path, 'epoch_{:d}.pth') == str(tmp_path / 'epoch_12.pth')
+    assert newest_checkpoint(tmp_path, 'iter_9.pth') is None, 'a template without a number'
+
+
+@pytest.mark.fault
+def test_a_link_leads_out_of_no_folder(tmp_path: Path) -> None:
+    run, other = tmp_path / 'run', tmp_path / 'other'
+    run.mkdir()
+    other.mkdir()
+    names = ['config.py', 'iter_2.pth', 'iter_2.pth.7.part']
+    for name in names:
+        (other / name).write_text('precious')
+    (run / 'student').symlink_to('../other')
+    assert list(files_of_run(run, run, 'iter_{}.pth')) == []
+    sweep(run)
+    (run / LOCK).symlink_to('../other/config.py')
+    with pytest.raises(RuntimeError, match=r'run\.lock is a link or no file, and would be written over\. Mend: delete'):
+        hold(run)
+    assert {file.name: file.read_text() for file in other.iterdir()} == dict.fromkeys(names, 'precious')
+
+
+@pytest.mark.parametrize('content', [
+    4000 * '[', '[]', '\0',
+    *(json.dumps(dict(host=socket.gethostname(), pid=pid, since=1)) for pid in (10 ** 30, 'one'))])
+def test_a_lock_file_that_says_nonsense(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*args: object) -> None:
+        raise OSError(errno.ENOLCK, 'no locks available')
+
+    for _ in range(2):
+        (tmp_path / LOCK).write_text(content)
+        hold(tmp_path)
+        assert json.loads((tmp_path / LOCK).read_text())['pid'] == os.getpid()
+        release(tmp_path)
+        monkeypatch.setattr(work_dir.fcntl, 'lockf', no_locks)
 
 
 def test_files_of_a_run_and_what_is_swept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 import re
 from pathlib import Path
 
+from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
@@ -45,7 +46,7 @@ class ExportStudentHook(Hook):
         Students are dropped whose checkpoint a killed run, or one on a full disk, did not come to write.
         """
         self._read_configs(runner)
-        self.after_train(runner)
+        self._prune_all(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write the students of this checkpoint."""
@@ -59,6 +60,10 @@ class ExportStudentHook(Hook):
 
     def after_train(self, runner: Runner) -> None:
         """Drop what the last save left behind."""
+        self._prune_all(runner)
+
+    @master_only  # another rank may be here while the first one still writes the last checkpoint
+    def _prune_all(self, runner: Runner) -> None:
         for name in self.configs:
             _prune(self._folder(runner, name), _checkpoint_folder(runner))
 
@@ -90,12 +95,16 @@ def _by_epoch(runner: Runner) -> bool:
 
 
 def _checkpoint_folder(runner: Runner) -> Path:
-    return Path(getattr(_checkpoint_hook(runner), 'out_dir', None) or runner.work_dir)
+    hook = _checkpoint_hook(runner)
+    # mmengine joins out_dir and the name of the run when the training begins, which is after this hook's turn
+    return Path(getattr(hook, 'folder', None) or getattr(hook, 'out_dir', None) or runner.work_dir)
 
 
 def _prune(students: Path, checkpoints: Path, being_saved: int | None = None) -> None:
     """Drop students whose checkpoint is gone; a file that the hook did not write stays."""
     if not checkpoints.is_dir():  # another storage
+        return
+    if any(folder.is_symlink() for folder in (students, students.parent) if folder != checkpoints):  # foreign files
         return
     # the last number of iter_10.pth, best_mIoU_iter_10.pth, and whatever filename_tmpl says
     kept = {int(numbers[-1]) for file in checkpoints.glob('*.pth') if (numbers := re.findall(r'\d+', file.stem))}

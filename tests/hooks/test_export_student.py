@@ -146,6 +146,43 @@ def test_pruning_leaves_other_files_and_other_storages(tmp_path: Path) -> None:
     assert files(students) == sorted(['iter_11.pth', 'epoch_2.pth', 'mine.pth', 'iter_1_quantised.pth', 'config.py'])
 
 
+def test_a_linked_folder_of_students_is_not_pruned(tmp_path: Path) -> None:
+    """It may be another run's."""
+    for folder in ('work', 'other/one'):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / 'other/iter_1.pth').touch()
+    (tmp_path / 'other/one/iter_1.pth').touch()
+    (tmp_path / 'work/student').symlink_to('../other')
+    _prune(tmp_path / 'work/student', tmp_path / 'work')
+    _prune(tmp_path / 'work/student/one', tmp_path / 'work')
+    assert files(tmp_path / 'other') == ['iter_1.pth', 'one/iter_1.pth']
+
+
+def test_students_of_checkpoints_elsewhere_outlive_a_resume(tmp_path: Path) -> None:
+    """When this hook begins, mmengine has not joined ``out_dir`` and the name of the run yet."""
+    for resume in (False, True):
+        cfg = run_config(tmp_path, model_of(critic=False), max_iters=6 if resume else 4, interval=2)
+        cfg.default_hooks.checkpoint.out_dir = str(tmp_path / 'elsewhere')
+        (tmp_path / 'elsewhere').mkdir(exist_ok=True)
+        train(cfg, resume=resume)
+    work = Path(cfg.work_dir)
+    assert files(work / 'student') == ['config.py', 'iter_2.pth', 'iter_4.pth', 'iter_6.pth']
+    assert files(tmp_path / 'elsewhere' / work.name) == ['iter_2.pth', 'iter_4.pth', 'iter_6.pth']
+
+
+def test_only_the_first_rank_drops_students(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one may end while the first still writes the last checkpoint, whose student is there already."""
+    hook, runner = ExportStudentHook(), fake(tmp_path, model)
+    hook.before_save_checkpoint(runner, saved(model, iter=7))
+    monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: 1)
+    hook.after_train(runner)
+    hook.before_train(runner)
+    assert files(tmp_path / 'student') == ['config.py', 'iter_7.pth']
+    monkeypatch.undo()
+    hook.after_train(runner)
+    assert files(tmp_path / 'student') == ['config.py']
+
+
 def test_a_plain_model_is_left_alone(tmp_path: Path) -> None:
     plain = build({**SMALL['model'], '_scope_': 'mmseg'})
     hook, runner = HOOKS.build(dict(type='mmkd.ExportStudentHook')), fake(tmp_path, plain)

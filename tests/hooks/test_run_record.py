@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hooks.tiny_run import Numbers, make_runner
 from mmengine.config import Config
+from mmengine.dataset import InfiniteSampler
 from runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from torch.utils.data import DataLoader
 
 from mmkd.hooks import NaNStopHook, run_record
 from mmkd.hooks.run_record import RunRecordHook
@@ -77,3 +80,18 @@ def test_weights_alone_are_no_resume(tmp_path: Path) -> None:
     runner._resume = True
     hook.after_load_checkpoint(runner, dict(mmkd_run_record=dict(seconds=7., cpu_seconds=9.)))
     assert hook.spent == dict(seconds=7., cpu_seconds=9.)
+
+
+@pytest.mark.parametrize('noted', ['text', 5, None, {}, dict(seconds='x', cpu_seconds=float('nan'))])
+def test_what_a_checkpoint_notes_is_no_number(noted: object) -> None:
+    hook = RunRecordHook()
+    hook.after_load_checkpoint(type('Runner', (), dict(_resume=True))(), dict(mmkd_run_record=noted))
+    assert hook.spent == dict(seconds=0., cpu_seconds=0.)
+
+
+def test_a_data_loader_that_is_built_already(tmp_path: Path) -> None:
+    """Then the config says nothing of the batch."""
+    data = Numbers()
+    make_runner(tmp_path, max_iters=2, custom_hooks=[dict(type='mmkd.RunRecordHook')],
+                train_dataloader=DataLoader(data, 3, sampler=InfiniteSampler(data))).train()
+    assert record_of(tmp_path)['batch_size'] == 3

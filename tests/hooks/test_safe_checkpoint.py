@@ -1,10 +1,13 @@
 """Whatever interrupts a save, a good checkpoint stays; otherwise the hook keeps what mmengine's keeps."""
 import errno
 import os
+import re
 import resource
 import shutil
 import signal
+import stat
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +227,21 @@ def test_a_write_cut_short_by_the_kernel_leaves_the_old_content(tmp_path: Path) 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize('number', [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_file_system_that_syncs_no_folders(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, 'no')
+        real(handle)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    with pytest.raises(OSError, match='no') if number == errno.EIO else nullcontext():
+        write_atomically(b'new', tmp_path / 'file')
+    assert (tmp_path / 'file').read_bytes() == b'new'
+
+
 def test_file_client_args_is_refused() -> None:
     with pytest.raises(ValueError, match='file_client_args.*write backend_args instead'):
         SafeCheckpointHook(file_client_args=dict(backend='disk'))
@@ -327,6 +345,81 @@ def test_a_second_run_is_refused_and_touches_nothing(tmp_path: Path) -> None:
     os.waitpid(child, 0)
     best_run(tmp_path, [0.9], resume=True)
     assert files(tmp_path) == ['best_mIoU_iter_6.pth', 'iter_6.pth', 'last_checkpoint']
+
+
+def test_a_validation_and_a_test_after_the_training(tmp_path: Path) -> None:
+    """They are no fresh start, and nothing is written over."""
+    metric = Script([0.3, 0.4, 0.1])
+    data = loader(Numbers(2), shuffle=False, sampler='DefaultSampler')
+    runner = make_runner(tmp_path, dict(BEST), 4, val_interval=2, metric=metric, test_dataloader=data,
+                         test_cfg=dict(), test_evaluator=Evaluator([Script([0.7])]))
+    runner.train()
+    before = {name: (tmp_path / name).read_bytes() for name in files(tmp_path)}
+    assert (runner.val(), runner.test()) == ({'mIoU': 0.1}, {'mIoU': 0.7})
+    assert {name: (tmp_path / name).read_bytes() for name in files(tmp_path)} == before
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.fault
+@pytest.mark.parametrize('kind', ['mmkd.SafeCheckpointHook', 'CheckpointHook'])
+def test_resume_where_last_checkpoint_is_not_beside_the_checkpoints(kind: str, tmp_path: Path) -> None:
+    """Killed before it was written, or a run of mmengine's hook, which writes it into the work dir."""
+    run, out = tmp_path / 'run', tmp_path / 'out'
+    make_runner(run, dict(type=kind, by_epoch=False, interval=2, out_dir=str(out)), 4).train()
+    (out / 'run' / 'last_checkpoint').unlink(missing_ok=True)
+    resumed = make_runner(run, safe(interval=2, out_dir=str(out)), 5, resume=True)
+    resumed.train()
+    assert resumed.model.steps == 1, 'it went on at 4'
+    assert files(out / 'run') == ['iter_2.pth', 'iter_4.pth', 'iter_5.pth', 'last_checkpoint']
+
+
+@pytest.mark.fault
+def test_two_work_dirs_that_share_the_folder_of_checkpoints(tmp_path: Path) -> None:
+    """``out_dir`` is joined with the last part of the work dir."""
+    child = os.fork()
+    if not child:
+        hold(tmp_path / 'out' / 'run')
+        (tmp_path / 'held').touch()
+        signal.pause()
+    while not (tmp_path / 'held').exists():
+        pass
+    with pytest.raises(RuntimeError, match=rf'out/run is in use by another run \(process {child} on '):
+        make_runner(tmp_path / 'b' / 'run', safe(interval=2, out_dir=str(tmp_path / 'out')), 2).train()
+    assert not (tmp_path / 'b' / 'run' / LOCK).exists(), 'its own was let go'
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    make_runner(tmp_path / 'b' / 'run', safe(interval=2, out_dir=str(tmp_path / 'out')), 2).train()
+    assert files(tmp_path / 'out' / 'run') == ['iter_2.pth', 'last_checkpoint']
+
+
+@pytest.mark.fault
+def test_a_template_with_a_format(tmp_path: Path) -> None:
+    hook = dict(BEST, filename_tmpl='iter_{:06d}.pth')
+    make_runner(tmp_path, dict(hook), 4, val_interval=2, metric=Script([0.3, 0.4])).train()
+    with pytest.raises(FileExistsError, match=r'iter_000004\.pth'):
+        make_runner(tmp_path, dict(hook), 4).train()
+    make_runner(tmp_path, dict(hook), 8, val_interval=2, metric=Script([0.6, 0.1]), resume=True).train()
+    assert files(tmp_path) == ['best_mIoU_iter_000006.pth', 'iter_000008.pth', 'last_checkpoint']
+
+
+def test_a_best_checkpoint_of_another_folder_is_not_published(tmp_path: Path) -> None:
+    make_runner(tmp_path / 'a', dict(BEST), 4, val_interval=2, metric=Script([0.9, 0.4])).train()
+    hook = dict(BEST, published_keys=['state_dict'])
+    make_runner(tmp_path / 'b', hook, 6, val_interval=2, metric=Script([0.1]), resume=True,
+                load_from=str(tmp_path / 'a' / 'iter_4.pth')).train()
+    names = [re.sub('-[0-9a-f]{8}', '-HASH', name) for name in files(tmp_path / 'b')]
+    assert names == ['iter_6-HASH.pth', 'iter_6.pth', 'last_checkpoint']
+
+
+@pytest.mark.parametrize('notes', [dict(mmkd_superseded=5), dict(best_score='high'), dict(keep_ckpt_ids='4')])
+def test_notes_of_a_wrong_type_are_left_out(notes: dict, tmp_path: Path) -> None:
+    make_runner(tmp_path, dict(BEST), 4, val_interval=2, metric=Script([0.3, 0.4])).train()
+    content = load_checkpoint_file(tmp_path / 'iter_4.pth')
+    content['message_hub']['runtime_info'].update(notes)
+    content['message_hub']['resumed_keys'].update(dict.fromkeys(notes, True))
+    torch.save(content, tmp_path / 'iter_4.pth')
+    make_runner(tmp_path, dict(BEST), 6, val_interval=2, metric=Script([0.9]), resume=True).train()
+    assert {'best_mIoU_iter_6.pth', 'iter_6.pth'} <= set(files(tmp_path))
 
 
 # --- a validation that was due ----------------------------------------------------------------------------------------
