@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 
-def nearest(name: str, choices: Iterable[str], count: int = 3) -> str:
+def nearest(name: str, choices: Iterable[str], count: int = 3, cutoff: float = 0.5) -> str:
     """Return ``; did you mean 'x'?`` for the closest choices, or ''.
 
     >>> nearest('logit', ['logits', 'feat'])
     "; did you mean 'logits'?"
     """
-    matches = get_close_matches(name, list(choices), n=count, cutoff=0.5)
+    matches = get_close_matches(name, list(choices), n=count, cutoff=cutoff)
     return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ''
 
 
@@ -56,6 +56,17 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
     allowed = tuple(allowed)
     if value not in allowed:
         raise ValueError(f'{name} must be one of {allowed}, got {value!r}{nearest(str(value), map(str, allowed))}')
+
+
+def check_dict(name: str, value: Any, example: str) -> None:
+    """Raise TypeError unless ``value`` is a dictionary with texts as keys, or None.
+
+    >>> check_dict('taps', ['decode_head'], "dict(logits='decode_head.conv_seg')")
+    Traceback (most recent call last):
+    TypeError: taps must be a dictionary, got ['decode_head']. Mend: dict(logits='decode_head.conv_seg')
+    """
+    if value is not None and not (isinstance(value, dict) and all(isinstance(key, str) for key in value)):
+        raise TypeError(f'{name} must be a dictionary, got {value!r:.80}. Mend: {example}')
 
 
 def check_positive(name: str, value: float) -> None:

@@ -1,6 +1,8 @@
 """Errors as sentences: what went wrong, without what libraries wrap around it."""
 import re
 
+from mmkd.retell import retell
+
 # What a wrong config, file or machine raises; every other kind is a bug of somebody's.
 MISTAKES = (ArithmeticError, ImportError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)
 _REGISTRY = re.compile(r'^(class `\w+` in [\w/.-]+: )+')
@@ -22,7 +24,7 @@ def explain(problem: str | BaseException) -> str:
         return problem
     text = str(problem.args[0]) if isinstance(problem, KeyError) and problem.args else str(problem)
     text = _REGISTRY.sub('', _of_worker(text)).strip().strip('"')
-    return text or type(problem).__name__
+    return retell(text) or type(problem).__name__
 
 
 def is_mistake(error: BaseException) -> bool:

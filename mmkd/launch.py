@@ -8,18 +8,17 @@ from typing import Any
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.hub import get_config
 from mmengine.logging import MMLogger, print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd.checkpoints import hand_over, load_checkpoint_file, state_dict_in
-from mmkd.checks import nearest_file
 from mmkd.cli import common_flags
 from mmkd.compat import require_library
+from mmkd.config_file import read_config
 from mmkd.phase_optim import check_schedule_names
 from mmkd.registry import MODELS
-from mmkd.settings import check_settings, check_work_dir
+from mmkd.settings import check_groups, check_settings, check_work_dir
 from mmkd.terminal import quieten
 
 _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
@@ -48,11 +47,9 @@ def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None
 
     Raises:
         FileNotFoundError: The file is not there; names the nearest one.
-        ValueError: The work dir has no name.
+        ValueError: It is no config that runs; the work dir has no name.
     """
-    if '::' not in path and not os.path.isfile(path):
-        raise FileNotFoundError(f'config {path!r} is not there{nearest_file(Path(path))}')
-    cfg = get_config(path) if '::' in path else Config.fromfile(path)
+    cfg = read_config(path)
     cfg.merge_from_dict(cfg_options or {})
     if work_dir is not None:
         cfg.work_dir = work_dir
@@ -80,7 +77,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     cfg.launcher = launcher
     scope = cfg.get('default_scope') or ''
     whole = scope == 'mmdet' and is_distiller(cfg)  # its members and data sets, whatever the Distiller is
-    require_library(scope, None if whole else cfg.get('model', {}).get('type'), f'{cfg.filename or "the config"}')
+    require_library(scope, None if whole else (cfg.get('model') or {}).get('type'), f'{cfg.filename or "the config"}')
     _refuse_sharding(cfg)
     if amp:
         _set_amp(cfg)
@@ -105,7 +102,12 @@ def build_runner(cfg: Config, verbose: bool = True) -> Runner:
     Args:
         cfg: The config.
         verbose: Whether the terminal shows all that the log file holds.
+
+    Raises:
+        KeyError: The config has no model.
+        ValueError: It sets a part of what training, validation or test needs.
     """
+    check_groups(cfg)
     if 'runner_type' not in cfg:
         return (Runner if verbose else _QuietRunner).from_cfg(cfg)
     runner = RUNNERS.build(cfg)
@@ -115,7 +117,14 @@ def build_runner(cfg: Config, verbose: bool = True) -> Runner:
 
 
 def log_batch_size(runner: Runner) -> None:
-    """Log the effective batch, and warn where it is not the one that the recipe's learning rate was chosen for."""
+    """Log the effective batch, and warn where it is not the one that the recipe's learning rate was chosen for.
+
+    Raises:
+        KeyError: The config says nothing of training.
+    """
+    if runner.cfg.get('train_dataloader') is None:
+        raise KeyError("the config has no 'train_dataloader', 'train_cfg' and 'optim_wrapper', so nothing can be "
+                       'trained')
     batch = runner.cfg.train_dataloader.batch_size * runner.world_size
     runner.logger.info(f'effective batch: {batch // runner.world_size} x {runner.world_size} = {batch}')
     scale = runner.cfg.get('auto_scale_lr') or {}
@@ -176,11 +185,13 @@ def has_gpu() -> bool:
 
 
 def _model_name(cfg: Config) -> str:
-    kind = cfg.get('model', {}).get('type', '')
+    kind = (cfg.get('model') or {}).get('type', '')
     return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
 
 
 def _set_amp(cfg: Config) -> None:
+    if cfg.get('optim_wrapper') is None:
+        raise KeyError("--amp sets the precision of optimizers, but the config has no 'optim_wrapper'")
     for wrapper in wrapper_configs(cfg.optim_wrapper):
         if has_gpu():
             wrapper.type = 'AmpOptimWrapper'

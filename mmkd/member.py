@@ -1,25 +1,24 @@
 """Members: how a student or a teacher is written in a config, and how it becomes a model."""
 import copy
 import inspect
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config, ConfigDict
-from mmengine.hub import get_config
 from mmengine.registry import MODELS as ROOT_MODELS
 from mmengine.registry import DefaultScope, Registry
-from mmengine.utils import get_installed_path, is_installed
 from torch import Tensor, nn
 
 from mmkd.checkpoints import load_state_dict_file, load_strict, select_prefix
-from mmkd.checks import check_choice, check_keys, nearest, nearest_file
+from mmkd.checks import check_choice, check_dict, check_keys, nearest
 from mmkd.compat import require_library
+from mmkd.config_file import read_config
 
 COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'cfg_options', 'scope', 'allow_untrained', 'channels_last')
 TEACHER_KEYS = ('precision', 'fuse_bn', 'compile', 'input_size')
+SWITCHES = ('allow_untrained', 'channels_last', 'fuse_bn')
 TASK_SCOPES = ('mmseg', 'mmdet', 'mmpretrain')  # whose default_scope a member written inline belongs to
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -77,6 +76,9 @@ class Member:
         if ('cfg' in value) == ('model' in value):
             raise ValueError(f"{role} {name!r} needs exactly one of 'cfg' (a path, pkg::path or Config) and 'model' "
                              f'(a model dict), got {sorted(value)}')
+        check_dict(f'taps of {role} {name!r}', value.get('taps'), "taps=dict(logits='decode_head.conv_seg')")
+        check_dict(f'cfg_options of {role} {name!r}', value.get('cfg_options'), "{'model.backbone.depth': 18}")
+        _check_types(value, f'{role} {name!r}')
         cfg = _read_config(value, f'{role} {name!r}')
         model = value['model'] if cfg is None else cfg.model
         member = cls(name, role, model, cfg, _scope(value, cfg, model), value.get('checkpoint'),
@@ -127,12 +129,24 @@ class Member:
         return head.get('ignore_index', 255) if isinstance(head, dict) else getattr(head, 'ignore_index', 255)
 
 
+def _check_types(value: dict, where: str) -> None:
+    """Refuse a checkpoint that is no path, and a switch that is neither on nor off: any text would be on."""
+    path = value.get('checkpoint')
+    if path is not None and (not isinstance(path, str | Path) or not str(path).strip()):
+        raise TypeError(f"checkpoint of {where} must be a path or URL, got {path!r}. Mend: checkpoint='….pth'; of "
+                        'several, teachers=dict(a=…, b=…)')
+    for key in SWITCHES:
+        if not isinstance(value.get(key, False), bool):
+            raise TypeError(f'{key} of {where} must be True or False, got {value[key]!r}')
+
+
 def name_members(role: str, one: Any, many: dict[str, Any] | None) -> dict[str, Any]:
     """Return name -> value of ``student=`` or ``students=`` (``teacher=`` or ``teachers=``).
 
     Raises:
         ValueError: Both are given, or there is no student.
     """
+    check_dict(f'{role}s', many, f"{role}s=dict(a=dict(cfg=…), b=dict(cfg=…)), each under a name")
     if one is not None and many is not None:
         raise ValueError(f'give {role}= (one member) or {role}s= (named members), not both')
     named = {role: one} if one is not None else dict(many or {})
@@ -182,18 +196,10 @@ def _read_config(value: dict, where: str) -> Config | None:
 
 
 def _config_from_path(path: str, where: str) -> Config:
-    package, _, relative = path.rpartition('::')
-    if package:
-        try:
-            return get_config(path)
-        except (FileNotFoundError, AssertionError) as error:  # mmengine asserts that it knows the package
-            folder = Path(get_installed_path(package)) / '.mim/configs' if is_installed(package) else Path()
-            hint = f'{nearest_file(folder / relative)}: {error}'
-    elif os.path.isfile(path):
-        return Config.fromfile(path)
-    else:
-        hint = f'{nearest_file(Path(path))} (relative paths start at {os.getcwd()})'
-    raise FileNotFoundError(f'{where}: the config {path!r} is not there{hint}')
+    try:
+        return read_config(path)
+    except (FileNotFoundError, ValueError) as error:
+        raise type(error)(f'{where}: {error}') from error
 
 
 def _check_option(cfg: Config, key: str, new: Any, where: str) -> None:

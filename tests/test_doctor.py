@@ -3,6 +3,7 @@ import copy
 import re
 import runpy
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,11 +15,14 @@ import tiny
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from mmkd.doctor import Report, diagnose
 from mmkd.doctor.data import check_boxes
 from mmkd.doctor.measure import gradient_norm, measure_objectives, normaliser, table_cost
+from mmkd.doctor.run import check_run
 from mmkd.generated import generated_batch
 from mmkd.losses import PairWiseAffinityLoss, PixelWiseKLLoss
 from mmkd.tasks import Task
@@ -242,6 +246,20 @@ def test_a_good_config_passes(data_root: Path, monkeypatch: pytest.MonkeyPatch, 
     for part in ('members', 'taps', 'objectives', 'phases', 'cost', 'data', '11 of 11', 'critic of holistic',
                  'untrained', 'ready to train (errors: 0'):
         assert part in text
+
+
+@pytest.mark.parametrize('kind', ['SegLocalVisualizer', 'SegLocalVisualiser'])
+def test_hooks_find_the_visualizer_of_the_run(data_root: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A Runner makes it before its hooks, and one of another test must not stand in."""
+    monkeypatch.setattr(Visualizer, '_instance_dict', OrderedDict())
+    cfg = config(data_root, tiny.segmentor(4), visualizer=dict(type=kind, name='visualizer'),
+                 default_hooks=dict(visualization=dict(type='SegVisualizationHook')))
+    report = Report()
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        check_run(cfg, report)
+    found = [text for text in report.errors if 'isuali' in text]
+    assert bool(found) == (kind == 'SegLocalVisualiser'), found
+    assert not found or "visualizer: mmseg has no visualizer 'SegLocalVisualiser'" in found[0]
 
 
 def test_everything_wrong_is_said_at_once(data_root: Path, monkeypatch: pytest.MonkeyPatch,
@@ -489,6 +507,7 @@ def test_broken_test_images_are_a_warning(data_root: Path) -> None:
     cfg = val_of(data_root)
     cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
     cfg.test_dataloader.dataset.pipeline.pop(1)
+    cfg.test_cfg, cfg.test_evaluator = dict(), cfg.val_evaluator
     assert diagnose(cfg).ok
     (data_root / 'img_dir/test').mkdir()
     sound = (data_root / 'img_dir/val/0.jpg').read_bytes()

@@ -131,7 +131,7 @@ def test_cfg_option_that_changes_nothing(options: dict, message: str) -> None:
      'cfg_options change a config, but the model is built already'),
     (PSPNET.replace('scapes', 'scape'), FileNotFoundError,
      "student 'student': the config 'mmseg::pspnet.*' is not there; did you mean 'pspnet_r18-d8_4xb2-80k_cityscapes-5"),
-    ('mmsegg::pspnet/x.py', FileNotFoundError, "'mmsegg::pspnet/x.py' is not there: mmengine does not support"),
+    ('mmsegg::pspnet/x.py', FileNotFoundError, "'mmsegg::pspnet/x.py' is not there: no such package is installed"),
 ])
 def test_refusals(value: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

@@ -127,7 +127,7 @@ def test_a_config_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for tool in ('train.py', 'test.py'):
         checkpoint = ['x.pth'] if tool == 'test.py' else []
         said = refusal(tool, tmp_path / 'recipes.py', *checkpoint, monkeypatch=monkeypatch, capfd=capfd)
-        assert said == f"error: config '{tmp_path}/recipes.py' is not there; did you mean 'recipe.py'?"
+        assert said.startswith(f"error: the config '{tmp_path}/recipes.py' is not there; did you mean 'recipe.py'?")
 
 
 def test_a_plain_checkpoint_is_not_tested_as_a_distiller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

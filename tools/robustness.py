@@ -7,10 +7,11 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 
 # isort: split
 from mmkd.atomic import write_atomically
-from mmkd.cli import run
+from mmkd.cli import count, run
 from mmkd.datasets.corrupt import CORRUPTIONS
 from mmkd.launch import build_runner, check_checkpoint, load_config, parse_run, prepare_config, run_parser
 from mmkd.robustness import robustness
+from mmkd.starting_weights import check_tested
 from mmkd.tables import make_console, print_table
 
 
@@ -18,12 +19,12 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = run_parser('Test a checkpoint on clean, corrupted and attacked images')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--images', type=int, help='so many, evenly spread over the test set (default: all)')
+    parser.add_argument('--images', type=count(1), help='so many, evenly spread over the test set (default: all)')
     parser.add_argument('--corruptions', nargs='*', default=list(CORRUPTIONS), help='default: all; none: no corruption')
     parser.add_argument('--severities', type=int, nargs='+', default=[3], help='1 to 5, averaged (default: 3)')
     parser.add_argument('--epsilon', type=float, default=0.031, help='PGD, in [0, 1] pixels (default: 0.031)')
     parser.add_argument('--step', type=float, default=0.003, help='of PGD (default: 0.003)')
-    parser.add_argument('--steps', type=int, default=20, help='of PGD; 0: no attack (default: 20)')
+    parser.add_argument('--steps', type=count(0), default=20, help='of PGD; 0: no attack (default: 20)')
     parser.add_argument('--json', type=Path, help='also write every number there')
     return parse_run(parser)
 
@@ -35,6 +36,7 @@ def main() -> None:
     check_checkpoint(cfg, args.checkpoint)
     cfg.load_from = args.checkpoint
     runner = build_runner(prepare_config(cfg, args.launcher), args.verbose)
+    check_tested(runner)
     attack = dict(epsilon=args.epsilon, step=args.step, steps=args.steps) if args.steps else None
     found = {}
     for condition, metrics in robustness(runner, args.corruptions, args.severities, args.images, attack):

@@ -15,6 +15,7 @@ from mmkd.launch import (
     prepare_config,
     run_parser,
 )
+from mmkd.starting_weights import check_tested
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +46,9 @@ def main() -> None:
         cfg.visualizer = dict(type=(cfg.get('visualizer') or {}).get('type', 'SegLocalVisualizer'),
                               vis_backends=[dict(type='LocalVisBackend')], save_dir=args.show_dir,
                               name=f'show in {args.show_dir}')
-    build_runner(prepare_config(cfg, args.launcher), args.verbose).test()
+    runner = build_runner(prepare_config(cfg, args.launcher), args.verbose)
+    check_tested(runner)
+    runner.test()
     leave_process_group()
 
 

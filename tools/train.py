@@ -15,6 +15,7 @@ from mmkd.launch import (
     run_parser,
 )
 from mmkd.norms import check_last_batch
+from mmkd.starting_weights import check_start
 
 
 def parse_args() -> argparse.Namespace:
@@ -38,10 +39,11 @@ def main() -> None:
     cfg.resume = args.resume or cfg.get('resume', False)
     cfg.overwrite = args.overwrite or cfg.get('overwrite', False)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise SystemExit('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
         cfg.auto_scale_lr.enable = True
     runner = build_runner(prepare_config(cfg, args.launcher, args.amp), args.verbose)
+    check_start(runner)
     log_batch_size(runner)
     check_last_batch(runner)
     runner.train()

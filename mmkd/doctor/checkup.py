@@ -28,6 +28,7 @@ from mmkd.fit_vocabulary import draw_words
 from mmkd.generated import default_size, generated_batch
 from mmkd.launch import has_gpu, is_distiller, wrapper_configs
 from mmkd.pretrained import pretrained_keys
+from mmkd.settings import check_sections
 from mmkd.tasks import CLASSIFICATION, DETECTION, SEGMENTATION, task_of
 from mmkd.timing import peak_memory
 
@@ -47,6 +48,11 @@ def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size:
         val_batches: Validation batches that are read; None reads all, as the first validation will.
     """
     cfg, report = copy.deepcopy(cfg), Report()
+    try:
+        check_sections(cfg)
+    except ValueError as error:  # of nothing else can be asked then
+        report.error(error)
+        return report
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     device = device or ('cuda' if has_gpu() else 'cpu')
     own_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)

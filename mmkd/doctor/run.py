@@ -1,38 +1,31 @@
 """Checks of what surrounds the model: names of settings, seed, schedule, batch size, disk."""
 import copy
 import shutil
-from difflib import get_close_matches
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import HOOKS, OPTIMIZERS
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS, VISUALIZERS
 
-from mmkd.checks import nearest
 from mmkd.doctor.report import Report
 from mmkd.explain import explain
 from mmkd.launch import prepare_config
+from mmkd.settings import check_groups
 
 NEEDED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
 
 
 def check_run(cfg: Config, report: Report) -> None:
     """Check the settings of a run and table them."""
-    known = list(signature(Runner.__init__).parameters)
     for key in NEEDED:
         if key not in cfg:
             report.error(f'the config has no {key!r}, so nothing can be trained')
-    for key in cfg:
-        near = get_close_matches(key, known, n=1, cutoff=0.85) if key not in known else []
-        if near:
-            report.warn(f"the setting {key!r} is none of the Runner's; did you mean {near[0]!r}?")
     _check_seed(cfg, report)
     _check_hooks(cfg, report)
-    _check_optimizers(cfg.get('optim_wrapper') or {}, report)
     try:
         prepare_config(copy.deepcopy(cfg))
+        if all(key in cfg for key in NEEDED):
+            check_groups(cfg)
     except Exception as error:
         report.error(error)
     iterations = (cfg.get('train_cfg') or {}).get('max_iters')
@@ -74,6 +67,7 @@ def _check_seed(cfg: Config, report: Report) -> None:
 def _check_hooks(cfg: Config, report: Report) -> None:
     """Build every hook: a misspelt keyword is found here, and not when the hook is first asked."""
     named = cfg.get('default_hooks') or {}
+    _make_visualizer(cfg, report)
     for where, hook in [*named.items(), *enumerate(cfg.get('custom_hooks') or [])]:
         try:
             if isinstance(hook, dict) and 'type' in hook:
@@ -83,11 +77,14 @@ def _check_hooks(cfg: Config, report: Report) -> None:
             report.error(f'{which}: {explain(error)}')
 
 
-def _check_optimizers(wrappers: dict, report: Report) -> None:
-    for one in (wrappers, *wrappers.values()):
-        kind = (one.get('optimizer') or {}).get('type') if isinstance(one, dict) else None
-        if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:  # mmengine: 'None is not a callable object'
-            report.error(f'there is no optimizer {kind!r}{nearest(kind, OPTIMIZERS.module_dict)}')
+def _make_visualizer(cfg: Config, report: Report) -> None:
+    """Make the visualizer that a Runner has made before its hooks: some of them take the current one."""
+    visualizer = cfg.get('visualizer') or dict(type='Visualizer')
+    try:
+        if isinstance(visualizer, dict):  # its back-ends would write files
+            VISUALIZERS.build({**visualizer, 'name': f'doctor_{id(cfg)}', 'vis_backends': None})
+    except Exception as error:
+        report.error(f'visualizer: {explain(error)}')
 
 
 def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None:
