@@ -20,11 +20,21 @@ class Batch:
         data_samples: mmengine data samples with ``gt_sem_seg`` or ``gt_label``.
         ignore_index: The label of a pixel that does not count. The label of a whole image always counts (255 is a class
             of ImageNet like any other) unless it is −100.
+
+    Raises:
+        TypeError: The images are a list, which no preprocessor has stacked.
     """
 
     inputs: Tensor
     data_samples: list | None = None
     ignore_index: int = 255
+
+    def __post_init__(self) -> None:
+        """Refuse images that nothing has stacked."""
+        if isinstance(self.inputs, list | tuple):
+            raise TypeError(f'the data preprocessor left a {type(self.inputs).__name__} of images, where a model reads '
+                            "one tensor. Mend: data_preprocessor=dict(type='SegDataPreProcessor', …) in the student's "
+                            'model')
 
     @cached_property
     def labels(self) -> Tensor:

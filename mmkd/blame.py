@@ -1,4 +1,5 @@
 """Errors of a member's own forward, told with the member they belong to."""
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -7,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 _WHEN: ContextVar[str] = ContextVar('when', default='')
+_NO_LABELS = re.compile(r"Sample' object has no attribute '_?(gt_\w+)'")
 _ONE_VALUE = 'Expected more than 1 value per channel'  # torch's, of a norm in train mode
 
 
@@ -50,6 +52,10 @@ def blaming(where: str, model: nn.Module, mode: str, inputs: Tensor) -> Iterator
             mend = ('. Mend: BatchNorm in training needs two values a channel, so two images or '
                     'more a device: train_dataloader=dict(batch_size=2, drop_last=True); the last '
                     'batch of an epoch may be smaller')
+        missing = _NO_LABELS.search(str(error)) if isinstance(error, AttributeError) else None
+        if missing:
+            error = ValueError(f'the samples have no {missing[1]}, which its loss reads')
+            mend = ". Mend: a pipeline that loads it, such as dict(type='LoadAnnotations') before it is packed"
         text = (f'{where} ({_kind(model)}), mode={mode!r}, inputs {tuple(inputs.shape)}'
                 f'{_WHEN.get()}: {error}{mend}')
         raise _retold(error, text) from error

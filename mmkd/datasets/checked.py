@@ -74,22 +74,28 @@ def check_map(data: dict, key: str, files: dict[str, str]) -> None:
     if wanted and shape != wanted:
         raise SampleError(f'{file} has the size {shape} (height, width), but {image} {wanted}. {_REPLACE}')
     if key == 'gt_seg_map' and np.asarray(data[key]).dtype == np.uint8:
-        largest = largest_wide_id(file)
-        if largest > 255:
-            raise SampleError(f'{file} holds the id {largest}, but labels are read as 8 bits, which would make it '
-                              f'{largest % 256}. Mend: write ids of 0 to 255, 255 where nothing counts')
+        strange = strange_id(file)
+        if strange is not None:
+            made = '' if isinstance(strange, float) else f', which would make it {strange % 256}'
+            raise SampleError(f'{file} holds the id {strange}, but labels are read as 8 bits{made}. Mend: write ids of '
+                              '0 to 255, 255 where nothing counts')
 
 
-def largest_wide_id(file: str) -> int:
-    """Return the largest id of a label file whose pixels have more than 8 bits; 0 of others and of remote files."""
+def strange_id(file: str) -> int | float | None:
+    """Return an id of a label file that 8 bits cannot hold: a large, negative or broken one; None of remote files."""
     if not os.path.isfile(file):
-        return 0
+        return None
     with open(file, 'rb') as content:
         head = content.read(25)
     if head.startswith(_PNG) and head[24:] <= b'\x08':
-        return 0  # nearly all: no second look at what is decoded already
+        return None  # nearly all: no second look at what is decoded already
     values = cv2.imread(file, cv2.IMREAD_UNCHANGED)
-    return int(values.max()) if values is not None and values.dtype != np.uint8 else 0
+    if values is None or values.dtype == np.uint8:
+        return None
+    bad = values[(values != np.floor(values)) | ~((values >= 0) & (values <= 255))]  # NaN is unequal to itself
+    if bad.size == 0:
+        return None
+    return float(bad[0]) if not np.isfinite(bad[0]) or bad[0] % 1 else int(bad.max())
 
 
 def _named(error: Exception, step: str, files: dict[str, str]) -> Exception:
@@ -134,14 +140,35 @@ def refuse_empty(dataset: BaseDataset) -> None:
     Raises:
         ValueError: Says where it looked.
     """
-    if dataset.data_list:
-        return
+    if not dataset.data_list:
+        raise ValueError(f'the data set {type(dataset).__name__} has no samples{_looked(dataset)}')
+
+
+def _looked(dataset: BaseDataset) -> str:
+    """Return where a data set looks for its samples, and the mend."""
     looked = {name: getattr(dataset, name, None) for name in ('data_root', 'data_prefix', 'ann_file', 'img_suffix',
                                                               'seg_map_suffix', 'filter_cfg', '_indices')}
     said = ', '.join(f'{name.lstrip("_")}={value!r}' for name, value in looked.items() if value not in (None, '', {}))
-    raise ValueError(f'the data set {type(dataset).__name__} has no samples ({said}). Mend: '
-                     f'data_root, data_prefix, suffixes and ann_file must lead to files (relative paths start at '
-                     f'{os.getcwd()})')
+    return (f' ({said}). Mend: data_root, data_prefix, suffixes and ann_file must lead to files (relative paths start '
+            f'at {os.getcwd()})')
+
+
+def refuse_folder(dataset: BaseDataset) -> None:
+    """Refuse a folder as a segmentation set's ``ann_file``: mmseg would take all images in place of the listed ones.
+
+    Raises:
+        ValueError: Names it.
+    """
+    file = getattr(dataset, 'ann_file', None)
+    if hasattr(dataset, 'seg_map_suffix') and isinstance(file, str) and file and os.path.isdir(file):
+        raise ValueError(f'ann_file={file!r} of {type(dataset).__name__} is a folder, but a list of names is read from '
+                         'it. Mend: a text file; leave it out to take every image of data_prefix')
+
+
+def _unlisted(dataset: BaseDataset, error: Exception) -> Exception:
+    """Return an error of a data set that cannot list its samples, with where it looked."""
+    text = f'the data set {type(dataset).__name__} cannot list its samples: {_reason(error)}{_looked(dataset)}'
+    return type(error)(text) if isinstance(error, OSError) else ValueError(text)
 
 
 def mend_data_sets() -> None:
@@ -153,7 +180,13 @@ def mend_data_sets() -> None:
         return serialize(dataset)
 
     def init_some(dataset: BaseDataset) -> None:
-        full_init(dataset)
+        refuse_folder(dataset)
+        try:
+            full_init(dataset)
+        except (AssertionError, UnicodeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is None:  # a sentence of the data set's own
+                raise
+            raise _unlisted(dataset, error) from error
         if not dataset.serialize_data:  # else its list is empty because it was serialized
             refuse_empty(dataset)
 

@@ -1,4 +1,5 @@
 """Metrics: mmengine metrics over what models predict."""
+from mmkd.metrics import checked_iou as checked_iou  # mends mmseg's metric
 from mmkd.metrics.accuracy import Accuracy as Accuracy
 from mmkd.metrics.calibration import brier_score as brier_score
 from mmkd.metrics.calibration import expected_calibration_error as expected_calibration_error

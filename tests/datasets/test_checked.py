@@ -13,7 +13,7 @@ from PIL import Image
 from runs import loader, write_images
 
 import mmkd  # noqa: F401  mends mmengine's data sets
-from mmkd.datasets.checked import SampleError, largest_wide_id
+from mmkd.datasets.checked import SampleError, strange_id
 from mmkd.explain import explain
 from mmkd.registry import DATASETS
 
@@ -116,15 +116,22 @@ def test_wide_labels_of_small_ids_are_sound(data: Path) -> None:
     assert dataset(data)[1]['data_samples'].gt_sem_seg.data.max() == 200
 
 
-def test_largest_wide_id(tmp_path: Path) -> None:
+def test_strange_id(tmp_path: Path) -> None:
     for suffix in ('png', 'tif'):
-        assert largest_wide_id(str(spoil(tmp_path / f'wide.{suffix}', wide(300)))) == 300
-        assert largest_wide_id(str(spoil(tmp_path / f'narrow.{suffix}', wide(7).astype(np.uint8)))) == 0
+        assert strange_id(str(spoil(tmp_path / f'wide.{suffix}', wide(300)))) == 300
+        assert strange_id(str(spoil(tmp_path / f'narrow.{suffix}', wide(7).astype(np.uint8)))) is None
     palette = Image.fromarray(np.full((4, 4), 3, np.uint8), mode='P')
     palette.putpalette([0, 0, 0] * 256)
     palette.save(tmp_path / 'palette.png')
-    assert largest_wide_id(str(tmp_path / 'palette.png')) == 0
-    assert largest_wide_id('s3://bucket/1.png') == 0
+    assert strange_id(str(tmp_path / 'palette.png')) is None
+    assert strange_id('s3://bucket/1.png') is None
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(('values', 'told'), [([0, 1.5], 1.5), ([0, -1], -1), ([2, np.inf], np.inf), ([7, 8], None)])
+def test_ids_of_a_float_file(tmp_path: Path, values: list, told: float | None) -> None:
+    Image.fromarray(np.array([values], np.float32)).save(tmp_path / 'label.tif')
+    assert strange_id(str(tmp_path / 'label.tif')) == told
 
 
 @pytest.mark.bad_input
