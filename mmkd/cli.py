@@ -34,6 +34,20 @@ class _Trust(argparse.Action):
         trust_checkpoints()
 
 
+def count(least: int) -> Callable[[str], int]:
+    """Return the ``type`` of a flag that is a whole number of at least ``least``.
+
+    >>> count(1)('3')
+    3
+    """
+    def read(text: str) -> int:
+        if not text.strip().lstrip('+').isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f'must be a whole number of at least {least}, got {text!r}')
+        return int(text)
+
+    return read
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a tool. A mistake ends as one paragraph, the last on stderr, with exit code 1; Ctrl-C as 130.
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmkd.batch import Batch
 from mmkd.blame import blaming
-from mmkd.checks import check_keys, check_non_negative, nearest
+from mmkd.checks import check_dict, check_keys, check_non_negative, nearest
 from mmkd.class_logits import label_set
 from mmkd.draws import Apart, own_draws
 from mmkd.fit_vocabulary import check_vocabularies
@@ -29,6 +29,7 @@ from mmkd.void_batches import VoidBatches
 
 ARGUMENTS = ('student', 'students', 'teacher', 'teachers', 'taps', 'objectives', 'phases', 'noise',
              'task_weight', 'data_preprocessor', 'predict_with', 'init_cfg')
+_OBJECTIVE = "dict(loss=dict(type='PixelWiseKLLoss'), on='logits')"
 
 
 @MODELS.register_module()
@@ -65,6 +66,10 @@ class Distiller(BaseModel):
                  task_weight: float = 1.0, data_preprocessor: dict | nn.Module | None = None,
                  predict_with: str | None = None, init_cfg: dict | None = None, **unknown: Any) -> None:
         check_keys(unknown, ARGUMENTS, 'Distiller')
+        check_dict('taps', taps, "taps=dict(logits='decode_head.conv_seg')")
+        check_dict('objectives', objectives, f'objectives=dict(pixel={_OBJECTIVE})')
+        for name, objective in (objectives or {}).items():
+            check_dict(f'objective {name!r}', objective or str(objective), f'{_OBJECTIVE}; or leave it out')
         student_members = _parse_members('student', student, students)
         teacher_members = _parse_members('teacher', teacher, teachers)
         models = _build_students(student_members)
@@ -245,7 +250,7 @@ class Distiller(BaseModel):
 
     def _check_predict_with(self, name: str | None) -> str:
         if name is not None and name not in self.students:
-            raise KeyError(f'predict_with={name!r} names no student{nearest(name, self.students)} '
+            raise KeyError(f'predict_with={name!r} names no student{nearest(str(name), self.students)} '
                            f'(students: {list(self.students)})')
         return name or next(iter(self.students))
 

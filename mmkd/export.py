@@ -135,7 +135,7 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
 
     Raises:
         KeyError: No such student.
-        ValueError: The checkpoint does not hold the config of its run; another student's config lies there.
+        ValueError: The checkpoint does not hold the config of its run; another student's config, or a run, lies there.
     """
     loaded = load_checkpoint_file(str(checkpoint))
     state = student_state_dict(state_dict_in(loaded, str(checkpoint)), member)
@@ -144,10 +144,16 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
         raise ValueError(f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's config cannot "
                          'be written. Mend: use a checkpoint that the Runner saved')
     run = read_config_text(meta['cfg'], f'the config in {checkpoint}')
+    if not isinstance(run.get('model'), dict) or not (run.model.get('student') or run.model.get('students')):
+        raise ValueError(f'the config in {checkpoint} is not of a Distiller: its model is '
+                         f'{run.get("model")!r:.60}. Mend: a checkpoint that a run of a Distiller saved')
     several = run.model.get('students') or {}
     value = several.get(member) or run.model.student
     folder = Path(out) / member if len(several) > 1 else Path(out)
     weights = Path(out) if str(out).endswith('.pth') else folder / f'{member}.pth'
+    if (weights.parent / 'last_checkpoint').exists():
+        raise ValueError(f'{weights.parent} holds the checkpoints of a run, which an export would overwrite. Mend: '
+                         'another folder')
     config = student_config(Member.parse(member, 'student', value), run)
     there = weights.parent / 'config.py'
     if there.exists() and there.read_text(encoding='utf-8') != config.pretty_text and any(

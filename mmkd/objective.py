@@ -8,7 +8,7 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from mmkd.batch import read_batch
-from mmkd.checks import check_keys, check_positive, nearest
+from mmkd.checks import check_dict, check_keys, check_positive, nearest
 from mmkd.class_logits import LabelSet, check_class_logits, check_same_labels
 from mmkd.losses.base import OTHER_CLASSES, needs_of
 from mmkd.modules.connector import Connector
@@ -65,6 +65,9 @@ class Objective(BaseModule):
         self.label_sets: dict[str, LabelSet] = {}
         self.loss: Any = build_part(loss, f'objective {name!r}: loss')
         self.class_logits: tuple[str, ...] = tuple(getattr(self.loss, 'class_logits', ()))
+        check_dict(f'objective {name!r}: reads', reads, "reads=dict(student='student.logits', …)")
+        if on is not None and not isinstance(on, str):
+            raise TypeError(f"objective {name!r}: on must be the name of a tap, got {on!r}. Mend: on='logits'")
         self.reads = self._expand(on, dict(reads or {}), known)
         self._check_signature()
         self._check_peers()

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import statistics
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from mmkd.hooks.run_record import FILE
 
 MAIN = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'abs_rel', 'mean/mIoU', 'mean/accuracy/top1')  # the first there is
 TIME = re.compile(r'\d{8}_\d{6}')
+TIMES = ('seconds', 'cpu_seconds', 'peak_gpu_mib')
 BUDGET = ('iterations', 'batch_size', 'processes')
 LESS_IS_BETTER = re.compile(r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|log10|silog|NLL|Brier|ECE|calibration/error)')
 
@@ -66,8 +68,9 @@ def read_row(argument: str) -> Row:
     if label and not Path(path).is_dir() and Path(argument.partition('=')[2]).is_dir():
         label, path = argument.partition('=')[::2]  # a folder whose name holds a '='
     folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f'{path} is no folder. Mend: a work dir of tools/train.py, or LABEL=WORK_DIR')
+    if not path or not folder.is_dir():
+        raise FileNotFoundError(f'{path or repr(path)} is no folder. Mend: a work dir of tools/train.py, or '
+                                'LABEL=WORK_DIR')
     seeds = sorted((p for p in folder.iterdir() if re.fullmatch(r'seed_?\d+', p.name)), key=_number)
     row = Row(label or folder.name, [_read_run(run) for run in seeds or [folder]])
     for key, what in (('seed', 'one seed twice'), ('config', 'several recipes')):
@@ -95,9 +98,26 @@ def _read_run(folder: Path) -> Run:
         raise FileNotFoundError(f'{folder} holds no result of a test. Mend: tools/test.py CONFIG CHECKPOINT --work-dir '
                                 f'{folder / "test"}')
     found = _read_dict(max(tests, key=lambda path: path.stem), 'test it again')
-    metrics = {k: v for k, v in found.items() if isinstance(v, int | float) and k not in ('time', 'data_time')}
-    record = folder / FILE
-    return Run(folder, metrics, _read_dict(record, 'train it again, or remove that file') if record.is_file() else {})
+    metrics = {k: math.inf if isinstance(v, int) and abs(v) > sys.float_info.max else v for k, v in found.items()
+               if _is_number(v) and k not in ('time', 'data_time')}
+    return Run(folder, metrics, _read_record(folder / FILE))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return what tools/train.py wrote of a run; nothing where it wrote nothing."""
+    mend = 'train it again, or remove that file'
+    record = _read_dict(path, mend) if path.is_file() else {}
+    for key in TIMES:
+        if key in record and not _is_number(record[key]):
+            raise ValueError(f'{path}: {key} must be a number, got {record[key]!r:.60}. Mend: {mend}')
+    for key in ('seed', 'config'):
+        if not isinstance(record.get(key), str | int | None):
+            raise ValueError(f'{path}: {key} must be a text or a number, got {record[key]!r:.60}. Mend: {mend}')
+    return record
 
 
 def _read_dict(path: Path, mend: str) -> dict[str, Any]:
@@ -209,10 +229,11 @@ def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | N
 
 def _time(row: Row) -> str:
     records = [run.record for run in row.runs if run.record]
-    if not records:
+    on_gpu = bool(records) and 'peak_gpu_mib' in records[0]
+    key = 'seconds' if on_gpu else 'cpu_seconds'
+    if not records or any(key not in record for record in records):
         return '?'
-    on_gpu = 'peak_gpu_mib' in records[0]
-    seconds = statistics.fmean(record['seconds' if on_gpu else 'cpu_seconds'] for record in records)
+    seconds = statistics.fmean(record[key] for record in records)
     return f'{seconds:.0f} s' + ('' if on_gpu else ' CPU')
 
 
@@ -248,9 +269,13 @@ def write_into(path: Path, name: str, table: str) -> None:
     """Replace what stands between ``<!-- report NAME -->`` and ``<!-- end of report NAME -->`` in a file.
 
     Raises:
-        ValueError: The file lacks one of the two lines, or has it twice.
+        ValueError: The file cannot be read, lacks one of the two lines, or has it twice.
     """
-    text = path.read_text(encoding='utf-8')
+    try:
+        text = path.read_text(encoding='utf-8')
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f'--into {path} cannot be read ({error}). Mend: a text file that is there, with the two lines '
+                         f'<!-- report {name} --> and <!-- end of report {name} -->') from error
     begin, end = f'<!-- report {name} -->', f'<!-- end of report {name} -->'
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f'{path} has no place for the table. Mend: the lines {begin} and {end}, once each, in this '

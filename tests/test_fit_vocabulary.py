@@ -70,9 +70,9 @@ def test_what_it_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         fit(tmp_path, tmp_path / 'words.pth', model=quest('feat', 'early'), monkeypatch=monkeypatch)
     with pytest.raises(SystemExit, match='recipe.py has no AssignmentKLLoss among its objectives'):
         fit(tmp_path, tmp_path / 'none.pth', model=model_of(critic=False), monkeypatch=monkeypatch)
-    with pytest.raises(SystemExit, match='1'):
+    with pytest.raises(SystemExit, match='2'):
         fit(tmp_path, tmp_path / 'zero.pth', '--images', '0', model=quest('feat'), monkeypatch=monkeypatch)
-    assert 'error: images must be a whole number of at least 1, got 0' in capsys.readouterr().err
+    assert 'error: argument --images: must be a whole number of at least 1, got \'0\'' in capsys.readouterr().err
 
 
 def test_vectors_of_a_classifier(tmp_path: Path) -> None:

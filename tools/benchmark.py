@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mmkd.benchmark import VARIANTS, Options, environment, run_variants
 from mmkd.benchmark.pair import AMP, LAYOUTS
-from mmkd.cli import common_flags, run
+from mmkd.cli import common_flags, count, run
 from mmkd.launch import has_gpu, load_config
 from mmkd.member import PRECISIONS
 from mmkd.tables import make_console, print_table
@@ -42,10 +42,12 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Benchmark a distillation config on generated images')
     parser.add_argument('config', help='config file, or pkg::path')
-    parser.add_argument('--batch-size', type=int, help="images (default: the config's)")
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="default: the data preprocessor's size")
-    parser.add_argument('--iters', type=int, default=20, help='rounds that count; medians are printed (default: 20)')
-    parser.add_argument('--warmup', type=int, default=5, help='rounds before them (default: 5)')
+    parser.add_argument('--batch-size', type=count(1), help="images (default: the config's)")
+    parser.add_argument('--size', type=count(1), nargs=2, metavar=('H', 'W'),
+                        help="default: the data preprocessor's size")
+    parser.add_argument('--iters', type=count(1), default=20,
+                        help='rounds that count; medians are printed (default: 20)')
+    parser.add_argument('--warmup', type=count(0), default=5, help='rounds before them (default: 5)')
     parser.add_argument('--device', default='cuda' if has_gpu() else 'cpu')
     parser.add_argument('--amp', choices=list(AMP), help="the student's precision (default: the config's)")
     parser.add_argument('--channels-last', nargs='?', const='both', choices=LAYOUTS, help='whose (default: both)')

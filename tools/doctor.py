@@ -8,7 +8,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from mmkd.cli import common_flags, run
+from mmkd.cli import common_flags, count, run
 from mmkd.doctor import Report, diagnose
 from mmkd.launch import load_config
 from mmkd.tables import make_console
@@ -19,10 +19,11 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Check a config; exit status 1 where there are errors')
     parser.add_argument('config', help='config file, or pkg::path')
     parser.add_argument('--fake-data', action='store_true', help='generated images in place of the data set')
-    parser.add_argument('--batches', type=int, default=4, help='training batches to check the labels of (default: 4)')
-    parser.add_argument('--val-batches', type=int, metavar='N', help='validation batches to read (default: all)')
-    parser.add_argument('--batch-size', type=int, help="images to measure on (default: 2; on a GPU the config's)")
-    parser.add_argument('--evaluate', type=int, default=0, metavar='N', help='evaluate teachers on N batches')
+    parser.add_argument('--batches', type=count(1), default=4,
+                        help='training batches to check the labels of (default: 4)')
+    parser.add_argument('--val-batches', type=count(1), metavar='N', help='validation batches to read (default: all)')
+    parser.add_argument('--batch-size', type=count(1), help="images to measure on (default: 2; on a GPU the config's)")
+    parser.add_argument('--evaluate', type=count(0), default=0, metavar='N', help='evaluate teachers on N batches')
     parser.add_argument('--device', help='default: a GPU where there is one')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
     args = common_flags(parser).parse_args()

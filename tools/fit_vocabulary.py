@@ -8,7 +8,7 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 # isort: split
 from mmengine.config import DictAction
 
-from mmkd.cli import common_flags, run
+from mmkd.cli import common_flags, count, run
 from mmkd.fit_vocabulary import (
     MAX_VECTORS,
     fit_vocabularies,
@@ -17,6 +17,7 @@ from mmkd.fit_vocabulary import (
     write_vocabulary,
 )
 from mmkd.launch import build_runner, load_config, prepare_config
+from mmkd.settings import check_sections
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,9 +25,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or pkg::path such as mmkd::quest/….py')
     parser.add_argument('out', help='file to write (….pth), or a folder for <objective>.pth of every level')
-    parser.add_argument('--images', type=int, help='how many training images, evenly spaced (default: all)')
-    parser.add_argument('--max-vectors', type=int, default=MAX_VECTORS, help='vectors for each vocabulary, at most')
-    parser.add_argument('--seed', type=int, help="of positions and k-means (default: the config's)")
+    parser.add_argument('--images', type=count(1), help='how many training images, evenly spaced (default: all)')
+    parser.add_argument('--max-vectors', type=count(1), default=MAX_VECTORS,
+                        help='vectors for each vocabulary, at most')
+    parser.add_argument('--seed', type=count(0), help="of positions and k-means (default: the config's)")
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
     return common_flags(parser).parse_args()
 
@@ -36,8 +38,10 @@ def main() -> None:
     args = parse_args()
     with tempfile.TemporaryDirectory() as logs:
         cfg = load_config(args.config, args.cfg_options, logs)
-        for objective in (cfg.model.get('objectives') or {}).values():
-            objective.loss.pop('vocabulary', None)  # what is to be written need not be there yet
+        check_sections(cfg)
+        for objective in ((cfg.get('model') or {}).get('objectives') or {}).values():
+            if isinstance(objective, dict) and isinstance(objective.get('loss'), dict):
+                objective.loss.pop('vocabulary', None)  # what is to be written need not be there yet
         runner = build_runner(prepare_config(cfg), args.verbose)
         names = list(vocabulary_objectives(runner.model)) if hasattr(runner.model, 'teachers') else []
         if not names:

@@ -27,6 +27,7 @@ from mmkd.launch import (
     run_parser,
 )
 from mmkd.norms import check_last_batch
+from mmkd.starting_weights import check_start
 from mmkd.tables import make_console, print_table
 
 NOTE = 'done.json'
@@ -64,6 +65,8 @@ def member_config(args: argparse.Namespace, seed: int) -> Config:
 
 def length(cfg: Config) -> dict[str, int]:
     """Return how long a training is, as its config says."""
+    if cfg.get('train_cfg') is None:
+        raise SystemExit(f'{cfg.filename} has no train_cfg, so nothing can be trained')
     return {key: cfg.train_cfg[key] for key in ('max_iters', 'max_epochs') if cfg.train_cfg.get(key)}
 
 
@@ -78,12 +81,18 @@ def read_member(cfg: Config) -> dict[str, Any] | None:
     """Return what a finished member's note says; None where it is not finished, or is trained for longer now.
 
     Raises:
-        SystemExit: It was trained by another recipe.
+        SystemExit: It was trained by another recipe, or the note is broken.
     """
     folder = Path(cfg.work_dir)
     if not (folder / NOTE).is_file():
         return None
-    note = json.loads((folder / NOTE).read_text())
+    try:
+        note = json.loads((folder / NOTE).read_text())
+        if not {'checkpoint', 'length', 'recipe', 'metrics'} <= set(note):
+            raise ValueError('it is no note of a member')
+    except (ValueError, TypeError) as error:
+        raise SystemExit(f'{folder / NOTE} cannot be read ({error}). Mend: remove it, and the member is trained again '
+                         'or goes on') from error
     note['checkpoint'] = Path(note['checkpoint']).name  # of this folder, whatever the note says
     if note['length'] != length(cfg) or not (folder / note['checkpoint']).is_file():
         return None
@@ -100,6 +109,7 @@ def train_member(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead
     runner = build_runner(prepare_config(cfg, args.launcher, args.amp), args.verbose)
+    check_start(runner)
     log_batch_size(runner)
     check_last_batch(runner)
     runner.train()

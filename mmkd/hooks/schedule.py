@@ -53,6 +53,9 @@ class ScheduleHook(Hook):
                              "schedules=[dict(target='<objective>.weight', type='linear', …)], or levels=dict(…)")
         self.schedules: dict[str, Linear] = {}
         for config in schedules or []:
+            if not isinstance(schedules, list | tuple) or not isinstance(config, dict):
+                raise TypeError("ScheduleHook: schedules must be a list of dictionaries, got "
+                                f"{schedules!r:.80}. Mend: [dict(target='<objective>.weight', type='linear', …)]")
             target = _check_target(config.get('target'))
             if target in self.schedules:
                 raise ValueError(f'ScheduleHook: {target!r} is scheduled twice. Mend: one schedule a target')

@@ -10,7 +10,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd.batch import Batch
-from mmkd.checks import nearest
+from mmkd.checks import check_dict, nearest
 from mmkd.registry import HOOKS
 
 
@@ -33,6 +33,11 @@ class TeacherCheckHook(Hook):
 
     def __init__(self, max_batches: int | None = None, minimum: dict[str, float] | None = None,
                  maximum: dict[str, float] | None = None) -> None:
+        for name, limits in (('minimum', minimum), ('maximum', maximum)):
+            check_dict(f'TeacherCheckHook: {name}', limits, f'{name}=dict(mIoU=60)')
+            for key, limit in (limits or {}).items():
+                if isinstance(limit, bool) or not isinstance(limit, int | float):
+                    raise ValueError(f'TeacherCheckHook: {name} of {key!r} must be a number, got {limit!r}')
         self.max_batches = max_batches
         self.minimum, self.maximum = minimum or {}, maximum or {}
         self.results: dict[str, dict[str, float]] = {}

@@ -121,6 +121,9 @@ class AdversarialLoss(Loss):
         if isinstance(critic, nn.Module):
             self.critic = critic
             return
+        if critic is not None and not isinstance(critic, dict):
+            raise TypeError(f"AdversarialLoss: critic must be a dictionary or a module, got {critic!r}. Mend: "
+                            "critic=dict(type='HolisticCritic')")
         self._config = {'type': 'HolisticCritic', **(critic or {})}
         if 'in_channels' in self._config or 'in_channels' not in self._parameters_of_critic():
             self.critic = build_part(self._config, 'critic')

@@ -175,7 +175,7 @@ def _gram_is_cheaper(s: Tensor, t: Tensor) -> bool:
 
 
 def _check_patch(patch: int | tuple[int, int]) -> tuple[int, int]:
-    size = (patch, patch) if isinstance(patch, int) else tuple(patch)
+    size = (patch, patch) if isinstance(patch, int) else tuple(patch) if isinstance(patch, list | tuple) else ()
     if len(size) != 2 or any(not isinstance(p, int) or isinstance(p, bool) or p < 1 for p in size):
         raise ValueError(f'patch must be an int of at least 1 or two of them (height, width), got {patch!r}')
     return size[0], size[1]
