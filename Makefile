@@ -23,7 +23,7 @@ test-quick: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
 
 counts: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'fault or hostile_file or bad_input' --counts docs/robustness.md $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'fault or hostile_file or bad_input' --counts=docs/robustness.md $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
 from mmkd.checkpoints import trust_checkpoints
@@ -25,6 +26,18 @@ def common_flags(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     parser.add_argument('--trust-checkpoint', action=_Trust, nargs=0,
                         help='let checkpoints run the code that they may hold: for files that you made yourself')
     return parser
+
+
+class CfgOptions(DictAction):
+    """mmengine's ``key=value …``; what is none is refused by its name."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
+                 option_string: str | None = None) -> None:
+        """Read the options."""
+        for value in values:
+            if not value.partition('=')[1]:
+                parser.error(f'{option_string} takes key=value …, got {value!r}. Mend: {value}=VALUE')
+        super().__call__(parser, namespace, values, option_string)
 
 
 class _Trust(argparse.Action):

@@ -1,5 +1,6 @@
 """What today's OpenMMLab stack needs before anything of it is used; imported first."""
 import io
+import os
 import warnings
 from contextlib import redirect_stdout
 from importlib import import_module
@@ -116,6 +117,10 @@ def read_checkpoints_as_data() -> None:
     def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
         return load_for_mmengine(url)
 
+    def load_from_local(filename: str, map_location: Any = None) -> Any:  # mmengine's names no other file
+        return load_for_mmengine(os.path.expanduser(filename))
+
+    checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)
     checkpoint.load_url = dl_utils.load_url = load_url
     for module in (checkpoint, runner, _flexible_runner, runners):
         module.find_latest_checkpoint = latest_checkpoint

@@ -4,7 +4,8 @@ import re
 from mmkd.retell import retell
 
 # What a wrong config, file or machine raises; every other kind is a bug of somebody's.
-MISTAKES = (ArithmeticError, ImportError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError)
+MISTAKES = (ArithmeticError, AssertionError, ImportError, KeyError, NotImplementedError, OSError, RuntimeError,
+             TypeError, ValueError)
 _REGISTRY = re.compile(r'^(class `\w+` in [\w/.-]+: )+')
 _WORKER = re.compile(r'^Caught (\w+) in .+ process \d+\.\nOriginal Traceback')
 

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import MMLogger, print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmkd.checkpoints import hand_over, load_checkpoint_file, state_dict_in
-from mmkd.cli import common_flags
+from mmkd.cli import CfgOptions, common_flags
 from mmkd.compat import require_library
 from mmkd.config_file import read_config
 from mmkd.phase_optim import check_schedule_names
@@ -29,7 +29,7 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file, or pkg::path such as mmkd::structured_kd/….py')
     parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return common_flags(parser)
@@ -256,7 +256,13 @@ def _distribute(cfg: Config) -> None:
         _revert_sync_bn(cfg.model)
     if not dist.is_initialized():  # mmengine would ask for a GPU first
         seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
-        dist.init_process_group('gloo', timeout=None if seconds is None else timedelta(seconds=seconds))
+        try:
+            dist.init_process_group('gloo', timeout=None if seconds is None else timedelta(seconds=seconds))
+        except ValueError as error:
+            if 'environment variable' not in str(error):
+                raise
+            raise ValueError(f'--launcher pytorch, but nothing launched this process: {error}. Mend: torchrun '
+                             '--nproc_per_node=N tools/train.py CONFIG --launcher pytorch') from error
 
 
 def _revert_sync_bn(node: Any) -> None:

@@ -14,6 +14,9 @@ from mmkd.checks import nearest, printable
 _UNKNOWN_TYPE = re.compile(r'(\S+) is not in the (\w+)::([\w ]+) registry\. Please check whether .*', re.DOTALL)
 _UNKNOWN_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
                                r'( in <.* object at 0x\w+>)?')
+_NO_LAYER = re.compile(r'Cannot find None in registry under scope name \w+')  # of mmcv, which forgets the name
+_LAYER = ("the type of a norm_cfg, conv_cfg, act_cfg or upsample_cfg is not registered. Mend: a name such as 'BN', "
+          "'SyncBN', 'GN', 'LN'; 'Conv2d'; 'ReLU'")
 _NO_TYPE = re.compile(r'`cfg` or `default_args` must contain the key "type", but got (\{.*)', re.DOTALL)
 _NO_INPUTS = 'inputs'  # of a KeyError: what every data preprocessor of mmengine asks a batch for
 
@@ -29,6 +32,7 @@ def retell(text: str) -> str:
     if text == _NO_INPUTS:
         return ("the batches have no 'inputs', which a model reads. Mend: a pipeline that ends in the packing of its "
                 "library, such as dict(type='PackSegInputs')")
+    text = _NO_LAYER.sub(_LAYER, text)
     for pattern, told in ((_UNKNOWN_TYPE, _unknown_type), (_UNKNOWN_ARGUMENT, _unknown_argument), (_NO_TYPE, _no_type)):
         text = pattern.sub(told, text)
     return text

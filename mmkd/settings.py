@@ -22,6 +22,7 @@ STRINGS = ('load_from', 'default_scope')
 PLAIN = (str, bytes, int, float, list, tuple)
 GROUPS = {split: (f'{split}_dataloader', f'{split}_cfg', last) for split, last in (
     ('train', 'optim_wrapper'), ('val', 'val_evaluator'), ('test', 'test_evaluator'))}
+DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint', 'visualization')
 RATES = ('lr', 'momentum', 'weight_decay', 'eps')
 LEAST_NAME = 8  # shorter names of a config's own variables are too near to those of settings
 
@@ -58,6 +59,11 @@ def check_names(cfg: Config) -> None:
         if near:
             raise ValueError(f"the setting {key!r} is none of the Runner's{near} Mend: that name; another one, less "
                              'like it, where it is a variable of your own')
+    for key in cfg.get('default_hooks') or {}:
+        near = nearest(key, DEFAULT_HOOKS, 1, 0.8) if key not in DEFAULT_HOOKS else ''
+        if near:
+            raise ValueError(f'default_hooks.{key} would be a hook beside the default ones{near} Mend: that name; '
+                             'custom_hooks for a hook of your own')
 
 
 def check_groups(cfg: Config) -> None:

@@ -62,6 +62,8 @@ def read_torch_file(file: BinaryIO) -> Any:
     """
     beginning = file.read(4)
     file.seek(0)
+    if not beginning.startswith((b'PK\x03\x04', b'\x80')):
+        raise BrokenFileError('it does not begin like a file of torch.save')
     try:
         return _read_zip(file) if beginning == b'PK\x03\x04' else _read_legacy(file)
     except (UnknownNameError, BrokenFileError):

@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger
 from runs import ROOT, free_port, run_config, unformatted_configs  # noqa: F401  an autouse fixture
 
 from mmkd import cli
+from mmkd.launch import run_parser
 
 ENV = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
 TOOLS = sorted(path.name for path in (ROOT / 'tools').glob('*.py'))
@@ -136,3 +137,10 @@ def test_the_message_of_a_faulty_rank_is_seen_under_torchrun(tmp_path: Path) -> 
     assert done.returncode == 1
     assert '.png cannot be read by LoadAnnotations: cannot identify image file. Mend: replace the file' in done.stderr
     assert 'rank 0: error: ' in done.stderr or 'rank 1: error: ' in done.stderr
+
+
+@pytest.mark.bad_input
+def test_options_without_a_value(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        run_parser('a tool').parse_args(['x.py', '--cfg-options', 'a=1', 'train_cfg'])
+    assert "--cfg-options takes key=value …, got 'train_cfg'. Mend: train_cfg=VALUE" in capsys.readouterr().err

@@ -49,7 +49,8 @@ def test_the_prefixes_of_nested_registries() -> None:
     (ValueError('a must be above 0, got 0'), True), (TypeError('got an unknown key'), True),
     (KeyError('no tap'), True), (FileNotFoundError(2, 'No such file', 'x'), True), (ImportError('no module x'), True),
     (RuntimeError('shapes do not fit'), True), (FloatingPointError('loss is nan'), True), (MemoryError(), False),
-    (AttributeError("'NoneType' object has no attribute 'shape'"), False), (AssertionError('a is b'), False),
+    (AttributeError("'NoneType' object has no attribute 'shape'"), False),
+    (AssertionError('a is b'), True), (AssertionError(), False),
     (IndexError('list index out of range'), False), (KeyError('feat'), False), (ValueError(), False),
     (RecursionError('maximum recursion depth exceeded'), False), (AssertionError('no data. Mend: lay it out'), True)])
 def test_mistakes_and_bugs(error: Exception, mistake: bool) -> None:

@@ -256,3 +256,11 @@ def test_the_effective_batch_is_logged_and_compared_with_the_recipe(base, enable
     log_batch_size(runner)
     runner.logger.info.assert_called_once_with('effective batch: 2 x 2 = 4')
     assert [c.args[0] for c in runner.logger.warning.call_args_list] == ([] if warning is None else [warning])
+
+
+@pytest.mark.bad_input
+def test_a_launcher_that_nothing_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match='nothing launched this process: .*RANK.* Mend: torchrun --nproc'):
+        prepare_config(Config(dict(model=dict(type='mmkd.Distiller'))), 'pytorch')

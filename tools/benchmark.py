@@ -8,14 +8,13 @@ from typing import Any
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from mmkd.benchmark import VARIANTS, Options, environment, run_variants
 from mmkd.benchmark.pair import AMP, LAYOUTS
-from mmkd.cli import common_flags, count, run
+from mmkd.cli import CfgOptions, common_flags, count, run
 from mmkd.launch import has_gpu, load_config
 from mmkd.member import PRECISIONS
 from mmkd.tables import make_console, print_table
@@ -57,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--variants', action='store_true', help=f'run these in turn: {"; ".join(VARIANTS)}')
     parser.add_argument('--cpu-time', action='store_true', help='seconds of the processor, where others use it too')
     parser.add_argument('--json', type=Path, help='also write every number there')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …')
     return common_flags(parser).parse_args()
 
 

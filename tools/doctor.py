@@ -5,10 +5,9 @@ import sys
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
-from mmengine.config import DictAction
 from mmengine.logging import MMLogger
 
-from mmkd.cli import common_flags, count, run
+from mmkd.cli import CfgOptions, common_flags, count, run
 from mmkd.doctor import Report, diagnose
 from mmkd.launch import load_config
 from mmkd.tables import make_console
@@ -25,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=count(1), help="images to measure on (default: 2; on a GPU the config's)")
     parser.add_argument('--evaluate', type=count(0), default=0, metavar='N', help='evaluate teachers on N batches')
     parser.add_argument('--device', help='default: a GPU where there is one')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …')
     args = common_flags(parser).parse_args()
     if args.fake_data and args.evaluate:
         parser.error('--evaluate needs the validation data, which --fake-data leaves alone')

@@ -6,9 +6,8 @@ from pathlib import Path
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
-from mmengine.config import DictAction
 
-from mmkd.cli import common_flags, count, run
+from mmkd.cli import CfgOptions, common_flags, count, run
 from mmkd.fit_vocabulary import (
     MAX_VECTORS,
     fit_vocabularies,
@@ -29,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--max-vectors', type=count(1), default=MAX_VECTORS,
                         help='vectors for each vocabulary, at most')
     parser.add_argument('--seed', type=count(0), help="of positions and k-means (default: the config's)")
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='override settings: key=value …')
+    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …')
     return common_flags(parser).parse_args()
 
 

@@ -70,9 +70,9 @@ class HolisticCritic(nn.Module):
                  channels: Sequence[int] = (64, 128, 256, 512), input_norm: str = 'none') -> None:
         super().__init__()
         check_choice('input_norm', input_norm, ('none', 'bn'))
-        if len(channels) < 2 or any(width < 8 or width % 8 for width in channels):
+        if isinstance(channels, int) or len(channels) < 2 or any(width < 8 or width % 8 for width in channels):
             raise ValueError(f'channels must be at least two multiples of 8 (the attention has an eighth), '
-                             f'got {tuple(channels)}')
+                             f'got {channels!r}')
         if len(size) != 2 or min(size) < 4:
             raise ValueError(f'HolisticCritic needs maps (H, W) of at least 4×4 (its last convolution), got '
                              f'size={tuple(size)}; mend: read logits of a finer stride, or another critic')
