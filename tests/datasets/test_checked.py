@@ -71,7 +71,7 @@ def test_a_label_cut_short(data: Path) -> None:
 
 
 @pytest.mark.parametrize(('content', 'reason'), [
-    (b'', 'it is empty (0 bytes)'), (b'no png', 'AssertionError: failed to load image')])
+    (b'', 'it is empty (0 bytes)'), (b'no png', 'failed to load image')])
 def test_a_broken_image(data: Path, content: bytes, reason: str) -> None:
     file = spoil(data / 'img/1.png', content)
     text = refusal(data)
