@@ -53,7 +53,7 @@ def read_version() -> str:
 
 
 INSTALL = [
-    'torch>=2.6',  # older ones cannot be told which classes of a checkpoint are harmless
+    'torch>=2.6',  # the oldest that the tests were run with
     'numpy>=2',
     'opencv-python',
     'onedl-mmengine>=0.10.12,<0.11',  # the maintained line of OpenMMLab; import names stay mmengine, mmcv, mmseg
