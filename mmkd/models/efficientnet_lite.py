@@ -85,6 +85,7 @@ class EfficientNetLite(BaseModule):
             'lite4'.
         ImportError: from ``init_weights``, where the package with the weights is not installed.
 
+    >>> import torch
     >>> net = EfficientNetLite('lite0', output_stride=16).eval()
     >>> [tuple(map.shape) for map in net(torch.zeros(1, 3, 32, 64))]
     [(1, 24, 8, 16), (1, 40, 4, 8), (1, 112, 2, 4), (1, 320, 2, 4)]
