@@ -338,9 +338,16 @@ def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     >>> from mmengine.model import ImgDataPreprocessor
     >>> [x.shape for x in pixel_statistics(ImgDataPreprocessor(mean=[1.] * 3, std=[2.] * 3))]
     [torch.Size([3, 1, 1]), torch.Size([3, 1, 1])]
+
+    Raises:
+        ValueError: A standard deviation is not above 0: every pixel would be NaN or Inf.
     """
     if getattr(preprocessor, '_enable_normalize', False):
-        return preprocessor.get_buffer('mean').float().cpu(), preprocessor.get_buffer('std').float().cpu()
+        mean, std = preprocessor.get_buffer('mean').float().cpu(), preprocessor.get_buffer('std').float().cpu()
+        if not (std > 0).all():
+            raise ValueError(f'std of a data_preprocessor must be above 0, got {std.flatten().tolist()}. Mend: the '
+                             "spread of the images' channels, such as [58.395, 57.12, 57.375]")
+        return mean, std
     return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
 
 

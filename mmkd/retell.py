@@ -2,7 +2,8 @@
 import inspect
 import re
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from typing import Any
 
 from mmengine import registry as root
@@ -80,7 +81,8 @@ def _registries(kind: str | None = None) -> Iterator[Registry]:
     for registry in vars(root).values():
         if isinstance(registry, Registry) and kind in (None, registry.name):
             for one in (registry, *registry.children.values()):
-                with suppress(Exception):  # a library that does not import here has no names
+                # a library that does not import here has no names; one that does may print
+                with suppress(Exception), redirect_stdout(StringIO()):
                     if kind is not None:
                         one.import_from_location()
                 yield one

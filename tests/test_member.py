@@ -8,11 +8,12 @@ import pytest
 import tiny
 import torch
 from mmengine.config import Config
+from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import MODELS, DefaultScope
 from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 
-from mmkd.member import Member, Renormalise, plain_model_cfg
+from mmkd.member import Member, Renormalise, pixel_statistics, plain_model_cfg
 
 PSPNET = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 UNTRAINED = dict(allow_untrained=True)
@@ -432,3 +433,9 @@ def test_members_are_shared_by_deep_copies() -> None:
     """EMA deep-copies the Distiller; a description may hold a built teacher."""
     member = Member.parse('teacher', 'teacher', nn.Linear(2, 2))
     assert copy.deepcopy(member) is member
+
+
+@pytest.mark.bad_input
+def test_a_standard_deviation_of_zero() -> None:
+    with pytest.raises(ValueError, match=r'std of a data_preprocessor must be above 0, got \[50.0, 0.0, 50.0\]. Mend'):
+        pixel_statistics(ImgDataPreprocessor(mean=[100.] * 3, std=[50., 0., 50.]))

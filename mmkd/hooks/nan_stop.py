@@ -85,7 +85,8 @@ def _describe(bad: dict[str, float]) -> str:
 
 
 def _mend(runner: Runner) -> str:
-    last = latest_checkpoint(runner.work_dir)
+    folders = [hook.folder for hook in runner.hooks if hasattr(hook, 'folder')]  # out_dir, where one is given
+    last = latest_checkpoint(folders[0] if folders else runner.work_dir)
     stays = f'{last} stays as the last good checkpoint (--resume goes on from it)' if last else \
         'No checkpoint had been written yet'
     return f'{stays}. {_ADVICE}'

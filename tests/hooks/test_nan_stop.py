@@ -96,3 +96,10 @@ def test_one_synchronisation_for_all_values(monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(torch.Tensor, name, lambda self, o=original, n=name: (read.append(n), o(self))[1])
     assert non_finite({str(number): torch.tensor(float(number)) for number in range(10)}) == {}
     assert read == ['tolist']
+
+
+def test_what_stays_lies_in_out_dir_where_one_is_given(tmp_path: Path) -> None:
+    hook = dict(type='mmkd.SafeCheckpointHook', by_epoch=False, interval=1, out_dir=str(tmp_path / 'out'))
+    with pytest.raises(FloatingPointError, match=rf'{tmp_path}/out/run/iter_2\.pth stays as the last good checkpoint'):
+        make_runner(tmp_path / 'run', hook, model=Line({3: {'aux': torch.tensor(NAN)}}),
+                    custom_hooks=[dict(type='mmkd.NaNStopHook')]).train()
