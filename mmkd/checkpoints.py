@@ -85,7 +85,7 @@ def latest_checkpoint(folder: str | Path) -> str | None:
         return str(note.parent / name)
     files = sorted(other.name for other in note.parent.glob('*.pth'))
     raise FileNotFoundError(f'{note} names {printable(text)!r}, but no such file lies beside it (checkpoints there: '
-                            f'{_first(files) or "none"}). Mend: write the name of one of them into it, or delete it; '
+                            f'{listed(files) or "none"}). Mend: write the name of one of them into it, or delete it; '
                             'a checkpoint of elsewhere is resumed by --resume --cfg-options load_from=PATH')
 
 
@@ -129,7 +129,7 @@ def select_prefix(state_dict: Mapping[str, Tensor], prefixes: str | Sequence[str
     depth = max(prefix.count('.') for prefix in wanted)
     present = sorted({'.'.join(key.split('.')[:depth]) + '.' for key in state_dict})
     raise KeyError(f'no key begins with {" or ".join(map(repr, wanted))}{nearest(wanted[0], present)} '
-                   f'(the {len(state_dict)} keys begin with: {_first(present)})')
+                   f'(the {len(state_dict)} keys begin with: {listed(present)})')
 
 
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
@@ -157,7 +157,7 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
              for key, value, given in both if not _same_kind(value, given)]
     if other and not wrong:  # torch would convert them in silence
         raise TypeError(f'{where} holds another kind of numbers than {type(model).__name__}: '
-                        f'{_first(other)}. Mend: save real weights, model.float().state_dict(), before '
+                        f'{listed(other)}. Mend: save real weights, model.float().state_dict(), before '
                         'a model is quantised')
     if wrong:  # torch would stop at these without a word about the others
         missing = [key for key in own if key not in state_dict]
@@ -168,7 +168,7 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
     if not (wrong or missing or unexpected):
         refuse_spoilt(model, where)
         return
-    found = [f'{len(keys)} {kind}: {_first(keys)}' for kind, keys in
+    found = [f'{len(keys)} {kind}: {listed(keys)}' for kind, keys in
              (('missing', missing), ('unexpected', unexpected), ('of another shape', wrong)) if keys]
     raise RuntimeError('\n  '.join([f'{where} does not fit {type(model).__name__} ({len(own)} entries):', *found,
                                     _guess(missing, unexpected)]))
@@ -195,14 +195,14 @@ def refuse_spoilt(model: nn.Module, where: str) -> None:
     """
     bad = spoilt(model)
     if bad:
-        raise FloatingPointError(f'{where} has weights that are NaN or Inf: {_first(bad)}. Mend: a '
+        raise FloatingPointError(f'{where} has weights that are NaN or Inf: {listed(bad)}. Mend: a '
                                  'checkpoint of before they became so (a training that diverged writes '
                                  'such ones); of float64, weights that float32 can hold')
     negative = [key for key, value in model.state_dict().items()
                 if key.endswith('running_var') and isinstance(value, Tensor) and (value < 0).any()]
     if negative:
         raise FloatingPointError(f'{where} has negative running variances, of which BatchNorm takes '
-                                 f'the root: {_first(negative)}. Mend: a checkpoint as it was written; '
+                                 f'the root: {listed(negative)}. Mend: a checkpoint as it was written; '
                                  'sums and differences of state dicts must leave variances alone')
 
 
@@ -238,7 +238,12 @@ def _guess(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     return 'Mend: is this the checkpoint of another architecture, or of another number of classes?'
 
 
-def _first(names: Iterable[str], count: int = 10) -> str:
+def listed(names: Iterable[str], count: int = 10) -> str:
+    """Return the first of many names as errors list them, and how many more there are.
+
+    >>> listed(['a', 'b', 'c'], 2)
+    'a, b, … (1 more)'
+    """
     names = list(names)
     more = f', … ({len(names) - count} more)' if len(names) > count else ''
     return ', '.join(printable(name, 100) for name in names[:count]) + more
@@ -272,12 +277,12 @@ def state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
     tensors = OrderedDict((key, _as_tensor(value)) for key, value in weights.items())
     unnamed = [f'{key!r:.40}' for key in tensors if not isinstance(key, str)]
     if unnamed:
-        raise TypeError(f'{file} holds no state dict: its keys are {_first(unnamed)}, but weights go by names. Write '
+        raise TypeError(f'{file} holds no state dict: its keys are {listed(unnamed)}, but weights go by names. Write '
                         'it with torch.save(model.state_dict(), path)')
     other = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if other:
         raise TypeError(f'{file} holds no state dict: neither "state_dict" nor "model" is a key of it, and these '
-                        f'entries are no tensors: {_first(other)}. Write it with torch.save(model.state_dict(), path)')
+                        f'entries are no tensors: {listed(other)}. Write it with torch.save(model.state_dict(), path)')
     if hasattr(weights, '_metadata'):
         tensors._metadata = weights._metadata  # type: ignore[attr-defined]
     return tensors
@@ -319,4 +324,4 @@ def _existing(file: Path) -> Path:
     folder = file if file.is_dir() else file.parent
     files = sorted(name for name in os.listdir(folder) if (folder / name).is_file())
     raise FileNotFoundError(f'checkpoint {file} {kind}{nearest(file.name, files)} '
-                            f'(files in {folder.absolute()}: {_first(files) or "none"})')
+                            f'(files in {folder.absolute()}: {listed(files) or "none"})')

@@ -7,7 +7,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
-from mmkd.checkpoints import hand_over, latest_checkpoint, load_checkpoint_file, state_dict_in
+from mmkd.checkpoints import hand_over, latest_checkpoint, listed, load_checkpoint_file, state_dict_in
 from mmkd.settings import optim_wrappers
 from mmkd.work_dir import newest_checkpoint
 
@@ -38,7 +38,7 @@ def check_start(runner: Runner) -> None:
         _refuse(f'load_from={path!r} holds less than half of this model', [*missing, *other])
     elif missing or other:
         runner.logger.warning(f'load_from={path!r} leaves {len(missing) + len(other)} of {total} weights of this model '
-                              f'as they were drawn: {_some([*missing, *other])}')
+                              f'as they were drawn: {listed([*missing, *other], SHOWN)}')
 
 
 def check_tested(runner: Runner) -> None:
@@ -73,11 +73,8 @@ def _compare(runner: Runner, content: Any, path: str) -> tuple[list[str], list[s
 
 def _refuse(what: str, names: list[str]) -> None:
     if names:
-        raise ValueError(f'{what}: {len(names)} weights are missing or of another shape: {_some(names)}. {_OTHER}')
-
-
-def _some(names: list[str]) -> str:
-    return ', '.join(names[:SHOWN]) + (f', … ({len(names) - SHOWN} more)' if len(names) > SHOWN else '')
+        raise ValueError(f'{what}: {len(names)} weights are missing or of another shape: '
+                         f'{listed(names, SHOWN)}. {_OTHER}')
 
 
 def _check_run(runner: Runner, content: Any, path: str) -> None:
