@@ -1,4 +1,5 @@
 """What the documents show is run: code blocks, the ten-line config, the names of files."""
+
 import re
 import subprocess
 import sys
@@ -21,9 +22,23 @@ def test_the_loss_of_the_guide_passes_its_own_test(tmp_path):
     (tmp_path / 'test_channel_wise.py').write_text(test)
     (tmp_path / 'config.py').write_text(config)
     (tmp_path / 'pytest.ini').write_text('[pytest]\n')
-    command = [sys.executable, '-m', 'pytest', '-q', '--doctest-modules', '--rootdir', str(tmp_path), str(tmp_path)]
-    run = subprocess.run(command, cwd=tmp_path, env={'PYTHONPATH': f'{ROOT}:{tmp_path}', 'PATH': ''},
-                         capture_output=True, text=True)
+    command = [
+        sys.executable,
+        '-m',
+        'pytest',
+        '-q',
+        '--doctest-modules',
+        '--rootdir',
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={'PYTHONPATH': f'{ROOT}:{tmp_path}', 'PATH': ''},
+        capture_output=True,
+        text=True,
+    )
     assert '4 passed' in run.stdout, run.stdout + run.stderr
 
 
@@ -40,6 +55,8 @@ def test_the_config_of_the_document_parses(document, tmp_path):
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda d: d.name)
 def test_files_that_documents_name_exist(document):
-    named = re.findall(r'`((?:mmkd|tools|configs|docs|tests|benchmarks|examples)/[\w./-]+)`', document.read_text())
+    named = re.findall(
+        r'`((?:mmkd|tools|configs|docs|tests|benchmarks|examples)/[\w./-]+)`', document.read_text()
+    )
     missing = [name for name in named if not (ROOT / name).exists()]
     assert not missing
