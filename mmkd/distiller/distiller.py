@@ -20,7 +20,6 @@ from mmkd.distiller.phases.phase import PhaseRunner, read_phases
 from mmkd.distiller.probe import probe
 from mmkd.distiller.taps.taps import Taps
 from mmkd.distiller.void_batches import VoidBatches
-from mmkd.losses.base import needs_of
 from mmkd.losses.quest.fitting import check_vocabularies
 from mmkd.noise.base import Host, Noises
 from mmkd.registry import MODELS
@@ -152,7 +151,7 @@ class Distiller(BaseModel):
         self.teachers = Teachers(runs)
         for name, objective in self.objectives.items():
             tapped = self._tapped(objective)
-            check_same_places(name, tapped, 'channels' in needs_of(objective.loss))
+            check_same_places(name, tapped, objective.compares_channels)
             objective.label_sets = {
                 reference: label_set(model) for reference, (model, _) in tapped.items()
             }

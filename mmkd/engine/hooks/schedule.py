@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmkd.engine.schedules import Linear, build_schedule
 from mmkd.engine.schedules.levels import TASK, LevelState, build_levels
+from mmkd.losses.as_loss import as_loss
 from mmkd.registry import HOOKS
 from mmkd.utils.checks import check_positive, nearest
 
@@ -132,7 +133,7 @@ class ScheduleHook(Hook):
             # without its weights: those of the config, the objective's and the loss's own
             plain = [
                 (outputs or {})[f'{name}.loss'].detach()
-                / (self._full[name] * self._owners[name].loss.loss_weight)
+                / (self._full[name] * as_loss(self._owners[name].loss).loss_weight)
                 for name in watched
             ]
             mean = torch.stack(plain).mean()
@@ -269,7 +270,7 @@ def _find_owner(objectives: Any, target: str) -> Any:
         for key, value in vars(objective.loss).items()
         if isinstance(value, int | float) and not isinstance(value, bool) and 'loss' not in key
     ]
-    fixed = getattr(objective.loss, 'fixed', ())
+    fixed = as_loss(objective.loss).fixed
     numbers = [number for number in numbers if number not in fixed]
     if path[1] in fixed:
         raise ValueError(

@@ -14,17 +14,9 @@ from mmkd.losses.adversarial.critic_terms import (
     masked_mean,
     weight_norms,
 )
-from mmkd.losses.base import (
-    OTHER_CLASSES,
-    Loss,
-    call_in_dtype,
-    check_mask,
-    fill_masked,
-    infinite_to_nan,
-    no_autocast,
-    shape_of,
-    widen,
-)
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import OTHER_CLASSES, check_mask, shape_of
+from mmkd.losses.functional import call_in_dtype, fill_masked, infinite_to_nan, no_autocast, widen
 from mmkd.registry import MODELS, build_part
 from mmkd.utils.checks import check_choice, check_count, check_non_negative, check_positive
 
@@ -134,16 +126,14 @@ class AdversarialLoss(Loss):
         if mode == 'bce' and sigmoid:
             raise ValueError(
                 "mode='bce' takes raw scores (its softplus holds the sigmoid), got sigmoid=True; "
-                'mend: '
-                'sigmoid=False'
+                'mend: sigmoid=False'
             )
         for name, value in (('l1', l1), ('l2', l2), ('adversarial_sample', adversarial_sample)):
             check_non_negative(name, value)
         if adversarial_sample and mode != 'bce':
             raise ValueError(
-                f"adversarial_sample is −µ log D(S), a probability of mode='bce', got "
-                f'mode={mode!r}; '
-                "mend: mode='bce', or adversarial_sample=0"
+                "adversarial_sample is −µ log D(S), a probability of mode='bce', got "
+                f"mode={mode!r}; mend: mode='bce', or adversarial_sample=0"
             )
         self.mode, self.gradient_penalty, self.activation, self.sigmoid = (
             mode,
@@ -151,7 +141,8 @@ class AdversarialLoss(Loss):
             activation,
             sigmoid,
         )
-        self.class_logits = ('student', 'teacher') if activation else ()
+        if activation:  # of scores, it makes probabilities
+            self.roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
         if positions is not None:
             check_count('positions', positions, 1)
         self.l1, self.l2, self.adversarial_sample, self.positions = (
@@ -308,10 +299,9 @@ class AdversarialLoss(Loss):
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
                 raise RuntimeError(
-                    f"mode='wgan-gp' differentiates the critic twice, and "
-                    f'{type(self.critic).__name__} cannot be '
-                    f"({error}); mend: mode='hinge', or write its attention with matmul and "
-                    f'softmax in place of '
+                    "mode='wgan-gp' differentiates the critic twice, and "
+                    f"{type(self.critic).__name__} cannot be ({error}); mend: mode='hinge', or "
+                    'write its attention with matmul and softmax in place of '
                     'scaled_dot_product_attention'
                 ) from error
         return penalty
@@ -364,8 +354,7 @@ class AdversarialLoss(Loss):
             )
             raise ValueError(
                 f'critic {name} must return scores (N, 1, h, w) or (N, 1), got {shape_of(scores)} '
-                f'for '
-                f'the map {shape_of(x)}{mend}'
+                f'for the map {shape_of(x)}{mend}'
             )
         if labels is not None and not categories:
             raise ValueError(
@@ -382,9 +371,8 @@ class AdversarialLoss(Loss):
         if score[0].numel() == 1 and x[0, 0].numel() > 1:
             raise ValueError(
                 f'mask was given, but critic {name} has no spatial output: one score '
-                f'{shape_of(score)} '
-                f'for the whole map {shape_of(x)}; mend: drop the mask, or a critic that scores '
-                f'places'
+                f'{shape_of(score)} for the whole map {shape_of(x)}; mend: drop the mask, or a '
+                'critic that scores places'
             )
         mask = mask.unsqueeze(1)
         if score.shape[2:] != mask.shape[2:]:
@@ -403,20 +391,20 @@ class AdversarialLoss(Loss):
         if self.critic is None:
             raise RuntimeError(
                 f'the critic {self._config["type"]} is not built: its in_channels is unknown; '
-                f'mend: '
-                'critic=dict(type=…, in_channels=…), or build(student=…) (the Distiller calls it)'
+                'mend: critic=dict(type=…, in_channels=…), or build(student=…) (the Distiller '
+                'calls it)'
             )
         shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
         if student.dim() not in (2, 4):
             raise ValueError(f'AdversarialLoss needs maps (N, C, H, W) or (N, C), got {shapes}')
         if student.shape != teacher.shape:
-            classes = bool(self.class_logits) and student.shape[1] != teacher.shape[1]
+            classes = bool(self.activation) and student.shape[1] != teacher.shape[1]
             mend = f'. {OTHER_CLASSES}' if classes else "; mend: connectors=dict(student='auto')"
             raise ValueError(f'student and teacher maps differ: {shapes}{mend}')
         if self.activation == 'softmax' and student.shape[1] == 1:
             raise ValueError(
                 f"activation='softmax' over a single channel is always 1: {shapes}; mend: "
-                f'activation=None'
+                'activation=None'
             )
         check_mask(mask, student)
         if self.positions is None:
@@ -424,10 +412,9 @@ class AdversarialLoss(Loss):
         if image is not None or not getattr(self.critic, 'pointwise', False):
             raise ValueError(
                 f'positions={self.positions} shows single vectors, but '
-                f'{type(self.critic).__name__} is '
-                f'no critic of them, or gets an image ({image is not None}); mend: '
-                f'positions=None, or '
-                'CategoryCritic (a critic with pointwise=True) without reads=dict(image=…)'
+                f'{type(self.critic).__name__} is no critic of them, or gets an image '
+                f'({image is not None}); mend: positions=None, or CategoryCritic (a critic with '
+                'pointwise=True) without reads=dict(image=…)'
             )
         return draw_positions(self.positions, student, teacher, labels, mask)
 

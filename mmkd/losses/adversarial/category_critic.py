@@ -50,14 +50,13 @@ class CategoryCritic(nn.Module):
         if num_classes not in (0, in_channels):
             raise ValueError(
                 f'a critic of logits of {in_channels} classes names as many, or none, got '
-                f'num_classes='
-                f'{num_classes}; mend: leave num_classes out, or 0 for a critic without categories'
+                f'num_classes={num_classes}; mend: leave num_classes out, or 0 for a critic '
+                'without categories'
             )
         if num_classes == 1:  # of a single channel
             raise ValueError(
                 'one category is always right, so it would contribute nothing, got num_classes=1; '
-                'mend: '
-                'num_classes=0 for a critic without categories'
+                'mend: num_classes=0 for a critic without categories'
             )
         if len(channels) != 2:
             raise ValueError(
@@ -81,8 +80,8 @@ class CategoryCritic(nn.Module):
         if x.shape[1] != self.in_channels:
             raise ValueError(
                 f'this CategoryCritic is one of {self.in_channels} channels, got logits '
-                f'{tuple(x.shape)}; '
-                f'mend: in_channels={x.shape[1]}, or none at all: the Distiller finds them'
+                f'{tuple(x.shape)}; mend: in_channels={x.shape[1]}, or none at all: the Distiller '
+                'finds them'
             )
         if image is not None:
             raise ValueError(

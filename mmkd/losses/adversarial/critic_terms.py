@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.losses.base import shape_of
+from mmkd.losses.checks import shape_of
 from mmkd.structures.batch import IGNORED_IMAGE, resize_labels
 
 
@@ -103,8 +103,7 @@ def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None 
     if labels.shape != (len(scores), *scores.shape[2:]):
         raise ValueError(
             f'labels {shape_of(labels)} do not fit the category scores {shape_of(scores)}; mend: '
-            f'labels '
-            '(N,) for a critic with one score an image, (N, H, W) for one that scores places'
+            'labels (N,) for a critic with one score an image, (N, H, W) for one that scores places'
         )
     counts = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid[:, 0]
     wrong = counts & ((labels < 0) | (labels >= scores.shape[1]))

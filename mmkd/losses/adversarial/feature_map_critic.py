@@ -61,8 +61,7 @@ class FeatureMapCritic(BaseModule):
         if len(size) != 2:
             raise ValueError(
                 f'FeatureMapCritic looks at maps (N, C, H, W), got size={tuple(size)}. Mend: tap '
-                f'the '
-                'feature map before the pooling'
+                'the feature map before the pooling'
             )
         self.in_channels, self.pooled = in_channels, pooled
         self.conv = ConvModule(
@@ -82,8 +81,7 @@ class FeatureMapCritic(BaseModule):
             raise ValueError(
                 f'this FeatureMapCritic is one of maps (N, {self.in_channels}, H, W), got '
                 f'{tuple(x.shape)}; mend: in_channels={x.shape[1]}, or none at all: the Distiller '
-                f'finds '
-                'them'
+                'finds them'
             )
         if image is not None:
             raise ValueError(

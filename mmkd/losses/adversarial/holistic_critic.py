@@ -86,12 +86,12 @@ class HolisticCritic(nn.Module):
             or any(width < 8 or width % 8 for width in channels)
         ):
             raise ValueError(
-                f'channels must be at least two multiples of 8 (the attention has an eighth), '
-                f'got {channels!r}'
+                'channels must be at least two multiples of 8 (the attention has an eighth), got '
+                f'{channels!r}'
             )
         if len(size) != 2 or min(size) < 4:
             raise ValueError(
-                f'HolisticCritic needs maps (H, W) of at least 4×4 (its last convolution), got '
+                'HolisticCritic needs maps (H, W) of at least 4×4 (its last convolution), got '
                 f'size={tuple(size)}; mend: read logits of a finer stride, or another critic'
             )
         strides = min(len(channels), (min(size) // 4).bit_length() - 1)
@@ -116,9 +116,9 @@ class HolisticCritic(nn.Module):
         """Return scores (N, 1, h, w) of maps (N, C, H, W) given their images (N, image_channels, H', W')."""
         if x.dim() != 4 or min(x.shape[2:]) < self.minimum:
             raise ValueError(
-                f'this HolisticCritic takes maps (N, C, H, W) of at least '
-                f'{self.minimum}×{self.minimum}, '
-                f'got {tuple(x.shape)}; mend: build it with size=(height, width) of the map'
+                'this HolisticCritic takes maps (N, C, H, W) of at least '
+                f'{self.minimum}×{self.minimum}, got {tuple(x.shape)}; mend: build it with '
+                'size=(height, width) of the map'
             )
         if image is None and self.image_channels:
             raise ValueError(

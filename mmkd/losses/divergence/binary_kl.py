@@ -3,7 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_logits, check_mask, fill_masked, no_autocast, widen
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import check_logits, check_mask
+from mmkd.losses.functional import fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_positive
 
@@ -71,7 +73,7 @@ class BinaryKLLoss(Loss):
         tensor(2.6162)
     """
 
-    class_logits = ('student', 'teacher')
+    roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
 
     def __init__(
         self, tau: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None

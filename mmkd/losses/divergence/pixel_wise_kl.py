@@ -3,15 +3,9 @@
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import (
-    Loss,
-    check_logits,
-    check_mask,
-    fill_masked,
-    no_autocast,
-    shape_of,
-    widen,
-)
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import check_logits, check_mask, shape_of
+from mmkd.losses.functional import fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_positive
 
@@ -69,10 +63,9 @@ def pixel_wise_kl(
     check_logits(student, teacher, 'pixel-wise KL')
     if student.shape[1] == 1:
         raise ValueError(
-            f'softmax over a single class is always 1, so this loss contributes nothing: '
+            'softmax over a single class is always 1, so this loss contributes nothing: '
             f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid head, or give both a '
-            f'background '
-            'class, e.g. torch.cat([zeros, logits], 1)'
+            'background class, e.g. torch.cat([zeros, logits], 1)'
         )
     check_mask(mask, student)
     with no_autocast(student):
@@ -112,7 +105,7 @@ class PixelWiseKLLoss(Loss):
         tensor(1.3081)
     """
 
-    class_logits = ('student', 'teacher')
+    roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
 
     def __init__(
         self,

@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, infinite_to_nan, no_autocast, widen
+from mmkd.losses.base import Loss, Map, Running
 from mmkd.losses.ensemble.statistics import EnsembleStatistics, mean_over_valid, read_ensemble
+from mmkd.losses.functional import fill_masked, infinite_to_nan, no_autocast, widen
 from mmkd.registry import MODELS
 
 SMOOTHING = 1e-3
@@ -113,8 +114,7 @@ class DirichletNLLLoss(Loss):
         tensor(-0.1178)
     """
 
-    class_logits = ('student', 'teachers')
-    streams = ('teachers',)
+    roles = dict(student=Map(class_logits=True), teachers=Running(class_logits=True))
 
     def __init__(
         self,

@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, no_autocast, widen
+from mmkd.losses.base import Loss, Map, Running
 from mmkd.losses.ensemble.statistics import EnsembleStatistics, mean_over_valid, read_ensemble
+from mmkd.losses.functional import fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 
 
@@ -72,8 +73,7 @@ class EnsembleKLLoss(Loss):
         tensor(1.4384)
     """
 
-    class_logits = ('student', 'teachers')
-    streams = ('teachers',)
+    roles = dict(student=Map(class_logits=True), teachers=Running(class_logits=True))
 
     def __init__(
         self, temperature: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None

@@ -5,9 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, no_autocast, widen
+from mmkd.losses.base import Loss, Map, Running
 from mmkd.losses.ensemble.dirichlet_nll import clipped_concentration
 from mmkd.losses.ensemble.statistics import EnsembleStatistics, mean_over_valid, read_ensemble
+from mmkd.losses.functional import fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_non_negative
 
@@ -144,8 +145,7 @@ class ProxyDirichletLoss(Loss):
         tensor(0.0610)
     """
 
-    class_logits = ('student', 'teachers')
-    streams = ('teachers',)
+    roles = dict(student=Map(class_logits=True), teachers=Running(class_logits=True))
 
     def __init__(
         self,

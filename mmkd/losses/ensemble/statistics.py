@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import OTHER_CLASSES, check_mask, no_autocast, shape_of
+from mmkd.losses.checks import OTHER_CLASSES, check_mask, shape_of
+from mmkd.losses.functional import no_autocast
 from mmkd.utils.checks import check_fraction, check_positive
 
 
@@ -104,8 +105,7 @@ class EnsembleStatistics:
         if logits.dim() < 2:
             raise ValueError(
                 f'a member of an ensemble gives logits (N, C, *S), got {shape_of(logits)}. Mend: '
-                f'stack '
-                'the members to teachers (M, N, C, *S)'
+                'stack the members to teachers (M, N, C, *S)'
             )
         if logits.shape[1] == 1:
             raise ValueError(
@@ -124,8 +124,8 @@ class EnsembleStatistics:
             )
         raise ValueError(
             f'the members of an ensemble differ in shape: member {self.count + 1} has '
-            f'{shape_of(logits)} ({shapes}). Mend: tap every member where its logits have the '
-            f'same size'
+            f'{shape_of(logits)} ({shapes}). Mend: tap every member where its logits have the same '
+            'size'
         )
 
 
@@ -158,9 +158,9 @@ def read_ensemble(
             and math.isclose(statistics.smoothing, smoothing)
         ):
             raise ValueError(
-                f'the statistics were taken at temperature={statistics.temperature}, smoothing='
-                f'{statistics.smoothing}, this loss needs temperature={temperature}, smoothing='
-                f'{smoothing}. Mend: statistics = loss.running()'
+                f'the statistics were taken at temperature={statistics.temperature}, '
+                f'smoothing={statistics.smoothing}, this loss needs temperature={temperature}, '
+                f'smoothing={smoothing}. Mend: statistics = loss.running()'
             )
     else:
         statistics = EnsembleStatistics(temperature, smoothing)
@@ -170,23 +170,20 @@ def read_ensemble(
     if statistics.count < 2:
         raise ValueError(
             f'an ensemble needs two members or more, got {statistics.count} ({shapes}); the '
-            f'disagreement '
-            "of one member is 0. Mend: a second teacher and reads=dict(teachers='t*.logits'), or "
-            'plain '
-            'distillation of one teacher by PixelWiseKLLoss'
+            'disagreement of one member is 0. Mend: a second teacher and '
+            "reads=dict(teachers='t*.logits'), or plain distillation of one teacher by "
+            'PixelWiseKLLoss'
         )
     expected = statistics.shape[1:]
     if student.dim() == len(expected) and student.shape[1] != expected[1]:
         raise ValueError(
             f'student has {student.shape[1]} classes but the ensemble has {expected[1]} '
-            f'({shapes}). '
-            f'{OTHER_CLASSES}'
+            f'({shapes}). {OTHER_CLASSES}'
         )
     if student.shape != expected:
         raise ValueError(
             f'student and members differ in shape: {shapes}, expected student (N, C, *S) and '
-            f'teachers '
-            "(M, N, C, *S). Mend: connectors=dict(student='auto') resizes the student"
+            "teachers (M, N, C, *S). Mend: connectors=dict(student='auto') resizes the student"
         )
     check_mask(mask, student)
     return statistics

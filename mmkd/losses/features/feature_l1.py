@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss
+from mmkd.losses.checks import check_mask, shape_of
+from mmkd.losses.functional import fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 
 
@@ -37,8 +39,7 @@ def feature_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
     if student.dim() < 2 or student.shape != teacher.shape:
         raise ValueError(
             f'feature L1 needs maps (N, C, *S) of one shape, got student {shape_of(student)}, '
-            f'teacher '
-            f"{shape_of(teacher)}; mend: connectors=dict(student='auto')"
+            f"teacher {shape_of(teacher)}; mend: connectors=dict(student='auto')"
         )
     check_mask(mask, student)
     with no_autocast(student):

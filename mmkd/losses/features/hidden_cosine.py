@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, no_autocast, shape_of, unit_vectors, widen
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import no_autocast, unit_vectors, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -44,8 +46,7 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         raise ValueError(
             'hidden cosine needs states (N, D) or (N, L, D) of one shape, got student '
             f'{shape_of(student)}, teacher {shape_of(teacher)}; mend: a linear connector to the '
-            f'width of '
-            "the teacher, connectors=dict(student='auto')"
+            "width of the teacher, connectors=dict(student='auto')"
         )
     _check_mask(mask, student.shape[:-1])
     with no_autocast(student):
@@ -83,7 +84,7 @@ class HiddenCosineLoss(Loss):
         tensor(1.)
     """
 
-    takes_tokens = True
+    roles = dict(student=Map(tokens=True), teacher=Map(tokens=True))
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class HiddenCosineLoss(Loss):
             raise ValueError(
                 f"token='class' needs labels {size} for the map {shape_of(student)}, got "
                 f'{None if labels is None else shape_of(labels)}; mend: '
-                f"reads=dict(labels='batch.labels')"
+                "reads=dict(labels='batch.labels')"
             )
         if mask is not None and self.token in ('first', 'class'):
             raise ValueError(f'token={self.token!r} takes no mask; mend: drop reads=dict(mask=…)')
@@ -177,8 +178,7 @@ def _check_mask(mask: Tensor | None, places: Sequence[int]) -> None:
         kind = TypeError if mask.dtype != torch.bool else ValueError
         raise kind(
             f'mask must be a bool tensor {tuple(places)}, True where a state counts, got '
-            f'{mask.dtype} '
-            f'{shape_of(mask)}'
+            f'{mask.dtype} {shape_of(mask)}'
         )
 
 

@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_logits, check_mask, fill_masked, no_autocast, widen
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import check_logits, check_mask
+from mmkd.losses.functional import fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 
 
@@ -57,7 +59,7 @@ class LogitMSELoss(Loss):
         tensor(1.5000)
     """
 
-    class_logits = ('student', 'teacher')
+    roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Return the weighted loss of logits (N, C, \*S) under a bool mask (N, \*S)."""

@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.losses.base import Loss, call_in_dtype, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, Many, Map, OfBatch
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import call_in_dtype, no_autocast, widen
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator
 from mmkd.registry import MODELS
 from mmkd.structures.batch import IGNORED_IMAGE
@@ -88,9 +90,15 @@ class SqueezedKnowledgeLoss(Loss):
         2.0
     """
 
-    needs = ()  # the estimators bring every stage to one length
-    lists = ('student', 'teacher')
-    whole = ('labels',)  # which classes an image shows, a coarser map would not tell
+    # The estimators bring every stage to one length. Which classes an image shows, a coarser map of
+    # labels would not tell.
+    roles = dict(
+        student=Many(),
+        teacher=Many(),
+        student_global=Map(alike=()),
+        teacher_global=Map(alike=()),
+        labels=OfBatch(whole=True),
+    )
     fixed = ('num_classes',)
     student_estimators: nn.ModuleList | None
     teacher_estimators: nn.ModuleList | None
@@ -160,15 +168,15 @@ class SqueezedKnowledgeLoss(Loss):
         self._make()
         self.to(student[0].device)
         what = (
-            f'attention estimators of stages {list(self.channels[0])} -> '
-            f'{list(self.channels[1])} channels'
+            f'attention estimators of stages {list(self.channels[0])} -> {list(self.channels[1])} '
+            'channels'
         )
         return (
             what
             if self.num_classes
             else (
                 f"{what}; the teacher's stay as drawn (num_classes=… and "
-                f"reads=dict(labels='batch.labels') train them)"
+                "reads=dict(labels='batch.labels') train them)"
             )
         )
 
@@ -193,9 +201,8 @@ class SqueezedKnowledgeLoss(Loss):
         if self.student_estimators is None or self.teacher_estimators is None:
             raise RuntimeError(
                 'the estimators are not built: some channels are unknown. Mend: '
-                'student_channels=[…], '
-                'teacher_channels=[…], student_global_channels=, teacher_global_channels=, or '
-                'build(student=…, …) (the Distiller calls it)'
+                'student_channels=[…], teacher_channels=[…], student_global_channels=, '
+                'teacher_global_channels=, or build(student=…, …) (the Distiller calls it)'
             )
         self._check(student, teacher, student_global, teacher_global, labels)
         with no_autocast(student[0]):
@@ -247,14 +254,13 @@ class SqueezedKnowledgeLoss(Loss):
         if has_wrong:
             raise ValueError(
                 f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but '
-                f'num_classes={classes} '
-                f'(0 … {classes - 1}; {ignored} is ignored); mend: num_classes, or ignore_index'
+                f'num_classes={classes} (0 … {classes - 1}; {ignored} is ignored); mend: '
+                'num_classes, or ignore_index'
             )
         if not has_valid:
             raise ValueError(
                 f"every label is the ignore index {ignored}, so the teacher's estimators have "
-                f'nothing to '
-                'learn from; mend: ignore_index, or the label files'
+                'nothing to learn from; mend: ignore_index, or the label files'
             )
         if labels.dim() == 1:
             return F.cross_entropy(logits, labels, ignore_index=ignored)
@@ -283,9 +289,8 @@ class SqueezedKnowledgeLoss(Loss):
             if [x.shape[1] for x in maps] != list(channels):
                 raise ValueError(
                     f'{role} has stages of {[x.shape[1] for x in maps]} channels, but the '
-                    f'estimators are '
-                    f'of {list(channels)}; mend: {role}_channels={[x.shape[1] for x in maps]} (or '
-                    f'None)'
+                    f'estimators are of {list(channels)}; mend: '
+                    f'{role}_channels={[x.shape[1] for x in maps]} (or None)'
                 )
         for role, g, channels in (
             ('student_global', student_global, self.channels[2]),
@@ -294,14 +299,12 @@ class SqueezedKnowledgeLoss(Loss):
             if g.dim() < 2 or g.shape[:2] != (n, channels):
                 raise ValueError(
                     f'{role} must be a descriptor ({n}, {channels}) or a map of so many channels, '
-                    f'got '
-                    f'{shape_of(g)}; mend: {role}_channels (or None), or the tap'
+                    f'got {shape_of(g)}; mend: {role}_channels (or None), or the tap'
                 )
         if labels is None and self.num_classes is not None:
             raise ValueError(
                 f"num_classes={self.num_classes} trains the teacher's estimators on labels, but "
-                f'none were '
-                "given; mend: reads=dict(labels='batch.labels')"
+                "none were given; mend: reads=dict(labels='batch.labels')"
             )
         if labels is not None and self.num_classes is None:
             raise ValueError(
@@ -325,8 +328,7 @@ def _check_inputs(student: Any, teacher: Any) -> None:
     if len({len(x) for x in [*student, *teacher]}) != 1:
         raise ValueError(
             f'the stages differ in their number of images: student {[len(x) for x in student]}, '
-            f'teacher '
-            f'{[len(x) for x in teacher]}'
+            f'teacher {[len(x) for x in teacher]}'
         )
 
 
@@ -334,6 +336,5 @@ def _check_stages(student: Sequence, teacher: Sequence, one: str, other: str) ->
     if len(student) != len(teacher) or not len(student):
         raise ValueError(
             f'{one} has {len(student)} stages, {other} {len(teacher)}; mend: lists of one length, '
-            f'stage '
-            'beside stage'
+            'stage beside stage'
         )

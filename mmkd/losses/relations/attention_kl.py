@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, infinite_to_nan, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, Map, OfBatch
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import fill_masked, infinite_to_nan, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_count
 
@@ -63,8 +65,8 @@ def attention_kl(
     keys = [k for k in (student_key, teacher_key) if k is not None]
     if len(keys) == 1 or (key_mask is not None and not keys):
         raise ValueError(
-            'student_key and teacher_key come together, and key_mask with them; got '
-            f'student_key {_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
+            'student_key and teacher_key come together, and key_mask with them; got student_key '
+            f'{_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
             f'{_shape(key_mask)}. Mend: all of them, or probabilities alone'
         )
     _check(student, teacher, heads, student_key, teacher_key)
@@ -142,7 +144,15 @@ class AttentionKLLoss(Loss):
         tensor(0.)
     """
 
-    needs = ()  # rows over other tokens cannot be resized to each other
+    # Rows over other tokens cannot be resized to each other.
+    roles = dict(
+        student=Map(alike=()),
+        teacher=Map(alike=()),
+        student_key=Map(alike=()),
+        teacher_key=Map(alike=()),
+        mask=OfBatch(),
+        key_mask=OfBatch(),
+    )
 
     def __init__(
         self,
@@ -176,10 +186,9 @@ class AttentionKLLoss(Loss):
             if not (x.ge(0).all() and (sums - 1).abs().max() < 0.02):
                 raise ValueError(
                     f'{name} {shape_of(x)} is no attention: its rows sum to '
-                    f'{float(sums.min()):.3g} … '
-                    f'{float(sums.max()):.3g}, not to 1. Mend: tap probabilities after softmax '
-                    f'and before '
-                    'dropout, or queries and keys with reads=dict(student_key=…, teacher_key=…)'
+                    f'{float(sums.min()):.3g} … {float(sums.max()):.3g}, not to 1. Mend: tap '
+                    'probabilities after softmax and before dropout, or queries and keys with '
+                    'reads=dict(student_key=…, teacher_key=…)'
                 )
         return ''
 
@@ -246,15 +255,14 @@ def _check(
             key.dim() != 4 or (*key.shape[:2], key.shape[3]) != (*query.shape[:2], query.shape[3])
         ):
             raise ValueError(
-                f'queries and keys are those of one attention, (N, heads, Q, d) and (N, heads, K, '
-                f'd); got '
-                f'{shape_of(query)} and {shape_of(key)}. Mend: taps :query and :key of one module'
+                'queries and keys are those of one attention, (N, heads, Q, d) and (N, heads, K, '
+                f'd); got {shape_of(query)} and {shape_of(key)}. Mend: taps :query and :key of one '
+                'module'
             )
     if student.shape[1] != teacher.shape[1] and heads == 'match':
         raise ValueError(
             f'student has {student.shape[1]} heads but teacher has {teacher.shape[1]} ({shapes}); '
-            f'mend: '
-            "heads='mean'"
+            "mend: heads='mean'"
         )
     tokens = [
         (x.shape[2], (x if k is None else k).shape[3 if k is None else 2])
@@ -264,9 +272,8 @@ def _check(
         raise ValueError(
             f'student looks from {tokens[0][0]} queries at {tokens[0][1]} keys, teacher from '
             f'{tokens[1][0]} at {tokens[1][1]} ({shapes}); mend: layers over the same tokens (the '
-            f'same '
-            'patch size and spatial reduction), or rows of affinity between features of one size: '
-            "connectors=dict(student=dict(type='AffinityRows', size=…), teacher=…)"
+            'same patch size and spatial reduction), or rows of affinity between features of one '
+            "size: connectors=dict(student=dict(type='AffinityRows', size=…), teacher=…)"
         )
 
 

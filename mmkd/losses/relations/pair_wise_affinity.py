@@ -6,14 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import (
-    Loss,
-    first_derivative_only,
-    infinite_to_nan,
-    no_autocast,
-    shape_of,
-    widen,
-)
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import first_derivative_only, infinite_to_nan, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -228,15 +223,13 @@ def _check_options(pool: str, neighbourhood: int | None, method: str) -> None:
         return
     if not isinstance(neighbourhood, int) or neighbourhood < 3 or neighbourhood % 2 == 0:
         raise ValueError(
-            f'neighbourhood must be None (all nodes) or an odd number of at least 3 (with 1 each '
-            f'node has '
-            f'only its own edge, which contributes nothing), got {neighbourhood!r}'
+            'neighbourhood must be None (all nodes) or an odd number of at least 3 (with 1 each '
+            f'node has only its own edge, which contributes nothing), got {neighbourhood!r}'
         )
     if method == 'gram':
         raise ValueError(
             f"method='gram' sums over all nodes and cannot serve neighbourhood={neighbourhood}; "
-            f'mend: '
-            "method='auto', or neighbourhood=None"
+            "mend: method='auto', or neighbourhood=None"
         )
 
 
@@ -249,14 +242,12 @@ def _check_maps(student: Tensor, teacher: Tensor, size: tuple[int, int]) -> None
     if student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
             f'student and teacher maps differ in size: {shapes}; mend: '
-            f"connectors=dict(student='auto') "
-            'resizes the student'
+            "connectors=dict(student='auto') resizes the student"
         )
     if student.shape[2] <= size[0] and student.shape[3] <= size[1]:
         raise ValueError(
             f'patch {size} leaves a single node of {shapes}: its only edge is its own, which '
-            f'contributes '
-            'nothing; mend: a smaller patch or a larger map'
+            'contributes nothing; mend: a smaller patch or a larger map'
         )
 
 
@@ -277,7 +268,7 @@ class PairWiseAffinityLoss(Loss):
         tensor(5.)
     """
 
-    needs = ('size',)
+    roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)))
 
     def __init__(
         self,
