@@ -14,8 +14,7 @@ from mmkd.utils.checks import check_keys
 
 # What roles were called until 0.1, and still may be.
 _KINDS = {'lists': Many, 'streams': Running}
-_FLAGS = ('class_logits', 'whole')
-_OF_ALL = ('needs', 'takes_tokens')
+_BEFORE = (*_KINDS, 'class_logits', 'needs', 'takes_tokens', 'whole')
 
 
 def as_loss(module: nn.Module) -> Loss:
@@ -40,14 +39,14 @@ class _Plain:
         return MethodType(value, self._module) if isinstance(value, FunctionType) else value
 
 
-def role_of(loss: nn.Module, argument: str, of_batch: bool = False) -> Role:
+def role_of(module: nn.Module, argument: str, of_batch: bool = False) -> Role:
     """Return how an argument of a loss arrives.
 
     Until 0.1 a class said so in the attributes ``needs``, ``class_logits``, ``takes_tokens``,
     ``lists``, ``streams`` and ``whole``; where it has them, they decide.
 
     Args:
-        loss: Any module.
+        module: Any loss.
         argument: Of its ``forward``.
         of_batch: Whether it is read of the batch, and not of members.
 
@@ -57,15 +56,14 @@ def role_of(loss: nn.Module, argument: str, of_batch: bool = False) -> Role:
     >>> role_of(nn.MSELoss(), 'target', of_batch=True)
     OfBatch(whole=False)
     """
-    role = as_loss(loss).roles.get(argument)
-    words = (*_KINDS, *_FLAGS, *_OF_ALL)
-    before = {word: getattr(loss, word) for word in words if hasattr(loss, word)}
+    role = as_loss(module).roles.get(argument)
+    before = {word: getattr(module, word) for word in _BEFORE if hasattr(module, word)}
     if of_batch:
         own = isinstance(role, OfBatch) and role.whole
         return OfBatch(argument in before['whole'] if 'whole' in before else own)
     if not isinstance(role, Map):  # what is meant for the batch is brought to nothing else
         role = Map() if role is None else Map(alike=())
-    return _as_said_before(loss, argument, role, before) if before else role
+    return _as_said_before(module, argument, role, before) if before else role
 
 
 def _as_said_before(loss: Any, argument: str, role: Map, before: Mapping[str, Any]) -> Map:

@@ -12,12 +12,12 @@ BN = dict(type='BN')
 
 @MODELS.register_module()
 class FeatureMapCritic(BaseModule):
-    """Tell one network's feature maps from another's: 3×3 convolution, norm, LeakyReLU, and one score.
+    """Tell one network's feature maps from another's: convolution, norm, LeakyReLU, one score.
 
     Paper: Chung et al., Feature-map-level Online Adversarial Knowledge Distillation (AFD), ICML
     2020, arXiv 2002.01775, D_k: one number in (0, 1) a map. The sigmoid is the loss's:
     ``AdversarialLoss(mode='lsgan', sigmoid=True)``. The paper's layers could not be read; these are
-    the usual ones of a small discriminator.
+    the usual ones of a small discriminator, with a 3×3 convolution.
 
     ``joint`` asks AdversarialLoss to show both maps in one batch, in the student's step as in the
     critic's own: a BatchNorm over each side alone would take away the very mean and scale that tell

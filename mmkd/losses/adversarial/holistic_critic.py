@@ -12,8 +12,9 @@ from mmkd.utils.checks import check_choice
 
 
 class SelfAttention2d(nn.Module):
-    """Self-attention of SAGAN: ``x + gamma * v softmax(q^T k)^T`` over all places, the identity while gamma is 0.
+    """Self-attention of SAGAN over all places: ``x + gamma * v softmax(q^T k)^T``.
 
+    It is the identity while gamma is 0.
     Written with matmul: torch's fused attention has no second derivative, which the gradient
     penalty needs.
 
@@ -113,7 +114,7 @@ class HolisticCritic(nn.Module):
         self.score = nn.Conv2d(widths[-1], 1, 4)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
-        """Return scores (N, 1, h, w) of maps (N, C, H, W) given their images (N, image_channels, H', W')."""
+        """Return scores (N, 1, h, w) of maps (N, C, H, W), given images (N, image_channels, …)."""
         if x.dim() != 4 or min(x.shape[2:]) < self.minimum:
             raise ValueError(
                 'this HolisticCritic takes maps (N, C, H, W) of at least '

@@ -136,7 +136,7 @@ def read_ensemble(
     smoothing: float = 0.0,
     mask: Tensor | None = None,
 ) -> EnsembleStatistics:
-    r"""Return the statistics of the members, one after the other, after a check against student and mask.
+    r"""Return the statistics of the members, checked against student and mask.
 
     Args:
         student: Logits (N, C, \*S).
@@ -153,19 +153,27 @@ def read_ensemble(
     """
     if isinstance(teachers, EnsembleStatistics):
         statistics = teachers
-        if not (
-            math.isclose(statistics.temperature, temperature)
-            and math.isclose(statistics.smoothing, smoothing)
-        ):
-            raise ValueError(
-                f'the statistics were taken at temperature={statistics.temperature}, '
-                f'smoothing={statistics.smoothing}, this loss needs temperature={temperature}, '
-                f'smoothing={smoothing}. Mend: statistics = loss.running()'
-            )
+        _check_taken_at(statistics, temperature, smoothing)
     else:
         statistics = EnsembleStatistics(temperature, smoothing)
         for member in teachers:
             statistics.update(member)
+    _check_student(student, statistics)
+    check_mask(mask, student)
+    return statistics
+
+
+def _check_taken_at(statistics: EnsembleStatistics, temperature: float, smoothing: float) -> None:
+    at = statistics.temperature, statistics.smoothing
+    if all(map(math.isclose, at, (temperature, smoothing))):
+        return
+    raise ValueError(
+        f'the statistics were taken at temperature={at[0]}, smoothing={at[1]}, this loss needs '
+        f'temperature={temperature}, smoothing={smoothing}. Mend: statistics = loss.running()'
+    )
+
+
+def _check_student(student: Tensor, statistics: EnsembleStatistics) -> None:
     shapes = f'student {shape_of(student)}, teachers {tuple(statistics.shape)}'
     if statistics.count < 2:
         raise ValueError(
@@ -185,16 +193,3 @@ def read_ensemble(
             f'student and members differ in shape: {shapes}, expected student (N, C, *S) and '
             "teachers (M, N, C, *S). Mend: connectors=dict(student='auto') resizes the student"
         )
-    check_mask(mask, student)
-    return statistics
-
-
-def mean_over_valid(values: Tensor, mask: Tensor | None) -> Tensor:
-    r"""Return the mean of values (N, \*S) over the positions that count; exactly 0 where none does.
-
-    >>> mean_over_valid(torch.tensor([1., 2., 9.]), torch.tensor([True, True, False]))
-    tensor(1.5000)
-    """
-    if mask is None:
-        return values.mean()
-    return torch.where(mask, values, values.new_zeros(())).sum() / mask.sum().clamp(min=1)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import shape_of
-from mmkd.losses.functional import no_autocast, unit_vectors, widen
+from mmkd.losses.functional import masked_mean, no_autocast, unit_vectors, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -39,7 +39,8 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         TypeError: a mask that is not bool.
 
     Examples:
-        >>> hidden_cosine(torch.tensor([[1., 0.], [3., 4.]]), torch.tensor([[0., 2.], [4., 3.]]))  # (1 + 0.04) / 2
+        >>> teacher = torch.tensor([[0., 2.], [4., 3.]])
+        >>> hidden_cosine(torch.tensor([[1., 0.], [3., 4.]]), teacher)  # (1 + 0.04) / 2
         tensor(0.5200)
     """
     if student.dim() not in (2, 3) or student.shape != teacher.shape:
@@ -56,9 +57,7 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
                 x.where(mask[..., None], x.new_zeros(())) for x in (student, teacher)
             )
         distance = 1 - (unit_vectors(student) * unit_vectors(teacher)).sum(-1)
-        if mask is None:
-            return distance.mean()
-        return distance.where(mask, distance.new_zeros(())).sum() / mask.sum().clamp(min=1)
+        return masked_mean(distance, mask)
 
 
 @MODELS.register_module()
@@ -80,7 +79,8 @@ class HiddenCosineLoss(Loss):
             with one token.
 
     Examples:
-        >>> HiddenCosineLoss(token='first')(torch.tensor([[[1., 0.], [9., 9.]]]), torch.tensor([[[0., 1.], [9., 9.]]]))
+        >>> teacher = torch.tensor([[[0., 1.], [9., 9.]]])
+        >>> HiddenCosineLoss(token='first')(torch.tensor([[[1., 0.], [9., 9.]]]), teacher)
         tensor(1.)
     """
 

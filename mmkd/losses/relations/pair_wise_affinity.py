@@ -1,4 +1,4 @@
-"""Pair-wise distillation: how alike any two places of a feature map are, for the student as for the teacher."""
+"""Pair-wise distillation: how alike any two places of a map are, for student as for teacher."""
 
 from typing import Any
 
@@ -66,8 +66,8 @@ def pair_wise_affinity(
             with another.
 
     Examples:
-        >>> student = torch.tensor([[[[1., 0.]], [[0., 1.]]]])  # two nodes at a right angle: cosine 0
-        >>> pair_wise_affinity(student, torch.ones(1, 4, 1, 2))  # cosine 1: two of four edges are off by 1
+        >>> student = torch.tensor([[[[1., 0.]], [[0., 1.]]]])  # two nodes, their cosine is 0
+        >>> pair_wise_affinity(student, torch.ones(1, 4, 1, 2))  # 1: two of four edges are off by 1
         tensor(0.5000)
     """
     size = _check_patch(patch)
@@ -85,15 +85,13 @@ def pair_wise_affinity(
 def _pool(x: Tensor, size: tuple[int, int], pool: str) -> Tensor:
     if size == (1, 1):
         return x
-    if pool == 'max':
-        return F.max_pool2d(
-            infinite_to_nan(x), size, size, ceil_mode=True
-        )  # beside a −Inf the others would win
+    if pool == 'max':  # beside a −Inf the others would win
+        return F.max_pool2d(infinite_to_nan(x), size, size, ceil_mode=True)
     return F.avg_pool2d(x, size, size, ceil_mode=True, count_include_pad=False)
 
 
 def _inverse_norm(x: Tensor) -> Tensor:
-    """1 / |x| over the channels in float64; 0 for a zero vector, so that its cosine and its gradient are 0."""
+    """Return 1 / |x| over the channels in float64; 0 for a zero vector, as its gradient then is."""
     square = x.double().square().sum(1, keepdim=True)
     exists = square > 0
     return square.where(exists, square.new_ones(())).rsqrt().where(exists, square.new_zeros(()))
@@ -119,7 +117,7 @@ def _dense(s: Tensor, t: Tensor) -> Tensor:
 
 
 def _local(s: Tensor, t: Tensor, k: int) -> Tensor:
-    """Mean over the edges within k×k; an edge and its reverse are equal, so that half of the offsets suffices."""
+    """Mean over the edges within k×k, of half of the offsets: an edge equals its reverse."""
     height, width = s.shape[2:]
     a, b = (x.to(s.dtype) for x in _sides(s * _inverse_norm(s), t * _inverse_norm(t)))
     reach_y, reach_x = min(k // 2, height - 1), min(k // 2, width - 1)
@@ -132,16 +130,14 @@ def _local(s: Tensor, t: Tensor, k: int) -> Tensor:
                 difference = (a[here] * b[there]).sum(1) + (b[here] * a[there]).sum(1)
             else:
                 difference = (a[here] * a[there]).sum(1) - (b[here] * b[there]).sum(1)
-            times = (
-                2 if dy or dx else 1
-            )  # a node's own edge differs only where one side is a zero vector
+            times = 2 if dy or dx else 1  # a node's own edge: off where one side is a zero vector
             total = total + times * difference.square().sum(dtype=torch.float64)
             edges += times * difference.numel()
     return (total / max(1, edges)).to(s.dtype)
 
 
 class _Gram(torch.autograd.Function):
-    """Mean over all edges without the edges; the gradient is formed in the forward, so only it is kept."""
+    """Mean over all edges without the edges; the forward forms the gradient and keeps only it."""
 
     @staticmethod
     def forward(ctx: Any, s: Tensor, t: Tensor) -> Tensor:
@@ -173,9 +169,8 @@ class _Gram(torch.autograd.Function):
                 unit = s[..., chunk] * norm_s
                 a, b = _sides(unit, t[..., chunk] * norm_t)
                 g = torch.bmm(from_a, a).baddbmm_(from_b, b)
-                g -= unit * (unit * g).sum(
-                    1, keepdim=True
-                )  # only a turn of the vector changes a cosine
+                # Only a turn of the vector changes a cosine.
+                g -= unit * (unit * g).sum(1, keepdim=True)
                 gradient[..., chunk] = g * norm_s * (4 * scale)
             ctx.save_for_backward(gradient)
         return (value * scale).clamp(min=0).to(s.dtype)
@@ -190,30 +185,28 @@ class _Gram(torch.autograd.Function):
 
 
 def _add_upper(gram: Tensor, x: Tensor, rows: int = 128) -> None:
-    """Add x xᵀ to the upper triangle (and a little below it), which saves nearly half of the work."""
+    """Add x xᵀ to the upper triangle and a little below it, which saves nearly half of the work."""
     for i in range(0, x.shape[1], rows):
         gram[:, i : i + rows, i:].baddbmm_(x[:, i : i + rows], x[:, i:].mT)
 
 
 def _gram_is_cheaper(s: Tensor, t: Tensor) -> bool:
-    """Compare multiplications: one in float64 counts as two, and the N×N entries must also be written and read."""
+    """Compare multiplications: float64 counts twice, the N×N entries are also written and read."""
     cs, ct, nodes = s.shape[1], t.shape[1], s.shape[2]
     return nodes >= 256 and 2 * (cs * cs + cs * ct + ct * ct) <= nodes * (cs + ct + 64)
 
 
 def _check_patch(patch: int | tuple[int, int]) -> tuple[int, int]:
-    size = (
-        (patch, patch)
-        if isinstance(patch, int)
-        else tuple(patch)
-        if isinstance(patch, list | tuple)
-        else ()
-    )
-    if len(size) != 2 or any(not isinstance(p, int) or isinstance(p, bool) or p < 1 for p in size):
+    size = (patch, patch) if isinstance(patch, int) else patch
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(map(_is_length, size)):
         raise ValueError(
             f'patch must be an int of at least 1 or two of them (height, width), got {patch!r}'
         )
     return size[0], size[1]
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _check_options(pool: str, neighbourhood: int | None, method: str) -> None:
@@ -264,7 +257,8 @@ class PairWiseAffinityLoss(Loss):
         loss_name: Key in the logs.
 
     Examples:
-        >>> PairWiseAffinityLoss(loss_weight=10.)(torch.tensor([[[[1., 0.]], [[0., 1.]]]]), torch.ones(1, 4, 1, 2))
+        >>> student = torch.tensor([[[[1., 0.]], [[0., 1.]]]])
+        >>> PairWiseAffinityLoss(loss_weight=10.)(student, torch.ones(1, 4, 1, 2))
         tensor(5.)
     """
 
