@@ -191,8 +191,11 @@ class Distiller(BaseModel):
         self, inputs: Tensor, data_samples: list | None
     ) -> tuple[Record, dict[str, Tensor]]:
         """Run every member once, each under its noises; return what the taps read, and the students' own losses."""
-        batch = Batch(inputs, data_samples, self.members[self.predict_with].ignore_index)
-        self._check_labels(batch)
+        task = task_of(self.students[self.predict_with], self.data_preprocessor)
+        batch = Batch(inputs, data_samples, self.members[self.predict_with].ignore_index, task)
+        valid = batch.check_labels(task.num_classes)
+        if self.task_weight or self._reads_labels:
+            self.void_batches.note(batch, valid)
         record = self.observe_teachers(batch)
         losses: dict[str, Tensor] = {}
         for name, student in self.students.items():
@@ -313,19 +316,6 @@ class Distiller(BaseModel):
             if isinstance(value, list)
             else self.task_weight * value
         )
-
-    def _check_labels(self, batch: Batch) -> None:
-        classes = task_of(self.students[self.predict_with]).num_classes
-        sample = batch.data_samples[0] if batch.data_samples else ()
-        valid = True
-        if 'gt_depth_map' in sample:
-            valid = bool(batch.valid.any())
-        elif classes is not None and 'gt_instances' in sample:
-            batch.check_boxes(classes)
-        elif classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
-            valid = batch.check_labels(classes)
-        if self.task_weight or self._reads_labels:
-            self.void_batches.note(batch, valid)
 
     def _check_predict_with(self, name: str | None) -> str:
         if name is not None and name not in self.students:

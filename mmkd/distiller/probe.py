@@ -12,8 +12,7 @@ from mmkd.distiller.members.blame import blaming, during
 from mmkd.distiller.stand_in import copy_module, stand_in
 from mmkd.distiller.taps.taps import Taps
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import CLASSIFICATION, UNKNOWN, Task, task_of
-from mmkd.tasks.generated import default_size, generated_sample
+from mmkd.tasks.base import Task, task_of
 
 if TYPE_CHECKING:
     from mmkd.distiller import Distiller
@@ -29,18 +28,14 @@ def probe(distiller: 'Distiller') -> list[str]:
     its hooks must be there when it is first traced.
     """
     source, device = distiller.data_preprocessor, next(distiller.students.parameters()).device
-    size = tuple(
-        getattr(source, 'size', None) or default_size(next(iter(distiller.students.values())))
-    )
+    tasks = [task_of(student, source) for student in distiller.students.values()]
+    size = tuple(getattr(source, 'size', None) or tasks[0].size)
     generator = torch.Generator().manual_seed(0)
-    if hasattr(source, 'generate'):
-        inputs = torch.stack(source.generate(1, generator))
-    else:
-        inputs = torch.randn(1, 3, *size, generator=generator)
-    inputs = inputs.to(device)
+    inputs = tasks[0].preprocessed(size, generator).to(device)
     with own_draws('probe'), during("in mmkd's probe, before training"):
-        samples = _samples(distiller.students.values(), size, inputs.device)
-        batch = Batch(inputs, samples, distiller.members[distiller.predict_with].ignore_index)
+        samples = _samples(tasks, size, inputs.device)
+        ignored = distiller.members[distiller.predict_with].ignore_index
+        batch = Batch(inputs, samples, ignored, tasks[0])
         record = distiller.observe_teachers(batch, compiled=False)
         for name, run in distiller.teachers.runs.items():
             distiller.noises.prove(
@@ -74,11 +69,8 @@ def _observe(
     return own.read(seen)
 
 
-def _samples(students: Any, size: tuple[int, int], device: torch.device) -> list | None:
-    """Return labels that every student can take; None (no task loss is run) where there are none."""
-    tasks = [task_of(student) for student in students]
-    if len({task.kind for task in tasks}) > 1 or tasks[0] in (Task(UNKNOWN), Task(CLASSIFICATION)):
+def _samples(tasks: list[Task], size: tuple[int, int], device: torch.device) -> list | None:
+    """Return labels for students of these tasks; None, and no task loss, where there are none."""
+    if len({task.kind for task in tasks}) > 1 or not tasks[0].known:
         return None
-    return [
-        generated_sample(tasks[0], size, torch.Generator().manual_seed(0), device, masked=False)
-    ]
+    return [tasks[0].sample(size, torch.Generator().manual_seed(0), masked=False).to(device)]

@@ -2,20 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from mmengine.structures import PixelData
 from torch import Tensor
 
-from mmkd.datasets.seeded import image_name, name_seed
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
 from mmkd.structures.batch import IGNORED_IMAGE, Batch
 from mmkd.tasks.base import task_of
 from mmkd.utils.checks import check_choice, check_count, check_fraction
+from mmkd.utils.seeds import image_name, name_seed
 
 
 @MODELS.register_module()
@@ -175,7 +173,7 @@ class LabelFlip(Noise):
         return replace(
             batch,
             data_samples=[
-                _relabelled(sample, own) if differs else sample
+                batch.task.relabel(sample, own) if differs else sample
                 for sample, own, differs in zip(samples, labels, changed, strict=True)
             ],
         )
@@ -211,13 +209,3 @@ def label_regions(labels: np.ndarray) -> np.ndarray:
     grid[1::2, ::2] = labels[1:] == labels[:-1]
     grid[::2, 1::2] = labels[:, 1:] == labels[:, :-1]
     return cv2.connectedComponents(grid, connectivity=4, ltype=cv2.CV_32S)[1][::2, ::2] - 1
-
-
-def _relabelled(sample: Any, labels: Tensor) -> Any:
-    """Return a data sample with these labels; the other data are shared with the one given."""
-    copy = sample.clone()
-    if labels.dim():
-        copy.gt_sem_seg = PixelData(data=labels[None])
-    else:
-        copy.gt_label = labels.view(1)
-    return copy

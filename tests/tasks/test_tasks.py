@@ -7,8 +7,18 @@ from torch import nn
 
 from mmkd.models.decode_heads.depth_head import DepthHead
 from mmkd.registry import MODELS
-from mmkd.tasks.base import Task, check_same_classes, check_same_places, task_of
-from mmkd.tasks.generated import generated_batch
+from mmkd.tasks import (
+    Classification,
+    Depth,
+    Detection,
+    Segmentation,
+    Task,
+    Unknown,
+    check_same_classes,
+    check_same_places,
+    generated_batch,
+    task_of,
+)
 
 
 def model(**parts: object) -> nn.Module:
@@ -24,29 +34,29 @@ def model(**parts: object) -> nn.Module:
     [
         (
             lambda: MODELS.build(dict(segmentor(num_classes=5), _scope_='mmseg')),
-            Task('segmentation', 5),
+            Segmentation(5),
         ),
         (
             lambda: model(decode_head=DepthHead(0.5, 8.0, num_bins=4, in_channels=2, channels=2)),
-            Task('depth', None, (0.5, 8.0)),
+            Depth(min_depth=0.5, max_depth=8.0),
         ),
         (
             lambda: model(decode_head=nn.ModuleList([model(), model(num_classes=3)])),
-            Task('segmentation', 3),
+            Segmentation(3),
         ),
-        (lambda: model(bbox_head=model(num_classes=7)), Task('detection', 7)),
+        (lambda: model(bbox_head=model(num_classes=7)), Detection(7)),
         (
             lambda: model(roi_head=model(bbox_head=nn.ModuleList([model(num_classes=7)]))),
-            Task('detection', 7),
+            Detection(7),
         ),
         (
             lambda: type('RPN', (nn.Module,), dict(bbox_head=model(num_classes=1)))(),
-            Task('detection'),
+            Detection(),
         ),
-        (lambda: model(num_classes=4), Task('classification', 4)),
-        (lambda: model(head=model(num_classes=6)), Task('classification', 6)),
-        (lambda: model(head=model()), Task('classification')),
-        (model, Task('')),
+        (lambda: model(num_classes=4), Classification(4)),
+        (lambda: model(head=model(num_classes=6)), Classification(6)),
+        (lambda: model(head=model()), Classification()),
+        (model, Unknown()),
     ],
 )
 def test_task_of(build: object, expected: Task) -> None:
@@ -67,11 +77,9 @@ def test_generated_depth_is_what_its_head_can_learn() -> None:
 
 
 def test_generated_labels_repeat_with_their_seed() -> None:
-    for kind, name in (('segmentation', 'gt_sem_seg'), ('depth', 'gt_depth_map')):
+    for task in (Segmentation(9), Depth(min_depth=1.0, max_depth=2.0)):
         one, again, other = (
-            generated_batch(2, (16, 16), Task(kind, 9, (1.0, 2.0)), seed)['data_samples'][1]
-            .get(name)
-            .data
+            generated_batch(2, (16, 16), task, seed)['data_samples'][1].get(task.field).data
             for seed in (3, 3, 4)
         )
         assert torch.equal(one, again)

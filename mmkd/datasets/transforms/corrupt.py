@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmkd.datasets.seeded import image_name, name_seed
 from mmkd.registry import TRANSFORMS
 from mmkd.utils.checks import check_choice, check_count
+from mmkd.utils.seeds import image_name, name_seed
 
 Image = np.ndarray  # (H, W, 3), float32, BGR in [0, 1]
 

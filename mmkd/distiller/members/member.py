@@ -16,6 +16,7 @@ from mmkd.compat import require_library
 from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_prefix
 from mmkd.utils.checks import check_choice, check_dict, check_keys, nearest
 from mmkd.utils.config_file import read_config
+from mmkd.utils.pixels import flips_channels, pad_value, pixel_statistics
 
 COMMON_KEYS = (
     'cfg',
@@ -392,7 +393,7 @@ class Renormalise:
 
     def __init__(self, source: nn.Module, target: nn.Module) -> None:
         self.flip = flips_channels(source) != flips_channels(target)
-        self.pad_value = _pad_value(target)
+        self.pad_value = pad_value(target)
         mean, std = pixel_statistics(source)
         mean_t, std_t = pixel_statistics(target)
         if self.flip:
@@ -400,7 +401,7 @@ class Renormalise:
         self.scale, self.shift = std / std_t, (mean - mean_t) / std_t
         self.changes = (
             self.flip
-            or self.pad_value != _pad_value(source)
+            or self.pad_value != pad_value(source)
             or not (
                 torch.allclose(self.scale, torch.ones(1))
                 and torch.allclose(self.shift, torch.zeros(1))
@@ -417,48 +418,3 @@ class Renormalise:
             h, w = sample.metainfo.get('img_shape', x.shape[2:])[:2]
             x[i, :, h:], x[i, :, :, w:] = self.pad_value, self.pad_value
         return x
-
-
-def flips_channels(preprocessor: nn.Module) -> bool:
-    """Return whether a data preprocessor turns BGR into RGB, or RGB into BGR.
-
-    mmengine and what derives from it say ``_channel_conversion``, mmpretrain ``to_rgb``,
-    mmsegmentation until 1.2 ``channel_conversion``.
-
-    >>> from mmengine.model import ImgDataPreprocessor
-    >>> flips_channels(ImgDataPreprocessor(bgr_to_rgb=True)), flips_channels(ImgDataPreprocessor())
-    (True, False)
-    """
-    names = '_channel_conversion', 'channel_conversion', 'to_rgb'
-    return any(getattr(preprocessor, name, False) for name in names)
-
-
-def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (C, 1, 1) by which a data preprocessor normalises; 0 and 1 where it does not.
-
-    >>> from mmengine.model import ImgDataPreprocessor
-    >>> [x.shape for x in pixel_statistics(ImgDataPreprocessor(mean=[1.] * 3, std=[2.] * 3))]
-    [torch.Size([3, 1, 1]), torch.Size([3, 1, 1])]
-
-    Raises:
-        ValueError: A standard deviation is not above 0: every pixel would be NaN or Inf.
-    """
-    if getattr(preprocessor, '_enable_normalize', False):
-        mean, std = (
-            preprocessor.get_buffer('mean').float().cpu(),
-            preprocessor.get_buffer('std').float().cpu(),
-        )
-        if not (std > 0).all():
-            raise ValueError(
-                f'std of a data_preprocessor must be above 0, got {std.flatten().tolist()}. Mend: '
-                f'the '
-                "spread of the images' channels, such as [58.395, 57.12, 57.375]"
-            )
-        return mean, std
-    return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
-
-
-def _pad_value(preprocessor: nn.Module) -> float:
-    return float(
-        getattr(preprocessor, 'pad_val', None) or getattr(preprocessor, 'pad_value', None) or 0
-    )

@@ -16,7 +16,7 @@ from mmkd.distiller.members.member import PRECISIONS, Member, Renormalise
 from mmkd.distiller.taps.taps import Taps
 from mmkd.noise.base import QUIET, Noises
 from mmkd.structures.batch import Batch
-from mmkd.tasks.generated import default_size
+from mmkd.tasks.base import task_of
 from mmkd.utils.checkpoints import refuse_spoilt, spoilt
 
 Forward = Callable[[Tensor, list | None], Any]  # of images, as a teacher expects them
@@ -51,14 +51,12 @@ class Teacher:
         self.taps = Taps(self.model, taps, member.where)
         self.size = options.get('input_size')
         if options.get('fuse_bn'):
-            size = self.size or getattr(source, 'size', None) or default_size(self.model)
+            size = self.size or getattr(source, 'size', None) or task_of(self.model).size
             _fuse(self.taps, size, self.forward)
         self.model.requires_grad_(False)
         # Before the cast: mean and standard deviation would be rounded with the weights.
         target = getattr(self.model, 'data_preprocessor', None)
-        refuse: Any = getattr(source, 'refuse_other', None)  # of sentences
-        if refuse is not None:
-            refuse(target, member.where)
+        task_of(self.model, source).refuse_other(target, member.where)
         self.renormalise = Renormalise(source, target) if isinstance(target, nn.Module) else None
         self.dtype = PRECISIONS[options.get('precision', 'fp32')]
         self.layout = torch.channels_last if options.get('channels_last') else torch.preserve_format

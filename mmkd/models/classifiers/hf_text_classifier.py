@@ -1,13 +1,11 @@
-"""Text classifiers of Hugging Face as members: sentences are one tensor of token ids, mask and segments."""
+"""Text classifiers of Hugging Face as members; their inputs are one tensor a batch."""
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmkd.models.classifiers.image_classifier import answer
@@ -17,73 +15,6 @@ from mmkd.utils.checks import check_count, nearest
 from mmkd.utils.hugging_face import resolve_folder, transformers
 
 _LAYER = re.compile(r'(.*\blayers?\.)(\d+)(\..*)')
-
-
-@MODELS.register_module()
-class TextDataPreprocessor(BaseDataPreprocessor):
-    """Pad sentences to the longest of their batch and stack them.
-
-    ``inputs`` becomes an integer tensor (N, 3, L): token ids, attention mask (1 where there is a
-    token), segments.
-
-    Args:
-        pad_token: Id of padding.
-        vocab_size: Ids that :meth:`generate` draws from.
-
-    >>> data = dict(inputs=[torch.ones(3, 2, dtype=torch.long), torch.ones(3, 1, dtype=torch.long)])
-    >>> TextDataPreprocessor(pad_token=9)(data)['inputs'].tolist()
-    [[[1, 1], [1, 1], [1, 1]], [[1, 9], [1, 0], [1, 0]]]
-    """
-
-    def __init__(self, pad_token: int = 0, vocab_size: int = 100) -> None:
-        super().__init__()
-        self.pad_token, self.vocab_size = pad_token, vocab_size
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        """Return the batch on the device of the model."""
-        data = self.cast_data(data)
-        sentences = data['inputs']
-        length = max(x.shape[1] for x in sentences)
-        data['inputs'] = torch.stack(
-            [
-                torch.cat(
-                    [
-                        F.pad(x[:1], (0, length - x.shape[1]), value=self.pad_token),
-                        F.pad(x[1:], (0, length - x.shape[1])),
-                    ]
-                )
-                for x in sentences
-            ]
-        )
-        data.setdefault('data_samples', None)
-        return data
-
-    def refuse_other(self, other: Any, where: str) -> None:
-        """Refuse a member whose token ids mean other words.
-
-        Raises:
-            ValueError: Another vocabulary or padding.
-        """
-        own, its = (
-            (x.vocab_size, x.pad_token) if isinstance(x, TextDataPreprocessor) else None
-            for x in (self, other)
-        )
-        if own != its:
-            raise ValueError(
-                f'{where} has another vocabulary and padding than the student: {its}, not {own}, '
-                f'so token '
-                'ids mean other words to it. Mend: models of one tokenizer'
-            )
-
-    def generate(self, number: int, generator: torch.Generator, length: int = 16) -> list[Tensor]:
-        """Return sentences of random tokens (3, L), every second one shorter: what a probe or a benchmark runs."""
-        made = []
-        for i in range(number):
-            ids = torch.randint(
-                0, self.vocab_size, (length - (i % 2) * (length // 4),), generator=generator
-            )
-            made.append(torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)]))
-        return made
 
 
 @MODELS.register_module()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mmkd.apis.launch import build_runner, prepare_config
 from mmkd.apis.robustness import robustness
-from mmkd.engine.runner.pgd_loop import pgd, pixel_units
+from mmkd.evaluation.functional.pgd import pgd, pixel_units
 
 
 def images(n: int = 4, seed: int = 0, **options: Any) -> Tensor:
