@@ -75,10 +75,9 @@ def check_map(data: dict, key: str, files: dict[str, str]) -> None:
     image = f'its image {files["img_path"]}' if 'img_path' in files else 'its image'
     if len(shape) != (len(wanted) or 2):
         raise SampleError(
-            f'{file} has the shape {shape}, but a map holds one value for each pixel'
-            f'{f" of {image} {wanted}" if wanted else ""}. Mend: one channel, of class ids and '
-            f'not of '
-            'colours; or take the file out of the data set'
+            f'{file} has the shape {shape}, but a map holds one value for each '
+            f'pixel{f" of {image} {wanted}" if wanted else ""}. Mend: one channel, of class ids '
+            'and not of colours; or take the file out of the data set'
         )
     if wanted and shape != wanted:
         raise SampleError(
@@ -90,8 +89,7 @@ def check_map(data: dict, key: str, files: dict[str, str]) -> None:
             made = '' if isinstance(strange, float) else f', which would make it {strange % 256}'
             raise SampleError(
                 f'{file} holds the id {strange}, but labels are read as 8 bits{made}. Mend: write '
-                f'ids of '
-                '0 to 255, 255 where nothing counts'
+                'ids of 0 to 255, 255 where nothing counts'
             )
 
 
@@ -187,8 +185,7 @@ def _looked(dataset: BaseDataset) -> str:
     )
     return (
         f' ({said}). Mend: data_root, data_prefix, suffixes and ann_file must lead to files '
-        f'(relative paths start '
-        f'at {os.getcwd()})'
+        f'(relative paths start at {os.getcwd()})'
     )
 
 
@@ -207,8 +204,7 @@ def refuse_folder(dataset: BaseDataset) -> None:
     ):
         raise ValueError(
             f'ann_file={file!r} of {type(dataset).__name__} is a folder, but a list of names is '
-            f'read from '
-            'it. Mend: a text file; leave it out to take every image of data_prefix'
+            'read from it. Mend: a text file; leave it out to take every image of data_prefix'
         )
 
 

@@ -102,8 +102,7 @@ class CIFAR10(BaseDataset):
                 if last <= self.val_per_class:
                     raise ValueError(
                         f'val_per_class={self.val_per_class} leaves no training image of class '
-                        f'{name!r}, '
-                        f'which has {last}. Mend: a smaller val_per_class'
+                        f'{name!r}, which has {last}. Mend: a smaller val_per_class'
                     )
                 border = last - self.val_per_class
                 first, last = (0, border) if self.split == 'train' else (border, last)
@@ -111,8 +110,7 @@ class CIFAR10(BaseDataset):
             if wanted > last - first:
                 raise ValueError(
                     f'images_per_class={wanted}, but class {name!r} has {last - first} images in '
-                    f'split '
-                    f'{self.split!r}. Mend: images_per_class={last - first} at most'
+                    f'split {self.split!r}. Mend: images_per_class={last - first} at most'
                 )
             entries += [
                 dict(img_path=own[i], gt_label=label, image=start + i, ood=False)

@@ -276,6 +276,6 @@ def _check_range(name: str, value: Any, least: float, most: float) -> None:
         or not least <= value[0] <= value[1] <= most
     ):
         raise ValueError(
-            f'{name} must be (smallest, largest) with {least} <= smallest <= largest <= {most}'
-            f'{" (whole numbers)" if number is int else ""}, got {value!r}'
+            f'{name} must be (smallest, largest) with {least} <= smallest <= largest <= '
+            f'{most}{" (whole numbers)" if number is int else ""}, got {value!r}'
         )

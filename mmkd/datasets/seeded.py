@@ -104,8 +104,7 @@ def seeded_loader(loader: DataLoader, seed: int, by_epoch: bool = False) -> Data
 
 _MEND = (
     "Use sampler=dict(type='InfiniteSampler', shuffle=True) and batch_size, or take "
-    'ExactResumeHook out of '
-    'custom_hooks and train without exact resume'
+    'ExactResumeHook out of custom_hooks and train without exact resume'
 )
 
 
@@ -122,6 +121,6 @@ def _shuffles(sampler: Any) -> bool:
         return True
     raise TypeError(
         f'ExactResumeHook does not know the order of {type(sampler).__name__} (it knows '
-        f'InfiniteSampler, '
-        f'DefaultSampler, SequentialSampler and RandomSampler without replacement). {_MEND}'
+        'InfiniteSampler, DefaultSampler, SequentialSampler and RandomSampler without '
+        f'replacement). {_MEND}'
     )

@@ -77,16 +77,14 @@ class TextFiles(BaseDataset):
         if not classes:
             raise ValueError(
                 'TextFiles needs the names of the classes. Mend: '
-                "metainfo=dict(classes=['negative', "
-                "'positive'])"
+                "metainfo=dict(classes=['negative', 'positive'])"
             )
         rows, columns = _read(path)
         for column in (*self.text, self.label):
             if column not in columns:
                 raise KeyError(
                     f'TextFiles: {path} has no column {column!r}{nearest(column, columns)} (its '
-                    f'columns: '
-                    f'{columns})'
+                    f'columns: {columns})'
                 )
         short = [
             i
@@ -97,12 +95,12 @@ class TextFiles(BaseDataset):
             fault = f'too few columns in line {short[0] + 2}' if short else 'no rows'
             raise ValueError(
                 f'TextFiles: {path} has {fault}. Mend: a label and a sentence in every row, '
-                f'between tabs'
+                'between tabs'
             )
         if self.limit is not None and self.limit > len(rows):
             raise ValueError(
                 f'limit={self.limit}, but {path} has {len(rows)} rows. Mend: limit={len(rows)} at '
-                f'most'
+                'most'
             )
         chosen = (
             range(len(rows))

@@ -71,6 +71,5 @@ def check_best_metrics(wanted: list[str], found: list[str]) -> None:
         if found and key != 'auto' and key not in found:
             raise KeyError(
                 f'the checkpoint hook keeps the best by save_best={key!r}, which the validation '
-                f'does '
-                f'not report{nearest(key, found)} (it reports {sorted(found)})'
+                f'does not report{nearest(key, found)} (it reports {sorted(found)})'
             )

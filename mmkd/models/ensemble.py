@@ -110,10 +110,8 @@ class Ensemble(BaseModel):
         if mode != 'predict':
             raise RuntimeError(
                 f"mmkd.Ensemble only answers mode='predict', got mode={mode!r}. Mend: train the "
-                f'members '
-                'one by one with tools/train_ensemble.py; to distil them, give them as '
-                'teachers=dict(…) '
-                "of an mmkd.Distiller and read 't*.logits'"
+                'members one by one with tools/train_ensemble.py; to distil them, give them as '
+                "teachers=dict(…) of an mmkd.Distiller and read 't*.logits'"
             )
         batch, samples = Batch(inputs, data_samples), data_samples
         sums = [EnsembleUncertainty() for _ in inputs]
@@ -145,9 +143,9 @@ def probabilities_of(prediction: Any) -> Tensor:
     logits = logits_of(prediction.to_dict())
     if logits.shape[1] < 2:
         raise ValueError(
-            f'an ensemble averages softmax probabilities of two classes or more, got '
-            f'{logits.shape[1]} '
-            'output channel. Mend: members with out_channels=num_classes, background included'
+            'an ensemble averages softmax probabilities of two classes or more, got '
+            f'{logits.shape[1]} output channel. Mend: members with out_channels=num_classes, '
+            'background included'
         )
     return F.softmax(logits.double(), 1)
 

@@ -76,7 +76,6 @@ def _add(images: Tensor, scale: Tensor) -> Tensor:
         raise TypeError(
             'GaussianInput needs images (N, C, H, W) of floating point, got '
             f'{str(images.dtype).removeprefix("torch.")} {tuple(images.shape)}. Mend: images in '
-            f'[0, 1]; a '
-            'text has no pixels'
+            '[0, 1]; a text has no pixels'
         )
     return torch.addcmul(images, torch.randn_like(images), scale.to(images))

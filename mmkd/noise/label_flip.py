@@ -153,8 +153,7 @@ class LabelFlip(Noise):
         if own is not None and own != self.num_classes:
             raise ValueError(
                 f'LabelFlip(num_classes={self.num_classes}), but {host.member.where} has {own} '
-                f'classes. '
-                f'Mend: num_classes={own}, or leave it out'
+                f'classes. Mend: num_classes={own}, or leave it out'
             )
 
     def see(self, batch: Batch) -> Batch:

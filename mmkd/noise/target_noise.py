@@ -61,9 +61,9 @@ class TargetNoise(Noise):
         for tap in self.taps:
             if tap not in host.taps:
                 raise KeyError(
-                    f'TargetNoise: no objective reads the tap {tap!r} of {host.member.where}'
-                    f'{nearest(tap, host.taps)} (read: {list(host.taps)}). Mend: '
-                    f'taps={list(host.taps)}'
+                    f'TargetNoise: no objective reads the tap {tap!r} of '
+                    f'{host.member.where}{nearest(tap, host.taps)} (read: {list(host.taps)}). '
+                    f'Mend: taps={list(host.taps)}'
                 )
 
     def hear(self, seen: dict[str, Any]) -> dict[str, Any]:

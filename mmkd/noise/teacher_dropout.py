@@ -68,10 +68,8 @@ class TeacherDropout(Noise):
             )
             raise ValueError(
                 f'TeacherDropout: the dropout of {where} ({names}) reaches none of the taps that '
-                f'objectives read '
-                f'({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in front of a tap, '
-                f'such as dropout_ratio '
-                'of the decode head in front of its logits'
+                f'objectives read ({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in '
+                'front of a tap, such as dropout_ratio of the decode head in front of its logits'
             )
 
 
@@ -120,9 +118,7 @@ def _dropouts(model: nn.Module, where: str) -> list[nn.Module]:
         has = f'{len(rates)} dropout modules, all of rate 0' if rates else 'no dropout module'
         raise ValueError(
             f'TeacherDropout: {where} has {has}, so it cannot be fickle. Mend: a teacher that was '
-            f'trained '
-            'with dropout, such as backbone=dict(dropout=0.4) of a WideResNet or '
-            'dropout_ratio=0.1 of a '
-            'decode head'
+            'trained with dropout, such as backbone=dict(dropout=0.4) of a WideResNet or '
+            'dropout_ratio=0.1 of a decode head'
         )
     return found

@@ -71,8 +71,8 @@ class Task:
             source: The data preprocessor that makes its batches.
         """
         raise NotImplementedError(
-            f'{cls.__name__} does not say how its models are known. Mend: a classmethod '
-            'of(cls, model, source=None) that returns a task, or None of other models'
+            f'{cls.__name__} does not say how its models are known. Mend: a classmethod of(cls, '
+            'model, source=None) that returns a task, or None of other models'
         )
 
     @property
@@ -199,8 +199,8 @@ class Task:
             masked: Whether some labels are to be such as do not count, where there are such.
         """
         raise NotImplementedError(
-            f'{type(self).__name__} does not say how its labels look. Mend: a method '
-            'sample(self, size, generator, masked=True) that returns a data sample'
+            f'{type(self).__name__} does not say how its labels look. Mend: a method sample(self, '
+            'size, generator, masked=True) that returns a data sample'
         )
 
 

@@ -74,9 +74,9 @@ class Detection(Task):
             theirs = torch.stack([part.any() for part in wrong.split([len(one) for one in each])])
             raise ValueError(
                 f'boxes have the labels {labels[wrong].unique().tolist()[:8]}, but the student has '
-                f'{num_classes} classes (0 … {num_classes - 1})'
-                f'{batch.files(*self.paths, chosen=theirs)}. Mend: num_classes of the head, or '
-                'metainfo=dict(classes=…) of the data set'
+                f'{num_classes} classes (0 … '
+                f'{num_classes - 1}){batch.files(*self.paths, chosen=theirs)}. Mend: num_classes '
+                'of the head, or metainfo=dict(classes=…) of the data set'
             )
         return True
 

@@ -40,8 +40,8 @@ def check_ids(batch: Batch, num_classes: int | None, paths: tuple[str, ...], men
 def tell_ignored(batch: Batch, paths: tuple[str, ...], mend: str) -> str:
     """Return what is to be said of a batch whose labels are all ignored."""
     return (
-        f'no valid position: every label of this batch is the ignore index {batch.ignored}'
-        f'{batch.files(*paths)}. Mend: {mend}'
+        'no valid position: every label of this batch is the ignore index '
+        f'{batch.ignored}{batch.files(*paths)}. Mend: {mend}'
     )
 
 

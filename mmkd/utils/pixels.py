@@ -36,8 +36,7 @@ def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
         if not (std > 0).all():
             raise ValueError(
                 f'std of a data_preprocessor must be above 0, got {std.flatten().tolist()}. Mend: '
-                f'the '
-                "spread of the images' channels, such as [58.395, 57.12, 57.375]"
+                "the spread of the images' channels, such as [58.395, 57.12, 57.375]"
             )
         return mean, std
     return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)

@@ -63,8 +63,7 @@ def image_name(info: Mapping, user: str, mend: str = '') -> str:
     if info.get('sample_idx') is None:
         raise ValueError(
             f"{user} gives an image the same noise always, but this one has neither 'img_path' nor "
-            f"'sample_idx' in its metainfo ({sorted(info)}). Mend: meta_keys=('img_path', …) "
-            f'where the '
-            f'pipeline packs its inputs{mend}'
+            f"'sample_idx' in its metainfo ({sorted(info)}). Mend: meta_keys=('img_path', …) where "
+            f'the pipeline packs its inputs{mend}'
         )
     return str(info['sample_idx'])

@@ -88,7 +88,7 @@ def draw_batches(
     if loader is not None and not batches and not report.errors:
         report.error(
             f'the training data set gives no batch of {batch_size}: it has {len(loader.dataset)} '
-            f'samples'
+            'samples'
         )
     return batches, len(loader.dataset) if loader is not None else 0
 
@@ -122,16 +122,14 @@ def check_classes(
         if classes and heads[name] and heads[name] != classes:
             report.error(
                 f'student {name!r} has {heads[name]} classes, the training data {classes}. Mend: '
-                f'num_classes '
-                'of every head, or the data set'
+                'num_classes of every head, or the data set'
             )
     first = next((heads[name] for name in students), None)
     for name in teachers:
         if first and heads[name] and heads[name] != first:
             report.warn(
                 f'teacher {name!r} has {heads[name]} classes, the student {first}: only their '
-                f'features can be '
-                'compared'
+                'features can be compared'
             )
 
 

@@ -105,8 +105,8 @@ class _Reader:
                 {tuple(getattr(sample.get('inputs'), 'shape', ())) for sample in samples}
             )
             mend = (
-                f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to '
-                f'one size'
+                f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to one '
+                'size'
             )
             self._note(
                 'does not make a batch',

@@ -129,8 +129,7 @@ class Corrupt(BaseTransform):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
                 f'Corrupt needs an image (H, W, 3) of uint8, got {image.dtype} {image.shape}. '
-                f'Mend: put '
-                'it before transforms that normalise'
+                'Mend: put it before transforms that normalise'
             )
         corrupt, strengths = CORRUPTIONS[self.corruption]
         rng = np.random.default_rng(

@@ -70,8 +70,8 @@ class CalibrationSums:
         if not self.count:
             raise ValueError(
                 'calibration needs one labelled prediction or more, got none: every label is '
-                'ignored or '
-                'every sample is out of distribution. Mend: check ignore_index and the data set'
+                'ignored or every sample is out of distribution. Mend: check ignore_index and the '
+                'data set'
             )
         return self.count
 
@@ -97,8 +97,7 @@ def calibration_sums(logits: Tensor, labels: Tensor, mask: Tensor | None = None)
         if wrong_ids.any():
             raise ValueError(
                 f'labels hold the ids {labels[wrong_ids].unique().tolist()[:8]}, but the logits '
-                f'have '
-                f'{log_prob.shape[1]} classes. Mend: mask=labels != ignore_index'
+                f'have {log_prob.shape[1]} classes. Mend: mask=labels != ignore_index'
             )
         picked = log_prob.gather(1, labels[:, None]).squeeze(1).double()
         prob = log_prob.exp()
@@ -175,7 +174,6 @@ def _check(logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
     if labels.shape != expected:
         raise ValueError(
             f'labels must have the shape {expected} of logits {shape_of(logits)} without their '
-            f'classes, '
-            f'got {shape_of(labels)}'
+            f'classes, got {shape_of(labels)}'
         )
     check_mask(mask, logits)

@@ -89,8 +89,7 @@ def ood_auroc(uncertainty: ArrayLike, ood: ArrayLike) -> float:
         kind = 'out of' if foreign.all() else 'in'
         raise ValueError(
             f'AUROC needs samples of both kinds, but all {len(foreign)} are {kind} distribution. '
-            f'Mend: '
-            'a test set that joins both, the foreign samples with metainfo ood=True'
+            'Mend: a test set that joins both, the foreign samples with metainfo ood=True'
         )
     return float(roc_auc_score(foreign, values))
 
@@ -100,13 +99,11 @@ def _arrays(uncertainty: ArrayLike, marks: ArrayLike) -> tuple[Any, Any]:
     if values.ndim != 1 or values.shape != marked.shape or not len(values):
         raise ValueError(
             'uncertainty and its marks must be two lists of the same length, not empty, got the '
-            'shapes '
-            f'{values.shape} and {marked.shape}'
+            f'shapes {values.shape} and {marked.shape}'
         )
     if np.isnan(values).any():
         raise ValueError(
             f'{int(np.isnan(values).sum())} of {len(values)} uncertainties are NaN, which have no '
-            f'rank. '
-            'Mend: look for NaN in the logits'
+            'rank. Mend: look for NaN in the logits'
         )
     return values, marked

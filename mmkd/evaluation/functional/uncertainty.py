@@ -42,8 +42,7 @@ def check_outputs(outputs: str, allowed: tuple[str, ...], offset: float) -> None
     if offset and outputs != 'dirichlet':
         raise ValueError(
             f"offset={offset} is added to a Dirichlet's α, which outputs={outputs!r} does not "
-            f'have. '
-            "Mend: outputs='dirichlet', or leave offset out"
+            "have. Mend: outputs='dirichlet', or leave offset out"
         )
 
 
@@ -210,8 +209,7 @@ class EnsembleUncertainty:
         if self.count < 2:
             raise ValueError(
                 f'an ensemble has two members or more, got {self.count}: one alone disagrees with '
-                f'nobody. '
-                'Mend: train more with tools/train_ensemble.py'
+                'nobody. Mend: train more with tools/train_ensemble.py'
             )
         mean = self.mean
         total, data = entropy(mean), self._entropy / self.count
@@ -239,6 +237,6 @@ def _check_classes(name: str, shape: torch.Size, spatial: int) -> None:
     if spatial < 0 or shape[1] < 2:
         leading = '(M, N, C, *S)' if name == 'probs' else '(N, C, *S)'
         raise ValueError(
-            f'{name} must be {leading} with two classes or more, got {tuple(shape)}'
-            f'{" for one member" if name == "probs" else ""}'
+            f'{name} must be {leading} with two classes or more, got '
+            f'{tuple(shape)}{" for one member" if name == "probs" else ""}'
         )

@@ -49,9 +49,9 @@ class Accuracy(BaseMetric):
             for key in ('pred_score', 'gt_label'):
                 if key not in sample:
                     raise KeyError(
-                        f'Accuracy needs {key!r} in every data sample, which has '
-                        f'{sorted(sample)}. Mend: a '
-                        'labelled data set, a classifier that predicts, or ood=True in the metainfo'
+                        f'Accuracy needs {key!r} in every data sample, which has {sorted(sample)}. '
+                        'Mend: a labelled data set, a classifier that predicts, or ood=True in the '
+                        'metainfo'
                     )
         ahead = iter(self._ahead(counted) if counted else [])
         # An entry a sample, in order: what the ranks gather is cut to the size of the data set.
@@ -80,6 +80,6 @@ class Accuracy(BaseMetric):
         if not len(ranks):
             raise ValueError(
                 f'Accuracy has no sample with a label (of {len(results)}). Mend: evaluate a '
-                f'labelled set'
+                'labelled set'
             )
         return {f'top{k}': 100.0 * (ranks < k).double().mean().item() for k in self.topk}

@@ -30,15 +30,13 @@ class DepthMetric(MMSegDepthMetric):
         if len(known) < len(results):
             MMLogger.get_current_instance().warning(
                 f'{len(results) - len(known)} of {len(results)} images have no depth between '
-                f'{self.min_depth_eval} and '
-                f'{self.max_depth_eval} and do not count'
+                f'{self.min_depth_eval} and {self.max_depth_eval} and do not count'
             )
         if results and not known:
             raise ValueError(
                 f'no image of {len(results)} has depth between '
-                f'min_depth_eval={self.min_depth_eval} and '
-                f'max_depth_eval={self.max_depth_eval}. Mend: '
-                f'LoadDepthAnnotation(depth_rescale_factor=…) '
-                'in the pipeline of the evaluation must give metres, as in the training'
+                f'min_depth_eval={self.min_depth_eval} and max_depth_eval={self.max_depth_eval}. '
+                'Mend: LoadDepthAnnotation(depth_rescale_factor=…) in the pipeline of the '
+                'evaluation must give metres, as in the training'
             )
         return super().compute_metrics(known)

@@ -137,10 +137,8 @@ class UncertaintyMetric(BaseMetric):
             if field is None:
                 raise KeyError(
                     f"outputs='ensemble' reads '{name}_uncertainty', which this prediction lacks "
-                    f'(it has '
-                    f"{sorted(sample)}). Mend: test an mmkd.Ensemble, or outputs='dirichlet' or "
-                    f"'softmax' "
-                    'for a single network'
+                    f'(it has {sorted(sample)}). Mend: test an mmkd.Ensemble, or '
+                    "outputs='dirichlet' or 'softmax' for a single network"
                 )
             found[name] = (field['data'] if isinstance(field, dict) else field).reshape(-1)[index]
         return found

