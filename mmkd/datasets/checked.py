@@ -1,4 +1,4 @@
-"""Data sets name the file that is broken: of a sample that fails, of a map that does not fit; or say that all is empty.
+"""Data sets name the file that is broken or does not fit, or say that they are empty.
 
 mmengine's own classes are mended, so that every data set does so once mmkd is imported, whoever
 wrote it.
@@ -21,11 +21,14 @@ _REPLACE = 'Mend: replace the file, or take it out of the data set'
 
 
 class SampleError(ValueError):
-    """A sample that cannot be used, with its files. One text makes it, so that it comes out of a worker as it is."""
+    """A sample that cannot be used, with its files.
+
+    One text makes it, so that it comes out of a worker as it is.
+    """
 
 
 def call_checked(compose: Compose, data: dict) -> dict | None:
-    """Do what mmengine's ``Compose`` does; name the sample's files where a step fails; look at maps once loaded.
+    """Do what mmengine's ``Compose`` does, name files where a step fails, and look at loaded maps.
 
     Args:
         compose: The pipeline.
@@ -94,7 +97,10 @@ def check_map(data: dict, key: str, files: dict[str, str]) -> None:
 
 
 def strange_id(file: str) -> int | float | None:
-    """Return an id of a label file that 8 bits cannot hold: a large, negative or broken one; None of remote files."""
+    """Return an id of a label file that 8 bits cannot hold: a large, negative or broken one.
+
+    Remote files are not looked at.
+    """
     if not os.path.isfile(file):
         return None
     with open(file, 'rb') as content:
@@ -129,7 +135,8 @@ def _named(error: Exception, step: str, files: dict[str, str]) -> Exception:
 def unreadable(file: str, error: Exception, reader: str) -> str:
     """Return the sentence about a file that ``reader`` could not read.
 
-    >>> unreadable('ann/3.png', OSError('cannot identify image file <_io.BytesIO object at 0x7f0a>'), 'LoadAnnotations')
+    >>> error = OSError('cannot identify image file <_io.BytesIO object at 0x7f0a>')
+    >>> unreadable('ann/3.png', error, 'LoadAnnotations')
     'ann/3.png cannot be read by LoadAnnotations: cannot identify image file. Mend: replace the
     file, or take it out...'
     """
@@ -155,7 +162,7 @@ def _read_by(step: str, files: dict[str, str]) -> list[str]:
 
 
 def refuse_empty(dataset: BaseDataset) -> None:
-    """Refuse a data set without samples: mmengine would speak of arrays to concatenate, or of a length of 0.
+    """Refuse a data set without samples, of which mmengine's own errors say too little.
 
     Raises:
         ValueError: Says where it looked.
@@ -190,7 +197,7 @@ def _looked(dataset: BaseDataset) -> str:
 
 
 def refuse_folder(dataset: BaseDataset) -> None:
-    """Refuse a folder as a segmentation set's ``ann_file``: mmseg would take all images in place of the listed ones.
+    """Refuse a folder as a segmentation set's ``ann_file``, where mmseg would take all images.
 
     Raises:
         ValueError: Names it.

@@ -156,10 +156,12 @@ def load_part(
         raise ValueError(
             f'the images of {Path(data_root) / part} must have one size, got {sorted(shapes)[:3]}'
         )
-    return (
-        [(name, [path for path, _ in images]) for name, images in found.items()],
-        np.stack([image for images in found.values() for _, image in images]),
-    )
+    paths: list[tuple[str, list[str]]] = []
+    stacked: list[np.ndarray] = []
+    for name, images in found.items():
+        paths.append((name, [path for path, _ in images]))
+        stacked += [image for _, image in images]
+    return paths, np.stack(stacked)
 
 
 def _archived(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

@@ -12,7 +12,8 @@ from mmkd.utils.checks import check_choice, check_count, check_keys
 # Neighbours in the source tend to be by one writer: contiguous blocks keep handwriting apart as
 # well as digits.
 SPLITS = dict(train=(0, 1257), val=(1257, 1437), test=(1437, 1797))
-INK = 0.47  # ink from here on is the digit's: between two of the source's 17 levels, so that no rounding decides
+# Ink from here on is the digit's: between two of the source's 17 levels, so no rounding decides.
+INK = 0.47
 OWN = ('split', 'num_scenes', 'size', 'seed', 'num_digits', 'digit_size', 'clutter', 'noise')
 INHERITED = (
     'pipeline',
@@ -51,7 +52,7 @@ def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scramble(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle the four quadrants of a digit (never back to the same order): a digit's strokes without its shape."""
+    """Shuffle the four quadrants of a digit, to any other order: its strokes without its shape."""
     a, b, c, d = ink[:4, :4], ink[:4, 4:], ink[4:, :4], ink[4:, 4:]
     shuffled = [[d, c, b, a], [b, d, a, c], [c, a, d, b], [d, a, c, b]][rng.integers(4)]
     return np.block([shuffled[:2], shuffled[2:]])
@@ -182,7 +183,7 @@ class DigitScenes(BaseSegDataset):
 
     Examples:
         >>> scenes = DigitScenes(split='val', num_scenes=4)
-        >>> len(scenes), scenes[0]['img'].shape, [int(label) for label in np.unique(scenes[0]['gt_seg_map'])]
+        >>> len(scenes), scenes[0]['img'].shape, np.unique(scenes[0]['gt_seg_map']).tolist()
         (4, (64, 64, 3), [0, 1, 3, 6, 8, 9])
     """
 

@@ -25,7 +25,7 @@ INHERITED = (
 
 @DATASETS.register_module()
 class ImageFiles(BaseDataset):
-    """Images from a folder or from another data set, resized and marked ``ood=True``, without labels.
+    """Images of a folder or of another data set, resized and marked ``ood=True``, without labels.
 
     What a model that was trained on something else should be unsure about. To mix them with a
     labelled set use mmengine's ``ConcatDataset``, and give both the same ``metainfo``.

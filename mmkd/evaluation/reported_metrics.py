@@ -14,8 +14,9 @@ from mmkd.utils.checks import nearest
 
 @torch.no_grad()
 def reported_metrics(model: Any, dataloader: Any, evaluator: Evaluator) -> list[str]:
-    """Return the names of the metrics that a validation will report; nothing where one batch is too little to know.
+    """Return the names of the metrics that a validation will report.
 
+    Nothing, where one batch is too little to know.
     The evaluator is copied, no random number is drawn, and nothing is printed; the model is left in
     eval mode.
 

@@ -1,4 +1,4 @@
-"""Ensemble: several trained networks that predict as one, and say where their uncertainty comes from."""
+"""Ensemble: trained networks that predict as one, and say where uncertainty comes from."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -151,7 +151,7 @@ def probabilities_of(prediction: Any) -> Tensor:
 
 
 def write_prediction(sample: Any, sums: EnsembleUncertainty) -> None:
-    """Write the mean prediction and its uncertainties into a data sample, as :class:`Ensemble` says."""
+    """Write the mean prediction and its uncertainties into a sample, see :class:`Ensemble`."""
     mean = sums.mean[0]
     logits, best = mean.log().float(), mean.argmax(0, keepdim=True)
     measures = {

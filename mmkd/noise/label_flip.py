@@ -18,12 +18,13 @@ from mmkd.utils.seeds import image_name, name_seed
 
 @MODELS.register_module()
 class LabelFlip(Noise):
-    r"""Replace labels by wrong ones, each with probability ``rate``, uniformly over the C − 1 other classes.
+    r"""Replace labels, each with probability ``rate``, by any of the C − 1 other classes.
 
     Paper: Arani, Sarfraz, Zonooz, Noise as a Resource for Learning in Knowledge Distillation, WACV
     2021, arXiv 1910.05057, Messy Collaboration:
 
-    .. math:: \mathcal L = (1-\alpha)\,CE(S(x), \tilde y) + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x)),
+    .. math:: \mathcal L = (1-\alpha)\,CE(S(x), \tilde y)
+              + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x)),
               \quad \tilde y = y' \ne y \text{ with probability } p, \text{ else } y
 
     In a Distiller the students' own losses (and the accuracy that they log) see the wrong labels.
@@ -178,7 +179,7 @@ class LabelFlip(Noise):
         )
 
     def _units(self, labels: Tensor, flat: Tensor, classes: int) -> tuple[Tensor | None, int]:
-        """Return which unit each position belongs to (None: one each), and how many units an image has."""
+        """Return the unit of each position (None: one each), and how many units an image has."""
         if labels.dim() == 1 or self.per == 'pixel':
             return None, flat.shape[1]
         if self.per == 'image':
@@ -195,7 +196,7 @@ class LabelFlip(Noise):
 
 
 def label_regions(labels: np.ndarray) -> np.ndarray:
-    """Return the number of each pixel's region: 4-connected pixels of one label; regions count from 0.
+    """Return the number, from 0 on, of each pixel's region: 4-connected pixels of one label.
 
     >>> label_regions(np.array([[1, 1, 2], [3, 1, 2], [1, 3, 2]])).tolist()
     [[0, 0, 1], [2, 0, 1], [3, 4, 1]]

@@ -34,7 +34,8 @@ class TeacherDropout(Noise):
             reads.
 
     >>> _ = torch.manual_seed(0)
-    >>> model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4, eps=0)).eval().requires_grad_(False)
+    >>> model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4, eps=0)).eval()
+    >>> _ = model.requires_grad_(False)
     >>> with TeacherDropout()(model):
     ...     model(torch.ones(1, 4)), model[0].training, model[1].training
     (tensor([[0., 0., 2., 0.]]), True, False)
@@ -57,7 +58,7 @@ class TeacherDropout(Noise):
         return self(model)
 
     def prove(self, model: nn.Module, observe: Callable[[], dict[str, Any]], where: str) -> None:
-        """Refuse a teacher whose dropout reaches no tap: in an auxiliary head, say, or behind the last one."""
+        """Refuse a teacher whose dropout reaches no tap: one behind the last of them, say."""
         quiet = observe()
         dropouts = _dropouts(model, where)
         with self(model), _rates(dropouts, 0.999):

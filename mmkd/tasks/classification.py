@@ -14,6 +14,8 @@ from mmkd.structures.batch import Batch
 from mmkd.tasks.base import NO_LABELS, Own, Task, first_number
 from mmkd.tasks.labels import check_ids, count_ids, tell_chance, tell_ids, tell_ignored
 
+LABEL = 'gt_label'  # where mmpretrain's data samples hold it
+
 
 @TASKS.register_module()
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Classification(Task):
     """Classifiers of mmpretrain or mmkd, and what has a ``head`` or ``num_classes`` like them."""
 
     kind = 'classification'
-    field = 'gt_label'
+    field = LABEL
     gives_labels = True
     paths = ('seg_map_path', 'img_path')
     class_logits = (2, 'vector (N, C)')
@@ -83,4 +85,4 @@ class Classification(Task):
 
 def cls_sample(label: Tensor) -> BaseDataElement:
     """Return the data sample of a class label (1,), as a pipeline of classification packs it."""
-    return BaseDataElement(gt_label=label)
+    return BaseDataElement(**{LABEL: label})

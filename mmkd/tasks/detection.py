@@ -71,7 +71,8 @@ class Detection(Task):
         labels = torch.cat(each)
         wrong = (labels < 0) | (labels >= num_classes)
         if wrong.any():
-            theirs = torch.stack([part.any() for part in wrong.split([len(one) for one in each])])
+            sizes = [len(own) for own in each]
+            theirs = torch.stack([part.any() for part in wrong.split(sizes)])
             raise ValueError(
                 f'boxes have the labels {labels[wrong].unique().tolist()[:8]}, but the student has '
                 f'{num_classes} classes (0 … '

@@ -16,6 +16,8 @@ from mmkd.tasks.base import NO_LABELS, Task, first_number, last_head
 from mmkd.tasks.generated import label_map
 from mmkd.tasks.labels import check_ids, count_ids, stacked, tell_chance, tell_ids, tell_ignored
 
+MAP = 'gt_sem_seg'  # where mmseg's data samples hold it
+
 
 @TASKS.register_module()
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Segmentation(Task):
     """Segmentors of mmseg, and what has a ``decode_head`` like them, or a cascade of such heads."""
 
     kind = 'segmentation'
-    field = 'gt_sem_seg'
+    field = MAP
     gives_labels = True
     paths = ('seg_map_path', 'img_path')
     class_logits = (4, 'map (N, C, H, W)')

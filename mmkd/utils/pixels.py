@@ -19,7 +19,7 @@ def flips_channels(preprocessor: nn.Module) -> bool:
 
 
 def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (C, 1, 1) by which a data preprocessor normalises; 0 and 1 where it does not.
+    """Return mean and std (C, 1, 1) by which a preprocessor normalises; 0 and 1 where it does not.
 
     >>> from mmengine.model import ImgDataPreprocessor
     >>> [x.shape for x in pixel_statistics(ImgDataPreprocessor(mean=[1.] * 3, std=[2.] * 3))]

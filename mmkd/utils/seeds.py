@@ -12,7 +12,9 @@ ORDER, SAMPLE, TRAIN_STEP, VALIDATION = range(4)
 
 
 def derive_seed(seed: int, *key: int) -> int:
-    """Mix a seed and a key of non-negative integers into a 63-bit seed; neighbouring keys give unrelated seeds.
+    """Mix a seed and a key of non-negative integers into a 63-bit seed.
+
+    Neighbouring keys give unrelated seeds.
 
     >>> derive_seed(0, 1, 2) == derive_seed(0, 1, 2), derive_seed(0, 1, 2) == derive_seed(0, 2, 1)
     (True, False)
@@ -24,11 +26,11 @@ def derive_seed(seed: int, *key: int) -> int:
 
 
 def seed_everything(seed: int, *key: int, devices: bool = True) -> None:
-    """Seed torch, numpy and random from (seed, key); ``devices=False`` leaves torch's generators of devices alone."""
+    """Seed torch, numpy and random from (seed, key); ``devices=False`` leaves GPUs alone."""
     value = derive_seed(seed, *key)
     if devices:
         torch.manual_seed(value)
-    else:  # a tenth of the time: manual_seed notes a traceback for every kind of device that was not used yet
+    else:  # a tenth of the time: manual_seed notes a traceback for every unused kind of device
         torch.default_generator.manual_seed(value)
     np.random.seed(value & 0xFFFFFFFF)
     random.seed(value)
@@ -37,14 +39,17 @@ def seed_everything(seed: int, *key: int, devices: bool = True) -> None:
 def name_seed(seed: int, name: str) -> int:
     """Mix a seed and a name into a 56-bit seed.
 
-    >>> name_seed(0, 'a.png') == name_seed(0, 'a.png'), name_seed(0, 'a.png') == name_seed(1, 'a.png')
+    >>> seed = name_seed(0, 'a.png')
+    >>> seed == name_seed(0, 'a.png'), seed == name_seed(1, 'a.png')
     (True, False)
     """
     return int.from_bytes(hashlib.blake2b(f'{seed}/{name}'.encode(), digest_size=7).digest(), 'big')
 
 
 def image_name(info: Mapping, user: str, mend: str = '') -> str:
-    """Return by which name an image is known wherever the data lie: the last three parts of its path, or its index.
+    """Return by which name an image is known wherever the data lie.
+
+    That is the last three parts of its path, or its index.
 
     Args:
         info: What its pipeline or its data sample knows of it: ``img_path``, else ``sample_idx``.

@@ -21,7 +21,11 @@ from mmkd.utils.explain import explain
 
 
 def check_folders(cfg: Config, report: Report) -> set[str]:
-    """Say which folders of images and labels are not there, and how they should lie; return whose: 'train', …."""
+    """Say which folders of images and labels are missing, and how they should lie.
+
+    Returns:
+        Whose they are: 'train', 'val', 'test'.
+    """
     lost = set()
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
@@ -35,7 +39,7 @@ def check_folders(cfg: Config, report: Report) -> set[str]:
 
 
 def missing_folders(dataset: dict) -> list[str]:
-    """Return the folders (and the list of files) that a data set's config names and that do not exist."""
+    """Return what a data set's config names and is not there: folders, and the list of files."""
     root = dataset.get('data_root') or ''
     named = [
         os.path.join(root, path)
@@ -56,11 +60,11 @@ def _layout(split: str, dataset: dict, missing: list[str]) -> str:
         default = getattr(parameters.get(name), 'default', '.*')
         return dataset.get(name, default if isinstance(default, str) else '.*')
 
-    lines = [
-        f'  {os.path.join(path, "*" + suffix("img_suffix" if key == "img_path" else "seg_map_suffix"))}'
-        for key, path in (dataset.get('data_prefix') or {}).items()
-        if path is not None
-    ]
+    lines = []
+    for key, path in (dataset.get('data_prefix') or {}).items():
+        if path is not None:
+            ending = suffix('img_suffix' if key == 'img_path' else 'seg_map_suffix')
+            lines.append(f'  {os.path.join(path, "*" + ending)}')
     listed = f'  {dataset["ann_file"]}\n' if dataset.get('ann_file') else ''
     return (
         f'{split} data is not there: {", ".join(missing)} (relative paths start at '
@@ -74,7 +78,7 @@ def _layout(split: str, dataset: dict, missing: list[str]) -> str:
 def draw_batches(
     cfg: Config, report: Report, count: int, batch_size: int
 ) -> tuple[list[dict], int]:
-    """Return the first training batches (as many as could be drawn) and the size of the data set."""
+    """Return the first training batches, as many as could be drawn, and the data set's size."""
     loader: Any = None
     batches: list[dict] = []
     try:

@@ -21,7 +21,7 @@ SHOWN = 3  # of what is wrong with many samples
 def check_evaluation(
     cfg: Config, split: str, wiring: Wiring, batches: int | None, report: Report
 ) -> None:
-    """Read a split as its loop would, and report what would stop or spoil it: files, sizes, label ids.
+    """Read a split as its loop would; report what would stop or spoil it: files, sizes, labels.
 
     Args:
         cfg: The config.

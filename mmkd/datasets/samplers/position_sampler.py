@@ -42,7 +42,7 @@ class PositionSampler(Sampler):
         self.span = size if length is None else length * self.world
 
     def skip(self, samples: int) -> None:
-        """Start at sample number ``samples`` of this rank, counted from the beginning of training."""
+        """Start at this rank's sample number ``samples``, counted from the start of training."""
         self.start = samples
 
     def set_epoch(self, epoch: int) -> None:

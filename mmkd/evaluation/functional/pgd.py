@@ -52,7 +52,8 @@ def pgd(
 
     Examples:
         >>> x = torch.tensor([0.5, 0.01, 0.99]).view(1, 3, 1, 1)
-        >>> pgd(lambda x: (x * torch.tensor([1., -1., 1.]).view(3, 1, 1)).sum(), x, 0.03, 0.02, 2, False).flatten()
+        >>> signs = torch.tensor([1., -1., 1.]).view(3, 1, 1)
+        >>> pgd(lambda x: (x * signs).sum(), x, 0.03, 0.02, 2, random_start=False).flatten()
         tensor([0.5300, 0.0000, 1.0000])
     """
     images = images.detach()
@@ -81,7 +82,9 @@ def pgd(
 
 
 def pixel_units(preprocessor: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what 1/1 of a [0, 1] pixel is after a data preprocessor, what black and what white are, each (C, 1, 1).
+    """Return how [0, 1] pixels look after a data preprocessor: the unit, black and white.
+
+    Each is (C, 1, 1).
 
     >>> from mmengine.model import ImgDataPreprocessor
     >>> preprocessor = ImgDataPreprocessor(mean=[127.5] * 3, std=[51.] * 3)

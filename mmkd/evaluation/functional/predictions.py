@@ -14,7 +14,7 @@ def is_ood(sample: dict) -> bool:
 
 
 def logits_of(sample: dict) -> Tensor:
-    r"""Return the logits (1, C, \*S) of a predicted sample; log-probabilities of a classifier that keeps no logits.
+    r"""Return the logits (1, C, \*S) of a predicted sample, log-probabilities where it has none.
 
     Args:
         sample: A data sample as a dict with ``seg_logits`` (mmseg), ``pred_logits`` or

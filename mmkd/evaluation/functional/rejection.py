@@ -1,4 +1,4 @@
-"""Does uncertainty find the mistakes and the foreign inputs: prediction-rejection ratio and AUROC."""
+"""Does uncertainty find mistakes and foreign inputs: prediction-rejection ratio and AUROC."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 
 def rejection_area(uncertainty: ArrayLike, wrong: ArrayLike) -> float:
-    r"""Return the area under the error that is left as the most uncertain samples are rejected, one by one.
+    r"""Return the area under the error that is left as the most uncertain samples are rejected.
 
     The error is counted over all samples, rejected ones counting as right: an oracle takes them
     over. The curve is piecewise linear over the share rejected; samples of equal uncertainty are
@@ -21,7 +21,7 @@ def rejection_area(uncertainty: ArrayLike, wrong: ArrayLike) -> float:
     Raises:
         ValueError: Lengths that differ, no samples, a NaN.
 
-    >>> rejection_area([0.9, 0.1], [True, False])  # the error falls from 1/2 to 0 with the first of two
+    >>> rejection_area([0.9, 0.1], [True, False])  # the error falls from 1/2 to 0 with the first
     0.125
     """
     values, errors = _arrays(uncertainty, wrong)
@@ -35,7 +35,7 @@ def rejection_area(uncertainty: ArrayLike, wrong: ArrayLike) -> float:
 
 
 def prediction_rejection_ratio(uncertainty: ArrayLike, wrong: ArrayLike) -> float:
-    r"""Return how far uncertainty goes from random rejection (0) to rejecting exactly the mistakes (100).
+    r"""Return how far uncertainty goes from random rejection (0) to that of the mistakes (100).
 
     Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076, appendix
     B, by the ranks of all samples (the authors' code does; a later reproduction takes 100
@@ -72,7 +72,7 @@ def prediction_rejection_ratio(uncertainty: ArrayLike, wrong: ArrayLike) -> floa
 
 
 def ood_auroc(uncertainty: ArrayLike, ood: ArrayLike) -> float:
-    """Return the area under the ROC curve of telling out-of-distribution samples by their uncertainty, from 0 to 1.
+    """Return the area under the ROC curve, 0 to 1, of telling foreign samples by uncertainty.
 
     Args:
         uncertainty: (N,), larger means further from the training data.

@@ -1,8 +1,10 @@
-"""mmseg's IoUMetric refuses what it would count wrongly in silence: labels out of range, and other classes."""
+"""mmseg's IoUMetric refuses what it would count wrongly: labels out of range, other classes."""
 
 from collections.abc import Sequence
 
 from mmseg.evaluation.metrics import IoUMetric
+
+from mmkd.tasks.segmentation import MAP
 
 _process = IoUMetric.process
 
@@ -26,9 +28,9 @@ def check_samples(samples: Sequence[dict], num_classes: int, ignore_index: int) 
                 f'{num_classes}. Mend: num_classes of every head, or metainfo=dict(classes=…) of '
                 'the data'
             )
-        if 'gt_sem_seg' not in sample:
+        if MAP not in sample:
             continue
-        labels = sample['gt_sem_seg']['data']
+        labels = sample[MAP]['data']
         wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)]
         if wrong.numel():
             raise ValueError(

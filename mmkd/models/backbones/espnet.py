@@ -54,7 +54,7 @@ class Bare(nn.Module):
 
 
 class ESPModule(nn.Module):
-    """Efficient spatial pyramid: reduce, five dilated 3×3 convolutions, hierarchical fusion, concatenate.
+    """Efficient spatial pyramid: reduce, five dilated 3×3 convolutions, fuse, concatenate.
 
     The maps of dilation 2, 4, 8, 16 are summed up one after the other before they are concatenated,
     which removes the gridding of large dilations; the map of dilation 1 takes the channels that a
@@ -150,7 +150,9 @@ class ESPNet(BaseModule):
 
 
 def espnet_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the published ESPNet or ESPNet-C weights to those of ``EncoderDecoder(ESPNet, ESPHead or FCNHead)``.
+    """Rename the published ESPNet or ESPNet-C weights to those of an ``EncoderDecoder``.
+
+    Its head is ``ESPHead`` or ``FCNHead``.
 
     ============================== ======================================================
     published                      here
@@ -164,7 +166,8 @@ def espnet_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ESPNet-C has no prefix ``encoder.``; its ``classifier.conv.*`` becomes
     ``decode_head.conv_seg.*``, without a bias.
 
-    >>> list(espnet_state_dict({'encoder.b1.act.weight': torch.ones(19), 'br.bias': torch.ones(12)}))
+    >>> published = {'encoder.b1.act.weight': torch.ones(19), 'br.bias': torch.ones(12)}
+    >>> list(espnet_state_dict(published))
     ['backbone.b1.act.weight', 'decode_head.br.bias']
     """
     rules: tuple[tuple[str, str], ...]
@@ -177,7 +180,8 @@ def espnet_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
         )
     else:
         rules = (('classifier.conv.', 'decode_head.conv_seg.'), ('', 'backbone.'))
-    return {
-        next(new + key[len(old) :] for old, new in rules if key.startswith(old)): value
-        for key, value in published.items()
-    }
+    renamed = {}
+    for key, value in published.items():
+        old, new = next(rule for rule in rules if key.startswith(rule[0]))
+        renamed[new + key.removeprefix(old)] = value
+    return renamed

@@ -1,7 +1,7 @@
 """Text classifiers of Hugging Face as members; their inputs are one tensor a batch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -108,7 +108,7 @@ class HFTextClassifier(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
     ) -> Any:
-        """Return logits (N, C), ``dict(loss_cls=cross-entropy)``, or the data samples with the prediction in them.
+        """Return logits (N, C), ``dict(loss_cls=cross-entropy)``, or data samples with predictions.
 
         Args:
             inputs: Token ids, mask and segments (N, 3, L).
@@ -127,10 +127,7 @@ class HFTextClassifier(BaseModel):
         if self.pretrained is None:
             return
         state, source = self._load(), f'pretrained={self.pretrained!r}'
-        depth, own = (
-            1 + max((int(m[2]) for m in map(_LAYER.fullmatch, keys) if m), default=-1)
-            for keys in (state, self.model.state_dict())
-        )
+        depth, own = _count_layers(state), _count_layers(self.model.state_dict())
         if not depth or not own:
             which = source if not depth else f'a {type(self.model).__name__}'
             raise ValueError(
@@ -196,3 +193,13 @@ class HFTextClassifier(BaseModel):
             for key, value in base.state_dict().items()
             if key not in missing
         }
+
+
+def _count_layers(keys: Iterable[str]) -> int:
+    """Return how many layers weights of these names have.
+
+    >>> _count_layers(['encoder.layer.0.weight', 'encoder.layer.3.weight', 'pooler.weight'])
+    4
+    """
+    matches = [_LAYER.fullmatch(key) for key in keys]
+    return 1 + max((int(match[2]) for match in matches if match), default=-1)

@@ -1,4 +1,4 @@
-"""A thin depth head on any mm backbone: log-spaced bins with a soft-weighted sum, or direct regression."""
+"""A thin depth head on any mm backbone: a soft-weighted sum of log-spaced bins, or regression."""
 
 import math
 from typing import Any
@@ -16,12 +16,13 @@ from mmkd.utils.checks import check_count, check_positive
 
 
 class LogDepth(nn.Module):
-    r"""Turn logits into metres; a module, so that a tap can read the depth map: ``decode_head.depth``.
+    r"""Turn logits into metres; a module, so that a tap can read them: ``decode_head.depth``.
 
     With K > 1 bins the depth is the soft-weighted sum of their centres in log space, with one
     channel it is direct:
 
-    .. math:: \ln d = \sum_k p_k \ln c_k, \quad \ln c_k = \ln d_{min} + \tfrac{k + 1/2}{K} \ln \tfrac{d_{max}}{d_{min}};
+    .. math:: \ln d = \sum_k p_k \ln c_k, \quad
+              \ln c_k = \ln d_{min} + \tfrac{k + 1/2}{K} \ln \tfrac{d_{max}}{d_{min}};
               \qquad \ln d = \ln d_{min} + \sigma(x) \ln \tfrac{d_{max}}{d_{min}}
 
     Args:
@@ -30,7 +31,8 @@ class LogDepth(nn.Module):
         max_depth: Metres.
 
     Examples:
-        >>> LogDepth(2, 1., 16.)(torch.tensor([[[[9.]], [[9.]]]]))  # centres 2 and 8, alike: sqrt(16)
+        >>> alike = torch.tensor([[[[9.]], [[9.]]]])
+        >>> LogDepth(2, 1., 16.)(alike)  # centres 2 and 8: sqrt(16)
         tensor([[[[4.]]]])
         >>> LogDepth(1, 1., 16.)(torch.zeros(1, 1, 1, 1))
         tensor([[[[4.]]]])

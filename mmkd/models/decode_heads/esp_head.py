@@ -13,7 +13,7 @@ from mmkd.registry import MODELS
 
 @MODELS.register_module()
 class ESPHead(BaseDecodeHead):
-    """The decoder of ESPNet: classify at stride 8 and 4, fuse, and learn the upsampling to the image's own size.
+    """The decoder of ESPNet: classify at stride 8 and 4, fuse, and learn to upsample to stride 1.
 
     The whole decoder works on as many channels as there are classes. Its tap ``conv_seg`` gives
     logits at stride 1 (a 2×2 transposed convolution), ``conv`` the last feature at stride 2.
