@@ -223,7 +223,8 @@ def test_the_doctor_on_a_data_loader() -> None:
     ]
     report = Report()
     empty = collate([Frames(empty=True)[i] for i in range(2)])
-    rows, good = check_labels([empty], PoseNet(2).data_preprocessor, Poses(KEYPOINTS), report)
+    net = MODELS.build(config().model.student.model)
+    rows, good = check_labels([empty], net.data_preprocessor, Poses(KEYPOINTS), report)
     assert (rows, good) == ([('keypoints seen', '0 of 6')], [])
     assert report.errors == [
         'no valid position: nothing of this batch counts (from frames/0.png, frames/1.png). Mend: '

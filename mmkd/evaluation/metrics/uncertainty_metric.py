@@ -29,8 +29,8 @@ class UncertaintyMetric(BaseMetric):
     total uncertainty ranks wrong predictions first, over images or, for segmentors, over pixels;
     the prediction is the most likely class of softmax(logits). AUROC asks whether uncertainty tells
     out-of-distribution images from the others, image by image: a segmentor's is the mean over its
-    pixels. Out-of-distribution samples need no labels and count in the AUROC alone. See :mod:`mmkd.evaluation.functional.rejection` and
-    :mod:`mmkd.evaluation.functional.uncertainty`.
+    pixels. Out-of-distribution samples need no labels and count in the AUROC alone. See
+    :mod:`mmkd.evaluation.functional.rejection` and :mod:`mmkd.evaluation.functional.uncertainty`.
 
     Args:
         outputs: How the network's output is read. 'dirichlet': α = exp(logits) + offset. 'softmax':
