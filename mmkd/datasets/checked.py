@@ -15,6 +15,15 @@ from mmengine.dataset import BaseDataset, Compose
 from mmkd.utils.explain import explain, is_mistake
 
 PATHS = ('img_path', 'img_path2', 'seg_map_path', 'seg_map_path2', 'depth_map_path')
+LOOKED = [
+    'data_root',
+    'data_prefix',
+    'ann_file',
+    'img_suffix',
+    'seg_map_suffix',
+    'filter_cfg',
+    '_indices',
+]
 MAPS = {'gt_seg_map': 'seg_map_path', 'gt_depth_map': 'depth_map_path'}
 _PNG = b'\x89PNG\r\n\x1a\n'
 _REPLACE = 'Mend: replace the file, or take it out of the data set'
@@ -72,9 +81,8 @@ def check_map(data: dict, key: str, files: dict[str, str]) -> None:
     """
     shape, file = np.shape(data[key]), files.get(MAPS[key], key)
     wanted = tuple(data.get('ori_shape') or ())
-    wanted = (
-        wanted[:2] if len(shape) == 2 else wanted
-    )  # volumes have three numbers, and so may images with channels
+    # Volumes have three numbers, and so may images with channels.
+    wanted = wanted[:2] if len(shape) == 2 else wanted
     image = f'its image {files["img_path"]}' if 'img_path' in files else 'its image'
     if len(shape) != (len(wanted) or 2):
         raise SampleError(
@@ -173,23 +181,8 @@ def refuse_empty(dataset: BaseDataset) -> None:
 
 def _looked(dataset: BaseDataset) -> str:
     """Return where a data set looks for its samples, and the mend."""
-    looked = {
-        name: getattr(dataset, name, None)
-        for name in (
-            'data_root',
-            'data_prefix',
-            'ann_file',
-            'img_suffix',
-            'seg_map_suffix',
-            'filter_cfg',
-            '_indices',
-        )
-    }
-    said = ', '.join(
-        f'{name.lstrip("_")}={value!r}'
-        for name, value in looked.items()
-        if value not in (None, '', {})
-    )
+    named = ((name, getattr(dataset, name, None)) for name in LOOKED)
+    said = ', '.join(f'{k.lstrip("_")}={v!r}' for k, v in named if v not in (None, '', {}))
     return (
         f' ({said}). Mend: data_root, data_prefix, suffixes and ann_file must lead to files '
         f'(relative paths start at {os.getcwd()})'
@@ -237,10 +230,8 @@ def mend_data_sets() -> None:
         try:
             full_init(dataset)
         except (AssertionError, UnicodeError, OSError) as error:
-            if (
-                isinstance(error, OSError) and error.errno is None
-            ):  # a sentence of the data set's own
-                raise
+            if isinstance(error, OSError) and error.errno is None:
+                raise  # a sentence of the data set's own
             raise _unlisted(dataset, error) from error
         if not dataset.serialize_data:  # else its list is empty because it was serialized
             refuse_empty(dataset)

@@ -28,9 +28,8 @@ INHERITED = (
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import (
-        load_digits,
-    )  # loads 1,797 digits from scikit-learn's own folder in about 20 ms
+    # 1,797 digits from scikit-learn's own folder, in about 20 ms
+    from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     return (pixels.reshape(-1, 8, 8) / 16).astype(np.float64), labels.astype(np.int64)
@@ -76,9 +75,8 @@ def sample_ink(
     Returns:
         The window of the canvas that the digit can touch, and the ink inside it.
     """
-    reach = (
-        side * 0.7072 * 9 / 8 + 1
-    )  # half the diagonal, with the half pixel over which bilinear ink fades
+    # Half the diagonal, with the half pixel over which bilinear ink fades.
+    reach = side * 0.7072 * 9 / 8 + 1
     top, left = (int(max(0, np.floor(c - reach))) for c in centre)
     bottom, right = (int(min(size, np.ceil(c + reach) + 1)) for c in centre)
     dy = (np.arange(top, bottom) - centre[0])[:, None] * (8 / side)

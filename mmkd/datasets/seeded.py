@@ -79,9 +79,8 @@ def seeded_loader(loader: DataLoader, seed: int, by_epoch: bool = False) -> Data
         loader.dataset.dataset if isinstance(loader.dataset, SeededDataset) else loader.dataset
     )
     length = -(-len(dataset) // get_dist_info()[1]) if by_epoch else None
-    device = getattr(
-        loader, 'pin_memory_device', ''
-    )  # on its way out of torch, which warns where it is passed
+    # On its way out of torch, which warns where it is passed.
+    device = getattr(loader, 'pin_memory_device', '')
     optional: dict[str, Any] = dict(pin_memory_device=device) if device else {}
     return DataLoader(
         SeededDataset(dataset, seed),
@@ -95,8 +94,8 @@ def seeded_loader(loader: DataLoader, seed: int, by_epoch: bool = False) -> Data
         worker_init_fn=loader.worker_init_fn,
         prefetch_factor=loader.prefetch_factor,
         multiprocessing_context=loader.multiprocessing_context,
-        persistent_workers=loader.persistent_workers
-        and by_epoch,  # an endless stream starts its workers once anyway
+        # an endless stream starts its workers once anyway
+        persistent_workers=loader.persistent_workers and by_epoch,
         generator=torch.Generator().manual_seed(seed),
         **optional,
     )

@@ -75,13 +75,8 @@ class LabelFlip(Noise):
         check_count('seed of LabelFlip', seed, 0)
         if num_classes is not None:
             check_count('num_classes of LabelFlip', num_classes, 2)
-        self.rate, self.num_classes, self.per, self.fresh, self.seed = (
-            rate,
-            num_classes,
-            per,
-            fresh,
-            seed,
-        )
+        self.rate, self.num_classes, self.per = rate, num_classes, per
+        self.fresh, self.seed = fresh, seed
 
     def __call__(
         self, labels: Tensor, names: Sequence[str] | None = None, ignore_index: int | None = None
@@ -102,31 +97,14 @@ class LabelFlip(Noise):
             raise ValueError(
                 'LabelFlip does not know how many classes there are. Mend: num_classes=…'
             )
-        if labels.dim() not in (1, 3):
-            raise ValueError(f'LabelFlip needs labels (N,) or (N, H, W), got {tuple(labels.shape)}')
-        if labels.is_floating_point():
-            raise TypeError(
-                f'LabelFlip needs whole numbers as labels, got {labels.dtype}. Mend: labels.long()'
-            )
-        if names is not None and len(names) != len(labels):
-            raise ValueError(
-                f'LabelFlip needs a name for each image, got {len(names)} for {len(labels)} labels'
-            )
-        ignored = (
-            ignore_index
-            if ignore_index is not None
-            else 255
-            if labels.dim() == 3
-            else IGNORED_IMAGE
-        )
+        _check_labels(labels, names)
+        if ignore_index is None:
+            ignore_index = 255 if labels.dim() == 3 else IGNORED_IMAGE
         flat = labels.reshape(len(labels), -1).int()
-        valid = (flat != ignored) & (flat >= 0) & (flat < self.num_classes)
+        valid = (flat != ignore_index) & (flat >= 0) & (flat < self.num_classes)
         unit, count = self._units(labels, flat, self.num_classes)
-        chance = self._draw(
-            names if names is not None else [str(i) for i in range(len(labels))],
-            count,
-            labels.device,
-        )
+        named = [str(i) for i in range(len(labels))] if names is None else names
+        chance = self._draw(named, count, labels.device)
         if unit is not None:
             chance = chance.gather(1, unit)
         # One draw says both: below the rate it flips, and where below says to which of the other
@@ -160,23 +138,15 @@ class LabelFlip(Noise):
     def see(self, batch: Batch) -> Batch:
         """Return the batch with other data samples, whose labels are flipped."""
         clean, samples = batch.labels, batch.data_samples or []
-        names = (
-            None
-            if self.fresh
-            else [
-                image_name(sample.metainfo, 'LabelFlip(fresh=False)', ', or fresh=True')
-                for sample in samples
-            ]
-        )
+        user, mend = 'LabelFlip(fresh=False)', ', or fresh=True'
+        names = None if self.fresh else [image_name(s.metainfo, user, mend) for s in samples]
         labels = self(clean, names, batch.ignored)
         changed = (labels != clean).view(len(labels), -1).any(1).tolist()
-        return replace(
-            batch,
-            data_samples=[
-                batch.task.relabel(sample, own) if differs else sample
-                for sample, own, differs in zip(samples, labels, changed, strict=True)
-            ],
-        )
+        flipped = [
+            batch.task.relabel(sample, own) if differs else sample
+            for sample, own, differs in zip(samples, labels, changed, strict=True)
+        ]
+        return replace(batch, data_samples=flipped)
 
     def _units(self, labels: Tensor, flat: Tensor, classes: int) -> tuple[Tensor | None, int]:
         """Return the unit of each position (None: one each), and how many units an image has."""
@@ -193,6 +163,19 @@ class LabelFlip(Noise):
         seeds = [name_seed(self.seed, name) for name in names]
         own = [torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         return torch.stack(own).to(device)
+
+
+def _check_labels(labels: Tensor, names: Sequence[str] | None) -> None:
+    if labels.dim() not in (1, 3):
+        raise ValueError(f'LabelFlip needs labels (N,) or (N, H, W), got {tuple(labels.shape)}')
+    if labels.is_floating_point():
+        raise TypeError(
+            f'LabelFlip needs whole numbers as labels, got {labels.dtype}. Mend: labels.long()'
+        )
+    if names is not None and len(names) != len(labels):
+        raise ValueError(
+            f'LabelFlip needs a name for each image, got {len(names)} for {len(labels)} labels'
+        )
 
 
 def label_regions(labels: np.ndarray) -> np.ndarray:

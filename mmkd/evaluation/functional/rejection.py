@@ -26,9 +26,8 @@ def rejection_area(uncertainty: ArrayLike, wrong: ArrayLike) -> float:
     """
     values, errors = _arrays(uncertainty, wrong)
     order = np.argsort(-values, kind='stable')
-    ends = np.append(
-        np.flatnonzero(np.diff(values[order])) + 1, len(values)
-    )  # where a group of equals ends
+    groups = np.flatnonzero(np.diff(values[order])) + 1  # of equals: where one ends
+    ends = np.append(groups, len(values))
     left = errors.sum() - np.cumsum(errors[order])[ends - 1]
     share, error = np.append(0, ends) / len(values), np.append(errors.sum(), left) / len(values)
     return float((np.diff(share) * (error[1:] + error[:-1]) / 2).sum())

@@ -62,15 +62,9 @@ class InvertedResidual(nn.Module):
         if expansion != 1:
             self._expand_conv = nn.Conv2d(inputs, hidden, 1, bias=False)
             self._bn0 = batch_norm(hidden)
+        padding = kernel // 2 * dilation
         self._depthwise_conv = nn.Conv2d(
-            hidden,
-            hidden,
-            kernel,
-            stride,
-            kernel // 2 * dilation,
-            dilation,
-            groups=hidden,
-            bias=False,
+            hidden, hidden, kernel, stride, padding, dilation, groups=hidden, bias=False
         )
         self._bn1 = batch_norm(hidden)
         self._project_conv = nn.Conv2d(hidden, outputs, 1, bias=False)
@@ -132,9 +126,7 @@ class EfficientNetLite(BaseModule):
     ) -> None:
         check_choice('variant', variant, VARIANTS)
         check_choice('output_stride', output_stride, (16, 32))
-        check_choice(
-            'pretrained', pretrained, (True, False)
-        )  # a path would be silently ignored otherwise
+        check_choice('pretrained', pretrained, (True, False))  # a path would change nothing
         for index in out_indices:
             check_choice('out_indices', index, (0, 1, 2, 3))
         if pretrained and init_cfg is not None:

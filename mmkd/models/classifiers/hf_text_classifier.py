@@ -126,7 +126,24 @@ class HFTextClassifier(BaseModel):
         super().init_weights()
         if self.pretrained is None:
             return
-        state, source = self._load(), f'pretrained={self.pretrained!r}'
+        state = self._load()
+        chosen, begun = self._chosen_layers(state), {}
+        for key in self.model.state_dict():
+            match = _LAYER.fullmatch(key)
+            source = f'{match[1]}{chosen[int(match[2])]}{match[3]}' if match else key
+            if source in state:
+                begun[key] = state[source]
+        new = self._check_architecture(begun)
+        self.model.load_state_dict(begun, strict=False)
+        print_log(
+            f'mmkd: HFTextClassifier begins as layers {chosen} of {self.pretrained}'
+            f'{"; new are " + ", ".join(new) if new else ""}',
+            logger='current',
+        )
+
+    def _chosen_layers(self, state: dict[str, Tensor]) -> list[int]:
+        """Return which layer of the weights each of the model's own begins as."""
+        source = f'pretrained={self.pretrained!r}'
         depth, own = _count_layers(state), _count_layers(self.model.state_dict())
         if not depth or not own:
             which = source if not depth else f'a {type(self.model).__name__}'
@@ -141,31 +158,19 @@ class HFTextClassifier(BaseModel):
                 f'layers={chosen}, but {source} has the layers 0 … {depth - 1}. Mend: layers '
                 'inside this range, counted from 0'
             )
-        wanted = {key: state.get(key) for key in self.model.state_dict()}
-        for key in wanted:
-            match = _LAYER.fullmatch(key)
-            if match:
-                wanted[key] = state.get(f'{match[1]}{chosen[int(match[2])]}{match[3]}')
-        new = [key for key, value in wanted.items() if value is None]
-        shapes = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
-        other = [
-            key
-            for key, value in wanted.items()
-            if value is not None and tuple(value.shape) != shapes[key]
-        ]
-        if other or [key for key in new if _LAYER.fullmatch(key)]:
+        return chosen
+
+    def _check_architecture(self, begun: dict[str, Tensor]) -> list[str]:
+        """Refuse weights that do not fit or lack some of a layer; return the names that are new."""
+        own = self.model.state_dict()
+        new = [key for key in own if key not in begun]
+        other = [key for key, value in begun.items() if value.shape != own[key].shape]
+        if other or any(_LAYER.fullmatch(key) for key in new):
             raise ValueError(
-                f'{source} is another architecture: {(other or new)[:3]} do not fit. Mend: the '
-                'config that it was trained with'
+                f'pretrained={self.pretrained!r} is another architecture: {(other or new)[:3]} do '
+                'not fit. Mend: the config that it was trained with'
             )
-        self.model.load_state_dict(
-            {key: value for key, value in wanted.items() if value is not None}, strict=False
-        )
-        print_log(
-            f'mmkd: HFTextClassifier begins as layers {chosen} of '
-            f'{self.pretrained}{"; new are " + ", ".join(new) if new else ""}',
-            logger='current',
-        )
+        return new
 
     def _load(self) -> dict[str, Tensor]:
         assert self.pretrained is not None

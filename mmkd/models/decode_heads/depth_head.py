@@ -1,6 +1,7 @@
 """A thin depth head on any mm backbone: a soft-weighted sum of log-spaced bins, or regression."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -40,11 +41,8 @@ class LogDepth(nn.Module):
 
     def __init__(self, num_bins: int, min_depth: float, max_depth: float) -> None:
         super().__init__()
-        self.num_bins, self.begin, self.width = (
-            num_bins,
-            math.log(min_depth),
-            math.log(max_depth / min_depth),
-        )
+        self.num_bins, self.begin = num_bins, math.log(min_depth)
+        self.width = math.log(max_depth / min_depth)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return metres (N, 1, H, W), float32 or wider, of logits (N, K, H, W)."""
@@ -52,10 +50,8 @@ class LogDepth(nn.Module):
         if logits.shape[1] == 1:
             return (self.begin + self.width * logits.sigmoid()).exp()
         # no buffer: a teacher in bfloat16 would round it
-        places = torch.arange(self.num_bins, device=logits.device, dtype=logits.dtype).view(
-            -1, 1, 1
-        )
-        centres = self.begin + (places + 0.5) / self.num_bins * self.width
+        places = torch.arange(self.num_bins, device=logits.device, dtype=logits.dtype)
+        centres = self.begin + (places.view(-1, 1, 1) + 0.5) / self.num_bins * self.width
         return (logits.softmax(1) * centres).sum(1, keepdim=True).exp()
 
 
@@ -110,19 +106,10 @@ class DepthHead(BaseDecodeHead):
         check_count('num_convs', num_convs, 0)
         super().__init__(num_classes=num_bins, threshold=0.0, loss_decode=loss_decode, **kwargs)
         self.min_depth, self.max_depth = min_depth, max_depth
+        given = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+        widths = [self.in_channels] + [self.channels] * num_convs
         self.convs = nn.Sequential(
-            *(
-                ConvModule(
-                    self.channels if i else self.in_channels,
-                    self.channels,
-                    3,
-                    padding=1,
-                    conv_cfg=self.conv_cfg,
-                    norm_cfg=self.norm_cfg,
-                    act_cfg=self.act_cfg,
-                )
-                for i in range(num_convs)
-            )
+            *(ConvModule(*pair, 3, padding=1, **given) for pair in pairwise(widths))
         )
         if not num_convs and self.in_channels != self.channels:
             raise ValueError(
@@ -143,9 +130,8 @@ class DepthHead(BaseDecodeHead):
         )
         known = truth.flatten(1).any(1)
         losses: dict[str, Tensor] = {}
-        for loss in (
-            self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]
-        ):
+        several = isinstance(self.loss_decode, nn.ModuleList)
+        for loss in self.loss_decode if several else [self.loss_decode]:
             name = str(loss.loss_name)
             # of no image at all the losses' own gradient would be NaN
             value = loss(metres[known], truth[known]) if known.any() else 0.0 * metres.sum()
