@@ -2,17 +2,24 @@
 
 import pytest
 import torch
+from helpers.classification import classifier
+from helpers.runs import need_mmdet
 from helpers.tiny import segmentor
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
 
+from mmkd.models import TextDataPreprocessor
 from mmkd.models.decode_heads.depth_head import DepthHead
+from mmkd.noise import LabelFlip
 from mmkd.registry import MODELS
+from mmkd.structures.batch import Batch
 from mmkd.tasks import (
     Classification,
     Depth,
     Detection,
     Segmentation,
     Task,
+    Text,
     Unknown,
     check_same_classes,
     check_same_places,
@@ -57,6 +64,20 @@ def model(**parts: object) -> nn.Module:
         (lambda: model(head=model(num_classes=6)), Classification(6)),
         (lambda: model(head=model()), Classification()),
         (model, Unknown()),
+        (lambda: MODELS.build(classifier(2)), Classification(3)),
+        (
+            lambda: model(num_classes=2, data_preprocessor=TextDataPreprocessor(1, 9)),
+            Text(2, 255, 9, 1),
+        ),
+        (
+            lambda: model(
+                decode_head=nn.ModuleList([model(ignore_index=7, num_classes=4)]),
+                bbox_head=model(num_classes=9),
+                num_classes=6,
+            ),
+            Segmentation(6),
+        ),
+        (lambda: model(decode_head=model(ignore_index=7, num_classes=4)), Segmentation(4, 7)),
     ],
 )
 def test_task_of(build: object, expected: Task) -> None:
@@ -125,3 +146,101 @@ def test_classes_that_differ() -> None:
         match=r"the students disagree on classes: {'a': 3, 'b': 4}. Mend: the same classes",
     ):
         check_same_classes(dict(a=model(num_classes=3), b=model(num_classes=4)), 'the students')
+
+
+ALL = (
+    Segmentation(5),
+    Depth(min_depth=1.0, max_depth=2.0),
+    Detection(5),
+    Classification(5),
+    Text(5, vocab_size=7),
+    Unknown(),
+)
+
+
+@pytest.mark.parametrize('task', ALL, ids=lambda task: type(task).__name__)
+def test_what_a_task_generates_it_takes(task: Task) -> None:
+    """Its inputs and labels are a batch of it, of which everything is valid or masked."""
+    if isinstance(task, Detection):
+        need_mmdet()
+    data = generated_batch(2, (32, 40), task)
+    assert [sample.sample_idx for sample in data['data_samples']] == [0, 1]
+    if task.sized:
+        assert [x.shape for x in data['inputs']] == [(3, 32, 40)] * 2
+    else:
+        assert [x.shape for x in data['inputs']] == [(3, 16), (3, 12)]
+        assert max(int(x[0].max()) for x in data['inputs']) < 7
+    inputs = task.preprocessed((32, 40), torch.Generator().manual_seed(0))
+    batch = Batch(inputs, data['data_samples'], task=task)
+    assert batch.task.kind == (task.kind or 'segmentation')
+    assert batch.check_labels(task.num_classes) is True
+    if not isinstance(task, Detection):
+        void = 0.05 if isinstance(task, Depth | Segmentation | Unknown) else 0.0
+        assert (~batch.valid).float().mean().item() == pytest.approx(void, abs=0.02)
+    if batch.task.gives_labels:
+        assert batch.labels[batch.valid].max() < (task.num_classes or 2)
+    clean = Batch(inputs, [task.sample((32, 40), torch.Generator(), masked=False)], task=task)
+    assert isinstance(task, Detection) or clean.valid.all()
+
+
+def panoptic() -> BaseDataElement:
+    """Boxes beside a label map, as mmdet's panoptic sets have them."""
+    sample = BaseDataElement(
+        gt_instances=InstanceData(labels=torch.tensor([1])),
+        gt_sem_seg=PixelData(data=torch.tensor([[[0, 4], [255, 2]]])),
+    )
+    sample.set_metainfo(dict(img_path='a.png'))
+    return sample
+
+
+def test_the_maps_of_a_panoptic_set_are_labels_and_its_boxes_are_checked() -> None:
+    got = Batch(torch.zeros(1, 3, 2, 2), [panoptic()], task=Detection(3))
+    assert got.labels.tolist() == [[[0, 4], [255, 2]]]
+    assert got.valid.tolist() == [[[True, True], [False, True]]]
+    assert got.check_labels(3), 'the label 4 is none of a box'
+    with pytest.raises(ValueError, match=r'boxes have the labels \[1\].*from a.png'):
+        got.check_labels(1)
+    flipped = LabelFlip(rate=0.99, num_classes=5).see(got)
+    assert flipped.data_samples[0].gt_sem_seg.data.shape == (1, 2, 2)
+    assert flipped.data_samples[0].gt_sem_seg.data[0, 1, 0] == 255
+    assert (flipped.labels != got.labels).any()
+    maps = Batch(torch.zeros(1, 3, 2, 2), [panoptic()], task=Segmentation(3))
+    with pytest.raises(ValueError, match=r'labels hold the ids \[4\]'):
+        maps.check_labels(3)
+
+
+def test_the_samples_say_more_than_a_model_that_they_do_not_suit() -> None:
+    """A dense model that mmkd takes for a classifier: its label maps are checked all the same."""
+    labels = BaseDataElement(gt_sem_seg=PixelData(data=torch.tensor([[[0, 4]]])))
+    got = Batch(torch.zeros(1, 3, 1, 2), [labels], task=Classification(3))
+    with pytest.raises(ValueError, match=r'labels hold the ids \[4\], but the student has 3 cl'):
+        got.check_labels(3)
+    assert Batch(torch.zeros(1, 3, 1, 2), [BaseDataElement()], task=Classification(3)).check_labels(
+        3
+    )
+
+
+@pytest.mark.bad_input
+def test_a_task_says_what_it_must() -> None:
+    class Bare(Task):
+        pass
+
+    with pytest.raises(NotImplementedError, match='Bare does not say how its models are known'):
+        Bare.of(model())
+    with pytest.raises(NotImplementedError, match='Bare does not say how its labels look. Mend'):
+        Bare().sample((8, 8), torch.Generator())
+    batch = Batch(torch.zeros(1, 3, 2, 2), [BaseDataElement(metainfo=dict(img_path='a.png'))])
+    assert Bare().tell_void(batch).startswith('no valid position: nothing of this batch counts (fr')
+    assert Bare().count(batch) == {}
+    assert Bare().tell(Bare().count(batch)) == ([], [])
+
+
+def test_only_a_text_minds_another_vocabulary() -> None:
+    other = TextDataPreprocessor(pad_token=1, vocab_size=9)
+    Text(2, vocab_size=9, pad_token=1).refuse_other(other, 'teacher')
+    Segmentation(2).refuse_other(other, 'teacher')
+    for task, its in ((Text(2), other), (Text(2), nn.Identity())):
+        with pytest.raises(ValueError, match=r'teacher has another vocabulary and padding than'):
+            task.refuse_other(its, 'teacher')
+    assert task_of(model(num_classes=4), other) == Text(4, 255, 9, 1)
+    assert not task_of(model(), other).known
