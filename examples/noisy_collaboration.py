@@ -12,10 +12,10 @@ from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
-from mmkd.pgd import pgd
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from mmkd.evaluation.functional.pgd import pgd
 from mmkd.losses import PixelWiseKLLoss
 from mmkd.noise import GaussianInput, TeacherDropout
 

@@ -19,7 +19,7 @@ from mmkd.losses.quest.fitting import check_vocabularies
 from mmkd.registry import MODELS
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record
-from mmkd.tasks.base import Task
+from mmkd.tasks.base import task_of
 
 
 @MODELS.register_module()
@@ -189,8 +189,10 @@ class Distiller(BaseModel):
 
     def _read_batch(self, inputs: Tensor, data_samples: list | None) -> Batch:
         """Return the batch, its labels looked at."""
-        batch = Batch(inputs, data_samples, self.runs[self.predict_with].ignore_index)
-        valid = _check_labels(batch, self.runs[self.predict_with].task)
+        task = task_of(self.students[self.predict_with], self.data_preprocessor)
+        ignored = self.runs[self.predict_with].ignore_index
+        batch = Batch(inputs, data_samples, ignored, task)
+        valid = batch.check_labels(task.num_classes)
         if self.task_weight or self._reads_labels:
             self.void_batches.note(batch, valid)
         return batch
@@ -243,18 +245,6 @@ class Distiller(BaseModel):
 
     def _teacher_runs(self) -> list[Teacher]:
         return [run for run in self.runs.values() if isinstance(run, Teacher)]
-
-
-def _check_labels(batch: Batch, task: Task) -> bool:
-    """Refuse labels that no class has; return whether any position is valid."""
-    sample = batch.data_samples[0] if batch.data_samples else ()
-    if 'gt_depth_map' in sample:
-        return bool(batch.valid.any())
-    if task.num_classes is not None and 'gt_instances' in sample:
-        batch.check_boxes(task.num_classes)
-    elif task.num_classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
-        return batch.check_labels(task.num_classes)
-    return True
 
 
 def _only(members: Any, kind: str) -> nn.Module:

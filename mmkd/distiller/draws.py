@@ -10,7 +10,7 @@ from mmengine.model import ModuleDict
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
-from mmkd.datasets.seeded import name_seed, seed_everything
+from mmkd.utils.seeds import name_seed, seed_everything
 
 
 @contextmanager

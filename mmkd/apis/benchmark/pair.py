@@ -22,7 +22,7 @@ from mmkd.losses.quest.fitting import draw_words
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record
 from mmkd.tasks.base import task_of
-from mmkd.tasks.generated import DEFAULT_SIZE, generated_batch
+from mmkd.tasks.generated import generated_batch
 from mmkd.utils.checks import check_choice
 
 AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
@@ -126,18 +126,13 @@ class Pair:
 
         source = self.full.data_preprocessor
         size = size or getattr(source, 'size', None) or cfg.get('crop_size')
-        if size is None and hasattr(source, 'generate'):
-            size = DEFAULT_SIZE  # of images, where there are sentences
+        task = task_of(self.plain[0], source)
+        if size is None and not task.sized:
+            size = task.size
         if size is None:
             raise ValueError('the data preprocessor has no size. Mend: --size H W')
         self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
-        self.data = generated_batch(
-            self.batch_size,
-            self.size,
-            task_of(self.plain[0]),
-            device=self.device,
-            preprocessor=source,
-        )
+        self.data = generated_batch(self.batch_size, self.size, task, device=self.device)
 
     def cases(self) -> dict[str, Callable[[], Any]]:
         """Return name -> function.

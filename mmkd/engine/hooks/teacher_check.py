@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
+from mmkd.tasks.base import registered
 from mmkd.utils.checks import check_dict, nearest
 
 
@@ -103,20 +104,20 @@ class TeacherCheckHook(Hook):
         return {key: float(value) for key, value in evaluator.evaluate(size).items()}
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
-        if (
-            not metrics or metrics.get('coco/bbox_mAP', 1.0) < 0.01
-        ):  # mmdet reports nothing where nothing is found
-            poor = (
-                f'teacher {name!r} finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP '
-                f'{metrics.get("coco/bbox_mAP", 0.0):.4g}). Check its checkpoint, the order of '
-                f'its classes and its '
-                'data_preprocessor'
-            )
-            if not metrics and (self.minimum or self.maximum):
-                raise ValueError(poor)
-            runner.logger.warning(poor)
-            if not metrics:
-                return
+        classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
+        said = [task.tell_poor(metrics, classes) for task in registered()]
+        poor = [
+            f'teacher {name!r} {text}. Check its checkpoint, the order of its classes and its '
+            'data_preprocessor'
+            for text in said
+            if text
+        ]
+        if not metrics and (self.minimum or self.maximum):
+            raise ValueError('; '.join(poor))
+        for text in poor:
+            runner.logger.warning(text)
+        if not metrics:
+            return
         for limits, sign, what, wrong in (
             (self.minimum, 1, 'minimum', 'below'),
             (self.maximum, -1, 'maximum', 'above'),
@@ -141,11 +142,3 @@ class TeacherCheckHook(Hook):
                 f'teacher {name!r} has no number for {", ".join(lost)} (NaN). Check its checkpoint '
                 'and the labels of the validation set'
             )
-        classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
-        for key in ('mIoU', 'accuracy/top1'):
-            if classes > 1 and metrics.get(key, 100.0) < 150.0 / classes:
-                runner.logger.warning(
-                    f'teacher {name!r} is hardly better than chance ({key} {metrics[key]:.2f} of '
-                    f'{classes} classes). Check its checkpoint, the order of its classes and its '
-                    'data_preprocessor'
-                )
