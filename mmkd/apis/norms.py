@@ -6,10 +6,11 @@ from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmkd.utils.unwrap import unwrap
 
 _POOLS = (
     nn.AdaptiveAvgPool1d,
@@ -99,7 +100,7 @@ def check_last_batch(runner: Runner) -> None:
     )
     if not found:
         return
-    model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model: Any = unwrap(runner.model)
     error, warning = judge_one_image(
         model.students.values() if hasattr(model, 'students') else [model], *found
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from mmkd.engine.hooks.run_record import FILE
 from mmkd.utils.atomic import write_atomically
+from mmkd.utils.averages import spread
 from mmkd.utils.checks import nearest, printable
 
 MAIN = (
@@ -63,8 +64,7 @@ class Row:
             if not math.isfinite(run.metrics[metric]):
                 raise ValueError(
                     f'{metric} of {run.folder} is {run.metrics[metric]}, and a mean of it says '
-                    f'nothing. '
-                    'Mend: look into its log, train and test it again'
+                    'nothing. Mend: look into its log, train and test it again'
                 )
         return [run.metrics[metric] for run in self.runs]
 
@@ -128,8 +128,7 @@ def _read_run(folder: Path) -> Run:
         raise ValueError(
             f'{folder} {"is a folder of runs" if trained else "holds several tests"}: '
             f'{", ".join(several)}. Mend: one argument LABEL=DIR for each, or seed_0, seed_1, … '
-            f'for '
-            'runs of one recipe'
+            'for runs of one recipe'
         )
     if not tests:
         raise FileNotFoundError(
@@ -209,16 +208,6 @@ def digits(values: Sequence[float]) -> int:
     return 2 if max(map(abs, values)) >= 2 else 3
 
 
-def spread(values: Sequence[float], places: int) -> str:
-    """Return mean ± sample standard deviation; the value alone where there is one.
-
-    >>> spread([1., 2., 3.], 2), spread([.5], 3)
-    ('2.00 ± 1.00', '0.500')
-    """
-    mean = f'{statistics.fmean(values):.{places}f}'
-    return mean if len(values) == 1 else f'{mean} ± {statistics.stdev(values):.{places}f}'
-
-
 def gap_closed(value: float, baseline: float, teacher: float) -> float:
     """Return which part of the way from the student alone to its teacher a row goes, in per cent.
 
@@ -270,8 +259,7 @@ def markdown(
     if teacher is not None and sign * (ends[1] - ends[0]) <= 0:
         raise ValueError(
             f'{teacher!r} ({metrics[0]} {ends[1]:.4g}) is not better than {baseline!r} '
-            f'({ends[0]:.4g}), '
-            'so there is no gap to close. Mend: no --teacher'
+            f'({ends[0]:.4g}), so there is no gap to close. Mend: no --teacher'
         )
     places = {
         metric: digits([value for row in rows for value in row.values(metric)])
@@ -377,15 +365,13 @@ def write_into(path: Path, name: str, table: str) -> None:
     except (OSError, UnicodeError) as error:
         raise ValueError(
             f'--into {path} cannot be read ({error}). Mend: a text file that is there, with the '
-            f'two lines '
-            f'<!-- report {name} --> and <!-- end of report {name} -->'
+            f'two lines <!-- report {name} --> and <!-- end of report {name} -->'
         ) from error
     begin, end = f'<!-- report {name} -->', f'<!-- end of report {name} -->'
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(
             f'{path} has no place for the table. Mend: the lines {begin} and {end}, once each, in '
-            f'this '
-            'order'
+            'this order'
         )
     head, rest = text.split(begin)
     write_atomically(f'{head}{begin}\n{table}{end}{rest.split(end)[1]}'.encode(), path)

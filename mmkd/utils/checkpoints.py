@@ -188,9 +188,8 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
     ]
     if other and not wrong:  # torch would convert them in silence
         raise TypeError(
-            f'{where} holds another kind of numbers than {type(model).__name__}: '
-            f'{listed(other)}. Mend: save real weights, model.float().state_dict(), before '
-            'a model is quantised'
+            f'{where} holds another kind of numbers than {type(model).__name__}: {listed(other)}. '
+            'Mend: save real weights, model.float().state_dict(), before a model is quantised'
         )
     if wrong:  # torch would stop at these without a word about the others
         missing = [key for key in own if key not in state_dict]
@@ -347,17 +346,15 @@ def state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
     unnamed = [f'{key!r:.40}' for key in tensors if not isinstance(key, str)]
     if unnamed:
         raise TypeError(
-            f'{file} holds no state dict: its keys are {listed(unnamed)}, but weights go by '
-            f'names. Write '
-            'it with torch.save(model.state_dict(), path)'
+            f'{file} holds no state dict: its keys are {listed(unnamed)}, but weights go by names. '
+            'Write it with torch.save(model.state_dict(), path)'
         )
     other = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if other:
         raise TypeError(
             f'{file} holds no state dict: neither "state_dict" nor "model" is a key of it, and '
-            f'these '
-            f'entries are no tensors: {listed(other)}. Write it with '
-            f'torch.save(model.state_dict(), path)'
+            f'these entries are no tensors: {listed(other)}. Write it with '
+            'torch.save(model.state_dict(), path)'
         )
     if hasattr(weights, '_metadata'):
         tensors._metadata = weights._metadata  # type: ignore[attr-defined]
@@ -384,17 +381,14 @@ def _read_open(file: Any, name: str) -> Any:
     except UnknownNameError as error:
         raise TypeError(
             f'{name} needs {printable(error)}, which mmkd does not know to be harmless, so it was '
-            f'not '
-            'loaded. Mend: where you trust the file, load it once yourself and keep only the '
-            'weights: '
-            "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path); or "
+            'not loaded. Mend: where you trust the file, load it once yourself and keep only the '
+            "weights: torch.save(torch.load(path, weights_only=False)['state_dict'], new_path); or "
             '--trust-checkpoint, which lets it run its code'
         ) from error
     except BrokenFileError as error:
         raise RuntimeError(
-            f'{name} ({file.seek(0, os.SEEK_END)} bytes) is truncated or is no PyTorch '
-            f'checkpoint; copy '
-            f'or download it again ({printable(error)})'
+            f'{name} ({file.seek(0, os.SEEK_END)} bytes) is truncated or is no PyTorch checkpoint; '
+            f'copy or download it again ({printable(error)})'
         ) from error
 
 

@@ -85,7 +85,6 @@ def _read_checked(file: Path, digits: str | None, read: Callable[[Path], Any]) -
         if not actual.startswith(digits):
             raise RuntimeError(
                 f'{file} has the SHA-256 {actual[:8]}… and its name says {digits}: it is '
-                f'incomplete or '
-                'another file'
+                'incomplete or another file'
             )
     return read(file)

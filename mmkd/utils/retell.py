@@ -25,8 +25,7 @@ _NO_LAYER = re.compile(
 )  # of mmcv, which forgets the name
 _LAYER = (
     'the type of a norm_cfg, conv_cfg, act_cfg or upsample_cfg is not registered. Mend: a name '
-    "such as 'BN', "
-    "'SyncBN', 'GN', 'LN'; 'Conv2d'; 'ReLU'"
+    "such as 'BN', 'SyncBN', 'GN', 'LN'; 'Conv2d'; 'ReLU'"
 )
 _NO_TYPE = re.compile(
     r'`cfg` or `default_args` must contain the key "type", but got (\{.*)', re.DOTALL
@@ -45,8 +44,7 @@ def retell(text: str) -> str:
     if text == _NO_INPUTS:
         return (
             "the batches have no 'inputs', which a model reads. Mend: a pipeline that ends in the "
-            'packing of its '
-            "library, such as dict(type='PackSegInputs')"
+            "packing of its library, such as dict(type='PackSegInputs')"
         )
     text = _NO_LAYER.sub(_LAYER, text)
     for pattern, told in (
@@ -77,8 +75,7 @@ def _unknown_type(found: re.Match) -> str:
         )
     return (
         f'{scope} has no {kind} {name!r}{"; " if homes else ". "}{mend} ({name} is not in the '
-        f'{scope}::{kind} '
-        'registry)'
+        f'{scope}::{kind} registry)'
     )
 
 
@@ -95,9 +92,8 @@ def _unknown_argument(found: re.Match) -> str:
 
 def _no_type(found: re.Match) -> str:
     return (
-        f'a part of the config has no type, so nothing says what to build: '
-        f'{printable(found.group(1), 100)} ... '
-        "Mend: type='...' in it"
+        'a part of the config has no type, so nothing says what to build: '
+        f"{printable(found.group(1), 100)} ... Mend: type='...' in it"
     )
 
 

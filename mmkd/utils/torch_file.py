@@ -393,8 +393,7 @@ def _tensor(
     if hooks or metadata:
         raise BrokenFileError(
             'a tensor has hooks, or a sign that it is conjugate or negative. Mend: '
-            '.detach().clone() '
-            'before it is saved'
+            '.detach().clone() before it is saved'
         )
     number, size, stride = _number(size, 'a tensor'), tuple(size), tuple(stride)
     _number(stride, 'the strides of a tensor')

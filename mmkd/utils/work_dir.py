@@ -94,10 +94,8 @@ def _lock(path: Path) -> int:
             os.close(handle)
             raise RuntimeError(
                 f'{path.parent} is in use by another run ({_owner(content)}): two runs in one '
-                f'folder '
-                'would overwrite the files of each other. Mend: another --work-dir, or wait until '
-                'it '
-                f'ends; where it is known to be over, delete {path}'
+                'folder would overwrite the files of each other. Mend: another --work-dir, or wait '
+                f'until it ends; where it is known to be over, delete {path}'
             ) from error
         try:
             if os.path.samestat(os.stat(path), os.fstat(handle)):

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmkd.apis.doctor.report import Report
-from mmkd.apis.launch import is_distiller
+from mmkd.apis.prepare import is_distiller
 from mmkd.distiller.distiller import ARGUMENTS, Distiller
 from mmkd.distiller.members.member import COMMON_KEYS, TEACHER_KEYS, Member, as_dict, name_members
 from mmkd.distiller.objectives.objective import OBJECTIVE_KEYS, build_objective, build_objectives

@@ -128,9 +128,8 @@ def _check_accumulation(runner: Runner) -> None:
         for kind, interval in intervals.items():
             if interval > 0 and interval % counts:
                 raise ValueError(
-                    f'{kind}={interval} is no multiple of accumulative_counts={counts}'
-                    f'{f" of optimizer {name!r}" if name else ""}: a checkpoint between two '
-                    f'optimizer steps holds half '
-                    f'a gradient and cannot be resumed exactly. Write '
-                    f'{-(-interval // counts) * counts}'
+                    f'{kind}={interval} is no multiple of '
+                    f'accumulative_counts={counts}{f" of optimizer {name!r}" if name else ""}: a '
+                    'checkpoint between two optimizer steps holds half a gradient and cannot be '
+                    f'resumed exactly. Write {-(-interval // counts) * counts}'
                 )

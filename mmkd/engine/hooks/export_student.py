@@ -5,13 +5,13 @@ from pathlib import Path
 
 from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from mmkd.distiller.export import student_config, student_meta, student_state_dict, write_student
 from mmkd.registry import HOOKS
 from mmkd.utils.checks import nearest
+from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -77,7 +77,7 @@ class ExportStudentHook(Hook):
             _prune(self._folder(runner, name), _checkpoint_folder(runner))
 
     def _read_configs(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if self.configs or not hasattr(model, 'students'):
             return
         students: nn.ModuleDict = model.students

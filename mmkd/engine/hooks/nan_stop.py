@@ -5,17 +5,16 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from mmkd.registry import HOOKS
 from mmkd.utils.checkpoints import latest_checkpoint
+from mmkd.utils.unwrap import unwrap
 
 _ADVICE = (
     'Lower the learning rate or the weight of what is named here, clip gradients (clip_grad in '
-    'optim_wrapper), '
-    'or train in float32; check the labels and images of this batch'
+    'optim_wrapper), or train in float32; check the labels and images of this batch'
 )
 
 
@@ -83,7 +82,7 @@ class NaNStopHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Look at the weights that are about to be written."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         learned = {name for name, _ in model.named_parameters()}
         for name, value in checkpoint['state_dict'].items():
             # a buffer may hold an Inf on purpose (an attention mask), never a NaN

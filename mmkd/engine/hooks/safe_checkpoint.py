@@ -102,8 +102,7 @@ class SafeCheckpointHook(CheckpointHook):
         if hasattr(runner, 'strategy'):
             raise TypeError(
                 f'SafeCheckpointHook serves Runner, got {type(runner).__name__}: its strategy '
-                f'writes '
-                "checkpoints by itself; use type='CheckpointHook' there"
+                "writes checkpoints by itself; use type='CheckpointHook' there"
             )
         if self._begun or not isinstance(
             runner._train_loop, BaseLoop
@@ -150,11 +149,9 @@ class SafeCheckpointHook(CheckpointHook):
             self._release(runner)
             raise FileExistsError(
                 f'{runner.work_dir} holds a run already '
-                f'({", ".join(file.name for file in there[:3])}'
-                f'{", …" if len(there) > 3 else ""}), whose checkpoints a fresh start would mix '
-                f'with its own. Mend: '
-                '--resume to go on with it, another --work-dir, or --overwrite to delete its '
-                'checkpoints'
+                f'({", ".join(file.name for file in there[:3])}{", …" if len(there) > 3 else ""}), '
+                'whose checkpoints a fresh start would mix with its own. Mend: --resume to go on '
+                'with it, another --work-dir, or --overwrite to delete its checkpoints'
             )
         runner.logger.warning(
             f'--overwrite: {len(there)} files of the run before are deleted from {runner.work_dir}'

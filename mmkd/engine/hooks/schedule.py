@@ -5,7 +5,6 @@ from typing import Any
 
 from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 
@@ -14,6 +13,7 @@ from mmkd.engine.schedules.levels import LevelPlan, LevelState, build_levels
 from mmkd.engine.schedules.targets import Target
 from mmkd.engine.schedules.values import Schedule, build_schedule
 from mmkd.registry import HOOKS
+from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -76,7 +76,7 @@ class ScheduleHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Find every target in the model, and begin with the level where the training stands."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         _check_model(model)
         for text, target in self.targets.items():
             self._owners[text] = target.owner(model.objectives)

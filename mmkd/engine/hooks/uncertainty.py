@@ -113,11 +113,9 @@ class UncertaintyHook(Hook):
             return
         if self.outputs == 'ensemble':
             raise ValueError(
-                "UncertaintyHook(outputs='ensemble') finds no uncertainties in this prediction "
-                '(it has '
-                f'{sorted(sample.keys())}). Mend: test an mmkd.Ensemble, or read a single network '
-                f'by '
-                "outputs='dirichlet'"
+                "UncertaintyHook(outputs='ensemble') finds no uncertainties in this prediction (it "
+                f'has {sorted(sample.keys())}). Mend: test an mmkd.Ensemble, or read a single '
+                "network by outputs='dirichlet'"
             )
         logits = sample.seg_logits.data[None]
         measures = dirichlet_uncertainty(concentration(logits, self.offset))

@@ -68,11 +68,9 @@ class PhaseOptimWrapperConstructor:
         if stray:
             raise TypeError(
                 'optim_wrapper names optimizers (student=dict(type=…, optimizer=dict(...)), '
-                f'critic=dict(...)), but the keys {stray} of a single optimizer stand beside '
-                f'them. Mend: '
-                'optim_wrapper=dict(_delete_=True, '
-                "constructor='mmkd.PhaseOptimWrapperConstructor', "
-                'student=dict(...))'
+                f'critic=dict(...)), but the keys {stray} of a single optimizer stand beside them. '
+                'Mend: optim_wrapper=dict(_delete_=True, '
+                "constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...))"
             )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
@@ -148,8 +146,7 @@ class PhaseOptimWrapperConstructor:
         if params not in ('students', 'critics'):
             raise ValueError(
                 f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes "
-                f'of '
-                f'parameter names, got {params!r}'
+                f'of parameter names, got {params!r}'
             )
         return {
             id(p)
@@ -251,11 +248,9 @@ def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> N
                 )
                 raise ValueError(
                     f'phase {phase.name!r} takes the gradient of objective {name!r}, but its '
-                    f'optimizer '
-                    f'{phase.optimizer!r} does not hold objectives.{name}.{key} ({holder}), which '
-                    f'would '
-                    f"never be trained. Mend: add 'objectives.{name}' to params of "
-                    f'{phase.optimizer!r}'
+                    f'optimizer {phase.optimizer!r} does not hold objectives.{name}.{key} '
+                    f"({holder}), which would never be trained. Mend: add 'objectives.{name}' to "
+                    f'params of {phase.optimizer!r}'
                 )
 
 

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, ValLoop, autocast
 
 from mmkd.evaluation.functional.uncertainty import EnsembleUncertainty
 from mmkd.models.ensemble import probabilities_of, write_prediction
 from mmkd.registry import LOOPS
+from mmkd.utils.averages import mean_metrics
 from mmkd.utils.checks import nearest
+from mmkd.utils.unwrap import unwrap
 
 MEAN, ENSEMBLE = 'mean', 'ensemble'
 
@@ -63,12 +64,8 @@ class PeerTestLoop(TestLoop):
         return _run(self, 'test')
 
 
-def _distiller(runner: Any) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _copies(loop: Any) -> dict[str, Evaluator]:
-    model, name = _distiller(loop.runner), type(loop).__name__
+    model, name = unwrap(loop.runner.model), type(loop).__name__
     plain = name.removeprefix('Peer')
     if not hasattr(model, 'students'):
         raise TypeError(
@@ -84,8 +81,7 @@ def _copies(loop: Any) -> dict[str, Evaluator]:
         if taken in model.students:
             raise ValueError(
                 f'a student is called {taken!r}, as {name} calls what it reports of all. Mend: '
-                f'another '
-                'name'
+                'another name'
             )
     return {peer: _copy(loop.evaluator, peer) for peer in [*model.students, ENSEMBLE]}
 
@@ -132,7 +128,7 @@ def _run(loop: Any, stage: str) -> dict[str, float]:
     runner.call_hook(f'before_{stage}')
     runner.call_hook(f'before_{stage}_epoch')
     runner.model.eval()
-    model = _distiller(runner)
+    model = unwrap(runner.model)
     for index, data in enumerate(loop.dataloader):
         runner.call_hook(f'before_{stage}_iter', batch_idx=index, data_batch=data)
         with autocast(enabled=loop.fp16):
@@ -178,7 +174,7 @@ def _evaluate(evaluators: dict[str, Evaluator], size: int) -> dict[str, float]:
         )  # metrics that print a table do not say whose it is
         found[name] = evaluator.evaluate(size)
     peers = [metrics for name, metrics in found.items() if name != ENSEMBLE]
-    found[MEAN] = {key: sum(metrics[key] for metrics in peers) / len(peers) for key in peers[0]}
+    found[MEAN] = mean_metrics(peers)
     return {
         f'{name}/{key}': value for name, metrics in found.items() for key, value in metrics.items()
     }

@@ -18,7 +18,8 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmkd.apis.launch import build_runner, prepare_config
+from mmkd.apis.launch import build_runner
+from mmkd.apis.prepare import prepare_config
 from mmkd.apis.robustness import robustness
 from mmkd.engine.runner.pgd_loop import pgd, pixel_units
 
