@@ -1,4 +1,4 @@
-"""Packaging: what is shipped, what it needs, and the ``.mim`` folder in which mmengine looks for configs and tools."""
+"""Packaging: what is shipped, what it needs, and ``.mim``, where mmengine looks for configs."""
 
 import re
 from pathlib import Path
@@ -62,7 +62,8 @@ INSTALL = [
     'torch>=2.6',  # the oldest that the tests were run with
     'numpy>=2',
     'opencv-python',
-    'onedl-mmengine>=0.10.12,<0.11',  # the maintained line of OpenMMLab; import names stay mmengine, mmcv, mmseg
+    # the maintained line of OpenMMLab; import names stay mmengine, mmcv, mmseg
+    'onedl-mmengine>=0.10.12,<0.11',
     'onedl-mmcv>=2.3.6,<2.4',
     'onedl-mmsegmentation>=1.4.2,<1.5',
     'scikit-learn',  # ships the handwritten digits of the built-in data set

@@ -78,7 +78,7 @@ def mend_config_paths() -> None:
 
 
 def import_data_sets() -> None:
-    """Import mmseg's data sets without two lines about a library that nobody asked for; other output is kept."""
+    """Import mmseg's data sets without two lines about a library that nobody asked for."""
     with redirect_stdout(io.StringIO()) as printed:
         import_module('mmseg.datasets')
     for line in printed.getvalue().splitlines():
@@ -95,7 +95,9 @@ MENDS = {
 
 
 def require_library(scope: str, kind: object, what: str) -> None:
-    """Refuse a model of a library that does not import: mmengine warns, goes on, and then misses its first type.
+    """Refuse a model of a library that does not import.
+
+    mmengine warns, goes on, and then misses the first type of that library.
 
     Args:
         scope: Registry scope; only 'mmdet' and 'mmpretrain' may be missing.
@@ -116,11 +118,12 @@ def require_library(scope: str, kind: object, what: str) -> None:
 
 
 def read_checkpoints_as_data() -> None:
-    """Have mmengine read every file by mmkd's reader: ``load_from``, ``resume``, ``Pretrained``, ``init_model``.
+    """Have mmengine read every file by mmkd's reader.
 
-    mmengine's own loads a file that ``weights_only=True`` refuses once more without it, which runs
-    the code that it may hold; its downloads are loaded so at once; and ``last_checkpoint`` may name
-    any file and any URL.
+    That is of ``load_from``, ``resume``, ``Pretrained`` and ``init_model``. mmengine's own loads a
+    file that ``weights_only=True`` refuses once more without it, which runs the code that it may
+    hold; its downloads are loaded so at once; and ``last_checkpoint`` may name any file and any
+    URL.
     """
     from mmengine import runner as runners
     from mmengine.runner import _flexible_runner, checkpoint, runner

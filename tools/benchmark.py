@@ -1,4 +1,4 @@
-"""Measure the distillation step of a config beside its student alone, its teacher alone, and the way of its peers."""
+"""Measure the distillation step of a config beside its student and teacher alone."""
 
 import argparse
 import json

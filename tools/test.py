@@ -1,4 +1,4 @@
-"""Test a checkpoint by a config: of a Distiller, a plain model, or an ensemble by its config alone."""
+"""Test a checkpoint by a config; an ensemble by its config alone."""
 
 import argparse
 
@@ -44,7 +44,8 @@ def _check_checkpoint(cfg: Config, checkpoint: str | None) -> None:
         raise SystemExit(
             'test.py needs a checkpoint, tools/test.py CONFIG CHECKPOINT'
             if checkpoint is None
-            else f"an mmkd.Ensemble's members name their own checkpoints. Mend: leave out {checkpoint}"
+            else "an mmkd.Ensemble's members name their own checkpoints. Mend: leave out "
+            f'{checkpoint}'
         )
     if checkpoint is not None:
         check_checkpoint(cfg, checkpoint)

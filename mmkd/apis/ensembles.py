@@ -117,12 +117,11 @@ def table_members(
     """
     metrics = [member['metrics'] for member in members]
     keys = list(metrics[0])
-    rows = [
-        [str(seed), *(f'{found.get(key, float("nan")):.2f}' for key in keys)]
-        for seed, found in zip(seeds, metrics, strict=True)
-    ]
+    rows = []
+    for seed, found in zip(seeds, metrics, strict=True):
+        rows.append([str(seed), *(f'{found.get(key, float("nan")):.2f}' for key in keys)])
     if len(members) > 1 and all(set(found) == set(keys) for found in metrics):
-        columns = ([found[key] for found in metrics] for key in keys)
+        columns = zip(*(map(found.get, keys) for found in metrics), strict=True)
         rows.append(['mean ± sd', *map(spread, columns)])
     return ['seed', *keys], rows
 

@@ -49,7 +49,7 @@ def is_distiller(cfg: Config) -> bool:
 
 
 def is_ensemble(cfg: Config) -> bool:
-    """Return whether the config's model is an Ensemble, whose members name their own checkpoints."""
+    """Return whether the model is an Ensemble, whose members name their own checkpoints."""
     return _model_name(cfg) == 'Ensemble'
 
 

@@ -1,4 +1,4 @@
-"""Settings that mmengine takes as they are, until they end a run hours later or write into the wrong place."""
+"""Settings that mmengine takes as they are, until they end a run hours later."""
 
 import logging
 import math
@@ -103,7 +103,7 @@ def check_names(cfg: Config) -> None:
 
 
 def check_groups(cfg: Config) -> None:
-    """Refuse a config without a model, groups of settings that are set in part, and loaders without data.
+    """Refuse a config without a model, settings that are set in part, and loaders without data.
 
     Raises:
         KeyError: There is no model.
@@ -219,7 +219,7 @@ def _check_optimizer(where: str, optimizer: Any) -> None:
 
 
 def check_work_dir(work_dir: Any) -> None:
-    """Refuse a work dir without a name: the run would be written into the current folder; and one that is a file.
+    """Refuse a work dir that is a file, and one without a name, which is the current folder.
 
     Raises:
         ValueError: It is empty, no path, or lies at or below a file.
@@ -243,7 +243,7 @@ def check_work_dir(work_dir: Any) -> None:
 
 
 def _counts(cfg: Config) -> Iterator[tuple[str, Any, int, str]]:
-    """Yield every count that is set: its key, its value, the least that is allowed, and the mend."""
+    """Yield every count that is set: key, value, the least that is allowed, and the mend."""
     for split in ('train', 'val', 'test'):
         loader = f'{split}_dataloader'
         yield from _of(cfg.get(loader), COUNTS, loader, 'leave it out, or write a whole number')

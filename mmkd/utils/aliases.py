@@ -1,4 +1,4 @@
-"""Packages by the names that they had until 0.1, which users go on to import: ``mmkd.hooks`` …"""
+"""Packages by the names that they had until 0.1, which users go on to import."""
 
 import sys
 from importlib import import_module

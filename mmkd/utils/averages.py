@@ -2,6 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
+from operator import itemgetter
 
 
 def mean_metrics(results: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -10,7 +11,7 @@ def mean_metrics(results: Sequence[dict[str, float]]) -> dict[str, float]:
     >>> mean_metrics([dict(mIoU=40.0, aAcc=90.0), dict(mIoU=42.0, aAcc=80.0)])
     {'mIoU': 41.0, 'aAcc': 85.0}
     """
-    return {key: sum(found[key] for found in results) / len(results) for key in results[0]}
+    return {key: sum(map(itemgetter(key), results)) / len(results) for key in results[0]}
 
 
 def spread(values: Sequence[float], places: int = 2) -> str:

@@ -20,7 +20,7 @@ _handed_over: dict[str, Any] = {}
 
 
 def trust_checkpoints() -> None:
-    """Let every checkpoint of this process run what code it holds, as ``--trust-checkpoint`` asks for."""
+    """Let every checkpoint of this process run the code that it holds: ``--trust-checkpoint``."""
     global _trusted
     _trusted = True
 
@@ -58,7 +58,7 @@ def hand_over(path: str | Path, content: Any) -> None:
 
 
 def load_for_mmengine(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
-    """Stand in for mmengine's own loader, which reads a file without any care where the careful way fails.
+    """Stand in for mmengine's loader, which reads without care what the careful way refuses.
 
     Args:
         file: A path, a URL or an open file.
@@ -76,10 +76,10 @@ def load_for_mmengine(file: Any, map_location: Any = None, weights_only: Any = N
 
 
 def latest_checkpoint(folder: str | Path) -> str | None:
-    """Return the checkpoint that ``last_checkpoint`` names, which lies beside it; None where none was written yet.
+    """Return the checkpoint that ``last_checkpoint`` names; None where none was written yet.
 
-    Only the name is taken of what the file says: a folder may be moved or copied, and no file leads
-    out of it.
+    It lies beside that note. Only the name is taken of what the file says: a folder may be moved or
+    copied, and no file leads out of it.
 
     Raises:
         FileNotFoundError: There is no such file in that folder.
@@ -128,7 +128,7 @@ def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
 def select_prefix(
     state_dict: Mapping[str, Tensor], prefixes: str | Sequence[str]
 ) -> dict[str, Tensor]:
-    """Take the part of a state dict under a prefix, prefix taken off: one member of an mmkd run, one backbone.
+    """Take what lies under a prefix in a state dict, prefix taken off: one member, one backbone.
 
     Args:
         state_dict: names and tensors.
@@ -137,7 +137,8 @@ def select_prefix(
     Raises:
         KeyError: no key begins with any of them; names those that exist.
 
-    >>> dict(select_prefix({'students.student.w': torch.zeros(1), 'objectives.x': torch.ones(1)}, 'students.student'))
+    >>> state = {'students.student.w': torch.zeros(1), 'objectives.x': torch.ones(1)}
+    >>> dict(select_prefix(state, 'students.student'))
     {'w': tensor([0.])}
     """
     wanted = [prefixes] if isinstance(prefixes, str) else list(prefixes)
@@ -310,7 +311,7 @@ def listed(names: Iterable[str], count: int = 10) -> str:
 
 
 def _strip(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Keep what lies under a prefix, in names and in the module versions that torch keeps beside them."""
+    """Keep what lies under a prefix, of names and of the module versions that torch keeps."""
     part = OrderedDict(
         (key[len(prefix) :], value) for key, value in state_dict.items() if key.startswith(prefix)
     )

@@ -49,7 +49,7 @@ def fetch(url: str, read: Callable[[Path], Any]) -> Any:
 
 
 def _cached(url: str) -> tuple[Path, str | None]:
-    """Return where a URL's file is kept, and the digits that its SHA-256 begins with, where its name says them."""
+    """Return where a URL's file is kept, and how its SHA-256 begins, where its name says that."""
     parts = urlparse(url)
     name = os.path.basename(parts.path)
     expected = _HASH.search(name)

@@ -11,7 +11,7 @@ _MAX_LENGTH = (
 
 
 def read_config_text(text: str, where: str) -> Config:
-    r"""Return the config that a text of assignments describes, as mmengine writes it into checkpoints.
+    r"""Return the config of a text of assignments, as mmengine writes it into checkpoints.
 
     Values are literals, lists, tuples, dicts, ``dict(key=value)`` and ``range(0, 5)``; nothing else
     is called, and nothing imported.

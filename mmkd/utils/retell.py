@@ -1,4 +1,4 @@
-"""Errors of mmengine's registries, told anew: a misspelt type or argument with its nearest match."""
+"""Errors of mmengine's registries told anew: a misspelt type or argument, its nearest match."""
 
 import inspect
 import re
@@ -98,7 +98,7 @@ def _no_type(found: re.Match) -> str:
 
 
 def _arguments(kind: Any) -> list[str]:
-    """Return the arguments of a class, of its parents too where it hands on what it does not know."""
+    """Return the arguments of a class, of its parents too where it hands on unknown ones."""
     found: dict[str, None] = {}
     for one in inspect.getmro(kind) if inspect.isclass(kind) else ():
         own = (

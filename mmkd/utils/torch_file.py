@@ -1,4 +1,4 @@
-"""Read what ``torch.save`` wrote as data: nothing of the file runs, and nothing takes more memory than it holds.
+"""Read what ``torch.save`` wrote as data: nothing runs, nothing takes more memory than it holds.
 
 A PyTorch file is a pickle beside the bytes of its tensors, and a pickle is a program. Here it is
 read by an unpickler that knows some forty names, each bound to a function of this module that makes
@@ -56,7 +56,7 @@ class BrokenFileError(ValueError):
 
 
 def read_torch_file(file: BinaryIO) -> Any:
-    """Return the content of an open file of ``torch.save``, zipped or of before torch 1.6; tensors on the CPU.
+    """Return the content of an open file of ``torch.save``, zipped or older; tensors on the CPU.
 
     Args:
         file: Open for reading bytes, at its beginning; one that can seek.
@@ -159,7 +159,7 @@ def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _read_into(source: Any, size: int) -> bytearray:
-    """Read ``size`` bytes without a second copy; at the end of a record zipfile compares its CRC."""
+    """Read ``size`` bytes without a second copy; at a record's end zipfile compares its CRC."""
     buffer, done = bytearray(size), 0
     view = memoryview(buffer)
     while done < size:
@@ -347,7 +347,7 @@ class _Name:
 
 
 def _cost(args: tuple) -> int:
-    """Return how many bytes a call may make of its arguments, which a pickle can repeat at no cost of its own."""
+    """Return how many bytes a call may make of its arguments, which a pickle repeats at no cost."""
     made = 0
     for part in args:
         if isinstance(part, str | bytes | bytearray):
@@ -473,7 +473,7 @@ def _set(items: Any) -> set:
 
 
 def _getattr(owner: Any, name: Any) -> str:
-    """Stand for a statistic of HistoryBuffer, which is all that checkpoints ask for by ``getattr``."""
+    """Stand for a statistic of HistoryBuffer: all that checkpoints ask for by ``getattr``."""
     if getattr(owner, 'name', None) != _HISTORY or name not in ('min', 'max', 'current', 'mean'):
         raise UnknownNameError('builtins.getattr')
     return name
@@ -506,7 +506,7 @@ def _plain_dtype(dtype: Any) -> _Dtype:
 
 
 def _collect(kind: type) -> Callable[..., Any]:
-    """Return what makes a builtin container of another; bare numbers (``bytearray(10**9)``) make none."""
+    """Return what makes a builtin container of another; none of numbers (``bytearray(10**9)``)."""
 
     def make(items: Any = ()) -> Any:
         if not isinstance(items, list | tuple | set | frozenset):
@@ -606,7 +606,7 @@ _QUANTISED = {
 
 
 class _DataUnpickler(pickle._Unpickler):
-    """Python's own unpickler, of which every way to call something ends in a function of this module."""
+    """Python's own unpickler; every way to call something ends in a function of this module."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
@@ -794,7 +794,7 @@ class _Finish:
         return self._visit(value)[0]
 
     def _visit(self, value: Any) -> tuple[Any, int]:
-        """Return the finished value, and how many entries it holds, one that is referred to twice counted twice."""
+        """Return the finished value, and how many entries it holds: each as often as it is named."""
         if isinstance(value, _PLAIN):
             if type(value) is int and value.bit_length() > _MAX_BITS:
                 raise BrokenFileError(f'a number has more than {_MAX_BITS} bits')

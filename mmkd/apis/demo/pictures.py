@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import DefaultScope
 from mmseg.apis import init_model
 
@@ -55,8 +56,7 @@ def _predict(row: str, cfg: Config, dataset: Any, scenes: int) -> list[np.ndarra
         folder = checkpoint.parent / 'student'
         cfg, checkpoint = Config.fromfile(folder / 'config.py'), folder / checkpoint.name
     model = init_model(cfg, str(checkpoint), device='cpu')
-    samples = [dataset[i] for i in range(scenes)]
-    data = {key: [sample[key] for sample in samples] for key in samples[0]}
+    data = pseudo_collate([dataset[i] for i in range(scenes)])
     return [sample.pred_sem_seg.data[0].numpy() for sample in model.test_step(data)]
 
 

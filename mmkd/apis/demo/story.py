@@ -190,15 +190,12 @@ def table(rows: Rows) -> list[tuple[str, str, str, str]]:
     >>> table(dict(student=runs))
     [('student alone', '41.00 ± 1.41', '64,847', '20 ms')]
     """
-    return [
-        (
-            ROWS[row],
-            spread([run['test_mIoU'] for run in runs]),
-            f'{runs[0]["parameters"]:,}',
-            f'{median(run["step_ms"] for run in runs):.0f} ms',
-        )
-        for row, runs in rows.items()
-    ]
+    lines = []
+    for row, runs in rows.items():
+        mious = [run['test_mIoU'] for run in runs]
+        step_ms = median(run['step_ms'] for run in runs)
+        lines.append((ROWS[row], spread(mious), f'{runs[0]["parameters"]:,}', f'{step_ms:.0f} ms'))
+    return lines
 
 
 def verdict(rows: Rows) -> str:

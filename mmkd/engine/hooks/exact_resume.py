@@ -14,7 +14,7 @@ from mmkd.registry import HOOKS
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Makes randomness a function of where the training stands, so that nothing about it needs to be saved.
+    """Make randomness a function of where the training stands: nothing of it needs to be saved.
 
     * Each train step starts from the generator state that (seed, rank, iteration) gives; a
       validation likewise.
@@ -66,7 +66,7 @@ class ExactResumeHook(Hook):
         runner.train_loop.dataloader.sampler.set_epoch(runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed this step; fetching the batch may have drawn from the same generators, so this comes after."""
+        """Seed this step after its batch was fetched, which may draw from the same generators."""
         seed_everything(self.seed, TRAIN_STEP, get_rank(), runner.iter)
 
     def after_train(self, runner: Runner) -> None:

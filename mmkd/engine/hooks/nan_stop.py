@@ -19,9 +19,10 @@ _ADVICE = (
 
 
 def non_finite(values: dict[str, Any]) -> dict[str, float]:
-    """Return the entries that are NaN or infinite, in order, as nan or inf; what is not a number is passed over.
+    """Return the entries that are NaN or infinite, in order, as nan or inf.
 
-    Costs one device synchronisation however many entries there are, as long as all are finite.
+    What is not a number is passed over. Costs one device synchronisation however many entries there
+    are, as long as all are finite.
 
     Args:
         values: log variables: tensors, numbers, anything.
@@ -54,7 +55,7 @@ def _has_nan(value: Any) -> bool:
 
 @HOOKS.register_module()
 class NaNStopHook(Hook):
-    """Raise FloatingPointError as soon as a logged value, or a weight about to be saved, is NaN or Inf.
+    """Raise FloatingPointError as soon as a logged value, or a weight to be saved, is NaN or Inf.
 
     Log keys are ``<objective>.loss`` and ``<objective>.critic_loss`` for objectives and mmengine's
     own for the task (``decode.loss_ce``). The hook runs before the checkpoint hook, so no

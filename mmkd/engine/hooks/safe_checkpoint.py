@@ -165,7 +165,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._release(runner)
 
     def _held(self, runner: Runner) -> list[Path]:
-        """Return the folders of the run: two work dirs of one name share that of their checkpoints in ``out_dir``."""
+        """Return the folders of the run; that of ``out_dir`` is shared by work dirs of one name."""
         local = '://' not in str(self.out_dir)
         return list(dict.fromkeys([Path(runner.work_dir), *([self.folder] if local else [])]))
 
@@ -175,7 +175,7 @@ class SafeCheckpointHook(CheckpointHook):
                 release(folder)
 
     def before_train(self, runner: Runner) -> None:
-        """Choose the atomic backend for a local folder; do what the run left undone that is resumed."""
+        """Choose the atomic backend for a local folder; do what a resumed run left undone."""
         self._check_notes(runner)
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend):
@@ -199,7 +199,7 @@ class SafeCheckpointHook(CheckpointHook):
             runner.val_loop.run()
 
     def _check_notes(self, runner: Runner) -> None:
-        """Take of what a checkpoint says about files no more than names that a run of this folder gives."""
+        """Take of what a checkpoint says about files no more than names that a run here gives."""
         notes = runner.message_hub.runtime_info
         for key in [key for key in notes if key == 'last_ckpt' or key.startswith('best_ckpt')]:
             name = str(notes[key]).replace('\\', '/').rpartition('/')[-1]
@@ -279,7 +279,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._delete(self.file_backend.join_path(self.out_dir, name))
 
     def _keep(self, runner: Runner, step: int) -> list[int]:
-        """Enter ``step`` into the list of kept checkpoints, which the file itself holds; return what leaves it."""
+        """Enter ``step`` into the kept checkpoints, which the file itself lists; return what leaves."""
         if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
             return []
         evicted = (
@@ -306,7 +306,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner.logger.info(f'The previous best checkpoint {old} is removed')
 
     def _best_paths(self) -> dict[str, str]:
-        """Return the best checkpoint of each metric that has one; a single metric goes by the name ''."""
+        """Return the best checkpoint of each metric that has one; a single metric is called ''."""
         if len(self.key_indicators) == 1:
             return {'': self.best_ckpt_path} if self.best_ckpt_path else {}
         return {name: path for name, path in self.best_ckpt_path_dict.items() if path}
@@ -356,7 +356,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Return whether the training would have validated where the checkpoint was written, and its result is lost."""
+    """Return whether a validation was due at the checkpoint, and its result is lost."""
     loop: Any = runner.train_loop
     if runner.val_loop is None or runner.message_hub.runtime_info.get(VALIDATED) == runner.iter:
         return False

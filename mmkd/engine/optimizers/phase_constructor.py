@@ -1,4 +1,4 @@
-"""Optimizers by phase: the constructor that ``optim_wrapper`` names, the dictionary it returns, their schedules."""
+"""Optimizers by phase: their constructor, the dictionary it returns, their schedules."""
 
 import copy
 import logging
@@ -16,10 +16,10 @@ from mmkd.utils.checks import nearest
 
 
 class PhaseOptimWrapperDict(OptimWrapperDict):
-    """An OptimWrapperDict that tells every wrapper where training stands; mmengine's own tells none."""
+    """An OptimWrapperDict that tells every wrapper where training stands; mmengine's tells none."""
 
     def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
-        """Pass the counts on, so that the last partial accumulation is not lost and resume counts on."""
+        """Pass the counts on: the last partial accumulation is not lost, and resume counts on."""
         for wrapper in self.optim_wrappers.values():
             wrapper.initialize_count_status(model, cur_iter, max_iters)
 
@@ -34,18 +34,20 @@ class _Restricted(DefaultOptimWrapperConstructor):
     ) -> None:
         """Add the owned parameters of ``module``, with mmengine's paramwise options."""
         super().add_params(params, module, prefix, **kwargs)
-        if not prefix:  # the whole model has been walked; filtered before, bypass_duplicate would miss duplicates
+        # once the whole model is walked: filtered before, bypass_duplicate would miss duplicates
+        if not prefix:
             params[:] = [group for group in params if id(group['params'][0]) in self.owned]
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class PhaseOptimWrapperConstructor:
-    """Build one optimizer per name: ``student=dict(type='OptimWrapper', optimizer=…), critic=dict(…)``.
+    """Build one optimizer per name.
 
-    By default ``student`` holds students, connectors and the losses' own parameters, ``critic`` the
-    critics; ``params='students' | 'critics' | [prefixes of parameter names]`` says otherwise.
-    Optimizers that no phase uses are dropped, and one that remains is returned as a plain wrapper,
-    so that one schedule serves a plain student, a distillation without critic and one with.
+    They are ``student=dict(type='OptimWrapper', optimizer=…), critic=dict(…)``. By default
+    ``student`` holds students, connectors and the losses' own parameters, ``critic`` the critics;
+    ``params='students' | 'critics' | [prefixes of parameter names]`` says otherwise. Optimizers
+    that no phase uses are dropped, and one that remains is returned as a plain wrapper, so that one
+    schedule serves a plain student, a distillation without critic and one with.
 
     Args:
         optim_wrapper_cfg: Optimizer name -> wrapper config.
@@ -74,7 +76,10 @@ class PhaseOptimWrapperConstructor:
             )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Return the wrappers of the phases; a model without phases takes the ``student`` optimizer for all it has."""
+        """Return the wrappers of the phases.
+
+        A model without phases takes the ``student`` optimizer for all that it has.
+        """
         model = getattr(model, 'module', model)
         phases = getattr(model, 'phases', None)
         if phases is None:
@@ -99,7 +104,7 @@ class PhaseOptimWrapperConstructor:
         return self._known(PhaseOptimWrapperDict(**wrappers))
 
     def _known(self, wrapper: OptimWrapper, name: str | None = None) -> OptimWrapper:
-        """Write down which optimizer a plain wrapper is, and which ones the config names, for their schedules."""
+        """Note for schedules which optimizer a plain wrapper is, and which ones the config names."""
         wrapper.optimizer_name, wrapper.optimizer_names = name, list(self.configs)
         return wrapper
 
@@ -158,8 +163,8 @@ class PhaseOptimWrapperConstructor:
 def schedules_by_name(schedulers: Any) -> bool:
     """Return whether ``param_scheduler`` is given by the names of optimizers.
 
-    >>> schedules_by_name(dict(student=[])), schedules_by_name(dict(type='PolyLR')), schedules_by_name([])
-    (True, False, False)
+    >>> [schedules_by_name(given) for given in (dict(student=[]), dict(type='PolyLR'), [])]
+    [True, False, False]
     """
     return isinstance(schedulers, dict) and 'type' not in schedulers
 
@@ -180,7 +185,7 @@ def check_schedule_names(schedulers: Any, optimizers: Iterable[str]) -> None:
 
 
 def complete_schedules(schedulers: Any, wrapper: OptimWrapper) -> Any:
-    """Return what mmengine's Runner can build schedules of these optimizers from; itself it dies where one is missing.
+    """Complete ``param_scheduler``: mmengine's Runner dies where an optimizer has no schedule.
 
     Args:
         schedulers: ``param_scheduler``; by name: an optimizer without schedules keeps its learning
@@ -213,7 +218,7 @@ mend_schedules()
 
 
 def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
-    """Say which trainable parameters no optimizer holds: prefixes may leave out more than was meant."""
+    """Say which parameters no optimizer holds: prefixes may leave out more than was meant."""
     idle = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
     if idle:
         print_log(
@@ -225,7 +230,7 @@ def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
 
 
 def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
-    """Refuse a connector, a loss's own layer or a critic that the optimizer of its phase does not hold."""
+    """Refuse a connector, a loss's layer or a critic that the phase's optimizer does not hold."""
     for name in dict.fromkeys((*phase.objectives, *phase.critics)):
         objective = model.objectives[name]
         critic = (

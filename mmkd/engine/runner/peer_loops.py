@@ -1,4 +1,4 @@
-"""Validation and test of networks that learn together: each peer, the peers' mean, and all as one ensemble."""
+"""Validation and test of networks that learn together: each, their mean, and all as one."""
 
 import copy
 from collections.abc import Sequence
@@ -101,20 +101,24 @@ def _copy(evaluator: Evaluator, peer: str) -> Evaluator:
 
 def _check_save_best(runner: Any, names: list[str]) -> None:
     """Say now what the checkpoint hook would find at the end of the first validation."""
-    names = [*names, MEAN]
-    for key in [key for hook in runner.hooks for key in _as_list(getattr(hook, 'save_best', None))]:
-        first, _, rest = key.partition('/')
-        if key != 'auto' and first not in names:
-            peers = [name for name in names if name not in (MEAN, ENSEMBLE)]
-            known = rest and nearest(
-                first, names
-            )  # a peer's name, mistyped; else a metric without a peer
-            raise ValueError(
-                f'the checkpoint hook keeps the best by {key!r}{known}, but metrics of peers '
-                f'begin with '
-                f'one of {names}. Mend: default_hooks=dict(checkpoint=dict(save_best='
-                f'{[f"{name}/{rest if known else key}" for name in peers]}))'
-            )
+    for hook in runner.hooks:
+        for key in _as_list(getattr(hook, 'save_best', None)):
+            if key != 'auto':
+                _check_metric(key, names)
+
+
+def _check_metric(key: str, names: list[str]) -> None:
+    first, _, rest = key.partition('/')
+    known = [*names, MEAN]
+    if first in known:
+        return
+    near = rest and nearest(first, known)  # a peer's name, mistyped; else a metric without a peer
+    metric = rest if near else key
+    mend = [f'{name}/{metric}' for name in names if name != ENSEMBLE]
+    raise ValueError(
+        f'the checkpoint hook keeps the best by {key!r}{near}, but metrics of peers begin with one '
+        f'of {known}. Mend: default_hooks=dict(checkpoint=dict(save_best={mend}))'
+    )
 
 
 def _as_list(value: Any) -> list:
@@ -123,7 +127,10 @@ def _as_list(value: Any) -> list:
 
 @torch.no_grad()
 def _run(loop: Any, stage: str) -> dict[str, float]:
-    """Do what mmengine's loop does, with an evaluator for each peer; hooks get the predicting student's outputs."""
+    """Do what mmengine's loop does, with an evaluator for each peer.
+
+    Hooks get the outputs of the student that predicts.
+    """
     runner = loop.runner
     runner.call_hook(f'before_{stage}')
     runner.call_hook(f'before_{stage}_epoch')
@@ -150,14 +157,10 @@ def _run(loop: Any, stage: str) -> dict[str, float]:
 def _predict(model: Any, data: Any) -> dict[str, Sequence]:
     """Return the data samples as each peer predicts them, and as all of them do."""
     data = model.data_preprocessor(data, False)
-    # Samples of their own: a model writes its prediction into them.
-    outputs = {
-        name: student(
-            data['inputs'], [sample.clone() for sample in data['data_samples']], mode='predict'
-        )
-        for name, student in model.students.items()
-    }
-    together = [sample.clone() for sample in data['data_samples']]
+    outputs = {}
+    for name, student in model.students.items():
+        outputs[name] = student(data['inputs'], _clones(data['data_samples']), mode='predict')
+    together = _clones(data['data_samples'])
     for sample, *predictions in zip(together, *outputs.values(), strict=True):
         sums = EnsembleUncertainty()
         for prediction in predictions:
@@ -166,12 +169,16 @@ def _predict(model: Any, data: Any) -> dict[str, Sequence]:
     return {**outputs, ENSEMBLE: together}
 
 
+def _clones(samples: Sequence) -> list:
+    """Return samples of one's own: a model writes its prediction into them."""
+    return [sample.clone() for sample in samples]
+
+
 def _evaluate(evaluators: dict[str, Evaluator], size: int) -> dict[str, float]:
     found = {}
     for name, evaluator in evaluators.items():
-        print_log(
-            f'mmkd: {name}', logger='current'
-        )  # metrics that print a table do not say whose it is
+        # metrics that print a table do not say whose it is
+        print_log(f'mmkd: {name}', logger='current')
         found[name] = evaluator.evaluate(size)
     peers = [metrics for name, metrics in found.items() if name != ENSEMBLE]
     found[MEAN] = mean_metrics(peers)
