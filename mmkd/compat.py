@@ -61,9 +61,8 @@ def mend_config_paths() -> None:
     would be looked for in mmkd, in vain. So ``_base_ = 'mmkd::…'`` leaves the scope to the config
     that inherits.
     """
-    from mmengine.config import (
-        Config,
-    )  # imported here: a folder that two distributions share may not even import
+    # imported here: a folder that two distributions share may not even import
+    from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
     for module in ('mmseg', 'mmdet', 'mmpretrain', 'mmkd'):
@@ -88,8 +87,8 @@ def import_data_sets() -> None:
 
 MENDS = {
     'mmdet': "pip install 'mmkd[det]', and mmcv with its compiled operations: pip install "
-    '--no-build-isolation '
-    '--no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an hour)',
+    '--no-build-isolation --no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an '
+    'hour)',
     'mmpretrain': 'pip install onedl-mmpretrain, and a torchvision for this torch',
 }
 
@@ -138,9 +137,8 @@ def read_checkpoints_as_data() -> None:
     ) -> Any:
         return load_for_mmengine(url)
 
-    def load_from_local(
-        filename: str, map_location: Any = None
-    ) -> Any:  # mmengine's names no other file
+    # mmengine's own names no other file where one is missing
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
         return load_for_mmengine(os.path.expanduser(filename))
 
     checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)

@@ -57,17 +57,14 @@ def main() -> None:
         check_sections(cfg)
         for objective in ((cfg.get('model') or {}).get('objectives') or {}).values():
             if isinstance(objective, dict) and isinstance(objective.get('loss'), dict):
-                objective.loss.pop(
-                    'vocabulary', None
-                )  # what is to be written need not be there yet
+                objective.loss.pop('vocabulary', None)  # what is to be written need not be there
         runner = build_runner(prepare_config(cfg), args.verbose)
-        names = (
-            list(vocabulary_objectives(runner.model)) if hasattr(runner.model, 'teachers') else []
-        )
+        distils = hasattr(runner.model, 'teachers')
+        names = list(vocabulary_objectives(runner.model)) if distils else []
         if not names:
             raise SystemExit(
                 f'{args.config} has no AssignmentKLLoss among its objectives, so there is nothing '
-                f'to fit'
+                'to fit'
             )
         if args.out.endswith('.pth') and len(names) > 1:
             raise SystemExit(

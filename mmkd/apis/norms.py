@@ -90,10 +90,10 @@ def check_last_batch(runner: Runner) -> None:
     Raises:
         ValueError: The last batch has one image, and the model has a BatchNorm that fails on it.
     """
-    by_epoch, loader = isinstance(runner.train_loop, EpochBasedTrainLoop), runner.train_dataloader
-    straddles = any(
-        type(hook).__name__ == 'ExactResumeHook' for hook in runner.hooks
-    )  # batches over passes
+    loader = runner.train_dataloader
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    # its batches go over the end of a pass
+    straddles = any(type(hook).__name__ == 'ExactResumeHook' for hook in runner.hooks)
     if isinstance(loader.sampler, InfiniteSampler) or (straddles and not by_epoch):
         return
     found = last_batch_of_one(

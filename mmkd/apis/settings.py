@@ -205,9 +205,8 @@ def _check_optimizer(where: str, optimizer: Any) -> None:
     if not isinstance(optimizer, dict):
         return
     kind = optimizer.get('type')
-    if (
-        isinstance(kind, str) and OPTIMIZERS.get(kind) is None
-    ):  # mmengine: 'None is not a callable object'
+    # mmengine: 'None is not a callable object'
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise KeyError(
             f'{where}: there is no optimizer {kind!r}{nearest(kind, OPTIMIZERS.module_dict)}'
         )

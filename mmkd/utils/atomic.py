@@ -40,10 +40,7 @@ def _sync_folder(folder: Path) -> None:
         try:
             os.fsync(handle)
         except OSError as error:
-            if error.errno not in (
-                errno.EINVAL,
-                errno.ENOTSUP,
-            ):  # some file systems sync no folders
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some sync no folders
                 raise
         finally:
             os.close(handle)

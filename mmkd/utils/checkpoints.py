@@ -90,9 +90,8 @@ def latest_checkpoint(folder: str | Path) -> str | None:
     with open(note, encoding='utf-8', errors='replace') as file:
         text = file.read(4096).strip()
     name = re.split(r'[/\\]', text)[-1]
-    if (
-        name in os.listdir(note.parent) and (note.parent / name).is_file()
-    ):  # is_file() dies of a long name
+    # is_file() alone dies of a long name
+    if name in os.listdir(note.parent) and (note.parent / name).is_file():
         return str(note.parent / name)
     files = sorted(other.name for other in note.parent.glob('*.pth'))
     raise FileNotFoundError(

@@ -5,9 +5,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-_MAX_LENGTH = (
-    2**18
-)  # the longest config of mmsegmentation has 12 kB; a parsed line takes 500 times its length
+# the longest config of mmsegmentation has 12 kB; a parsed line takes 500 times its length
+_MAX_LENGTH = 2**18
 
 
 def read_config_text(text: str, where: str) -> Config:

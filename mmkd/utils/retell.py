@@ -20,9 +20,8 @@ _UNKNOWN_ARGUMENT = re.compile(
     r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
     r'( in <.* object at 0x\w+>)?'
 )
-_NO_LAYER = re.compile(
-    r'Cannot find None in registry under scope name \w+'
-)  # of mmcv, which forgets the name
+# of mmcv, which forgets the name
+_NO_LAYER = re.compile(r'Cannot find None in registry under scope name \w+')
 _LAYER = (
     'the type of a norm_cfg, conv_cfg, act_cfg or upsample_cfg is not registered. Mend: a name '
     "such as 'BN', 'SyncBN', 'GN', 'LN'; 'Conv2d'; 'ReLU'"

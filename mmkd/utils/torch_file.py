@@ -30,20 +30,14 @@ _MAX_ENTRIES = 10_000_000  # of all containers, counted as often as they are ref
 _MAX_SIZE = 2**48  # of one axis
 _MAX_RECORDS = 16_384  # one a tensor
 _MAX_BITS = 1024  # of one whole number
-_MAX_MARKS, _MAX_MEMO = (
-    1000,
-    300_000,
-)  # what a byte of a pickle asks for costs a hundred; a big run has 30,000
+# what a byte of a pickle asks for costs a hundred; a big run has 30,000
+_MAX_MARKS, _MAX_MEMO = 1000, 300_000
 _FREE, _PER_BYTE = 2**23, 8  # bytes that a pickle may make, and how many more for each of its own
-_CALL, _CONTAINER, _SET = (
-    500,
-    64,
-    216,
-)  # bytes that are charged for what a call makes, and for a container
+# bytes that are charged for what a call makes, and for a container
+_CALL, _CONTAINER, _SET = 500, 64, 216
 _MAX_RECORD_NAME = 256  # of the list of records, each: name and notes
-_MAX_ODD_KEYS = (
-    1000  # other keys than texts and small numbers: of one hash, they take time by the square
-)
+# other keys than texts and small numbers: of one hash, they take time by the square
+_MAX_ODD_KEYS = 1000
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.Size, slice)
 
 
@@ -794,7 +788,7 @@ class _Finish:
         return self._visit(value)[0]
 
     def _visit(self, value: Any) -> tuple[Any, int]:
-        """Return the finished value, and how many entries it holds: each as often as it is named."""
+        """Return the finished value, and how many entries it holds, named twice counted twice."""
         if isinstance(value, _PLAIN):
             if type(value) is int and value.bit_length() > _MAX_BITS:
                 raise BrokenFileError(f'a number has more than {_MAX_BITS} bits')

@@ -20,19 +20,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = 'run.lock'
-_NO_LOCKS = (
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-)  # of some network file systems
-_NO_OWNER = (
-    ValueError,
-    KeyError,
-    TypeError,
-    RecursionError,
-    OverflowError,
-)  # whatever stands in the file
+# of some network file systems
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+# whatever stands in the file
+_NO_OWNER = (ValueError, KeyError, TypeError, RecursionError, OverflowError)
 _held: dict[Path, tuple[int, int]] = {}
 
 

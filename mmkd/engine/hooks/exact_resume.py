@@ -101,9 +101,8 @@ class _Stream:
 
 def _seed_of(runner: Runner) -> int:
     """Return the seed that all ranks share and a checkpoint restores."""
-    seed = runner._randomness_cfg.get(
-        'seed'
-    )  # runner.seed differs by rank under diff_rank_seed, and is never None
+    # runner.seed differs by rank under diff_rank_seed, and is never None
+    seed = runner._randomness_cfg.get('seed')
     if seed is None:
         raise ValueError(
             'ExactResumeHook needs a seed: write randomness=dict(seed=0) in the config '
@@ -118,18 +117,16 @@ def _check_accumulation(runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and not hook.by_epoch:
             intervals['checkpoint interval'] = hook.interval
-            if (
-                hook.save_best and runner.val_loop is not None
-            ):  # it saves once more after a validation
+            # it saves once more after a validation
+            if hook.save_best and runner.val_loop is not None:
                 intervals['val_interval'] = runner.train_loop.val_interval
     wrapper = runner.optim_wrapper
     for name, part in dict(getattr(wrapper, 'optim_wrappers', {'': wrapper})).items():
-        counts = part._accumulative_counts
+        counts, which = part._accumulative_counts, f' of optimizer {name!r}' if name else ''
         for kind, interval in intervals.items():
             if interval > 0 and interval % counts:
                 raise ValueError(
-                    f'{kind}={interval} is no multiple of '
-                    f'accumulative_counts={counts}{f" of optimizer {name!r}" if name else ""}: a '
+                    f'{kind}={interval} is no multiple of accumulative_counts={counts}{which}: a '
                     'checkpoint between two optimizer steps holds half a gradient and cannot be '
                     f'resumed exactly. Write {-(-interval // counts) * counts}'
                 )

@@ -116,9 +116,8 @@ def _prune(students: Path, checkpoints: Path, being_saved: int | None = None) ->
     """Drop students whose checkpoint is gone; a file that the hook did not write stays."""
     if not checkpoints.is_dir():  # another storage
         return
-    if any(
-        folder.is_symlink() for folder in (students, students.parent) if folder != checkpoints
-    ):  # foreign files
+    folders = {students, students.parent} - {checkpoints}
+    if any(folder.is_symlink() for folder in folders):  # foreign files
         return
     # the last number of iter_10.pth, best_mIoU_iter_10.pth, and whatever filename_tmpl says
     kept = {

@@ -109,9 +109,8 @@ def _describe(bad: dict[str, float]) -> str:
 
 
 def _mend(runner: Runner) -> str:
-    folders = [
-        hook.folder for hook in runner.hooks if hasattr(hook, 'folder')
-    ]  # out_dir, where one is given
+    # in out_dir, where one is given
+    folders = [hook.folder for hook in runner.hooks if hasattr(hook, 'folder')]
     last = latest_checkpoint(folders[0] if folders else runner.work_dir)
     stays = (
         f'{last} stays as the last good checkpoint (--resume goes on from it)'

@@ -1,7 +1,7 @@
 """Checkpoints that a full disk, Ctrl-C, a kill or a second run cannot destroy."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from numbers import Real
@@ -104,17 +104,13 @@ class SafeCheckpointHook(CheckpointHook):
                 f'SafeCheckpointHook serves Runner, got {type(runner).__name__}: its strategy '
                 "writes checkpoints by itself; use type='CheckpointHook' there"
             )
-        if self._begun or not isinstance(
-            runner._train_loop, BaseLoop
-        ):  # a test, of a runner that trained perhaps
+        trains = isinstance(runner._train_loop, BaseLoop)
+        if self._begun or not trains:  # a test, of a runner that trained perhaps
             return
         work_dir = Path(runner.work_dir)
+        own = self.out_dir in (None, runner.work_dir)
         # as mmengine will join them when the training begins
-        self.folder = (
-            work_dir
-            if self.out_dir in (None, runner.work_dir)
-            else Path(self.out_dir, work_dir.name)
-        )
+        self.folder = work_dir if own else Path(self.out_dir, work_dir.name)
         failure: list[Any] = [None]
         if is_main_process():
             try:
@@ -193,7 +189,7 @@ class SafeCheckpointHook(CheckpointHook):
         if _validation_is_due(runner):
             runner.logger.info(
                 f'the validation of iteration {runner.iter} is not in the checkpoint: it is done '
-                f'now'
+                'now'
             )
             assert runner.val_loop is not None
             runner.val_loop.run()
@@ -211,26 +207,14 @@ class SafeCheckpointHook(CheckpointHook):
                 'this folder writes; it is left out'
             )
             del notes[key]
-        for key in [
-            key for key in notes if key.startswith('best_score') and not _is_number(notes[key])
-        ]:
-            del notes[key]
-        kept = notes.get('keep_ckpt_ids')
-        if kept is not None:
-            notes['keep_ckpt_ids'] = (
-                [step for step in kept if type(step) is int] if isinstance(kept, list) else []
-            )
-        old = notes.get(SUPERSEDED)
-        if old is not None:
-            notes[SUPERSEDED] = (
-                [
-                    name
-                    for name in old
-                    if isinstance(name, str) and is_checkpoint_name(name, self.filename_tmpl)
-                ]
-                if isinstance(old, list)
-                else []
-            )
+        for key in [key for key in notes if key.startswith('best_score')]:
+            if not _is_number(notes[key]):
+                del notes[key]
+        _keep_only(notes, 'keep_ckpt_ids', lambda step: type(step) is int)
+        _keep_only(notes, SUPERSEDED, self._is_own_name)
+
+    def _is_own_name(self, name: Any) -> bool:
+        return isinstance(name, str) and is_checkpoint_name(name, self.filename_tmpl)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write names in place of paths: a folder may be moved or copied."""
@@ -256,9 +240,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         evicted = [self.filename_tmpl.format(old) for old in self._keep(runner, step)]
-        best = [
-            old for key, old in self._previous.items() if self._best_paths().get(key, old) != old
-        ]
+        current = self._best_paths()
+        best = [old for key, old in self._previous.items() if current.get(key, old) != old]
         runner.message_hub.update_info(SUPERSEDED, [*evicted, *(Path(path).name for path in best)])
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
@@ -279,12 +262,11 @@ class SafeCheckpointHook(CheckpointHook):
             self._delete(self.file_backend.join_path(self.out_dir, name))
 
     def _keep(self, runner: Runner, step: int) -> list[int]:
-        """Enter ``step`` into the kept checkpoints, which the file itself lists; return what leaves."""
+        """Enter ``step`` into the list of kept checkpoints, and return what leaves it."""
         if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
             return []
-        evicted = (
-            [self.keep_ckpt_ids.popleft()] if len(self.keep_ckpt_ids) == self.max_keep_ckpts else []
-        )
+        full = len(self.keep_ckpt_ids) == self.max_keep_ckpts
+        evicted = [self.keep_ckpt_ids.popleft()] if full else []
         self.keep_ckpt_ids.append(step)
         runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         return evicted
@@ -349,6 +331,13 @@ class SafeCheckpointHook(CheckpointHook):
                 + (f'{stays} stays and is good; ' if stays else 'There is no earlier one; ')
                 + 'free some space or lower max_keep_ckpts, then go on with --resume',
             ) from error
+
+
+def _keep_only(notes: dict[str, Any], key: str, wanted: Callable[[Any], bool]) -> None:
+    """Keep of a list what is ``wanted``; nothing of what is no list."""
+    if notes.get(key) is not None:
+        found = notes[key] if isinstance(notes[key], list) else []
+        notes[key] = list(filter(wanted, found))
 
 
 def _is_number(value: Any) -> bool:

@@ -101,9 +101,8 @@ class TeacherCheckHook(Hook):
         return {key: float(value) for key, value in evaluator.evaluate(size).items()}
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
-        if (
-            not metrics or metrics.get('coco/bbox_mAP', 1.0) < 0.01
-        ):  # mmdet reports nothing where nothing is found
+        # mmdet reports nothing where nothing is found
+        if not metrics or metrics.get('coco/bbox_mAP', 1.0) < 0.01:
             poor = (
                 f'teacher {name!r} finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP '
                 f'{metrics.get("coco/bbox_mAP", 0.0):.4g}). Check its checkpoint, the order of its '

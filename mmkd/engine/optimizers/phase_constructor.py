@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -104,7 +104,7 @@ class PhaseOptimWrapperConstructor:
         return self._known(PhaseOptimWrapperDict(**wrappers))
 
     def _known(self, wrapper: OptimWrapper, name: str | None = None) -> OptimWrapper:
-        """Note for schedules which optimizer a plain wrapper is, and which ones the config names."""
+        """Note for schedules which optimizer this is, where it is one, and which the config names."""
         wrapper.optimizer_name, wrapper.optimizer_names = name, list(self.configs)
         return wrapper
 
@@ -134,30 +134,38 @@ class PhaseOptimWrapperConstructor:
         return constructor(model)
 
     def _owned(self, name: str, model: Any) -> set[int]:
+        """Return the ids of the parameters that an optimizer steps on."""
         params = self.configs[name].get('params') or ('critics' if name == 'critic' else 'students')
-        critics = tuple(
-            f'objectives.{n}.loss.critic.' for n, o in model.objectives.items() if o.adversarial
-        )
         if isinstance(params, list | tuple):
-            names = [n for n, _ in model.named_parameters()]
-            for prefix in params:
-                if not any(n.startswith(prefix) for n in names):
-                    tops = {'.'.join(n.split('.')[:3]) for n in names}
-                    raise KeyError(
-                        f'optimizer {name!r}: params prefix {prefix!r} names no parameter'
-                        f'{nearest(prefix, tops)}'
-                    )
-            return {id(p) for n, p in model.named_parameters() if n.startswith(tuple(params))}
+            return _with_prefix(model, name, params)
         if params not in ('students', 'critics'):
             raise ValueError(
                 f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes "
                 f'of parameter names, got {params!r}'
             )
+        critics = tuple(
+            f'objectives.{key}.loss.critic.'
+            for key, objective in model.objectives.items()
+            if objective.adversarial
+        )
         return {
-            id(p)
-            for n, p in model.named_parameters()
-            if n.startswith(critics) == (params == 'critics')
+            id(parameter)
+            for key, parameter in model.named_parameters()
+            if key.startswith(critics) == (params == 'critics')
         }
+
+
+def _with_prefix(model: nn.Module, optimizer: str, prefixes: Sequence[str]) -> set[int]:
+    """Return the ids of the parameters whose names begin with one of these."""
+    named = dict(model.named_parameters())
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in named):
+            tops = {'.'.join(name.split('.')[:3]) for name in named}
+            raise KeyError(
+                f'optimizer {optimizer!r}: params prefix {prefix!r} names no parameter'
+                f'{nearest(prefix, tops)}'
+            )
+    return {id(p) for name, p in named.items() if name.startswith(tuple(prefixes))}
 
 
 def schedules_by_name(schedulers: Any) -> bool:
@@ -233,30 +241,26 @@ def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> N
     """Refuse a connector, a loss's layer or a critic that the phase's optimizer does not hold."""
     for name in dict.fromkeys((*phase.objectives, *phase.critics)):
         objective = model.objectives[name]
-        critic = (
-            {id(p) for p in objective.loss.critic.parameters()} if objective.adversarial else set()
-        )
-        wanted = [
-            (key, p)
-            for key, p in objective.named_parameters()
-            if p.requires_grad and name in (phase.critics if id(p) in critic else phase.objectives)
-        ]
-        for key, p in wanted:
-            if id(p) not in owned[phase.optimizer]:
-                holder = next(
-                    (
-                        f'the optimizer {other!r} holds it'
-                        for other in owned
-                        if id(p) in owned[other]
-                    ),
-                    'no optimizer holds it',
-                )
+        critic = objective.loss.critic.parameters() if objective.adversarial else ()
+        of_critic = set(map(id, critic))
+        for key, parameter in objective.named_parameters():
+            stepped_on = phase.critics if id(parameter) in of_critic else phase.objectives
+            if not parameter.requires_grad or name not in stepped_on:
+                continue
+            if id(parameter) not in owned[phase.optimizer]:
                 raise ValueError(
                     f'phase {phase.name!r} takes the gradient of objective {name!r}, but its '
                     f'optimizer {phase.optimizer!r} does not hold objectives.{name}.{key} '
-                    f"({holder}), which would never be trained. Mend: add 'objectives.{name}' to "
-                    f'params of {phase.optimizer!r}'
+                    f'({_holder(parameter, owned)}), which would never be trained. Mend: add '
+                    f"'objectives.{name}' to params of {phase.optimizer!r}"
                 )
+
+
+def _holder(parameter: nn.Parameter, owned: dict[str, set[int]]) -> str:
+    for optimizer, held in owned.items():
+        if id(parameter) in held:
+            return f'the optimizer {optimizer!r} holds it'
+    return 'no optimizer holds it'
 
 
 def _check_task(model: Any, phase: Phase, owned: set[int]) -> None:
