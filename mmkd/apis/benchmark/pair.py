@@ -12,7 +12,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
-from mmkd.apis.launch import is_distiller, wrapper_configs
+from mmkd.apis.prepare import is_distiller
+from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Settings, assemble
 from mmkd.distiller.members.member import Member
@@ -255,7 +256,7 @@ def _lean_phases(phases: list[Phase], objectives: dict) -> list[Phase]:
 def quiet_optimizers(config: dict, amp: str | None) -> dict:
     """Return ``optim_wrapper`` with tiny learning rates and the chosen precision."""
     config = copy.deepcopy(config)
-    for wrapper in wrapper_configs(config):
+    for _, wrapper in optim_wrappers(config):
         wrapper['optimizer']['lr'] = 1e-8
         if amp is not None:
             for key in ('dtype', 'loss_scale'):

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmkd.apis.doctor.report import Report
-from mmkd.apis.launch import is_distiller
+from mmkd.apis.prepare import is_distiller
 from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Mistakes, Parts, Settings, assemble
 

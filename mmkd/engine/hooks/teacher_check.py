@@ -7,13 +7,13 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import registered
 from mmkd.utils.checks import check_dict, nearest
+from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -54,7 +54,7 @@ class TeacherCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate the teachers."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not getattr(model, 'teachers', None) or runner.iter > 0:
             return
         if runner.val_loop is None:
@@ -73,8 +73,7 @@ class TeacherCheckHook(Hook):
                 # concerned
                 unknown = (
                     f'teacher {name!r} cannot predict in {run.dtype} ({error}), so its quality is '
-                    f'unknown. '
-                    "Mend: test it by its own config, or precision='fp32'"
+                    "unknown. Mend: test it by its own config, or precision='fp32'"
                 )
                 if self.minimum or self.maximum:
                     raise ValueError(unknown) from error
@@ -126,15 +125,13 @@ class TeacherCheckHook(Hook):
                 if key not in metrics:
                     raise KeyError(
                         f'TeacherCheckHook: {what} names {key!r}, which the evaluator does not '
-                        f'report'
-                        f'{nearest(key, metrics)} (it reports {sorted(metrics)})'
+                        f'report{nearest(key, metrics)} (it reports {sorted(metrics)})'
                     )
                 if not sign * metrics[key] >= sign * limit:  # NaN stops too
                     raise ValueError(
                         f'teacher {name!r} has {key} {metrics[key]:.4g} on the validation set, '
-                        f'{wrong} '
-                        f'the {what} {limit}. Mend: check its checkpoint, classes and '
-                        f'data_preprocessor'
+                        f'{wrong} the {what} {limit}. Mend: check its checkpoint, classes and '
+                        'data_preprocessor'
                     )
         lost = sorted(key for key, value in metrics.items() if math.isnan(value))
         if lost:
