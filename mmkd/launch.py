@@ -12,6 +12,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmkd.apis.length import follow_length
 from mmkd.checkpoints import hand_over, load_checkpoint_file, state_dict_in
 from mmkd.cli import CfgOptions, common_flags
 from mmkd.compat import require_library
@@ -60,7 +61,7 @@ def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None
 
 
 def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Config:
-    """Check the settings and settle what depends on the run: precision, the distributed wrapper, SyncBN.
+    """Check the settings and settle what depends on the run: length, precision, the distributed wrapper, SyncBN.
 
     Args:
         cfg: The config, changed in place.
@@ -74,6 +75,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
             strategy or wrapper that shards weights.
     """
     check_settings(cfg)
+    follow_length(cfg)
     cfg.launcher = launcher
     scope = cfg.get('default_scope') or ''
     whole = scope == 'mmdet' and is_distiller(cfg)  # its members and data sets, whatever the Distiller is

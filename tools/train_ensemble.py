@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from rich.console import Console
 
+from mmkd.apis.length import follow_length
 from mmkd.atomic import write_atomically
 from mmkd.checkpoints import latest_checkpoint
 from mmkd.cli import run
@@ -51,7 +52,7 @@ def member_config(args: argparse.Namespace, seed: int) -> Config:
     Raises:
         SystemExit: The config is a Distiller's.
     """
-    cfg = load_config(args.config, args.cfg_options, args.work_dir)
+    cfg = follow_length(load_config(args.config, args.cfg_options, args.work_dir))
     if is_distiller(cfg):
         raise SystemExit(f"{args.config} is a Distiller's; members are plain models. Mend: give the config of the "
                          'model alone')

@@ -1,6 +1,7 @@
 """Hooks that every distillation run needs."""
 from mmkd.hooks.exact_resume import ExactResumeHook as ExactResumeHook
 from mmkd.hooks.export_student import ExportStudentHook as ExportStudentHook
+from mmkd.hooks.length_check import LengthCheckHook as LengthCheckHook
 from mmkd.hooks.nan_stop import NaNStopHook as NaNStopHook
 from mmkd.hooks.run_record import RunRecordHook as RunRecordHook
 from mmkd.hooks.safe_checkpoint import SafeCheckpointHook as SafeCheckpointHook
