@@ -21,7 +21,7 @@ from mmkd.generated import generated_batch
 from mmkd.launch import build_runner, prepare_config
 from mmkd.tasks import Task
 
-BASES = ['cifar10', 'schedule_cifar', 'runtime_cls']
+BASES = ['datasets/cifar10', 'schedules/schedule_cifar', 'runtime_cls']
 
 
 def classifier(base_channels: int, num_classes: int = 3) -> dict:
@@ -55,6 +55,8 @@ def config(folder: Path, model: dict | None = None, max_iters: int = 3, name: st
         train_dataloader=dict(batch_size=4, num_workers=0, persistent_workers=False, dataset=own),
         val_dataloader=dict(batch_size=4, dataset=own), test_dataloader=dict(batch_size=4, dataset=own),
         train_cfg=dict(max_iters=max_iters, val_interval=1),
+        # written out: a part of a run has the schedule of the whole
+        param_scheduler=[dict(type='CosineAnnealingLR', eta_min=0, end=20, by_epoch=False)],
         default_hooks=dict(logger=dict(interval=1), checkpoint=dict(interval=1, max_keep_ckpts=-1)),
         env_cfg=dict(cudnn_benchmark=False)))
     cfg.merge_from_dict(changes)

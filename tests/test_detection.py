@@ -247,7 +247,7 @@ def test_pictures_of_detections(mmdet: None, tmp_path: Path) -> None:
     options = ['data_root=' + str(root), 'train_dataloader.dataset.data_root=' + str(root),
                'test_dataloader.dataset.data_root=' + str(root), 'test_dataloader.num_workers=0',
                'test_dataloader.persistent_workers=False', f'test_evaluator.ann_file={root}/annotations_coco/test.json']
-    path = ROOT / 'configs/structured_kd_detection/baseline_fcos-r18-half_bccd-320x240.py'
+    path = ROOT / 'configs/pairs/baseline_fcos-r18-half_bccd-320x240.py'
     weights = MODELS.build(Config.fromfile(path).model.to_dict() | dict(_scope_='mmdet')).state_dict()
     torch.save(dict(state_dict=weights), tmp_path / 'net.pth')
     done = subprocess.run([sys.executable, ROOT / 'tools/test.py', path, tmp_path / 'net.pth', '--show-dir',

@@ -75,7 +75,7 @@ def make_config(row: str, seed: int, args: argparse.Namespace) -> Config:
     cfg.visualizer.pop('name')  # one visualizer a name in a process: the second run would log into the first's folder
     if args.iters:
         cfg.param_scheduler[0].end = cfg.param_scheduler[1].begin = max(1, args.iters // 20)
-        cfg.param_scheduler[1].end = cfg.train_cfg.max_iters = cfg.default_hooks.checkpoint.interval = args.iters
+        cfg.train_cfg.max_iters = args.iters
         cfg.train_cfg.val_interval = max(1, args.iters // 6)
         cfg.default_hooks.logger.interval = max(1, min(50, args.iters // 6))
     if row == 'distill':
