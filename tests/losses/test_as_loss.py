@@ -16,6 +16,7 @@ from mmkd.losses.base import Loss, Place
 from mmkd.losses.ensemble.statistics import EnsembleStatistics
 from mmkd.losses.roles import Many, Map, OfBatch, Running
 from mmkd.structures.batch import Batch
+from mmkd.structures.record import Record, Streams
 
 KNOWN = dict(student=['x', 'y'], t1=['x'], t2=['x'])
 
@@ -61,9 +62,10 @@ def objective(loss: nn.Module, **reads: Any) -> Objective:
 
 def given(loss: nn.Module, **reads: Any) -> dict:
     """Return what a loss is given of a record."""
-    one, rec = objective(loss, **reads), record()
-    for member in ('t1', 't2'):
-        one.absorb(member, rec[member], rec)
+    one, seen = objective(loss, **reads), record()
+    rec = Record(seen.pop('batch'), Streams(one.running()))
+    for member, taps in seen.items():
+        rec.add(member, taps)
     one(rec)
     return one.loss.got
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,8 +31,10 @@ from mmkd.distiller.objectives.references import Record
 from mmkd.losses.as_loss import as_loss, check_roles
 from mmkd.losses.base import Loss, Place
 from mmkd.registry import build_part
+from mmkd.structures.record import Stream
 from mmkd.utils.checks import check_dict, check_keys, check_positive
 
+LABELS = ('batch.labels', 'batch.valid')
 OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors')
 _RESERVED = ModuleDict()
 
@@ -118,6 +121,21 @@ class Objective(BaseModule):
         return self.reads.streams
 
     @property
+    def references(self) -> list[str]:
+        """Every ``'member.tap'`` that it reads."""
+        return self.reads.references(self.reads)
+
+    @property
+    def kept(self) -> list[str]:
+        """Every ``'member.tap'`` that it reads itself, not as running statistics alone."""
+        return self.reads.references(name for name in self.reads if name not in self.streams)
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether it reads labels of the batch, or where they are valid."""
+        return any(self.reads[name] in LABELS for name in self.reads.of_batch)
+
+    @property
     def compares_channels(self) -> bool:
         """Whether what is read must agree in channels."""
         return any('channels' in self.reads.role(argument).alike for argument in self.reads.members)
@@ -183,17 +201,21 @@ class Objective(BaseModule):
             what = what or type(self.loss).__name__
             raise type(error)(f'objective {self.name!r}: {what} got {got}: {error}') from error
 
-    # ------------------------------------------------------------------ before training
+    def running(self) -> list[Stream]:
+        """Return what a record keeps running statistics of for this objective."""
+        start = self.contract.running
+        return [
+            Stream(
+                stream_key(self.name, name), tuple(references), start, partial(self._update, name)
+            )
+            for name, references in self.streams.items()
+        ]
 
-    @torch.no_grad()
-    def absorb(self, member: str, seen: dict[str, Any], record: Record) -> None:
-        """Update the running statistics with what the taps of one more member saw."""
-        for argument, references in self.streams.items():
-            key = stream_key(self.name, argument)
-            for tap in [r.split('.', 1)[1] for r in references if r.startswith(f'{member}.')]:
-                statistics = record.setdefault(key, self.contract.running())
-                with self._explained({argument: seen[tap]}):
-                    statistics.update(seen[tap])
+    def _update(self, argument: str, statistics: Any, value: Tensor) -> None:
+        with self._explained({argument: value}):
+            statistics.update(value)
+
+    # ------------------------------------------------------------------ before training
 
     @torch.no_grad()
     def fit(self, record: Record) -> list[str]:
@@ -291,20 +313,17 @@ def build_objective(name: str, config: dict, known: dict[str, list[str]]) -> Obj
     return Objective(name, known=known, **config)
 
 
-def build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> ModuleDict:
-    """Build every objective.
+def refuse_no_objectives(configs: Mapping[str, dict]) -> None:
+    """Refuse a Distiller that would distil nothing.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no objective.
     """
     if not configs:
         raise ValueError(
             'objectives is empty: a Distiller without objectives is plain training. Mend: train '
             'the student by its own config, or add an objective'
         )
-    return ModuleDict(
-        {name: build_objective(name, config, known) for name, config in configs.items()}
-    )
 
 
 def check_name(name: str, kind: str) -> None:

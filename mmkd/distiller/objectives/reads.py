@@ -1,7 +1,7 @@
 """Reads: what the arguments of a loss are in a record, how they arrive, which carry gradient."""
 
 import inspect
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -74,6 +74,10 @@ class Reads(dict[str, Any]):
         mirrored = argument.replace(here, there, 1).rstrip('s')
         named = [other for other in others if other.rstrip('s') == mirrored]
         return next(iter(named + others), '')
+
+    def references(self, arguments: Iterable[str]) -> list[str]:
+        """Return every ``'member.tap'`` that these arguments read."""
+        return [one for argument in arguments for one in references(self[argument])]
 
     def read(self, argument: str, record: Record) -> Any:
         """Return what an argument is: a tensor, a list of tensors, or running statistics."""
