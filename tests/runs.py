@@ -23,8 +23,8 @@ _RUNS = count()
 def need_mmdet() -> None:
     """Skip where detectors cannot be built."""
     pytest.importorskip('mmcv.ops', exc_type=ImportError, reason='detectors need the compiled operations of mmcv: see '
-                                                                 'docs/detection.md')
-    pytest.importorskip('mmdet', reason='detectors need mmdet: see docs/detection.md')
+                                                                 'docs/user_guides/detection.md')
+    pytest.importorskip('mmdet', reason='detectors need mmdet: see docs/user_guides/detection.md')
 
 
 def free_port() -> int:

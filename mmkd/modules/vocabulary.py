@@ -27,7 +27,7 @@ class Words(NamedTuple):
 
 
 def shift_words(words: Tensor) -> Words:
-    """Move words (K, C) to their mean: |v|² − 2⟨v, f⟩ of vectors far from 0 would cancel to noise, distances stay."""
+    """Move words (K, C) to their mean: far from 0, ‖v‖² − 2⟨v, f⟩ would cancel to noise; distances stay."""
     centre = words.mean(0)
     shifted = words - centre
     return Words(shifted, centre, shifted.square().sum(1))
