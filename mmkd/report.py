@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from mmkd.atomic import write_atomically
@@ -256,7 +257,7 @@ def _conditions(rows: Sequence[Row], less: bool) -> str:
         told = {label: ', '.join(values) for label, values in each.items() if values}
         if len(set(told.values())) > 1 or (each is budgets and any(len(values) > 1 for values in each.values())):
             lines.append(f'{title}: {"; ".join(f"{label} {values}" for label, values in told.items())}.')
-    return ' '.join(lines) + '\n'
+    return fill(' '.join(lines), 120, break_long_words=False, break_on_hyphens=False) + '\n'
 
 
 def _budget(record: dict[str, Any]) -> str:
