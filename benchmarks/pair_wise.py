@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.pair_wise_affinity import pair_wise_affinity
-from mmkd.tables import make_console, print_table
-from mmkd.timing import environment, interleaved_times, peak_memory
+from mmkd.losses.relations.pair_wise_affinity import pair_wise_affinity
+from mmkd.utils.tables import make_console, print_table
+from mmkd.utils.timing import environment, interleaved_times, peak_memory
 
 
 def materialised(student: Tensor, teacher: Tensor) -> Tensor:

@@ -60,34 +60,17 @@ python_maximum_signature_line_length = 100
 nitpick_ignore_regex = [('py:.*', r'(?!mmkd\.).*|.*\._\w+')]
 copybutton_exclude = '.linenos, .gp, .go'
 
-# Which modules each page of docs/api shows; of a package, all modules in it.
-ROOMS = {
-    'distiller': ['distiller', 'member', 'teachers', 'taps', 'objective', 'references', 'phases', 'probe', 'stand_in',
-                  'export'],
-    'losses': ['losses', 'modules'],
-    'connectors': ['class_logits'],
-    'noise': ['noise'],
-    'tasks': ['tasks', 'generated'],
-    'structures': ['batch'],
-    'models': ['models', 'adapters'],
-    'datasets': ['datasets'],
-    'engine': ['hooks', 'optim', 'phase_optim', 'loops', 'pgd', 'phased_ddp', 'schedules', 'levels'],
-    'evaluation': ['metrics'],
-    'apis': ['launch', 'report', 'robustness', 'doctor', 'benchmark'],
-    'utils': ['checks', 'checkpoints', 'torch_file', 'download', 'atomic', 'tables', 'timing', 'registry', 'compat', 'version'],
-}
-
-
 class Room(SphinxDirective):
-    """``room`` shows the docstrings of one entry of ``ROOMS``, module by module."""
+    """``room`` shows the docstrings of modules and packages, module by module."""
 
     required_arguments = 1
+    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         """Return a section for each module."""
         pages = []
-        for name in ROOMS[self.arguments[0]]:
-            for module in modules_of(f'mmkd.{name}'):
+        for name in self.arguments[0].split():
+            for module in modules_of(name):
                 pages.append(f'## {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n')
         return self.parse_text_to_nodes('\n'.join(pages), allow_section_headings=True)
 

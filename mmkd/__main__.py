@@ -3,7 +3,7 @@ import runpy
 import sys
 from pathlib import Path
 
-from mmkd.checks import nearest
+from mmkd.utils.checks import nearest
 
 TOOLS = Path(__file__).parent / '.mim' / 'tools'
 

@@ -110,7 +110,7 @@ def read_checkpoints_as_data() -> None:
     from mmengine.runner import _flexible_runner, checkpoint, runner
     from mmengine.utils import dl_utils
 
-    from mmkd.checkpoints import latest_checkpoint, load_for_mmengine
+    from mmkd.utils.checkpoints import latest_checkpoint, load_for_mmengine
 
     checkpoint._safe_torch_load = load_for_mmengine
 

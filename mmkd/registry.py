@@ -7,21 +7,23 @@ from mmengine import registry as root
 from mmengine.registry import Registry
 from torch import nn
 
-from mmkd.checks import check_keys, nearest
+from mmkd.utils.checks import check_keys, nearest
 
-_PARTS = ['mmkd.losses', 'mmkd.modules', 'mmkd.models', 'mmkd.adapters', 'mmkd.noise', 'mmkd.distiller']
+_PARTS = ['mmkd.losses', 'mmkd.connectors', 'mmkd.models', 'mmkd.noise', 'mmkd.distiller']
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=_PARTS)
 DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['mmkd.datasets'])
 DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, scope='mmkd', locations=['mmkd.datasets'])
 TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mmkd', locations=['mmkd.datasets'])
-METRICS = Registry('metric', parent=root.METRICS, scope='mmkd', locations=['mmkd.metrics'])
-LOOPS = Registry('loop', parent=root.LOOPS, scope='mmkd', locations=['mmkd.loops', 'mmkd.pgd'])
-HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.hooks'])
-MODEL_WRAPPERS = Registry('model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.phased_ddp'])
-OPTIM_WRAPPERS = Registry('optim wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd.optim'])
+METRICS = Registry('metric', parent=root.METRICS, scope='mmkd', locations=['mmkd.evaluation'])
+LOOPS = Registry('loop', parent=root.LOOPS, scope='mmkd', locations=['mmkd.engine.runner'])
+HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.engine.hooks', 'mmkd.losses.quest.hook'])
+MODEL_WRAPPERS = Registry(
+    'model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.engine.runner'])
+OPTIM_WRAPPERS = Registry(
+    'optim wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd.engine.optimizers'])
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope='mmkd',
-    locations=['mmkd.phase_optim'])
+    locations=['mmkd.engine.optimizers'])
 
 
 def build_part(config: Any, where: str = 'a part of mmkd') -> Any:

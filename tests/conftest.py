@@ -38,7 +38,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path = session.config.getoption('--counts')
     if path is None:
         return
-    from mmkd.report import write_into
+    from mmkd.apis.report import write_into
     rows = [f'| {what} | {tried[kind]} | {failed[kind]} |' for kind, what in COUNTED.items()]
     where = f'Python {platform.python_version()}, torch {torch.__version__}, mmkd {mmkd.__version__}.'
     write_into(path, 'counts', '\n'.join(['| | tried | failed |', '|---|---|---|', *rows, '', where, '']))

@@ -145,7 +145,7 @@ def test_every_name_of_mmengine_for_the_newest_checkpoint_and_for_urls_is_mmkds(
     from mmengine.runner import _flexible_runner
     from mmengine.utils import dl_utils
 
-    from mmkd.checkpoints import latest_checkpoint
+    from mmkd.utils.checkpoints import latest_checkpoint
 
     for module in (runner, runner.runner, runner.checkpoint, _flexible_runner):
         assert module.find_latest_checkpoint is latest_checkpoint

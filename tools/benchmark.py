@@ -12,12 +12,12 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from rich.console import Console
 
-from mmkd.benchmark import VARIANTS, Options, environment, run_variants
-from mmkd.benchmark.pair import AMP, LAYOUTS
-from mmkd.cli import CfgOptions, common_flags, count, run
-from mmkd.launch import has_gpu, load_config
-from mmkd.member import PRECISIONS
-from mmkd.tables import make_console, print_table
+from mmkd.apis.benchmark import VARIANTS, Options, environment, run_variants
+from mmkd.apis.benchmark.pair import AMP, LAYOUTS
+from mmkd.apis.cli import CfgOptions, common_flags, count, run
+from mmkd.apis.launch import has_gpu, load_config
+from mmkd.distiller.members.member import PRECISIONS
+from mmkd.utils.tables import make_console, print_table
 
 CASES = dict(student='student step alone (of peers: one after the other)', teacher='teacher forward alone',
              noise='noise on what students see, alone', noisy_teacher='teacher forward with its noise',

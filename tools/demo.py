@@ -22,11 +22,11 @@ from mmseg.apis import init_model
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from mmkd import cli
+from mmkd.apis import cli
+from mmkd.apis.launch import build_runner, load_config, prepare_config
 from mmkd.datasets import DigitScenes
-from mmkd.launch import build_runner, load_config, prepare_config
 from mmkd.registry import DATASETS
-from mmkd.tables import make_console, print_table
+from mmkd.utils.tables import make_console, print_table
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402  after the backend is chosen

@@ -7,10 +7,10 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 # isort: split
 from mmengine.logging import MMLogger
 
-from mmkd.cli import CfgOptions, common_flags, count, run
-from mmkd.doctor import Report, diagnose
-from mmkd.launch import load_config
-from mmkd.tables import make_console
+from mmkd.apis.cli import CfgOptions, common_flags, count, run
+from mmkd.apis.doctor import Report, diagnose
+from mmkd.apis.launch import load_config
+from mmkd.utils.tables import make_console
 
 
 def parse_args() -> argparse.Namespace:

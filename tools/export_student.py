@@ -2,7 +2,7 @@
 import argparse
 
 from mmkd import export_student
-from mmkd.cli import common_flags, run
+from mmkd.apis.cli import common_flags, run
 
 
 def main() -> None:

@@ -7,16 +7,16 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 
 # isort: split
 
-from mmkd.cli import CfgOptions, common_flags, count, run
-from mmkd.fit_vocabulary import (
+from mmkd.apis.cli import CfgOptions, common_flags, count, run
+from mmkd.apis.launch import build_runner, load_config, prepare_config
+from mmkd.apis.settings import check_sections
+from mmkd.losses.quest.fitting import (
     MAX_VECTORS,
     fit_vocabularies,
     training_images,
     vocabulary_objectives,
     write_vocabulary,
 )
-from mmkd.launch import build_runner, load_config, prepare_config
-from mmkd.settings import check_sections
 
 
 def parse_args() -> argparse.Namespace:

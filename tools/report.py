@@ -2,8 +2,8 @@
 import argparse
 from pathlib import Path
 
-from mmkd.cli import common_flags, run
-from mmkd.report import markdown, read_row, write_into
+from mmkd.apis.cli import common_flags, run
+from mmkd.apis.report import markdown, read_row, write_into
 
 
 def parse_args() -> argparse.Namespace:

@@ -6,13 +6,13 @@ from pathlib import Path
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
-from mmkd.atomic import write_atomically
-from mmkd.cli import count, run
-from mmkd.datasets.corrupt import CORRUPTIONS
-from mmkd.launch import build_runner, check_checkpoint, load_config, parse_run, prepare_config, run_parser
-from mmkd.robustness import robustness
-from mmkd.starting_weights import check_tested
-from mmkd.tables import make_console, print_table
+from mmkd.apis.cli import count, run
+from mmkd.apis.launch import build_runner, check_checkpoint, load_config, parse_run, prepare_config, run_parser
+from mmkd.apis.robustness import robustness
+from mmkd.apis.starting_weights import check_tested
+from mmkd.datasets.transforms.corrupt import CORRUPTIONS
+from mmkd.utils.atomic import write_atomically
+from mmkd.utils.tables import make_console, print_table
 
 
 def parse_args() -> argparse.Namespace:

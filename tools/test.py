@@ -4,8 +4,8 @@ import argparse
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
-from mmkd.cli import run
-from mmkd.launch import (
+from mmkd.apis.cli import run
+from mmkd.apis.launch import (
     build_runner,
     check_checkpoint,
     is_ensemble,
@@ -15,7 +15,7 @@ from mmkd.launch import (
     prepare_config,
     run_parser,
 )
-from mmkd.starting_weights import check_tested
+from mmkd.apis.starting_weights import check_tested
 
 
 def parse_args() -> argparse.Namespace:

@@ -4,8 +4,8 @@ import argparse
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
 
 # isort: split
-from mmkd.cli import run
-from mmkd.launch import (
+from mmkd.apis.cli import run
+from mmkd.apis.launch import (
     build_runner,
     leave_process_group,
     load_config,
@@ -14,8 +14,8 @@ from mmkd.launch import (
     prepare_config,
     run_parser,
 )
-from mmkd.norms import check_last_batch
-from mmkd.starting_weights import check_start
+from mmkd.apis.norms import check_last_batch
+from mmkd.apis.starting_weights import check_start
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,10 +13,8 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from rich.console import Console
 
-from mmkd.atomic import write_atomically
-from mmkd.checkpoints import latest_checkpoint
-from mmkd.cli import run
-from mmkd.launch import (
+from mmkd.apis.cli import run
+from mmkd.apis.launch import (
     build_runner,
     is_distiller,
     leave_process_group,
@@ -26,9 +24,11 @@ from mmkd.launch import (
     prepare_config,
     run_parser,
 )
-from mmkd.norms import check_last_batch
-from mmkd.starting_weights import check_start
-from mmkd.tables import make_console, print_table
+from mmkd.apis.norms import check_last_batch
+from mmkd.apis.starting_weights import check_start
+from mmkd.utils.atomic import write_atomically
+from mmkd.utils.checkpoints import latest_checkpoint
+from mmkd.utils.tables import make_console, print_table
 
 NOTE = 'done.json'
 

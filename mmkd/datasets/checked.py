@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset, Compose
 
-from mmkd.explain import explain, is_mistake
+from mmkd.utils.explain import explain, is_mistake
 
 PATHS = ('img_path', 'img_path2', 'seg_map_path', 'seg_map_path2', 'depth_map_path')
 MAPS = {'gt_seg_map': 'seg_map_path', 'gt_depth_map': 'depth_map_path'}

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from mmkd.checks import check_choice, check_count, check_keys
 from mmkd.registry import DATASETS
+from mmkd.utils.checks import check_choice, check_count, check_keys
 
 SPLITS = ('train', 'val', 'trainval', 'test')
 OWN = ('data_root', 'split', 'images_per_class', 'val_per_class')

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from mmseg.datasets import BaseSegDataset
 
-from mmkd.checks import check_choice, check_count, check_keys
 from mmkd.registry import DATASETS
+from mmkd.utils.checks import check_choice, check_count, check_keys
 
 # Neighbours in the source tend to be by one writer: contiguous blocks keep handwriting apart as well as digits.
 SPLITS = dict(train=(0, 1257), val=(1257, 1437), test=(1437, 1797))

@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset
 
-from mmkd.checks import check_count, check_keys
 from mmkd.registry import DATASETS
+from mmkd.utils.checks import check_count, check_keys
 
 OWN = ('data_root', 'pattern', 'size', 'limit', 'dataset')
 INHERITED = ('pipeline', 'metainfo', 'indices', 'test_mode', 'lazy_init', 'serialize_data', 'max_refetch')

@@ -10,9 +10,9 @@ from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 from mmengine.structures import BaseDataElement
 
-from mmkd.checks import check_count, check_keys, nearest
-from mmkd.hugging_face import resolve_folder, transformers
 from mmkd.registry import DATASETS, TRANSFORMS
+from mmkd.utils.checks import check_count, check_keys, nearest
+from mmkd.utils.hugging_face import resolve_folder, transformers
 
 OWN = ('data_root', 'ann_file', 'text', 'label', 'limit')
 INHERITED = ('pipeline', 'metainfo', 'indices', 'test_mode', 'lazy_init', 'serialize_data', 'max_refetch')

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from mmkd.checks import check_positive
+from mmkd.utils.checks import check_positive
 
 OTHER_CLASSES = 'Class k of one is not class k of the other, and a convolution trained between them ' \
     'would only hide that. Mend: members of the same classes, or compare features ' \

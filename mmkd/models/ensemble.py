@@ -10,14 +10,14 @@ from mmengine.model import BaseModel
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from mmkd.batch import Batch
-from mmkd.checks import check_keys
-from mmkd.member import Member, as_dict
-from mmkd.metrics.predictions import logits_of
-from mmkd.metrics.uncertainty import EnsembleUncertainty
+from mmkd.distiller.members.member import Member, as_dict
+from mmkd.distiller.members.teacher import Teacher
+from mmkd.evaluation.functional.predictions import logits_of
+from mmkd.evaluation.functional.uncertainty import EnsembleUncertainty
 from mmkd.registry import MODELS
-from mmkd.tasks import check_same_classes
-from mmkd.teachers import Teacher
+from mmkd.structures.batch import Batch
+from mmkd.tasks.base import check_same_classes
+from mmkd.utils.checks import check_keys
 
 MEMBER_KEYS = ('cfg', 'model', 'checkpoint', 'cfg_options', 'scope', 'allow_untrained', 'taps', 'precision', 'fuse_bn',
                'channels_last')
@@ -30,8 +30,8 @@ class Ensemble(BaseModel):
 
     Every member answers ``mode='predict'`` by its own path (sliding windows, crop of the padding, resize to the
     original shape), one after the other, and only sums over members are kept. Each sample gets, as
-    :class:`mmkd.metrics.uncertainty.EnsembleUncertainty` defines them, ``total_uncertainty``, ``data_uncertainty`` and
-    ``knowledge_uncertainty`` in nats, and
+    :class:`mmkd.evaluation.functional.uncertainty.EnsembleUncertainty` defines them, ``total_uncertainty``,
+    ``data_uncertainty`` and ``knowledge_uncertainty`` in nats, and
 
     * of segmentors: ``seg_logits``, the logarithm of the mean probability, so that softmax(seg_logits) is the
       prediction; ``pred_sem_seg``; the uncertainties as PixelData (1, H, W);

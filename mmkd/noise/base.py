@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import nn
 
-from mmkd.batch import Batch
-from mmkd.checks import nearest
-from mmkd.member import Member
+from mmkd.distiller.members.member import Member
 from mmkd.registry import build_part
+from mmkd.structures.batch import Batch
+from mmkd.utils.checks import nearest
 
 
 @dataclass(frozen=True)

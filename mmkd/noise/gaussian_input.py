@@ -5,11 +5,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmkd.batch import Batch
-from mmkd.checks import check_non_negative
-from mmkd.member import pixel_statistics
+from mmkd.distiller.members.member import pixel_statistics
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
+from mmkd.structures.batch import Batch
+from mmkd.utils.checks import check_non_negative
 
 
 @MODELS.register_module()

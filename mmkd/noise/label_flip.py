@@ -9,12 +9,12 @@ import torch
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from mmkd.batch import IGNORED_IMAGE, Batch
-from mmkd.checks import check_choice, check_count, check_fraction
 from mmkd.datasets.seeded import image_name, name_seed
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
-from mmkd.tasks import task_of
+from mmkd.structures.batch import IGNORED_IMAGE, Batch
+from mmkd.tasks.base import task_of
+from mmkd.utils.checks import check_choice, check_count, check_fraction
 
 
 @MODELS.register_module()

@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmkd.checks import check_non_negative, nearest
 from mmkd.losses.base import widen
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
+from mmkd.utils.checks import check_non_negative, nearest
 
 
 @MODELS.register_module()

@@ -5,17 +5,17 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from helpers.runs import loader, write_images
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
-from runs import loader, write_images
 
 import mmkd  # noqa: F401  mends mmengine's data sets
 from mmkd.datasets.checked import SampleError, strange_id
-from mmkd.explain import explain
 from mmkd.registry import DATASETS
+from mmkd.utils.explain import explain
 
 
 @pytest.fixture(autouse=True)

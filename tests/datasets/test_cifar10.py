@@ -8,7 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from images import CLASSES, image, write_classes
+from helpers.images import CLASSES, image, write_classes
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import Runner

@@ -5,7 +5,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from images import CLASSES, write_classes
+from helpers.images import CLASSES, write_classes
 from mmengine.dataset import ConcatDataset
 
 from mmkd.datasets import CIFAR10, DigitScenes, ImageFiles

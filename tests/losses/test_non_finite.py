@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import mmkd.losses
-from mmkd.losses import Loss
+from mmkd.losses import CategoryCritic, HolisticCritic, Loss
 from mmkd.losses.base import infinite_to_nan
-from mmkd.modules import CategoryCritic, HolisticCritic
 
 SHAPE = (2, 3, 4, 4)
 MASK = torch.ones(2, 4, 4, dtype=torch.bool)

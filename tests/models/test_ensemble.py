@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.tiny import batch, build, preprocessor, segmentor
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
-from tiny import batch, build, preprocessor, segmentor
 from torch import nn
 
 import mmkd.models.ensemble
-from mmkd.metrics import ensemble_uncertainty
+from mmkd.evaluation import ensemble_uncertainty
 from mmkd.models import Ensemble
 
 NAMES = ('total', 'data', 'knowledge')

@@ -1,0 +1,1 @@
+"""What tools do: launch runs, check configs, measure, report."""

@@ -1,0 +1,9 @@
+from mmkd.apis.benchmark.pair import Options as Options
+from mmkd.apis.benchmark.pair import Pair as Pair
+from mmkd.apis.benchmark.run import PEER_TARGETS as PEER_TARGETS
+from mmkd.apis.benchmark.run import TARGETS as TARGETS
+from mmkd.apis.benchmark.run import VARIANTS as VARIANTS
+from mmkd.apis.benchmark.run import ratios as ratios
+from mmkd.apis.benchmark.run import run as run
+from mmkd.apis.benchmark.run import run_variants as run_variants
+from mmkd.utils.timing import environment as environment

@@ -1,0 +1,271 @@
+"""The models of a config, ready to be measured: ours, the student alone, and both as peers run them."""
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from torch import nn
+
+from mmkd.apis.launch import is_distiller, wrapper_configs
+from mmkd.distiller import Distiller
+from mmkd.distiller.members.member import Member, as_dict, name_members
+from mmkd.losses.quest.fitting import draw_words
+from mmkd.structures.batch import Batch
+from mmkd.tasks.base import task_of
+from mmkd.tasks.generated import DEFAULT_SIZE, generated_batch
+from mmkd.utils.checks import check_choice
+
+AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
+LAYOUTS = ('none', 'student', 'teacher', 'both')
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a pair runs; None leaves what the config says.
+
+    >>> Options(channels_last='student', compile=True).member('teacher')
+    {'channels_last': False, 'compile': True}
+
+    Args:
+        amp: Precision of the student: 'fp32', 'bf16' (autocast) or 'fp16' (autocast and gradient scaler, CUDA only).
+        channels_last: 'none', 'student', 'teacher' or 'both'.
+        teacher_precision: 'fp32', 'bf16' or 'fp16' weights.
+        fuse_bn: Fold the teacher's BatchNorm.
+        compile: torch.compile the teacher.
+    """
+
+    amp: str | None = None
+    channels_last: str | None = None
+    teacher_precision: str | None = None
+    fuse_bn: bool | None = None
+    compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        check_choice('amp', self.amp, (None, *AMP))
+        check_choice('channels_last', self.channels_last, (None, *LAYOUTS))
+
+    def member(self, role: str) -> dict[str, Any]:
+        """Return the options that these set for a member of this role."""
+        chosen: dict[str, Any] = {}
+        if self.channels_last is not None:
+            chosen['channels_last'] = self.channels_last in (role, 'both')
+        if role == 'teacher':
+            own = dict(precision=self.teacher_precision, fuse_bn=self.fuse_bn, compile=self.compile)
+            chosen |= {key: value for key, value in own.items() if value is not None}
+        return chosen
+
+
+class Pair:
+    """Builds a config's members, untrained and without downloads, and one function for each thing to measure.
+
+    Objectives and optimizers are the config's; only the learning rates are tiny, for every step sees the same batch.
+
+    Args:
+        cfg: A config whose model is a Distiller.
+        options: How the pair runs.
+        size: Height and width; None takes the data preprocessor's, else the config's ``crop_size``.
+        batch_size: Images; None takes the config's.
+        device: Where.
+
+    Raises:
+        ValueError: The config's model is no Distiller; no size is known.
+    """
+
+    def __init__(self, cfg: Config, options: Options, size: tuple[int, int] | None = None,
+                 batch_size: int | None = None, device: str | torch.device = 'cpu') -> None:
+        if not is_distiller(cfg):
+            raise ValueError('the benchmark compares students and teachers, but the model of this config is '
+                             f"{cfg.model.get('type')!r}. Mend: a config with model=dict(type='mmkd.Distiller', …)")
+        self.device = torch.device(device)
+        rest = copy.deepcopy(cfg.model.to_dict())
+        members = {role: _take(rest, role, size) for role in ('student', 'teacher')}
+        self.rest = {key: value for key, value in rest.items() if key not in ('type', '_scope_')}
+        if size is not None and isinstance(self.rest.get('data_preprocessor'), dict):
+            self.rest['data_preprocessor']['size'] = size
+
+        own: dict[str, dict] = {role: {name: {**member, **options.member(role)} for name, member in named.items()}
+               for role, named in members.items()}
+        self.full: Any = self._ready(Distiller(students=own['student'], teachers=own['teacher'], **self.rest))
+        draw_words(self.full)
+        self.lean = self._without_critics()
+        self.layouts = [torch.channels_last if member.get('channels_last') else torch.contiguous_format
+                        for member in own['student'].values()]
+        self.plain = [self._alone(member) for member in members['student'].values()]
+        for model, layout in zip(self.plain, self.layouts, strict=True):
+            model.to(memory_format=layout)
+        self.peer_students = [self._alone(member) for member in members['student'].values()]
+        self.peer_teachers = [self._alone(member).eval() for member in members['teacher'].values()]
+        self.optimizers = quiet_optimizers(cfg.optim_wrapper.to_dict(), options.amp)
+        self.peer_optimizers = quiet_optimizers(self.optimizers, 'fp32')
+
+        source = self.full.data_preprocessor
+        size = size or getattr(source, 'size', None) or cfg.get('crop_size')
+        if size is None and hasattr(source, 'generate'):
+            size = DEFAULT_SIZE  # of images, where there are sentences
+        if size is None:
+            raise ValueError('the data preprocessor has no size. Mend: --size H W')
+        self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
+        self.data = generated_batch(self.batch_size, self.size, task_of(self.plain[0]), device=self.device,
+                                    preprocessor=source)
+
+    def cases(self) -> dict[str, Callable[[], Any]]:
+        """Return name -> function.
+
+        ``student`` and ``teacher`` as this config runs them; ``noise`` on what students see and ``noisy_teacher`` where
+        there are such noises; ``objectives`` and ``critics`` alone; ``step`` without the critics, ``step_with_critic``
+        where there are some; ``peer_student`` and ``peer_teacher`` in float32 and NCHW, the latter with its losses.
+        """
+        inputs = self.full.data_preprocessor(copy.deepcopy(self.data), True)
+        batch = Batch(inputs['inputs'], inputs['data_samples'])
+        own, peers = ([(model, self.plain_wrapper(name, model, optimizers))
+                       for name, model in zip(self.full.students, models, strict=True)]
+                      for models, optimizers in ((self.plain, self.optimizers),
+                                                 (self.peer_students, self.peer_optimizers)))
+        nchw = [torch.contiguous_format] * len(peers)
+        cases: dict[str, Callable[[], Any]] = dict(
+            student=lambda: _step(own, self.layouts, self.data),
+            teacher=lambda: dict(self.full.teachers.observe(batch)))
+        noises, students = self.full.noises, list(self.full.students)
+        if any(noises.on(name) for name in students):
+            cases['noise'] = lambda: [noises.see(name, batch) for name in students]
+        if any(noises.on(name) for name in self.full.teachers):
+            cases['noisy_teacher'] = lambda: dict(self.full.teachers.observe(batch, noises=noises))
+        plain, adversarial = ([o for o in self.full.objectives.values() if o.adversarial is kind]
+                              for kind in (False, True))
+        observed = self._observed(batch)
+        if plain:
+            cases['objectives'] = lambda: _objectives_alone(plain, *observed())
+        if adversarial:
+            cases['critics'] = lambda: _critics_alone(adversarial, *observed())
+        critics = bool(adversarial)
+        for name, distiller in (('step', self.lean if critics else self.full),
+                                ('step_with_critic', self.full if critics else None)):
+            if distiller is not None:
+                cases[name] = partial(distiller.train_step, self.data, self.wrapper(distiller))
+        cases['peer_student'] = lambda: _step(peers, nchw, self.data)
+        cases['peer_teacher'] = lambda: _forward_with_losses(self.peer_teachers, batch)
+        return cases
+
+    def _observed(self, batch: Batch) -> Callable[[], tuple[dict[str, Any], dict[str, Any]]]:
+        """Return a function that gives what one forward of the members left: the record, and what teachers' taps saw.
+
+        The student's part are leaves of a graph.
+        """
+
+        @cache  # the members run in the first round, which does not count
+        def observed() -> tuple[dict[str, Any], dict[str, Any]]:
+            with torch.no_grad():
+                record, _ = self.full.observe(batch.inputs, batch.data_samples)
+            seen = dict(self.full.teachers.observe(batch))
+            return {**record, **{name: {tap: value.requires_grad_() for tap, value in record[name].items()}
+                                 for name in self.full.students}}, seen
+        return observed
+
+    def wrapper(self, distiller: nn.Module) -> OptimWrapper:
+        """Return the config's optimizers for a Distiller."""
+        return build_optim_wrapper(distiller, copy.deepcopy(self.optimizers))
+
+    def plain_wrapper(self, name: str, model: nn.Module, optimizers: dict) -> OptimWrapper:
+        """Return the optimizer of a student's own losses for the student alone."""
+        own = next(phase.optimizer for phase in self.full.phases if name in phase.task)
+        kept = {key: value for key, value in optimizers.items()
+                if key == own or not (isinstance(value, dict) and 'optimizer' in value)}
+        return build_optim_wrapper(model, copy.deepcopy(kept))
+
+    def _ready(self, model: nn.Module) -> Any:
+        # init_weights, which would download, is never called: torch's own initialisation serves for timing.
+        return revert_sync_batchnorm(model).to(self.device).train()
+
+    def _alone(self, member: dict) -> Any:
+        return self._ready(Member.parse('student', 'student', {k: member[k] for k in ('model', 'scope')}).build())
+
+    def _without_critics(self) -> Distiller | None:
+        """Return a Distiller of the same modules without the adversarial objectives; None where there are none."""
+        others = {n: o for n, o in self.rest['objectives'].items() if not self.full.objectives[n].adversarial}
+        if len(others) in (0, len(self.rest['objectives'])):
+            return None
+        folded = ('fuse_bn', 'compile')  # the same models again: norms that are folded already cannot be folded twice
+        students, teachers = ({name: dict(model=models[name], taps=self.full.members[name].taps, **{
+            key: value for key, value in self.full.members[name].options.items() if key not in folded})
+            for name in models} for models in (self.full.students, self.full.teachers))
+        rest = {**copy.deepcopy(self.rest), 'objectives': others,
+                'phases': _lean_phases(self.rest.get('phases'), others)}
+        lean = Distiller(students=students, teachers=teachers, **rest)
+        lean.teachers = self.full.teachers
+        return self._ready(lean)
+
+
+def _lean_phases(phases: list[dict] | None, objectives: dict) -> list[dict] | None:
+    """Return the phases that have something to do without critics."""
+    if phases is None:
+        return None
+    kept = [{**phase, 'objectives': [name for name in phase.get('objectives') or () if name in objectives],
+             'critics': []} for phase in phases]
+    return [phase for phase in kept if phase.get('task') or phase['objectives']]
+
+
+def quiet_optimizers(config: dict, amp: str | None) -> dict:
+    """Return ``optim_wrapper`` with tiny learning rates and the chosen precision."""
+    config = copy.deepcopy(config)
+    for wrapper in wrapper_configs(config):
+        wrapper['optimizer']['lr'] = 1e-8
+        if amp is not None:
+            for key in ('dtype', 'loss_scale'):
+                wrapper.pop(key, None)
+            wrapper['type'] = AMP[amp]
+    return config
+
+
+def _take(model: dict, role: str, size: tuple[int, int] | None) -> dict[str, dict]:
+    """Take the members of a role out of a Distiller's config, without checkpoints and at another size."""
+    one, many = model.pop(role, None), model.pop(f'{role}s', None)
+    return {name: _offline(name, role, value, size)
+            for name, value in name_members(role, one, many).items()}
+
+
+def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> dict:
+    value = as_dict(value, f'{role} {name!r}')
+    value.pop('checkpoint', None)
+    if role == 'teacher':
+        value['allow_untrained'] = True
+    member = Member.parse(name, role, value)
+    model = copy.deepcopy(member.model)
+    if size is not None and model.get('data_preprocessor'):
+        model['data_preprocessor']['size'] = size
+    return dict(model=model, scope=member.scope, taps=member.taps, **member.options)
+
+
+def _objectives_alone(objectives: list[Any], record: dict[str, Any], seen: dict[str, Any]) -> None:
+    """Running statistics of ensembles, then forward and backward of objectives."""
+    for objective in objectives:
+        for role in objective.streams:
+            record.pop(f'{objective.name}({role})')
+        for member, taps in seen.items():
+            objective.absorb(member, taps, record)
+    sum(objective(record)[f'{objective.name}.loss'] for objective in objectives).backward()
+
+
+def _critics_alone(objectives: list[Any], record: dict[str, Any], seen: dict[str, Any]) -> None:
+    """Forward and backward of what the student gets from critics, and of what the critics learn from."""
+    _objectives_alone(objectives, record, seen)
+    sum(objective.critic_loss(record)[f'{objective.name}.critic_loss'] for objective in objectives).backward()
+
+
+def _step(students: list[tuple[Any, OptimWrapper]], layouts: list[torch.memory_format], data: dict) -> None:
+    """Step every student as ``BaseModel.train_step`` does, its inputs in its layout."""
+    for (model, wrapper), layout in zip(students, layouts, strict=True):
+        with wrapper.optim_context(model):
+            batch = model.data_preprocessor(data, True)
+            losses = model(batch['inputs'].to(memory_format=layout), batch['data_samples'], mode='loss')
+        wrapper.update_params(model.parse_losses(losses)[0])
+
+
+@torch.no_grad()
+def _forward_with_losses(teachers: list[nn.Module], batch: Batch) -> None:
+    for teacher in teachers:
+        teacher(batch.inputs, batch.data_samples, mode='loss')

@@ -1,0 +1,2 @@
+from mmkd.apis.doctor.checkup import diagnose as diagnose
+from mmkd.apis.doctor.report import Report as Report

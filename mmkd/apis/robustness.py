@@ -1,0 +1,84 @@
+"""How much of a test result is left on corrupted and on attacked images."""
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmengine.runner import Runner
+
+from mmkd.datasets.transforms.corrupt import CORRUPTIONS
+from mmkd.registry import DATASETS, LOOPS
+from mmkd.utils.checks import check_choice, check_count
+
+
+def robustness(runner: Runner, corruptions: Sequence[str] = tuple(CORRUPTIONS), severities: Sequence[int] = (3,),
+               images: int | None = None, attack: dict[str, Any] | None = None
+               ) -> Iterator[tuple[str, dict[str, float]]]:
+    """Test a model on its test set as it is, under each corruption, and under PGD.
+
+    Every condition sees the same images. Corruptions are the last step of the test pipeline before it packs, so they
+    act on the size that the network gets.
+
+    Args:
+        runner: A Runner whose config has a test set with labels; its ``load_from`` is tested, else its weights as they
+            are.
+        corruptions: Names of :class:`mmkd.datasets.Corrupt`.
+        severities: 1 to 5; metrics are averaged over them.
+        images: So many images, evenly spread over the test set; None: all.
+        attack: Arguments of :class:`mmkd.PGDTestLoop`; None: no attack.
+
+    Yields:
+        (condition, metrics): 'clean', the corruptions, 'corrupted' (their mean), 'PGD'.
+
+    Raises:
+        ValueError: An unknown corruption or severity; a test set whose pipeline is not to be seen.
+    """
+    for name in corruptions:
+        check_choice('corruptions', name, CORRUPTIONS)
+    for severity in severities:
+        check_choice('severities', severity, (1, 2, 3, 4, 5))
+    if images is not None:
+        check_count('images', images, 1)
+    loader = _subset(copy.deepcopy(runner.cfg.test_dataloader), images)
+    runner.call_hook('before_run')  # before the weights: EMA builds what they are loaded into
+    runner.load_or_resume()
+    yield 'clean', _test(runner, loader)
+    means = []
+    for name in corruptions:
+        means.append(_mean([_test(runner, _corrupted(loader, name, severity)) for severity in severities]))
+        yield name, means[-1]
+    if means:
+        yield 'corrupted', _mean(means)
+    if attack is not None:
+        yield 'PGD', _test(runner, loader, dict(type='mmkd.PGDTestLoop', **attack))
+    runner.call_hook('after_run')
+
+
+def _test(runner: Runner, loader: Any, loop: dict | None = None) -> dict[str, float]:
+    built = LOOPS.build(loop or dict(type='TestLoop'), default_args=dict(
+        runner=runner, dataloader=copy.deepcopy(loader), evaluator=copy.deepcopy(runner.cfg.test_evaluator)))
+    runner._test_loop = built  # hooks read it
+    return {key: float(value) for key, value in built.run().items()}
+
+
+def _subset(loader: Any, images: int | None) -> Any:
+    if 'pipeline' not in loader.dataset:
+        raise ValueError(f'the test set {loader.dataset.get("type")} has no pipeline of its own that could corrupt its '
+                         "images. Mend: --cfg-options test_dataloader.dataset=… with the plain data set in its place")
+    if images is not None:
+        total = len(DATASETS.build(loader.dataset))
+        loader.dataset.indices = torch.linspace(0, total - 1, min(images, total)).round().long().tolist()
+    return loader
+
+
+def _corrupted(loader: Any, corruption: str, severity: int) -> Any:
+    loader = copy.deepcopy(loader)
+    pipeline = list(loader.dataset.pipeline)
+    last = max((i for i, step in enumerate(pipeline) if 'Pack' in step['type']), default=len(pipeline))
+    pipeline.insert(last, dict(type='mmkd.Corrupt', corruption=corruption, severity=severity))
+    loader.dataset.pipeline = pipeline
+    return loader
+
+
+def _mean(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: sum(found[key] for found in metrics) / len(metrics) for key in metrics[0]}

@@ -1,0 +1,1 @@
+"""Members: how a student or a teacher is written, built and run."""

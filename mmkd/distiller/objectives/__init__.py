@@ -1,0 +1,1 @@
+"""Objectives: a loss, what it reads, its weight and its connectors."""

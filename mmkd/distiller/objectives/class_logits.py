@@ -1,0 +1,92 @@
+"""Class logits: whether a tapped tensor is what a model says of its own classes, and whether two models' agree."""
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmkd.losses.base import OTHER_CLASSES, shape_of
+from mmkd.tasks.base import CLASSIFICATION, SEGMENTATION, task_of
+
+_SHAPES = {SEGMENTATION: (4, 'map (N, C, H, W)'), CLASSIFICATION: (2, 'vector (N, C)')}
+_MEND = "Mend: tap class logits (of most segmentors 'decode_head.conv_seg'); features are compared by " \
+    'PairWiseAffinityLoss or FeatureL1Loss, tokens by HiddenCosineLoss'
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """What a model's class logits are.
+
+    Args:
+        kind: What it is for, as :class:`mmkd.tasks.base.Task` says.
+        classes: How many classes it knows; None where that is unknown, or where logits are not one a class and place
+            (bins of depth, scores of anchors).
+        channels: Channels of its logits: as many, or 1 where two classes are one sigmoid.
+    """
+
+    kind: str
+    classes: int | None = None
+    channels: int | None = None
+
+
+def label_set(model: nn.Module) -> LabelSet:
+    """Return what a model's class logits are.
+
+    >>> label_set(nn.Linear(1, 1))
+    LabelSet(kind='', classes=None, channels=None)
+    """
+    task = task_of(model)
+    if task.kind == CLASSIFICATION and task.num_classes is None:
+        return LabelSet('')  # no more is known than that something is called head
+    if task.kind not in _SHAPES:
+        return LabelSet(task.kind)
+    head: Any = getattr(model, 'decode_head', None)
+    own = getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'out_channels', None)
+    return LabelSet(task.kind, task.num_classes, own if isinstance(own, int) else task.num_classes)
+
+
+def check_class_logits(what: str, tensor: Tensor, labels: LabelSet, images: int | None = None) -> None:
+    """Refuse a tensor that is not the class logits of its model, whatever its numbers happen to be.
+
+    Where the model is of no known kind, only the axis of the batch is looked at.
+
+    Args:
+        what: How the error calls the tensor.
+        tensor: What was tapped.
+        labels: What the model's class logits are.
+        images: How many images the batch holds, where that is known.
+
+    Raises:
+        ValueError: No map of a segmentor or vector of a classifier, another number of channels than its classes, or an
+            axis 0 that is not the batch.
+
+    >>> import torch
+    >>> check_class_logits('x', torch.zeros(1, 19, 4, 4), LabelSet('segmentation', 19, 19), 1)
+    """
+    dims, shape = _SHAPES.get(labels.kind, (tensor.dim(), ''))
+    if tensor.dim() != dims:
+        raise ValueError(f'{what} {shape_of(tensor)} is no {shape}, as class logits of a model for {labels.kind} are. '
+                         f'{_MEND}')
+    if images is not None and (tensor.dim() == 0 or len(tensor) != images):
+        raise ValueError(f'{what} {shape_of(tensor)} are no class logits (N, C, …): axis 0 is not the batch, which '
+                         f'holds N={images}; layers, queries and proposals are no images. {_MEND}')
+    if labels.channels is not None and tensor.shape[1] not in (labels.channels, labels.classes):
+        raise ValueError(f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits '
+                         f'of its model have {labels.channels}. {_MEND}')
+
+
+def check_same_labels(what: str, labels: Mapping[str, LabelSet]) -> None:
+    """Refuse to compare class logits of models that know different numbers of classes.
+
+    >>> check_same_labels('it', dict(a=LabelSet('segmentation', 19, 19), b=LabelSet('segmentation')))
+
+    Args:
+        what: How the error calls what compares them.
+        labels: Name of a tensor -> what its model's class logits are.
+
+    Raises:
+        ValueError: Names each one's number.
+    """
+    known = {name: one.classes for name, one in labels.items() if one.classes is not None}
+    if len(set(known.values())) > 1:
+        raise ValueError(f'{what} compares class logits of models that know other classes: {known}. {OTHER_CLASSES}')

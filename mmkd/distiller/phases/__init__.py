@@ -1,0 +1,1 @@
+"""Phases: which objectives each optimizer steps on."""

@@ -1,0 +1,1 @@
+"""Taps: names for tensors inside a model."""

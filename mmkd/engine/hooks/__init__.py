@@ -1,0 +1,9 @@
+"""Hooks that every distillation run needs."""
+from mmkd.engine.hooks.exact_resume import ExactResumeHook as ExactResumeHook
+from mmkd.engine.hooks.export_student import ExportStudentHook as ExportStudentHook
+from mmkd.engine.hooks.nan_stop import NaNStopHook as NaNStopHook
+from mmkd.engine.hooks.run_record import RunRecordHook as RunRecordHook
+from mmkd.engine.hooks.safe_checkpoint import SafeCheckpointHook as SafeCheckpointHook
+from mmkd.engine.hooks.schedule import ScheduleHook as ScheduleHook
+from mmkd.engine.hooks.teacher_check import TeacherCheckHook as TeacherCheckHook
+from mmkd.engine.hooks.uncertainty import UncertaintyHook as UncertaintyHook

@@ -1,0 +1,89 @@
+"""What a training cost and where it ran, written beside its checkpoints for tools/report.py."""
+import json
+import os
+from math import isfinite
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from mmengine.device import get_device
+from mmengine.dist import get_world_size, master_only
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.runner import Runner
+
+from mmkd.registry import HOOKS
+from mmkd.utils.atomic import write_atomically
+from mmkd.utils.timing import environment
+
+FILE = 'run.json'
+
+
+@HOOKS.register_module()
+class RunRecordHook(Hook):
+    """Write ``<work_dir>/run.json`` when the training ends: seed, budget, time, hardware and versions.
+
+    ``seconds`` is wall time with validations, checkpoints and what hooks do before the training (fit a vocabulary,
+    check teachers), ``cpu_seconds`` what the processor worked for it, in this process and in
+    workers that have ended; both go on from the checkpoint where a run is resumed.
+
+    Examples:
+        >>> RunRecordHook().spent
+        {'seconds': 0.0, 'cpu_seconds': 0.0}
+    """
+
+    priority = 'VERY_LOW'  # after the hook that ends the workers
+
+    def __init__(self) -> None:
+        self.spent = dict(seconds=0., cpu_seconds=0.)
+        self._begin = (0., 0.)
+
+    def before_run(self, runner: Runner) -> None:
+        """Start the clocks; a resumed run restores what was spent before."""
+        self._begin = (perf_counter(), _processor_seconds())
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Write down what was spent so far."""
+        checkpoint['mmkd_run_record'] = self._so_far()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on from there, if the run is resumed."""
+        if runner._resume:
+            noted = checkpoint.get('mmkd_run_record')
+            if isinstance(noted, dict):  # a number each, whatever the file says
+                self.spent = {key: value if isinstance(value := noted.get(key), int | float) and isfinite(value) else 0.
+                              for key in self.spent}
+
+    @master_only
+    def after_train(self, runner: Runner) -> None:
+        """Write the record."""
+        device = get_device()
+        found = environment(device)
+        record: dict[str, Any] = dict(
+            config=Path(runner.cfg.filename).name if runner.cfg.filename else None,
+            seed=runner._randomness_cfg.get('seed'),  # of the checkpoint, where the run was resumed
+            iterations=runner.iter,
+            batch_size=runner.train_dataloader.batch_size, processes=get_world_size(),
+            accumulative_counts=max(_accumulations(runner.optim_wrapper)),
+            **{key: round(value, 1) for key, value in self._so_far().items()},
+            **{key: found[key] for key in ('device', 'torch', 'mmkd')})
+        if torch.cuda.is_available():
+            record['peak_gpu_mib'] = torch.cuda.max_memory_allocated() // 2**20
+        text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
+        write_atomically(text.encode(), Path(runner.work_dir) / FILE)
+
+    def _so_far(self) -> dict[str, float]:
+        wall, processor = self._begin
+        return dict(seconds=self.spent['seconds'] + perf_counter() - wall,
+                    cpu_seconds=self.spent['cpu_seconds'] + _processor_seconds() - processor)
+
+
+def _accumulations(wrapper: OptimWrapper | OptimWrapperDict) -> list[int]:
+    """Return after how many iterations each optimizer steps."""
+    wrappers = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [one._accumulative_counts for one in wrappers]
+
+
+def _processor_seconds() -> float:
+    return sum(os.times()[:4])

@@ -1,0 +1,3 @@
+"""Optimizers: one for each phase, and bfloat16."""
+from mmkd.engine.optimizers.bf16_optim_wrapper import Bf16OptimWrapper as Bf16OptimWrapper
+from mmkd.engine.optimizers.phase_constructor import PhaseOptimWrapperConstructor as PhaseOptimWrapperConstructor

@@ -1,0 +1,1 @@
+"""Adversarial distillation: the loss and its critics."""

@@ -1,0 +1,1 @@
+"""Divergences: of what two members predict."""

@@ -1,0 +1,1 @@
+"""Ensembles: what a distribution over predictions teaches."""

@@ -1,0 +1,141 @@
+"""Proxy-Dirichlet distillation: a Dirichlet is fitted to the members in closed form, the student matches it."""
+import math
+
+import torch
+from torch import Tensor
+
+from mmkd.losses.base import Loss, fill_masked, no_autocast, widen
+from mmkd.losses.ensemble.dirichlet_nll import clipped_concentration
+from mmkd.losses.ensemble.statistics import EnsembleStatistics, mean_over_valid, read_ensemble
+from mmkd.registry import MODELS
+from mmkd.utils.checks import check_choice, check_non_negative
+
+DIRECTIONS = ('reverse', 'forward')
+MAX_PRECISION = 1e6
+
+
+def proxy_dirichlet(student: Tensor, teachers: Tensor | EnsembleStatistics, direction: str = 'reverse',
+                    offset: float = 1.0, mask: Tensor | None = None) -> Tensor:
+    r"""Divergence between the student's Dirichlet and one whose precision is read off the members' disagreement.
+
+    Paper: Ryabinin et al., Scaling Ensemble Distribution Distillation to Many Classes with Proxy Targets,
+    NeurIPS 2021, arXiv 2105.06987.
+
+    .. math:: \mathrm{MKL} = \frac1M \sum_m \mathrm{KL}(\bar\pi \Vert \pi^{(m)}), \quad
+              \tilde\beta_0 = \min\Big(\frac{K-1}{2\,\mathrm{MKL} + 10^{-8}}, 10^6\Big), \quad
+              \beta = \bar\pi \tilde\beta_0 + o, \quad \alpha = e^z + o
+
+    ``direction='reverse'`` is KL(Dir α‖Dir β) / Σβ, the paper's claim; ``'forward'`` is KL(Dir β‖Dir α), whose gradient
+    is spent on unlikely classes as that of the plain likelihood is: at z = 0 with 1000 classes and sure members −7.2 on
+    the true class but +6.9 on each other, against −0.64 and +0.0005 of 'reverse'.
+
+    Normaliser: averaged over the valid positions of the whole batch.
+
+    Where the authors' code differs: its reverse loss is the same up to a constant of the student, its forward loss is
+    the same; it has no cap on the precision, which grows without bound where members agree.
+
+    Temperature is 1 and nothing is smoothed: another temperature would be another disagreement. Predict classes by
+    softmax(z), as the authors do; the offset belongs to uncertainty measures only. Computed in float64; a logit is
+    clipped as in :func:`dirichlet_nll`.
+
+    Args:
+        student: Logits (N, C, \*S), any number of spatial axes, none included.
+        teachers: Logits of the members (M, N, C, \*S), M ≥ 2, or :class:`EnsembleStatistics` of them, taken at
+            temperature 1 without smoothing; receives no gradient.
+        direction: 'reverse' or 'forward'.
+        offset: o ≥ 0, of both sides. Below 1 the density has poles, and without it 'forward' is infinite where a class
+            has no probability.
+        mask: Bool (N, \*S), True where a position counts.
+
+    Returns:
+        0-d tensor, float32 or wider.
+
+    Raises:
+        ValueError: fewer than two members, shapes that do not fit, a single class, an unknown option.
+        TypeError: a mask that is not bool.
+
+    Examples:
+        >>> members = torch.tensor([[[1., 3.]], [[3., 1.]]]).log()  # π̄ = (1/2, 1/2), MKL = ½ ln 4/3
+        >>> beta = 0.5 / math.log(4 / 3) + 1  # β̃₀ = 1 / ln(4/3)
+        >>> proxy_dirichlet(torch.tensor([[beta - 1, beta - 1]]).log(), members).abs() < 1e-6
+        tensor(True)
+        >>> proxy_dirichlet(torch.zeros(1, 2), members), proxy_dirichlet(torch.zeros(1, 2), members, 'forward')
+        (tensor(0.0061), tensor(0.0266))
+    """
+    check_choice('direction', direction, DIRECTIONS)
+    check_non_negative('offset', offset)
+    statistics = read_ensemble(student, teachers, mask=mask)
+    with no_autocast(student):
+        mean_prob, mean_log_prob = (fill_masked(x, mask) for x in (statistics.mean_prob, statistics.mean_log_prob))
+        beta = proxy_concentration(mean_prob, mean_log_prob) + offset
+        alpha = clipped_concentration(student, mask=mask) + offset
+        divergence = (dirichlet_kl(alpha, beta) / beta.sum(1) if direction == 'reverse' else dirichlet_kl(beta, alpha))
+        return mean_over_valid(divergence, mask).to(widen(student)[0].dtype)
+
+
+def proxy_concentration(mean_prob: Tensor, mean_log_prob: Tensor) -> Tensor:
+    r"""Return π̄·β̃₀ (N, C, \*S) of the two means over members, without offset.
+
+    >>> proxy_concentration(torch.full((1, 2), .5), torch.full((1, 2), .5).log())  # agreement: the cap
+    tensor([[500000., 500000.]])
+    """
+    mkl = (torch.xlogy(mean_prob, mean_prob) - mean_prob * mean_log_prob).sum(1, keepdim=True).clamp(min=0)
+    precision = ((mean_prob.shape[1] - 1) / (2 * mkl + 1e-8)).clamp(max=MAX_PRECISION)
+    return (mean_prob * precision).clamp(min=torch.finfo(mean_prob.dtype).tiny)
+
+
+def dirichlet_kl(p: Tensor, q: Tensor) -> Tensor:
+    r"""Return KL(Dir p‖Dir q) of concentrations (N, C, \*S) -> (N, \*S).
+
+    Grouped so that a narrow Dir p costs no digits: ln Γ(p) and p ψ(p) alone grow as p ln p, their difference as ln p.
+
+    >>> dirichlet_kl(torch.tensor([[2., 2.]]), torch.tensor([[1., 1.]]))  # ∫ 6xy ln 6xy = ln 6 − 5/3
+    tensor([0.1251])
+    """
+    p_0, q_0 = p.sum(1, keepdim=True), q.sum(1, keepdim=True)
+    psi, psi_0 = p.digamma(), p_0.digamma()
+    per_class = _excess(p, psi) + q.lgamma() - q * (psi - psi_0)
+    return per_class.sum(1) - (_excess(p_0, psi_0) + q_0.lgamma()).squeeze(1)
+
+
+def _excess(x: Tensor, psi: Tensor) -> Tensor:
+    """Return x ψ(x) − ln Γ(x) − x; far out by Stirling's series, where the three terms would cancel."""
+    far = x.clamp(min=1e3)
+    inverse = 1 / far  # powers of it vanish, whereas those of x overflow, and the gradient there is 0 · Inf
+    series = .5 * far.log() - .5 * (1 + math.log(2 * math.pi)) - inverse / 6 + inverse**3 / 90
+    return torch.where(x > 1e3, series, x * psi - x.lgamma() - x)
+
+
+@MODELS.register_module()
+class ProxyDirichletLoss(Loss):
+    r"""Proxy-Dirichlet distillation; see :func:`proxy_dirichlet`.
+
+    Args:
+        direction: 'reverse' for KL(Dir α‖Dir β) / Σβ, or 'forward' for KL(Dir β‖Dir α).
+        offset: Added to the concentrations of both sides.
+        loss_weight: Factor inside the returned value.
+        loss_name: Key in the logs.
+
+    Examples:
+        >>> members = torch.tensor([[[1., 3.]], [[3., 1.]]]).log()
+        >>> ProxyDirichletLoss(loss_weight=10.)(torch.zeros(1, 2), members)
+        tensor(0.0610)
+    """
+
+    class_logits = ('student', 'teachers')
+    streams = ('teachers',)
+
+    def __init__(self, direction: str = 'reverse', offset: float = 1.0, loss_weight: float = 1.0,
+                 loss_name: str | None = None) -> None:
+        super().__init__(loss_weight, loss_name)
+        check_choice('direction', direction, DIRECTIONS)
+        check_non_negative('offset', offset)
+        self.direction, self.offset = direction, offset
+
+    def running(self) -> EnsembleStatistics:
+        """Return empty statistics, for members that come one after the other."""
+        return EnsembleStatistics()
+
+    def forward(self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None) -> Tensor:
+        r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a bool mask (N, \*S)."""
+        return self.loss_weight * proxy_dirichlet(student, teachers, self.direction, self.offset, mask)

@@ -1,0 +1,1 @@
+"""Feature matching: tensors of two members, place by place."""

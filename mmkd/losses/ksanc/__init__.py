@@ -1,0 +1,1 @@
+"""KSANC: squeezed knowledge of many stages."""

@@ -1,0 +1,234 @@
+"""Intermediate distillation of KSANC: stages are compared by what attention squeezes out of them."""
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd.losses.base import Loss, call_in_dtype, no_autocast, shape_of, widen
+from mmkd.losses.ksanc.attention_estimator import AttentionEstimator
+from mmkd.registry import MODELS
+from mmkd.structures.batch import IGNORED_IMAGE
+from mmkd.utils.checks import check_choice, check_count
+
+
+def squeezed_knowledge(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    r"""Squared distance of the squeezed descriptors of all stages.
+
+    Paper: Shu et al., Knowledge Squeezed Adversarial Network Compression (KSANC), arXiv 1904.05100, the loss L_is.
+
+    .. math:: L_{is} = \frac{1}{N} \sum_n \sum_i \Vert \tilde g^i_S - \tilde g^i_T \Vert_2^2
+
+    Normaliser: averaged over images, summed over stages i and channels.
+
+    Args:
+        student: Descriptors (N, F_i), one tensor a stage.
+        teacher: Descriptors of the same shapes; they receive no gradient.
+
+    Returns:
+        0-d tensor, float32 or wider.
+
+    Examples:
+        >>> import torch
+        >>> squeezed_knowledge([torch.zeros(2, 3), torch.zeros(2, 1)], [torch.ones(2, 3), torch.tensor([[2.], [0.]])])
+        tensor(5.)
+    """
+    s, t = widen(torch.cat(list(student), 1), torch.cat(list(teacher), 1).detach())
+    return (s - t).square().sum(1).mean()
+
+
+@MODELS.register_module()
+class SqueezedKnowledgeLoss(Loss):
+    r"""The estimators of both networks and the distance of their descriptors; see :func:`squeezed_knowledge`.
+
+    Per stage and network an :class:`mmkd.losses.AttentionEstimator`; the student's begins with the transform
+    convolution to the teacher's channels. Maps of a stage may differ in height and width between the networks. The
+    figure's further convolution before the global descriptor is linear like the estimator's own, and one with it.
+
+    **The teacher's side cannot collapse.** If the distance could move both sides, both would shrink to 0. Here it only
+    moves the student's: the teacher's descriptors enter it detached. The teacher's estimators learn from a task of
+    their own: with ``num_classes``, a linear classifier reads the labels from the teacher's descriptors of all
+    stages, by cross-entropy for image labels (N,), by binary cross-entropy of each class's presence in the image for
+    label maps (N, H, W). This value is added to the distance. The two share no parameter, so neither moves what the
+    other does, and ``loss_weight`` multiplies the distance alone: a small λ₃ does not slow down the estimators.
+    Without ``num_classes`` the teacher's estimators stay as they were drawn, frozen. ``diagnostics``: ``squeezed`` (the
+    distance) and ``estimator_task``.
+
+    All of it belongs to the student's optimizer. Nothing of it is needed after training.
+
+    Args:
+        student_channels: Channels of the student's stages; None: as the Distiller finds them.
+        teacher_channels: Channels F_i of the teacher's stages.
+        student_global_channels: Length of the student's global descriptor.
+        teacher_global_channels: Length of the teacher's.
+        multiply: 'fused', as the equation, or 'feature', as the figure, where global descriptors have no effect.
+        pooling: 'sum', or 'avg' as printed, which divides every descriptor by its stage's H·W, so that large stages
+            vanish.
+        num_classes: Classes C of the task that trains the teacher's estimators; needs ``labels``.
+        ignore_index: The label of a pixel that does not count; an image's is −100.
+        loss_weight: Factor of the distance.
+        loss_name: Key in the logs.
+
+    Raises:
+        ValueError: stages that do not fit each other or the estimators, labels that are missing, all ignored or of no
+            class, an unknown option.
+
+    Examples:
+        >>> loss = SqueezedKnowledgeLoss([1], [2], 3, 4)
+        >>> for p in loss.parameters(): _ = p.data.fill_(1.)  # student: (1 · 1 + 1) + 3 + 1, teacher: 1 + 4 + 1
+        >>> loss([torch.ones(1, 1, 8, 8)], [torch.ones(1, 2, 4, 4)], torch.ones(1, 3), torch.ones(1, 4)).item()
+        0.0
+        >>> loss([torch.ones(1, 1, 8, 8)], [torch.zeros(1, 2, 4, 4)], torch.ones(1, 3), torch.ones(1, 4)).item()
+        2.0
+    """
+
+    needs = ()  # the estimators bring every stage to one length
+    lists = ('student', 'teacher')
+    whole = ('labels',)  # which classes an image shows, a coarser map would not tell
+    fixed = ('num_classes',)
+    student_estimators: nn.ModuleList | None
+    teacher_estimators: nn.ModuleList | None
+    classifier: nn.Linear | None
+
+    def __init__(self, student_channels: Sequence[int] | None = None, teacher_channels: Sequence[int] | None = None,
+                 student_global_channels: int | None = None, teacher_global_channels: int | None = None,
+                 multiply: str = 'fused', pooling: str = 'sum', num_classes: int | None = None,
+                 ignore_index: int = 255, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
+        super().__init__(loss_weight, loss_name)
+        check_choice('multiply', multiply, ('fused', 'feature'))
+        check_choice('pooling', pooling, ('sum', 'avg'))
+        if num_classes is not None:
+            check_count('num_classes', num_classes, 2)
+        if student_channels is not None and teacher_channels is not None:
+            _check_stages(student_channels, teacher_channels, 'student_channels', 'teacher_channels')
+        self.multiply, self.pooling, self.num_classes, self.ignore_index = multiply, pooling, num_classes, ignore_index
+        self.channels: list[Any] = [student_channels, teacher_channels, student_global_channels,
+                                    teacher_global_channels]
+        self.student_estimators = self.teacher_estimators = self.classifier = None
+        if None not in self.channels:
+            self._make()
+
+    def build(self, student: list[Tensor], teacher: list[Tensor], student_global: Tensor, teacher_global: Tensor,
+              labels: Tensor | None = None) -> str:
+        """Make the estimators whose channels were left out.
+
+        Returns:
+            What was built, in words; '' for nothing.
+        """
+        if self.student_estimators is not None:
+            return ''
+        _check_inputs(student, teacher)
+        found = [[x.shape[1] for x in student], [x.shape[1] for x in teacher],
+                 student_global.shape[1], teacher_global.shape[1]]
+        self.channels = [f if c is None else c for c, f in zip(self.channels, found, strict=True)]
+        self._make()
+        self.to(student[0].device)
+        what = f'attention estimators of stages {list(self.channels[0])} -> {list(self.channels[1])} channels'
+        return what if self.num_classes else (
+            f"{what}; the teacher's stay as drawn (num_classes=… and reads=dict(labels='batch.labels') train them)")
+
+    def forward(self, student: list[Tensor], teacher: list[Tensor], student_global: Tensor, teacher_global: Tensor,
+                labels: Tensor | None = None) -> Tensor:
+        """Return the weighted distance, plus the task loss of the teacher's estimators where there is one.
+
+        Args:
+            student: Maps (N, Fs_i, Hs_i, Ws_i), one a stage.
+            teacher: Maps (N, Ft_i, Ht_i, Wt_i).
+            student_global: Global descriptors (N, Ds), such as what the last layer reads; a map (N, Ds, H, W) is
+                averaged over its positions.
+            teacher_global: Global descriptors (N, Dt).
+            labels: Labels (N,) or (N, H, W); with ``num_classes`` only.
+        """
+        if self.student_estimators is None or self.teacher_estimators is None:
+            raise RuntimeError('the estimators are not built: some channels are unknown. Mend: student_channels=[…], '
+                               'teacher_channels=[…], student_global_channels=, teacher_global_channels=, or '
+                               'build(student=…, …) (the Distiller calls it)')
+        self._check(student, teacher, student_global, teacher_global, labels)
+        with no_autocast(student[0]):
+            *maps, g_s, g_t = widen(*student, *teacher, student_global, teacher_global)
+            g_s, g_t = (g.flatten(2).mean(2) if g.dim() > 2 else g for g in (g_s, g_t.detach()))
+            stages = len(student)
+            s = [call_in_dtype(e, x, g_s) for e, x in zip(self.student_estimators, maps[:stages], strict=True)]
+            t = [call_in_dtype(e, x.detach(), g_t) for e, x in zip(self.teacher_estimators, maps[stages:], strict=True)]
+            distance = squeezed_knowledge(s, t)
+            self.diagnostics = dict(squeezed=distance.detach())
+            value = self.loss_weight * distance
+            if self.classifier is None or labels is None:
+                return value
+            task = self._task(call_in_dtype(self.classifier, torch.cat(t, 1)), labels)
+            self.diagnostics['estimator_task'] = task.detach()
+            return value + task
+
+    def _make(self) -> None:
+        student, teacher, student_global, teacher_global = self.channels
+        _check_stages(student, teacher, 'student_channels', 'teacher_channels')
+        options: dict[str, Any] = dict(multiply=self.multiply, pooling=self.pooling)
+        self.student_estimators = nn.ModuleList(AttentionEstimator(out, student_global, fan_in, **options)
+                                                for fan_in, out in zip(student, teacher, strict=True))
+        self.teacher_estimators = nn.ModuleList(AttentionEstimator(c, teacher_global, **options) for c in teacher)
+        if self.num_classes is None:
+            self.teacher_estimators.requires_grad_(False)  # nothing trains them: no optimizer and no DDP should wait
+        else:
+            self.classifier = nn.Linear(sum(teacher), self.num_classes)
+
+    def _task(self, logits: Tensor, labels: Tensor) -> Tensor:
+        labels = labels.long()
+        ignored = IGNORED_IMAGE if labels.dim() == 1 else self.ignore_index
+        valid = labels != ignored
+        classes = logits.shape[1]
+        wrong = valid & ((labels < 0) | (labels >= classes))
+        has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
+        if has_wrong:
+            raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but num_classes={classes} '
+                             f'(0 … {classes - 1}; {ignored} is ignored); mend: num_classes, or ignore_index')
+        if not has_valid:
+            raise ValueError(f"every label is the ignore index {ignored}, so the teacher's estimators have nothing to "
+                             'learn from; mend: ignore_index, or the label files')
+        if labels.dim() == 1:
+            return F.cross_entropy(logits, labels, ignore_index=ignored)
+        places = labels.masked_fill(~valid, classes).flatten(1)  # the ignored go to a column of their own
+        present = logits.new_zeros(len(logits), classes + 1).scatter_(1, places, 1.)[:, :classes]
+        entropy = F.binary_cross_entropy_with_logits(logits, present, reduction='none').mean(1)
+        counts = valid.flatten(1).any(1)
+        return entropy.where(counts, 0.).sum() / counts.sum()
+
+    def _check(self, student: list[Tensor], teacher: list[Tensor], student_global: Tensor, teacher_global: Tensor,
+               labels: Tensor | None) -> None:
+        _check_inputs(student, teacher)
+        n = len(student[0])
+        for role, maps, channels in (('student', student, self.channels[0]), ('teacher', teacher, self.channels[1])):
+            if [x.shape[1] for x in maps] != list(channels):
+                raise ValueError(f'{role} has stages of {[x.shape[1] for x in maps]} channels, but the estimators are '
+                                 f'of {list(channels)}; mend: {role}_channels={[x.shape[1] for x in maps]} (or None)')
+        for role, g, channels in (('student_global', student_global, self.channels[2]),
+                                  ('teacher_global', teacher_global, self.channels[3])):
+            if g.dim() < 2 or g.shape[:2] != (n, channels):
+                raise ValueError(f'{role} must be a descriptor ({n}, {channels}) or a map of so many channels, got '
+                                 f'{shape_of(g)}; mend: {role}_channels (or None), or the tap')
+        if labels is None and self.num_classes is not None:
+            raise ValueError(f"num_classes={self.num_classes} trains the teacher's estimators on labels, but none were "
+                             "given; mend: reads=dict(labels='batch.labels')")
+        if labels is not None and self.num_classes is None:
+            raise ValueError('labels were given, but there is no classifier to train on them; mend: num_classes=…')
+        if labels is not None and (labels.dim() not in (1, 3) or len(labels) != n):
+            raise ValueError(f'labels must be ({n},) or ({n}, H, W), got {shape_of(labels)}')
+
+
+def _check_inputs(student: Any, teacher: Any) -> None:
+    for role, maps in (('student', student), ('teacher', teacher)):
+        if not isinstance(maps, list | tuple):
+            raise TypeError(f'{role} must be a list of maps, one a stage, got {type(maps).__name__}; mend: '
+                            f"reads=dict({role}=['{role}.stage1', …])")
+        if any(x.dim() != 4 for x in maps):
+            raise ValueError(f'{role} needs maps (N, F, H, W), got {[shape_of(x) for x in maps]}')
+    _check_stages(student, teacher, 'student', 'teacher')
+    if len({len(x) for x in [*student, *teacher]}) != 1:
+        raise ValueError(f'the stages differ in their number of images: student {[len(x) for x in student]}, teacher '
+                         f'{[len(x) for x in teacher]}')
+
+
+def _check_stages(student: Sequence, teacher: Sequence, one: str, other: str) -> None:
+    if len(student) != len(teacher) or not len(student):
+        raise ValueError(f'{one} has {len(student)} stages, {other} {len(teacher)}; mend: lists of one length, stage '
+                         'beside stage')

@@ -1,0 +1,1 @@
+"""QUEST: assignments to a vocabulary of the teacher's features."""

@@ -1,0 +1,1 @@
+"""Relations: similarities and attention between places."""

@@ -1,0 +1,2 @@
+"""Decode heads that mmseg lacks."""
+from mmkd.models.decode_heads.depth_head import DepthHead as DepthHead

@@ -1,0 +1,1 @@
+"""What flows: the batch, and the record of what taps saw."""

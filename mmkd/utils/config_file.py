@@ -1,0 +1,66 @@
+"""Config files, read so that what is wrong in one is told with its file and line."""
+import os
+import traceback
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.utils import get_installed_path, is_installed
+
+from mmkd.utils.checks import nearest_file
+from mmkd.utils.explain import explain
+
+SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+
+def read_config(path: str) -> Config:
+    """Read a config file or ``pkg::path``.
+
+    Raises:
+        FileNotFoundError: It is not there; names the nearest one.
+        ValueError: It is no config, or running it fails; names the file, the line and the reason.
+    """
+    package, _, relative = path.rpartition('::')
+    if not package and not os.path.isfile(path):
+        kind = 'is a folder, not a file' if os.path.isdir(path) else f'is not there{nearest_file(Path(path))}'
+        raise FileNotFoundError(f'the config {path!r} {kind} (relative paths start at {os.getcwd()})')
+    if not path.endswith(SUFFIXES):
+        raise ValueError(f'the config {path!r} must be a file that ends in one of {SUFFIXES}')
+    folder = Path(get_installed_path(package)) / '.mim/configs' if package and is_installed(package) else None
+    if package and (folder is None or not (folder / relative).is_file()):
+        hint = ': no such package is installed' if folder is None else _nearest(folder, Path(relative))
+        raise FileNotFoundError(f'the config {path!r} is not there{hint}')
+    try:
+        return get_config(path) if package else Config.fromfile(path)
+    except Exception as error:
+        raise ValueError(f'{_place(error, path)}: {_reason(error)}') from error
+
+
+def _nearest(folder: Path, relative: Path) -> str:
+    """Return the nearest file of a package's configs, or the nearest of its folders where that is misspelt."""
+    while not (folder / relative).parent.is_dir():
+        relative = relative.parent
+    return nearest_file(folder / relative)
+
+
+def _place(error: Exception, path: str) -> str:
+    """Return the file, of the config and its bases, that mmengine was reading, and the line."""
+    file, line, told = path, getattr(error, 'lineno', None), f'the config {path!r}'
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_name == '_file2dict':
+            file = str(frame.f_locals.get('filename', file))
+        if frame.f_code.co_filename == file:
+            line = number
+    if file != path and not path.endswith(file):
+        told += f', by {file!r} among its _base_'
+    return told + (f', line {line}' if line else '')
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return 'its _base_ files name each other in a circle. Mend: take one of them out'
+    if isinstance(error, FileNotFoundError):
+        missing = Path(str(error.filename or ''))
+        return f'{explain(error)}{nearest_file(missing)}. Mend: paths of _base_ start at the file that names them'
+    text = explain(error).split(', the current sys.path')[0]
+    return f'{type(error).__name__}: {text}. Mend: a config is a Python file that runs by itself, of assignments'

@@ -1,0 +1,152 @@
+"""A run's folder: which run holds it, which files of a run lie there, what was left half written."""
+import errno
+import json
+import os
+import re
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmengine.logging import print_log
+
+from mmkd.utils.atomic import PART
+from mmkd.utils.checks import printable
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+LOCK = 'run.lock'
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of some network file systems
+_NO_OWNER = (ValueError, KeyError, TypeError, RecursionError, OverflowError)  # whatever stands in the file
+_held: dict[Path, tuple[int, int]] = {}
+
+
+def hold(folder: str | Path) -> None:
+    """Hold a folder for this process, until :func:`release` or its end, whatever ends it.
+
+    ``run.lock`` in it says host and process. The lock itself is the kernel's, of the process and not of its forks: it
+    is gone with ``kill -9``, while data loader workers may live on for seconds. Where the file system knows no locks,
+    what the file says is believed as long as that process lives.
+
+    Raises:
+        RuntimeError: A run that lives holds it; says which.
+    """
+    path = Path(folder).absolute() / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if _held.get(path, (0, 0))[0] == os.getpid():
+        return
+    handle = _lock(path)
+    before = os.pread(handle, 4096, 0)
+    if before:
+        print_log(f'{path} was left by a run that is over ({_owner(before)}); it is taken over', logger='current')
+    mine = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(mine).encode(), 0)
+    _held[path] = os.getpid(), handle
+
+
+def release(folder: str | Path) -> None:
+    """Let go of a folder that this process holds; the lock file goes too."""
+    path = Path(folder).absolute() / LOCK
+    pid, handle = _held.pop(path, (0, 0))
+    if pid == os.getpid():
+        path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _lock(path: Path) -> int:
+    """Return an open, locked file at ``path``."""
+    while True:
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            raise RuntimeError(f'{path} is a link or no file, and would be written over. Mend: delete it')
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o644)
+        try:
+            if fcntl is None:
+                raise OSError(errno.ENOSYS, 'no locks here')
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            content = os.pread(handle, 4096, 0)
+            if error.errno in _NO_LOCKS and not _lives(content):
+                return handle
+            os.close(handle)
+            raise RuntimeError(f'{path.parent} is in use by another run ({_owner(content)}): two runs in one folder '
+                               'would overwrite the files of each other. Mend: another --work-dir, or wait until it '
+                               f'ends; where it is known to be over, delete {path}') from error
+        try:
+            if os.path.samestat(os.stat(path), os.fstat(handle)):
+                return handle
+        except FileNotFoundError:
+            pass
+        os.close(handle)  # its last owner deleted it between the two lines
+
+
+def _owner(content: bytes) -> str:
+    try:
+        said = json.loads(content)
+        return printable(f'process {said["pid"]} on {said["host"]}, since {said["since"]}')
+    except _NO_OWNER:
+        return f'{LOCK} says: {printable(content.decode(errors="replace"), 80)!r}'
+
+
+def _lives(content: bytes) -> bool:
+    """Return whether the process that a lock file names may live; one of another host cannot be asked."""
+    try:
+        said = json.loads(content)
+        pid = int(said['pid'])
+        if said['host'] == socket.gethostname():
+            os.kill(pid, 0)
+    except (*_NO_OWNER, ProcessLookupError):
+        return False
+    except OSError:  # it is another user's
+        return True
+    return pid != os.getpid()
+
+
+def is_checkpoint_name(name: str, template: str) -> bool:
+    """Return whether a file is called as a checkpoint hook calls its own: ``iter_4.pth``, ``best_mIoU_iter_4.pth``.
+
+    >>> [is_checkpoint_name(name, 'iter_{}.pth') for name in ('iter_4.pth', 'best_a_iter_4.pth', '../iter_4.pth')]
+    [True, True, False]
+    """
+    return re.fullmatch(rf'(best_[^/\\]+_)?{_numbered(template)}', name) is not None
+
+
+def _numbered(template: str) -> str:
+    """Return the pattern of what a template makes of whole numbers: ``iter_{}.pth``, ``iter_{:06d}.pth``."""
+    return r'(\d+)'.join(map(re.escape, re.split(r'\{[^{}]*\}', template)))
+
+
+def newest_checkpoint(checkpoints: Path, template: str) -> str | None:
+    """Return the checkpoint of the highest number, best ones aside; None where there is none."""
+    found = ((re.fullmatch(_numbered(template), file.name), file) for file in checkpoints.glob('*.pth'))
+    numbered = [(int(match[1]), str(file)) for match, file in found if match and match.groups()]
+    return max(numbered)[1] if numbered else None
+
+
+def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[Path]:
+    """Yield what a run wrote: checkpoints, their students, ``last_checkpoint``, ``run.json``; logs are left alone."""
+    for file in sorted(checkpoints.glob('*.pth')):
+        if is_checkpoint_name(file.name, template):
+            yield file
+    for file in sorted(_students(work_dir, '*')):
+        if re.fullmatch(r'(iter|epoch)_\d+\.pth|config\.py', file.name):
+            yield file
+    for folder in dict.fromkeys((work_dir, checkpoints)):
+        yield from (file for file in (folder / 'last_checkpoint', folder / 'run.json') if file.is_file())
+
+
+def _students(work_dir: Path, pattern: str) -> Iterator[Path]:
+    """Yield files of the students' folder, where it is one: a link may lead to what is not of this run."""
+    folder = work_dir / 'student'
+    return iter(()) if folder.is_symlink() else folder.rglob(pattern)
+
+
+def sweep(*folders: Path) -> None:
+    """Delete what killed runs left half written in these folders, ``<name>.<pid>.part``."""
+    for folder in folders:
+        for file in [*folder.glob(f'*{PART}'), *_students(folder, f'*{PART}')]:
+            if re.search(rf'\.\d+{re.escape(PART)}$', file.name) and file.is_file():
+                file.unlink(missing_ok=True)
