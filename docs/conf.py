@@ -60,6 +60,7 @@ python_maximum_signature_line_length = 100
 nitpick_ignore_regex = [('py:.*', r'(?!mmkd\.).*|.*\._\w+')]
 copybutton_exclude = '.linenos, .gp, .go'
 
+
 class Room(SphinxDirective):
     """``room`` shows the docstrings of modules and packages, module by module."""
 
@@ -83,16 +84,23 @@ def modules_of(name: str) -> list[str]:
     return [name, *(module.name for module in found if '._' not in module.name)]
 
 
-def escape_star(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+def escape_star(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
     """Keep the star of shapes such as (N, C, *S) from opening an emphasis."""
     lines[:] = [re.sub(r'(?<![\\*\w])\*(?=S\b)', r'\\*', line) for line in lines]
 
 
-def find_moved(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Element) -> nodes.Element | None:
+def find_moved(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Element
+) -> nodes.Element | None:
     """Resolve a name by which mmkd exports or registers what is documented in another module."""
     package, _, last = node.get('reftarget', '').rpartition('.')
-    found = [entry for name, entry in env.domains['py'].objects.items() if name.rpartition('.')[2] == last]
-    if package not in ('', 'mmkd') and not package.startswith('mmkd.') or len(found) != 1:
+    if node.get('refdomain') != 'py' or package.partition('.')[0] not in ('', 'mmkd'):
+        return None
+    objects = env.domains['py'].objects.items()
+    found = [entry for name, entry in objects if name.rpartition('.')[2] == last]
+    if len(found) != 1:
         return None
     page, anchor = found[0].docname, found[0].node_id
     return make_refnode(app.builder, node['refdoc'], page, anchor, text)
@@ -100,7 +108,8 @@ def find_moved(app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nod
 
 def show_math(self: HTML5Translator, node: nodes.Element) -> None:
     """Write an equation as MathML, which browsers show without a script from another site."""
-    tex = re.sub(r'\\[bB]ig+(?![a-zA-Z])', '', node.astext())  # brackets of MathML stretch by themselves
+    # tex2mathml knows no \\big; brackets of MathML stretch by themselves
+    tex = re.sub(r'\\[bB]ig+(?![a-zA-Z])', '', node.astext())
     try:
         self.body.append(tex2mathml(tex, as_block=isinstance(node, nodes.math_block)))
     except MathError as error:

@@ -17,7 +17,12 @@ from mmkd.registry import HOOKS, build_part
 ROOT = Path(__file__).resolve().parents[1]
 GUIDES = sorted((ROOT / 'docs').rglob('*.md'))
 RECIPES = sorted((ROOT / 'configs').glob('*/README.md'))
-DOCUMENTS = [*sorted(ROOT.glob('*.md')), *GUIDES, *RECIPES, *sorted((ROOT / 'benchmarks').glob('*.md'))]
+DOCUMENTS = [
+    *sorted(ROOT.glob('*.md')),
+    *GUIDES,
+    *RECIPES,
+    *sorted((ROOT / 'benchmarks').glob('*.md')),
+]
 HISTORY = ('CHANGELOG.md',)  # names what has been, too
 
 
@@ -33,10 +38,18 @@ def without_code(document: Path) -> str:
     return re.sub(r'```.*?```|`[^`\n]*`', '', document.read_text(), flags=re.DOTALL)
 
 
-BLOCKS = [(name_of(document), block) for document in DOCUMENTS for block in blocks_of(name_of(document))]
-OWN_PARTS = ('docs/advanced_guides/add-a-loss.md', 'docs/advanced_guides/add-a-schedule.md')  # they register their own
-SETTINGS = [(name, block) for name, block in BLOCKS
-            if name not in OWN_PARTS and re.search(r'(objectives|noise|schedules|levels) ?=', block)]
+BLOCKS = [
+    (name_of(document), block) for document in DOCUMENTS for block in blocks_of(name_of(document))
+]
+OWN_PARTS = (
+    'docs/advanced_guides/add-a-loss.md',
+    'docs/advanced_guides/add-a-schedule.md',
+)  # they register their own
+SETTINGS = [
+    (name, block)
+    for name, block in BLOCKS
+    if name not in OWN_PARTS and re.search(r'(objectives|noise|schedules|levels) ?=', block)
+]
 
 
 def test_the_loss_of_the_guide_passes_its_own_test(tmp_path):
@@ -45,9 +58,23 @@ def test_the_loss_of_the_guide_passes_its_own_test(tmp_path):
     (tmp_path / 'test_channel_wise.py').write_text(test)
     (tmp_path / 'config.py').write_text(config)
     (tmp_path / 'pytest.ini').write_text('[pytest]\n')
-    command = [sys.executable, '-m', 'pytest', '-q', '--doctest-modules', '--rootdir', str(tmp_path), str(tmp_path)]
-    run = subprocess.run(command, cwd=tmp_path, env={'PYTHONPATH': f'{ROOT}:{tmp_path}', 'PATH': ''},
-                         capture_output=True, text=True)
+    command = [
+        sys.executable,
+        '-m',
+        'pytest',
+        '-q',
+        '--doctest-modules',
+        '--rootdir',
+        str(tmp_path),
+        str(tmp_path),
+    ]
+    run = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env={'PYTHONPATH': f'{ROOT}:{tmp_path}', 'PATH': ''},
+        capture_output=True,
+        text=True,
+    )
     assert '4 passed' in run.stdout, run.stdout + run.stderr
 
 
@@ -103,7 +130,9 @@ def test_parts_of_the_configs_build(document, block):
 
 @pytest.mark.parametrize('document', [d for d in DOCUMENTS if d.name not in HISTORY], ids=name_of)
 def test_files_that_documents_name_exist(document):
-    named = re.findall(r'`((?:mmkd|tools|configs|docs|tests|benchmarks|examples)/[\w./-]+)`', document.read_text())
+    named = re.findall(
+        r'`((?:mmkd|tools|configs|docs|tests|benchmarks|examples)/[\w./-]+)`', document.read_text()
+    )
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
@@ -115,7 +144,9 @@ def anchors_in(document: Path) -> set[str]:
 @pytest.mark.parametrize('document', DOCUMENTS, ids=name_of)
 def test_links_lead_somewhere(document):
     text = without_code(document)
-    links = re.findall(r'\]\(([^)\s]+)\)', text) + re.findall(r'^\[[\w ]+\]: (\S+)$', text, re.MULTILINE)
+    links = re.findall(r'\]\(([^)\s]+)\)', text) + re.findall(
+        r'^\[[\w ]+\]: (\S+)$', text, re.MULTILINE
+    )
     broken = []
     for link in links:
         path, _, anchor = link.partition('#')
@@ -130,7 +161,11 @@ def test_links_lead_somewhere(document):
 @pytest.mark.parametrize('document', DOCUMENTS, ids=name_of)
 def test_no_line_is_wider_than_120_columns(document):
     lines = enumerate(document.read_text().splitlines(), 1)
-    assert [f'line {n}' for n, line in lines if len(line) > 120 and not re.fullmatch(r'\W*https?://\S+', line)] == []
+    assert [
+        f'line {n}'
+        for n, line in lines
+        if len(line) > 120 and not re.fullmatch(r'\W*https?://\S+', line)
+    ] == []
 
 
 def test_the_readme_is_short():
@@ -145,9 +180,13 @@ def test_numbers_of_the_readme_stand_in_the_results():
 
 
 def test_every_page_of_the_site_has_a_link_to_it():
-    listed = re.findall(r'^(/?[\w-]+(?:/[\w-]+)*)$', (ROOT / 'docs' / 'index.md').read_text(), re.MULTILINE)
+    listed = re.findall(
+        r'^(/?[\w-]+(?:/[\w-]+)*)$', (ROOT / 'docs' / 'index.md').read_text(), re.MULTILINE
+    )
     for folder in ('user_guides', 'advanced_guides', 'methods', 'api'):
-        pages = re.findall(r'^([\w-]+)$', (ROOT / 'docs' / folder / 'index.md').read_text(), re.MULTILINE)
+        pages = re.findall(
+            r'^([\w-]+)$', (ROOT / 'docs' / folder / 'index.md').read_text(), re.MULTILINE
+        )
         listed += [f'{folder}/{page}' for page in pages]
     roots = [ROOT if page.startswith('/') else ROOT / 'docs' for page in listed]
     files = {root / f'{page.lstrip("/")}.md' for root, page in zip(roots, listed, strict=True)}
@@ -160,18 +199,32 @@ def test_every_module_is_in_the_api():
     shown = re.findall(r'^```{room} (.+)$', '\n'.join(pages), re.MULTILINE)
     shown = ' '.join(shown).split()
     modules = [module.name for module in walk_packages(mmkd.__path__, 'mmkd.')]
-    missing = [m for m in modules if not any(m == name or m.startswith(f'{name}.') for name in shown)]
+    missing = [
+        m for m in modules if not any(m == name or m.startswith(f'{name}.') for name in shown)
+    ]
     assert [m for m in missing if m != 'mmkd.__main__'] == []
 
 
 def test_the_citation_is_of_this_version():
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert citation['version'] == mmkd.__version__
-    assert {'cff-version', 'message', 'title', 'authors', 'license', 'date-released'} <= citation.keys()
-    assert f'## [{mmkd.__version__}] - {citation["date-released"]}' in (ROOT / 'CHANGELOG.md').read_text()
+    assert {
+        'cff-version',
+        'message',
+        'title',
+        'authors',
+        'license',
+        'date-released',
+    } <= citation.keys()
+    assert (
+        f'## [{mmkd.__version__}] - {citation["date-released"]}'
+        in (ROOT / 'CHANGELOG.md').read_text()
+    )
 
 
-@pytest.mark.parametrize('template', sorted((ROOT / '.github' / 'ISSUE_TEMPLATE').glob('*.md')), ids=lambda t: t.stem)
+@pytest.mark.parametrize(
+    'template', sorted((ROOT / '.github' / 'ISSUE_TEMPLATE').glob('*.md')), ids=lambda t: t.stem
+)
 def test_issue_templates_have_a_head(template):
     head = yaml.safe_load(template.read_text().split('---')[1])
     assert {'name', 'about', 'labels'} <= head.keys()
