@@ -1,7 +1,7 @@
-"""How `make docs` builds the site: every Markdown page where it lies in the repository, and the docstrings.
+"""How `make docs` builds the site: Markdown pages where they lie, and the docstrings.
 
-The source folder is the repository itself, so a link between two files is the same on the site as it is
-in a checkout. Nothing is downloaded.
+The source folder is the repository itself, so a link between two files is the same on the site as
+it is in a checkout. Nothing is downloaded.
 """
 
 import re
