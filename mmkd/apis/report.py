@@ -257,7 +257,7 @@ def _conditions(rows: Sequence[Row], less: bool) -> str:
         told = {label: ', '.join(values) for label, values in each.items() if values}
         if len(set(told.values())) > 1 or (each is budgets and any(len(values) > 1 for values in each.values())):
             lines.append(f'{title}: {"; ".join(f"{label} {values}" for label, values in told.items())}.')
-    return fill(' '.join(lines), 120, break_long_words=False, break_on_hyphens=False) + '\n'
+    return ' '.join(lines) + '\n'
 
 
 def _budget(record: dict[str, Any]) -> str:
@@ -268,6 +268,8 @@ def _budget(record: dict[str, Any]) -> str:
 
 def write_into(path: Path, name: str, table: str) -> None:
     """Replace what stands between ``<!-- report NAME -->`` and ``<!-- end of report NAME -->`` in a file.
+
+    Sentences are wrapped at 120 columns, rows of the table are not.
 
     Raises:
         ValueError: The file cannot be read, lacks one of the two lines, or has it twice.
@@ -282,4 +284,7 @@ def write_into(path: Path, name: str, table: str) -> None:
         raise ValueError(f'{path} has no place for the table. Mend: the lines {begin} and {end}, once each, in this '
                          'order')
     head, rest = text.split(begin)
-    write_atomically(f'{head}{begin}\n{table}{end}{rest.split(end)[1]}'.encode(), path)
+    lines = [line if line.startswith('|') else
+             fill(line, 120, break_long_words=False, break_on_hyphens=False) for line in table.splitlines()]
+    new = '\n'.join([begin, *lines, end])
+    write_atomically(f'{head}{new}{rest.split(end)[1]}'.encode(), path)
