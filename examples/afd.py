@@ -1,11 +1,13 @@
 """AFD on handwritten digits without any config: sized to run quickly, not to follow the paper.
 
-Two small networks see few labelled digits and have no teacher. They are trained alone; by mutual learning, each from
-the other's logits; with their last feature maps aligned directly as well; and by AFD, where each has a critic that
-tells its maps from its peer's. One forward of each network serves three optimizers: SGD steps on the logit loss, Adam
-on the map loss of the same weights, Adam on the critics. All gradients are taken before any step: what a step changes
-in place, a later backward could not go through. Runs on a CPU in seconds: python examples/afd.py
+Two small networks see few labelled digits and have no teacher. They are trained alone; by mutual
+learning, each from the other's logits; with their last feature maps aligned directly as well; and
+by AFD, where each has a critic that tells its maps from its peer's. One forward of each network
+serves three optimizers: SGD steps on the logit loss, Adam on the map loss of the same weights, Adam
+on the critics. All gradients are taken before any step: what a step changes in place, a later
+backward could not go through. Runs on a CPU in seconds: python examples/afd.py
 """
+
 import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
@@ -22,7 +24,9 @@ def digits() -> Data:
     """Return 1,797 images (N, 1, 8, 8) of digits, shuffled, and their labels."""
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    return torch.from_numpy(data.images).float().unsqueeze(1)[order] / 16, torch.from_numpy(data.target)[order]
+    return torch.from_numpy(data.images).float().unsqueeze(1)[order] / 16, torch.from_numpy(
+        data.target
+    )[order]
 
 
 class Classifier(nn.Module):
@@ -31,8 +35,13 @@ class Classifier(nn.Module):
     def __init__(self, width: int = 16) -> None:
         super().__init__()
         self.features = nn.Sequential(
-            nn.Conv2d(1, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, 2, 1), nn.BatchNorm2d(2 * width), nn.ReLU())
+            nn.Conv2d(1, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, 2 * width, 3, 2, 1),
+            nn.BatchNorm2d(2 * width),
+            nn.ReLU(),
+        )
         self.classify = nn.Linear(2 * width, 10)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,14 +69,24 @@ def train(method: str, data: Data, seed: int, steps: int) -> list[Classifier]:
     torch.manual_seed(seed)
     images, labels = data
     peers = [Classifier().train() for _ in range(2)]
-    logit, align = PixelWiseKLLoss(tau=3.), FeatureL1Loss()
-    judges = nn.ModuleList(AdversarialLoss(
-        mode='lsgan', sigmoid=True, critic=dict(type='FeatureMapCritic', in_channels=32, size=(4, 4))) for _ in peers)
+    logit, align = PixelWiseKLLoss(tau=3.0), FeatureL1Loss()
+    judges = nn.ModuleList(
+        AdversarialLoss(
+            mode='lsgan',
+            sigmoid=True,
+            critic=dict(type='FeatureMapCritic', in_channels=32, size=(4, 4)),
+        )
+        for _ in peers
+    )
     weights = [p for peer in peers for p in peer.parameters()]
-    optimizers = dict(logit=torch.optim.SGD(weights, lr=.1, momentum=.9, nesterov=True, weight_decay=5e-4))
+    optimizers = dict(
+        logit=torch.optim.SGD(weights, lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    )
     if method == 'AFD':
-        optimizers |= dict(feature=torch.optim.Adam(weights, lr=1e-4),
-                           critic=torch.optim.Adam([p for j in judges for p in j.critic.parameters()], lr=1e-4))
+        optimizers |= dict(
+            feature=torch.optim.Adam(weights, lr=1e-4),
+            critic=torch.optim.Adam([p for j in judges for p in j.critic.parameters()], lr=1e-4),
+        )
     decay = [torch.optim.lr_scheduler.CosineAnnealingLR(o, steps) for o in optimizers.values()]
     for _ in range(steps):
         pick = torch.randint(len(images), (32,))
@@ -101,7 +120,11 @@ def main(seeds: int = 5, steps: int = 200) -> dict[str, float]:
     few, test = ((images[part], labels[part]) for part in (slice(0, SIZE), slice(1000, None)))
     found = {}
     for method in METHODS:
-        scores = [accuracy(peer, test) for seed in range(seeds) for peer in train(method, few, seed, steps)]
+        scores = [
+            accuracy(peer, test)
+            for seed in range(seeds)
+            for peer in train(method, few, seed, steps)
+        ]
         found[method] = sum(scores) / len(scores)
         print(f'{method}: {found[method]:.1f} % of new digits, mean of two peers and {seeds} seeds')
     return found

@@ -1,18 +1,20 @@
 """Ensemble Distribution Distillation on digits without any config: the settings run quickly, they are not the paper's.
 
-Five networks learn from few labelled digits. One network of the same size then learns the *distribution* of their
-predictions on unlabelled digits, a Dirichlet: it predicts nearly as well as all five together, and its knowledge
-uncertainty tells digits from what is no digit. Runs on a CPU in seconds: python examples/ensemble_distribution.py
+Five networks learn from few labelled digits. One network of the same size then learns the
+*distribution* of their predictions on unlabelled digits, a Dirichlet: it predicts nearly as well as
+all five together, and its knowledge uncertainty tells digits from what is no digit. Runs on a CPU
+in seconds: python examples/ensemble_distribution.py
 """
+
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from mmkd.metrics import dirichlet_uncertainty, nll, ood_auroc
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from mmkd.losses import ProxyDirichletLoss
-from mmkd.metrics import dirichlet_uncertainty, nll, ood_auroc
 
 MEMBERS = 5
 
@@ -23,15 +25,21 @@ def digits() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     order = torch.randperm(len(data.target), generator=g)
     images = torch.from_numpy(data.data).float()[order] / 16
-    return images + .3 * torch.randn(images.shape, generator=g), torch.from_numpy(data.target)[order]
+    return images + 0.3 * torch.randn(images.shape, generator=g), torch.from_numpy(data.target)[
+        order
+    ]
 
 
 def network() -> nn.Module:
     """Return a small classifier."""
-    return nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10))
+    return nn.Sequential(
+        nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 10)
+    )
 
 
-def train(seed: int, size: int, loss: Callable[[nn.Module, Tensor], Tensor], steps: int = 400) -> nn.Module:
+def train(
+    seed: int, size: int, loss: Callable[[nn.Module, Tensor], Tensor], steps: int = 400
+) -> nn.Module:
     """Train a network: ``loss(model, pick)`` is its loss on the samples ``pick`` of ``size``."""
     torch.manual_seed(seed)
     model = network()
@@ -52,8 +60,10 @@ def main() -> tuple[float, float, float]:
     """Return the accuracy of the ensemble, of a member on average, and of the distilled network."""
     images, labels = digits()
     few, unlabelled, test, truth = images[:150], images[:1000], images[1000:], labels[1000:]
-    members = [train(seed, len(few), lambda model, pick: F.cross_entropy(model(few[pick]), labels[pick]))
-               for seed in range(MEMBERS)]
+    members = [
+        train(seed, len(few), lambda model, pick: F.cross_entropy(model(few[pick]), labels[pick]))
+        for seed in range(MEMBERS)
+    ]
     distil = ProxyDirichletLoss()
 
     @torch.no_grad()
@@ -61,20 +71,31 @@ def main() -> tuple[float, float, float]:
         """Return the logits (M, N, C) of all members."""
         return torch.stack([member(x) for member in members])
 
-    student = train(MEMBERS, len(unlabelled), lambda model, pick: distil(
-        model(unlabelled[pick]), teachers=ensemble(unlabelled[pick])), steps=1000)
+    student = train(
+        MEMBERS,
+        len(unlabelled),
+        lambda model, pick: distil(model(unlabelled[pick]), teachers=ensemble(unlabelled[pick])),
+        steps=1000,
+    )
 
     with torch.no_grad():
         of_members, distilled = ensemble(test).log_softmax(-1), student(test)
         mean = of_members.exp().mean(0).log()
-        scrambled = test[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]  # no digits any more
-        knowledge = dirichlet_uncertainty(student(torch.cat([test, scrambled])).exp() + 1)['knowledge']
+        scrambled = test[
+            :, torch.randperm(64, generator=torch.Generator().manual_seed(0))
+        ]  # no digits any more
+        knowledge = dirichlet_uncertainty(student(torch.cat([test, scrambled])).exp() + 1)[
+            'knowledge'
+        ]
     for name, logits in dict(ensemble=mean, member=of_members[0], distilled=distilled).items():
         print(f'{name:9}: accuracy {accuracy(logits, truth):.1f}, NLL {nll(logits, truth):.3f}')
     auroc = ood_auroc(knowledge, torch.arange(len(knowledge)) >= len(test))
     print(f'scrambled digits found by knowledge uncertainty: AUROC {auroc:.2f}')
-    return (accuracy(mean, truth), sum(accuracy(logits, truth) for logits in of_members) / MEMBERS,
-            accuracy(distilled, truth))
+    return (
+        accuracy(mean, truth),
+        sum(accuracy(logits, truth) for logits in of_members) / MEMBERS,
+        accuracy(distilled, truth),
+    )
 
 
 if __name__ == '__main__':

@@ -1,20 +1,22 @@
 """KD from internal representations on handwritten digits without any config: sized to run quickly.
 
-A vision transformer of four layers, which saw many labelled digits, teaches one of two layers, which has few. The
-student begins as layers 2 and 4 of the teacher; its attention and its [CLS] states learn from the same layers, stacked:
-the lower pair first, then both, then the labels, soft and hard. It is compared with the same student, from the same
-weights, for as many steps, by the labels alone, and by soft and hard labels. Runs on a CPU in seconds:
-python examples/internal_representations.py
+A vision transformer of four layers, which saw many labelled digits, teaches one of two layers,
+which has few. The student begins as layers 2 and 4 of the teacher; its attention and its [CLS]
+states learn from the same layers, stacked: the lower pair first, then both, then the labels, soft
+and hard. It is compared with the same student, from the same weights, for as many steps, by the
+labels alone, and by soft and hard labels. Runs on a CPU in seconds: python
+examples/internal_representations.py
 """
+
 import copy
 
 import torch
 import torch.nn.functional as F
+from mmkd.schedules import Stacked
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from mmkd.losses import AttentionKLLoss, HiddenCosineLoss, PixelWiseKLLoss
-from mmkd.schedules import Stacked
 
 Data = tuple[Tensor, Tensor]
 LEVELS = Stacked(levels=[['lower'], ['upper'], ['labels']])
@@ -36,7 +38,9 @@ class Layer(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return states (N, L, D) and attention (N, h, L, L)."""
@@ -50,7 +54,7 @@ class Transformer(nn.Module):
 
     def __init__(self, depth: int, width: int = 32) -> None:
         super().__init__()
-        self.embed, self.places = nn.Linear(4, width), nn.Parameter(.1 * torch.randn(17, width))
+        self.embed, self.places = nn.Linear(4, width), nn.Parameter(0.1 * torch.randn(17, width))
         self.layers = nn.ModuleList(Layer(width) for _ in range(depth))
         self.classify = nn.Linear(width, 10)
 
@@ -63,18 +67,25 @@ class Transformer(nn.Module):
         return self.classify(x[:, 0]), states, attentions
 
 
-def train(model: Transformer, data: Data, steps: int, teacher: Transformer | None = None, levels: bool = False
-          ) -> Transformer:
+def train(
+    model: Transformer,
+    data: Data,
+    steps: int,
+    teacher: Transformer | None = None,
+    levels: bool = False,
+) -> Transformer:
     """Train by the labels; with a teacher by soft ones too; with levels by what is inside it first."""
     torch.manual_seed(0)
     images, labels = data
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    soft, rows, cosine = PixelWiseKLLoss(tau=2.), AttentionKLLoss(), HiddenCosineLoss()
+    soft, rows, cosine = PixelWiseKLLoss(tau=2.0), AttentionKLLoss(), HiddenCosineLoss()
     for step in range(steps):
         pick = torch.randint(len(images), (32,))
         logits, states, attentions = model(images[pick])
-        active = LEVELS.active(min(8 * step // steps, 2)) if levels else {'labels'}  # an eighth, an eighth, the rest
+        active = (
+            LEVELS.active(min(8 * step // steps, 2)) if levels else {'labels'}
+        )  # an eighth, an eighth, the rest
         loss = F.cross_entropy(logits, labels[pick]) if 'labels' in active else logits.new_zeros(())
         if teacher is not None:
             with torch.no_grad():
@@ -101,17 +112,31 @@ def accuracy(model: Transformer, data: Data) -> float:
 def main(steps: int = 400, teacher_steps: int = 600) -> dict[str, float]:
     """Return the accuracy of the teacher and of its students."""
     images, labels = digits()
-    few, many, test = ((images[part], labels[part]) for part in (slice(0, 60), slice(0, 1000), slice(1000, None)))
+    few, many, test = (
+        (images[part], labels[part]) for part in (slice(0, 60), slice(0, 1000), slice(1000, None))
+    )
     torch.manual_seed(0)
     teacher = train(Transformer(4), many, teacher_steps)
     student = Transformer(2)
-    student.load_state_dict({**teacher.state_dict(), **{
-        f'layers.{m}.{key}': value for m in range(2) for key, value in teacher.layers[2 * m + 1].state_dict().items()
-    }}, strict=False)
+    student.load_state_dict(
+        {
+            **teacher.state_dict(),
+            **{
+                f'layers.{m}.{key}': value
+                for m in range(2)
+                for key, value in teacher.layers[2 * m + 1].state_dict().items()
+            },
+        },
+        strict=False,
+    )
     found = dict(teacher=accuracy(teacher, test))
-    for name, way in dict(alone=dict(), soft=dict(teacher=teacher), stacked=dict(teacher=teacher, levels=True)).items():
+    for name, way in dict(
+        alone=dict(), soft=dict(teacher=teacher), stacked=dict(teacher=teacher, levels=True)
+    ).items():
         found[name] = accuracy(train(copy.deepcopy(student), few, steps, **way), test)
-    print('accuracy on new digits:', ', '.join(f'{name} {value:.1f}' for name, value in found.items()))
+    print(
+        'accuracy on new digits:', ', '.join(f'{name} {value:.1f}' for name, value in found.items())
+    )
     return found
 
 

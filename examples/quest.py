@@ -1,9 +1,11 @@
 """QUEST on handwritten digits without any config: the settings are chosen to run quickly, not to follow the paper.
 
-A teacher saw many labelled digits, a student has few. It is trained twice from the same weights for as many steps on
-the same images: alone, and while it also predicts, at every position of its feature map, which words of a vocabulary
-the teacher's features are near to. Runs on a CPU in seconds: python examples/quest.py
+A teacher saw many labelled digits, a student has few. It is trained twice from the same weights for
+as many steps on the same images: alone, and while it also predicts, at every position of its
+feature map, which words of a vocabulary the teacher's features are near to. Runs on a CPU in
+seconds: python examples/quest.py
 """
+
 import copy
 
 import torch
@@ -38,8 +40,13 @@ class Classifier(nn.Module):
         return self.classify(feature.mean((2, 3))), feature
 
 
-def train(model: Classifier, data: tuple[Tensor, Tensor], steps: int, quest: AssignmentKLLoss | None = None,
-          teacher: Classifier | None = None) -> Classifier:
+def train(
+    model: Classifier,
+    data: tuple[Tensor, Tensor],
+    steps: int,
+    quest: AssignmentKLLoss | None = None,
+    teacher: Classifier | None = None,
+) -> Classifier:
     """Train with the labels, and with the words of a teacher where there is one."""
     torch.manual_seed(0)
     images, labels = data
@@ -73,19 +80,27 @@ def accuracy(model: Classifier, data: tuple[Tensor, Tensor]) -> float:
 def main(student_steps: int = 200, teacher_steps: int = 200) -> tuple[float, float, float]:
     """Return the accuracy of the teacher, the student alone and the student with QUEST."""
     images, labels = digits()
-    few, many, test = ((images[part], labels[part]) for part in (slice(0, 60), slice(0, 1000), slice(1000, None)))
+    few, many, test = (
+        (images[part], labels[part]) for part in (slice(0, 60), slice(0, 1000), slice(1000, None))
+    )
     torch.manual_seed(0)
     teacher = train(Classifier(64), many, teacher_steps)
     torch.manual_seed(0)
     student = Classifier(16)
 
-    quest = AssignmentKLLoss(student_channels=16, teacher_channels=64, num_words=32, tau='auto', gamma=10.)
+    quest = AssignmentKLLoss(
+        student_channels=16, teacher_channels=64, num_words=32, tau='auto', gamma=10.0
+    )
     with torch.no_grad():  # one vector a position, of the training images as they are tested
         quest.vocabulary.fit(teacher(few[0])[1].movedim(1, -1).reshape(-1, 64), seed=0)
     alone = train(copy.deepcopy(student), few, student_steps)
     taught = train(copy.deepcopy(student), few, student_steps, quest, teacher)
     result = accuracy(teacher, test), accuracy(alone, test), accuracy(taught, test)
-    print('accuracy on new digits: teacher {:.1f}, student alone {:.1f}, student with QUEST {:.1f}'.format(*result))
+    print(
+        'accuracy on new digits: teacher {:.1f}, student alone {:.1f}, student with QUEST {:.1f}'.format(
+            *result
+        )
+    )
     return result
 
 

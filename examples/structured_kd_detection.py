@@ -1,11 +1,13 @@
 """Structured KD for detection on toy data without any config: every level's scores and features.
 
-Coloured discs of two sizes under heavy noise are found by a network with two levels, each with a sigmoid a class for
-'the middle of a disc of my size is here'. A teacher saw many images, a student has few; it is trained twice from the
-same weights for as many steps: alone, and with the binary divergence of the scores and the pair-wise term of the
-features, averaged over the levels, on images without boxes. Detectors of mmdet do the same through their configs, see
+Coloured discs of two sizes under heavy noise are found by a network with two levels, each with a
+sigmoid a class for 'the middle of a disc of my size is here'. A teacher saw many images, a student
+has few; it is trained twice from the same weights for as many steps: alone, and with the binary
+divergence of the scores and the pair-wise term of the features, averaged over the levels, on images
+without boxes. Detectors of mmdet do the same through their configs, see
 docs/user_guides/detection.md. Runs on a CPU in seconds: python examples/structured_kd_detection.py
 """
+
 import copy
 
 import torch
@@ -25,8 +27,10 @@ def scenes(count: int, seed: int) -> tuple[Tensor, Levels]:
     images = torch.zeros(count, 3, SIZE, SIZE)
     middles = [torch.zeros(count, CLASSES, SIZE // stride, SIZE // stride) for stride in STRIDES]
     for level in (1, 1, 0, 0, 0):  # large discs first, which small ones may cover
-        kind, cy, cx = (torch.randint(0, high, (count,), generator=g) for high in (CLASSES, SIZE, SIZE))
-        inside = (y - cy[:, None, None])**2 + (x - cx[:, None, None])**2 <= RADII[level]**2
+        kind, cy, cx = (
+            torch.randint(0, high, (count,), generator=g) for high in (CLASSES, SIZE, SIZE)
+        )
+        inside = (y - cy[:, None, None]) ** 2 + (x - cx[:, None, None]) ** 2 <= RADII[level] ** 2
         colour = F.one_hot(kind, CLASSES).float()[:, :, None, None]
         images = torch.where(inside[:, None], colour, images)
         middles[level][torch.arange(count), kind, cy // STRIDES[level], cx // STRIDES[level]] = 1
@@ -38,13 +42,16 @@ class Detector(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+
         def block(fan_in: int, stride: int) -> nn.Sequential:
-            return nn.Sequential(nn.Conv2d(fan_in, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU())
+            return nn.Sequential(
+                nn.Conv2d(fan_in, width, 3, stride, 1), nn.BatchNorm2d(width), nn.ReLU()
+            )
 
         self.stem = nn.Sequential(block(3, 2), block(width, 2))
         self.fine, self.coarse = block(width, 1), block(width, 2)
         self.score = nn.Conv2d(width, CLASSES, 1)
-        nn.init.constant_(self.score.bias, -3.)  # most places hold no middle
+        nn.init.constant_(self.score.bias, -3.0)  # most places hold no middle
 
     def forward(self, images: Tensor) -> tuple[Levels, Levels]:
         """Return scores and features."""
@@ -53,25 +60,42 @@ class Detector(nn.Module):
         return [self.score(feature) for feature in features], features
 
 
-def train(model: Detector, data: tuple[Tensor, Levels], steps: int, teacher: Detector | None = None,
-          unlabelled: Tensor | None = None) -> Detector:
+def train(
+    model: Detector,
+    data: tuple[Tensor, Levels],
+    steps: int,
+    teacher: Detector | None = None,
+    unlabelled: Tensor | None = None,
+) -> Detector:
     """Train with the boxes, and with what a teacher says of images without."""
     torch.manual_seed(0)
     images, middles = data
-    score, pair = BinaryKLLoss(loss_weight=3. / len(STRIDES)), PairWiseAffinityLoss(loss_weight=1. / len(STRIDES))
+    score, pair = (
+        BinaryKLLoss(loss_weight=3.0 / len(STRIDES)),
+        PairWiseAffinityLoss(loss_weight=1.0 / len(STRIDES)),
+    )
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     model.train()
     for _ in range(steps):
         pick = torch.randint(len(images), (16,))
         scores, _ = model(images[pick])
-        loss = sum(F.binary_cross_entropy_with_logits(scores[k], middles[k][pick], reduction='sum')
-                   for k in range(len(STRIDES))) / 100
+        loss = (
+            sum(
+                F.binary_cross_entropy_with_logits(scores[k], middles[k][pick], reduction='sum')
+                for k in range(len(STRIDES))
+            )
+            / 100
+        )
         if teacher is not None and unlabelled is not None:
             x = unlabelled[torch.randint(len(unlabelled), (16,))]
             (scores, features), (teacher_scores, teacher_features) = model(x), teacher(x)
             for k in range(len(STRIDES)):
-                loss = loss + score(scores[k], teacher_scores[k]) + pair(features[k], teacher_features[k])
+                loss = (
+                    loss
+                    + score(scores[k], teacher_scores[k])
+                    + pair(features[k], teacher_features[k])
+                )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -83,7 +107,9 @@ def train(model: Detector, data: tuple[Tensor, Levels], steps: int, teacher: Det
 def average_precision(model: Detector, data: tuple[Tensor, Levels]) -> float:
     """Return the area under precision over recall of all places, classes and levels, in percent."""
     images, middles = data
-    scores, truth = (torch.cat([x.flatten() for x in levels]) for levels in (model(images)[0], middles))
+    scores, truth = (
+        torch.cat([x.flatten() for x in levels]) for levels in (model(images)[0], middles)
+    )
     hits = truth[scores.argsort(descending=True)]
     precision = hits.cumsum(0) / torch.arange(1, len(hits) + 1)
     return 100 * float((precision * hits).sum() / hits.sum())
@@ -91,14 +117,28 @@ def average_precision(model: Detector, data: tuple[Tensor, Levels]) -> float:
 
 def main(student_steps: int = 150, teacher_steps: int = 300) -> tuple[float, float, float]:
     """Return average precision of the teacher, the student alone and the distilled student."""
-    few, many, test, more = scenes(64, seed=1), scenes(512, seed=2), scenes(256, seed=3), scenes(512, seed=4)
+    few, many, test, more = (
+        scenes(64, seed=1),
+        scenes(512, seed=2),
+        scenes(256, seed=3),
+        scenes(512, seed=4),
+    )
     torch.manual_seed(0)
     teacher = train(Detector(48), many, teacher_steps)
     student = Detector(12)
     alone = train(copy.deepcopy(student), few, student_steps)
     distilled = train(copy.deepcopy(student), few, student_steps, teacher, more[0])
-    result = average_precision(teacher, test), average_precision(alone, test), average_precision(distilled, test)
-    print('average precision: teacher {:.1f}, student alone {:.1f}, student with Structured KD {:.1f}'.format(*result))
+    result = (
+        average_precision(teacher, test),
+        average_precision(alone, test),
+        average_precision(distilled, test),
+    )
+    print(
+        (
+            'average precision: teacher {:.1f}, student alone {:.1f}, student with Structured KD '
+            '{:.1f}'
+        ).format(*result)
+    )
     return result
 
 

@@ -1,4 +1,5 @@
 """mmkd: knowledge distillation for dense prediction with mm configs."""
+
 import sys
 
 from mmkd import compat as compat  # first: the stack must be mended before it is used

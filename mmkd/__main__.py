@@ -1,4 +1,5 @@
 """``python -m mmkd TOOL …`` (or ``mmkd TOOL …``): the tools of ``tools/``, also where mmkd came as a wheel."""
+
 import runpy
 import sys
 from pathlib import Path
@@ -17,7 +18,11 @@ def main() -> None:
     tools = sorted(file.stem for file in TOOLS.glob('*.py'))
     name = sys.argv[1].replace('-', '_') if len(sys.argv) > 1 else ''
     if name not in tools:
-        wrong = f'mmkd has no tool {name!r}{nearest(name, tools)}\n' if name not in ('', '__help', '_h') else ''
+        wrong = (
+            f'mmkd has no tool {name!r}{nearest(name, tools)}\n'
+            if name not in ('', '__help', '_h')
+            else ''
+        )
         raise SystemExit(f'{wrong}usage: mmkd {{{",".join(tools)}}} …; mmkd TOOL --help says more')
     sys.argv = [f'mmkd {name}', *sys.argv[2:]]
     runpy.run_path(str(TOOLS / f'{name}.py'), run_name='__main__')

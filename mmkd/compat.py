@@ -1,4 +1,5 @@
 """What today's OpenMMLab stack needs before anything of it is used; imported first."""
+
 import io
 import os
 import warnings
@@ -13,7 +14,8 @@ SAME_FOLDER = {
     'onedl-mmcv': ('mmcv', 'mmcv-lite', 'mmcv-full'),
     'onedl-mmsegmentation': ('mmsegmentation',),
     'onedl-mmdetection': ('mmdet',),
-    'onedl-mmpretrain': ('mmpretrain',)}
+    'onedl-mmpretrain': ('mmpretrain',),
+}
 
 
 def _installed(name: str) -> bool:
@@ -31,27 +33,37 @@ def refuse_two_distributions() -> None:
         ImportError: both distributions of a package are installed; whichever
             was installed last has overwritten files of the other. Names all.
     """
-    pairs = [(upstream, fork) for fork, upstreams in SAME_FOLDER.items() for upstream in upstreams
-             if _installed(fork) and _installed(upstream)]
+    pairs = [
+        (upstream, fork)
+        for fork, upstreams in SAME_FOLDER.items()
+        for upstream in upstreams
+        if _installed(fork) and _installed(upstream)
+    ]
     if not pairs:
         return
     forks = list(dict.fromkeys(fork for _, fork in pairs))
     both = ', '.join(f'{upstream} and {fork}' for upstream, fork in pairs)
     remove = ' '.join([*(upstream for upstream, _ in pairs), *forks])
-    raise ImportError(f'{both} are both installed and write into the same folder. Mend: '
-                      f'pip uninstall -y {remove} && pip install {" ".join(forks)}')
+    raise ImportError(
+        f'{both} are both installed and write into the same folder. Mend: '
+        f'pip uninstall -y {remove} && pip install {" ".join(forks)}'
+    )
 
 
 def mend_config_paths() -> None:
     """Make ``mmseg::…`` and ``mmkd::…`` resolve, in ``get_config`` and in ``_base_``.
 
-    Unmended, ``mmseg::…`` pip-installs upstream packages under the fork, and ``mmkd::…`` is refused.
+    Unmended, ``mmseg::…`` pip-installs upstream packages under the fork, and ``mmkd::…`` is
+    refused.
 
-    mmengine also marks what an external base holds with that package as scope. The configs of mmkd are mmseg configs
-    with some ``mmkd.`` parts: under the mark, ``IoUMetric`` and ``PackSegInputs`` would be looked for in mmkd, in vain.
-    So ``_base_ = 'mmkd::…'`` leaves the scope to the config that inherits.
+    mmengine also marks what an external base holds with that package as scope. The configs of mmkd
+    are mmseg configs with some ``mmkd.`` parts: under the mark, ``IoUMetric`` and ``PackSegInputs``
+    would be looked for in mmkd, in vain. So ``_base_ = 'mmkd::…'`` leaves the scope to the config
+    that inherits.
     """
-    from mmengine.config import Config  # imported here: a folder that two distributions share may not even import
+    from mmengine.config import (
+        Config,
+    )  # imported here: a folder that two distributions share may not even import
     from mmengine.config.utils import MODULE2PACKAGE
 
     for module in ('mmseg', 'mmdet', 'mmpretrain', 'mmkd'):
@@ -75,9 +87,11 @@ def import_data_sets() -> None:
 
 
 MENDS = {
-    'mmdet': "pip install 'mmkd[det]', and mmcv with its compiled operations: pip install --no-build-isolation "
-             '--no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an hour)',
-    'mmpretrain': 'pip install onedl-mmpretrain, and a torchvision for this torch'}
+    'mmdet': "pip install 'mmkd[det]', and mmcv with its compiled operations: pip install "
+    '--no-build-isolation '
+    '--no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an hour)',
+    'mmpretrain': 'pip install onedl-mmpretrain, and a torchvision for this torch',
+}
 
 
 def require_library(scope: str, kind: object, what: str) -> None:
@@ -96,15 +110,17 @@ def require_library(scope: str, kind: object, what: str) -> None:
     try:
         import_module(f'{scope}.models')
     except ImportError as error:
-        raise ImportError(f'{what} uses {scope}, which does not import here ({error}). Mend: '
-                          f'{MENDS[scope]}') from error
+        raise ImportError(
+            f'{what} uses {scope}, which does not import here ({error}). Mend: {MENDS[scope]}'
+        ) from error
 
 
 def read_checkpoints_as_data() -> None:
     """Have mmengine read every file by mmkd's reader: ``load_from``, ``resume``, ``Pretrained``, ``init_model``.
 
-    mmengine's own loads a file that ``weights_only=True`` refuses once more without it, which runs the code that it may
-    hold; its downloads are loaded so at once; and ``last_checkpoint`` may name any file and any URL.
+    mmengine's own loads a file that ``weights_only=True`` refuses once more without it, which runs
+    the code that it may hold; its downloads are loaded so at once; and ``last_checkpoint`` may name
+    any file and any URL.
     """
     from mmengine import runner as runners
     from mmengine.runner import _flexible_runner, checkpoint, runner
@@ -114,10 +130,14 @@ def read_checkpoints_as_data() -> None:
 
     checkpoint._safe_torch_load = load_for_mmengine
 
-    def load_url(url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True) -> Any:
+    def load_url(
+        url: str, model_dir: str | None = None, map_location: Any = None, progress: bool = True
+    ) -> Any:
         return load_for_mmengine(url)
 
-    def load_from_local(filename: str, map_location: Any = None) -> Any:  # mmengine's names no other file
+    def load_from_local(
+        filename: str, map_location: Any = None
+    ) -> Any:  # mmengine's names no other file
         return load_for_mmengine(os.path.expanduser(filename))
 
     checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)

@@ -1,4 +1,5 @@
 """Registries of scope ``mmkd``: children of mmengine's, so every mm package builds ``mmkd.<Name>``."""
+
 import inspect
 from contextlib import suppress
 from typing import Any
@@ -12,18 +13,32 @@ from mmkd.utils.checks import check_keys, nearest
 _PARTS = ['mmkd.losses', 'mmkd.connectors', 'mmkd.models', 'mmkd.noise', 'mmkd.distiller']
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=_PARTS)
 DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['mmkd.datasets'])
-DATA_SAMPLERS = Registry('data sampler', parent=root.DATA_SAMPLERS, scope='mmkd', locations=['mmkd.datasets'])
-TRANSFORMS = Registry('transform', parent=root.TRANSFORMS, scope='mmkd', locations=['mmkd.datasets'])
+DATA_SAMPLERS = Registry(
+    'data sampler', parent=root.DATA_SAMPLERS, scope='mmkd', locations=['mmkd.datasets']
+)
+TRANSFORMS = Registry(
+    'transform', parent=root.TRANSFORMS, scope='mmkd', locations=['mmkd.datasets']
+)
 METRICS = Registry('metric', parent=root.METRICS, scope='mmkd', locations=['mmkd.evaluation'])
 LOOPS = Registry('loop', parent=root.LOOPS, scope='mmkd', locations=['mmkd.engine.runner'])
-HOOKS = Registry('hook', parent=root.HOOKS, scope='mmkd', locations=['mmkd.engine.hooks', 'mmkd.losses.quest.hook'])
+HOOKS = Registry(
+    'hook',
+    parent=root.HOOKS,
+    scope='mmkd',
+    locations=['mmkd.engine.hooks', 'mmkd.losses.quest.hook'],
+)
 MODEL_WRAPPERS = Registry(
-    'model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.engine.runner'])
+    'model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.engine.runner']
+)
 OPTIM_WRAPPERS = Registry(
-    'optim wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd.engine.optimizers'])
+    'optim wrapper', parent=root.OPTIM_WRAPPERS, scope='mmkd', locations=['mmkd.engine.optimizers']
+)
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor', parent=root.OPTIM_WRAPPER_CONSTRUCTORS, scope='mmkd',
-    locations=['mmkd.engine.optimizers'])
+    'optimizer wrapper constructor',
+    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
+    scope='mmkd',
+    locations=['mmkd.engine.optimizers'],
+)
 
 
 def build_part(config: Any, where: str = 'a part of mmkd') -> Any:
@@ -37,7 +52,8 @@ def build_part(config: Any, where: str = 'a part of mmkd') -> Any:
         where: How errors call it.
 
     Raises:
-        TypeError: Neither a config nor a module; an argument that the class does not take, with its nearest match.
+        TypeError: Neither a config nor a module; an argument that the class does not take, with its
+            nearest match.
         KeyError: The type is not registered; names the nearest one.
     """
     if isinstance(config, nn.Module):
@@ -48,13 +64,22 @@ def build_part(config: Any, where: str = 'a part of mmkd') -> Any:
     kind = config['type']
     if isinstance(kind, str):
         # A name with an unknown prefix is answered by a RuntimeError.
-        with suppress(RuntimeError), MODELS.switch_scope_and_registry(config['_scope_']) as registry:
+        with (
+            suppress(RuntimeError),
+            MODELS.switch_scope_and_registry(config['_scope_']) as registry,
+        ):
             kind = registry.get(kind)
     if kind is None or isinstance(kind, str):
         name = config['type'].split('.')[-1]
-        raise KeyError(f"{where}: {config['type']!r} is not registered{nearest(name, MODELS.module_dict)} "
-                       f"({name} is not in the {config['_scope_']}::model registry)")
+        raise KeyError(
+            f'{where}: {config["type"]!r} is not registered{nearest(name, MODELS.module_dict)} '
+            f'({name} is not in the {config["_scope_"]}::model registry)'
+        )
     parameters = inspect.signature(kind).parameters
     if all(p.kind != p.VAR_KEYWORD for p in parameters.values()):
-        check_keys([key for key in config if key not in ('type', '_scope_')], parameters, f'{where} {kind.__name__}')
+        check_keys(
+            [key for key in config if key not in ('type', '_scope_')],
+            parameters,
+            f'{where} {kind.__name__}',
+        )
     return MODELS.build(config)

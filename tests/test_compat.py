@@ -1,4 +1,7 @@
-"""The mends of the stack: external config paths resolve without an installer, mixed distributions are refused."""
+"""The mends of the stack: external config paths resolve without an installer, mixed distributions
+are refused.
+"""
+
 import os
 import subprocess
 import sys
@@ -38,7 +41,8 @@ def direct() -> Config:
     return Config.fromfile(Path(mmseg.__file__).parent / '.mim' / 'configs' / PSPNET)
 
 
-# ------------------------------------------------------------------------------------------------ mmseg:: paths
+# ------------------------------------------------------------------------------------------------
+# mmseg:: paths
 def test_get_config_finds_mmseg_without_installing() -> None:
     cfg = get_config(f'mmseg::{PSPNET}')
     assert cfg.model.backbone.depth == 18
@@ -55,7 +59,9 @@ def test_the_stack_as_it_comes_would_install_upstream(monkeypatch: pytest.Monkey
 
 def test_base_from_mmseg_resolves_in_its_scope(tmp_path: Path) -> None:
     config = tmp_path / 'mine.py'
-    config.write_text(f"_base_ = 'mmseg::{PSPNET}'\nmodel = dict(decode_head=dict(num_classes=11))\n")
+    config.write_text(
+        f"_base_ = 'mmseg::{PSPNET}'\nmodel = dict(decode_head=dict(num_classes=11))\n"
+    )
     cfg = Config.fromfile(config)
     expected = direct().model.to_dict()
     expected['decode_head']['num_classes'] = 11
@@ -68,20 +74,26 @@ def test_modules_stand_for_themselves(module: str) -> None:
     assert MODULE2PACKAGE[module] == module
 
 
-# ------------------------------------------------------------------------------------------------- mmkd:: paths
+# -------------------------------------------------------------------------------------------------
+# mmkd:: paths
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder that mmengine takes for the installed mmkd, with one config in its ``.mim``."""
+    """Return a folder that mmengine takes for the installed mmkd, with one config in its
+    ``.mim``.
+    """
     folder = tmp_path / 'installed'
     config = folder / '.mim' / 'configs' / 'paper' / 'recipe.py'
     config.parent.mkdir(parents=True)
     config.write_text(
         "val_evaluator = dict(type='IoUMetric')\n"
-        "model = dict(type='mmseg.FCNHead', num_convs=0, concat_input=False, in_channels=4, channels=4,\n"
-        "             num_classes=2, loss_decode=dict(type='CrossEntropyLoss'))\n")
+        "model = dict(type='mmseg.FCNHead', num_convs=0, concat_input=False, in_channels=4, "
+        'channels=4,\n'
+        "             num_classes=2, loss_decode=dict(type='CrossEntropyLoss'))\n"
+    )
     (folder / '.mim' / 'model-index.yml').write_text('Import: [configs/paper/metafile.yml]\n')
     (config.parent / 'metafile.yml').write_text(
-        'Models: [{Name: recipe, Config: configs/paper/recipe.py, Weights: weights.pth}]\n')
+        'Models: [{Name: recipe, Config: configs/paper/recipe.py, Weights: weights.pth}]\n'
+    )
     monkeypatch.setattr(mmengine.config.config, 'get_installed_path', lambda name: str(folder))
     monkeypatch.setattr(mmengine.hub.hub, 'get_installed_path', lambda name: str(folder))
     return folder
@@ -96,7 +108,9 @@ def test_get_config_finds_mmkd(package: Path) -> None:
 def test_base_from_mmkd_keeps_the_scope_of_the_heir(tmp_path: Path) -> None:
     (tmp_path / 'mine.py').write_text("_base_ = 'mmkd::paper/recipe.py'\n")
     cfg = Config.fromfile(tmp_path / 'mine.py')
-    assert cfg.val_evaluator == dict(type='IoUMetric')  # no _scope_='mmkd', in which there is no IoUMetric
+    assert cfg.val_evaluator == dict(
+        type='IoUMetric'
+    )  # no _scope_='mmkd', in which there is no IoUMetric
     with DefaultScope.overwrite_default_scope('mmseg'):
         assert type(METRICS.build(cfg.val_evaluator)) is mmseg.evaluation.IoUMetric
 
@@ -107,7 +121,8 @@ def test_get_model_builds_bare_mmseg_names() -> None:
     assert sum(p.numel() for p in model.parameters()) == 4 * 2 + 2  # the classifier, its bias
 
 
-# ------------------------------------------------------------------------------------------ two distributions
+# ------------------------------------------------------------------------------------------ two
+# distributions
 def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     def distribution(name: str) -> Distribution:
         if name not in names:
@@ -117,27 +132,50 @@ def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(compat, 'distribution', distribution)
 
 
-@pytest.mark.parametrize(('fork', 'upstream'), [
-    ('onedl-mmengine', 'mmengine'), ('onedl-mmengine', 'mmengine-lite'), ('onedl-mmcv', 'mmcv'),
-    ('onedl-mmcv', 'mmcv-lite'), ('onedl-mmcv', 'mmcv-full'), ('onedl-mmsegmentation', 'mmsegmentation'),
-    ('onedl-mmdetection', 'mmdet'), ('onedl-mmpretrain', 'mmpretrain')])
-def test_two_distributions_are_refused(monkeypatch: pytest.MonkeyPatch, fork: str, upstream: str) -> None:
+@pytest.mark.parametrize(
+    ('fork', 'upstream'),
+    [
+        ('onedl-mmengine', 'mmengine'),
+        ('onedl-mmengine', 'mmengine-lite'),
+        ('onedl-mmcv', 'mmcv'),
+        ('onedl-mmcv', 'mmcv-lite'),
+        ('onedl-mmcv', 'mmcv-full'),
+        ('onedl-mmsegmentation', 'mmsegmentation'),
+        ('onedl-mmdetection', 'mmdet'),
+        ('onedl-mmpretrain', 'mmpretrain'),
+    ],
+)
+def test_two_distributions_are_refused(
+    monkeypatch: pytest.MonkeyPatch, fork: str, upstream: str
+) -> None:
     installed(monkeypatch, fork, upstream)
     with pytest.raises(ImportError) as error:
         compat.refuse_two_distributions()
     assert str(error.value) == (
         f'{upstream} and {fork} are both installed and write into the same folder. '
-        f'Mend: pip uninstall -y {upstream} {fork} && pip install {fork}')
+        f'Mend: pip uninstall -y {upstream} {fork} && pip install {fork}'
+    )
 
 
 def test_all_pairs_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed(monkeypatch, 'onedl-mmengine', 'mmengine', 'onedl-mmcv', 'mmcv-lite', 'mmcv', 'onedl-mmsegmentation')
+    installed(
+        monkeypatch,
+        'onedl-mmengine',
+        'mmengine',
+        'onedl-mmcv',
+        'mmcv-lite',
+        'mmcv',
+        'onedl-mmsegmentation',
+    )
     with pytest.raises(ImportError) as error:
         compat.refuse_two_distributions()
     assert str(error.value) == (
-        'mmengine and onedl-mmengine, mmcv and onedl-mmcv, mmcv-lite and onedl-mmcv are both installed and write into '
-        'the same folder. Mend: pip uninstall -y mmengine mmcv mmcv-lite onedl-mmengine onedl-mmcv && pip install '
-        'onedl-mmengine onedl-mmcv')
+        'mmengine and onedl-mmengine, mmcv and onedl-mmcv, mmcv-lite and onedl-mmcv are both '
+        'installed and write into '
+        'the same folder. Mend: pip uninstall -y mmengine mmcv mmcv-lite onedl-mmengine '
+        'onedl-mmcv && pip install '
+        'onedl-mmengine onedl-mmcv'
+    )
 
 
 def test_every_name_of_mmengine_for_the_newest_checkpoint_and_for_urls_is_mmkds() -> None:
@@ -156,12 +194,18 @@ def test_every_name_of_mmengine_for_the_newest_checkpoint_and_for_urls_is_mmkds(
 
 def test_importing_mmkd_prints_nothing() -> None:
     code = 'import sys, mmkd; assert "mmseg.datasets" in sys.modules'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
-                          env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
     assert (done.returncode, done.stdout) == (0, ''), done.stderr
 
 
-def test_other_output_of_the_import_is_kept(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_other_output_of_the_import_is_kept(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     def noisy(name: str) -> None:
         print('Could not import OneDL\nyour dataset is deprecated\nCould not import OneDL')
 
@@ -170,10 +214,24 @@ def test_other_output_of_the_import_is_kept(monkeypatch: pytest.MonkeyPatch, cap
     assert capsys.readouterr().out == 'your dataset is deprecated\n'
 
 
-@pytest.mark.parametrize('names', [
-    [], ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'onedl-mmdetection', 'onedl-mmpretrain'],
-    ['mmengine', 'mmcv', 'mmsegmentation', 'mmdet', 'mmpretrain'], ['onedl-mmengine', 'mmdet']])
-def test_one_distribution_each_is_accepted(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+@pytest.mark.parametrize(
+    'names',
+    [
+        [],
+        [
+            'onedl-mmengine',
+            'onedl-mmcv',
+            'onedl-mmsegmentation',
+            'onedl-mmdetection',
+            'onedl-mmpretrain',
+        ],
+        ['mmengine', 'mmcv', 'mmsegmentation', 'mmdet', 'mmpretrain'],
+        ['onedl-mmengine', 'mmdet'],
+    ],
+)
+def test_one_distribution_each_is_accepted(
+    monkeypatch: pytest.MonkeyPatch, names: list[str]
+) -> None:
     installed(monkeypatch, *names)
     compat.refuse_two_distributions()
 
@@ -181,10 +239,17 @@ def test_one_distribution_each_is_accepted(monkeypatch: pytest.MonkeyPatch, name
 def test_import_refuses_before_it_touches_the_stack(tmp_path: Path) -> None:
     for name in ('mmcv_lite', 'onedl_mmcv'):
         (tmp_path / f'{name}-2.3.6.dist-info').mkdir()
-        (tmp_path / f'{name}-2.3.6.dist-info' / 'METADATA').write_text(f'Name: {name}\nVersion: 2.3.6\n')
-    (tmp_path / 'mmengine.py').write_text("raise RuntimeError('a mixed folder may not even import')\n")
+        (tmp_path / f'{name}-2.3.6.dist-info' / 'METADATA').write_text(
+            f'Name: {name}\nVersion: 2.3.6\n'
+        )
+    (tmp_path / 'mmengine.py').write_text(
+        "raise RuntimeError('a mixed folder may not even import')\n"
+    )
     run = subprocess.run(
-        [sys.executable, '-c', 'import mmkd'], capture_output=True, text=True,
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])})
+        [sys.executable, '-c', 'import mmkd'],
+        capture_output=True,
+        text=True,
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )
     assert run.returncode == 1
     assert 'ImportError: mmcv-lite and onedl-mmcv are both installed' in run.stderr

@@ -1,4 +1,5 @@
 """The tools by name, wherever mmkd is installed."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,17 @@ from mmkd import __main__ as door
 TOOLS = {file.stem for file in (Path(__file__).parents[1] / 'tools').glob('*.py')}
 
 
-@pytest.mark.parametrize(('argument', 'message'), [
-    ('trian', r"mmkd has no tool 'trian'; did you mean 'train'"), (None, r'^usage: mmkd \{benchmark,demo,doctor,'),
-    ('--help', r'^usage: mmkd \{benchmark')])
-def test_a_tool_that_is_not_there(argument: str | None, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ('argument', 'message'),
+    [
+        ('trian', r"mmkd has no tool 'trian'; did you mean 'train'"),
+        (None, r'^usage: mmkd \{benchmark,demo,doctor,'),
+        ('--help', r'^usage: mmkd \{benchmark'),
+    ],
+)
+def test_a_tool_that_is_not_there(
+    argument: str | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, 'argv', ['mmkd', *([argument] if argument else [])])
     with pytest.raises(SystemExit, match=message) as raised:
         door.main()
@@ -21,8 +29,12 @@ def test_a_tool_that_is_not_there(argument: str | None, message: str, monkeypatc
 
 
 def test_a_tool_runs_from_any_folder(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, '-m', 'mmkd', 'export-student', 'none.pth', 'out'], cwd=tmp_path,
-                          capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'mmkd', 'export-student', 'none.pth', 'out'],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1
     assert 'checkpoint none.pth does not exist' in done.stderr
     assert 'Traceback' not in done.stderr

@@ -1,4 +1,7 @@
-"""What users install: a wheel and an editable install carry ``.mim``, and ``mmkd::…`` paths resolve from both."""
+"""What users install: a wheel and an editable install carry ``.mim``, and ``mmkd::…`` paths resolve
+from both.
+"""
+
 import os
 import re
 import shutil
@@ -16,9 +19,19 @@ from packaging.requirements import Requirement
 from mmkd.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ['setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml', 'configs', 'tools', 'mmkd']
+SOURCES = [
+    'setup.py',
+    'pyproject.toml',
+    'MANIFEST.in',
+    'LICENSE',
+    'model-index.yml',
+    'configs',
+    'tools',
+    'mmkd',
+]
 IGNORE = shutil.ignore_patterns('__pycache__', '.mim', '*.egg-info')
-# run from an unrelated folder: where mmkd lies, and every config reached by its public name, directly and as a base
+# run from an unrelated folder: where mmkd lies, and every config reached by its public name,
+# directly and as a base
 PROBE = """
 import sys
 from pathlib import Path
@@ -49,14 +62,26 @@ def run(*command: str, cwd: Path, pythonpath: Path | None = None) -> str:
 
 
 def pip(*arguments: str, cwd: Path) -> None:
-    run(sys.executable, '-m', 'pip', *arguments, '--quiet', '--no-deps', '--no-build-isolation', cwd=cwd)
+    run(
+        sys.executable,
+        '-m',
+        'pip',
+        *arguments,
+        '--quiet',
+        '--no-deps',
+        '--no-build-isolation',
+        cwd=cwd,
+    )
 
 
 def shipped(folder: Path) -> set[str]:
     """Return the shipped files below ``folder``, by path."""
-    return {str(path.relative_to(folder)) for part in ('configs', 'tools', 'model-index.yml')
-            for path in [folder / part, *(folder / part).rglob('*')]
-            if path.is_file() and '__pycache__' not in path.parts}
+    return {
+        str(path.relative_to(folder))
+        for part in ('configs', 'tools', 'model-index.yml')
+        for path in [folder / part, *(folder / part).rglob('*')]
+        if path.is_file() and '__pycache__' not in path.parts
+    }
 
 
 def copy_checkout(folder: Path) -> Path:
@@ -70,7 +95,9 @@ def copy_checkout(folder: Path) -> Path:
 
 @pytest.fixture(scope='module')
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder that holds an unpacked wheel, as ``pip install`` leaves it; the wheel is built from an sdist."""
+    """Return a folder that holds an unpacked wheel, as ``pip install`` leaves it; the wheel is
+    built from an sdist.
+    """
     folder = tmp_path_factory.mktemp('wheel')
     checkout = copy_checkout(folder / 'checkout')
     run(sys.executable, 'setup.py', '--quiet', 'sdist', cwd=checkout)
@@ -81,9 +108,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def probe(folder: Path, elsewhere: Path) -> tuple[Path, int]:
-    """Return where mmkd's ``.mim`` was found and how many configs it holds, seen from another working folder."""
+    """Return where mmkd's ``.mim`` was found and how many configs it holds, seen from another
+    working folder.
+    """
     elsewhere.mkdir()
-    line = re.search(r'^PROBE (.+) (\d+)$', run(sys.executable, '-c', PROBE, cwd=elsewhere, pythonpath=folder), re.M)
+    line = re.search(
+        r'^PROBE (.+) (\d+)$',
+        run(sys.executable, '-c', PROBE, cwd=elsewhere, pythonpath=folder),
+        re.M,
+    )
     assert line
     return Path(line[1]), int(line[2])
 
@@ -99,11 +132,21 @@ def test_wheel_carries_configs_and_tools(site: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_editable_install_links_to_the_checkout(tmp_path: Path) -> None:
     checkout = copy_checkout(tmp_path / 'checkout')
-    pip('install', '--ignore-installed', '--prefix', str(tmp_path / 'prefix'), '--editable', '.', cwd=checkout)
+    pip(
+        'install',
+        '--ignore-installed',
+        '--prefix',
+        str(tmp_path / 'prefix'),
+        '--editable',
+        '.',
+        cwd=checkout,
+    )
     mim = checkout / 'mmkd' / '.mim'
     assert sorted(path.name for path in mim.iterdir()) == ['configs', 'model-index.yml', 'tools']
     assert (mim / 'configs').resolve() == checkout / 'configs'
-    pip('wheel', '--wheel-dir', str(tmp_path), '.', cwd=checkout)  # links in the sources do not reach a wheel
+    pip(
+        'wheel', '--wheel-dir', str(tmp_path), '.', cwd=checkout
+    )  # links in the sources do not reach a wheel
     with zipfile.ZipFile(tmp_path / f'mmkd-{__version__}-py3-none-any.whl') as archive:
         assert len(archive.namelist()) == len(set(archive.namelist()))
         assert 'mmkd/.mim/model-index.yml' in archive.namelist()
@@ -120,11 +163,16 @@ def test_model_index_and_metafiles_name_what_exists() -> None:
         collections = {collection['Name'] for collection in metafile['Collections']}
         for model in metafile['Models']:
             assert model['In Collection'] in collections
-            assert (ROOT / model['Config']).is_file(), f'{path} lists {model["Config"]}, which does not exist'
+            assert (ROOT / model['Config']).is_file(), (
+                f'{path} lists {model["Config"]}, which does not exist'
+            )
             assert model['Name'] == Path(model['Config']).stem
             listed.append(model['Config'])
-    existing = [str(path.relative_to(ROOT)) for path in (ROOT / 'configs').glob('[!_]*/*.py')
-                if path.parent.name != 'demo']  # the demo is no paper's recipe
+    existing = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / 'configs').glob('[!_]*/*.py')
+        if path.parent.name != 'demo'
+    ]  # the demo is no paper's recipe
     assert sorted(listed) == sorted(existing)
 
 
@@ -134,11 +182,21 @@ def test_pins_lie_within_the_ranges_of_the_wheel(site: Path) -> None:
     for line in (ROOT / 'requirements' / 'constraints.txt').read_text().splitlines():
         if line and not line.startswith('#'):
             pin = Requirement(line)
-            version, = pin.specifier
+            (version,) = pin.specifier
             assert version.operator == '==', f'{line} is no exact pin'
             pins[pin.name.lower()] = version.version
     requires = map(Requirement, Distribution.at(site / f'mmkd-{__version__}.dist-info').requires)
-    bounded = {requirement.name: requirement.specifier for requirement in requires if requirement.specifier}
+    bounded = {
+        requirement.name: requirement.specifier for requirement in requires if requirement.specifier
+    }
     assert '2.5.1' not in bounded['torch'], 'it loads no checkpoint safely'
-    assert bounded.keys() >= {'torch', 'numpy', 'onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation'}
-    assert {name: pins[name] for name, allowed in bounded.items() if pins[name] not in allowed} == {}
+    assert bounded.keys() >= {
+        'torch',
+        'numpy',
+        'onedl-mmengine',
+        'onedl-mmcv',
+        'onedl-mmsegmentation',
+    }
+    assert {
+        name: pins[name] for name, allowed in bounded.items() if pins[name] not in allowed
+    } == {}

@@ -1,4 +1,5 @@
 """Check a config before training by it: members, taps, objectives, optimizers, cost, and every problem."""
+
 import argparse
 import sys
 
@@ -15,16 +16,37 @@ from mmkd.utils.tables import make_console
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Check a config; exit status 1 where there are errors')
+    parser = argparse.ArgumentParser(
+        description='Check a config; exit status 1 where there are errors'
+    )
     parser.add_argument('config', help='config file, or pkg::path')
-    parser.add_argument('--fake-data', action='store_true', help='generated images in place of the data set')
-    parser.add_argument('--batches', type=count(1), default=4,
-                        help='training batches to check the labels of (default: 4)')
-    parser.add_argument('--val-batches', type=count(1), metavar='N', help='validation batches to read (default: all)')
-    parser.add_argument('--batch-size', type=count(1), help="images to measure on (default: 2; on a GPU the config's)")
-    parser.add_argument('--evaluate', type=count(0), default=0, metavar='N', help='evaluate teachers on N batches')
+    parser.add_argument(
+        '--fake-data', action='store_true', help='generated images in place of the data set'
+    )
+    parser.add_argument(
+        '--batches',
+        type=count(1),
+        default=4,
+        help='training batches to check the labels of (default: 4)',
+    )
+    parser.add_argument(
+        '--val-batches',
+        type=count(1),
+        metavar='N',
+        help='validation batches to read (default: all)',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=count(1),
+        help="images to measure on (default: 2; on a GPU the config's)",
+    )
+    parser.add_argument(
+        '--evaluate', type=count(0), default=0, metavar='N', help='evaluate teachers on N batches'
+    )
     parser.add_argument('--device', help='default: a GPU where there is one')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …'
+    )
     args = common_flags(parser).parse_args()
     if args.fake_data and args.evaluate:
         parser.error('--evaluate needs the validation data, which --fake-data leaves alone')
@@ -41,8 +63,15 @@ def main() -> None:
         report = Report()
         report.error(error)
     else:
-        report = diagnose(cfg, args.fake_data, args.batches, args.batch_size, args.evaluate, args.device,
-                          args.val_batches)
+        report = diagnose(
+            cfg,
+            args.fake_data,
+            args.batches,
+            args.batch_size,
+            args.evaluate,
+            args.device,
+            args.val_batches,
+        )
     report.print(make_console())
     sys.exit(0 if report.ok else 1)
 

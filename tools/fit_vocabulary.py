@@ -1,4 +1,5 @@
 """Fit the vocabularies of a QUEST config beforehand, for ``AssignmentKLLoss(vocabulary=…)``: runs share them so."""
+
 import argparse
 import tempfile
 from pathlib import Path
@@ -23,12 +24,24 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or pkg::path such as mmkd::quest/….py')
-    parser.add_argument('out', help='file to write (….pth), or a folder for <objective>.pth of every level')
-    parser.add_argument('--images', type=count(1), help='how many training images, evenly spaced (default: all)')
-    parser.add_argument('--max-vectors', type=count(1), default=MAX_VECTORS,
-                        help='vectors for each vocabulary, at most')
-    parser.add_argument('--seed', type=count(0), help="of positions and k-means (default: the config's)")
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …')
+    parser.add_argument(
+        'out', help='file to write (….pth), or a folder for <objective>.pth of every level'
+    )
+    parser.add_argument(
+        '--images', type=count(1), help='how many training images, evenly spaced (default: all)'
+    )
+    parser.add_argument(
+        '--max-vectors',
+        type=count(1),
+        default=MAX_VECTORS,
+        help='vectors for each vocabulary, at most',
+    )
+    parser.add_argument(
+        '--seed', type=count(0), help="of positions and k-means (default: the config's)"
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …'
+    )
     return common_flags(parser).parse_args()
 
 
@@ -40,21 +53,39 @@ def main() -> None:
         check_sections(cfg)
         for objective in ((cfg.get('model') or {}).get('objectives') or {}).values():
             if isinstance(objective, dict) and isinstance(objective.get('loss'), dict):
-                objective.loss.pop('vocabulary', None)  # what is to be written need not be there yet
+                objective.loss.pop(
+                    'vocabulary', None
+                )  # what is to be written need not be there yet
         runner = build_runner(prepare_config(cfg), args.verbose)
-        names = list(vocabulary_objectives(runner.model)) if hasattr(runner.model, 'teachers') else []
+        names = (
+            list(vocabulary_objectives(runner.model)) if hasattr(runner.model, 'teachers') else []
+        )
         if not names:
-            raise SystemExit(f'{args.config} has no AssignmentKLLoss among its objectives, so there is nothing to fit')
+            raise SystemExit(
+                f'{args.config} has no AssignmentKLLoss among its objectives, so there is nothing '
+                f'to fit'
+            )
         if args.out.endswith('.pth') and len(names) > 1:
-            raise SystemExit(f'{args.config} has the vocabularies {names}, one file holds one: give a folder')
+            raise SystemExit(
+                f'{args.config} has the vocabularies {names}, one file holds one: give a folder'
+            )
         seed = runner.seed if args.seed is None else args.seed
         loader = training_images(runner.cfg, images=args.images, seed=seed)
         reports = fit_vocabularies(runner.model, loader, max_vectors=args.max_vectors, seed=seed)
         for name, report in reports.items():
             path = Path(args.out) if args.out.endswith('.pth') else Path(args.out) / f'{name}.pth'
-            write_vocabulary(path, runner.model, name, config=args.config, images=len(loader.dataset), seed=seed,
-                             **report)
-            print(f'wrote {path}: {report}; use it by objectives.{name}.loss.vocabulary={str(path)!r}')
+            write_vocabulary(
+                path,
+                runner.model,
+                name,
+                config=args.config,
+                images=len(loader.dataset),
+                seed=seed,
+                **report,
+            )
+            print(
+                f'wrote {path}: {report}; use it by objectives.{name}.loss.vocabulary={str(path)!r}'
+            )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Collect runs into a table: python tools/report.py alone=work_dirs/a kd=work_dirs/b --baseline alone."""
+
 import argparse
 from pathlib import Path
 
@@ -9,13 +10,26 @@ from mmkd.apis.report import markdown, read_row, write_into
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Collect runs into a Markdown table')
-    parser.add_argument('work_dirs', nargs='+', metavar='[LABEL=]WORK_DIR',
-                        help='a run, or a folder with its runs seed_0, seed_1, …; one row each')
-    parser.add_argument('--metric', nargs='+', default=[], help='columns (default: mIoU, accuracy/top1, …)')
+    parser.add_argument(
+        'work_dirs',
+        nargs='+',
+        metavar='[LABEL=]WORK_DIR',
+        help='a run, or a folder with its runs seed_0, seed_1, …; one row each',
+    )
+    parser.add_argument(
+        '--metric', nargs='+', default=[], help='columns (default: mIoU, accuracy/top1, …)'
+    )
     parser.add_argument('--baseline', metavar='LABEL', help='the student alone: adds the gain')
-    parser.add_argument('--teacher', metavar='LABEL', help='adds how much of the gap to the teacher is closed')
-    parser.add_argument('--into', type=Path, metavar='FILE', help='write it there, between the lines <!-- report NAME '
-                                                                  '--> and <!-- end of report NAME -->')
+    parser.add_argument(
+        '--teacher', metavar='LABEL', help='adds how much of the gap to the teacher is closed'
+    )
+    parser.add_argument(
+        '--into',
+        type=Path,
+        metavar='FILE',
+        help='write it there, between the lines <!-- report NAME '
+        '--> and <!-- end of report NAME -->',
+    )
     parser.add_argument('--name', help='NAME of the place in --into')
     args = common_flags(parser).parse_args()
     if (args.into is None) != (args.name is None):
@@ -26,7 +40,12 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Print the table, or write it into a file."""
     args = parse_args()
-    table = markdown([read_row(argument) for argument in args.work_dirs], args.metric, args.baseline, args.teacher)
+    table = markdown(
+        [read_row(argument) for argument in args.work_dirs],
+        args.metric,
+        args.baseline,
+        args.teacher,
+    )
     if args.into is None:
         print(table, end='')
     else:

@@ -1,4 +1,5 @@
 """Test a checkpoint on its test set, on corrupted images, and under attack."""
+
 import argparse
 import json
 from pathlib import Path
@@ -7,7 +8,14 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 
 # isort: split
 from mmkd.apis.cli import count, run
-from mmkd.apis.launch import build_runner, check_checkpoint, load_config, parse_run, prepare_config, run_parser
+from mmkd.apis.launch import (
+    build_runner,
+    check_checkpoint,
+    load_config,
+    parse_run,
+    prepare_config,
+    run_parser,
+)
 from mmkd.apis.robustness import robustness
 from mmkd.apis.starting_weights import check_tested
 from mmkd.datasets.transforms.corrupt import CORRUPTIONS
@@ -19,12 +27,25 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = run_parser('Test a checkpoint on clean, corrupted and attacked images')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--images', type=count(1), help='so many, evenly spread over the test set (default: all)')
-    parser.add_argument('--corruptions', nargs='*', default=list(CORRUPTIONS), help='default: all; none: no corruption')
-    parser.add_argument('--severities', type=int, nargs='+', default=[3], help='1 to 5, averaged (default: 3)')
-    parser.add_argument('--epsilon', type=float, default=0.031, help='PGD, in [0, 1] pixels (default: 0.031)')
+    parser.add_argument(
+        '--images', type=count(1), help='so many, evenly spread over the test set (default: all)'
+    )
+    parser.add_argument(
+        '--corruptions',
+        nargs='*',
+        default=list(CORRUPTIONS),
+        help='default: all; none: no corruption',
+    )
+    parser.add_argument(
+        '--severities', type=int, nargs='+', default=[3], help='1 to 5, averaged (default: 3)'
+    )
+    parser.add_argument(
+        '--epsilon', type=float, default=0.031, help='PGD, in [0, 1] pixels (default: 0.031)'
+    )
     parser.add_argument('--step', type=float, default=0.003, help='of PGD (default: 0.003)')
-    parser.add_argument('--steps', type=count(0), default=20, help='of PGD; 0: no attack (default: 20)')
+    parser.add_argument(
+        '--steps', type=count(0), default=20, help='of PGD; 0: no attack (default: 20)'
+    )
     parser.add_argument('--json', type=Path, help='also write every number there')
     return parse_run(parser)
 
@@ -39,14 +60,23 @@ def main() -> None:
     check_tested(runner)
     attack = dict(epsilon=args.epsilon, step=args.step, steps=args.steps) if args.steps else None
     found = {}
-    for condition, metrics in robustness(runner, args.corruptions, args.severities, args.images, attack):
+    for condition, metrics in robustness(
+        runner, args.corruptions, args.severities, args.images, attack
+    ):
         found[condition] = metrics
         if args.json:  # after each, so that nothing is lost when a later one is cut off
             args.json.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(json.dumps(found, indent=1).encode(), args.json)
     keys = list(found['clean'])
-    print_table(make_console(), f'{args.checkpoint}: severities {args.severities}', ['condition', *keys],
-                [[condition, *(f'{metrics[key]:.2f}' for key in keys)] for condition, metrics in found.items()])
+    print_table(
+        make_console(),
+        f'{args.checkpoint}: severities {args.severities}',
+        ['condition', *keys],
+        [
+            [condition, *(f'{metrics[key]:.2f}' for key in keys)]
+            for condition, metrics in found.items()
+        ],
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Test a checkpoint by a config: of a Distiller run, or of a plain model; or an ensemble, by its config alone."""
+
 import argparse
 
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
@@ -21,8 +22,11 @@ from mmkd.apis.starting_weights import check_tested
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = run_parser('Test a checkpoint by a config')
-    parser.add_argument('checkpoint', nargs='?', help='checkpoint file; none for an mmkd.Ensemble, whose members name '
-                                                      'theirs')
+    parser.add_argument(
+        'checkpoint',
+        nargs='?',
+        help='checkpoint file; none for an mmkd.Ensemble, whose members name theirs',
+    )
     parser.add_argument('--show-dir', help='save pictures of the predictions there')
     return parse_run(parser)
 
@@ -32,20 +36,29 @@ def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     if is_ensemble(cfg) != (args.checkpoint is None):
-        raise SystemExit('test.py needs a checkpoint, tools/test.py CONFIG CHECKPOINT' if args.checkpoint is None else
-                         "an mmkd.Ensemble's members name their own checkpoints. Mend: leave out "
-                         f'{args.checkpoint}')
+        raise SystemExit(
+            'test.py needs a checkpoint, tools/test.py CONFIG CHECKPOINT'
+            if args.checkpoint is None
+            else "an mmkd.Ensemble's members name their own checkpoints. Mend: leave out "
+            f'{args.checkpoint}'
+        )
     if args.checkpoint is not None:
         check_checkpoint(cfg, args.checkpoint)
     cfg.load_from = args.checkpoint
     if args.show_dir is not None:
         if 'visualization' not in cfg.default_hooks:
-            raise SystemExit("--show-dir draws label maps, but this config has no default_hooks.visualization: its "
-                             'model predicts none')
+            raise SystemExit(
+                '--show-dir draws label maps, but this config has no default_hooks.visualization: '
+                'its '
+                'model predicts none'
+            )
         cfg.default_hooks.visualization.update(draw=True, interval=1)
-        cfg.visualizer = dict(type=(cfg.get('visualizer') or {}).get('type', 'SegLocalVisualizer'),
-                              vis_backends=[dict(type='LocalVisBackend')], save_dir=args.show_dir,
-                              name=f'show in {args.show_dir}')
+        cfg.visualizer = dict(
+            type=(cfg.get('visualizer') or {}).get('type', 'SegLocalVisualizer'),
+            vis_backends=[dict(type='LocalVisBackend')],
+            save_dir=args.show_dir,
+            name=f'show in {args.show_dir}',
+        )
     runner = build_runner(prepare_config(cfg, args.launcher), args.verbose)
     check_tested(runner)
     runner.test()

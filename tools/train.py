@@ -1,4 +1,5 @@
 """Train by a config: a Distiller, or the plain baseline beside it."""
+
 import argparse
 
 import mmkd  # noqa: F401  first: it mends the stack and registers every component
@@ -21,14 +22,23 @@ from mmkd.apis.starting_weights import check_start
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = run_parser('Train by a config')
-    parser.add_argument('--resume', action='store_true', help='resume from the latest checkpoint of the work dir')
-    parser.add_argument('--overwrite', action='store_true',
-                        help='begin anew where a run lies: its checkpoints and students are deleted')
+    parser.add_argument(
+        '--resume', action='store_true', help='resume from the latest checkpoint of the work dir'
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='begin anew where a run lies: its checkpoints and students are deleted',
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision for every optimizer')
-    parser.add_argument('--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size'
+    )
     args = parse_run(parser)
     if args.resume and args.overwrite:
-        parser.error('--resume goes on with the run that --overwrite would delete: give one of them')
+        parser.error(
+            '--resume goes on with the run that --overwrite would delete: give one of them'
+        )
     return args
 
 
@@ -40,7 +50,9 @@ def main() -> None:
     cfg.overwrite = args.overwrite or cfg.get('overwrite', False)
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise SystemExit('--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config')
+            raise SystemExit(
+                '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
+            )
         cfg.auto_scale_lr.enable = True
     runner = build_runner(prepare_config(cfg, args.launcher, args.amp), args.verbose)
     check_start(runner)

@@ -1,4 +1,5 @@
 """Train the members of an ensemble: one config, several seeds, one after the other."""
+
 import argparse
 import hashlib
 import json
@@ -35,9 +36,13 @@ NOTE = 'done.json'
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = run_parser('Train the members of an ensemble by one config: each in <work dir>/seed_<n>. Members that '
-                        'are finished are skipped, those that were interrupted go on.')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2], help='one member a seed (default: 0 1 2)')
+    parser = run_parser(
+        'Train the members of an ensemble by one config: each in <work dir>/seed_<n>. Members that '
+        'are finished are skipped, those that were interrupted go on.'
+    )
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1, 2], help='one member a seed (default: 0 1 2)'
+    )
     parser.add_argument('--amp', action='store_true', help='mixed precision for every optimizer')
     args = parse_run(parser)
     if len(set(args.seeds)) < len(args.seeds) or min(args.seeds) < 0:
@@ -53,11 +58,15 @@ def member_config(args: argparse.Namespace, seed: int) -> Config:
     """
     cfg = load_config(args.config, args.cfg_options, args.work_dir)
     if is_distiller(cfg):
-        raise SystemExit(f"{args.config} is a Distiller's; members are plain models. Mend: give the config of the "
-                         'model alone')
+        raise SystemExit(
+            f"{args.config} is a Distiller's; members are plain models. Mend: give the config of "
+            f'the '
+            'model alone'
+        )
     cfg.work_dir = str(Path(cfg.work_dir) / f'seed_{seed}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
-    # Loggers, message hubs and visualizers are shared by name in a process: members must not share them.
+    # Loggers, message hubs and visualizers are shared by name in a process: members must not share
+    # them.
     cfg.experiment_name = f'{Path(cfg.filename).stem}_seed_{seed}'
     (cfg.get('visualizer') or {}).pop('name', None)
     return cfg
@@ -67,7 +76,9 @@ def length(cfg: Config) -> dict[str, int]:
     """Return how long a training is, as its config says."""
     if cfg.get('train_cfg') is None:
         raise SystemExit(f'{cfg.filename} has no train_cfg, so nothing can be trained')
-    return {key: cfg.train_cfg[key] for key in ('max_iters', 'max_epochs') if cfg.train_cfg.get(key)}
+    return {
+        key: cfg.train_cfg[key] for key in ('max_iters', 'max_epochs') if cfg.train_cfg.get(key)
+    }
 
 
 def recipe(cfg: Config) -> str:
@@ -91,14 +102,20 @@ def read_member(cfg: Config) -> dict[str, Any] | None:
         if not {'checkpoint', 'length', 'recipe', 'metrics'} <= set(note):
             raise ValueError('it is no note of a member')
     except (ValueError, TypeError) as error:
-        raise SystemExit(f'{folder / NOTE} cannot be read ({error}). Mend: remove it, and the member is trained again '
-                         'or goes on') from error
+        raise SystemExit(
+            f'{folder / NOTE} cannot be read ({error}). Mend: remove it, and the member is '
+            f'trained again '
+            'or goes on'
+        ) from error
     note['checkpoint'] = Path(note['checkpoint']).name  # of this folder, whatever the note says
     if note['length'] != length(cfg) or not (folder / note['checkpoint']).is_file():
         return None
     if note['recipe'] != recipe(cfg):
-        raise SystemExit(f'{folder} holds a member of another model, data, optimizer or schedule than the config has '
-                         'now. Mend: another --work-dir, or remove that folder')
+        raise SystemExit(
+            f'{folder} holds a member of another model, data, optimizer or schedule than the '
+            f'config has '
+            'now. Mend: another --work-dir, or remove that folder'
+        )
     return note
 
 
@@ -113,27 +130,46 @@ def train_member(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     log_batch_size(runner)
     check_last_batch(runner)
     runner.train()
-    metrics = runner.test() if cfg.get('test_dataloader') else runner.val() if cfg.get('val_dataloader') else {}
-    note.update(checkpoint=Path(latest_checkpoint(folder) or '').name,
-                metrics={key: float(value) for key, value in metrics.items()})
+    metrics = (
+        runner.test()
+        if cfg.get('test_dataloader')
+        else runner.val()
+        if cfg.get('val_dataloader')
+        else {}
+    )
+    note.update(
+        checkpoint=Path(latest_checkpoint(folder) or '').name,
+        metrics={key: float(value) for key, value in metrics.items()},
+    )
     if is_main_process():
         write_atomically(json.dumps(note).encode(), folder / NOTE)
     return note
 
 
-def report(console: Console, args: argparse.Namespace, configs: list[Config], members: list[dict[str, Any]]) -> None:
+def report(
+    console: Console, args: argparse.Namespace, configs: list[Config], members: list[dict[str, Any]]
+) -> None:
     """Print the members' metrics, and how to write them as teachers."""
     keys = list(members[0]['metrics'])
-    rows = [[str(seed), *(f'{member["metrics"].get(key, float("nan")):.2f}' for key in keys)]
-            for seed, member in zip(args.seeds, members, strict=True)]
+    rows = [
+        [str(seed), *(f'{member["metrics"].get(key, float("nan")):.2f}' for key in keys)]
+        for seed, member in zip(args.seeds, members, strict=True)
+    ]
     if len(members) > 1 and all(set(member['metrics']) == set(keys) for member in members):
         columns = [[member['metrics'][key] for member in members] for key in keys]
-        rows.append(['mean ± sd', *(f'{mean(values):.2f} ± {stdev(values):.2f}' for values in columns)])
+        rows.append(
+            ['mean ± sd', *(f'{mean(values):.2f} ± {stdev(values):.2f}' for values in columns)]
+        )
     print_table(console, f'{len(members)} members of {args.config}', ['seed', *keys], rows)
-    lines = [f'    t{i}=dict(cfg={str(Path(cfg.work_dir) / Path(cfg.filename).name)!r}, '
-             f'checkpoint={str(Path(cfg.work_dir) / member["checkpoint"])!r}),'
-             for i, (cfg, member) in enumerate(zip(configs, members, strict=True))]
-    print("For an mmkd.Distiller, read by teachers='t*.logits'; as members=dict(…) also for an mmkd.Ensemble:")
+    lines = [
+        f'    t{i}=dict(cfg={str(Path(cfg.work_dir) / Path(cfg.filename).name)!r}, '
+        f'checkpoint={str(Path(cfg.work_dir) / member["checkpoint"])!r}),'
+        for i, (cfg, member) in enumerate(zip(configs, members, strict=True))
+    ]
+    print(
+        "For an mmkd.Distiller, read by teachers='t*.logits'; as members=dict(…) also for an "
+        'mmkd.Ensemble:'
+    )
     print('\n'.join(['teachers=dict(', *lines])[:-1] + ')')
 
 

@@ -1,4 +1,5 @@
 """The one door of every tool: common flags, and how a command ends where its user made a mistake."""
+
 import argparse
 import logging
 import os
@@ -20,23 +21,40 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 def common_flags(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add the flags that every tool has, and return the parser."""
-    parser.add_argument('--verbose', action='store_true',
-                        help="print what otherwise goes to the log file alone: libraries' warnings, pages of settings")
-    parser.add_argument('--debug', action='store_true', help='where something goes wrong, print the traceback')
-    parser.add_argument('--trust-checkpoint', action=_Trust, nargs=0,
-                        help='let checkpoints run the code that they may hold: for files that you made yourself')
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help="print what otherwise goes to the log file alone: libraries' warnings, pages of "
+        'settings',
+    )
+    parser.add_argument(
+        '--debug', action='store_true', help='where something goes wrong, print the traceback'
+    )
+    parser.add_argument(
+        '--trust-checkpoint',
+        action=_Trust,
+        nargs=0,
+        help='let checkpoints run the code that they may hold: for files that you made yourself',
+    )
     return parser
 
 
 class CfgOptions(DictAction):
     """mmengine's ``key=value …``; what is none is refused by its name."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
         """Read the options."""
         for value in values:
             if not value.partition('=')[1]:
-                parser.error(f'{option_string} takes key=value …, got {value!r}. Mend: {value}=VALUE')
+                parser.error(
+                    f'{option_string} takes key=value …, got {value!r}. Mend: {value}=VALUE'
+                )
         super().__call__(parser, namespace, values, option_string)
 
 
@@ -53,9 +71,12 @@ def count(least: int) -> Callable[[str], int]:
     >>> count(1)('3')
     3
     """
+
     def read(text: str) -> int:
         if not text.strip().lstrip('+').isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'must be a whole number of at least {least}, got {text!r}')
+            raise argparse.ArgumentTypeError(
+                f'must be a whole number of at least {least}, got {text!r}'
+            )
         return int(text)
 
     return read
@@ -64,7 +85,8 @@ def count(least: int) -> Callable[[str], int]:
 def run(main: Callable[[], None]) -> None:
     """Run a tool. A mistake ends as one paragraph, the last on stderr, with exit code 1; Ctrl-C as 130.
 
-    What is no mistake but a bug keeps its traceback. The traceback of either is written to the run's log file.
+    What is no mistake but a bug keeps its traceback. The traceback of either is written to the
+    run's log file.
 
     Args:
         main: The tool; it reads the command line.
@@ -99,5 +121,15 @@ def _write_traceback(error: Exception) -> None:
         return
     logger = MMLogger.get_current_instance()
     for file in log_files(logger):
-        file.handle(logger.makeRecord(logger.name, logging.ERROR, __file__, 0, 'the run ended early', (),
-                                      (type(error), error, error.__traceback__), 'run'))
+        file.handle(
+            logger.makeRecord(
+                logger.name,
+                logging.ERROR,
+                __file__,
+                0,
+                'the run ended early',
+                (),
+                (type(error), error, error.__traceback__),
+                'run',
+            )
+        )

@@ -1,4 +1,5 @@
 """From a config file to a Runner: what tools/train.py, tools/test.py and tools/doctor.py share."""
+
 import argparse
 import os
 from datetime import timedelta
@@ -28,8 +29,12 @@ def run_parser(description: str) -> argparse.ArgumentParser:
     """Return a parser with the flags of every run: mmengine's usual ones."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument('config', help='config file, or pkg::path such as mmkd::structured_kd/….py')
-    parser.add_argument('--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …')
+    parser.add_argument(
+        '--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …'
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     return common_flags(parser)
@@ -37,7 +42,9 @@ def run_parser(description: str) -> argparse.ArgumentParser:
 
 def parse_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Read the command line; launchers of old pass the rank as a flag, mmengine reads it from the environment."""
-    args = parser.parse_intermixed_args()  # a checkpoint that may be left out may also stand behind the flags
+    args = (
+        parser.parse_intermixed_args()
+    )  # a checkpoint that may be left out may also stand behind the flags
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
 
@@ -70,14 +77,20 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     Raises:
         ImportError: The config's scope is a library that does not import.
         KeyError: ``param_scheduler`` names an optimizer that is not there.
-        ValueError: A length, interval or size that makes no run; a launcher that needs GPUs where there is none; a
-            strategy or wrapper that shards weights.
+        ValueError: A length, interval or size that makes no run; a launcher that needs GPUs where
+            there is none; a strategy or wrapper that shards weights.
     """
     check_settings(cfg)
     cfg.launcher = launcher
     scope = cfg.get('default_scope') or ''
-    whole = scope == 'mmdet' and is_distiller(cfg)  # its members and data sets, whatever the Distiller is
-    require_library(scope, None if whole else (cfg.get('model') or {}).get('type'), f'{cfg.filename or "the config"}')
+    whole = scope == 'mmdet' and is_distiller(
+        cfg
+    )  # its members and data sets, whatever the Distiller is
+    require_library(
+        scope,
+        None if whole else (cfg.get('model') or {}).get('type'),
+        f'{cfg.filename or "the config"}',
+    )
     _refuse_sharding(cfg)
     if amp:
         _set_amp(cfg)
@@ -123,16 +136,23 @@ def log_batch_size(runner: Runner) -> None:
         KeyError: The config says nothing of training.
     """
     if runner.cfg.get('train_dataloader') is None:
-        raise KeyError("the config has no 'train_dataloader', 'train_cfg' and 'optim_wrapper', so nothing can be "
-                       'trained')
+        raise KeyError(
+            "the config has no 'train_dataloader', 'train_cfg' and 'optim_wrapper', so nothing "
+            'can be '
+            'trained'
+        )
     batch = runner.cfg.train_dataloader.batch_size * runner.world_size
-    runner.logger.info(f'effective batch: {batch // runner.world_size} x {runner.world_size} = {batch}')
+    runner.logger.info(
+        f'effective batch: {batch // runner.world_size} x {runner.world_size} = {batch}'
+    )
     scale = runner.cfg.get('auto_scale_lr') or {}
     base = scale.get('base_batch_size', batch)
     if batch != base and not scale.get('enable'):
-        runner.logger.warning(f'the recipe was made for a batch of {base}, this run has {batch}: published numbers '
-                              f'will not be reached. Mend: --auto-scale-lr (learning rate x {batch / base:g}), or '
-                              f'train_dataloader.batch_size={max(1, base // runner.world_size)}')
+        runner.logger.warning(
+            f'the recipe was made for a batch of {base}, this run has {batch}: published numbers '
+            f'will not be reached. Mend: --auto-scale-lr (learning rate x {batch / base:g}), or '
+            f'train_dataloader.batch_size={max(1, base // runner.world_size)}'
+        )
 
 
 def leave_process_group() -> None:
@@ -163,11 +183,16 @@ def check_checkpoint(cfg: Config, path: str) -> None:
     state = state_dict_in(content, path)
     hand_over(path, content)  # mmengine would open the file once more
     if is_distiller(cfg) and not any(key.startswith('students.') for key in state):
-        raise ValueError(f'{path} holds no students: it is the checkpoint of a plain model, but the config is '
-                         "a Distiller's. Mend: test it by its own config (config.py beside an exported student)")
+        raise ValueError(
+            f'{path} holds no students: it is the checkpoint of a plain model, but the config is '
+            "a Distiller's. Mend: test it by its own config (config.py beside an exported student)"
+        )
     if not is_distiller(cfg) and any(key.startswith('students.') for key in state):
-        raise ValueError(f"{path} is the checkpoint of a Distiller, but the config is a plain model's. Mend: test it "
-                         "by the Distiller's config, or export the student first: tools/export_student.py")
+        raise ValueError(
+            f"{path} is the checkpoint of a Distiller, but the config is a plain model's. Mend: "
+            f'test it '
+            "by the Distiller's config, or export the student first: tools/export_student.py"
+        )
 
 
 def wrapper_configs(optim_wrapper: Any) -> list[Any]:
@@ -176,7 +201,9 @@ def wrapper_configs(optim_wrapper: Any) -> list[Any]:
     >>> wrapper_configs(dict(constructor='x', student=dict(optimizer=1), critic=dict(optimizer=2)))
     [{'optimizer': 1}, {'optimizer': 2}]
     """
-    return [v for v in optim_wrapper.values() if isinstance(v, dict) and 'optimizer' in v] or [optim_wrapper]
+    return [v for v in optim_wrapper.values() if isinstance(v, dict) and 'optimizer' in v] or [
+        optim_wrapper
+    ]
 
 
 def has_gpu() -> bool:
@@ -191,7 +218,9 @@ def _model_name(cfg: Config) -> str:
 
 def _set_amp(cfg: Config) -> None:
     if cfg.get('optim_wrapper') is None:
-        raise KeyError("--amp sets the precision of optimizers, but the config has no 'optim_wrapper'")
+        raise KeyError(
+            "--amp sets the precision of optimizers, but the config has no 'optim_wrapper'"
+        )
     for wrapper in wrapper_configs(cfg.optim_wrapper):
         if has_gpu():
             wrapper.type = 'AmpOptimWrapper'
@@ -204,15 +233,20 @@ def _set_amp(cfg: Config) -> None:
 
 
 def _named_optimizers(cfg: Config) -> list[str]:
-    return [k for k, v in (cfg.get('optim_wrapper') or {}).items()
-            if isinstance(v, dict) and 'optimizer' in v]
+    return [
+        k
+        for k, v in (cfg.get('optim_wrapper') or {}).items()
+        if isinstance(v, dict) and 'optimizer' in v
+    ]
 
 
 def _used_optimizers(cfg: Config) -> list[str]:
     phases = cfg.model.get('phases')
     if phases:
         return [phase['optimizer'] for phase in phases]
-    critics = any(_has_critic(o.get('loss', {})) for o in (cfg.model.get('objectives') or {}).values())
+    critics = any(
+        _has_critic(o.get('loss', {})) for o in (cfg.model.get('objectives') or {}).values()
+    )
     return ['student', 'critic'] if critics else ['student']
 
 
@@ -225,18 +259,27 @@ def _refuse_sharding(cfg: Config) -> None:
     """Refuse what of mmengine cuts weights into pieces, before it would do so to the wrong ones."""
     wrapper = cfg.get('optim_wrapper') or {}
     parts = {f'optim_wrapper.{name}': one for name, one in wrapper.items() if isinstance(one, dict)}
-    asked = {'strategy': cfg.get('strategy'), 'model_wrapper_cfg': cfg.get('model_wrapper_cfg'),
-             'optim_wrapper': wrapper, **parts}
+    asked = {
+        'strategy': cfg.get('strategy'),
+        'model_wrapper_cfg': cfg.get('model_wrapper_cfg'),
+        'optim_wrapper': wrapper,
+        **parts,
+    }
     for what, part in asked.items():
         kind = str((part or {}).get('type', ''))
         if not is_distiller(cfg) or not any(name in kind for name in _SHARDS):
             continue
         raise ValueError(
-            f'{what}=dict(type={kind!r}): teachers are outside the module tree, so that no checkpoint, optimizer or '
-            'EMA holds them, and what shards the tree would cut up the small student and leave every rank '
-            "a whole teacher; nor can it step several optimizers from one forward. Mend: teacher=dict(…, precision="
-            "'bf16'), which halves it, with --launcher pytorch; a teacher that does not fit a device even so is not "
-            'served')
+            f'{what}=dict(type={kind!r}): teachers are outside the module tree, so that no '
+            f'checkpoint, optimizer or '
+            'EMA holds them, and what shards the tree would cut up the small student and leave '
+            'every rank '
+            'a whole teacher; nor can it step several optimizers from one forward. Mend: '
+            'teacher=dict(…, precision='
+            "'bf16'), which halves it, with --launcher pytorch; a teacher that does not fit a "
+            'device even so is not '
+            'served'
+        )
 
 
 def _distribute(cfg: Config) -> None:
@@ -247,26 +290,38 @@ def _distribute(cfg: Config) -> None:
     if has_gpu():
         return
     if cfg.launcher != 'pytorch':
-        raise ValueError(f'--launcher {cfg.launcher} needs GPUs. Mend: torchrun … --launcher pytorch also runs on CPUs')
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs GPUs. Mend: torchrun … --launcher pytorch also runs '
+            f'on CPUs'
+        )
     if not distils:
-        # mmengine's wrapper names a device, and SyncBN cannot run on a CPU; PhasedDDP sees to both for a Distiller.
-        cfg.setdefault('model_wrapper_cfg',
-                       dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False))
+        # mmengine's wrapper names a device, and SyncBN cannot run on a CPU; PhasedDDP sees to both
+        # for a Distiller.
+        cfg.setdefault(
+            'model_wrapper_cfg',
+            dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False),
+        )
         print_log('SyncBN cannot run on a CPU, so it is reverted to BN', logger='current')
         _revert_sync_bn(cfg.model)
     if not dist.is_initialized():  # mmengine would ask for a GPU first
         seconds = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout')
         try:
-            dist.init_process_group('gloo', timeout=None if seconds is None else timedelta(seconds=seconds))
+            dist.init_process_group(
+                'gloo', timeout=None if seconds is None else timedelta(seconds=seconds)
+            )
         except ValueError as error:
             if 'environment variable' not in str(error):
                 raise
-            raise ValueError(f'--launcher pytorch, but nothing launched this process: {error}. Mend: torchrun '
-                             '--nproc_per_node=N tools/train.py CONFIG --launcher pytorch') from error
+            raise ValueError(
+                f'--launcher pytorch, but nothing launched this process: {error}. Mend: torchrun '
+                '--nproc_per_node=N tools/train.py CONFIG --launcher pytorch'
+            ) from error
 
 
 def _revert_sync_bn(node: Any) -> None:
     if isinstance(node, dict) and node.get('type') == 'SyncBN':
         node['type'] = 'BN'
-    for child in node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ():
+    for child in (
+        node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
+    ):
         _revert_sync_bn(child)

@@ -1,4 +1,5 @@
 """Tables from work dirs: metrics over seeds, the gap closed, time and hardware; nobody types a number."""
+
 import html
 import json
 import math
@@ -15,11 +16,20 @@ from mmkd.engine.hooks.run_record import FILE
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import nearest, printable
 
-MAIN = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'abs_rel', 'mean/mIoU', 'mean/accuracy/top1')  # the first there is
+MAIN = (
+    'mIoU',
+    'accuracy/top1',
+    'coco/bbox_mAP',
+    'abs_rel',
+    'mean/mIoU',
+    'mean/accuracy/top1',
+)  # the first there is
 TIME = re.compile(r'\d{8}_\d{6}')
 TIMES = ('seconds', 'cpu_seconds', 'peak_gpu_mib')
 BUDGET = ('iterations', 'batch_size', 'processes')
-LESS_IS_BETTER = re.compile(r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|log10|silog|NLL|Brier|ECE|calibration/error)')
+LESS_IS_BETTER = re.compile(
+    r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|log10|silog|NLL|Brier|ECE|calibration/error)'
+)
 
 
 @dataclass(frozen=True)
@@ -47,38 +57,48 @@ class Row:
         """
         for run in self.runs:
             if metric not in run.metrics:
-                raise KeyError(f'{run.folder} has no metric {metric!r}{nearest(metric, run.metrics)} (it has: '
-                               f'{", ".join(run.metrics)})')
+                raise KeyError(
+                    f'{run.folder} has no metric {metric!r}{nearest(metric, run.metrics)} (it has: '
+                    f'{", ".join(run.metrics)})'
+                )
             if not math.isfinite(run.metrics[metric]):
-                raise ValueError(f'{metric} of {run.folder} is {run.metrics[metric]}, and a mean of it says nothing. '
-                                 'Mend: look into its log, train and test it again')
+                raise ValueError(
+                    f'{metric} of {run.folder} is {run.metrics[metric]}, and a mean of it says '
+                    f'nothing. '
+                    'Mend: look into its log, train and test it again'
+                )
         return [run.metrics[metric] for run in self.runs]
 
 
 def read_row(argument: str) -> Row:
     """Read ``DIR`` or ``LABEL=DIR``: a run, or a folder of runs (``seed_0``, ``seed_1``, …).
 
-    The metrics of a run are those of the newest test below it, ``…/<time>/<time>.json`` as tools/test.py writes them.
+    The metrics of a run are those of the newest test below it, ``…/<time>/<time>.json`` as
+    tools/test.py writes them.
 
     Raises:
         FileNotFoundError: No such folder, or a run that was not tested.
-        ValueError: A folder of runs that are not called by their seeds; a seed twice; runs of several recipes; a
-            file that is cut short or no dictionary.
+        ValueError: A folder of runs that are not called by their seeds; a seed twice; runs of
+            several recipes; a file that is cut short or no dictionary.
     """
     label, path = ('', argument) if Path(argument).is_dir() else argument.rpartition('=')[::2]
     if label and not Path(path).is_dir() and Path(argument.partition('=')[2]).is_dir():
         label, path = argument.partition('=')[::2]  # a folder whose name holds a '='
     folder = Path(path)
     if not path or not folder.is_dir():
-        raise FileNotFoundError(f'{path or repr(path)} is no folder. Mend: a work dir of tools/train.py, or '
-                                'LABEL=WORK_DIR')
+        raise FileNotFoundError(
+            f'{path or repr(path)} is no folder. Mend: a work dir of tools/train.py, or '
+            'LABEL=WORK_DIR'
+        )
     seeds = sorted((p for p in folder.iterdir() if re.fullmatch(r'seed_?\d+', p.name)), key=_number)
     row = Row(label or folder.name, [_read_run(run) for run in seeds or [folder]])
     for key, what in (('seed', 'one seed twice'), ('config', 'several recipes')):
         found = [run.record.get(key) for run in row.runs if run.record.get(key) is not None]
         if (len(set(found)) < len(found)) if key == 'seed' else (len(set(found)) > 1):
-            raise ValueError(f'{folder} holds runs of {what} ({key} {", ".join(map(str, found))}), which are no '
-                             'independent runs of one row. Mend: a folder for each recipe, a run for each seed')
+            raise ValueError(
+                f'{folder} holds runs of {what} ({key} {", ".join(map(str, found))}), which are no '
+                'independent runs of one row. Mend: a folder for each recipe, a run for each seed'
+            )
     return row
 
 
@@ -87,20 +107,42 @@ def _number(folder: Path) -> int:
 
 
 def _read_run(folder: Path) -> Run:
-    tests = [path for path in folder.rglob('*.json') if path.stem == path.parent.name and TIME.fullmatch(path.stem)]
-    several = sorted({path.relative_to(folder).parts[0] for path in (*tests, *folder.glob(f'*/{FILE}'))
-                      if not TIME.fullmatch(path.relative_to(folder).parts[0])} - {'test'})
-    if several and not (folder / FILE).is_file() and (len(several) > 1 or (folder / several[0] / FILE).is_file()):
+    tests = [
+        path
+        for path in folder.rglob('*.json')
+        if path.stem == path.parent.name and TIME.fullmatch(path.stem)
+    ]
+    several = sorted(
+        {
+            path.relative_to(folder).parts[0]
+            for path in (*tests, *folder.glob(f'*/{FILE}'))
+            if not TIME.fullmatch(path.relative_to(folder).parts[0])
+        }
+        - {'test'}
+    )
+    if (
+        several
+        and not (folder / FILE).is_file()
+        and (len(several) > 1 or (folder / several[0] / FILE).is_file())
+    ):
         trained = any((folder / name / FILE).is_file() for name in several)
-        raise ValueError(f'{folder} {"is a folder of runs" if trained else "holds several tests"}: '
-                         f'{", ".join(several)}. Mend: one argument LABEL=DIR for each, or seed_0, seed_1, … for '
-                         'runs of one recipe')
+        raise ValueError(
+            f'{folder} {"is a folder of runs" if trained else "holds several tests"}: '
+            f'{", ".join(several)}. Mend: one argument LABEL=DIR for each, or seed_0, seed_1, … '
+            f'for '
+            'runs of one recipe'
+        )
     if not tests:
-        raise FileNotFoundError(f'{folder} holds no result of a test. Mend: tools/test.py CONFIG CHECKPOINT --work-dir '
-                                f'{folder / "test"}')
+        raise FileNotFoundError(
+            f'{folder} holds no result of a test. Mend: tools/test.py CONFIG CHECKPOINT --work-dir '
+            f'{folder / "test"}'
+        )
     found = _read_dict(max(tests, key=lambda path: path.stem), 'test it again')
-    metrics = {k: math.inf if isinstance(v, int) and abs(v) > sys.float_info.max else v for k, v in found.items()
-               if _is_number(v) and k not in ('time', 'data_time')}
+    metrics = {
+        k: math.inf if isinstance(v, int) and abs(v) > sys.float_info.max else v
+        for k, v in found.items()
+        if _is_number(v) and k not in ('time', 'data_time')
+    }
     return Run(folder, metrics, _read_record(folder / FILE))
 
 
@@ -114,10 +156,14 @@ def _read_record(path: Path) -> dict[str, Any]:
     record = _read_dict(path, mend) if path.is_file() else {}
     for key in TIMES:
         if key in record and not _is_number(record[key]):
-            raise ValueError(f'{path}: {key} must be a number, got {record[key]!r:.60}. Mend: {mend}')
+            raise ValueError(
+                f'{path}: {key} must be a number, got {record[key]!r:.60}. Mend: {mend}'
+            )
     for key in ('seed', 'config'):
         if not isinstance(record.get(key), str | int | None):
-            raise ValueError(f'{path}: {key} must be a text or a number, got {record[key]!r:.60}. Mend: {mend}')
+            raise ValueError(
+                f'{path}: {key} must be a text or a number, got {record[key]!r:.60}. Mend: {mend}'
+            )
     return record
 
 
@@ -127,7 +173,9 @@ def _read_dict(path: Path, mend: str) -> dict[str, Any]:
     except ValueError as error:  # of JSON, or of UTF-8
         raise ValueError(f'{path} is cut short or no JSON ({error}). Mend: {mend}') from error
     if not isinstance(found, dict):
-        raise ValueError(f'{path} holds a {type(found).__name__} where a dictionary is written. Mend: {mend}')
+        raise ValueError(
+            f'{path} holds a {type(found).__name__} where a dictionary is written. Mend: {mend}'
+        )
     return found
 
 
@@ -181,51 +229,86 @@ def gap_closed(value: float, baseline: float, teacher: float) -> float:
     return 100 * (value - baseline) / (teacher - baseline)
 
 
-def markdown(rows: Sequence[Row], metrics: Sequence[str] = (), baseline: str | None = None,
-             teacher: str | None = None) -> str:
+def markdown(
+    rows: Sequence[Row],
+    metrics: Sequence[str] = (),
+    baseline: str | None = None,
+    teacher: str | None = None,
+) -> str:
     """Return a Markdown table of rows, and below it what they ran on and whether their budgets agree.
 
     Args:
         rows: In the order of the table.
         metrics: One column each; none: the main one. The first one decides the gap.
         baseline: Label of the student alone.
-        teacher: Label of the teacher; with ``baseline`` a column says how much of the gap a row closes.
+        teacher: Label of the teacher; with ``baseline`` a column says how much of the gap a row
+            closes.
 
     Raises:
         KeyError: A label or metric that is not there.
-        ValueError: A label twice; a teacher without baseline; a teacher that is not better than the student alone.
+        ValueError: A label twice; a teacher without baseline; a teacher that is not better than the
+            student alone.
     """
     by_label = {row.label: row for row in rows}
     if len(by_label) < len(rows):
         raise ValueError(f'two rows have one label: {[row.label for row in rows]}. Mend: LABEL=DIR')
     for name, label in (('baseline', baseline), ('teacher', teacher)):
         if label is not None and label not in by_label:
-            raise KeyError(f'{name}={label!r} is no row{nearest(label, by_label)} (rows: {", ".join(by_label)})')
+            raise KeyError(
+                f'{name}={label!r} is no row{nearest(label, by_label)} (rows: '
+                f'{", ".join(by_label)})'
+            )
     if teacher is not None and baseline is None:
-        raise ValueError('the gap is the one between the student alone and its teacher. Mend: --baseline LABEL')
+        raise ValueError(
+            'the gap is the one between the student alone and its teacher. Mend: --baseline LABEL'
+        )
     metrics = list(metrics) or [main_metric(rows)]
-    ends = [statistics.fmean(by_label[label].values(metrics[0])) if label else 0. for label in (baseline, teacher)]
+    ends = [
+        statistics.fmean(by_label[label].values(metrics[0])) if label else 0.0
+        for label in (baseline, teacher)
+    ]
     sign = -1 if LESS_IS_BETTER.fullmatch(metrics[0]) else 1
     if teacher is not None and sign * (ends[1] - ends[0]) <= 0:
-        raise ValueError(f'{teacher!r} ({metrics[0]} {ends[1]:.4g}) is not better than {baseline!r} ({ends[0]:.4g}), '
-                         'so there is no gap to close. Mend: no --teacher')
-    places = {metric: digits([value for row in rows for value in row.values(metric)]) for metric in metrics}
+        raise ValueError(
+            f'{teacher!r} ({metrics[0]} {ends[1]:.4g}) is not better than {baseline!r} '
+            f'({ends[0]:.4g}), '
+            'so there is no gap to close. Mend: no --teacher'
+        )
+    places = {
+        metric: digits([value for row in rows for value in row.values(metric)])
+        for metric in metrics
+    }
     first = places[metrics[0]]
     titles = [text(metric) + ' ↓' * bool(LESS_IS_BETTER.fullmatch(metric)) for metric in metrics]
-    head = ['row', f'{text(metrics[0])} of each run', *titles, *['gain'] * bool(baseline),
-            *['gap closed'] * bool(teacher), 'time']
+    head = [
+        'row',
+        f'{text(metrics[0])} of each run',
+        *titles,
+        *['gain'] * bool(baseline),
+        *['gap closed'] * bool(teacher),
+        'time',
+    ]
     lines = [head, ['---'] * len(head)]
     for row in rows:
         values = row.values(metrics[0])
-        cells = [text(row.label), ', '.join(f'{v:.{first}f}' for v in values),
-                 *(spread(row.values(metric), places[metric]) for metric in metrics)]
+        cells = [
+            text(row.label),
+            ', '.join(f'{v:.{first}f}' for v in values),
+            *(spread(row.values(metric), places[metric]) for metric in metrics),
+        ]
         mean = statistics.fmean(values)
         if baseline is not None:
             cells.append('–' if row.label == baseline else f'{sign * (mean - ends[0]):+.{first}f}')
         if teacher is not None:
-            cells.append('–' if row.label in (baseline, teacher) else f'{gap_closed(mean, *ends):.0f} %')
+            cells.append(
+                '–' if row.label in (baseline, teacher) else f'{gap_closed(mean, *ends):.0f} %'
+            )
         lines.append([*cells, _time(row)])
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines) + '\n\n' + _conditions(rows, '↓' in str(titles))
+    return (
+        '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
+        + '\n\n'
+        + _conditions(rows, '↓' in str(titles))
+    )
 
 
 def _time(row: Row) -> str:
@@ -242,21 +325,39 @@ def _conditions(rows: Sequence[Row], less: bool) -> str:
     records = [run.record for row in rows for run in row.runs]
     known = [record for record in records if record]
     numbers = sorted({len(row.runs) for row in rows})
-    runs = f'{numbers[0]} run{"s" * (numbers[0] > 1)}' if len(numbers) == 1 else f'{numbers[0]} to {numbers[-1]} runs'
-    lines = [f'{runs} a row, mean ± sample standard deviation.',
-             *['↓: less is better; a gain is for the better.'] * less]
+    runs = (
+        f'{numbers[0]} run{"s" * (numbers[0] > 1)}'
+        if len(numbers) == 1
+        else f'{numbers[0]} to {numbers[-1]} runs'
+    )
+    lines = [
+        f'{runs} a row, mean ± sample standard deviation.',
+        *['↓: less is better; a gain is for the better.'] * less,
+    ]
     for key in ('device', 'torch', 'mmkd'):
         said = {text(record.get(key, 'unknown')) for record in known}
         lines.append(f'{key}: {"; ".join(sorted(said)) or "unknown"}.')
     if len(known) < len(records):
         lines.append(f'{len(records) - len(known)} of {len(records)} runs have no {FILE}.')
-    budgets = {row.label: sorted({_budget(run.record) for run in row.runs if run.record}) for row in rows}
-    seeds = {row.label: sorted(text(run.record.get('seed', '?')) for run in row.runs if run.record)
-             for row in rows if len(row.runs) > 1}
-    for title, each in (('Budgets differ (iterations × batch × processes)', budgets), ('Seeds differ', seeds)):
+    budgets = {
+        row.label: sorted({_budget(run.record) for run in row.runs if run.record}) for row in rows
+    }
+    seeds = {
+        row.label: sorted(text(run.record.get('seed', '?')) for run in row.runs if run.record)
+        for row in rows
+        if len(row.runs) > 1
+    }
+    for title, each in (
+        ('Budgets differ (iterations × batch × processes)', budgets),
+        ('Seeds differ', seeds),
+    ):
         told = {label: ', '.join(values) for label, values in each.items() if values}
-        if len(set(told.values())) > 1 or (each is budgets and any(len(values) > 1 for values in each.values())):
-            lines.append(f'{title}: {"; ".join(f"{label} {values}" for label, values in told.items())}.')
+        if len(set(told.values())) > 1 or (
+            each is budgets and any(len(values) > 1 for values in each.values())
+        ):
+            lines.append(
+                f'{title}: {"; ".join(f"{label} {values}" for label, values in told.items())}.'
+            )
     return ' '.join(lines) + '\n'
 
 
@@ -277,12 +378,18 @@ def write_into(path: Path, name: str, table: str) -> None:
     try:
         text = path.read_text(encoding='utf-8')
     except (OSError, UnicodeError) as error:
-        raise ValueError(f'--into {path} cannot be read ({error}). Mend: a text file that is there, with the two lines '
-                         f'<!-- report {name} --> and <!-- end of report {name} -->') from error
+        raise ValueError(
+            f'--into {path} cannot be read ({error}). Mend: a text file that is there, with the '
+            f'two lines '
+            f'<!-- report {name} --> and <!-- end of report {name} -->'
+        ) from error
     begin, end = f'<!-- report {name} -->', f'<!-- end of report {name} -->'
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
-        raise ValueError(f'{path} has no place for the table. Mend: the lines {begin} and {end}, once each, in this '
-                         'order')
+        raise ValueError(
+            f'{path} has no place for the table. Mend: the lines {begin} and {end}, once each, in '
+            f'this '
+            'order'
+        )
     head, rest = text.split(begin)
     lines = [line if line.startswith('|') else
              fill(line, 120, break_long_words=False, break_on_hyphens=False) for line in table.splitlines()]

@@ -1,4 +1,5 @@
 """How much of a test result is left on corrupted and on attacked images."""
+
 import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,17 +12,21 @@ from mmkd.registry import DATASETS, LOOPS
 from mmkd.utils.checks import check_choice, check_count
 
 
-def robustness(runner: Runner, corruptions: Sequence[str] = tuple(CORRUPTIONS), severities: Sequence[int] = (3,),
-               images: int | None = None, attack: dict[str, Any] | None = None
-               ) -> Iterator[tuple[str, dict[str, float]]]:
+def robustness(
+    runner: Runner,
+    corruptions: Sequence[str] = tuple(CORRUPTIONS),
+    severities: Sequence[int] = (3,),
+    images: int | None = None,
+    attack: dict[str, Any] | None = None,
+) -> Iterator[tuple[str, dict[str, float]]]:
     """Test a model on its test set as it is, under each corruption, and under PGD.
 
-    Every condition sees the same images. Corruptions are the last step of the test pipeline before it packs, so they
-    act on the size that the network gets.
+    Every condition sees the same images. Corruptions are the last step of the test pipeline before
+    it packs, so they act on the size that the network gets.
 
     Args:
-        runner: A Runner whose config has a test set with labels; its ``load_from`` is tested, else its weights as they
-            are.
+        runner: A Runner whose config has a test set with labels; its ``load_from`` is tested, else
+            its weights as they are.
         corruptions: Names of :class:`mmkd.datasets.Corrupt`.
         severities: 1 to 5; metrics are averaged over them.
         images: So many images, evenly spread over the test set; None: all.
@@ -45,7 +50,9 @@ def robustness(runner: Runner, corruptions: Sequence[str] = tuple(CORRUPTIONS), 
     yield 'clean', _test(runner, loader)
     means = []
     for name in corruptions:
-        means.append(_mean([_test(runner, _corrupted(loader, name, severity)) for severity in severities]))
+        means.append(
+            _mean([_test(runner, _corrupted(loader, name, severity)) for severity in severities])
+        )
         yield name, means[-1]
     if means:
         yield 'corrupted', _mean(means)
@@ -55,26 +62,40 @@ def robustness(runner: Runner, corruptions: Sequence[str] = tuple(CORRUPTIONS), 
 
 
 def _test(runner: Runner, loader: Any, loop: dict | None = None) -> dict[str, float]:
-    built = LOOPS.build(loop or dict(type='TestLoop'), default_args=dict(
-        runner=runner, dataloader=copy.deepcopy(loader), evaluator=copy.deepcopy(runner.cfg.test_evaluator)))
+    built = LOOPS.build(
+        loop or dict(type='TestLoop'),
+        default_args=dict(
+            runner=runner,
+            dataloader=copy.deepcopy(loader),
+            evaluator=copy.deepcopy(runner.cfg.test_evaluator),
+        ),
+    )
     runner._test_loop = built  # hooks read it
     return {key: float(value) for key, value in built.run().items()}
 
 
 def _subset(loader: Any, images: int | None) -> Any:
     if 'pipeline' not in loader.dataset:
-        raise ValueError(f'the test set {loader.dataset.get("type")} has no pipeline of its own that could corrupt its '
-                         "images. Mend: --cfg-options test_dataloader.dataset=… with the plain data set in its place")
+        raise ValueError(
+            f'the test set {loader.dataset.get("type")} has no pipeline of its own that could '
+            f'corrupt its '
+            'images. Mend: --cfg-options test_dataloader.dataset=… with the plain data set in its '
+            'place'
+        )
     if images is not None:
         total = len(DATASETS.build(loader.dataset))
-        loader.dataset.indices = torch.linspace(0, total - 1, min(images, total)).round().long().tolist()
+        loader.dataset.indices = (
+            torch.linspace(0, total - 1, min(images, total)).round().long().tolist()
+        )
     return loader
 
 
 def _corrupted(loader: Any, corruption: str, severity: int) -> Any:
     loader = copy.deepcopy(loader)
     pipeline = list(loader.dataset.pipeline)
-    last = max((i for i, step in enumerate(pipeline) if 'Pack' in step['type']), default=len(pipeline))
+    last = max(
+        (i for i, step in enumerate(pipeline) if 'Pack' in step['type']), default=len(pipeline)
+    )
     pipeline.insert(last, dict(type='mmkd.Corrupt', corruption=corruption, severity=severity))
     loader.dataset.pipeline = pipeline
     return loader

@@ -1,4 +1,5 @@
 """Settings that mmengine takes as they are, until they end a run hours later or write into the wrong place."""
+
 import logging
 import math
 from collections.abc import Iterator
@@ -16,13 +17,40 @@ COUNTS = {'batch_size': 1, 'num_workers': 0}  # of a data loader, and the least 
 LENGTHS = {'max_iters': 1, 'max_epochs': 1, 'val_interval': 1, 'val_begin': 0}
 HOOKS = {'interval': -1, 'max_keep_ckpts': -1, 'save_begin': 0}  # -1: never, or all
 # Sections of a config, and what may never stand there; objects that are built already may.
-DICTS = ('model', 'train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'val_cfg', 'test_cfg',
-         'optim_wrapper', 'default_hooks', 'randomness', 'env_cfg', 'visualizer', 'auto_scale_lr')
+DICTS = (
+    'model',
+    'train_dataloader',
+    'val_dataloader',
+    'test_dataloader',
+    'train_cfg',
+    'val_cfg',
+    'test_cfg',
+    'optim_wrapper',
+    'default_hooks',
+    'randomness',
+    'env_cfg',
+    'visualizer',
+    'auto_scale_lr',
+)
 STRINGS = ('load_from', 'default_scope')
 PLAIN = (str, bytes, int, float, list, tuple)
-GROUPS = {split: (f'{split}_dataloader', f'{split}_cfg', last) for split, last in (
-    ('train', 'optim_wrapper'), ('val', 'val_evaluator'), ('test', 'test_evaluator'))}
-DEFAULT_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint', 'visualization')
+GROUPS = {
+    split: (f'{split}_dataloader', f'{split}_cfg', last)
+    for split, last in (
+        ('train', 'optim_wrapper'),
+        ('val', 'val_evaluator'),
+        ('test', 'test_evaluator'),
+    )
+}
+DEFAULT_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+    'visualization',
+)
 RATES = ('lr', 'momentum', 'weight_decay', 'eps')
 LEAST_NAME = 8  # shorter names of a config's own variables are too near to those of settings
 
@@ -39,12 +67,16 @@ def check_sections(cfg: Config) -> None:
     """
     for key in DICTS:
         if isinstance(cfg.get(key), PLAIN):
-            raise ValueError(f'{key} must be a dictionary or None, got {_short(cfg[key])}. Mend: {key}=dict(...)')
+            raise ValueError(
+                f'{key} must be a dictionary or None, got {_short(cfg[key])}. Mend: {key}=dict(...)'
+            )
     for key in STRINGS:
         if cfg.get(key) is not None and not isinstance(cfg[key], str):
             raise ValueError(f'{key} must be a text or None, got {_short(cfg[key])}')
     if isinstance(cfg.get('custom_hooks'), dict | str):
-        raise ValueError(f'custom_hooks must be a list, got {_short(cfg.custom_hooks)}. Mend: [dict(type=...)]')
+        raise ValueError(
+            f'custom_hooks must be a list, got {_short(cfg.custom_hooks)}. Mend: [dict(type=...)]'
+        )
 
 
 def check_names(cfg: Config) -> None:
@@ -57,13 +89,19 @@ def check_names(cfg: Config) -> None:
     for key in cfg:
         near = nearest(key, known, 1, 0.85) if key not in known and len(key) >= LEAST_NAME else ''
         if near:
-            raise ValueError(f"the setting {key!r} is none of the Runner's{near} Mend: that name; another one, less "
-                             'like it, where it is a variable of your own')
+            raise ValueError(
+                f"the setting {key!r} is none of the Runner's{near} Mend: that name; another one, "
+                f'less '
+                'like it, where it is a variable of your own'
+            )
     for key in cfg.get('default_hooks') or {}:
         near = nearest(key, DEFAULT_HOOKS, 1, 0.8) if key not in DEFAULT_HOOKS else ''
         if near:
-            raise ValueError(f'default_hooks.{key} would be a hook beside the default ones{near} Mend: that name; '
-                             'custom_hooks for a hook of your own')
+            raise ValueError(
+                f'default_hooks.{key} would be a hook beside the default ones{near} Mend: that '
+                f'name; '
+                'custom_hooks for a hook of your own'
+            )
 
 
 def check_groups(cfg: Config) -> None:
@@ -74,16 +112,25 @@ def check_groups(cfg: Config) -> None:
         ValueError: Names what is missing.
     """
     if cfg.get('model') is None:
-        raise KeyError(f"{cfg.filename or 'the config'} has no 'model', so there is nothing to train or test. Mend: "
-                       'model=dict(type=…)')
+        raise KeyError(
+            f"{cfg.filename or 'the config'} has no 'model', so there is nothing to train or "
+            f'test. Mend: '
+            'model=dict(type=…)'
+        )
     for keys in GROUPS.values():
         missing = [key for key in keys if cfg.get(key) is None]
         if missing and len(missing) < len(keys):
             there = ', '.join(key for key in keys if key not in missing)
-            raise ValueError(f'the config sets {there}, but not {", ".join(missing)}. Mend: all three of them, or none '
-                             '(None removes what a base sets)')
+            raise ValueError(
+                f'the config sets {there}, but not {", ".join(missing)}. Mend: all three of them, '
+                f'or none '
+                '(None removes what a base sets)'
+            )
         if isinstance(cfg.get(keys[0]), dict) and cfg[keys[0]].get('dataset') is None:
-            raise ValueError(f"{keys[0]} has no dataset (it has {sorted(cfg[keys[0]])}). Mend: dataset=dict(type=...)")
+            raise ValueError(
+                f'{keys[0]} has no dataset (it has {sorted(cfg[keys[0]])}). Mend: '
+                f'dataset=dict(type=...)'
+            )
 
 
 def check_settings(cfg: Config) -> None:
@@ -97,13 +144,23 @@ def check_settings(cfg: Config) -> None:
     check_sections(cfg)
     check_names(cfg)
     check_work_dir(cfg.get('work_dir'))
-    check_keys(cfg.get('randomness') or {}, ('seed', 'deterministic', 'diff_rank_seed'), 'randomness')
-    levels = logging.getLevelNamesMapping() if hasattr(logging, 'getLevelNamesMapping') else logging._nameToLevel
-    if cfg.get('log_level', 'INFO') not in levels and not isinstance(cfg.get('log_level'), int | None):
+    check_keys(
+        cfg.get('randomness') or {}, ('seed', 'deterministic', 'diff_rank_seed'), 'randomness'
+    )
+    levels = (
+        logging.getLevelNamesMapping()
+        if hasattr(logging, 'getLevelNamesMapping')
+        else logging._nameToLevel
+    )
+    if cfg.get('log_level', 'INFO') not in levels and not isinstance(
+        cfg.get('log_level'), int | None
+    ):
         raise ValueError(f'log_level must be one of {", ".join(levels)}, got {cfg.log_level!r}')
     if not isinstance(cfg.get('resume', False), bool):
-        raise ValueError(f'resume must be True or False, got {cfg.resume!r}. Mend: resume=True goes on from the '
-                         'newest checkpoint of work_dir; load_from=PATH beside it names another one')
+        raise ValueError(
+            f'resume must be True or False, got {cfg.resume!r}. Mend: resume=True goes on from the '
+            'newest checkpoint of work_dir; load_from=PATH beside it names another one'
+        )
     for name, wrapper in optim_wrappers(cfg):
         _check_optimizer(f'{name}.optimizer', wrapper.get('optimizer'))
     for key, value, least, mend in _counts(cfg):
@@ -113,7 +170,9 @@ def check_settings(cfg: Config) -> None:
             raise ValueError(f'{error}. Mend: {mend}') from None
     timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout', 1)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
-        raise ValueError(f'env_cfg.dist_cfg.timeout must be a number of seconds above 0, got {timeout!r}')
+        raise ValueError(
+            f'env_cfg.dist_cfg.timeout must be a number of seconds above 0, got {timeout!r}'
+        )
 
 
 def _short(value: Any) -> str:
@@ -125,16 +184,23 @@ def optim_wrappers(cfg: Config) -> Iterator[tuple[str, Any]]:
     wrappers = cfg.get('optim_wrapper') or {}
     if isinstance(wrappers, dict):
         yield 'optim_wrapper', wrappers
-        yield from ((f'optim_wrapper.{name}', one) for name, one in wrappers.items()
-                    if isinstance(one, dict) and 'optimizer' in one)
+        yield from (
+            (f'optim_wrapper.{name}', one)
+            for name, one in wrappers.items()
+            if isinstance(one, dict) and 'optimizer' in one
+        )
 
 
 def _check_optimizer(where: str, optimizer: Any) -> None:
     if not isinstance(optimizer, dict):
         return
     kind = optimizer.get('type')
-    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:  # mmengine: 'None is not a callable object'
-        raise KeyError(f'{where}: there is no optimizer {kind!r}{nearest(kind, OPTIMIZERS.module_dict)}')
+    if (
+        isinstance(kind, str) and OPTIMIZERS.get(kind) is None
+    ):  # mmengine: 'None is not a callable object'
+        raise KeyError(
+            f'{where}: there is no optimizer {kind!r}{nearest(kind, OPTIMIZERS.module_dict)}'
+        )
     for key in RATES:
         value = optimizer.get(key, 0)
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -149,14 +215,23 @@ def check_work_dir(work_dir: Any) -> None:
         ValueError: It is empty, no path, or lies at or below a file.
     """
     if work_dir is not None and not isinstance(work_dir, str | Path):
-        raise ValueError(f'work_dir must be the path of a folder, got {work_dir!r}. Mend: --work-dir work_dirs/NAME')
+        raise ValueError(
+            f'work_dir must be the path of a folder, got {work_dir!r}. Mend: --work-dir '
+            f'work_dirs/NAME'
+        )
     for part in (Path(work_dir), *Path(work_dir).parents) if work_dir else ():
         if part.is_file():
-            raise ValueError(f'work_dir must be the path of a folder, got {str(work_dir)!r}, but {part} is a file. '
-                             'Mend: --work-dir work_dirs/NAME')
+            raise ValueError(
+                f'work_dir must be the path of a folder, got {str(work_dir)!r}, but {part} is a '
+                f'file. '
+                'Mend: --work-dir work_dirs/NAME'
+            )
     if work_dir is not None and not str(work_dir).strip():
-        raise ValueError(f'work_dir must be the path of a folder, got {work_dir!r}. Mend: --work-dir work_dirs/NAME; '
-                         "'.' where the current folder is meant")
+        raise ValueError(
+            f'work_dir must be the path of a folder, got {work_dir!r}. Mend: --work-dir '
+            f'work_dirs/NAME; '
+            "'.' where the current folder is meant"
+        )
 
 
 def _counts(cfg: Config) -> Iterator[tuple[str, Any, int, str]]:
@@ -164,19 +239,39 @@ def _counts(cfg: Config) -> Iterator[tuple[str, Any, int, str]]:
     for split in ('train', 'val', 'test'):
         loader = f'{split}_dataloader'
         yield from _of(cfg.get(loader), COUNTS, loader, 'leave it out, or write a whole number')
-    mend = 'a whole number; to leave validation out: val_dataloader=None, val_cfg=None, val_evaluator=None'
+    mend = (
+        'a whole number; to leave validation out: val_dataloader=None, val_cfg=None, '
+        'val_evaluator=None'
+    )
     yield from _of(cfg.get('train_cfg'), LENGTHS, 'train_cfg', mend)
     for name, hook in (cfg.get('default_hooks') or {}).items():
-        yield from _of(hook, HOOKS, f'default_hooks.{name}', 'a whole number of iterations or epochs; -1 for never')
+        yield from _of(
+            hook,
+            HOOKS,
+            f'default_hooks.{name}',
+            'a whole number of iterations or epochs; -1 for never',
+        )
     for name, one in optim_wrappers(cfg):
         yield from _of(one, {'accumulative_counts': 1}, name, '1 for a step after every batch')
-    yield from _of(cfg.get('auto_scale_lr'), {'base_batch_size': 1}, 'auto_scale_lr', "the recipe's images a step")
+    yield from _of(
+        cfg.get('auto_scale_lr'),
+        {'base_batch_size': 1},
+        'auto_scale_lr',
+        "the recipe's images a step",
+    )
     seed = (cfg.get('randomness') or {}).get('seed')
     if seed is not None:
-        yield 'randomness.seed', seed, 0, 'a whole number such as 0, or None for another one each time'
+        yield (
+            'randomness.seed',
+            seed,
+            0,
+            'a whole number such as 0, or None for another one each time',
+        )
 
 
-def _of(part: Any, least: dict[str, int], where: str, mend: str) -> Iterator[tuple[str, Any, int, str]]:
+def _of(
+    part: Any, least: dict[str, int], where: str, mend: str
+) -> Iterator[tuple[str, Any, int, str]]:
     for key, number in least.items():
         if isinstance(part, dict) and part.get(key) is not None:
             yield f'{where}.{key}', part[key], number, mend

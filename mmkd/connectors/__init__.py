@@ -1,3 +1,4 @@
 """Connectors: what fits the student's tensor to the teacher's, or the other way round."""
+
 from mmkd.connectors.affinity_rows import AffinityRows as AffinityRows
 from mmkd.connectors.connector import Connector as Connector

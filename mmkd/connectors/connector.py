@@ -1,4 +1,5 @@
 """Connectors: what stands between a tap and a loss where shapes differ."""
+
 import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -22,8 +23,14 @@ class Connector(BaseModule):
         init_cfg: mmengine's initialisation.
     """
 
-    def __init__(self, in_channels: int, out_channels: int | None = None, resize: bool = False,
-                 tokens: bool = False, init_cfg: dict | None = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        resize: bool = False,
+        tokens: bool = False,
+        init_cfg: dict | None = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.resize, self.tokens = resize, tokens
         self.conv = nn.Conv2d(in_channels, out_channels, 1) if out_channels else nn.Identity()

@@ -1,4 +1,5 @@
 """Data sets: of mmseg for segmentation, of mmengine for classification."""
+
 from mmkd.datasets import checked as checked  # mends mmengine's data sets
 from mmkd.datasets.camvid import CamVid as CamVid
 from mmkd.datasets.cifar10 import CIFAR10 as CIFAR10

@@ -1,7 +1,9 @@
 """Data sets name the file that is broken: of a sample that fails, of a map that does not fit; or say that all is empty.
 
-mmengine's own classes are mended, so that every data set does so once mmkd is imported, whoever wrote it.
+mmengine's own classes are mended, so that every data set does so once mmkd is imported, whoever
+wrote it.
 """
+
 import os
 import re
 from typing import Any
@@ -33,10 +35,12 @@ def call_checked(compose: Compose, data: dict) -> dict | None:
         The transformed sample, None where a step leaves it out.
 
     Raises:
-        SampleError: A file cannot be read, a step fails, or a map does not fit its image. What is no mistake but a bug
-            of a step (an IndexError, say) keeps its kind.
+        SampleError: A file cannot be read, a step fails, or a map does not fit its image. What is
+            no mistake but a bug of a step (an IndexError, say) keeps its kind.
     """
-    files = {key: str(data[key]) for key in PATHS if data.get(key)} if isinstance(data, dict) else {}
+    files = (
+        {key: str(data[key]) for key in PATHS if data.get(key)} if isinstance(data, dict) else {}
+    )
     for step in compose.transforms:
         known = set(data)
         try:
@@ -65,20 +69,30 @@ def check_map(data: dict, key: str, files: dict[str, str]) -> None:
     """
     shape, file = np.shape(data[key]), files.get(MAPS[key], key)
     wanted = tuple(data.get('ori_shape') or ())
-    wanted = wanted[:2] if len(shape) == 2 else wanted  # volumes have three numbers, and so may images with channels
+    wanted = (
+        wanted[:2] if len(shape) == 2 else wanted
+    )  # volumes have three numbers, and so may images with channels
     image = f'its image {files["img_path"]}' if 'img_path' in files else 'its image'
     if len(shape) != (len(wanted) or 2):
-        raise SampleError(f'{file} has the shape {shape}, but a map holds one value for each pixel'
-                          f'{f" of {image} {wanted}" if wanted else ""}. Mend: one channel, of class ids and not of '
-                          'colours; or take the file out of the data set')
+        raise SampleError(
+            f'{file} has the shape {shape}, but a map holds one value for each pixel'
+            f'{f" of {image} {wanted}" if wanted else ""}. Mend: one channel, of class ids and '
+            f'not of '
+            'colours; or take the file out of the data set'
+        )
     if wanted and shape != wanted:
-        raise SampleError(f'{file} has the size {shape} (height, width), but {image} {wanted}. {_REPLACE}')
+        raise SampleError(
+            f'{file} has the size {shape} (height, width), but {image} {wanted}. {_REPLACE}'
+        )
     if key == 'gt_seg_map' and np.asarray(data[key]).dtype == np.uint8:
         strange = strange_id(file)
         if strange is not None:
             made = '' if isinstance(strange, float) else f', which would make it {strange % 256}'
-            raise SampleError(f'{file} holds the id {strange}, but labels are read as 8 bits{made}. Mend: write ids of '
-                              '0 to 255, 255 where nothing counts')
+            raise SampleError(
+                f'{file} holds the id {strange}, but labels are read as 8 bits{made}. Mend: write '
+                f'ids of '
+                '0 to 255, 255 where nothing counts'
+            )
 
 
 def strange_id(file: str) -> int | float | None:
@@ -92,7 +106,9 @@ def strange_id(file: str) -> int | float | None:
     values = cv2.imread(file, cv2.IMREAD_UNCHANGED)
     if values is None or values.dtype == np.uint8:
         return None
-    bad = values[(values != np.floor(values)) | ~((values >= 0) & (values <= 255))]  # NaN is unequal to itself
+    bad = values[
+        (values != np.floor(values)) | ~((values >= 0) & (values <= 255))
+    ]  # NaN is unequal to itself
     if bad.size == 0:
         return None
     return float(bad[0]) if not np.isfinite(bad[0]) or bad[0] % 1 else int(bad.max())
@@ -116,10 +132,14 @@ def unreadable(file: str, error: Exception, reader: str) -> str:
     """Return the sentence about a file that ``reader`` could not read.
 
     >>> unreadable('ann/3.png', OSError('cannot identify image file <_io.BytesIO object at 0x7f0a>'), 'LoadAnnotations')
-    'ann/3.png cannot be read by LoadAnnotations: cannot identify image file. Mend: replace the file, or take it out...'
+    'ann/3.png cannot be read by LoadAnnotations: cannot identify image file. Mend: replace the
+    file, or take it out...'
     """
     empty = os.path.isfile(file) and os.path.getsize(file) == 0
-    return f'{file} cannot be read by {reader}: {"it is empty (0 bytes)" if empty else _reason(error)}. {_REPLACE}'
+    return (
+        f'{file} cannot be read by {reader}: '
+        f'{"it is empty (0 bytes)" if empty else _reason(error)}. {_REPLACE}'
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -131,7 +151,9 @@ def _reason(error: Exception) -> str:
 def _read_by(step: str, files: dict[str, str]) -> list[str]:
     """Return the files that a loading step reads, as its name says."""
     images = 'Annotation' not in step
-    return [path for key, path in files.items() if key.startswith('img') == images] or list(files.values())
+    return [path for key, path in files.items() if key.startswith('img') == images] or list(
+        files.values()
+    )
 
 
 def refuse_empty(dataset: BaseDataset) -> None:
@@ -146,11 +168,28 @@ def refuse_empty(dataset: BaseDataset) -> None:
 
 def _looked(dataset: BaseDataset) -> str:
     """Return where a data set looks for its samples, and the mend."""
-    looked = {name: getattr(dataset, name, None) for name in ('data_root', 'data_prefix', 'ann_file', 'img_suffix',
-                                                              'seg_map_suffix', 'filter_cfg', '_indices')}
-    said = ', '.join(f'{name.lstrip("_")}={value!r}' for name, value in looked.items() if value not in (None, '', {}))
-    return (f' ({said}). Mend: data_root, data_prefix, suffixes and ann_file must lead to files (relative paths start '
-            f'at {os.getcwd()})')
+    looked = {
+        name: getattr(dataset, name, None)
+        for name in (
+            'data_root',
+            'data_prefix',
+            'ann_file',
+            'img_suffix',
+            'seg_map_suffix',
+            'filter_cfg',
+            '_indices',
+        )
+    }
+    said = ', '.join(
+        f'{name.lstrip("_")}={value!r}'
+        for name, value in looked.items()
+        if value not in (None, '', {})
+    )
+    return (
+        f' ({said}). Mend: data_root, data_prefix, suffixes and ann_file must lead to files '
+        f'(relative paths start '
+        f'at {os.getcwd()})'
+    )
 
 
 def refuse_folder(dataset: BaseDataset) -> None:
@@ -160,14 +199,25 @@ def refuse_folder(dataset: BaseDataset) -> None:
         ValueError: Names it.
     """
     file = getattr(dataset, 'ann_file', None)
-    if hasattr(dataset, 'seg_map_suffix') and isinstance(file, str) and file and os.path.isdir(file):
-        raise ValueError(f'ann_file={file!r} of {type(dataset).__name__} is a folder, but a list of names is read from '
-                         'it. Mend: a text file; leave it out to take every image of data_prefix')
+    if (
+        hasattr(dataset, 'seg_map_suffix')
+        and isinstance(file, str)
+        and file
+        and os.path.isdir(file)
+    ):
+        raise ValueError(
+            f'ann_file={file!r} of {type(dataset).__name__} is a folder, but a list of names is '
+            f'read from '
+            'it. Mend: a text file; leave it out to take every image of data_prefix'
+        )
 
 
 def _unlisted(dataset: BaseDataset, error: Exception) -> Exception:
     """Return an error of a data set that cannot list its samples, with where it looked."""
-    text = f'the data set {type(dataset).__name__} cannot list its samples: {_reason(error)}{_looked(dataset)}'
+    text = (
+        f'the data set {type(dataset).__name__} cannot list its samples: '
+        f'{_reason(error)}{_looked(dataset)}'
+    )
     return type(error)(text) if isinstance(error, OSError) else ValueError(text)
 
 
@@ -184,7 +234,9 @@ def mend_data_sets() -> None:
         try:
             full_init(dataset)
         except (AssertionError, UnicodeError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is None:  # a sentence of the data set's own
+            if (
+                isinstance(error, OSError) and error.errno is None
+            ):  # a sentence of the data set's own
                 raise
             raise _unlisted(dataset, error) from error
         if not dataset.serialize_data:  # else its list is empty because it was serialized

@@ -1,4 +1,5 @@
 """Scenes of handwritten digits: a segmentation data set that needs no download."""
+
 from functools import cache
 from typing import Any
 
@@ -8,16 +9,27 @@ from mmseg.datasets import BaseSegDataset
 from mmkd.registry import DATASETS
 from mmkd.utils.checks import check_choice, check_count, check_keys
 
-# Neighbours in the source tend to be by one writer: contiguous blocks keep handwriting apart as well as digits.
+# Neighbours in the source tend to be by one writer: contiguous blocks keep handwriting apart as
+# well as digits.
 SPLITS = dict(train=(0, 1257), val=(1257, 1437), test=(1437, 1797))
 INK = 0.47  # ink from here on is the digit's: between two of the source's 17 levels, so that no rounding decides
 OWN = ('split', 'num_scenes', 'size', 'seed', 'num_digits', 'digit_size', 'clutter', 'noise')
-INHERITED = ('pipeline', 'metainfo', 'indices', 'test_mode', 'lazy_init', 'serialize_data', 'max_refetch')
+INHERITED = (
+    'pipeline',
+    'metainfo',
+    'indices',
+    'test_mode',
+    'lazy_init',
+    'serialize_data',
+    'max_refetch',
+)
 
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits  # loads 1,797 digits from scikit-learn's own folder in about 20 ms
+    from sklearn.datasets import (
+        load_digits,
+    )  # loads 1,797 digits from scikit-learn's own folder in about 20 ms
 
     pixels, labels = load_digits(return_X_y=True)
     return (pixels.reshape(-1, 8, 8) / 16).astype(np.float64), labels.astype(np.int64)
@@ -45,11 +57,13 @@ def scramble(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.block([shuffled[:2], shuffled[2:]])
 
 
-def sample_ink(ink: np.ndarray, size: int, centre: tuple[float, float], side: float,
-               angle: float) -> tuple[tuple[slice, slice], np.ndarray]:
+def sample_ink(
+    ink: np.ndarray, size: int, centre: tuple[float, float], side: float, angle: float
+) -> tuple[tuple[slice, slice], np.ndarray]:
     """Draw one digit on a canvas: bilinear, turned by ``angle`` and ``side`` pixels wide.
 
-    Pixel (y, x) of the canvas reads the digit at ``R(angle)·((y, x) − centre)·8/side + 3.5``; outside is 0.
+    Pixel (y, x) of the canvas reads the digit at ``R(angle)·((y, x) − centre)·8/side + 3.5``;
+    outside is 0.
 
     Args:
         ink: Digit of shape (8, 8).
@@ -61,7 +75,9 @@ def sample_ink(ink: np.ndarray, size: int, centre: tuple[float, float], side: fl
     Returns:
         The window of the canvas that the digit can touch, and the ink inside it.
     """
-    reach = side * 0.7072 * 9 / 8 + 1  # half the diagonal, with the half pixel over which bilinear ink fades
+    reach = (
+        side * 0.7072 * 9 / 8 + 1
+    )  # half the diagonal, with the half pixel over which bilinear ink fades
     top, left = (int(max(0, np.floor(c - reach))) for c in centre)
     bottom, right = (int(min(size, np.ceil(c + reach) + 1)) for c in centre)
     dy = (np.arange(top, bottom) - centre[0])[:, None] * (8 / side)
@@ -73,18 +89,27 @@ def sample_ink(ink: np.ndarray, size: int, centre: tuple[float, float], side: fl
     padded[1:9, 1:9] = ink
     y0, x0 = np.minimum(y.astype(int), 8), np.minimum(x.astype(int), 8)
     fy, fx = y - y0, x - x0
-    drawn = ((1 - fy) * ((1 - fx) * padded[y0, x0] + fx * padded[y0, x0 + 1])
-             + fy * ((1 - fx) * padded[y0 + 1, x0] + fx * padded[y0 + 1, x0 + 1]))
+    drawn = (1 - fy) * ((1 - fx) * padded[y0, x0] + fx * padded[y0, x0 + 1]) + fy * (
+        (1 - fx) * padded[y0 + 1, x0] + fx * padded[y0 + 1, x0 + 1]
+    )
     return (slice(top, bottom), slice(left, right)), drawn
 
 
-def compose_scene(ink: np.ndarray, labels: np.ndarray, rng: np.random.Generator, size: int = 64,
-                  num_digits: tuple[int, int] = (5, 8), digit_size: tuple[float, float] = (14, 24),
-                  clutter: int = 2, noise: float = 0.06) -> tuple[np.ndarray, np.ndarray]:
+def compose_scene(
+    ink: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    size: int = 64,
+    num_digits: tuple[int, int] = (5, 8),
+    digit_size: tuple[float, float] = (14, 24),
+    clutter: int = 2,
+    noise: float = 0.06,
+) -> tuple[np.ndarray, np.ndarray]:
     """Compose one scene and its label map, drawing every choice from ``rng``.
 
-    In order: a smooth coloured background; ``clutter`` scrambled digits, which are background; the digits, later
-    ones over earlier ones; Gaussian noise. Where the ink of a digit is at least ``INK``, its class is the label.
+    In order: a smooth coloured background; ``clutter`` scrambled digits, which are background; the
+    digits, later ones over earlier ones; Gaussian noise. Where the ink of a digit is at least
+    ``INK``, its class is the label.
 
     Args:
         ink: Digits to choose from, (n, 8, 8) in [0, 1].
@@ -111,7 +136,8 @@ def compose_scene(ink: np.ndarray, labels: np.ndarray, rng: np.random.Generator,
             drawing, value = scramble(drawing, rng), 0
         side = rng.uniform(*digit_size)
         y, x = rng.uniform(side / 3, size - side / 3, 2)
-        # Each channel is dark or bright: ink differs from every background, and its colour tells no class.
+        # Each channel is dark or bright: ink differs from every background, and its colour tells no
+        # class.
         colour = 0.8 * rng.integers(2, size=3) + rng.uniform(0, 0.2, 3)
         window, drawn = sample_ink(drawing, size, (y, x), side, rng.uniform(-0.35, 0.35))
         cover = np.clip(2 * drawn - 0.5, 0, 1)[..., None]
@@ -125,14 +151,16 @@ def compose_scene(ink: np.ndarray, labels: np.ndarray, rng: np.random.Generator,
 class DigitScenes(BaseSegDataset):
     """Scenes of real handwritten digits on clutter: 11 classes, no download.
 
-    The digits are the 1,797 that scikit-learn ships (8×8, from the test part of UCI's *Optical Recognition of
-    Handwritten Digits*); splits share none of them, so a test scene shows handwriting that was never trained on.
-    A scene is a function of (seed, split, index) alone: the same on every machine, whatever ``num_scenes`` is. It is
-    composed when first asked for and kept in memory (16 kB at 64×64).
+    The digits are the 1,797 that scikit-learn ships (8×8, from the test part of UCI's *Optical
+    Recognition of Handwritten Digits*); splits share none of them, so a test scene shows
+    handwriting that was never trained on. A scene is a function of (seed, split, index) alone: the
+    same on every machine, whatever ``num_scenes`` is. It is composed when first asked for and kept
+    in memory (16 kB at 64×64).
 
-    Class 0 is the background, class d + 1 the digit d; there is no ignored pixel. A sample comes with ``img`` (BGR,
-    uint8) and ``gt_seg_map`` already in place, so a pipeline starts where others have loaded both, and may be no more
-    than ``[dict(type='PackSegInputs')]``. Do not flip: a mirrored digit is no digit.
+    Class 0 is the background, class d + 1 the digit d; there is no ignored pixel. A sample comes
+    with ``img`` (BGR, uint8) and ``gt_seg_map`` already in place, so a pipeline starts where others
+    have loaded both, and may be no more than ``[dict(type='PackSegInputs')]``. Do not flip: a
+    mirrored digit is no digit.
 
     Args:
         split: 'train', 'val' or 'test': which digits the scenes show.
@@ -143,11 +171,13 @@ class DigitScenes(BaseSegDataset):
         digit_size: Smallest and largest digit in pixels.
         clutter: Number of scrambled digits beneath the digits: the same strokes, but background.
         noise: Standard deviation of the pixel noise, of the full range.
-        **kwargs: As in mmseg's BaseSegDataset: ``pipeline``, ``metainfo``, ``indices``, ``test_mode``, ``lazy_init``,
-            ``serialize_data``, ``max_refetch``; those that name files are refused.
+        **kwargs: As in mmseg's BaseSegDataset: ``pipeline``, ``metainfo``, ``indices``,
+            ``test_mode``, ``lazy_init``, ``serialize_data``, ``max_refetch``; those that name files
+            are refused.
 
     Raises:
-        ValueError: A number or range that makes no scene; names the argument, what was got and what is allowed.
+        ValueError: A number or range that makes no scene; names the argument, what was got and what
+            is allowed.
         TypeError: An unknown argument, with the nearest match.
 
     Examples:
@@ -158,12 +188,33 @@ class DigitScenes(BaseSegDataset):
 
     METAINFO = dict(
         classes=('background', *map(str, range(10))),
-        palette=[[0, 0, 0], [230, 25, 75], [60, 180, 75], [255, 225, 25], [0, 130, 200], [245, 130, 48],
-                 [145, 30, 180], [70, 240, 240], [240, 50, 230], [210, 245, 60], [250, 190, 212]])
+        palette=[
+            [0, 0, 0],
+            [230, 25, 75],
+            [60, 180, 75],
+            [255, 225, 25],
+            [0, 130, 200],
+            [245, 130, 48],
+            [145, 30, 180],
+            [70, 240, 240],
+            [240, 50, 230],
+            [210, 245, 60],
+            [250, 190, 212],
+        ],
+    )
 
-    def __init__(self, split: str = 'train', num_scenes: int = 1000, size: int = 64, seed: int = 0,
-                 num_digits: tuple[int, int] = (5, 8), digit_size: tuple[float, float] = (14, 24),
-                 clutter: int = 2, noise: float = 0.06, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        split: str = 'train',
+        num_scenes: int = 1000,
+        size: int = 64,
+        seed: int = 0,
+        num_digits: tuple[int, int] = (5, 8),
+        digit_size: tuple[float, float] = (14, 24),
+        clutter: int = 2,
+        noise: float = 0.06,
+        **kwargs: Any,
+    ) -> None:
         check_keys(kwargs, (*OWN, *INHERITED), 'DigitScenes')
         check_choice('split', split, SPLITS)
         check_count('num_scenes', num_scenes, 1)
@@ -176,15 +227,23 @@ class DigitScenes(BaseSegDataset):
             raise ValueError(f'noise must be a number from 0 to 1, got {noise!r}')
         self.split, self.num_scenes, self.seed = split, num_scenes, seed
         self.options: dict[str, Any] = dict(
-            size=size, num_digits=num_digits, digit_size=digit_size, clutter=clutter, noise=noise)
+            size=size, num_digits=num_digits, digit_size=digit_size, clutter=clutter, noise=noise
+        )
         self._scenes: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         super().__init__(**kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Return an entry a scene; ``img_path`` is a name for results, not a file."""
-        return [dict(scene=index, img_path=f'{self.split}_{self.seed}_{index:05d}.png', label_map=self.label_map,
-                     reduce_zero_label=self.reduce_zero_label, seg_fields=['gt_seg_map'])
-                for index in range(self.num_scenes)]
+        return [
+            dict(
+                scene=index,
+                img_path=f'{self.split}_{self.seed}_{index:05d}.png',
+                label_map=self.label_map,
+                reduce_zero_label=self.reduce_zero_label,
+                seg_fields=['gt_seg_map'],
+            )
+            for index in range(self.num_scenes)
+        ]
 
     def scene(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image and label map of a scene, from memory if it was composed before."""
@@ -199,13 +258,24 @@ class DigitScenes(BaseSegDataset):
         image, seg_map = self.scene(info['scene'])
         if self.label_map is not None:
             seg_map = np.array([self.label_map[label] for label in range(11)], np.uint8)[seg_map]
-        return dict(info, img=image.copy(), gt_seg_map=seg_map.copy(), img_shape=image.shape[:2],
-                    ori_shape=image.shape[:2])
+        return dict(
+            info,
+            img=image.copy(),
+            gt_seg_map=seg_map.copy(),
+            img_shape=image.shape[:2],
+            ori_shape=image.shape[:2],
+        )
 
 
 def _check_range(name: str, value: Any, least: float, most: float) -> None:
     number = int if name == 'num_digits' else int | float
-    if (not isinstance(value, tuple | list) or len(value) != 2 or not all(isinstance(v, number) for v in value)
-            or not least <= value[0] <= value[1] <= most):
-        raise ValueError(f'{name} must be (smallest, largest) with {least} <= smallest <= largest <= {most}'
-                         f'{" (whole numbers)" if number is int else ""}, got {value!r}')
+    if (
+        not isinstance(value, tuple | list)
+        or len(value) != 2
+        or not all(isinstance(v, number) for v in value)
+        or not least <= value[0] <= value[1] <= most
+    ):
+        raise ValueError(
+            f'{name} must be (smallest, largest) with {least} <= smallest <= largest <= {most}'
+            f'{" (whole numbers)" if number is int else ""}, got {value!r}'
+        )

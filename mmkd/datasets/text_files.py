@@ -1,4 +1,5 @@
 """Sentences, or pairs of them, with a label: tab-separated files such as those of GLUE, and their tokens."""
+
 import csv
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +16,15 @@ from mmkd.utils.checks import check_count, check_keys, nearest
 from mmkd.utils.hugging_face import resolve_folder, transformers
 
 OWN = ('data_root', 'ann_file', 'text', 'label', 'limit')
-INHERITED = ('pipeline', 'metainfo', 'indices', 'test_mode', 'lazy_init', 'serialize_data', 'max_refetch')
+INHERITED = (
+    'pipeline',
+    'metainfo',
+    'indices',
+    'test_mode',
+    'lazy_init',
+    'serialize_data',
+    'max_refetch',
+)
 
 
 @DATASETS.register_module()
@@ -37,44 +46,87 @@ class TextFiles(BaseDataset):
         TypeError: An unknown argument, with the nearest match.
     """
 
-    def __init__(self, data_root: str, ann_file: str, text: Sequence[str] = ('sentence',), label: str = 'label',
-                 limit: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        data_root: str,
+        ann_file: str,
+        text: Sequence[str] = ('sentence',),
+        label: str = 'label',
+        limit: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         check_keys(kwargs, (*OWN, *INHERITED), 'TextFiles')
         check_count('limit', 1 if limit is None else limit, 1)
         if isinstance(text, str) or len(text) not in (1, 2):
-            raise ValueError(f"text must name one or two columns, got {text!r}. Mend: text=['sentence']")
+            raise ValueError(
+                f"text must name one or two columns, got {text!r}. Mend: text=['sentence']"
+            )
         self.text, self.label, self.limit = tuple(text), label, limit
         super().__init__(data_root=str(data_root), ann_file=ann_file, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """Return an entry a row."""
-        path, classes = Path(self.ann_file), [str(name) for name in self.metainfo.get('classes', ())]
+        path, classes = (
+            Path(self.ann_file),
+            [str(name) for name in self.metainfo.get('classes', ())],
+        )
         if not path.is_file():
-            raise FileNotFoundError(f'TextFiles: no file {path}. Mend: data_root and ann_file; one folder a task')
+            raise FileNotFoundError(
+                f'TextFiles: no file {path}. Mend: data_root and ann_file; one folder a task'
+            )
         if not classes:
-            raise ValueError("TextFiles needs the names of the classes. Mend: metainfo=dict(classes=['negative', "
-                             "'positive'])")
+            raise ValueError(
+                'TextFiles needs the names of the classes. Mend: '
+                "metainfo=dict(classes=['negative', "
+                "'positive'])"
+            )
         rows, columns = _read(path)
         for column in (*self.text, self.label):
             if column not in columns:
-                raise KeyError(f'TextFiles: {path} has no column {column!r}{nearest(column, columns)} (its columns: '
-                               f'{columns})')
-        short = [i for i, row in enumerate(rows) if None in [row[column] for column in (*self.text, self.label)]]
+                raise KeyError(
+                    f'TextFiles: {path} has no column {column!r}{nearest(column, columns)} (its '
+                    f'columns: '
+                    f'{columns})'
+                )
+        short = [
+            i
+            for i, row in enumerate(rows)
+            if None in [row[column] for column in (*self.text, self.label)]
+        ]
         if not rows or short:
             fault = f'too few columns in line {short[0] + 2}' if short else 'no rows'
-            raise ValueError(f'TextFiles: {path} has {fault}. Mend: a label and a sentence in every row, between tabs')
+            raise ValueError(
+                f'TextFiles: {path} has {fault}. Mend: a label and a sentence in every row, '
+                f'between tabs'
+            )
         if self.limit is not None and self.limit > len(rows):
-            raise ValueError(f'limit={self.limit}, but {path} has {len(rows)} rows. Mend: limit={len(rows)} at most')
-        chosen = range(len(rows)) if self.limit is None else np.linspace(0, len(rows) - 1, self.limit).round()
-        return [dict(text=[rows[int(i)][column] for column in self.text], row=int(i), ood=False,
-                     gt_label=self._label(rows[int(i)][self.label], classes, path)) for i in chosen]
+            raise ValueError(
+                f'limit={self.limit}, but {path} has {len(rows)} rows. Mend: limit={len(rows)} at '
+                f'most'
+            )
+        chosen = (
+            range(len(rows))
+            if self.limit is None
+            else np.linspace(0, len(rows) - 1, self.limit).round()
+        )
+        return [
+            dict(
+                text=[rows[int(i)][column] for column in self.text],
+                row=int(i),
+                ood=False,
+                gt_label=self._label(rows[int(i)][self.label], classes, path),
+            )
+            for i in chosen
+        ]
 
     def _label(self, value: str, classes: list[str], path: Path) -> int:
         if value in classes:
             return classes.index(value)
         if value.isdigit() and int(value) < len(classes):
             return int(value)
-        raise ValueError(f'TextFiles: {path} has the label {value!r}, which is none of the classes {classes}')
+        raise ValueError(
+            f'TextFiles: {path} has the label {value!r}, which is none of the classes {classes}'
+        )
 
 
 def _read(path: Path) -> tuple[list[dict], list[str]]:
@@ -84,8 +136,10 @@ def _read(path: Path) -> tuple[list[dict], list[str]]:
             reader = csv.DictReader(file, delimiter='\t', quoting=csv.QUOTE_NONE)
             return list(reader), list(reader.fieldnames or [])
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f'TextFiles: {path} is no table of text in UTF-8 ({error}). Mend: tab-separated rows, '
-                         'written as UTF-8') from error
+        raise ValueError(
+            f'TextFiles: {path} is no table of text in UTF-8 ({error}). Mend: tab-separated rows, '
+            'written as UTF-8'
+        ) from error
 
 
 @TRANSFORMS.register_module()
@@ -104,15 +158,21 @@ class PackTextInputs(BaseTransform):
     def __init__(self, tokenizer: str, max_length: int = 128) -> None:
         check_count('max_length', max_length, 3)
         folder = resolve_folder(tokenizer)
-        self.tokenizer = transformers('PackTextInputs').AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        self.tokenizer = transformers('PackTextInputs').AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
         self.max_length = max_length
 
     def transform(self, results: dict) -> dict:
         """Return ``dict(inputs=…, data_samples=…)``."""
         found = self.tokenizer(*results['text'], truncation=True, max_length=self.max_length)
         ids = found['input_ids']
-        sample = BaseDataElement(metainfo=dict(row=results.get('row'), ood=results.get('ood', False)))
+        sample = BaseDataElement(
+            metainfo=dict(row=results.get('row'), ood=results.get('ood', False))
+        )
         if results.get('gt_label') is not None:
             sample.gt_label = torch.tensor([results['gt_label']])
         segments = found.get('token_type_ids') or [0] * len(ids)
-        return dict(inputs=torch.tensor([ids, found['attention_mask'], segments]), data_samples=sample)
+        return dict(
+            inputs=torch.tensor([ids, found['attention_mask'], segments]), data_samples=sample
+        )

@@ -1,4 +1,5 @@
 """Initial weights that depend on a seed and a name, not on what was built before."""
+
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +17,8 @@ from mmkd.datasets.seeded import name_seed, seed_everything
 def own_draws(*names: str) -> Iterator[None]:
     """Draw from generators of one's own inside the block; the global ones are left as they were.
 
-    Inside, torch, numpy and random start from what (``torch.initial_seed()``, names) gives: the run's
-    seed decides, and nothing that was drawn before. Generators of devices are left alone.
+    Inside, torch, numpy and random start from what (``torch.initial_seed()``, names) gives: the
+    run's seed decides, and nothing that was drawn before. Generators of devices are left alone.
 
     Args:
         names: Of what is drawn; other names, other numbers.

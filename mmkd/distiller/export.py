@@ -1,4 +1,5 @@
 """Student export: plain weights and a plain config that mmsegmentation loads without mmkd."""
+
 import os
 from io import BytesIO
 from pathlib import Path
@@ -17,8 +18,20 @@ from mmkd.utils.pretrained import pretrained_keys
 from mmkd.version import __version__
 
 # What inference and evaluation of a plain model read of a run's config.
-_CARRIED = ('test_pipeline', 'test_dataloader', 'test_evaluator', 'test_cfg', 'val_dataloader', 'val_evaluator',
-            'val_cfg', 'tta_model', 'tta_pipeline', 'visualizer', 'vis_backends', 'env_cfg')
+_CARRIED = (
+    'test_pipeline',
+    'test_dataloader',
+    'test_evaluator',
+    'test_cfg',
+    'val_dataloader',
+    'val_evaluator',
+    'val_cfg',
+    'tta_model',
+    'tta_pipeline',
+    'visualizer',
+    'vis_backends',
+    'env_cfg',
+)
 
 
 def student_state_dict(state_dict: dict[str, Any], member: str = 'student') -> dict[str, Any]:
@@ -28,18 +41,23 @@ def student_state_dict(state_dict: dict[str, Any], member: str = 'student') -> d
         KeyError: The state dict holds no such student.
     """
     prefix = f'students.{member}.'
-    state = {key[len(prefix):]: value for key, value in state_dict.items() if key.startswith(prefix)}
+    state = {
+        key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)
+    }
     if not state:
         names = sorted({key.split('.')[1] for key in state_dict if key.startswith('students.')})
-        raise KeyError(f'no student {member!r} in this checkpoint{nearest(member, names)} '
-                       f'(students: {names or "none; is it a checkpoint of mmkd?"})')
+        raise KeyError(
+            f'no student {member!r} in this checkpoint{nearest(member, names)} '
+            f'(students: {names or "none; is it a checkpoint of mmkd?"})'
+        )
     return {key: value for key, value in state.items() if not key.startswith('data_preprocessor.')}
 
 
 def student_config(member: Member, run: Config) -> Config:
     """Return the plain config of a student: its model, and how the run validates and tests.
 
-    It builds and tests as it stands: ``tools/test.py <work_dir>/student/config.py <work_dir>/student/iter_N.pth``.
+    It builds and tests as it stands: ``tools/test.py <work_dir>/student/config.py
+    <work_dir>/student/iter_N.pth``.
 
     Args:
         member: The student's description.
@@ -49,10 +67,15 @@ def student_config(member: Member, run: Config) -> Config:
         TypeError: The student was given as a built model.
     """
     whole = Config(dict(model=plain_model_cfg(member)))
-    whole.merge_from_dict(dict(pretrained_keys(whole.model)))  # its weights come from the checkpoint
+    whole.merge_from_dict(
+        dict(pretrained_keys(whole.model))
+    )  # its weights come from the checkpoint
     model = whole.model
-    # The Runner hands the run's own data_preprocessor to the Distiller, which then takes it in place of the student's.
-    data_preprocessor = run.get('model', {}).get('data_preprocessor') or run.get('data_preprocessor')
+    # The Runner hands the run's own data_preprocessor to the Distiller, which then takes it in
+    # place of the student's.
+    data_preprocessor = run.get('model', {}).get('data_preprocessor') or run.get(
+        'data_preprocessor'
+    )
     if isinstance(data_preprocessor, dict):
         model.data_preprocessor = data_preprocessor
     config: dict[str, Any] = dict(default_scope=member.scope, model=model)
@@ -72,13 +95,21 @@ def student_config(member: Member, run: Config) -> Config:
 def _custom_imports(own: Any, member: Member, config: dict[str, Any]) -> dict[str, Any] | None:
     """Return what an exported config imports: mmkd where it is made of it, and what else the run's config imported.
 
-    A model loads where mmkd is not installed if only its data or metrics are mmkd's: mmengine warns and goes on.
+    A model loads where mmkd is not installed if only its data or metrics are mmkd's: mmengine warns
+    and goes on.
     """
     needed = member.scope == 'mmkd' or _is_of_mmkd(config['model'])
     imports = own.get('imports') or [] if isinstance(own, dict) else own or []
-    imports = [name for name in ([imports] if isinstance(imports, str) else imports) if name.split('.')[0] != 'mmkd']
+    imports = [
+        name
+        for name in ([imports] if isinstance(imports, str) else imports)
+        if name.split('.')[0] != 'mmkd'
+    ]
     if needed:
-        print_log(f'{member.where} is made of mmkd classes: its exported config imports mmkd', logger='current')
+        print_log(
+            f'{member.where} is made of mmkd classes: its exported config imports mmkd',
+            logger='current',
+        )
     if needed or _is_of_mmkd(config):
         imports.insert(0, 'mmkd')
     return dict(imports=imports, allow_failed_imports=not needed) if imports else None
@@ -93,7 +124,11 @@ def _is_of_mmkd(node: Any) -> bool:
     if isinstance(node, dict):
         kind = node.get('type')
         name = kind if isinstance(kind, str) else getattr(kind, '__module__', '')
-        return (name or '').split('.')[0] == 'mmkd' or node.get('_scope_') == 'mmkd' or _is_of_mmkd([*node.values()])
+        return (
+            (name or '').split('.')[0] == 'mmkd'
+            or node.get('_scope_') == 'mmkd'
+            or _is_of_mmkd([*node.values()])
+        )
     return isinstance(node, list | tuple) and any(map(_is_of_mmkd, node))
 
 
@@ -103,31 +138,42 @@ def _find_pipeline(dataset: Any) -> Any:
         return next(filter(None, map(_find_pipeline, dataset)), None)
     if not isinstance(dataset, dict):
         return None
-    return dataset.get('pipeline') or _find_pipeline(dataset.get('dataset') or dataset.get('datasets'))
+    return dataset.get('pipeline') or _find_pipeline(
+        dataset.get('dataset') or dataset.get('datasets')
+    )
 
 
-def write_student(state_dict: dict[str, Any], meta: dict[str, Any], path: Path, config: str) -> Path:
+def write_student(
+    state_dict: dict[str, Any], meta: dict[str, Any], path: Path, config: str
+) -> Path:
     """Write weights, and the text ``config`` beside them, each as a whole or not at all; return the config's path."""
     content = BytesIO()
     torch.save(dict(state_dict=state_dict, meta=meta), content)
-    write_atomically(config.encode(), path.parent / 'config.py')  # first: no weights without their config
+    write_atomically(
+        config.encode(), path.parent / 'config.py'
+    )  # first: no weights without their config
     write_atomically(content.getvalue(), path)
     return path.parent / 'config.py'
 
 
 def student_meta(meta: dict[str, Any], member: str) -> dict[str, Any]:
     """Return the plain part of a checkpoint's meta: what ``mmseg.apis.init_model`` reads, and where it came from."""
-    kept: dict[str, Any] = {key: meta[key] for key in ('dataset_meta', 'iter', 'epoch', 'seed', 'time') if key in meta}
+    kept: dict[str, Any] = {
+        key: meta[key] for key in ('dataset_meta', 'iter', 'epoch', 'seed', 'time') if key in meta
+    }
     return {**kept, 'mmkd_version': __version__, 'mmkd_member': member}
 
 
-def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member: str = 'student') -> tuple[Path, Path]:
+def export_student(
+    checkpoint: str | os.PathLike, out: str | os.PathLike, member: str = 'student'
+) -> tuple[Path, Path]:
     """Write a plain student out of an mmkd checkpoint: ``out`` (weights) and ``config.py`` beside it.
 
     Args:
         checkpoint: A checkpoint of a Distiller run.
-        out: Path of the weights to write (``….pth``), or a folder: for ``<member>.pth``, and of a run of several
-            students for ``<member>/<member>.pth``, since each has a config of its own.
+        out: Path of the weights to write (``….pth``), or a folder: for ``<member>.pth``, and of a
+            run of several students for ``<member>/<member>.pth``, since each has a config of its
+            own.
         member: Name of the student.
 
     Returns:
@@ -135,31 +181,46 @@ def export_student(checkpoint: str | os.PathLike, out: str | os.PathLike, member
 
     Raises:
         KeyError: No such student.
-        ValueError: The checkpoint does not hold the config of its run; another student's config, or a run, lies there.
+        ValueError: The checkpoint does not hold the config of its run; another student's config, or
+            a run, lies there.
     """
     loaded = load_checkpoint_file(str(checkpoint))
     state = student_state_dict(state_dict_in(loaded, str(checkpoint)), member)
     meta = loaded.get('meta')
     if not isinstance(meta, dict) or not isinstance(meta.get('cfg'), str):
-        raise ValueError(f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's config cannot "
-                         'be written. Mend: use a checkpoint that the Runner saved')
+        raise ValueError(
+            f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's "
+            f'config cannot '
+            'be written. Mend: use a checkpoint that the Runner saved'
+        )
     run = read_config_text(meta['cfg'], f'the config in {checkpoint}')
-    if not isinstance(run.get('model'), dict) or not (run.model.get('student') or run.model.get('students')):
-        raise ValueError(f'the config in {checkpoint} is not of a Distiller: its model is '
-                         f'{run.get("model")!r:.60}. Mend: a checkpoint that a run of a Distiller saved')
+    if not isinstance(run.get('model'), dict) or not (
+        run.model.get('student') or run.model.get('students')
+    ):
+        raise ValueError(
+            f'the config in {checkpoint} is not of a Distiller: its model is '
+            f'{run.get("model")!r:.60}. Mend: a checkpoint that a run of a Distiller saved'
+        )
     several = run.model.get('students') or {}
     value = several.get(member) or run.model.student
     folder = Path(out) / member if len(several) > 1 else Path(out)
     weights = Path(out) if str(out).endswith('.pth') else folder / f'{member}.pth'
     if (weights.parent / 'last_checkpoint').exists():
-        raise ValueError(f'{weights.parent} holds the checkpoints of a run, which an export would overwrite. Mend: '
-                         'another folder')
+        raise ValueError(
+            f'{weights.parent} holds the checkpoints of a run, which an export would overwrite. '
+            f'Mend: '
+            'another folder'
+        )
     config = student_config(Member.parse(member, 'student', value), run)
     there = weights.parent / 'config.py'
-    if there.exists() and there.read_text(encoding='utf-8') != config.pretty_text and any(
-            other != weights for other in weights.parent.glob('*.pth')):
-        raise ValueError(f'{there} is the config of other weights in {weights.parent}, which would no longer load. '
-                         'Mend: another folder')
+    if (
+        there.exists()
+        and there.read_text(encoding='utf-8') != config.pretty_text
+        and any(other != weights for other in weights.parent.glob('*.pth'))
+    ):
+        raise ValueError(
+            f'{there} is the config of other weights in {weights.parent}, which would no longer '
+            f'load. '
+            'Mend: another folder'
+        )
     return weights, write_student(state, student_meta(meta, member), weights, config.pretty_text)
-
-

@@ -1,4 +1,5 @@
 """Stand-ins: copies that can be run before a training without touching the modules themselves."""
+
 import copy
 from typing import Any
 
@@ -25,19 +26,21 @@ def copy_module(module: nn.Module, where: str) -> Any:
     try:
         return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
     except Exception as error:  # __deepcopy__ and __reduce__ of any class run here
-        raise TypeError(f'{where} (a {type(module).__name__}) cannot be copied '
-                        f'({type(error).__name__}: {error}). It is run once on generated images before '
-                        'training, and on a copy, so that nothing of it changes. Mend: hold no open '
-                        'files, locks or computed tensors as attributes, or a __deepcopy__ of your '
-                        'own') from error
+        raise TypeError(
+            f'{where} (a {type(module).__name__}) cannot be copied '
+            f'({type(error).__name__}: {error}). It is run once on generated images before '
+            'training, and on a copy, so that nothing of it changes. Mend: hold no open '
+            'files, locks or computed tensors as attributes, or a __deepcopy__ of your '
+            'own'
+        ) from error
 
 
 def stand_in(student: nn.Module, where: str, generator: torch.Generator) -> Any:
     """Return a copy of a student that any forward can run, whatever its weights are.
 
-    Before ``init_weights`` they may be uninitialised memory. The copy has small random weights, is in
-    train mode, since heads may do other things there than in eval mode, and its norms and dropouts are
-    asleep: one image is too little for a norm's own statistics.
+    Before ``init_weights`` they may be uninitialised memory. The copy has small random weights, is
+    in train mode, since heads may do other things there than in eval mode, and its norms and
+    dropouts are asleep: one image is too little for a norm's own statistics.
 
     Args:
         student: It is left as it is.

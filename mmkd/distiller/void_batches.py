@@ -1,4 +1,5 @@
 """Batches of nothing but void: one is no mistake, many in a row are."""
+
 import logging
 
 from mmengine.logging import print_log
@@ -32,9 +33,15 @@ class VoidBatches:
             return
         self.total, self.row = self.total + 1, self.row + 1
         if self.row >= MANY:
-            raise ValueError(f'{self.row} batches in a row have no valid position. The last one: '
-                             f'{batch.tell_void()}')
+            raise ValueError(
+                f'{self.row} batches in a row have no valid position. The last one: '
+                f'{batch.tell_void()}'
+            )
         if not self.total & (self.total - 1):  # a power of two
             batches = 'a batch has' if self.total == 1 else f'{self.total} batches so far have'
-            print_log(f'mmkd: {batches} no valid position, and the labels teach nothing in such a '
-                      f'step. This one: {batch.tell_void()}', logger='current', level=logging.WARNING)
+            print_log(
+                f'mmkd: {batches} no valid position, and the labels teach nothing in such a '
+                f'step. This one: {batch.tell_void()}',
+                logger='current',
+                level=logging.WARNING,
+            )

@@ -1,4 +1,5 @@
 """Evaluation: metrics, and the functions behind them."""
+
 from mmkd.evaluation.functional import brier_score as brier_score
 from mmkd.evaluation.functional import dirichlet_uncertainty as dirichlet_uncertainty
 from mmkd.evaluation.functional import ensemble_uncertainty as ensemble_uncertainty

@@ -1,4 +1,5 @@
 """Which metrics a validation reports, found by one batch."""
+
 import copy
 from contextlib import suppress
 from typing import Any
@@ -15,7 +16,8 @@ from mmkd.utils.checks import nearest
 def reported_metrics(model: Any, dataloader: Any, evaluator: Evaluator) -> list[str]:
     """Return the names of the metrics that a validation will report; nothing where one batch is too little to know.
 
-    The evaluator is copied, no random number is drawn, and nothing is printed; the model is left in eval mode.
+    The evaluator is copied, no random number is drawn, and nothing is printed; the model is left in
+    eval mode.
 
     Args:
         model: Has mmengine's ``val_step``.
@@ -43,7 +45,8 @@ def reported_metrics(model: Any, dataloader: Any, evaluator: Evaluator) -> list[
 def _names(evaluator: Evaluator) -> list[str]:
     """Return what the metrics make of their results, without a word to other ranks.
 
-    ``evaluate`` collects from all ranks and sends them its result: where it fails on one, the others wait for ever.
+    ``evaluate`` collects from all ranks and sends them its result: where it fails on one, the
+    others wait for ever.
     """
     names = []
     with suppress(Exception):  # a metric may need the whole set: the first validation will say
@@ -66,5 +69,8 @@ def check_best_metrics(wanted: list[str], found: list[str]) -> None:
     """
     for key in wanted:
         if found and key != 'auto' and key not in found:
-            raise KeyError(f'the checkpoint hook keeps the best by save_best={key!r}, which the validation does '
-                           f'not report{nearest(key, found)} (it reports {sorted(found)})')
+            raise KeyError(
+                f'the checkpoint hook keeps the best by save_best={key!r}, which the validation '
+                f'does '
+                f'not report{nearest(key, found)} (it reports {sorted(found)})'
+            )

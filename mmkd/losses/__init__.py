@@ -1,4 +1,5 @@
 """Distillation losses: a pure function and its registered Module, one idea a file."""
+
 from mmkd.losses.adversarial.adversarial import AdversarialLoss as AdversarialLoss
 from mmkd.losses.adversarial.category_critic import CategoryCritic as CategoryCritic
 from mmkd.losses.adversarial.feature_map_critic import FeatureMapCritic as FeatureMapCritic

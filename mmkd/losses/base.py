@@ -1,4 +1,5 @@
 """What every loss shares: its weight and name, its dtype, its mask."""
+
 import re
 from collections.abc import Callable
 from functools import reduce, wraps
@@ -10,39 +11,48 @@ from torch.func import functional_call
 
 from mmkd.utils.checks import check_positive
 
-OTHER_CLASSES = 'Class k of one is not class k of the other, and a convolution trained between them ' \
-    'would only hide that. Mend: members of the same classes, or compare features ' \
+OTHER_CLASSES = (
+    'Class k of one is not class k of the other, and a convolution trained between them '
+    'would only hide that. Mend: members of the same classes, or compare features '
     '(PairWiseAffinityLoss on what the last layer reads)'
+)
 
 
 class Loss(nn.Module):
     """Base of the losses: ``loss_weight`` is inside the value that is returned, ``loss_name`` follows mmsegmentation.
 
-    What a class says of itself is what a Distiller acts on. One rule holds for every loss, and a plain ``nn.Module``
-    without these attributes is taken as a loss of the defaults:
+    What a class says of itself is what a Distiller acts on. One rule holds for every loss, and a
+    plain ``nn.Module`` without these attributes is taken as a loss of the defaults:
 
-    * ``connectors=dict(student='auto')`` makes equal what ``needs`` names, of (N, C, H, W), (N, C) or, where the loss
-      ``takes_tokens``, (N, L, D): a trained 1×1 convolution for 'channels', a bilinear resize for 'size'. Other shapes
-      are refused, and so is 'auto' for a loss that needs nothing. On the teacher's side it never has weights.
-    * ``class_logits`` must be the scores of the member's own classes: (N, C, H, W) of a segmentor, (N, C) of a
-      classifier. Members of other classes are refused, and no convolution between classes is ever trained. Where two
-      such maps differ in size and no connector was given, the teacher's is resized, and the log says so. An argument
-      with a connector of one's own is left alone.
+    * ``connectors=dict(student='auto')`` makes equal what ``needs`` names, of (N, C, H, W), (N, C)
+      or, where the loss ``takes_tokens``, (N, L, D): a trained 1×1 convolution for 'channels', a
+      bilinear resize for 'size'. Other shapes are refused, and so is 'auto' for a loss that needs
+      nothing. On the teacher's side it never has weights.
+    * ``class_logits`` must be the scores of the member's own classes: (N, C, H, W) of a segmentor,
+      (N, C) of a classifier. Members of other classes are refused, and no convolution between
+      classes is ever trained. Where two such maps differ in size and no connector was given, the
+      teacher's is resized, and the log says so. An argument with a connector of one's own is left
+      alone.
 
     Args:
         loss_weight: Factor inside the returned value, above 0.
         loss_name: Key in mmsegmentation's logs; None means ``loss_`` + the class in snake case.
 
     Attributes:
-        needs: What student and teacher must have in common: 'channels', 'size', both (the default) or nothing.
+        needs: What student and teacher must have in common: 'channels', 'size', both (the default)
+            or nothing.
         class_logits: Arguments that are class logits.
-        streams: Arguments for which a Distiller hands over running statistics, made by ``running()`` and updated
-            member by member, in place of a stack of all members.
-        lists: Arguments for which a list of references arrives as a list of tensors of any shapes, in place of a stack.
-        whole: Arguments read of the batch that arrive at their own size, in place of the student's map's.
-        fixed: Numbers that are read when the loss is built and not at each call, so that no schedule can change them.
+        streams: Arguments for which a Distiller hands over running statistics, made by
+            ``running()`` and updated member by member, in place of a stack of all members.
+        lists: Arguments for which a list of references arrives as a list of tensors of any shapes,
+            in place of a stack.
+        whole: Arguments read of the batch that arrive at their own size, in place of the student's
+            map's.
+        fixed: Numbers that are read when the loss is built and not at each call, so that no
+            schedule can change them.
         takes_tokens: Whether a read of three axes is one of tokens (N, L, D), not (N, C, L).
-        diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as ``<objective>.<name>``.
+        diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as
+            ``<objective>.<name>``.
     """
 
     needs: tuple[str, ...] = ('channels', 'size')
@@ -58,7 +68,9 @@ class Loss(nn.Module):
         check_positive('loss_weight', loss_weight)
         self.loss_weight = loss_weight
         self.diagnostics: dict[str, Tensor] = {}
-        self._loss_name = f'loss_{snake_case(type(self).__name__)}' if loss_name is None else loss_name
+        self._loss_name = (
+            f'loss_{snake_case(type(self).__name__)}' if loss_name is None else loss_name
+        )
 
     @property
     def loss_name(self) -> str:
@@ -77,8 +89,10 @@ def needs_of(loss: nn.Module) -> tuple[str, ...]:
     """
     needs = getattr(loss, 'needs', Loss.needs)
     if not isinstance(needs, tuple | list) or not set(needs) <= set(Loss.needs):
-        raise ValueError(f'needs of {type(loss).__name__} must be a tuple of {Loss.needs}, got {needs!r}. Mend: '
-                         "needs = ('size',), or () for nothing")
+        raise ValueError(
+            f'needs of {type(loss).__name__} must be a tuple of {Loss.needs}, got {needs!r}. Mend: '
+            "needs = ('size',), or () for nothing"
+        )
     return tuple(needs)
 
 
@@ -127,8 +141,10 @@ def call_in_dtype(module: nn.Module, *inputs: Tensor) -> Tensor:
     own = next(module.parameters(), None)
     if own is None or own.dtype == dtype:
         return module(*inputs)
-    state = {name: x.to(dtype) if x.is_floating_point() else x.clone()
-             for name, x in (*module.named_parameters(), *module.named_buffers())}
+    state = {
+        name: x.to(dtype) if x.is_floating_point() else x.clone()
+        for name, x in (*module.named_parameters(), *module.named_buffers())
+    }
     return functional_call(module, state, tuple(x.to(dtype) for x in inputs))
 
 
@@ -142,12 +158,17 @@ def check_mask(mask: Tensor | None, student: Tensor) -> None:
     if mask is None:
         return
     if mask.dtype != torch.bool:
-        raise TypeError(f'mask must be a bool tensor (True where a position counts), got {mask.dtype}; '
-                        'mend: labels != ignore_index')
+        raise TypeError(
+            f'mask must be a bool tensor (True where a position counts), got {mask.dtype}; '
+            'mend: labels != ignore_index'
+        )
     expected = (student.shape[0], *student.shape[2:])
     if mask.shape != expected:
-        raise ValueError(f'mask must have the shape {expected} of student {shape_of(student)} without its channels, '
-                         f'got {shape_of(mask)}; mend: resize the mask by nearest')
+        raise ValueError(
+            f'mask must have the shape {expected} of student {shape_of(student)} without its '
+            f'channels, '
+            f'got {shape_of(mask)}; mend: resize the mask by nearest'
+        )
 
 
 def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
@@ -160,11 +181,16 @@ def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
     if student.dim() < 2 or teacher.dim() < 2:
         raise ValueError(f'{name} needs logits (N, C, *S), got {shapes}')
     if student.shape[1] != teacher.shape[1]:
-        raise ValueError(f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} ({shapes}). '
-                         f'{OTHER_CLASSES}')
+        raise ValueError(
+            f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} '
+            f'({shapes}). '
+            f'{OTHER_CLASSES}'
+        )
     if student.shape != teacher.shape:
-        raise ValueError(f'student and teacher logits differ in shape: {shapes}; mend: logits of one size, '
-                         "connectors=dict(teacher='auto') resizes a teacher's map")
+        raise ValueError(
+            f'student and teacher logits differ in shape: {shapes}; mend: logits of one size, '
+            "connectors=dict(teacher='auto') resizes a teacher's map"
+        )
 
 
 def first_derivative_only(loss: str, mend: str) -> Callable[[Callable], Callable]:
@@ -193,14 +219,19 @@ def first_derivative_only(loss: str, mend: str) -> Callable[[Callable], Callable
     >>> torch.autograd.grad(Square.apply(x), x)
     (tensor(6.),)
     """
+
     def decorate(backward: Callable) -> Callable:
         @wraps(backward)
         def checked(ctx: Any, *grads: Tensor) -> Any:
             if torch.is_grad_enabled():
-                raise RuntimeError(f'{loss} forms its gradient in the forward, so create_graph=True '
-                                   f'would leave it out of second derivatives. Mend: {mend}')
+                raise RuntimeError(
+                    f'{loss} forms its gradient in the forward, so create_graph=True '
+                    f'would leave it out of second derivatives. Mend: {mend}'
+                )
             return backward(ctx, *grads)
+
         return checked
+
     return decorate
 
 
@@ -222,7 +253,9 @@ def unit_vectors(x: Tensor, dim: int = -1) -> Tensor:
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
-    size = x.detach().abs().amax(dim, keepdim=True)  # of which the square may be no number of the dtype
+    size = (
+        x.detach().abs().amax(dim, keepdim=True)
+    )  # of which the square may be no number of the dtype
     x = x / size.where(size > torch.finfo(x.dtype).tiny, size.new_ones(()))
     square = x.square().sum(dim, keepdim=True)
     return x * square.where(square > 0, square.new_ones(())).rsqrt()

@@ -1,4 +1,5 @@
 """Ensemble: several trained networks that predict as one, and say where their uncertainty comes from."""
+
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,8 +20,18 @@ from mmkd.structures.batch import Batch
 from mmkd.tasks.base import check_same_classes
 from mmkd.utils.checks import check_keys
 
-MEMBER_KEYS = ('cfg', 'model', 'checkpoint', 'cfg_options', 'scope', 'allow_untrained', 'taps', 'precision', 'fuse_bn',
-               'channels_last')
+MEMBER_KEYS = (
+    'cfg',
+    'model',
+    'checkpoint',
+    'cfg_options',
+    'scope',
+    'allow_untrained',
+    'taps',
+    'precision',
+    'fuse_bn',
+    'channels_last',
+)
 FIELDS = ('total', 'data', 'knowledge')
 
 
@@ -28,41 +39,56 @@ FIELDS = ('total', 'data', 'knowledge')
 class Ensemble(BaseModel):
     r"""Predict with the mean of the members' class probabilities; for evaluation only.
 
-    Every member answers ``mode='predict'`` by its own path (sliding windows, crop of the padding, resize to the
-    original shape), one after the other, and only sums over members are kept. Each sample gets, as
-    :class:`mmkd.evaluation.functional.uncertainty.EnsembleUncertainty` defines them, ``total_uncertainty``,
-    ``data_uncertainty`` and ``knowledge_uncertainty`` in nats, and
+    Every member answers ``mode='predict'`` by its own path (sliding windows, crop of the padding,
+    resize to the original shape), one after the other, and only sums over members are kept. Each
+    sample gets, as :class:`mmkd.evaluation.functional.uncertainty.EnsembleUncertainty` defines
+    them, ``total_uncertainty``, ``data_uncertainty`` and ``knowledge_uncertainty`` in nats, and
 
-    * of segmentors: ``seg_logits``, the logarithm of the mean probability, so that softmax(seg_logits) is the
-      prediction; ``pred_sem_seg``; the uncertainties as PixelData (1, H, W);
-    * of classifiers: ``pred_score`` (C,), its logarithm ``pred_logits``, ``pred_label`` (1,); the uncertainties 0-d.
+    * of segmentors: ``seg_logits``, the logarithm of the mean probability, so that
+      softmax(seg_logits) is the prediction; ``pred_sem_seg``; the uncertainties as PixelData (1, H,
+      W);
+    * of classifiers: ``pred_score`` (C,), its logarithm ``pred_logits``, ``pred_label`` (1,); the
+      uncertainties 0-d.
 
     Args:
-        members: Trained models as teachers are written, ``dict(cfg=…|model=…, checkpoint=…)``: a list, or a dict by
-            name, as the ``teachers`` of a Distiller are. Weights load strictly. Images are re-normalised for members
-            that were trained with another mean and standard deviation.
+        members: Trained models as teachers are written, ``dict(cfg=…|model=…, checkpoint=…)``: a
+            list, or a dict by name, as the ``teachers`` of a Distiller are. Weights load strictly.
+            Images are re-normalised for members that were trained with another mean and standard
+            deviation.
         data_preprocessor: By default the first member's.
 
     Raises:
-        ValueError: Fewer than two members; members that disagree on classes; a member without weights.
+        ValueError: Fewer than two members; members that disagree on classes; a member without
+            weights.
         TypeError: Unknown keys.
         RuntimeError: Weights that do not fit; a mode other than 'predict'.
     """
 
-    def __init__(self, members: Sequence | Mapping, data_preprocessor: dict | nn.Module | None = None) -> None:
-        named = dict(members) if isinstance(members, Mapping) else {f'member{i}': m for i, m in enumerate(members)}
+    def __init__(
+        self, members: Sequence | Mapping, data_preprocessor: dict | nn.Module | None = None
+    ) -> None:
+        named = (
+            dict(members)
+            if isinstance(members, Mapping)
+            else {f'member{i}': m for i, m in enumerate(members)}
+        )
         if len(named) < 2:
-            raise ValueError(f'an Ensemble needs two members or more, got {len(named)}. Mend: train more with '
-                             'tools/train_ensemble.py, or test a single network by its own config')
+            raise ValueError(
+                f'an Ensemble needs two members or more, got {len(named)}. Mend: train more with '
+                'tools/train_ensemble.py, or test a single network by its own config'
+            )
         parsed = [_parse(name, value) for name, value in named.items()]
         models = [member.build() for member in parsed]
         check_same_classes(dict(zip(named, models, strict=True)), 'the members of an ensemble')
         # A copy: a member of another precision casts its own.
         super().__init__(data_preprocessor or copy.deepcopy(models[0].data_preprocessor))
-        self.runs = [Teacher(replace(member, model=model, checkpoint=None), {}, self.data_preprocessor)
-                     for member, model in zip(parsed, models, strict=True)]
+        self.runs = [
+            Teacher(replace(member, model=model, checkpoint=None), {}, self.data_preprocessor)
+            for member, model in zip(parsed, models, strict=True)
+        ]
         self.members = nn.ModuleList(run.model for run in self.runs)
-        # In a distributed test torch's DDP, which wraps every model, refuses one without a parameter to train.
+        # In a distributed test torch's DDP, which wraps every model, refuses one without a
+        # parameter to train.
         self.members.requires_grad_(True)
         self.eval()
 
@@ -71,7 +97,9 @@ class Ensemble(BaseModel):
         return super().train(False)
 
     @torch.no_grad()
-    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> list:
+    def forward(
+        self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
+    ) -> list:
         """Return the data samples with the ensemble's prediction and uncertainties.
 
         Args:
@@ -80,9 +108,13 @@ class Ensemble(BaseModel):
             mode: 'predict'.
         """
         if mode != 'predict':
-            raise RuntimeError(f"mmkd.Ensemble only answers mode='predict', got mode={mode!r}. Mend: train the members "
-                               'one by one with tools/train_ensemble.py; to distil them, give them as teachers=dict(…) '
-                               "of an mmkd.Distiller and read 't*.logits'")
+            raise RuntimeError(
+                f"mmkd.Ensemble only answers mode='predict', got mode={mode!r}. Mend: train the "
+                f'members '
+                'one by one with tools/train_ensemble.py; to distil them, give them as '
+                'teachers=dict(…) '
+                "of an mmkd.Distiller and read 't*.logits'"
+            )
         batch, samples = Batch(inputs, data_samples), data_samples
         sums = [EnsembleUncertainty() for _ in inputs]
         for run in self.runs:
@@ -98,7 +130,9 @@ class Ensemble(BaseModel):
 
 
 def _parse(name: str, value: Any) -> Member:
-    check_keys(as_dict(value, f'ensemble member {name!r}'), MEMBER_KEYS, f'ensemble member {name!r}')
+    check_keys(
+        as_dict(value, f'ensemble member {name!r}'), MEMBER_KEYS, f'ensemble member {name!r}'
+    )
     return Member.parse(name, 'teacher', value)
 
 
@@ -110,8 +144,11 @@ def probabilities_of(prediction: Any) -> Tensor:
     """
     logits = logits_of(prediction.to_dict())
     if logits.shape[1] < 2:
-        raise ValueError(f'an ensemble averages softmax probabilities of two classes or more, got {logits.shape[1]} '
-                         'output channel. Mend: members with out_channels=num_classes, background included')
+        raise ValueError(
+            f'an ensemble averages softmax probabilities of two classes or more, got '
+            f'{logits.shape[1]} '
+            'output channel. Mend: members with out_channels=num_classes, background included'
+        )
     return F.softmax(logits.double(), 1)
 
 
@@ -119,10 +156,20 @@ def write_prediction(sample: Any, sums: EnsembleUncertainty) -> None:
     """Write the mean prediction and its uncertainties into a data sample, as :class:`Ensemble` says."""
     mean = sums.mean[0]
     logits, best = mean.log().float(), mean.argmax(0, keepdim=True)
-    measures = {f'{name}_uncertainty': value.float() for name, value in sums.compute().items() if name in FIELDS}
+    measures = {
+        f'{name}_uncertainty': value.float()
+        for name, value in sums.compute().items()
+        if name in FIELDS
+    }
     if mean.dim() == 1:
-        sample.set_data(dict(pred_score=mean.float(), pred_logits=logits, pred_label=best,
-                             **{name: value[0] for name, value in measures.items()}))
+        sample.set_data(
+            dict(
+                pred_score=mean.float(),
+                pred_logits=logits,
+                pred_label=best,
+                **{name: value[0] for name, value in measures.items()},
+            )
+        )
         return
     fields = dict(seg_logits=logits, pred_sem_seg=best, **measures)
     sample.set_data({name: PixelData(data=value) for name, value in fields.items()})

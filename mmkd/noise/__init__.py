@@ -1,4 +1,5 @@
 """Noises of training: on the student's images, on labels, inside the teacher and on what it says."""
+
 from mmkd.noise.base import Noise as Noise
 from mmkd.noise.base import Noises as Noises
 from mmkd.noise.gaussian_input import GaussianInput as GaussianInput

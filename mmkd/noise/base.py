@@ -1,4 +1,5 @@
 """What a noise of training is, and the noises of one Distiller."""
+
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -32,8 +33,9 @@ class Host:
 class Noise:
     """A noise of training; it acts wherever the Distiller runs ``mode='loss'``, and nowhere else.
 
-    A noise overrides one of :meth:`see`, :meth:`awake` and :meth:`hear`. It draws from torch's global generators, so
-    that ExactResumeHook, which seeds every train step, makes it a function of (seed, rank, iteration).
+    A noise overrides one of :meth:`see`, :meth:`awake` and :meth:`hear`. It draws from torch's
+    global generators, so that ExactResumeHook, which seeds every train step, makes it a function of
+    (seed, rank, iteration).
 
     Args:
         members: Names of the members it acts on; None takes all of its ``role``.
@@ -47,8 +49,11 @@ class Noise:
 
     def __init__(self, members: Sequence[str] | None = None) -> None:
         if members is not None and (isinstance(members, str) or not members):
-            raise TypeError(f"members of {type(self).__name__} must be a list of names such as ['{self.role}'], or "
-                            f'None for every {self.role}, got {members!r}')
+            raise TypeError(
+                f'members of {type(self).__name__} must be a list of names such as '
+                f"['{self.role}'], or "
+                f'None for every {self.role}, got {members!r}'
+            )
         self.members = members
 
     def choose(self, hosts: Mapping[str, Host]) -> list[str]:
@@ -61,13 +66,19 @@ class Noise:
         mine = [name for name, host in hosts.items() if host.member.role == self.role]
         for name in self.members or ():
             if name not in hosts:
-                raise KeyError(f'noise {type(self).__name__} names no member: {name!r}{nearest(name, mine)} '
-                               f'({self.role}s: {mine})')
+                raise KeyError(
+                    f'noise {type(self).__name__} names no member: {name!r}{nearest(name, mine)} '
+                    f'({self.role}s: {mine})'
+                )
             if name not in mine:
-                raise ValueError(f'noise {type(self).__name__} acts on a {self.role}, but {name!r} is a '
-                                 f'{hosts[name].member.role} ({self.role}s: {mine})')
+                raise ValueError(
+                    f'noise {type(self).__name__} acts on a {self.role}, but {name!r} is a '
+                    f'{hosts[name].member.role} ({self.role}s: {mine})'
+                )
         if not mine:
-            raise ValueError(f'noise {type(self).__name__} acts on a {self.role}, but there is none')
+            raise ValueError(
+                f'noise {type(self).__name__} acts on a {self.role}, but there is none'
+            )
         return list(self.members or mine)
 
     def bind(self, host: Host) -> None:
@@ -97,15 +108,21 @@ class Noises:
         hosts: Name -> member.
 
     Raises:
-        TypeError: No list of noises; an argument that a noise does not take, with its nearest match.
+        TypeError: No list of noises; an argument that a noise does not take, with its nearest
+            match.
         KeyError: An unknown noise or member, with the nearest match.
         ValueError: A noise that does not suit a member.
     """
 
-    def __init__(self, configs: Sequence[Any] | None = None, hosts: Mapping[str, Host] | None = None) -> None:
+    def __init__(
+        self, configs: Sequence[Any] | None = None, hosts: Mapping[str, Host] | None = None
+    ) -> None:
         if isinstance(configs, dict | str):
-            raise TypeError(f"noise must be a list of noises, such as [dict(type='GaussianInput', std=0.1)], got "
-                            f'{configs!r}')
+            raise TypeError(
+                f"noise must be a list of noises, such as [dict(type='GaussianInput', std=0.1)], "
+                f'got '
+                f'{configs!r}'
+            )
         self._of: dict[str, list[Noise]] = {}
         for i, config in enumerate(configs or ()):
             noise = config if isinstance(config, Noise) else build_part(config, f'noise[{i}]')
@@ -121,16 +138,26 @@ class Noises:
         Raises:
             ValueError: There is such a noise.
         """
-        found = [type(noise).__name__ for noises in self._of.values() for noise in noises if noise.on_labels]
+        found = [
+            type(noise).__name__
+            for noises in self._of.values()
+            for noise in noises
+            if noise.on_labels
+        ]
         if found:
-            raise ValueError(f"task_weight=0 leaves out the students' own losses, the only ones that see the labels of "
-                             f'{found[0]}, so it would change nothing. Mend: a task_weight above 0')
+            raise ValueError(
+                f"task_weight=0 leaves out the students' own losses, the only ones that see the "
+                f'labels of '
+                f'{found[0]}, so it would change nothing. Mend: a task_weight above 0'
+            )
 
     def on(self, name: str) -> bool:
         """Return whether any noise acts on this member."""
         return name in self._of
 
-    def prove(self, name: str, model: nn.Module, observe: Callable[[], dict[str, Any]], where: str) -> None:
+    def prove(
+        self, name: str, model: nn.Module, observe: Callable[[], dict[str, Any]], where: str
+    ) -> None:
         """Refuse noises that would change nothing."""
         for noise in self._of.get(name, ()):
             noise.prove(model, observe, where)

@@ -1,4 +1,5 @@
 """Soft Randomization: Gaussian noise on the images that students see, while the teacher sees them clean."""
+
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,16 +17,17 @@ from mmkd.utils.checks import check_non_negative
 class GaussianInput(Noise):
     r"""Add Gaussian noise to the images of students, in every one of their terms.
 
-    Paper: Arani, Sarfraz, Zonooz, Noise as a Resource for Learning in Knowledge Distillation, WACV 2021,
-    arXiv 1910.05057, Soft Randomization:
+    Paper: Arani, Sarfraz, Zonooz, Noise as a Resource for Learning in Knowledge Distillation, WACV
+    2021, arXiv 1910.05057, Soft Randomization:
 
     .. math:: \mathcal L = (1-\alpha)\,CE(S(x+\delta), y) + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x+\delta)),
               \quad \delta \sim \mathcal N(0, \sigma^2)
 
-    Additive, independent for each value of each image, and not clipped to [0, 1], as in the equation. Several students
-    get noise of their own each. In a Distiller the batch is normalised already, so channel c gets noise of
-    255·std / std_c in the order that the data preprocessor leaves the channels in (×255 where it does not normalise):
-    exactly noise on [0, 1] pixels. Padding stays as it is.
+    Additive, independent for each value of each image, and not clipped to [0, 1], as in the
+    equation. Several students get noise of their own each. In a Distiller the batch is normalised
+    already, so channel c gets noise of 255·std / std_c in the order that the data preprocessor
+    leaves the channels in (×255 where it does not normalise): exactly noise on [0, 1] pixels.
+    Padding stays as it is.
 
     Args:
         std: σ in units of [0, 1] pixels, 0 or above.
@@ -62,13 +64,19 @@ class GaussianInput(Noise):
         for i, sample in enumerate(batch.data_samples or []):
             h, w = sample.metainfo.get('img_shape', (height, width))[:2]
             if (h, w) != (height, width):
-                noisy[i, :, h:], noisy[i, :, :, w:] = batch.inputs[i, :, h:], batch.inputs[i, :, :, w:]
+                noisy[i, :, h:], noisy[i, :, :, w:] = (
+                    batch.inputs[i, :, h:],
+                    batch.inputs[i, :, :, w:],
+                )
         return replace(batch, inputs=noisy)
 
 
 def _add(images: Tensor, scale: Tensor) -> Tensor:
     if images.dim() != 4 or not images.is_floating_point():
-        raise TypeError('GaussianInput needs images (N, C, H, W) of floating point, got '
-                        f'{str(images.dtype).removeprefix("torch.")} {tuple(images.shape)}. Mend: images in [0, 1]; a '
-                        'text has no pixels')
+        raise TypeError(
+            'GaussianInput needs images (N, C, H, W) of floating point, got '
+            f'{str(images.dtype).removeprefix("torch.")} {tuple(images.shape)}. Mend: images in '
+            f'[0, 1]; a '
+            'text has no pixels'
+        )
     return torch.addcmul(images, torch.randn_like(images), scale.to(images))

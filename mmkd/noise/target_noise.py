@@ -1,4 +1,5 @@
 """Noise on what teachers say: their logits, each multiplied by a random number around 1."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ from mmkd.utils.checks import check_non_negative, nearest
 class TargetNoise(Noise):
     r"""Multiply every value of a teacher's tap by 1 + ξ.
 
-    Paper: Sau and Balasubramanian, Deep Model Compression: Distilling Knowledge from Noisy Teachers, 2016,
-    arXiv 1610.09650; there a random part of the batches is disturbed, here every batch.
+    Paper: Sau and Balasubramanian, Deep Model Compression: Distilling Knowledge from Noisy
+    Teachers, 2016, arXiv 1610.09650; there a random part of the batches is disturbed, here every
+    batch.
 
     .. math:: z' = (1 + \xi) \odot z, \quad \xi \sim \mathcal N(0, s^2)
 
@@ -38,26 +40,39 @@ class TargetNoise(Noise):
 
     role = 'teacher'
 
-    def __init__(self, std: float, taps: Sequence[str] = ('logits',), members: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, std: float, taps: Sequence[str] = ('logits',), members: Sequence[str] | None = None
+    ) -> None:
         super().__init__(members)
         check_non_negative('std of TargetNoise', std)
         if isinstance(taps, str) or not taps:
-            raise TypeError(f"taps of TargetNoise must be a list of names such as ['logits'], got {taps!r}")
+            raise TypeError(
+                f"taps of TargetNoise must be a list of names such as ['logits'], got {taps!r}"
+            )
         self.std, self.taps = std, tuple(taps)
 
     def __call__(self, values: Tensor) -> Tensor:
         """Return the values with noise; half precision, which would round it off, becomes float32."""
-        values, = widen(values)
+        (values,) = widen(values)
         return torch.addcmul(values, values, torch.randn_like(values), value=self.std)
 
     def bind(self, host: Host) -> None:
         """Refuse a tap that no objective reads: its noise would change nothing."""
         for tap in self.taps:
             if tap not in host.taps:
-                raise KeyError(f'TargetNoise: no objective reads the tap {tap!r} of {host.member.where}'
-                               f'{nearest(tap, host.taps)} (read: {list(host.taps)}). Mend: taps={list(host.taps)}')
+                raise KeyError(
+                    f'TargetNoise: no objective reads the tap {tap!r} of {host.member.where}'
+                    f'{nearest(tap, host.taps)} (read: {list(host.taps)}). Mend: '
+                    f'taps={list(host.taps)}'
+                )
 
     def hear(self, seen: dict[str, Any]) -> dict[str, Any]:
         """Return what the taps saw, these with noise."""
-        return {name: value if name not in self.taps else
-                [self(v) for v in value] if isinstance(value, list) else self(value) for name, value in seen.items()}
+        return {
+            name: value
+            if name not in self.taps
+            else [self(v) for v in value]
+            if isinstance(value, list)
+            else self(value)
+            for name, value in seen.items()
+        }

@@ -1,4 +1,5 @@
 """Fickle Teacher: the teacher's dropout stays on while it supervises."""
+
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -16,19 +17,21 @@ from mmkd.registry import MODELS
 class TeacherDropout(Noise):
     r"""Keep the dropout of teachers on while they supervise, with a new mask in every step.
 
-    Paper: Arani, Sarfraz, Zonooz, Noise as a Resource for Learning in Knowledge Distillation, WACV 2021,
-    arXiv 1910.05057, Fickle Teacher. The teacher is one that was trained with dropout.
+    Paper: Arani, Sarfraz, Zonooz, Noise as a Resource for Learning in Knowledge Distillation, WACV
+    2021, arXiv 1910.05057, Fickle Teacher. The teacher is one that was trained with dropout.
 
-    Inside ``with TeacherDropout()(model):`` the model is in eval mode but for torch's dropout modules (Dropout,
-    Dropout1d … 3d, AlphaDropout, FeatureAlphaDropout and what derives from them) and mmcv's DropPath; gradients are
-    off; afterwards, also after an error, every mode is as it was. BatchNorm therefore neither uses nor updates batch
-    statistics. Dropout that is no module of its own (inside torch's MultiheadAttention) stays off.
+    Inside ``with TeacherDropout()(model):`` the model is in eval mode but for torch's dropout
+    modules (Dropout, Dropout1d … 3d, AlphaDropout, FeatureAlphaDropout and what derives from them)
+    and mmcv's DropPath; gradients are off; afterwards, also after an error, every mode is as it
+    was. BatchNorm therefore neither uses nor updates batch statistics. Dropout that is no module of
+    its own (inside torch's MultiheadAttention) stays off.
 
     Args:
         members: Teachers that are fickle; None: all.
 
     Raises:
-        ValueError: The teacher has no dropout above 0, or none that reaches a tap that an objective reads.
+        ValueError: The teacher has no dropout above 0, or none that reaches a tap that an objective
+            reads.
 
     >>> _ = torch.manual_seed(0)
     >>> model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4, eps=0)).eval().requires_grad_(False)
@@ -60,11 +63,16 @@ class TeacherDropout(Noise):
         with self(model), _rates(dropouts, 0.999):
             noisy = observe()
         if all(_equal(quiet[tap], noisy[tap]) for tap in quiet):
-            names = ', '.join([name for name, module in model.named_modules() if module in dropouts][:5])
+            names = ', '.join(
+                [name for name, module in model.named_modules() if module in dropouts][:5]
+            )
             raise ValueError(
-                f'TeacherDropout: the dropout of {where} ({names}) reaches none of the taps that objectives read '
-                f'({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in front of a tap, such as dropout_ratio '
-                'of the decode head in front of its logits')
+                f'TeacherDropout: the dropout of {where} ({names}) reaches none of the taps that '
+                f'objectives read '
+                f'({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in front of a tap, '
+                f'such as dropout_ratio '
+                'of the decode head in front of its logits'
+            )
 
 
 @contextmanager
@@ -102,12 +110,19 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _dropouts(model: nn.Module, where: str) -> list[nn.Module]:
     """Return the dropout modules that drop anything."""
-    rates = {module: module.p if isinstance(module, _DropoutNd) else module.drop_prob
-             for module in model.modules() if isinstance(module, _DropoutNd | DropPath)}
+    rates = {
+        module: module.p if isinstance(module, _DropoutNd) else module.drop_prob
+        for module in model.modules()
+        if isinstance(module, _DropoutNd | DropPath)
+    }
     found = [module for module, rate in rates.items() if rate]
     if not found:
         has = f'{len(rates)} dropout modules, all of rate 0' if rates else 'no dropout module'
-        raise ValueError(f'TeacherDropout: {where} has {has}, so it cannot be fickle. Mend: a teacher that was trained '
-                         'with dropout, such as backbone=dict(dropout=0.4) of a WideResNet or dropout_ratio=0.1 of a '
-                         'decode head')
+        raise ValueError(
+            f'TeacherDropout: {where} has {has}, so it cannot be fickle. Mend: a teacher that was '
+            f'trained '
+            'with dropout, such as backbone=dict(dropout=0.4) of a WideResNet or '
+            'dropout_ratio=0.1 of a '
+            'decode head'
+        )
     return found

@@ -1,4 +1,5 @@
 """What objectives may read of a batch: ``batch.inputs``, ``labels``, ``valid``, ``tokens``, ``data_samples``."""
+
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -7,7 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORED_IMAGE = -100  # the label of a whole image that does not count, torch's own; a pixel has ``ignore_index``
+IGNORED_IMAGE = (
+    -100
+)  # the label of a whole image that does not count, torch's own; a pixel has ``ignore_index``
 BATCH_READS = ('inputs', 'labels', 'valid', 'tokens', 'data_samples')
 
 
@@ -16,10 +19,11 @@ class Batch:
     """One preprocessed batch.
 
     Args:
-        inputs: Preprocessed images (N, 3, H, W), or sentences (N, 3, L): token ids, attention mask, segments.
+        inputs: Preprocessed images (N, 3, H, W), or sentences (N, 3, L): token ids, attention mask,
+            segments.
         data_samples: mmengine data samples with ``gt_sem_seg`` or ``gt_label``.
-        ignore_index: The label of a pixel that does not count. The label of a whole image always counts (255 is a class
-            of ImageNet like any other) unless it is −100.
+        ignore_index: The label of a pixel that does not count. The label of a whole image always
+            counts (255 is a class of ImageNet like any other) unless it is −100.
 
     Raises:
         TypeError: The images are a list, which no preprocessor has stacked.
@@ -32,9 +36,13 @@ class Batch:
     def __post_init__(self) -> None:
         """Refuse images that nothing has stacked."""
         if isinstance(self.inputs, list | tuple):
-            raise TypeError(f'the data preprocessor left a {type(self.inputs).__name__} of images, where a model reads '
-                            "one tensor. Mend: data_preprocessor=dict(type='SegDataPreProcessor', …) in the student's "
-                            'model')
+            raise TypeError(
+                f'the data preprocessor left a {type(self.inputs).__name__} of images, where a '
+                f'model reads '
+                "one tensor. Mend: data_preprocessor=dict(type='SegDataPreProcessor', …) in the "
+                "student's "
+                'model'
+            )
 
     @cached_property
     def labels(self) -> Tensor:
@@ -47,13 +55,21 @@ class Batch:
         if samples and all('gt_sem_seg' in s for s in samples):
             return torch.stack([s.gt_sem_seg.data.squeeze(0) for s in samples])
         if samples and all('gt_label' in s for s in samples):
-            return torch.cat([torch.as_tensor(s.gt_label, device=self.inputs.device).view(1) for s in samples])
+            return torch.cat(
+                [torch.as_tensor(s.gt_label, device=self.inputs.device).view(1) for s in samples]
+            )
         for key, what in (('gt_instances', 'boxes'), ('gt_depth_map', 'depth')):
             if samples and key in samples[0]:
-                raise ValueError(f'batch.labels: these samples hold {what}, no class of a pixel or an image. Mend: an '
-                                 'objective that reads no labels (batch.valid of a depth map is where it is known)')
-        raise ValueError("batch.labels: the data samples hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load "
-                         'annotations in the training pipeline')
+                raise ValueError(
+                    f'batch.labels: these samples hold {what}, no class of a pixel or an image. '
+                    f'Mend: an '
+                    'objective that reads no labels (batch.valid of a depth map is where it is '
+                    'known)'
+                )
+        raise ValueError(
+            "batch.labels: the data samples hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load "
+            'annotations in the training pipeline'
+        )
 
     @property
     def ignored(self) -> int:
@@ -77,13 +93,19 @@ class Batch:
             ValueError: The inputs are no sentences, or one of them is nothing but padding.
         """
         if self.inputs.dim() != 3 or self.inputs.is_floating_point():
-            raise ValueError(f'batch.tokens: the inputs {tuple(self.inputs.shape)} are no sentences (N, 3, L). Mend: '
-                             'batch.valid for images')
+            raise ValueError(
+                f'batch.tokens: the inputs {tuple(self.inputs.shape)} are no sentences (N, 3, L). '
+                f'Mend: '
+                'batch.valid for images'
+            )
         tokens = self.inputs[:, 1].bool()
         empty = (~tokens.any(1)).nonzero().flatten().tolist()
         if empty:
-            raise ValueError(f'batch.tokens: the sentences {empty[:8]} of this batch are nothing but padding. Mend: an '
-                             'attention mask of 1 where there is a token; no empty rows in the file')
+            raise ValueError(
+                f'batch.tokens: the sentences {empty[:8]} of this batch are nothing but padding. '
+                f'Mend: an '
+                'attention mask of 1 where there is a token; no empty rows in the file'
+            )
         return tokens
 
     def check_labels(self, num_classes: int) -> bool:
@@ -100,27 +122,38 @@ class Batch:
         wrong = valid & ((labels < 0) | (labels >= num_classes))
         has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
         if has_wrong:
-            mend = 'reduce_zero_label, a label_map, or num_classes' if labels.dim() > 1 else \
-                'num_classes, or the data set'
+            mend = (
+                'reduce_zero_label, a label_map, or num_classes'
+                if labels.dim() > 1
+                else 'num_classes, or the data set'
+            )
             images = wrong.view(len(wrong), -1).any(1)
-            raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the '
-                             f'student has {num_classes} classes (0 … {num_classes - 1}; '
-                             f'{self.ignored} is ignored){self._files(images)}. Mend: {mend}')
+            raise ValueError(
+                f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the '
+                f'student has {num_classes} classes (0 … {num_classes - 1}; '
+                f'{self.ignored} is ignored){self._files(images)}. Mend: {mend}'
+            )
         return has_valid
 
     def tell_void(self) -> str:
         """Return what is to be said of a batch without a valid position."""
         samples = self.data_samples or []
         if samples and all('gt_depth_map' in s for s in samples):
-            return ('no valid position: no depth of this batch is known'
-                    f'{files_of(samples, *_DEPTH_FILES)}. Mend: look at the depth files, and at '
-                    'depth_rescale_factor')
+            return (
+                'no valid position: no depth of this batch is known'
+                f'{files_of(samples, *_DEPTH_FILES)}. Mend: look at the depth files, and at '
+                'depth_rescale_factor'
+            )
         mend = 'a data set with labels'
         if self.labels.dim() > 1:
-            mend = ('check ignore_index, reduce_zero_label and the label files; a larger crop or '
-                    'RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void')
-        return (f'no valid position: every label of this batch is the ignore index {self.ignored}'
-                f'{self._files()}. Mend: {mend}')
+            mend = (
+                'check ignore_index, reduce_zero_label and the label files; a larger crop or '
+                'RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void'
+            )
+        return (
+            f'no valid position: every label of this batch is the ignore index {self.ignored}'
+            f'{self._files()}. Mend: {mend}'
+        )
 
     def check_boxes(self, num_classes: int) -> None:
         """Refuse boxes of classes that the student does not have: some heads take them for background, others crash.
@@ -134,10 +167,12 @@ class Batch:
         wrong = (labels < 0) | (labels >= num_classes)
         if wrong.any():
             theirs = torch.stack([part.any() for part in wrong.split([len(one) for one in each])])
-            raise ValueError(f'boxes have the labels {labels[wrong].unique().tolist()[:8]}, but the '
-                             f'student has {num_classes} classes (0 … {num_classes - 1})'
-                             f'{self._files(theirs)}. Mend: num_classes of the head, or '
-                             'metainfo=dict(classes=…) of the data set')
+            raise ValueError(
+                f'boxes have the labels {labels[wrong].unique().tolist()[:8]}, but the '
+                f'student has {num_classes} classes (0 … {num_classes - 1})'
+                f'{self._files(theirs)}. Mend: num_classes of the head, or '
+                'metainfo=dict(classes=…) of the data set'
+            )
 
     def _files(self, chosen: Tensor | None = None) -> str:
         samples = self.data_samples or []
@@ -161,7 +196,9 @@ def files_of(samples: list, *keys: str) -> str:
     >>> files_of(samples, 'img_path')
     ' (from 0.png, 1.png and 2 more)'
     """
-    known = [next((str(s.metainfo[key]) for key in keys if s.metainfo.get(key)), None) for s in samples]
+    known = [
+        next((str(s.metainfo[key]) for key in keys if s.metainfo.get(key)), None) for s in samples
+    ]
     paths = list(dict.fromkeys(path for path in known if path))
     more = f' and {len(paths) - 2} more' if len(paths) > 2 else ''
     return f' (from {", ".join(paths[:2])}{more})' if paths else ''
@@ -179,8 +216,12 @@ def resize_labels(labels: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(labels.shape[1:]) == tuple(size) or labels.dim() == 1:
         return labels
     if len(size) != 2:
-        raise ValueError(f'labels and masks of the batch have places {tuple(labels.shape)}, but the student tensor '
-                         f'that they go with has {len(size)} spatial axes. Mend: tap a map (N, C, H, W), or read none')
+        raise ValueError(
+            f'labels and masks of the batch have places {tuple(labels.shape)}, but the student '
+            f'tensor '
+            f'that they go with has {len(size)} spatial axes. Mend: tap a map (N, C, H, W), or '
+            f'read none'
+        )
     return F.interpolate(labels[:, None].float(), size=size, mode='nearest')[:, 0].to(labels.dtype)
 
 

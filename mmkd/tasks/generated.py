@@ -1,4 +1,5 @@
 """Generated batches: what a training data loader would give, without its data."""
+
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,9 @@ def map_sample(name: str, values: Tensor) -> 'SegDataSample':
 
     size = tuple(values.shape[1:])
     sample = SegDataSample(**{name: PixelData(data=values)})
-    sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0)))
+    sample.set_metainfo(
+        dict(img_shape=size, ori_shape=size, pad_shape=size, padding_size=(0, 0, 0, 0))
+    )
     return sample
 
 
@@ -53,10 +56,18 @@ def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Any:
     for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
         mask[top:bottom, left:right] = 1
     instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *size))
-    sample = DetDataSample(gt_instances=instances,
-                           ignored_instances=InstanceData(bboxes=boxes[:0], labels=labels[:0]))
-    sample.set_metainfo(dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
-                             scale_factor=(1., 1.)))
+    sample = DetDataSample(
+        gt_instances=instances, ignored_instances=InstanceData(bboxes=boxes[:0], labels=labels[:0])
+    )
+    sample.set_metainfo(
+        dict(
+            img_shape=size,
+            ori_shape=size,
+            pad_shape=size,
+            batch_input_shape=size,
+            scale_factor=(1.0, 1.0),
+        )
+    )
     return sample
 
 
@@ -65,8 +76,13 @@ def cls_sample(label: Tensor) -> BaseDataElement:
     return BaseDataElement(gt_label=label)
 
 
-def generated_sample(task: Task, size: tuple[int, int], generator: torch.Generator,
-                     device: str | torch.device = 'cpu', masked: bool = True) -> BaseDataElement:
+def generated_sample(
+    task: Task,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    device: str | torch.device = 'cpu',
+    masked: bool = True,
+) -> BaseDataElement:
     """Return one sample of random labels, of what a model of this task learns from; label maps where that is unknown.
 
     Maps hold blocks of 8×8; beside a label map lie its edges, which a PIDNet learns from. Where
@@ -98,8 +114,14 @@ def generated_sample(task: Task, size: tuple[int, int], generator: torch.Generat
     return sample
 
 
-def generated_batch(batch_size: int, size: tuple[int, int], task: Task, seed: int = 0,
-                    device: str | torch.device = 'cpu', preprocessor: nn.Module | None = None) -> dict:
+def generated_batch(
+    batch_size: int,
+    size: tuple[int, int],
+    task: Task,
+    seed: int = 0,
+    device: str | torch.device = 'cpu',
+    preprocessor: nn.Module | None = None,
+) -> dict:
     """Return random images and labels, as a data loader gives them to a model of this task.
 
     Args:
@@ -108,7 +130,8 @@ def generated_batch(batch_size: int, size: tuple[int, int], task: Task, seed: in
         task: What the labels are, see :func:`generated_sample`.
         seed: Seed of everything that is random.
         device: Where the tensors lie.
-        preprocessor: One that generates its own inputs (``generate(number, generator)``), such as sentences, does.
+        preprocessor: One that generates its own inputs (``generate(number, generator)``), such as
+            sentences, does.
 
     Returns:
         ``dict(inputs=[uint8 (3, H, W)], data_samples=[a data sample])``.
@@ -124,7 +147,9 @@ def generated_batch(batch_size: int, size: tuple[int, int], task: Task, seed: in
         images = [x.to(device) for x in preprocessor.generate(batch_size, generator)]  # type: ignore[union-attr, operator]
     for index in range(batch_size):
         if len(images) < batch_size:
-            images.append(torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator).to(device))
+            images.append(
+                torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator).to(device)
+            )
         samples.append(generated_sample(task, size, generator, device))
         samples[-1].set_metainfo(dict(sample_idx=index))
     return dict(inputs=images, data_samples=samples)

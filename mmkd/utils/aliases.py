@@ -1,4 +1,5 @@
 """Packages by the names that they had until 0.1: ``mmkd.hooks`` and others go on to be imported by users."""
+
 import sys
 from importlib import import_module
 from types import ModuleType
@@ -20,7 +21,8 @@ ALIASES: dict[str, tuple[str, ...]] = {
 class Alias(ModuleType):
     """A module of names that live elsewhere; they are looked up when they are asked for.
 
-    Modules below an old package are not found: one module under two names would register its classes twice.
+    Modules below an old package are not found: one module under two names would register its
+    classes twice.
 
     Args:
         name: The old name.
@@ -39,7 +41,9 @@ class Alias(ModuleType):
             found = getattr(import_module(home), name, None)
             if found is not None:
                 return found
-        raise AttributeError(f'{self.__name__} has no {name!r}. Mend: look in {" and ".join(self._homes)}')
+        raise AttributeError(
+            f'{self.__name__} has no {name!r}. Mend: look in {" and ".join(self._homes)}'
+        )
 
     def __dir__(self) -> list[str]:
         """Return the names of all homes."""

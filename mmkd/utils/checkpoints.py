@@ -1,4 +1,5 @@
 """Read weights from any checkpoint safely, and load them strictly."""
+
 import os
 import re
 from collections import OrderedDict
@@ -28,13 +29,15 @@ def load_checkpoint_file(path: str | Path) -> Any:
     """Read all of a checkpoint as data: nothing of it runs, see :mod:`mmkd.utils.torch_file`.
 
     Args:
-        path: a file, or an http(s) URL, kept in torch.hub's cache; where its name ends in ``-<8 hex digits>.pth``
-            these must be the beginning of the file's SHA-256. What is broken in the cache is fetched once more.
+        path: a file, or an http(s) URL, kept in torch.hub's cache; where its name ends in ``-<8 hex
+            digits>.pth`` these must be the beginning of the file's SHA-256. What is broken in the
+            cache is fetched once more.
 
     Raises:
         FileNotFoundError: no such file; names the nearest ones in that folder.
         ConnectionError: the URL cannot be reached; says which file to put where.
-        RuntimeError: the file is truncated or damaged, is no checkpoint, or does not match its hash.
+        RuntimeError: the file is truncated or damaged, is no checkpoint, or does not match its
+            hash.
         TypeError: the file needs a class that is not known to be harmless.
     """
     name = str(path)
@@ -43,7 +46,9 @@ def load_checkpoint_file(path: str | Path) -> Any:
     if name.startswith(('http://', 'https://')):
         return fetch(name, _read)
     if '://' in name:
-        raise FileNotFoundError(f'{name}: only files and http(s) URLs are loaded; give the URL this name stands for')
+        raise FileNotFoundError(
+            f'{name}: only files and http(s) URLs are loaded; give the URL this name stands for'
+        )
     return _read(_existing(Path(path)))
 
 
@@ -57,10 +62,13 @@ def load_for_mmengine(file: Any, map_location: Any = None, weights_only: Any = N
 
     Args:
         file: A path, a URL or an open file.
-        map_location: Left alone: tensors are on the CPU, and who loads them copies them to where they belong.
+        map_location: Left alone: tensors are on the CPU, and who loads them copies them to where
+            they belong.
         weights_only: Left alone.
     """
-    content = _read_open(file, 'the checkpoint') if hasattr(file, 'read') else load_checkpoint_file(file)
+    content = (
+        _read_open(file, 'the checkpoint') if hasattr(file, 'read') else load_checkpoint_file(file)
+    )
     meta = content.get('meta') if isinstance(content, dict) else None
     if isinstance(meta, dict):
         meta.pop('config', None)  # a string that Runner.resume would execute
@@ -70,7 +78,8 @@ def load_for_mmengine(file: Any, map_location: Any = None, weights_only: Any = N
 def latest_checkpoint(folder: str | Path) -> str | None:
     """Return the checkpoint that ``last_checkpoint`` names, which lies beside it; None where none was written yet.
 
-    Only the name is taken of what the file says: a folder may be moved or copied, and no file leads out of it.
+    Only the name is taken of what the file says: a folder may be moved or copied, and no file leads
+    out of it.
 
     Raises:
         FileNotFoundError: There is no such file in that folder.
@@ -81,22 +90,28 @@ def latest_checkpoint(folder: str | Path) -> str | None:
     with open(note, encoding='utf-8', errors='replace') as file:
         text = file.read(4096).strip()
     name = re.split(r'[/\\]', text)[-1]
-    if name in os.listdir(note.parent) and (note.parent / name).is_file():  # is_file() dies of a long name
+    if (
+        name in os.listdir(note.parent) and (note.parent / name).is_file()
+    ):  # is_file() dies of a long name
         return str(note.parent / name)
     files = sorted(other.name for other in note.parent.glob('*.pth'))
-    raise FileNotFoundError(f'{note} names {printable(text)!r}, but no such file lies beside it (checkpoints there: '
-                            f'{listed(files) or "none"}). Mend: write the name of one of them into it, or delete it; '
-                            'a checkpoint of elsewhere is resumed by --resume --cfg-options load_from=PATH')
+    raise FileNotFoundError(
+        f'{note} names {printable(text)!r}, but no such file lies beside it (checkpoints there: '
+        f'{listed(files) or "none"}). Mend: write the name of one of them into it, or delete it; '
+        'a checkpoint of elsewhere is resumed by --resume --cfg-options load_from=PATH'
+    )
 
 
 def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
     """Read the weights of a checkpoint, safely.
 
-    Accepts a bare state dict, ``{'state_dict': …}`` (mmengine, mmcv) and ``{'model': …}`` (detectron2, timm), files of
-    numpy 1 and 2, arrays in place of tensors, and a common ``module.`` prefix, which is taken off.
+    Accepts a bare state dict, ``{'state_dict': …}`` (mmengine, mmcv) and ``{'model': …}``
+    (detectron2, timm), files of numpy 1 and 2, arrays in place of tensors, and a common ``module.``
+    prefix, which is taken off.
 
     Args:
-        path: a file or an http(s) URL, as for :func:`load_checkpoint_file`, whose errors are raised here too.
+        path: a file or an http(s) URL, as for :func:`load_checkpoint_file`, whose errors are raised
+            here too.
 
     Returns:
         The tensors by name, on the CPU, module versions (``_metadata``) kept.
@@ -105,10 +120,14 @@ def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
         TypeError: the file holds no state dict.
     """
     weights = state_dict_in(load_checkpoint_file(path), path)
-    return _strip(weights, 'module.') if all(key.startswith('module.') for key in weights) else weights
+    return (
+        _strip(weights, 'module.') if all(key.startswith('module.') for key in weights) else weights
+    )
 
 
-def select_prefix(state_dict: Mapping[str, Tensor], prefixes: str | Sequence[str]) -> dict[str, Tensor]:
+def select_prefix(
+    state_dict: Mapping[str, Tensor], prefixes: str | Sequence[str]
+) -> dict[str, Tensor]:
     """Take the part of a state dict under a prefix, prefix taken off: one member of an mmkd run, one backbone.
 
     Args:
@@ -128,15 +147,17 @@ def select_prefix(state_dict: Mapping[str, Tensor], prefixes: str | Sequence[str
             return _strip(state_dict, prefix)
     depth = max(prefix.count('.') for prefix in wanted)
     present = sorted({'.'.join(key.split('.')[:depth]) + '.' for key in state_dict})
-    raise KeyError(f'no key begins with {" or ".join(map(repr, wanted))}{nearest(wanted[0], present)} '
-                   f'(the {len(state_dict)} keys begin with: {listed(present)})')
+    raise KeyError(
+        f'no key begins with {" or ".join(map(repr, wanted))}{nearest(wanted[0], present)} '
+        f'(the {len(state_dict)} keys begin with: {listed(present)})'
+    )
 
 
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
     """Load every weight of a model, or raise one error that lists what does not fit.
 
-    BatchNorm's ``num_batches_tracked``, which old checkpoints lack and evaluation never reads, may be
-    missing. Names, shapes and kinds of numbers are compared before a single value is converted.
+    BatchNorm's ``num_batches_tracked``, which old checkpoints lack and evaluation never reads, may
+    be missing. Names, shapes and kinds of numbers are compared before a single value is converted.
 
     Args:
         model: receives the weights; after an error it must not be used.
@@ -146,19 +167,31 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
     Raises:
         RuntimeError: missing, unexpected or mis-shaped keys.
         TypeError: complex or whole numbers where the model has real ones.
-        FloatingPointError: weights that are not finite in the model's precision, negative variances.
+        FloatingPointError: weights that are not finite in the model's precision, negative
+            variances.
     """
     own = model.state_dict()
-    both = [(key, value, state_dict[key]) for key, value in own.items()
-            if isinstance(value, Tensor) and key in state_dict]
-    wrong = [f'{key} {tuple(given.shape)}, the model has {tuple(value.shape)}'
-             for key, value, given in both if given.shape != value.shape]
-    other = [f'{key} {_dtype(given)}, the model has {_dtype(value)}'
-             for key, value, given in both if not _same_kind(value, given)]
+    both = [
+        (key, value, state_dict[key])
+        for key, value in own.items()
+        if isinstance(value, Tensor) and key in state_dict
+    ]
+    wrong = [
+        f'{key} {tuple(given.shape)}, the model has {tuple(value.shape)}'
+        for key, value, given in both
+        if given.shape != value.shape
+    ]
+    other = [
+        f'{key} {_dtype(given)}, the model has {_dtype(value)}'
+        for key, value, given in both
+        if not _same_kind(value, given)
+    ]
     if other and not wrong:  # torch would convert them in silence
-        raise TypeError(f'{where} holds another kind of numbers than {type(model).__name__}: '
-                        f'{listed(other)}. Mend: save real weights, model.float().state_dict(), before '
-                        'a model is quantised')
+        raise TypeError(
+            f'{where} holds another kind of numbers than {type(model).__name__}: '
+            f'{listed(other)}. Mend: save real weights, model.float().state_dict(), before '
+            'a model is quantised'
+        )
     if wrong:  # torch would stop at these without a word about the others
         missing = [key for key in own if key not in state_dict]
         unexpected = [key for key in state_dict if key not in own]
@@ -168,10 +201,24 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
     if not (wrong or missing or unexpected):
         refuse_spoilt(model, where)
         return
-    found = [f'{len(keys)} {kind}: {listed(keys)}' for kind, keys in
-             (('missing', missing), ('unexpected', unexpected), ('of another shape', wrong)) if keys]
-    raise RuntimeError('\n  '.join([f'{where} does not fit {type(model).__name__} ({len(own)} entries):', *found,
-                                    _guess(missing, unexpected)]))
+    found = [
+        f'{len(keys)} {kind}: {listed(keys)}'
+        for kind, keys in (
+            ('missing', missing),
+            ('unexpected', unexpected),
+            ('of another shape', wrong),
+        )
+        if keys
+    ]
+    raise RuntimeError(
+        '\n  '.join(
+            [
+                f'{where} does not fit {type(model).__name__} ({len(own)} entries):',
+                *found,
+                _guess(missing, unexpected),
+            ]
+        )
+    )
 
 
 def refuse_spoilt(model: nn.Module, where: str) -> None:
@@ -184,8 +231,8 @@ def refuse_spoilt(model: nn.Module, where: str) -> None:
         where: How the error calls it.
 
     Raises:
-        FloatingPointError: Weights that are not finite, or negative running variances; names the first
-            keys.
+        FloatingPointError: Weights that are not finite, or negative running variances; names the
+            first keys.
 
     >>> model = nn.BatchNorm1d(1)
     >>> refuse_spoilt(model, 'teacher')
@@ -195,15 +242,22 @@ def refuse_spoilt(model: nn.Module, where: str) -> None:
     """
     bad = spoilt(model)
     if bad:
-        raise FloatingPointError(f'{where} has weights that are NaN or Inf: {listed(bad)}. Mend: a '
-                                 'checkpoint of before they became so (a training that diverged writes '
-                                 'such ones); of float64, weights that float32 can hold')
-    negative = [key for key, value in model.state_dict().items()
-                if key.endswith('running_var') and isinstance(value, Tensor) and (value < 0).any()]
+        raise FloatingPointError(
+            f'{where} has weights that are NaN or Inf: {listed(bad)}. Mend: a '
+            'checkpoint of before they became so (a training that diverged writes '
+            'such ones); of float64, weights that float32 can hold'
+        )
+    negative = [
+        key
+        for key, value in model.state_dict().items()
+        if key.endswith('running_var') and isinstance(value, Tensor) and (value < 0).any()
+    ]
     if negative:
-        raise FloatingPointError(f'{where} has negative running variances, of which BatchNorm takes '
-                                 f'the root: {listed(negative)}. Mend: a checkpoint as it was written; '
-                                 'sums and differences of state dicts must leave variances alone')
+        raise FloatingPointError(
+            f'{where} has negative running variances, of which BatchNorm takes '
+            f'the root: {listed(negative)}. Mend: a checkpoint as it was written; '
+            'sums and differences of state dicts must leave variances alone'
+        )
 
 
 def spoilt(model: nn.Module) -> list[str]:
@@ -213,8 +267,12 @@ def spoilt(model: nn.Module) -> list[str]:
     ['bias']
     """
     learned = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    return [name for name, value in model.state_dict().items() if isinstance(value, Tensor)
-            and not (value.isfinite() if name in learned else ~value.isnan()).all()]
+    return [
+        name
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor)
+        and not (value.isfinite() if name in learned else ~value.isnan()).all()
+    ]
 
 
 def _same_kind(value: Tensor, given: Tensor) -> bool:
@@ -231,10 +289,13 @@ def _dtype(tensor: Tensor) -> str:
 def _guess(missing: Sequence[str], unexpected: Sequence[str]) -> str:
     """Return the mend: the prefix to select, where that explains everything."""
     for key in missing[:1]:
-        prefixes = {other[:-len(key)] for other in unexpected if other.endswith(f'.{key}')}
+        prefixes = {other[: -len(key)] for other in unexpected if other.endswith(f'.{key}')}
         for prefix in prefixes:
             if {prefix + name for name in missing} <= set(unexpected):
-                return f'Mend: these weights lie under {prefix!r}: take select_prefix(state_dict, {prefix!r}).'
+                return (
+                    f'Mend: these weights lie under {prefix!r}: take select_prefix(state_dict, '
+                    f'{prefix!r}).'
+                )
     return 'Mend: is this the checkpoint of another architecture, or of another number of classes?'
 
 
@@ -251,12 +312,18 @@ def listed(names: Iterable[str], count: int = 10) -> str:
 
 def _strip(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Keep what lies under a prefix, in names and in the module versions that torch keeps beside them."""
-    part = OrderedDict((key[len(prefix):], value) for key, value in state_dict.items() if key.startswith(prefix))
+    part = OrderedDict(
+        (key[len(prefix) :], value) for key, value in state_dict.items() if key.startswith(prefix)
+    )
     versions = getattr(state_dict, '_metadata', None)
     if versions is not None:
-        # without its version a module takes the weights for those of its oldest release and renames them
+        # without its version a module takes the weights for those of its oldest release and renames
+        # them
         part._metadata = OrderedDict(  # type: ignore[attr-defined]
-            (key[len(prefix):], value) for key, value in versions.items() if f'{key}.'.startswith(prefix))
+            (key[len(prefix) :], value)
+            for key, value in versions.items()
+            if f'{key}.'.startswith(prefix)
+        )
     return part
 
 
@@ -272,17 +339,26 @@ def state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
             weights = content[key]
             break
     if not isinstance(weights, Mapping) or not weights:
-        raise TypeError(f'{file} holds no state dict but {type(weights).__name__}; write it with '
-                        'torch.save(model.state_dict(), path)')
+        raise TypeError(
+            f'{file} holds no state dict but {type(weights).__name__}; write it with '
+            'torch.save(model.state_dict(), path)'
+        )
     tensors = OrderedDict((key, _as_tensor(value)) for key, value in weights.items())
     unnamed = [f'{key!r:.40}' for key in tensors if not isinstance(key, str)]
     if unnamed:
-        raise TypeError(f'{file} holds no state dict: its keys are {listed(unnamed)}, but weights go by names. Write '
-                        'it with torch.save(model.state_dict(), path)')
+        raise TypeError(
+            f'{file} holds no state dict: its keys are {listed(unnamed)}, but weights go by '
+            f'names. Write '
+            'it with torch.save(model.state_dict(), path)'
+        )
     other = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if other:
-        raise TypeError(f'{file} holds no state dict: neither "state_dict" nor "model" is a key of it, and these '
-                        f'entries are no tensors: {listed(other)}. Write it with torch.save(model.state_dict(), path)')
+        raise TypeError(
+            f'{file} holds no state dict: neither "state_dict" nor "model" is a key of it, and '
+            f'these '
+            f'entries are no tensors: {listed(other)}. Write it with '
+            f'torch.save(model.state_dict(), path)'
+        )
     if hasattr(weights, '_metadata'):
         tensors._metadata = weights._metadata  # type: ignore[attr-defined]
     return tensors
@@ -306,22 +382,33 @@ def _read_open(file: Any, name: str) -> Any:
     try:
         return read_torch_file(file)
     except UnknownNameError as error:
-        raise TypeError(f'{name} needs {printable(error)}, which mmkd does not know to be harmless, so it was not '
-                        'loaded. Mend: where you trust the file, load it once yourself and keep only the weights: '
-                        "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path); or "
-                        '--trust-checkpoint, which lets it run its code') from error
+        raise TypeError(
+            f'{name} needs {printable(error)}, which mmkd does not know to be harmless, so it was '
+            f'not '
+            'loaded. Mend: where you trust the file, load it once yourself and keep only the '
+            'weights: '
+            "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path); or "
+            '--trust-checkpoint, which lets it run its code'
+        ) from error
     except BrokenFileError as error:
-        raise RuntimeError(f'{name} ({file.seek(0, os.SEEK_END)} bytes) is truncated or is no PyTorch checkpoint; copy '
-                           f'or download it again ({printable(error)})') from error
+        raise RuntimeError(
+            f'{name} ({file.seek(0, os.SEEK_END)} bytes) is truncated or is no PyTorch '
+            f'checkpoint; copy '
+            f'or download it again ({printable(error)})'
+        ) from error
 
 
 def _existing(file: Path) -> Path:
     if file.is_file():
         return file
     if not file.parent.is_dir():
-        raise FileNotFoundError(f'checkpoint {file} does not exist, nor does its folder {file.parent.absolute()}')
+        raise FileNotFoundError(
+            f'checkpoint {file} does not exist, nor does its folder {file.parent.absolute()}'
+        )
     kind = 'is a folder, not a file' if file.is_dir() else 'does not exist'
     folder = file if file.is_dir() else file.parent
     files = sorted(name for name in os.listdir(folder) if (folder / name).is_file())
-    raise FileNotFoundError(f'checkpoint {file} {kind}{nearest(file.name, files)} '
-                            f'(files in {folder.absolute()}: {listed(files) or "none"})')
+    raise FileNotFoundError(
+        f'checkpoint {file} {kind}{nearest(file.name, files)} '
+        f'(files in {folder.absolute()}: {listed(files) or "none"})'
+    )

@@ -1,4 +1,5 @@
 """Checks of arguments: every refusal names the argument, what was got, what is allowed and the nearest match."""
+
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -13,7 +14,7 @@ def nearest(name: str, choices: Iterable[str], count: int = 3, cutoff: float = 0
     "; did you mean 'logits'?"
     """
     matches = get_close_matches(name, list(choices), n=count, cutoff=cutoff)
-    return f"; did you mean {' or '.join(map(repr, matches))}?" if matches else ''
+    return f'; did you mean {" or ".join(map(repr, matches))}?' if matches else ''
 
 
 def nearest_file(file: Path) -> str:
@@ -44,8 +45,10 @@ def check_keys(got: Iterable[str], allowed: Iterable[str], where: str) -> None:
     allowed = list(allowed)
     for key in got:
         if key not in allowed:
-            raise TypeError(f'{where} got an unknown key {key!r}{nearest(str(key), allowed)} '
-                            f'(allowed: {", ".join(sorted(allowed))})')
+            raise TypeError(
+                f'{where} got an unknown key {key!r}{nearest(str(key), allowed)} '
+                f'(allowed: {", ".join(sorted(allowed))})'
+            )
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
@@ -55,7 +58,10 @@ def check_choice(name: str, value: Any, allowed: Iterable[Any]) -> None:
     """
     allowed = tuple(allowed)
     if value not in allowed:
-        raise ValueError(f'{name} must be one of {allowed}, got {value!r}{nearest(str(value), map(str, allowed))}')
+        raise ValueError(
+            f'{name} must be one of {allowed}, got '
+            f'{value!r}{nearest(str(value), map(str, allowed))}'
+        )
 
 
 def check_dict(name: str, value: Any, example: str) -> None:
@@ -63,9 +69,12 @@ def check_dict(name: str, value: Any, example: str) -> None:
 
     >>> check_dict('taps', ['decode_head'], "dict(logits='decode_head.conv_seg')")
     Traceback (most recent call last):
-    TypeError: taps must be a dictionary, got ['decode_head']. Mend: dict(logits='decode_head.conv_seg')
+    TypeError: taps must be a dictionary, got ['decode_head']. Mend:
+    dict(logits='decode_head.conv_seg')
     """
-    if value is not None and not (isinstance(value, dict) and all(isinstance(key, str) for key in value)):
+    if value is not None and not (
+        isinstance(value, dict) and all(isinstance(key, str) for key in value)
+    ):
         raise TypeError(f'{name} must be a dictionary, got {value!r:.80}. Mend: {example}')
 
 

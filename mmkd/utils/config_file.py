@@ -1,4 +1,5 @@
 """Config files, read so that what is wrong in one is told with its file and line."""
+
 import os
 import traceback
 from pathlib import Path
@@ -22,13 +23,25 @@ def read_config(path: str) -> Config:
     """
     package, _, relative = path.rpartition('::')
     if not package and not os.path.isfile(path):
-        kind = 'is a folder, not a file' if os.path.isdir(path) else f'is not there{nearest_file(Path(path))}'
-        raise FileNotFoundError(f'the config {path!r} {kind} (relative paths start at {os.getcwd()})')
+        kind = (
+            'is a folder, not a file'
+            if os.path.isdir(path)
+            else f'is not there{nearest_file(Path(path))}'
+        )
+        raise FileNotFoundError(
+            f'the config {path!r} {kind} (relative paths start at {os.getcwd()})'
+        )
     if not path.endswith(SUFFIXES):
         raise ValueError(f'the config {path!r} must be a file that ends in one of {SUFFIXES}')
-    folder = Path(get_installed_path(package)) / '.mim/configs' if package and is_installed(package) else None
+    folder = (
+        Path(get_installed_path(package)) / '.mim/configs'
+        if package and is_installed(package)
+        else None
+    )
     if package and (folder is None or not (folder / relative).is_file()):
-        hint = ': no such package is installed' if folder is None else _nearest(folder, Path(relative))
+        hint = (
+            ': no such package is installed' if folder is None else _nearest(folder, Path(relative))
+        )
         raise FileNotFoundError(f'the config {path!r} is not there{hint}')
     try:
         return get_config(path) if package else Config.fromfile(path)
@@ -61,6 +74,12 @@ def _reason(error: Exception) -> str:
         return 'its _base_ files name each other in a circle. Mend: take one of them out'
     if isinstance(error, FileNotFoundError):
         missing = Path(str(error.filename or ''))
-        return f'{explain(error)}{nearest_file(missing)}. Mend: paths of _base_ start at the file that names them'
+        return (
+            f'{explain(error)}{nearest_file(missing)}. Mend: paths of _base_ start at the file '
+            f'that names them'
+        )
     text = explain(error).split(', the current sys.path')[0]
-    return f'{type(error).__name__}: {text}. Mend: a config is a Python file that runs by itself, of assignments'
+    return (
+        f'{type(error).__name__}: {text}. Mend: a config is a Python file that runs by itself, '
+        f'of assignments'
+    )

@@ -1,11 +1,21 @@
 """Errors as sentences: what went wrong, without what libraries wrap around it."""
+
 import re
 
 from mmkd.utils.retell import retell
 
 # What a wrong config, file or machine raises; every other kind is a bug of somebody's.
-MISTAKES = (ArithmeticError, AssertionError, ImportError, KeyError, NotImplementedError, OSError, RuntimeError,
-             TypeError, ValueError)
+MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _REGISTRY = re.compile(r'^(class `\w+` in [\w/.-]+: )+')
 _WORKER = re.compile(r'^Caught (\w+) in .+ process \d+\.\nOriginal Traceback')
 
@@ -13,8 +23,8 @@ _WORKER = re.compile(r'^Caught (\w+) in .+ process \d+\.\nOriginal Traceback')
 def explain(problem: str | BaseException) -> str:
     """Return an error as a sentence.
 
-    A KeyError prints in quotes, registries put class and file in front, and a worker process of a data loader hands
-    on a traceback as the message.
+    A KeyError prints in quotes, registries put class and file in front, and a worker process of a
+    data loader hands on a traceback as the message.
 
     >>> explain(KeyError("class `Distiller` in mmkd/distiller/distiller.py: no such tap"))
     'no such tap'
@@ -38,7 +48,9 @@ def is_mistake(error: BaseException) -> bool:
     """
     text = explain(error)
     sentence = ' ' in text  # a bare key or name says nothing without the line that wanted it
-    return 'Mend: ' in text or (isinstance(error, MISTAKES) and sentence and not isinstance(error, RecursionError))
+    return 'Mend: ' in text or (
+        isinstance(error, MISTAKES) and sentence and not isinstance(error, RecursionError)
+    )
 
 
 def _of_worker(text: str) -> str:
@@ -47,4 +59,4 @@ def _of_worker(text: str) -> str:
     if not caught:
         return text
     last = re.compile(rf'.*^(?:[\w.]+\.)?{caught[1]}: ', re.DOTALL | re.MULTILINE).match(text)
-    return text[last.end():].strip() if last else text
+    return text[last.end() :].strip() if last else text

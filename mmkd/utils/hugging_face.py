@@ -1,4 +1,5 @@
 """The optional library of Hugging Face, and the folders that its models lie in."""
+
 import importlib
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ def transformers(what: str) -> Any:
     try:
         return importlib.import_module('transformers')
     except ImportError as error:
-        raise ImportError(f"{what} needs the library transformers, which is not installed. Mend: pip install "
-                          "'mmkd[text]'") from error
+        raise ImportError(
+            f'{what} needs the library transformers, which is not installed. Mend: pip install '
+            "'mmkd[text]'"
+        ) from error
 
 
 def resolve_folder(path: str) -> str:
@@ -27,10 +30,14 @@ def resolve_folder(path: str) -> str:
     """
     package, found, rest = path.partition('::')
     if found and not is_installed(package):
-        raise FileNotFoundError(f'{path!r}: the package {package!r} is not installed. Mend: pip install '
-                                f"{package.replace('_', '-')}, or a folder")
+        raise FileNotFoundError(
+            f'{path!r}: the package {package!r} is not installed. Mend: pip install '
+            f'{package.replace("_", "-")}, or a folder'
+        )
     folder = Path(get_installed_path(package), rest) if found else Path(path)
     if not folder.exists():
-        raise FileNotFoundError(f"{path!r} is not there ({folder}). Mend: a folder with config.json, as "
-                                "model.save_pretrained writes it, or 'package::path'")
+        raise FileNotFoundError(
+            f'{path!r} is not there ({folder}). Mend: a folder with config.json, as '
+            "model.save_pretrained writes it, or 'package::path'"
+        )
     return str(folder)

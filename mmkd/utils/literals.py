@@ -1,17 +1,20 @@
 """Configs that come as text from a file: read as literals, never executed."""
+
 import ast
 from typing import Any
 
 from mmengine.config import Config
 
-_MAX_LENGTH = 2 ** 18  # the longest config of mmsegmentation has 12 kB; a parsed line takes 500 times its length
+_MAX_LENGTH = (
+    2**18
+)  # the longest config of mmsegmentation has 12 kB; a parsed line takes 500 times its length
 
 
 def read_config_text(text: str, where: str) -> Config:
     r"""Return the config that a text of assignments describes, as mmengine writes it into checkpoints.
 
-    Values are literals, lists, tuples, dicts, ``dict(key=value)`` and ``range(0, 5)``; nothing else is called, and
-    nothing imported.
+    Values are literals, lists, tuples, dicts, ``dict(key=value)`` and ``range(0, 5)``; nothing else
+    is called, and nothing imported.
 
     Args:
         text: ``name = value`` lines.
@@ -30,13 +33,24 @@ def read_config_text(text: str, where: str) -> Config:
         return Config(dict(_assignment(line) for line in lines))
     # of keys that are lists, ranges of text, names that Config keeps for itself
     except (SyntaxError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
-        reason = 'it is nested too deep' if isinstance(error, RecursionError | MemoryError) else str(error)
-        raise ValueError(f'{where} is no config of plain values ({reason}), and no string of a file is executed. Mend: '
-                         'a checkpoint that the Runner saved, of a config without calls other than dict(…)') from error
+        reason = (
+            'it is nested too deep'
+            if isinstance(error, RecursionError | MemoryError)
+            else str(error)
+        )
+        raise ValueError(
+            f'{where} is no config of plain values ({reason}), and no string of a file is '
+            f'executed. Mend: '
+            'a checkpoint that the Runner saved, of a config without calls other than dict(…)'
+        ) from error
 
 
 def _assignment(line: ast.stmt) -> tuple[str, Any]:
-    if not isinstance(line, ast.Assign) or len(line.targets) != 1 or not isinstance(line.targets[0], ast.Name):
+    if (
+        not isinstance(line, ast.Assign)
+        or len(line.targets) != 1
+        or not isinstance(line.targets[0], ast.Name)
+    ):
         raise ValueError(f'line {line.lineno} is no assignment')
     return line.targets[0].id, _value(line.value)
 
@@ -52,7 +66,11 @@ def _value(node: ast.expr) -> Any:
         return kind(map(_value, node.elts))
     if isinstance(node, ast.Name) and node.id in ('inf', 'nan'):  # how Python prints these floats
         return float(node.id)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Name):
+    if (
+        isinstance(node, ast.UnaryOp)
+        and isinstance(node.op, ast.USub)
+        and isinstance(node.operand, ast.Name)
+    ):
         return -_value(node.operand)
     return ast.literal_eval(node)
 
@@ -60,9 +78,17 @@ def _value(node: ast.expr) -> Any:
 def _call(node: ast.Call) -> Any:
     """Return what ``dict(key=value)``, ``dict({'a.b': value})`` and ``range(0, 5)`` say."""
     name = node.func.id if isinstance(node.func, ast.Name) else ''
-    if name == 'range' and not node.keywords and all(isinstance(part, ast.Constant) for part in node.args):
+    if (
+        name == 'range'
+        and not node.keywords
+        and all(isinstance(part, ast.Constant) for part in node.args)
+    ):
         return range(*map(_value, node.args))
-    if name != 'dict' or not all(isinstance(part, ast.Dict) for part in node.args[:1]) or len(node.args) > 1:
+    if (
+        name != 'dict'
+        or not all(isinstance(part, ast.Dict) for part in node.args[:1])
+        or len(node.args) > 1
+    ):
         raise ValueError(f'line {node.lineno} calls what is not dict')
     found = _value(node.args[0]) if node.args else {}
     return {**found, **{_keyword(item): _value(item.value) for item in node.keywords}}

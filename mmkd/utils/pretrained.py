@@ -1,4 +1,5 @@
 """Where a model's config asks for weights that are fetched, and how they are left out."""
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,7 +27,9 @@ def pretrained_keys(model: Any, key: str = 'model') -> Iterator[tuple[str, Any]]
     for name, value in model.items():
         if name == 'pretrained' and value:
             yield f'{key}.pretrained', False if value is True else None
-        elif name == 'init_cfg' and any(map(_fetches, value if isinstance(value, list | tuple) else [value])):
+        elif name == 'init_cfg' and any(
+            map(_fetches, value if isinstance(value, list | tuple) else [value])
+        ):
             yield f'{key}.init_cfg', None
         else:
             yield from pretrained_keys(value, f'{key}.{name}')

@@ -1,4 +1,5 @@
 """Errors of mmengine's registries, told anew: a misspelt type or argument with its nearest match."""
+
 import inspect
 import re
 from collections.abc import Iterator
@@ -12,13 +13,24 @@ from torch.utils.data import DataLoader
 
 from mmkd.utils.checks import nearest, printable
 
-_UNKNOWN_TYPE = re.compile(r'(\S+) is not in the (\w+)::([\w ]+) registry\. Please check whether .*', re.DOTALL)
-_UNKNOWN_ARGUMENT = re.compile(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
-                               r'( in <.* object at 0x\w+>)?')
-_NO_LAYER = re.compile(r'Cannot find None in registry under scope name \w+')  # of mmcv, which forgets the name
-_LAYER = ("the type of a norm_cfg, conv_cfg, act_cfg or upsample_cfg is not registered. Mend: a name such as 'BN', "
-          "'SyncBN', 'GN', 'LN'; 'Conv2d'; 'ReLU'")
-_NO_TYPE = re.compile(r'`cfg` or `default_args` must contain the key "type", but got (\{.*)', re.DOTALL)
+_UNKNOWN_TYPE = re.compile(
+    r'(\S+) is not in the (\w+)::([\w ]+) registry\. Please check whether .*', re.DOTALL
+)
+_UNKNOWN_ARGUMENT = re.compile(
+    r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
+    r'( in <.* object at 0x\w+>)?'
+)
+_NO_LAYER = re.compile(
+    r'Cannot find None in registry under scope name \w+'
+)  # of mmcv, which forgets the name
+_LAYER = (
+    'the type of a norm_cfg, conv_cfg, act_cfg or upsample_cfg is not registered. Mend: a name '
+    "such as 'BN', "
+    "'SyncBN', 'GN', 'LN'; 'Conv2d'; 'ReLU'"
+)
+_NO_TYPE = re.compile(
+    r'`cfg` or `default_args` must contain the key "type", but got (\{.*)', re.DOTALL
+)
 _NO_INPUTS = 'inputs'  # of a KeyError: what every data preprocessor of mmengine asks a batch for
 
 
@@ -31,10 +43,17 @@ def retell(text: str) -> str:
     'a sentence'
     """
     if text == _NO_INPUTS:
-        return ("the batches have no 'inputs', which a model reads. Mend: a pipeline that ends in the packing of its "
-                "library, such as dict(type='PackSegInputs')")
+        return (
+            "the batches have no 'inputs', which a model reads. Mend: a pipeline that ends in the "
+            'packing of its '
+            "library, such as dict(type='PackSegInputs')"
+        )
     text = _NO_LAYER.sub(_LAYER, text)
-    for pattern, told in ((_UNKNOWN_TYPE, _unknown_type), (_UNKNOWN_ARGUMENT, _unknown_argument), (_NO_TYPE, _no_type)):
+    for pattern, told in (
+        (_UNKNOWN_TYPE, _unknown_type),
+        (_UNKNOWN_ARGUMENT, _unknown_argument),
+        (_NO_TYPE, _no_type),
+    ):
         text = pattern.sub(told, text)
     return text
 
@@ -42,35 +61,58 @@ def retell(text: str) -> str:
 def _unknown_type(found: re.Match) -> str:
     name, scope, kind = found.groups()
     bare = name.rpartition('.')[-1]
-    homes = sorted({registry.scope for registry in _registries(kind) if bare in registry.module_dict})
+    homes = sorted(
+        {registry.scope for registry in _registries(kind) if bare in registry.module_dict}
+    )
     names = sorted({name for registry in _registries(kind) for name in registry.module_dict})
     if homes:
-        mend = f'it belongs to {", ".join(homes)}. Mend: default_scope={homes[0]!r}, or type={f"{homes[0]}.{bare}"!r}'
+        mend = (
+            f'it belongs to {", ".join(homes)}. Mend: default_scope={homes[0]!r}, or '
+            f'type={f"{homes[0]}.{bare}"!r}'
+        )
     else:
-        mend = f'Mend: a registered name{nearest(bare, names)} What is your own is registered by custom_imports'
-    return (f'{scope} has no {kind} {name!r}{"; " if homes else ". "}{mend} ({name} is not in the {scope}::{kind} '
-            'registry)')
+        mend = (
+            f'Mend: a registered name{nearest(bare, names)} What is your own is registered by '
+            f'custom_imports'
+        )
+    return (
+        f'{scope} has no {kind} {name!r}{"; " if homes else ". "}{mend} ({name} is not in the '
+        f'{scope}::{kind} '
+        'registry)'
+    )
 
 
 def _unknown_argument(found: re.Match) -> str:
     name, argument = found.group(1), found.group(2)
-    classes: list[Any] = [DataLoader, *(c for registry in _registries() for c in registry.module_dict.values())]
+    classes: list[Any] = [
+        DataLoader,
+        *(c for registry in _registries() for c in registry.module_dict.values()),
+    ]
     allowed = next((_arguments(c) for c in classes if getattr(c, '__name__', '') == name), [])
     said = f' (allowed: {", ".join(allowed)})' if allowed else ''
     return f'{name} got an unknown argument {argument!r}{nearest(argument, allowed)}{said}'
 
 
 def _no_type(found: re.Match) -> str:
-    return (f"a part of the config has no type, so nothing says what to build: {printable(found.group(1), 100)} ... "
-            "Mend: type='...' in it")
+    return (
+        f'a part of the config has no type, so nothing says what to build: '
+        f'{printable(found.group(1), 100)} ... '
+        "Mend: type='...' in it"
+    )
 
 
 def _arguments(kind: Any) -> list[str]:
     """Return the arguments of a class, of its parents too where it hands on what it does not know."""
     found: dict[str, None] = {}
     for one in inspect.getmro(kind) if inspect.isclass(kind) else ():
-        own = inspect.signature(vars(one)['__init__']).parameters.values() if '__init__' in vars(one) else ()
-        found.update(dict.fromkeys(p.name for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)))
+        own = (
+            inspect.signature(vars(one)['__init__']).parameters.values()
+            if '__init__' in vars(one)
+            else ()
+        )
+        found.update(
+            dict.fromkeys(p.name for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+        )
         if own and all(p.kind != p.VAR_KEYWORD for p in own):
             break
     return [name for name in found if name != 'self']

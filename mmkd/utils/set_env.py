@@ -1,11 +1,13 @@
 """What ``mmengine.hub.get_model('mmkd::…')`` asks of a package."""
+
 from mmengine.registry import init_default_scope as set_default_scope
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:
     """Make every component known, which importing mmkd has done by now, and set the default scope.
 
-    The scope is ``mmseg``, not ``mmkd``: mmkd's configs are mmseg configs whose own parts carry the prefix ``mmkd.``.
+    The scope is ``mmseg``, not ``mmkd``: mmkd's configs are mmseg configs whose own parts carry the
+    prefix ``mmkd.``.
 
     Args:
         init_default_scope: whether to set the default scope at all.

@@ -1,4 +1,5 @@
 """Tables on the terminal, as the tools print them."""
+
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,7 +16,9 @@ def make_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=WIDTH)
 
 
-def print_table(console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def print_table(
+    console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> None:
     """Print one table; cells are plain text, so brackets in tap paths stay what they are."""
     table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
     for column in columns:

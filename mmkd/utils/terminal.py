@@ -1,4 +1,5 @@
 """What a tool prints: what its user wants to read; all else goes to the run's log file alone."""
+
 import logging
 import re
 from collections.abc import Iterator
@@ -7,11 +8,15 @@ from logging.handlers import MemoryHandler
 
 from mmengine.logging import MMLogger
 
-# Pages and lines of the libraries that a user can do nothing about, by how they begin or by what they say.
+# Pages and lines of the libraries that a user can do nothing about, by how they begin or by what
+# they say.
 _NOT_FOR_USERS = re.compile(
-    r'\s*-{20,}\nSystem environment:|Config:\n|Hooks will be executed in the following order|Exp name: |'
+    r'\s*-{20,}\nSystem environment:|Config:\n|Hooks will be executed in the following order|Exp '
+    r'name: |'
     r'The prefix is not set in metric class|Distributed training is not used, all SyncBatchNorm|'
-    r'Attribute `_fully_initialized`|"HardDiskBackend" is the alias|.*\bdeprecated\b', re.IGNORECASE)
+    r'Attribute `_fully_initialized`|"HardDiskBackend" is the alias|.*\bdeprecated\b',
+    re.IGNORECASE,
+)
 _WARNINGS = 'py.warnings'  # where logging.captureWarnings sends them
 
 
@@ -54,7 +59,8 @@ class _Forward(logging.Handler):
         self.files = files
 
     def emit(self, record: logging.LogRecord) -> None:
-        # mmengine's handlers drop a warning whose template came before, and Python 3.10 gives '%s' to all of them.
+        # mmengine's handlers drop a warning whose template came before, and Python 3.10 gives '%s'
+        # to all of them.
         record.msg, record.args = record.getMessage(), ()
         for file in self.files:
             file.handle(record)

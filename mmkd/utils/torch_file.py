@@ -1,10 +1,12 @@
 """Read what ``torch.save`` wrote as data: nothing of the file runs, and nothing takes more memory than it holds.
 
-A PyTorch file is a pickle beside the bytes of its tensors, and a pickle is a program. Here it is read by an unpickler
-that knows some forty names, each bound to a function of this module that makes plain data of plain data. Tensors and
-arrays are first described and then made, once their sizes were found to fit into the bytes that are there; these are
-read by the same open file and checked against its CRC-32.
+A PyTorch file is a pickle beside the bytes of its tensors, and a pickle is a program. Here it is
+read by an unpickler that knows some forty names, each bound to a function of this module that makes
+plain data of plain data. Tensors and arrays are first described and then made, once their sizes
+were found to fit into the bytes that are there; these are read by the same open file and checked
+against its CRC-32.
 """
+
 import _compat_pickle
 import math
 import os
@@ -22,17 +24,26 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 import numpy as np
 import torch
 
-_MAGIC, _PROTOCOL = 0x1950a86a20f9469cfc6c, 1001  # of files from before torch 1.6
+_MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of files from before torch 1.6
 _MAX_DEPTH = 64  # of containers in containers; checkpoints of mmengine have about ten
 _MAX_ENTRIES = 10_000_000  # of all containers, counted as often as they are referred to
-_MAX_SIZE = 2 ** 48  # of one axis
+_MAX_SIZE = 2**48  # of one axis
 _MAX_RECORDS = 16_384  # one a tensor
 _MAX_BITS = 1024  # of one whole number
-_MAX_MARKS, _MAX_MEMO = 1000, 300_000  # what a byte of a pickle asks for costs a hundred; a big run has 30,000
-_FREE, _PER_BYTE = 2 ** 23, 8  # bytes that a pickle may make, and how many more for each of its own
-_CALL, _CONTAINER, _SET = 500, 64, 216  # bytes that are charged for what a call makes, and for a container
+_MAX_MARKS, _MAX_MEMO = (
+    1000,
+    300_000,
+)  # what a byte of a pickle asks for costs a hundred; a big run has 30,000
+_FREE, _PER_BYTE = 2**23, 8  # bytes that a pickle may make, and how many more for each of its own
+_CALL, _CONTAINER, _SET = (
+    500,
+    64,
+    216,
+)  # bytes that are charged for what a call makes, and for a container
 _MAX_RECORD_NAME = 256  # of the list of records, each: name and notes
-_MAX_ODD_KEYS = 1000  # other keys than texts and small numbers: of one hash, they take time by the square
+_MAX_ODD_KEYS = (
+    1000  # other keys than texts and small numbers: of one hash, they take time by the square
+)
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.Size, slice)
 
 
@@ -74,21 +85,30 @@ def read_torch_file(file: BinaryIO) -> Any:
         raise BrokenFileError(f'{type(error).__name__}: {error}') from error
 
 
-# --- the two formats -------------------------------------------------------------------------------------------------
+# --- the two formats ------------------------------------------------------------------------------
+
 
 def _read_zip(file: BinaryIO) -> Any:
     file.seek(-22, os.SEEK_END)
     signature, *_, number, _, _, comment = struct.unpack('<4sHHHHIIH', file.read(22))
     if signature != b'PK\x05\x06' or comment or number > _MAX_RECORDS:
-        raise BrokenFileError(f'it does not end as archives of torch.save do, or has more than {_MAX_RECORDS} records')
+        raise BrokenFileError(
+            f'it does not end as archives of torch.save do, or has more than {_MAX_RECORDS} records'
+        )
     listed = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     if not listed or listed[zipfile._ECD_SIZE] > number * (46 + _MAX_RECORD_NAME):  # type: ignore[attr-defined]
         raise BrokenFileError(f'its list of records is longer than {number} of them take')
     with zipfile.ZipFile(file) as archive:
         records = _records(archive, file.seek(0, os.SEEK_END))
-        roots = [name.removesuffix('data.pkl') for name in records if re.fullmatch(r'[^/]*/data\.pkl', name)]
+        roots = [
+            name.removesuffix('data.pkl')
+            for name in records
+            if re.fullmatch(r'[^/]*/data\.pkl', name)
+        ]
         if len(roots) != 1 or f'{roots[0]}constants.pkl' in records:
-            raise BrokenFileError('it is an archive, but not one of torch.save (of TorchScript, perhaps)')
+            raise BrokenFileError(
+                'it is an archive, but not one of torch.save (of TorchScript, perhaps)'
+            )
         order = records.get(f'{roots[0]}byteorder')
         if order is not None and archive.read(order) != b'little':
             raise BrokenFileError('its byte order is not little-endian')
@@ -100,8 +120,10 @@ def _read_zip(file: BinaryIO) -> Any:
                 raise BrokenFileError(f'the storage {storage.key!r} is of two sizes or types')
             record = records.get(f'{roots[0]}data/{storage.key}')
             if record is None or record.file_size != storage.nbytes:
-                raise BrokenFileError(f'the storage {storage.key!r} should hold {storage.nbytes} bytes, the file has '
-                                      f'{"none of it" if record is None else record.file_size}')
+                raise BrokenFileError(
+                    f'the storage {storage.key!r} should hold {storage.nbytes} bytes, the file has '
+                    f'{"none of it" if record is None else record.file_size}'
+                )
 
         def fetch(key: str) -> bytearray:
             with archive.open(records[f'{roots[0]}data/{key}']) as record:
@@ -114,7 +136,7 @@ def _read_zip(file: BinaryIO) -> Any:
         for name, record in records.items():  # what nothing refers to may be damaged too
             if name.removeprefix(f'{roots[0]}data/') not in finish.bytes_of:
                 with archive.open(record) as rest:
-                    while rest.read(2 ** 20):
+                    while rest.read(2**20):
                         pass
         return content
 
@@ -124,8 +146,10 @@ def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     records: dict[str, zipfile.ZipInfo] = {}
     for info in archive.infolist():
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-            raise BrokenFileError('its records are compressed, which torch.save never does. Mend: unpack and pack it '
-                                  'without compression, or save it again')
+            raise BrokenFileError(
+                'its records are compressed, which torch.save never does. Mend: unpack and pack it '
+                'without compression, or save it again'
+            )
         if info.filename in records or info.flag_bits & 1:
             raise BrokenFileError('a record of it is there twice, or is encrypted')
         records[info.filename] = info
@@ -139,10 +163,10 @@ def _read_into(source: Any, size: int) -> bytearray:
     buffer, done = bytearray(size), 0
     view = memoryview(buffer)
     while done < size:
-        chunk = source.read(min(size - done, 2 ** 20))
+        chunk = source.read(min(size - done, 2**20))
         if not chunk:
             raise BrokenFileError('it is cut short')
-        view[done:done + len(chunk)] = chunk
+        view[done : done + len(chunk)] = chunk
         done += len(chunk)
     return buffer
 
@@ -182,14 +206,20 @@ def _read_legacy(file: BinaryIO) -> Any:
 
     content = _DataUnpickler(bounded, check, size).load()
     keys = _DataUnpickler(bounded, _refuse_storage, size).load()
-    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys) or set(keys) != set(declared) \
-            or len(keys) != len(declared):
+    if (
+        not isinstance(keys, list)
+        or not all(isinstance(key, str) for key in keys)
+        or set(keys) != set(declared)
+        or len(keys) != len(declared)
+    ):
         raise BrokenFileError('its storages are not those that its tensors need')
     bytes_of = {}
     for key in keys:
-        number, = struct.unpack('<q', file.read(8))
+        (number,) = struct.unpack('<q', file.read(8))
         if number != declared[key].number:
-            raise BrokenFileError(f'the storage {key!r} has {number} elements, its tensors say {declared[key].number}')
+            raise BrokenFileError(
+                f'the storage {key!r} has {number} elements, its tensors say {declared[key].number}'
+            )
         bytes_of[key] = _read_into(file, declared[key].nbytes)
     return _Finish(bytes_of.__getitem__)(content)
 
@@ -198,7 +228,8 @@ def _refuse_storage(storage: '_Storage') -> NoReturn:
     raise BrokenFileError('a tensor stands where none can be')
 
 
-# --- what the pickle describes ---------------------------------------------------------------------------------------
+# --- what the pickle describes --------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class _Storage:
@@ -240,20 +271,33 @@ class _Dtype(_Built):
     """numpy's dtype, of plain numbers alone."""
 
     def __init__(self, kind: Any, *_: Any) -> None:
-        if not isinstance(kind, str) or not re.fullmatch(r'[<>|=]?(b1|[iu][1248]|f[248]|c8|c16)', kind):
-            raise BrokenFileError(f'an array of numpy is of the type {kind!r:.40}, which is no plain number')
+        if not isinstance(kind, str) or not re.fullmatch(
+            r'[<>|=]?(b1|[iu][1248]|f[248]|c8|c16)', kind
+        ):
+            raise BrokenFileError(
+                f'an array of numpy is of the type {kind!r:.40}, which is no plain number'
+            )
         self.dtype = np.dtype(kind)
 
     def build(self, state: Any) -> None:
-        if not (isinstance(state, tuple) and len(state) in (8, 9) and state[1] in ('<', '>', '|', '=')
-                and state[2:5] == (None, None, None)):
+        if not (
+            isinstance(state, tuple)
+            and len(state) in (8, 9)
+            and state[1] in ('<', '>', '|', '=')
+            and state[2:5] == (None, None, None)
+        ):
             raise BrokenFileError('a type of numpy is forged')
         self.dtype = self.dtype.newbyteorder(state[1])
 
     def array(self, content: Any, shape: tuple[int, ...], order: str = 'C') -> np.ndarray:
         number = _number(shape, 'an array of numpy')
-        if not isinstance(content, bytes | bytearray) or len(content) != number * self.dtype.itemsize:
-            raise BrokenFileError(f'an array of numpy of {number} numbers does not have the bytes for them')
+        if (
+            not isinstance(content, bytes | bytearray)
+            or len(content) != number * self.dtype.itemsize
+        ):
+            raise BrokenFileError(
+                f'an array of numpy of {number} numbers does not have the bytes for them'
+            )
         if self.dtype.kind == 'b' and content and max(content) > 1:
             raise BrokenFileError('an array of bool holds other numbers than 0 and 1')
         return np.frombuffer(bytes(content), self.dtype).reshape(shape, order=order).copy()  # type: ignore[call-overload]
@@ -324,31 +368,56 @@ def _number(shape: Any, what: str) -> int:
     return math.prod(shape)
 
 
-def _tensor(storage: Any, offset: Any, size: Any, stride: Any, grad: Any = False, hooks: Any = None,
-            metadata: Any = None, dtype: Any = None) -> _Tensor:
+def _tensor(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    grad: Any = False,
+    hooks: Any = None,
+    metadata: Any = None,
+    dtype: Any = None,
+) -> _Tensor:
     if not isinstance(storage, _Storage) or not _is_size(offset):
         raise BrokenFileError('a tensor has no storage')
     dtype = storage.dtype if storage.dtype is not None else dtype
-    if not isinstance(dtype, torch.dtype) or (grad and not (dtype.is_floating_point or dtype.is_complex)):
+    if not isinstance(dtype, torch.dtype) or (
+        grad and not (dtype.is_floating_point or dtype.is_complex)
+    ):
         raise BrokenFileError('a tensor has no type, or one that no gradient has')
     if dtype in _QUANTISED:  # torch looks for the scale that belongs to it, and dies
-        raise BrokenFileError(f'a tensor is of the type {dtype}, but has no scale. Mend: .int_repr() before it is '
-                              'saved')
+        raise BrokenFileError(
+            f'a tensor is of the type {dtype}, but has no scale. Mend: .int_repr() before it is '
+            'saved'
+        )
     if hooks or metadata:
-        raise BrokenFileError('a tensor has hooks, or a sign that it is conjugate or negative. Mend: .detach().clone() '
-                              'before it is saved')
+        raise BrokenFileError(
+            'a tensor has hooks, or a sign that it is conjugate or negative. Mend: '
+            '.detach().clone() '
+            'before it is saved'
+        )
     number, size, stride = _number(size, 'a tensor'), tuple(size), tuple(stride)
     _number(stride, 'the strides of a tensor')
     held, left = divmod(storage.nbytes, dtype.itemsize)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if left or number > held or (number and last >= held):
-        raise BrokenFileError(f'a tensor of shape {size} lies upon a storage of {held} elements. Mend, where it was '
-                              'expanded: .contiguous() before it is saved')
+        raise BrokenFileError(
+            f'a tensor of shape {size} lies upon a storage of {held} elements. Mend, where it was '
+            'expanded: .contiguous() before it is saved'
+        )
     return _Tensor(storage, dtype, offset, size, stride)
 
 
-def _tensor_of(storage: Any, offset: Any, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any,
-               metadata: Any = None) -> _Tensor:
+def _tensor_of(
+    storage: Any,
+    offset: Any,
+    size: Any,
+    stride: Any,
+    grad: Any,
+    hooks: Any,
+    dtype: Any,
+    metadata: Any = None,
+) -> _Tensor:
     return _tensor(storage, offset, size, stride, grad, hooks, metadata, dtype)
 
 
@@ -391,7 +460,9 @@ def _check_key(owner: Any, key: Any) -> None:
     parts = key if isinstance(key, tuple) and len(key) <= 16 else (key,)
     slow = any(type(part) is int and part.bit_length() > _MAX_BITS for part in parts)
     if slow or not all(isinstance(part, _PLAIN) for part in parts) or len(owner) > _MAX_ODD_KEYS:
-        raise BrokenFileError('a key is no plain value, or one of very many that are neither text nor small numbers')
+        raise BrokenFileError(
+            'a key is no plain value, or one of very many that are neither text nor small numbers'
+        )
 
 
 def _set(items: Any) -> set:
@@ -437,10 +508,12 @@ def _plain_dtype(dtype: Any) -> _Dtype:
 
 def _collect(kind: type) -> Callable[..., Any]:
     """Return what makes a builtin container of another; bare numbers (``bytearray(10**9)``) make none."""
+
     def make(items: Any = ()) -> Any:
         if not isinstance(items, list | tuple | set | frozenset):
             raise BrokenFileError(f'a {kind.__name__} is made of a {type(items).__name__}')
         return kind(_set(items)) if kind in (set, frozenset) else kind(items)
+
     return make
 
 
@@ -465,22 +538,51 @@ def _never(*_: Any) -> NoReturn:
 
 _HISTORY = 'mmengine.logging.history_buffer.HistoryBuffer'
 _STORAGES = dict(
-    Float=torch.float32, Double=torch.float64, Half=torch.float16, BFloat16=torch.bfloat16, Long=torch.int64,
-    Int=torch.int32, Short=torch.int16, Char=torch.int8, Byte=torch.uint8, Bool=torch.bool,
-    ComplexFloat=torch.complex64, ComplexDouble=torch.complex128)
+    Float=torch.float32,
+    Double=torch.float64,
+    Half=torch.float16,
+    BFloat16=torch.bfloat16,
+    Long=torch.int64,
+    Int=torch.int32,
+    Short=torch.int16,
+    Char=torch.int8,
+    Byte=torch.uint8,
+    Bool=torch.bool,
+    ComplexFloat=torch.complex64,
+    ComplexDouble=torch.complex128,
+)
 _MAKERS: dict[str, Callable[..., Any]] = {
-    'collections.OrderedDict': _dict, 'collections.defaultdict': _dict, 'collections.Counter': _counter,
-    'mmengine.config.config.ConfigDict': _dict, 'mmcv.utils.config.ConfigDict': _dict, 'addict.addict.Dict': _dict,
-    'builtins.dict': _dict, 'builtins.list': _collect(list), 'builtins.tuple': _collect(tuple),
-    'builtins.set': _collect(set), 'builtins.frozenset': _collect(frozenset), 'builtins.slice': _slice,
-    'builtins.complex': _complex, 'builtins.bytearray': _bytearray, 'builtins.bytes': _bytearray,
-    'builtins.getattr': _getattr, 'builtins.int': _never, 'builtins.float': _never, 'builtins.str': _never,
-    '_codecs.encode': _encode, _HISTORY: lambda *_: _History(),
-    'numpy.ndarray': _never, 'numpy.dtype': _Dtype,
-    'torch.Size': _size, 'torch.device': _path,
-    'torch._utils._rebuild_tensor': _tensor, 'torch._utils._rebuild_tensor_v2': _tensor,
-    'torch._utils._rebuild_tensor_v3': _tensor_of, 'torch._utils._rebuild_parameter': _parameter,
-    'torch._utils._rebuild_parameter_with_state': _parameter}
+    'collections.OrderedDict': _dict,
+    'collections.defaultdict': _dict,
+    'collections.Counter': _counter,
+    'mmengine.config.config.ConfigDict': _dict,
+    'mmcv.utils.config.ConfigDict': _dict,
+    'addict.addict.Dict': _dict,
+    'builtins.dict': _dict,
+    'builtins.list': _collect(list),
+    'builtins.tuple': _collect(tuple),
+    'builtins.set': _collect(set),
+    'builtins.frozenset': _collect(frozenset),
+    'builtins.slice': _slice,
+    'builtins.complex': _complex,
+    'builtins.bytearray': _bytearray,
+    'builtins.bytes': _bytearray,
+    'builtins.getattr': _getattr,
+    'builtins.int': _never,
+    'builtins.float': _never,
+    'builtins.str': _never,
+    '_codecs.encode': _encode,
+    _HISTORY: lambda *_: _History(),
+    'numpy.ndarray': _never,
+    'numpy.dtype': _Dtype,
+    'torch.Size': _size,
+    'torch.device': _path,
+    'torch._utils._rebuild_tensor': _tensor,
+    'torch._utils._rebuild_tensor_v2': _tensor,
+    'torch._utils._rebuild_tensor_v3': _tensor_of,
+    'torch._utils._rebuild_parameter': _parameter,
+    'torch._utils._rebuild_parameter_with_state': _parameter,
+}
 for _core in ('core', '_core'):  # numpy 1 and 2
     _MAKERS[f'numpy.{_core}.multiarray._reconstruct'] = _reconstruct
     _MAKERS[f'numpy.{_core}.multiarray.scalar'] = _scalar
@@ -488,13 +590,20 @@ for _core in ('core', '_core'):  # numpy 1 and 2
 for _module in ('pathlib', 'pathlib._local'):
     for _flavour in ('PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath'):
         _MAKERS[f'{_module}.{_flavour}'] = _path
-_VALUES: dict[str, Any] = {f'torch.{name}': value for name, value in vars(torch).items()
-                           if isinstance(value, torch.dtype)}
+_VALUES: dict[str, Any] = {
+    f'torch.{name}': value for name, value in vars(torch).items() if isinstance(value, torch.dtype)
+}
 for _kind, _dtype in _STORAGES.items():
-    _VALUES |= {f'torch.{_kind}Storage': _StorageType(_dtype), f'torch.cuda.{_kind}Storage': _StorageType(_dtype)}
+    _VALUES |= {
+        f'torch.{_kind}Storage': _StorageType(_dtype),
+        f'torch.cuda.{_kind}Storage': _StorageType(_dtype),
+    }
 _VALUES['torch.storage.UntypedStorage'] = _StorageType(None)
-_QUANTISED = {value for name, value in vars(torch).items() if isinstance(value, torch.dtype)
-              and name.startswith(('qint', 'quint'))}
+_QUANTISED = {
+    value
+    for name, value in vars(torch).items()
+    if isinstance(value, torch.dtype) and name.startswith(('qint', 'quint'))
+}
 
 
 class _DataUnpickler(pickle._Unpickler):
@@ -521,7 +630,8 @@ class _DataUnpickler(pickle._Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         module, name = _compat_pickle.NAME_MAPPING.get(
-            (module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name))
+            (module, name), (_compat_pickle.IMPORT_MAPPING.get(module, module), name)
+        )
         path = f'{module}.{name}'
         if path in _VALUES:
             return _VALUES[path]
@@ -533,8 +643,15 @@ class _DataUnpickler(pickle._Unpickler):
         raise UnknownNameError(f'the extension {code} of copyreg')
 
     def persistent_load(self, pid: Any) -> _Storage:
-        if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == 'storage' and not any(pid[5:])
-                and isinstance(pid[1], _StorageType) and isinstance(pid[2], str) and _is_size(pid[4])):
+        if not (
+            isinstance(pid, tuple)
+            and len(pid) in (5, 6)
+            and pid[0] == 'storage'
+            and not any(pid[5:])
+            and isinstance(pid[1], _StorageType)
+            and isinstance(pid[2], str)
+            and _is_size(pid[4])
+        ):
             raise BrokenFileError('a storage is forged')
         storage = _Storage(pid[2], pid[1].dtype, pid[4])
         self.check(storage)
@@ -616,20 +733,40 @@ class _DataUnpickler(pickle._Unpickler):
         self._set_items(self.stack[-1], items)
 
     def load_bytearray8(self) -> None:
-        size, = struct.unpack('<Q', self.read(8))
+        (size,) = struct.unpack('<Q', self.read(8))
         self.append(self.read(size))  # pickle's own takes the memory before it looks for the bytes
 
 
 def _override() -> None:
     """Put the methods above into the table of opcodes, which holds functions and not names."""
     dispatch = _DataUnpickler.dispatch
-    for name in ('reduce', 'newobj', 'newobj_ex', 'build', 'mark', 'setitem', 'setitems', 'additems',
-                 'frozenset', 'dict', 'bytearray8'):
+    for name in (
+        'reduce',
+        'newobj',
+        'newobj_ex',
+        'build',
+        'mark',
+        'setitem',
+        'setitems',
+        'additems',
+        'frozenset',
+        'dict',
+        'bytearray8',
+    ):
         dispatch[getattr(pickle, name.upper())[0]] = getattr(_DataUnpickler, f'load_{name}')
     for name in ('put', 'binput', 'long_binput', 'memoize'):
         code = getattr(pickle, name.upper())[0]
         dispatch[code] = partial(_DataUnpickler._memoize, load=dispatch[code])
-    for name in ('empty_dict', 'empty_list', 'empty_set', 'tuple', 'tuple1', 'tuple2', 'tuple3', 'list'):
+    for name in (
+        'empty_dict',
+        'empty_list',
+        'empty_set',
+        'tuple',
+        'tuple1',
+        'tuple2',
+        'tuple3',
+        'list',
+    ):
         code = getattr(pickle, name.upper())[0]
         made = _SET if name == 'empty_set' else _CONTAINER
         dispatch[code] = partial(_DataUnpickler._contain, load=dispatch[code], made=made)
@@ -638,7 +775,8 @@ def _override() -> None:
 _override()
 
 
-# --- data, made of what was described --------------------------------------------------------------------------------
+# --- data, made of what was described -------------------------------------------------------------
+
 
 class _Finish:
     """Turns descriptions into tensors and arrays, and stand-ins into what they stand for."""
@@ -646,7 +784,9 @@ class _Finish:
     def __init__(self, fetch: Callable[[str], bytearray]) -> None:
         self.fetch = fetch
         self.bytes_of: dict[str, bytearray] = {}
-        self.done: dict[int, tuple[Any, int, Any]] = {}  # the third keeps the first's id from being used again
+        self.done: dict[
+            int, tuple[Any, int, Any]
+        ] = {}  # the third keeps the first's id from being used again
         self.open: set[int] = set()
         self.sound: set[str] = set()  # storages of bool that were looked at
         self.in_history: set[int] = set()
@@ -720,8 +860,15 @@ class _Finish:
         return flat.as_strided(plan.size, plan.stride, plan.offset)
 
     def _make_array(self, value: Any) -> Any:
-        found = value.value if isinstance(value, _Array) else value.dtype if isinstance(value, _Dtype) else \
-            bytes(value) if isinstance(value, bytearray) else value
+        found = (
+            value.value
+            if isinstance(value, _Array)
+            else value.dtype
+            if isinstance(value, _Dtype)
+            else bytes(value)
+            if isinstance(value, bytearray)
+            else value
+        )
         if found is None:
             raise BrokenFileError('an array of numpy has no content')
         return found
@@ -732,11 +879,14 @@ class _Finish:
         state = value.state if isinstance(value.state, dict) else {}
         log, count = (self(state.get(name)) for name in ('_log_history', '_count_history'))
         longest = state.get('max_length')
-        if not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in (log, count)) or len(log) != len(count) \
-                or type(longest) is not int or longest < max(1, len(log)):
+        if (
+            not all(isinstance(x, np.ndarray) and x.ndim == 1 for x in (log, count))
+            or len(log) != len(count)
+            or type(longest) is not int
+            or longest < max(1, len(log))
+        ):
             raise BrokenFileError('a HistoryBuffer of mmengine is forged')
         if not self.in_history.isdisjoint((id(log), id(count))):  # each is copied
             raise BrokenFileError('two HistoryBuffers of mmengine share an array')
         self.in_history |= {id(log), id(count)}
         return HistoryBuffer(log, count, longest)
-

@@ -1,4 +1,5 @@
 """A run's folder: which run holds it, which files of a run lie there, what was left half written."""
+
 import errno
 import json
 import os
@@ -19,17 +20,29 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = 'run.lock'
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of some network file systems
-_NO_OWNER = (ValueError, KeyError, TypeError, RecursionError, OverflowError)  # whatever stands in the file
+_NO_LOCKS = (
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+)  # of some network file systems
+_NO_OWNER = (
+    ValueError,
+    KeyError,
+    TypeError,
+    RecursionError,
+    OverflowError,
+)  # whatever stands in the file
 _held: dict[Path, tuple[int, int]] = {}
 
 
 def hold(folder: str | Path) -> None:
     """Hold a folder for this process, until :func:`release` or its end, whatever ends it.
 
-    ``run.lock`` in it says host and process. The lock itself is the kernel's, of the process and not of its forks: it
-    is gone with ``kill -9``, while data loader workers may live on for seconds. Where the file system knows no locks,
-    what the file says is believed as long as that process lives.
+    ``run.lock`` in it says host and process. The lock itself is the kernel's, of the process and
+    not of its forks: it is gone with ``kill -9``, while data loader workers may live on for
+    seconds. Where the file system knows no locks, what the file says is believed as long as that
+    process lives.
 
     Raises:
         RuntimeError: A run that lives holds it; says which.
@@ -41,8 +54,13 @@ def hold(folder: str | Path) -> None:
     handle = _lock(path)
     before = os.pread(handle, 4096, 0)
     if before:
-        print_log(f'{path} was left by a run that is over ({_owner(before)}); it is taken over', logger='current')
-    mine = dict(host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S'))
+        print_log(
+            f'{path} was left by a run that is over ({_owner(before)}); it is taken over',
+            logger='current',
+        )
+    mine = dict(
+        host=socket.gethostname(), pid=os.getpid(), since=time.strftime('%Y-%m-%d %H:%M:%S')
+    )
     os.ftruncate(handle, 0)
     os.pwrite(handle, json.dumps(mine).encode(), 0)
     _held[path] = os.getpid(), handle
@@ -61,7 +79,9 @@ def _lock(path: Path) -> int:
     """Return an open, locked file at ``path``."""
     while True:
         if path.is_symlink() or (path.exists() and not path.is_file()):
-            raise RuntimeError(f'{path} is a link or no file, and would be written over. Mend: delete it')
+            raise RuntimeError(
+                f'{path} is a link or no file, and would be written over. Mend: delete it'
+            )
         handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, 'O_NOFOLLOW', 0), 0o644)
         try:
             if fcntl is None:
@@ -72,9 +92,13 @@ def _lock(path: Path) -> int:
             if error.errno in _NO_LOCKS and not _lives(content):
                 return handle
             os.close(handle)
-            raise RuntimeError(f'{path.parent} is in use by another run ({_owner(content)}): two runs in one folder '
-                               'would overwrite the files of each other. Mend: another --work-dir, or wait until it '
-                               f'ends; where it is known to be over, delete {path}') from error
+            raise RuntimeError(
+                f'{path.parent} is in use by another run ({_owner(content)}): two runs in one '
+                f'folder '
+                'would overwrite the files of each other. Mend: another --work-dir, or wait until '
+                'it '
+                f'ends; where it is known to be over, delete {path}'
+            ) from error
         try:
             if os.path.samestat(os.stat(path), os.fstat(handle)):
                 return handle
@@ -121,7 +145,9 @@ def _numbered(template: str) -> str:
 
 def newest_checkpoint(checkpoints: Path, template: str) -> str | None:
     """Return the checkpoint of the highest number, best ones aside; None where there is none."""
-    found = ((re.fullmatch(_numbered(template), file.name), file) for file in checkpoints.glob('*.pth'))
+    found = (
+        (re.fullmatch(_numbered(template), file.name), file) for file in checkpoints.glob('*.pth')
+    )
     numbered = [(int(match[1]), str(file)) for match, file in found if match and match.groups()]
     return max(numbered)[1] if numbered else None
 
@@ -135,7 +161,9 @@ def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[P
         if re.fullmatch(r'(iter|epoch)_\d+\.pth|config\.py', file.name):
             yield file
     for folder in dict.fromkeys((work_dir, checkpoints)):
-        yield from (file for file in (folder / 'last_checkpoint', folder / 'run.json') if file.is_file())
+        yield from (
+            file for file in (folder / 'last_checkpoint', folder / 'run.json') if file.is_file()
+        )
 
 
 def _students(work_dir: Path, pattern: str) -> Iterator[Path]:

@@ -1,4 +1,7 @@
-"""tools/benchmark.py and benchmarks/pair_wise.py: what they measure is what they say, and the arithmetic is right."""
+"""tools/benchmark.py and benchmarks/pair_wise.py: what they measure is what they say, and the
+arithmetic is right.
+"""
+
 import copy
 import json
 import runpy
@@ -16,7 +19,17 @@ from helpers.peers import afd
 from mmengine.config import Config
 from torch import nn
 
-from mmkd.apis.benchmark import PEER_TARGETS, TARGETS, VARIANTS, Options, Pair, environment, ratios, run, run_variants
+from mmkd.apis.benchmark import (
+    PEER_TARGETS,
+    TARGETS,
+    VARIANTS,
+    Options,
+    Pair,
+    environment,
+    ratios,
+    run,
+    run_variants,
+)
 from mmkd.apis.benchmark.pair import quiet_optimizers
 from mmkd.apis.benchmark.peers import mmrazor_case
 from mmkd.losses.relations.pair_wise_affinity import pair_wise_affinity
@@ -29,32 +42,49 @@ MIB = 2**20
 def config(critic: bool = True, **overrides: Any) -> Config:
     """Return a config of tiny models; ``overrides`` replace keys of the model."""
     objectives = tiny.objectives(holistic=tiny.holistic()) if critic else tiny.objectives()
-    members = dict(student=dict(model=tiny.segmentor(4, dropout=0., pretrained='nowhere/student.pth')),
-                   teacher=dict(model=tiny.segmentor(8, pretrained='nowhere/t.pth'), checkpoint='nowhere/best.pth'))
-    return Config(dict(
-        default_scope='mmseg', train_dataloader=dict(batch_size=2),
-        model=tiny.distiller(objectives=objectives, **members) | overrides,
-        optim_wrapper=dict(
-            constructor='mmkd.PhaseOptimWrapperConstructor',
-            student=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)),
-            critic=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=4e-4)))))
+    members = dict(
+        student=dict(model=tiny.segmentor(4, dropout=0.0, pretrained='nowhere/student.pth')),
+        teacher=dict(
+            model=tiny.segmentor(8, pretrained='nowhere/t.pth'), checkpoint='nowhere/best.pth'
+        ),
+    )
+    return Config(
+        dict(
+            default_scope='mmseg',
+            train_dataloader=dict(batch_size=2),
+            model=tiny.distiller(objectives=objectives, **members) | overrides,
+            optim_wrapper=dict(
+                constructor='mmkd.PhaseOptimWrapperConstructor',
+                student=dict(
+                    type='OptimWrapper',
+                    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4),
+                ),
+                critic=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=4e-4)),
+            ),
+        )
+    )
 
 
 # ---------------------------------------------------------------- clocks and memory
 
+
 def test_cases_take_turns_and_warmup_does_not_count() -> None:
     order: list[str] = []
-    now = [0.]
-    cost = dict(a=iter([100., 1., 2., 9.]), b=iter([100., 5., 5., 5.]))
+    now = [0.0]
+    cost = dict(a=iter([100.0, 1.0, 2.0, 9.0]), b=iter([100.0, 5.0, 5.0, 5.0]))
 
     def case(name: str) -> None:
         order.append(name)
         now[0] += next(cost[name])
 
-    found = interleaved_times({name: lambda name=name: case(name) for name in 'ab'}, iters=3, warmup=1,
-                              clock=lambda: now[0])
+    found = interleaved_times(
+        {name: lambda name=name: case(name) for name in 'ab'},
+        iters=3,
+        warmup=1,
+        clock=lambda: now[0],
+    )
     assert order == ['a', 'b'] * 4
-    assert found == dict(a=2., b=5.)  # medians of 1 2 9 and of 5 5 5
+    assert found == dict(a=2.0, b=5.0)  # medians of 1 2 9 and of 5 5 5
 
 
 @pytest.mark.parametrize(('count', 'peak'), [(1, 1), (3, 3)])
@@ -83,43 +113,88 @@ def test_peak_memory_of_materialised_affinities_is_three_matrices() -> None:
     matrix = (16 * 32) ** 2 * 4
     peak = peak_memory(lambda: bench['materialised'](student, teacher).backward())
     assert 3 * matrix <= peak <= 5.2 * matrix
-    assert peak_memory(lambda: pair_wise_affinity(student, teacher, method='gram').backward()) < matrix
+    assert (
+        peak_memory(lambda: pair_wise_affinity(student, teacher, method='gram').backward()) < matrix
+    )
 
 
 # ---------------------------------------------------------------- ratios
 
+
 def test_ratios_by_hand() -> None:
-    times = dict(student=10., teacher=6., step=16.8, step_with_critic=20., peer_student=20., peer_teacher=13.6,
-                 mmrazor=33.6)
+    times = dict(
+        student=10.0,
+        teacher=6.0,
+        step=16.8,
+        step_with_critic=20.0,
+        peer_student=20.0,
+        peer_teacher=13.6,
+        mmrazor=33.6,
+    )
     memory = dict(student=300, teacher=100, step=420, step_with_critic=440)
-    assert ratios(times, memory) == pytest.approx(dict(
-        overhead=1.05, overhead_with_critic=1.25, memory=1.05, memory_with_critic=1.1, peers=0.5, mmrazor=0.5))
+    assert ratios(times, memory) == pytest.approx(
+        dict(
+            overhead=1.05,
+            overhead_with_critic=1.25,
+            memory=1.05,
+            memory_with_critic=1.1,
+            peers=0.5,
+            mmrazor=0.5,
+        )
+    )
 
 
 def test_ratios_where_every_objective_has_a_critic_and_where_no_peer_is_measured() -> None:
-    times = dict(student=1., teacher=1., step_with_critic=3., peer_student=2., peer_teacher=2.)
+    times = dict(student=1.0, teacher=1.0, step_with_critic=3.0, peer_student=2.0, peer_teacher=2.0)
     assert ratios(times, {}) == dict(overhead_with_critic=1.5, peers=0.75)
-    assert ratios(dict(student=1., teacher=1., step=3.), {}) == dict(overhead=1.5)
-    assert dict(overhead=1.05, overhead_with_critic=1.25, memory=1.1, memory_with_critic=1.1, objectives=.1,
-                objectives_with_critic=.2, noise=.03) == TARGETS
+    assert ratios(dict(student=1.0, teacher=1.0, step=3.0), {}) == dict(overhead=1.5)
+    assert (
+        dict(
+            overhead=1.05,
+            overhead_with_critic=1.25,
+            memory=1.1,
+            memory_with_critic=1.1,
+            objectives=0.1,
+            objectives_with_critic=0.2,
+            noise=0.03,
+        )
+        == TARGETS
+    )
 
 
 def test_shares_of_the_step_by_hand() -> None:
-    times = dict(student=10., teacher=6., noise=.25, noisy_teacher=6.25, objectives=1., critics=3., step=20.,
-                 step_with_critic=25.)
+    times = dict(
+        student=10.0,
+        teacher=6.0,
+        noise=0.25,
+        noisy_teacher=6.25,
+        objectives=1.0,
+        critics=3.0,
+        step=20.0,
+        step_with_critic=25.0,
+    )
     found = ratios(times, {})
-    assert (found['objectives'], found['objectives_with_critic'], found['noise']) == (.05, .16, .025)
-    assert found['critics'] == .12
-    assert ratios(dict(times, noisy_teacher=5.9), {})['noise'] == .0125, 'a teacher that is no slower costs nothing'
-    assert 'noise' not in ratios(dict(student=1., teacher=1., step=2.), {})
+    assert (found['objectives'], found['objectives_with_critic'], found['noise']) == (
+        0.05,
+        0.16,
+        0.025,
+    )
+    assert found['critics'] == 0.12
+    assert ratios(dict(times, noisy_teacher=5.9), {})['noise'] == 0.0125, (
+        'a teacher that is no slower costs nothing'
+    )
+    assert 'noise' not in ratios(dict(student=1.0, teacher=1.0, step=2.0), {})
 
 
 # ---------------------------------------------------------------- the pair
 
+
 @pytest.fixture(scope='module')
 def pair() -> Pair:
     """Build one pair for the tests that only look at it."""
-    return Pair(config(), Options('bf16', 'both', 'bf16', False, False), size=(32, 64), batch_size=3)
+    return Pair(
+        config(), Options('bf16', 'both', 'bf16', False, False), size=(32, 64), batch_size=3
+    )
 
 
 def test_nothing_is_loaded_and_the_size_is_the_one_asked_for(pair: Pair) -> None:
@@ -154,8 +229,16 @@ def test_the_step_without_critics_shares_every_module(pair: Pair) -> None:
 
 def test_cases_are_complete_and_run(pair: Pair) -> None:
     cases = pair.cases()
-    assert list(cases) == ['student', 'teacher', 'objectives', 'critics', 'step', 'step_with_critic', 'peer_student',
-                           'peer_teacher']
+    assert list(cases) == [
+        'student',
+        'teacher',
+        'objectives',
+        'critics',
+        'step',
+        'step_with_critic',
+        'peer_student',
+        'peer_teacher',
+    ]
     logs = {name: case() for name, case in cases.items()}
     assert logs['teacher']['teacher']['logits'].dtype == torch.bfloat16
     assert {'pixel.loss', 'pair.loss', 'decode.loss_ce'} <= set(logs['step'])
@@ -165,24 +248,49 @@ def test_cases_are_complete_and_run(pair: Pair) -> None:
 
 def test_without_critics_there_is_one_step() -> None:
     assert list(Pair(config(critic=False), Options()).cases()) == [
-        'student', 'teacher', 'objectives', 'step', 'peer_student', 'peer_teacher']
+        'student',
+        'teacher',
+        'objectives',
+        'step',
+        'peer_student',
+        'peer_teacher',
+    ]
 
 
 def peers(**optimizers: Any) -> Config:
-    """Return the config of two classifiers by AFD, with an optimizer each where ``optimizers`` says so."""
+    """Return the config of two classifiers by AFD, with an optimizer each where ``optimizers`` says
+    so.
+    """
     model = afd(2)
     if optimizers:
-        model['phases'][:1] = [dict(name=f'peer{k}', optimizer=f'peer{k}', task=[f'peer{k}'], objectives=[f'logit{k}'])
-                               for k in range(2)]
-    own = optimizers or dict(logit=dict(optimizer=dict(type='SGD', lr=.1)))
-    rest = {name: dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=.1)) for name in ('feature', 'critic')}
-    return Config(dict(default_scope='mmseg', train_dataloader=dict(batch_size=4), model=model, crop_size=(16, 16),
-                       optim_wrapper=dict(constructor='mmkd.PhaseOptimWrapperConstructor', **rest, **{
-                           name: dict(type='OptimWrapper', **value) for name, value in own.items()})))
+        model['phases'][:1] = [
+            dict(name=f'peer{k}', optimizer=f'peer{k}', task=[f'peer{k}'], objectives=[f'logit{k}'])
+            for k in range(2)
+        ]
+    own = optimizers or dict(logit=dict(optimizer=dict(type='SGD', lr=0.1)))
+    rest = {
+        name: dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=0.1))
+        for name in ('feature', 'critic')
+    }
+    return Config(
+        dict(
+            default_scope='mmseg',
+            train_dataloader=dict(batch_size=4),
+            model=model,
+            crop_size=(16, 16),
+            optim_wrapper=dict(
+                constructor='mmkd.PhaseOptimWrapperConstructor',
+                **rest,
+                **{name: dict(type='OptimWrapper', **value) for name, value in own.items()},
+            ),
+        )
+    )
 
 
 def test_peers_are_compared_with_the_sum_of_their_own_steps() -> None:
-    """Both step alone in the one case; without critics the phase of the maps is gone, that of the logits stays."""
+    """Both step alone in the one case; without critics the phase of the maps is gone, that of the
+    logits stays.
+    """
     pair = Pair(peers(), Options())
     assert [phase.name for phase in pair.lean.phases] == ['logit']
     assert list(pair.lean.objectives) == ['logit0', 'logit1']
@@ -191,23 +299,50 @@ def test_peers_are_compared_with_the_sum_of_their_own_steps() -> None:
     for k, model in enumerate(pair.plain):
         model.register_forward_hook(lambda *_, k=k: seen.append(k))
     cases = pair.cases()
-    assert list(cases) == ['student', 'teacher', 'objectives', 'critics', 'step', 'step_with_critic', 'peer_student',
-                           'peer_teacher']
+    assert list(cases) == [
+        'student',
+        'teacher',
+        'objectives',
+        'critics',
+        'step',
+        'step_with_critic',
+        'peer_student',
+        'peer_teacher',
+    ]
     cases['student']()
     assert seen == [0, 1]
     assert 'map0.critic_loss' in cases['step_with_critic']()
-    assert set(cases['step']()) == {'peer0.loss_cls', 'peer1.loss_cls', 'logit0.loss', 'logit1.loss', 'loss'}
+    assert set(cases['step']()) == {
+        'peer0.loss_cls',
+        'peer1.loss_cls',
+        'logit0.loss',
+        'logit1.loss',
+        'loss',
+    }
 
 
 def test_each_peer_alone_takes_the_optimizer_of_its_own_losses() -> None:
-    pair = Pair(peers(peer0=dict(optimizer=dict(type='SGD', lr=.1), params=['students.peer0']),
-                      peer1=dict(optimizer=dict(type='AdamW', lr=.1), params=['students.peer1'])), Options())
-    kinds = [type(pair.plain_wrapper(f'peer{k}', pair.plain[k], pair.optimizers).optimizer).__name__ for k in range(2)]
+    pair = Pair(
+        peers(
+            peer0=dict(optimizer=dict(type='SGD', lr=0.1), params=['students.peer0']),
+            peer1=dict(optimizer=dict(type='AdamW', lr=0.1), params=['students.peer1']),
+        ),
+        Options(),
+    )
+    kinds = [
+        type(pair.plain_wrapper(f'peer{k}', pair.plain[k], pair.optimizers).optimizer).__name__
+        for k in range(2)
+    ]
     assert kinds == ['SGD', 'AdamW']
-    inherited = dict(student=dict(type='OptimWrapper', optimizer=dict(type='RMSprop', lr=.1)))
-    for optimizers in (pair.optimizers | inherited, {k: v for k, v in pair.optimizers.items() if k != 'feature'}):
+    inherited = dict(student=dict(type='OptimWrapper', optimizer=dict(type='RMSprop', lr=0.1)))
+    for optimizers in (
+        pair.optimizers | inherited,
+        {k: v for k, v in pair.optimizers.items() if k != 'feature'},
+    ):
         wrapper = pair.plain_wrapper('peer1', pair.plain[1], optimizers)
-        assert type(wrapper.optimizer).__name__ == 'AdamW', 'an optimizer that a base brought along is left alone'
+        assert type(wrapper.optimizer).__name__ == 'AdamW', (
+            'an optimizer that a base brought along is left alone'
+        )
     assert [phase.name for phase in pair.lean.phases] == ['peer0', 'peer1']
     assert 'peer0.loss_cls' in pair.cases()['step']()
 
@@ -215,7 +350,10 @@ def test_each_peer_alone_takes_the_optimizer_of_its_own_losses() -> None:
 def test_targets_of_peers_are_their_own() -> None:
     found = run(peers(), Options(), iters=1, warmup=0)
     assert found['targets'] == PEER_TARGETS == dict(overhead=1.1)
-    assert found['ratios']['critics'] == found['seconds']['critics'] / found['seconds']['step_with_critic']
+    assert (
+        found['ratios']['critics']
+        == found['seconds']['critics'] / found['seconds']['step_with_critic']
+    )
     assert run(config(critic=False), Options(), iters=1, warmup=0)['targets'] == TARGETS
 
 
@@ -240,7 +378,9 @@ def test_critics_alone_run_both_their_sides() -> None:
     loss.critic_loss = lambda **inputs: seen.append('critic') or critic_loss(**inputs)
     pair.cases()['critics']()
     assert seen == ['student', 'critic']
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in loss.critic.parameters()), 'the critic learns'
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in loss.critic.parameters()), (
+        'the critic learns'
+    )
 
 
 def test_noises_of_students_and_of_teachers_are_cases_of_their_own() -> None:
@@ -251,7 +391,7 @@ def test_noises_of_students_and_of_teachers_are_cases_of_their_own() -> None:
             found.get(name, lambda: None)()
         return list(found)
 
-    both = [dict(type='GaussianInput', std=.1), dict(type='TeacherDropout')]
+    both = [dict(type='GaussianInput', std=0.1), dict(type='TeacherDropout')]
     assert cases(both)[:5] == ['student', 'teacher', 'noise', 'noisy_teacher', 'objectives']
     assert 'noisy_teacher' not in cases(both[:1])
     assert 'noise' not in cases(both[1:])
@@ -259,6 +399,7 @@ def test_noises_of_students_and_of_teachers_are_cases_of_their_own() -> None:
 
 def test_classifiers_are_measured_on_labelled_images() -> None:
     from mmkd.apis.launch import load_config
+
     cfg = load_config(str(ROOT / 'configs/noisy_collaboration/messy_resnet20-resnet8_cifar10.py'))
     pair = Pair(cfg, Options('fp32'), batch_size=4)
     assert (pair.size, pair.batch_size) == ((32, 32), 4)  # the config's crop_size
@@ -270,15 +411,21 @@ def test_a_vocabulary_that_is_not_fitted_gets_random_words() -> None:
     quest = dict(loss=dict(type='AssignmentKLLoss', num_words=8, tau='auto'), on='feat')
     pair = Pair(config(critic=False, objectives=dict(quest=quest)), Options())
     words = pair.full.objectives['quest'].loss.vocabulary.words
-    assert (words.mean().abs() < .5).item()
-    assert words.std().item() == pytest.approx(1, abs=.3)
+    assert (words.mean().abs() < 0.5).item()
+    assert words.std().item() == pytest.approx(1, abs=0.3)
     assert pair.cases()['step']()['quest.loss'] > 0
 
 
 def test_with_critics_alone_there_is_only_the_step_with_critics() -> None:
     cfg = config(objectives=dict(holistic=tiny.holistic()))
     assert list(Pair(cfg, Options()).cases()) == [
-        'student', 'teacher', 'critics', 'step_with_critic', 'peer_student', 'peer_teacher']
+        'student',
+        'teacher',
+        'critics',
+        'step_with_critic',
+        'peer_student',
+        'peer_teacher',
+    ]
 
 
 def test_student_case_is_the_train_step_of_mmengine() -> None:
@@ -291,7 +438,9 @@ def test_student_case_is_the_train_step_of_mmengine() -> None:
     for _ in range(2):
         case()
         twin.train_step(copy.deepcopy(pair.data), wrapper)
-    for (name, ours), theirs in zip(pair.plain[0].state_dict().items(), twin.state_dict().values(), strict=True):
+    for (name, ours), theirs in zip(
+        pair.plain[0].state_dict().items(), twin.state_dict().values(), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
         assert 'conv_seg.weight' not in name or not torch.equal(ours, start[name])
 
@@ -312,20 +461,57 @@ def test_peer_teacher_computes_its_losses_without_gradient(monkeypatch: pytest.M
 
 
 def test_rates_are_tiny_and_the_config_is_left_as_it_is() -> None:
-    before = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1), clip_grad=dict(max_norm=1))
+    before = dict(
+        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1), clip_grad=dict(max_norm=1)
+    )
     after = quiet_optimizers(before, 'fp16')
-    assert after == dict(type='AmpOptimWrapper', optimizer=dict(type='SGD', lr=1e-8), clip_grad=dict(max_norm=1))
+    assert after == dict(
+        type='AmpOptimWrapper', optimizer=dict(type='SGD', lr=1e-8), clip_grad=dict(max_norm=1)
+    )
     assert before['optimizer']['lr'] == 0.1
-    assert quiet_optimizers(dict(type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic',
-                                 optimizer=dict(type='SGD', lr=0.1)), None)['loss_scale'] == 'dynamic'
+    assert (
+        quiet_optimizers(
+            dict(
+                type='AmpOptimWrapper',
+                dtype='float16',
+                loss_scale='dynamic',
+                optimizer=dict(type='SGD', lr=0.1),
+            ),
+            None,
+        )['loss_scale']
+        == 'dynamic'
+    )
 
 
-@pytest.mark.parametrize(('build', 'message'), [
-    (lambda: Options(amp='fp8'), "amp must be one of .*'bf16'.* got 'fp8'"),
-    (lambda: Options(channels_last='studnet'), "channels_last must be one of .*did you mean 'student'"),
-    (lambda: Pair(Config(dict(model=tiny.segmentor(4))), Options()), "the model of this config is 'EncoderDecoder'"),
-    (lambda: Pair(config(student=dict(model=tiny.segmentor(4, data_preprocessor=tiny.preprocessor(size=None) | dict(
-        size=None, size_divisor=32)))), Options()), 'the data preprocessor has no size. Mend: --size H W')])
+@pytest.mark.parametrize(
+    ('build', 'message'),
+    [
+        (lambda: Options(amp='fp8'), "amp must be one of .*'bf16'.* got 'fp8'"),
+        (
+            lambda: Options(channels_last='studnet'),
+            "channels_last must be one of .*did you mean 'student'",
+        ),
+        (
+            lambda: Pair(Config(dict(model=tiny.segmentor(4))), Options()),
+            "the model of this config is 'EncoderDecoder'",
+        ),
+        (
+            lambda: Pair(
+                config(
+                    student=dict(
+                        model=tiny.segmentor(
+                            4,
+                            data_preprocessor=tiny.preprocessor(size=None)
+                            | dict(size=None, size_divisor=32),
+                        )
+                    )
+                ),
+                Options(),
+            ),
+            'the data preprocessor has no size. Mend: --size H W',
+        ),
+    ],
+)
 def test_bad_input(build: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
@@ -333,23 +519,31 @@ def test_bad_input(build: Any, message: str) -> None:
 
 def test_a_variant_that_fails_does_not_stop_the_others() -> None:
     variants = {'broken': Options('fp16'), 'good': Options('fp32')}  # fp16 asserts on a CPU
-    found = dict(run_variants(config(), variants, iters=1, warmup=0, device='cpu', clock=process_time))
+    found = dict(
+        run_variants(config(), variants, iters=1, warmup=0, device='cpu', clock=process_time)
+    )
     assert set(found['broken']) == {'options', 'error'}
     assert found['good']['ratios'] == ratios(found['good']['seconds'], found['good']['bytes'])
-    assert found['good']['bytes']['peer_teacher'] > found['good']['bytes']['teacher']  # resized logits, losses
+    assert (
+        found['good']['bytes']['peer_teacher'] > found['good']['bytes']['teacher']
+    )  # resized logits, losses
     assert found['good']['ratios']['memory'] < 1.1
 
 
 def test_the_presets() -> None:
     assert VARIANTS['fp32, NCHW'].member('teacher') == dict(
-        channels_last=False, precision='fp32', fuse_bn=False, compile=False)
+        channels_last=False, precision='fp32', fuse_bn=False, compile=False
+    )
     assert VARIANTS['bf16, channels_last student'].member('student') == dict(channels_last=True)
     assert VARIANTS['bf16, channels_last student'].member('teacher')['channels_last'] is False
     assert [name for name, options in VARIANTS.items() if options.compile] == [
-        'bf16, channels_last, teacher compiled', 'bf16, channels_last, teacher compiled and fused']
+        'bf16, channels_last, teacher compiled',
+        'bf16, channels_last, teacher compiled and fused',
+    ]
 
 
 # ---------------------------------------------------------------- mmrazor
+
 
 def test_mmrazor_that_is_not_there(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mmkd.apis.benchmark.peers.find_spec', lambda name: None)
@@ -392,31 +586,63 @@ def test_mmrazor_gets_the_same_models_and_taps(pair: Pair, monkeypatch: pytest.M
 
 # ---------------------------------------------------------------- the tools
 
-def test_tool_prints_and_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                capsys: pytest.CaptureFixture) -> None:
+
+def test_tool_prints_and_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     cfg = config()
     cfg.dump(str(tmp_path / 'config.py'))
     out = tmp_path / 'deep' / 'out.json'
-    monkeypatch.setattr(sys, 'argv', [
-        'benchmark.py', str(tmp_path / 'config.py'), '--size', '32', '32', '--iters', '1', '--warmup', '0', '--device',
-        'cpu', '--channels-last', '--teacher-precision', 'bf16', '--fuse-bn', '--json', str(out), '--cpu-time'])
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        [
+            'benchmark.py',
+            str(tmp_path / 'config.py'),
+            '--size',
+            '32',
+            '32',
+            '--iters',
+            '1',
+            '--warmup',
+            '0',
+            '--device',
+            'cpu',
+            '--channels-last',
+            '--teacher-precision',
+            'bf16',
+            '--fuse-bn',
+            '--json',
+            str(out),
+            '--cpu-time',
+        ],
+    )
     runpy.run_path(str(ROOT / 'tools' / 'benchmark.py'), run_name='__main__')
     found = json.loads(out.read_text())
     result = found['results']['as given']
     assert found['torch'] == torch.__version__
-    assert result['options'] == dict(amp=None, channels_last='both', teacher_precision='bf16', fuse_bn=True,
-                                     compile=None)
+    assert result['options'] == dict(
+        amp=None, channels_last='both', teacher_precision='bf16', fuse_bn=True, compile=None
+    )
     assert (result['size'], result['batch_size']) == ([32, 32], 2)
     text = ' '.join(capsys.readouterr().out.split())
-    for part in ('student step alone', "peers' teacher forward: fp32, mode='loss'", '≤ 1.25', 'mmrazor',
-                 f'{result["ratios"]["overhead"]:.3f}'):
+    for part in (
+        'student step alone',
+        "peers' teacher forward: fp32, mode='loss'",
+        '≤ 1.25',
+        'mmrazor',
+        f'{result["ratios"]["overhead"]:.3f}',
+    ):
         assert part in text, part
 
 
-def test_tool_fails_where_nothing_could_be_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                                    capsys: pytest.CaptureFixture) -> None:
+def test_tool_fails_where_nothing_could_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     Config(dict(model=tiny.segmentor(4))).dump(str(tmp_path / 'config.py'))
-    monkeypatch.setattr(sys, 'argv', ['benchmark.py', str(tmp_path / 'config.py'), '--device', 'cpu'])
+    monkeypatch.setattr(
+        sys, 'argv', ['benchmark.py', str(tmp_path / 'config.py'), '--device', 'cpu']
+    )
     with pytest.raises(SystemExit, match='1'):
         runpy.run_path(str(ROOT / 'tools' / 'benchmark.py'), run_name='__main__')
     assert 'compares students and teachers' in capsys.readouterr().out
@@ -425,7 +651,9 @@ def test_tool_fails_where_nothing_could_be_measured(tmp_path: Path, monkeypatch:
 def test_summary_holds_every_variant(capsys: pytest.CaptureFixture) -> None:
     tool = runpy.run_path(str(ROOT / 'tools' / 'benchmark.py'))
     seconds = dict(student=0.01, teacher=0.02, step=0.03)
-    results = dict(first=dict(seconds=seconds, ratios=ratios(seconds, {})), second=dict(error='no memory'))
+    results = dict(
+        first=dict(seconds=seconds, ratios=ratios(seconds, {})), second=dict(error='no memory')
+    )
     tool['print_summary'](tool['make_console'](), results)
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if 'distillation step, without critics' in line)
@@ -437,12 +665,14 @@ def test_summary_holds_every_variant(capsys: pytest.CaptureFixture) -> None:
 
 def test_pair_wise_benchmark_compares_equal_losses_and_leaves_out_what_does_not_fit() -> None:
     bench = runpy.run_path(str(ROOT / 'benchmarks' / 'pair_wise.py'))
-    args = Namespace(batch_size=2, channels=(6, 10), device='cpu', iters=1, warmup=0, max_gib=1., cpu_time=True)
+    args = Namespace(
+        batch_size=2, channels=(6, 10), device='cpu', iters=1, warmup=0, max_gib=1.0, cpu_time=True
+    )
     found = bench['measure'](8, 16, args)
     assert found['values']['ours'] == pytest.approx(found['values']['materialised'], rel=1e-5)
     assert found['bytes']['ours'] < found['bytes']['materialised']
     assert found['materialised_gib'] == pytest.approx(5 * 4 * 2 * 128**2 / 2**30)
-    args.max_gib = 0.
+    args.max_gib = 0.0
     assert list(bench['measure'](8, 16, args)['seconds']) == ['ours']
 
 

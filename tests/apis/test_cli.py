@@ -1,4 +1,5 @@
 """How commands end: a mistake as one paragraph, a bug with its traceback, Ctrl-C without."""
+
 import os
 import runpy
 import signal
@@ -20,6 +21,7 @@ TOOLS = sorted(path.name for path in (ROOT / 'tools').glob('*.py'))
 
 def end(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) -> int:
     """Run a tool that raises; return its exit code."""
+
     def main() -> None:
         raise error
 
@@ -29,7 +31,9 @@ def end(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) -> i
     return stopped.value.code
 
 
-def test_a_mistake_is_one_paragraph(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_mistake_is_one_paragraph(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     error = KeyError("class `Distiller` in mmkd/distiller/distiller.py: no tap 'x'. Mend: 'y'")
     assert end(error, monkeypatch) == 1
     assert capsys.readouterr().err == "error: no tap 'x'. Mend: 'y'\n"
@@ -42,7 +46,9 @@ def test_debug_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
     assert said.endswith('ValueError: a must be 1\n')
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_bug_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     assert end(IndexError('list index out of range'), monkeypatch) == 1
     said = capsys.readouterr().err
     assert said.startswith('Traceback')
@@ -58,15 +64,18 @@ def test_what_a_tool_says_itself_is_left_alone(monkeypatch: pytest.MonkeyPatch) 
     assert end(SystemExit('needs a checkpoint'), monkeypatch) == 'needs a checkpoint'
 
 
-def test_a_rank_says_which_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_rank_says_which_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('RANK', '1')
     assert end(ValueError('a must be 1'), monkeypatch) == 1
     assert capsys.readouterr().err == 'rank 1: error: a must be 1\n'
 
 
-def test_the_log_file_holds_the_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                          capsys: pytest.CaptureFixture) -> None:
+def test_the_log_file_holds_the_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     MMLogger.get_instance('cli_1', log_file=str(tmp_path / 'run.log'))
     assert end(ValueError('a must be 1'), monkeypatch) == 1
     log = (tmp_path / 'run.log').read_text()
@@ -76,8 +85,9 @@ def test_the_log_file_holds_the_traceback(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize('tool', TOOLS)
-def test_every_tool_has_the_common_flags(tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-                                         ) -> None:
+def test_every_tool_has_the_common_flags(
+    tool: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(sys, 'argv', [tool, '--help'])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / 'tools' / tool), run_name='__main__')
@@ -87,13 +97,23 @@ def test_every_tool_has_the_common_flags(tool: str, monkeypatch: pytest.MonkeyPa
     assert '--debug' in said
 
 
-@pytest.mark.parametrize(('tool', 'arguments'), [
-    ('train.py', ['nowhere.py']), ('test.py', ['nowhere.py', 'x.pth']), ('benchmark.py', ['nowhere.py']),
-    ('doctor.py', ['nowhere.py']), ('robustness.py', ['nowhere.py', 'x.pth']), ('train_ensemble.py', ['nowhere.py']),
-    ('fit_vocabulary.py', ['nowhere.py', 'x.pth']), ('export_student.py', ['nowhere.py', 'x.pth']),
-    ('report.py', ['nowhere.py'])])
-def test_a_file_that_is_not_there(tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch,
-                                  capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ('tool', 'arguments'),
+    [
+        ('train.py', ['nowhere.py']),
+        ('test.py', ['nowhere.py', 'x.pth']),
+        ('benchmark.py', ['nowhere.py']),
+        ('doctor.py', ['nowhere.py']),
+        ('robustness.py', ['nowhere.py', 'x.pth']),
+        ('train_ensemble.py', ['nowhere.py']),
+        ('fit_vocabulary.py', ['nowhere.py', 'x.pth']),
+        ('export_student.py', ['nowhere.py', 'x.pth']),
+        ('report.py', ['nowhere.py']),
+    ],
+)
+def test_a_file_that_is_not_there(
+    tool: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """Every tool ends by the same door."""
     monkeypatch.setattr(sys, 'argv', [tool, *arguments])
     monkeypatch.setenv('LOCAL_RANK', '0')
@@ -115,8 +135,13 @@ def config(folder: Path) -> Path:
 @pytest.mark.slow
 def test_ctrl_c_while_training(tmp_path: Path) -> None:
     with (tmp_path / 'said').open('w') as said:
-        process = subprocess.Popen([sys.executable, str(ROOT / 'tools/train.py'), str(config(tmp_path))], cwd=tmp_path,
-                                   stdout=said, stderr=said, env=ENV)
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / 'tools/train.py'), str(config(tmp_path))],
+            cwd=tmp_path,
+            stdout=said,
+            stderr=said,
+            env=ENV,
+        )
         while not any((tmp_path / 'run').glob('*/vis_data/scalars.json')):
             assert process.poll() is None, (tmp_path / 'said').read_text()
             time.sleep(0.1)
@@ -131,11 +156,29 @@ def test_the_message_of_a_faulty_rank_is_seen_under_torchrun(tmp_path: Path) -> 
     for file in (tmp_path / 'data/ann').iterdir():
         file.write_bytes(b'no png')
     done = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2', '--master_addr=127.0.0.1',
-         f'--master_port={free_port()}', str(ROOT / 'tools/train.py'), str(path), '--launcher', 'pytorch'],
-        cwd=tmp_path, capture_output=True, text=True, env=ENV, timeout=200)
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--nproc_per_node=2',
+            '--master_addr=127.0.0.1',
+            f'--master_port={free_port()}',
+            str(ROOT / 'tools/train.py'),
+            str(path),
+            '--launcher',
+            'pytorch',
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=ENV,
+        timeout=200,
+    )
     assert done.returncode == 1
-    assert '.png cannot be read by LoadAnnotations: cannot identify image file. Mend: replace the file' in done.stderr
+    assert (
+        '.png cannot be read by LoadAnnotations: cannot identify image file. Mend: replace the file'
+        in done.stderr
+    )
     assert 'rank 0: error: ' in done.stderr or 'rank 1: error: ' in done.stderr
 
 
@@ -143,4 +186,7 @@ def test_the_message_of_a_faulty_rank_is_seen_under_torchrun(tmp_path: Path) -> 
 def test_options_without_a_value(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match='2'):
         run_parser('a tool').parse_args(['x.py', '--cfg-options', 'a=1', 'train_cfg'])
-    assert "--cfg-options takes key=value …, got 'train_cfg'. Mend: train_cfg=VALUE" in capsys.readouterr().err
+    assert (
+        "--cfg-options takes key=value …, got 'train_cfg'. Mend: train_cfg=VALUE"
+        in capsys.readouterr().err
+    )

@@ -1,4 +1,5 @@
 """tools/doctor.py: its numbers, and every problem that it should find."""
+
 import copy
 import re
 import runpy
@@ -48,26 +49,57 @@ def data_root(tmp_path: Path) -> Path:
 
 
 def config(root: Path, model: dict | None = None, **overrides: Any) -> Config:
-    """Return a whole config of tiny models on the images of ``data_root``; ``overrides`` replace top-level keys."""
+    """Return a whole config of tiny models on the images of ``data_root``; ``overrides`` replace
+    top-level keys.
+    """
+
     def loader(split: str) -> dict:
-        return dict(batch_size=2, num_workers=0, sampler=dict(type='InfiniteSampler', shuffle=False), dataset=dict(
-            type='mmkd.CamVid', data_root=str(root),
-            data_prefix=dict(img_path=f'img_dir/{split}', seg_map_path=f'ann_dir/{split}'),
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'), dict(type='PackSegInputs')]))
+        return dict(
+            batch_size=2,
+            num_workers=0,
+            sampler=dict(type='InfiniteSampler', shuffle=False),
+            dataset=dict(
+                type='mmkd.CamVid',
+                data_root=str(root),
+                data_prefix=dict(img_path=f'img_dir/{split}', seg_map_path=f'ann_dir/{split}'),
+                pipeline=[
+                    dict(type='LoadImageFromFile'),
+                    dict(type='LoadAnnotations'),
+                    dict(type='PackSegInputs'),
+                ],
+            ),
+        )
 
-    return Config(dict(
-        default_scope='mmseg', randomness=dict(seed=0), model=model or tiny.distiller(), work_dir=str(root),
-        train_dataloader=loader('train'), val_dataloader=loader('val'), val_evaluator=dict(type='IoUMetric'),
-        train_cfg=dict(type='IterBasedTrainLoop', max_iters=100, val_interval=50), val_cfg=dict(type='ValLoop'),
-        optim_wrapper=dict(
-            constructor='mmkd.PhaseOptimWrapperConstructor',
-            student=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)),
-            critic=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=4e-4))),
-        param_scheduler=[dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=100, by_epoch=False)]) | overrides)
+    return Config(
+        dict(
+            default_scope='mmseg',
+            randomness=dict(seed=0),
+            model=model or tiny.distiller(),
+            work_dir=str(root),
+            train_dataloader=loader('train'),
+            val_dataloader=loader('val'),
+            val_evaluator=dict(type='IoUMetric'),
+            train_cfg=dict(type='IterBasedTrainLoop', max_iters=100, val_interval=50),
+            val_cfg=dict(type='ValLoop'),
+            optim_wrapper=dict(
+                constructor='mmkd.PhaseOptimWrapperConstructor',
+                student=dict(
+                    type='OptimWrapper',
+                    optimizer=dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4),
+                ),
+                critic=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=4e-4)),
+            ),
+            param_scheduler=[
+                dict(type='PolyLR', power=0.9, eta_min=0, begin=0, end=100, by_epoch=False)
+            ],
+        )
+        | overrides
+    )
 
 
-def run_tool(cfg: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture,
-             *flags: str) -> tuple[int, str]:
+def run_tool(
+    cfg: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *flags: str
+) -> tuple[int, str]:
     """Run tools/doctor.py on a config; return its exit status and what it printed, on one line."""
     path = Path(cfg.work_dir) / 'config.py'
     cfg.dump(str(path))
@@ -90,12 +122,13 @@ def has(texts: list[str], pattern: str) -> bool:
 
 def ready(**overrides: Any) -> tuple[Any, dict]:
     """Return a Distiller without dropout and a preprocessed batch."""
-    cfg = tiny.distiller(student=dict(model=tiny.segmentor(4, dropout=0.)), **overrides)
+    cfg = tiny.distiller(student=dict(model=tiny.segmentor(4, dropout=0.0)), **overrides)
     model = tiny.build(cfg)
     return model, model.data_preprocessor(tiny.batch(), True)
 
 
 # ---------------------------------------------------------------- numbers
+
 
 def test_gradient_norm_is_that_of_backward() -> None:
     model, data = ready()
@@ -103,13 +136,19 @@ def test_gradient_norm_is_that_of_backward() -> None:
     for key in ('pixel.loss', 'pair.loss', 'decode.loss_ce'):
         model.zero_grad()
         model(**data, mode='loss')[key].backward()
-        expected = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item()
-        assert gradient_norm(model(**data, mode='loss')[key], parameters) == pytest.approx(expected, rel=1e-5)
+        expected = (
+            torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).norm().item()
+        )
+        assert gradient_norm(model(**data, mode='loss')[key], parameters) == pytest.approx(
+            expected, rel=1e-5
+        )
 
 
 def test_gradient_norm_of_a_line_and_of_nothing() -> None:
     a, b = torch.zeros(2, requires_grad=True), torch.zeros(1, requires_grad=True)
-    assert gradient_norm((torch.tensor([2., 3.]) * a).sum() + 6 * b.sum(), [a, b]) == 7.0  # sqrt(4 + 9 + 36)
+    assert (
+        gradient_norm((torch.tensor([2.0, 3.0]) * a).sum() + 6 * b.sum(), [a, b]) == 7.0
+    )  # sqrt(4 + 9 + 36)
     assert gradient_norm(a.sum(), [b]) == 0.0
     assert gradient_norm(torch.ones(()), [a]) == 0.0
 
@@ -120,14 +159,20 @@ def test_objective_table_holds_values_and_relative_gradients() -> None:
     measure_objectives(model, data, report)
     rows = table(report, 'objectives')
     losses = model(**data, mode='loss')
-    task, _ = model.parse_losses({k: v for k, v in losses.items() if k.startswith(('decode', 'aux'))})
+    task, _ = model.parse_losses(
+        {k: v for k, v in losses.items() if k.startswith(('decode', 'aux'))}
+    )
     norms = {}
     for key, value in dict(task=task, pixel=losses['pixel.loss'], pair=losses['pair.loss']).items():
-        grads = torch.autograd.grad(value, list(model.students.parameters()), retain_graph=True, allow_unused=True)
+        grads = torch.autograd.grad(
+            value, list(model.students.parameters()), retain_graph=True, allow_unused=True
+        )
         norms[key] = sum(g.square().sum() for g in grads if g is not None).sqrt().item()
     for key in ('pixel', 'pair'):
         assert float(rows[key]['value']) == pytest.approx(losses[f'{key}.loss'].item(), rel=1e-3)
-        assert float(rows[key]['gradient / task']) == pytest.approx(norms[key] / norms['task'], rel=1e-2)
+        assert float(rows[key]['gradient / task']) == pytest.approx(
+            norms[key] / norms['task'], rel=1e-2
+        )
         assert rows[key]['weights'] == '10 × 1'
     assert float(rows['task']['value']) == pytest.approx(task.item(), rel=1e-3)
     assert rows['pixel']['reads'] == 'student.logits\nteacher.logits'
@@ -139,13 +184,18 @@ def test_tap_table_holds_shapes_and_calls() -> None:
     measure_objectives(model, data, report)
     columns, rows = report.tables['taps']
     assert [row[0:2] + row[3:] for row in rows] == [
-        ('student', 'logits', '(2, 11, 8, 8)', 'float32', 1), ('student', 'feat', '(2, 8, 8, 8)', 'float32', 1),
-        ('teacher', 'logits', '(2, 11, 8, 8)', 'float32', 1), ('teacher', 'feat', '(2, 16, 8, 8)', 'float32', 1)]
+        ('student', 'logits', '(2, 11, 8, 8)', 'float32', 1),
+        ('student', 'feat', '(2, 8, 8, 8)', 'float32', 1),
+        ('teacher', 'logits', '(2, 11, 8, 8)', 'float32', 1),
+        ('teacher', 'feat', '(2, 16, 8, 8)', 'float32', 1),
+    ]
     assert not any(module._forward_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize(('weight', 'said'), [(1., False), (1e7, True)])
-def test_a_dominating_objective_is_a_warning_with_the_weight_that_balances(weight: float, said: bool) -> None:
+@pytest.mark.parametrize(('weight', 'said'), [(1.0, False), (1e7, True)])
+def test_a_dominating_objective_is_a_warning_with_the_weight_that_balances(
+    weight: float, said: bool
+) -> None:
     objectives = tiny.objectives(pair=None)
     objectives['pixel']['weight'] = weight
     torch.manual_seed(3)
@@ -158,7 +208,9 @@ def test_a_dominating_objective_is_a_warning_with_the_weight_that_balances(weigh
         model.objectives['pixel'].weight = float(re.search(r'weight=(\S+)', report.warnings[0])[1])
         again = Report()
         measure_objectives(model, data, again)
-        assert float(table(again, 'objectives')['pixel']['gradient / task']) == pytest.approx(1, rel=0.06)
+        assert float(table(again, 'objectives')['pixel']['gradient / task']) == pytest.approx(
+            1, rel=0.06
+        )
 
 
 class Times(nn.Module):
@@ -174,7 +226,7 @@ class Times(nn.Module):
 
 def test_zero_and_nan_objectives() -> None:
     model, data = ready()
-    model.objectives['pixel'].loss, model.objectives['pair'].loss = Times(0.), Times(float('nan'))
+    model.objectives['pixel'].loss, model.objectives['pair'].loss = Times(0.0), Times(float('nan'))
     report = Report()
     measure_objectives(model, data, report)
     assert has(report.warnings, "'pixel' has no gradient.*would learn nothing")
@@ -185,16 +237,21 @@ def test_a_frozen_student_is_an_error() -> None:
     model, data = ready()
     for name, parameter in model.students.named_parameters():
         parameter.requires_grad_('decode_head.bottleneck' in name)  # taps still carry a gradient
-    model.parse_losses = lambda losses: (losses['aux.loss_ce'], losses)  # only the frozen head counts
+    model.parse_losses = lambda losses: (
+        losses['aux.loss_ce'],
+        losses,
+    )  # only the frozen head counts
     report = Report()
     measure_objectives(model, data, report)
     assert has(report.errors, 'no gradient: every parameter is frozen')
 
 
 def test_normaliser_comes_from_the_documentation() -> None:
-    assert normaliser(PixelWiseKLLoss()).startswith('summed over classes, averaged over the valid positions')
+    assert normaliser(PixelWiseKLLoss()).startswith(
+        'summed over classes, averaged over the valid positions'
+    )
     assert normaliser(PairWiseAffinityLoss()).startswith('averaged over the edges')
-    assert normaliser(Times(1.)) == '–'
+    assert normaliser(Times(1.0)) == '–'
 
 
 def test_checkpoint_size_is_that_of_the_file(tmp_path: Path) -> None:
@@ -203,16 +260,24 @@ def test_checkpoint_size_is_that_of_the_file(tmp_path: Path) -> None:
     wrapper = build_optim_wrapper(model, cfg.optim_wrapper)
     model.train_step(tiny.batch(), wrapper)
     report = Report()
-    found = table_cost(model, wrapper, 0, 1., cfg, report)
-    torch.save(dict(state_dict=model.state_dict(), optimizer=wrapper.state_dict()), tmp_path / 'x.pth')
+    found = table_cost(model, wrapper, 0, 1.0, cfg, report)
+    torch.save(
+        dict(state_dict=model.state_dict(), optimizer=wrapper.state_dict()), tmp_path / 'x.pth'
+    )
     numbers = sum(t.nbytes for t in model.state_dict().values())
     critic = sum(p.nbytes for p in model.objectives['holistic'].loss.critic.parameters())
     student = sum(p.nbytes for p in model.students.parameters())
-    steps = 4 * len(list(model.objectives['holistic'].loss.critic.parameters()))  # Adam counts for each parameter
-    assert found == numbers + student + 2 * critic + steps  # SGD keeps one momentum, Adam two moments
+    steps = 4 * len(
+        list(model.objectives['holistic'].loss.critic.parameters())
+    )  # Adam counts for each parameter
+    assert (
+        found == numbers + student + 2 * critic + steps
+    )  # SGD keeps one momentum, Adam two moments
     overhead = 400 * (2 * len(model.state_dict()) + 100)  # names, and alignment to 64 bytes
     assert found < (tmp_path / 'x.pth').stat().st_size < found + overhead
-    averaged = table_cost(model, wrapper, 0, 1., Config(dict(custom_hooks=[dict(type='EMAHook')])), report)
+    averaged = table_cost(
+        model, wrapper, 0, 1.0, Config(dict(custom_hooks=[dict(type='EMAHook')])), report
+    )
     assert averaged == found + numbers
 
 
@@ -220,9 +285,11 @@ def test_memory_of_a_step_scales_with_the_batch(tmp_path: Path) -> None:
     model = tiny.build(tiny.distiller())
     wrapper = tiny.sgd(model)
     reports = Report(), Report()
-    for report, share in zip(reports, (1., 4.), strict=True):
+    for report, share in zip(reports, (1.0, 4.0), strict=True):
         table_cost(model, wrapper, 2**20, share, Config(dict()), report)
-    one, four = (float(table(r, 'cost')['memory of a step, about']['MiB'].split()[0]) for r in reports)
+    one, four = (
+        float(table(r, 'cost')['memory of a step, about']['MiB'].split()[0]) for r in reports
+    )
     assert four - one == pytest.approx(3.0, abs=0.11)
 
 
@@ -239,21 +306,40 @@ def test_generated_batch_is_what_a_loader_gives() -> None:
 
 # ---------------------------------------------------------------- whole configs
 
-def test_a_good_config_passes(data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+
+def test_a_good_config_passes(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     model = tiny.distiller(objectives=tiny.objectives(holistic=tiny.holistic()))
     code, text = run_tool(config(data_root, model), monkeypatch, capsys)
     assert code == 0
-    for part in ('members', 'taps', 'objectives', 'phases', 'cost', 'data', '11 of 11', 'critic of holistic',
-                 'untrained', 'ready to train (errors: 0'):
+    for part in (
+        'members',
+        'taps',
+        'objectives',
+        'phases',
+        'cost',
+        'data',
+        '11 of 11',
+        'critic of holistic',
+        'untrained',
+        'ready to train (errors: 0',
+    ):
         assert part in text
 
 
 @pytest.mark.parametrize('kind', ['SegLocalVisualizer', 'SegLocalVisualiser'])
-def test_hooks_find_the_visualizer_of_the_run(data_root: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_hooks_find_the_visualizer_of_the_run(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
     """A Runner makes it before its hooks, and one of another test must not stand in."""
     monkeypatch.setattr(Visualizer, '_instance_dict', OrderedDict())
-    cfg = config(data_root, tiny.segmentor(4), visualizer=dict(type=kind, name='visualizer'),
-                 default_hooks=dict(visualization=dict(type='SegVisualizationHook')))
+    cfg = config(
+        data_root,
+        tiny.segmentor(4),
+        visualizer=dict(type=kind, name='visualizer'),
+        default_hooks=dict(visualization=dict(type='SegVisualizationHook')),
+    )
     report = Report()
     with DefaultScope.overwrite_default_scope('mmseg'):
         check_run(cfg, report)
@@ -262,24 +348,36 @@ def test_hooks_find_the_visualizer_of_the_run(data_root: Path, monkeypatch: pyte
     assert not found or "visualizer: mmseg has no visualizer 'SegLocalVisualiser'" in found[0]
 
 
-def test_everything_wrong_is_said_at_once(data_root: Path, monkeypatch: pytest.MonkeyPatch,
-                                          capsys: pytest.CaptureFixture) -> None:
+def test_everything_wrong_is_said_at_once(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     model = tiny.distiller(
         student=dict(model=tiny.segmentor(4), precision='bf16'),
-        teacher=dict(model=tiny.segmentor(8), checkpoint=str(data_root / 'best.pth'), fuse_bnn=True),
+        teacher=dict(
+            model=tiny.segmentor(8), checkpoint=str(data_root / 'best.pth'), fuse_bnn=True
+        ),
         taps=dict(logits='decode_head.conv_seg', feat='decode_head.bottlenek'),
-        objectives=tiny.objectives(third=dict(loss=dict(type='PixelWiseKLLoss', taw=2.), on='logits'),
-                                   fourth=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', wieght=1.)),
-        objektives=1)
+        objectives=tiny.objectives(
+            third=dict(loss=dict(type='PixelWiseKLLoss', taw=2.0), on='logits'),
+            fourth=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', wieght=1.0),
+        ),
+        objektives=1,
+    )
     cfg = config(data_root, model, randomness=dict(), optim_wraper=dict())
     code, text = run_tool(cfg, monkeypatch, capsys, '--batches', '1')
     assert code == 1
-    for part in ("'precision' is an option of teachers", "unknown key 'fuse_bnn'; did you mean 'fuse_bn'?",
-                 'best.pth does not exist', "no module 'decode_head.bottlenek'; did you mean 'decode_head.bottleneck'",
-                 "'taw'; did you mean 'tau'", "unknown key 'wieght'; did you mean 'weight'",
-                 "unknown key 'objektives'; did you mean 'objectives'", 'no seed is set',
-                 "'optim_wraper' is none of the Runner's; did you mean 'optim_wrapper'?",
-                 'this would not train as meant'):
+    for part in (
+        "'precision' is an option of teachers",
+        "unknown key 'fuse_bnn'; did you mean 'fuse_bn'?",
+        'best.pth does not exist',
+        "no module 'decode_head.bottlenek'; did you mean 'decode_head.bottleneck'",
+        "'taw'; did you mean 'tau'",
+        "unknown key 'wieght'; did you mean 'weight'",
+        "unknown key 'objektives'; did you mean 'objectives'",
+        'no seed is set',
+        "'optim_wraper' is none of the Runner's; did you mean 'optim_wrapper'?",
+        'this would not train as meant',
+    ):
         assert part in text, part
     assert 'pixel' in text.split('objectives')[1]  # what is not broken is measured all the same
 
@@ -294,32 +392,72 @@ def test_misspelt_tap_of_both_members_is_said_of_both(data_root: Path) -> None:
 
 
 def test_shapes_that_do_not_fit_spare_the_other_objectives(data_root: Path) -> None:
-    model = tiny.distiller(teacher=dict(model=tiny.segmentor(8, num_classes=7), allow_untrained=True))
+    model = tiny.distiller(
+        teacher=dict(model=tiny.segmentor(8, num_classes=7), allow_untrained=True)
+    )
     report = diagnose(config(data_root, model), fake_data=True)
     assert has(report.errors, "objective 'pixel'.*'student.logits': 11, 'teacher.logits': 7")
     assert has(report.warnings, "teacher 'teacher' has 7 classes, the student 11")
     assert 'pair' in table(report, 'objectives')
 
 
-@pytest.mark.parametrize(('change', 'expected'), [
-    (dict(teacher=dict(model=tiny.segmentor(8))), 'teacher has no checkpoint'),
-    (dict(student=None), 'a Distiller needs student= or students='),
-    (dict(students=dict(a=dict(model=tiny.segmentor(4)))), 'give student= .* not both'),
-    (dict(student=dict(cfg='configs/nowhere.py')), "'configs/nowhere.py' is not there"),
-    (dict(objectives={}), 'objectives is empty'),
-    (dict(objectives=dict(pixel=dict(on='logits'))), "objective 'pixel' needs loss="),
-    (dict(objectives=tiny.objectives(pair=dict(loss=dict(type='PairWiseAffinityLoss'), on='feet'))), "no tap 'feet'"),
-    (dict(objectives=tiny.objectives(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', weight=0.))),
-     "weight of objective 'pixel' must be a finite number above 0"),
-    (dict(phases=[dict(name='student', optimizer='student', task=True, objectives=['pixel', 'pair']),
-                  dict(name='more', optimizer='critic', objectives=['pixel'])]),
-     "two phases name the objective 'pixel'"),
-    (dict(phases=[dict(name='student', optimizer='studnt', task=True, objectives=['pixel', 'pair'])]),
-     "needs the optimizer 'studnt'; did you mean 'student'"),
-    (dict(predict_with='other'), "predict_with='other' names no student"),
-    (dict(student=dict(model=tiny.segmentor(4, pretrained='nowhere/weights.pth'))),
-     'init_weights: .*nowhere/weights'),
-    (dict(taps=dict(logits='decode_head.conv_seg', feat='decode_head.psp_modules')), 'is a list of 2, not a Tensor')])
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (dict(teacher=dict(model=tiny.segmentor(8))), 'teacher has no checkpoint'),
+        (dict(student=None), 'a Distiller needs student= or students='),
+        (dict(students=dict(a=dict(model=tiny.segmentor(4)))), 'give student= .* not both'),
+        (dict(student=dict(cfg='configs/nowhere.py')), "'configs/nowhere.py' is not there"),
+        (dict(objectives={}), 'objectives is empty'),
+        (dict(objectives=dict(pixel=dict(on='logits'))), "objective 'pixel' needs loss="),
+        (
+            dict(
+                objectives=tiny.objectives(
+                    pair=dict(loss=dict(type='PairWiseAffinityLoss'), on='feet')
+                )
+            ),
+            "no tap 'feet'",
+        ),
+        (
+            dict(
+                objectives=tiny.objectives(
+                    pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', weight=0.0)
+                )
+            ),
+            "weight of objective 'pixel' must be a finite number above 0",
+        ),
+        (
+            dict(
+                phases=[
+                    dict(
+                        name='student', optimizer='student', task=True, objectives=['pixel', 'pair']
+                    ),
+                    dict(name='more', optimizer='critic', objectives=['pixel']),
+                ]
+            ),
+            "two phases name the objective 'pixel'",
+        ),
+        (
+            dict(
+                phases=[
+                    dict(
+                        name='student', optimizer='studnt', task=True, objectives=['pixel', 'pair']
+                    )
+                ]
+            ),
+            "needs the optimizer 'studnt'; did you mean 'student'",
+        ),
+        (dict(predict_with='other'), "predict_with='other' names no student"),
+        (
+            dict(student=dict(model=tiny.segmentor(4, pretrained='nowhere/weights.pth'))),
+            'init_weights: .*nowhere/weights',
+        ),
+        (
+            dict(taps=dict(logits='decode_head.conv_seg', feat='decode_head.psp_modules')),
+            'is a list of 2, not a Tensor',
+        ),
+    ],
+)
 def test_each_mistake_in_a_model(data_root: Path, change: dict, expected: str) -> None:
     report = diagnose(config(data_root, tiny.distiller(**copy.deepcopy(change))), fake_data=True)
     assert has(report.errors, expected), report.errors
@@ -328,8 +466,12 @@ def test_each_mistake_in_a_model(data_root: Path, change: dict, expected: str) -
 def test_a_truncated_teacher_is_an_error_and_the_rest_is_measured(data_root: Path) -> None:
     path = data_root / 'teacher.pth'
     path.write_bytes(b'PK\x03\x04 cut off')
-    report = diagnose(config(data_root, tiny.distiller(teacher=dict(model=tiny.segmentor(8), checkpoint=str(path)))),
-                      fake_data=True)
+    report = diagnose(
+        config(
+            data_root, tiny.distiller(teacher=dict(model=tiny.segmentor(8), checkpoint=str(path)))
+        ),
+        fake_data=True,
+    )
     assert has(report.errors, 'is truncated or is no PyTorch checkpoint')
     assert {'objectives', 'phases', 'cost'} <= set(report.tables)
 
@@ -337,15 +479,22 @@ def test_a_truncated_teacher_is_an_error_and_the_rest_is_measured(data_root: Pat
 def test_teacher_of_another_architecture(data_root: Path) -> None:
     path = data_root / 'teacher.pth'
     torch.save(tiny.build(tiny.segmentor(4)).state_dict(), path)
-    report = diagnose(config(data_root, tiny.distiller(teacher=dict(model=tiny.segmentor(8), checkpoint=str(path)))),
-                      fake_data=True)
+    report = diagnose(
+        config(
+            data_root, tiny.distiller(teacher=dict(model=tiny.segmentor(8), checkpoint=str(path)))
+        ),
+        fake_data=True,
+    )
     assert has(report.errors, 'of another shape')
 
 
 def test_unused_taps_are_a_warning(data_root: Path) -> None:
-    model = tiny.distiller(student=dict(model=tiny.segmentor(4), taps=dict(extra='backbone.layer1')),
-                           taps=dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck',
-                                     rest='backbone.layer2'))
+    model = tiny.distiller(
+        student=dict(model=tiny.segmentor(4), taps=dict(extra='backbone.layer1')),
+        taps=dict(
+            logits='decode_head.conv_seg', feat='decode_head.bottleneck', rest='backbone.layer2'
+        ),
+    )
     report = diagnose(config(data_root, model), fake_data=True)
     assert report.ok
     assert has(report.warnings, "tap 'rest' is read by no objective")
@@ -354,13 +503,15 @@ def test_unused_taps_are_a_warning(data_root: Path) -> None:
 
 # ---------------------------------------------------------------- data
 
+
 def test_missing_data_says_the_layout_and_the_rest_is_measured_on_generated_images(
-        data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     cfg = config(data_root)
     cfg.train_dataloader.dataset.data_root = 'data/nowhere'
     code, text = run_tool(cfg, monkeypatch, capsys)
     assert code == 1
-    assert ('train data is not there: data/nowhere/img_dir/train, data/nowhere/ann_dir/train' in text)
+    assert 'train data is not there: data/nowhere/img_dir/train, data/nowhere/ann_dir/train' in text
     assert 'Expected: data/nowhere/ with img_dir/train/*.jpg ann_dir/train/*.png' in text
     assert 'generated images of (64, 64)' in text
     code, text = run_tool(cfg, monkeypatch, capsys, '--fake-data')
@@ -372,7 +523,9 @@ def test_missing_test_images_are_a_warning_and_a_missing_list_an_error(data_root
     cfg = config(data_root)
     cfg.test_dataloader = copy.deepcopy(cfg.val_dataloader)
     cfg.test_dataloader.dataset.data_root = 'data/nowhere'
-    cfg.val_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=cfg.val_dataloader.dataset)
+    cfg.val_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=cfg.val_dataloader.dataset
+    )
     cfg.val_dataloader.dataset.dataset.ann_file = 'split/val.txt'
     report = diagnose(cfg)
     assert has(report.warnings, 'test data is not there')
@@ -385,7 +538,10 @@ def test_label_ids_out_of_range(data_root: Path) -> None:
     labels[20:30, 5] = 30
     cv2.imwrite(str(path), labels)
     report = diagnose(config(data_root), batches=4)  # the batches (0, 1), (2, 3) twice
-    assert has(report.errors, r'labels hold the ids \[30\], but the student has 11 classes.*3\.png.*\[2 of 4 batches\]')
+    assert has(
+        report.errors,
+        r'labels hold the ids \[30\], but the student has 11 classes.*3\.png.*\[2 of 4 batches\]',
+    )
     assert 'objectives' in report.tables  # on another batch
     assert not report.notes
 
@@ -409,8 +565,10 @@ def test_one_batch_of_nothing_but_void_is_no_error(data_root: Path) -> None:
 
 
 def test_classes_of_data_and_student(data_root: Path) -> None:
-    model = tiny.distiller(student=dict(model=tiny.segmentor(4, num_classes=7)),
-                           teacher=dict(model=tiny.segmentor(8, num_classes=7), allow_untrained=True))
+    model = tiny.distiller(
+        student=dict(model=tiny.segmentor(4, num_classes=7)),
+        teacher=dict(model=tiny.segmentor(8, num_classes=7), allow_untrained=True),
+    )
     report = diagnose(config(data_root, model), batches=1)
     assert has(report.errors, "student 'student' has 7 classes, the training data 11")
     assert has(report.errors, r'labels hold the ids \[7, 8, 9, 10\], but the student has 7 classes')
@@ -421,18 +579,32 @@ def test_classes_of_data_and_student(data_root: Path) -> None:
 
 def test_boxes_are_counted_and_their_labels_checked() -> None:
     def images(*labels: list[int]) -> dict:
-        return dict(data_samples=[SimpleNamespace(
-            gt_instances=SimpleNamespace(labels=torch.tensor(own)), metainfo={}) for own in labels])
+        return dict(
+            data_samples=[
+                SimpleNamespace(gt_instances=SimpleNamespace(labels=torch.tensor(own)), metainfo={})
+                for own in labels
+            ]
+        )
 
     report = Report()
     rows = check_boxes([images([0, 2, 2], []), images([1])], 3, report)
-    assert rows == [('boxes an image', '1.3'), ('images without boxes', '1 of 3'), ('classes seen', '3 of 3')]
+    assert rows == [
+        ('boxes an image', '1.3'),
+        ('images without boxes', '1 of 3'),
+        ('classes seen', '3 of 3'),
+    ]
     assert not report.errors
     check_boxes([images([0, 3, 80])], 3, report)
-    assert has(report.errors, r'boxes have the labels \[3, 80\], but the student has 3 classes .*Mend: num_classes')
+    assert has(
+        report.errors,
+        r'boxes have the labels \[3, 80\], but the student has 3 classes .*Mend: num_classes',
+    )
     check_boxes([images([], [])], 3, report)
     assert len(report.errors) == 1, 'images without boxes are legal'
-    assert has(report.warnings, r'none of the first 2 images has a box.*metainfo=dict\(classes=…\) of the data set')
+    assert has(
+        report.warnings,
+        r'none of the first 2 images has a box.*metainfo=dict\(classes=…\) of the data set',
+    )
     assert check_boxes([images([5])], None, report)[-1] == ('classes seen', '1')
     assert len(report.errors) == 1, 'proposals have no classes'
 
@@ -445,10 +617,13 @@ def test_an_image_that_cannot_be_read(data_root: Path) -> None:
 
 # ---------------------------------------------------------------- validation and test data
 
+
 def val_of(root: Path, **changes: Any) -> Config:
     """Return a config whose validation reads in order; its images may be spoilt."""
     cfg = config(root)
-    cfg.val_dataloader.update(dict(batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False)) | changes)
+    cfg.val_dataloader.update(
+        dict(batch_size=2, sampler=dict(type='DefaultSampler', shuffle=False)) | changes
+    )
     return cfg
 
 
@@ -457,9 +632,11 @@ def test_every_broken_validation_file_is_an_error(data_root: Path) -> None:
     (data_root / 'ann_dir/val/3.png').write_bytes(b'no png')
     cfg = val_of(data_root)
     report = diagnose(cfg)
-    assert report.errors == [f'the val data cannot be read: {data_root}/ann_dir/val/3.png cannot be read by '
-                             'LoadAnnotations: cannot identify image file. Mend: replace the file, or take it out of '
-                             'the data set']
+    assert report.errors == [
+        f'the val data cannot be read: {data_root}/ann_dir/val/3.png cannot be read by '
+        'LoadAnnotations: cannot identify image file. Mend: replace the file, or take it out of '
+        'the data set'
+    ]
     assert 'objectives' in report.tables  # training data is sound, and measured on
     assert not has(report.notes, 'generated images')
     report = diagnose(cfg, val_batches=1)
@@ -473,15 +650,21 @@ def test_many_broken_files_are_one_error(data_root: Path) -> None:
         (data_root / f'img_dir/val/{i}.jpg').write_bytes(b'')
     report = diagnose(val_of(data_root))
     assert len(report.errors) == 1
-    assert has(report.errors, r'img_dir/val/0\.jpg cannot be read .*4 times; the next: .*val/1\.jpg .*val/2\.jpg')
+    assert has(
+        report.errors,
+        r'img_dir/val/0\.jpg cannot be read .*4 times; the next: .*val/1\.jpg .*val/2\.jpg',
+    )
 
 
 def test_validation_images_that_do_not_stack(data_root: Path) -> None:
     cv2.imwrite(str(data_root / 'img_dir/val/1.jpg'), np.zeros((64, 96, 3), np.uint8))
     cv2.imwrite(str(data_root / 'ann_dir/val/1.png'), np.zeros((64, 96), np.uint8))
     report = diagnose(val_of(data_root))
-    assert has(report.errors, r'the val data does not make a batch: The image size in a batch should be the same '
-                              r'.shapes .3, 64, 64., .3, 64, 96... Mend: batch_size=1, or a Resize to one size')
+    assert has(
+        report.errors,
+        r'the val data does not make a batch: The image size in a batch should be the same '
+        r'.shapes .3, 64, 64., .3, 64, 96... Mend: batch_size=1, or a Resize to one size',
+    )
     assert diagnose(val_of(data_root, batch_size=1)).ok
 
 
@@ -490,16 +673,24 @@ def test_label_ids_of_the_validation(data_root: Path) -> None:
     labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     labels[20:30, 5] = 30
     cv2.imwrite(str(path), labels)
-    cv2.imwrite(str(data_root / 'ann_dir/val/0.png'), np.full((64, 64), 255, np.uint8))  # nothing but void is legal
+    cv2.imwrite(
+        str(data_root / 'ann_dir/val/0.png'), np.full((64, 64), 255, np.uint8)
+    )  # nothing but void is legal
     report = diagnose(val_of(data_root))
     assert len(report.errors) == 1
-    assert has(report.errors, r'the val data has wrong labels: labels hold the ids \[30\].*ann_dir/val/2\.png')
+    assert has(
+        report.errors,
+        r'the val data has wrong labels: labels hold the ids \[30\].*ann_dir/val/2\.png',
+    )
 
 
 def test_no_validation_images(data_root: Path) -> None:
     for path in (data_root / 'img_dir/val').iterdir():
         path.unlink()
-    assert has(diagnose(val_of(data_root)).errors, r'the val data cannot be read: CamVid found no \*\.jpg in ')
+    assert has(
+        diagnose(val_of(data_root)).errors,
+        r'the val data cannot be read: CamVid found no \*\.jpg in ',
+    )
 
 
 def test_broken_test_images_are_a_warning(data_root: Path) -> None:
@@ -519,12 +710,22 @@ def test_broken_test_images_are_a_warning(data_root: Path) -> None:
     assert has(report.warnings, r'the test data cannot be read: .*img_dir/test/1\.jpg.*3 times')
 
 
-@pytest.mark.parametrize(('key', 'value'), [('train_dataloader.batch_size', 0), ('val_dataloader.batch_size', '2'),
-                                            ('train_cfg.max_iters', 0), ('train_cfg.val_interval', 0)])
+@pytest.mark.parametrize(
+    ('key', 'value'),
+    [
+        ('train_dataloader.batch_size', 0),
+        ('val_dataloader.batch_size', '2'),
+        ('train_cfg.max_iters', 0),
+        ('train_cfg.val_interval', 0),
+    ],
+)
 def test_settings_are_checked(data_root: Path, key: str, value: Any) -> None:
     cfg = val_of(data_root)
     cfg.merge_from_dict({key: value})
-    assert has(diagnose(cfg, fake_data=True).errors, f'{key} must be a whole number of at least 1, got {value!r}')
+    assert has(
+        diagnose(cfg, fake_data=True).errors,
+        f'{key} must be a whole number of at least 1, got {value!r}',
+    )
     assert has(diagnose(cfg).errors, f'{key} must be a whole number of at least 1, got {value!r}')
 
 
@@ -540,32 +741,60 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('mmengine.runner.checkpoint.CheckpointLoader.load_checkpoint', refuse)
 
 
-def test_the_key_of_weights_that_cannot_be_fetched_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_of_weights_that_cannot_be_fetched_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """A segformer keeps them in its backbone; the mend is pasted, and works."""
     offline(monkeypatch)
     size = {'model.data_preprocessor.size': (64, 64)}
-    model = dict(type='mmkd.Distiller', student=dict(cfg=SEGFORMER, cfg_options=size),
-                 teacher=dict(model=tiny.segmentor(8, num_classes=150), allow_untrained=True),
-                 taps=dict(logits='decode_head.conv_seg'),
-                 objectives=dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', connectors=dict(
-                     teacher='auto'))))
+    model = dict(
+        type='mmkd.Distiller',
+        student=dict(cfg=SEGFORMER, cfg_options=size),
+        teacher=dict(model=tiny.segmentor(8, num_classes=150), allow_untrained=True),
+        taps=dict(logits='decode_head.conv_seg'),
+        objectives=dict(
+            pixel=dict(
+                loss=dict(type='PixelWiseKLLoss'), on='logits', connectors=dict(teacher='auto')
+            )
+        ),
+    )
     cfg = Config(dict(model=model, randomness=dict(seed=0), default_scope='mmseg'))
     mend = "student=dict(…, cfg_options={'model.backbone.init_cfg': None})"
     report = diagnose(cfg, fake_data=True, device='cpu')
-    text, = [text for text in report.errors if 'init_weights' in text]
-    assert text == f'init_weights: no network. Mend: fetch these weights, or start without them: {mend}'
+    (text,) = [text for text in report.errors if 'init_weights' in text]
+    assert (
+        text
+        == f'init_weights: no network. Mend: fetch these weights, or start without them: {mend}'
+    )
     cfg.model.student.cfg_options.update(eval(mend.partition('cfg_options=')[2][:-1]))
     assert not has(diagnose(cfg, fake_data=True, device='cpu').errors, 'init_weights')
 
 
-@pytest.mark.parametrize(('changes', 'option'), [
-    (dict(pretrained='open-mmlab://resnet18_v1c'), 'model.pretrained=None'),
-    (dict(backbone=dict(tiny.segmentor(4)['backbone'], init_cfg=dict(type='Pretrained', checkpoint='torchvision://x'))),
-     'model.backbone.init_cfg=None')])
-def test_of_a_plain_model(data_root: Path, changes: dict, option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ('changes', 'option'),
+    [
+        (dict(pretrained='open-mmlab://resnet18_v1c'), 'model.pretrained=None'),
+        (
+            dict(
+                backbone=dict(
+                    tiny.segmentor(4)['backbone'],
+                    init_cfg=dict(type='Pretrained', checkpoint='torchvision://x'),
+                )
+            ),
+            'model.backbone.init_cfg=None',
+        ),
+    ],
+)
+def test_of_a_plain_model(
+    data_root: Path, changes: dict, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     offline(monkeypatch)
     cfg = config(data_root, tiny.segmentor(4, **changes))
-    text, = [text for text in diagnose(cfg, fake_data=True, device='cpu').errors if 'init_weights' in text]
+    (text,) = [
+        text
+        for text in diagnose(cfg, fake_data=True, device='cpu').errors
+        if 'init_weights' in text
+    ]
     assert text.endswith(f'or start without them: --cfg-options {option}')
     key, _, value = option.partition('=')
     cfg.merge_from_dict({key: DictAction._parse_iterable(value)})
@@ -574,28 +803,83 @@ def test_of_a_plain_model(data_root: Path, changes: dict, option: str, monkeypat
 
 # ---------------------------------------------------------------- the run around the model
 
-@pytest.mark.parametrize(('overrides', 'level', 'expected'), [
-    (dict(randomness=dict(seed=None)), 'warnings', 'no seed is set'),
-    (dict(randomness=dict(), custom_hooks=[dict(type='mmkd.ExactResumeHook')]), 'errors',
-     'no seed is set.*ExactResumeHook'),
-    (dict(auto_scale_lr=dict(base_batch_size=8)), 'warnings',
-     'a batch of 8, one device sees 2. Mend: train on 4 devices'),
-    (dict(auto_scale_lr=dict(base_batch_size=3)), 'warnings',
-     'a batch of 3, one device sees 2. Mend: train with --auto'),
-    (dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=80)), 'warnings',
-     '100 iterations, but training takes 80'),
-    (dict(param_scheduler=dict(studnt=[])), 'errors', "optimizer 'studnt'; did you mean 'student'"),
-    (dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SDG', lr=1.))), 'errors',
-     "no optimizer 'SDG'; did you mean 'SGD'"),
-    (dict(optim_wrapper=dict(constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(
-        type='OptimWrapper', optimizer=dict(type='SGD', lr=1.), params=['objectives']))), 'errors',
-     'names no parameter'),
-    (dict(optim_wrapper=dict(constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(
-        type='OptimWrapper', optimizer=dict(type='SGD', lr=1.), params=['students.student.backbone.']))), 'warnings',
-     'no optimizer holds .* trainable parameters: students.student.decode_head'),
-    (dict(optim_wrapper=dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.))), 'notes',
-     'AmpOptimWrapper needs a GPU')])
-def test_each_problem_around_the_model(data_root: Path, overrides: dict, level: str, expected: str) -> None:
+
+@pytest.mark.parametrize(
+    ('overrides', 'level', 'expected'),
+    [
+        (dict(randomness=dict(seed=None)), 'warnings', 'no seed is set'),
+        (
+            dict(randomness=dict(), custom_hooks=[dict(type='mmkd.ExactResumeHook')]),
+            'errors',
+            'no seed is set.*ExactResumeHook',
+        ),
+        (
+            dict(auto_scale_lr=dict(base_batch_size=8)),
+            'warnings',
+            'a batch of 8, one device sees 2. Mend: train on 4 devices',
+        ),
+        (
+            dict(auto_scale_lr=dict(base_batch_size=3)),
+            'warnings',
+            'a batch of 3, one device sees 2. Mend: train with --auto',
+        ),
+        (
+            dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=80)),
+            'warnings',
+            '100 iterations, but training takes 80',
+        ),
+        (
+            dict(param_scheduler=dict(studnt=[])),
+            'errors',
+            "optimizer 'studnt'; did you mean 'student'",
+        ),
+        (
+            dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SDG', lr=1.0))),
+            'errors',
+            "no optimizer 'SDG'; did you mean 'SGD'",
+        ),
+        (
+            dict(
+                optim_wrapper=dict(
+                    constructor='mmkd.PhaseOptimWrapperConstructor',
+                    student=dict(
+                        type='OptimWrapper',
+                        optimizer=dict(type='SGD', lr=1.0),
+                        params=['objectives'],
+                    ),
+                )
+            ),
+            'errors',
+            'names no parameter',
+        ),
+        (
+            dict(
+                optim_wrapper=dict(
+                    constructor='mmkd.PhaseOptimWrapperConstructor',
+                    student=dict(
+                        type='OptimWrapper',
+                        optimizer=dict(type='SGD', lr=1.0),
+                        params=['students.student.backbone.'],
+                    ),
+                )
+            ),
+            'warnings',
+            'no optimizer holds .* trainable parameters: students.student.decode_head',
+        ),
+        (
+            dict(
+                optim_wrapper=dict(
+                    type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.0)
+                )
+            ),
+            'notes',
+            'AmpOptimWrapper needs a GPU',
+        ),
+    ],
+)
+def test_each_problem_around_the_model(
+    data_root: Path, overrides: dict, level: str, expected: str
+) -> None:
     report = diagnose(config(data_root, **overrides), fake_data=True, device='cpu')
     assert has(getattr(report, level), expected), vars(report)
     assert report.ok is (level != 'errors')
@@ -637,8 +921,14 @@ def test_norms_on_a_cpu_and_with_one_image(data_root: Path) -> None:
 
 def test_a_disk_too_small(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=10**6))
-    cfg = config(data_root, default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=50, max_keep_ckpts=3)))
-    assert has(diagnose(cfg, fake_data=True).warnings, r'5 checkpoints of \d MiB need 0.0 GiB, but .* has 0.0 GiB free')
+    cfg = config(
+        data_root,
+        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=50, max_keep_ckpts=3)),
+    )
+    assert has(
+        diagnose(cfg, fake_data=True).warnings,
+        r'5 checkpoints of \d MiB need 0.0 GiB, but .* has 0.0 GiB free',
+    )
 
 
 def test_a_plain_model(data_root: Path) -> None:
@@ -652,11 +942,16 @@ def test_a_plain_model(data_root: Path) -> None:
 def test_what_every_config_needs() -> None:
     report = diagnose(Config(dict(randomness=dict(seed=0))))
     assert [re.search(r"no '(\w+)'", text)[1] for text in report.errors] == [
-        'model', 'train_dataloader', 'optim_wrapper', 'train_cfg']
+        'model',
+        'train_dataloader',
+        'optim_wrapper',
+        'train_cfg',
+    ]
 
 
-def test_a_config_that_is_not_there(data_root: Path, monkeypatch: pytest.MonkeyPatch,
-                                    capsys: pytest.CaptureFixture) -> None:
+def test_a_config_that_is_not_there(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     cfg = config(data_root)
     cfg.dump(str(data_root / 'config_a.py'))
     monkeypatch.setattr(sys, 'argv', ['doctor.py', str(data_root / 'config_b.py')])
@@ -667,13 +962,16 @@ def test_a_config_that_is_not_there(data_root: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_config_is_left_as_it_is(data_root: Path) -> None:
-    cfg = config(data_root, param_scheduler=dict(student=[dict(type='PolyLR', end=100, by_epoch=False)]))
+    cfg = config(
+        data_root, param_scheduler=dict(student=[dict(type='PolyLR', end=100, by_epoch=False)])
+    )
     before = cfg.pretty_text
     diagnose(cfg)
     assert cfg.pretty_text == before
 
 
 # ---------------------------------------------------------------- teachers
+
 
 class Oracle(nn.Module):
     """A teacher that knows: it answers with the labels, or always with class 0."""
@@ -700,9 +998,18 @@ def test_quality_of_teachers(data_root: Path, right: bool) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(MODELS._module_dict, 'Oracle', Oracle)
         model = tiny.distiller(
-            teacher=dict(model=dict(type='mmkd.Oracle', right=right), allow_untrained=True, taps=dict(logits='head')),
-            objectives=tiny.objectives(pair=None, pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits',
-                                                             connectors=dict(student='auto'))))
+            teacher=dict(
+                model=dict(type='mmkd.Oracle', right=right),
+                allow_untrained=True,
+                taps=dict(logits='head'),
+            ),
+            objectives=tiny.objectives(
+                pair=None,
+                pixel=dict(
+                    loss=dict(type='PixelWiseKLLoss'), on='logits', connectors=dict(student='auto')
+                ),
+            ),
+        )
         report = diagnose(config(data_root, model), evaluate=2)
     quality = table(report, 'members')['teacher']['quality']
     assert quality.endswith('on 2 batches')
@@ -711,11 +1018,15 @@ def test_quality_of_teachers(data_root: Path, right: bool) -> None:
 
 
 def test_a_minimum_that_the_teacher_misses(data_root: Path) -> None:
-    cfg = config(data_root, custom_hooks=[dict(type='mmkd.TeacherCheckHook', minimum=dict(mIoU=60))])
+    cfg = config(
+        data_root, custom_hooks=[dict(type='mmkd.TeacherCheckHook', minimum=dict(mIoU=60))]
+    )
     assert has(diagnose(cfg, evaluate=1).errors, 'below the minimum 60')
 
 
-def test_evaluate_needs_data(data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_evaluate_needs_data(
+    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     monkeypatch.setattr(sys, 'argv', ['doctor.py', 'x.py', '--evaluate', '2', '--fake-data'])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / 'tools' / 'doctor.py'), run_name='__main__')

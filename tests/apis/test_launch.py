@@ -1,4 +1,7 @@
-"""From a config file to a Runner: settings, precision, schedules by optimizer name, the distributed wrapper."""
+"""From a config file to a Runner: settings, precision, schedules by optimizer name, the distributed
+wrapper.
+"""
+
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -13,17 +16,30 @@ from mmengine.dist import init_dist
 from mmengine.runner import Runner
 
 from mmkd.apis import launch
-from mmkd.apis.launch import check_checkpoint, is_distiller, load_config, log_batch_size, prepare_config
+from mmkd.apis.launch import (
+    check_checkpoint,
+    is_distiller,
+    load_config,
+    log_batch_size,
+    prepare_config,
+)
 
 POLY = dict(type='PolyLR', power=0.9, begin=0, end=100, by_epoch=False)
 
 
-def config(critic: bool = True, phases: list | None = None, model: dict | None = None, **changes: Any) -> Config:
+def config(
+    critic: bool = True, phases: list | None = None, model: dict | None = None, **changes: Any
+) -> Config:
     terms = objectives(holistic=holistic()) if critic else objectives()
-    wrapper = dict(constructor='mmkd.PhaseOptimWrapperConstructor',
-                   student=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
-                   critic=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3)))
-    return Config(dict(model=model or distiller(objectives=terms, phases=phases), optim_wrapper=wrapper) | changes)
+    wrapper = dict(
+        constructor='mmkd.PhaseOptimWrapperConstructor',
+        student=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1)),
+        critic=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3)),
+    )
+    return Config(
+        dict(model=model or distiller(objectives=terms, phases=phases), optim_wrapper=wrapper)
+        | changes
+    )
 
 
 @pytest.fixture
@@ -36,7 +52,9 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note the backends of process groups in place of starting them."""
     backends: list[str] = []
-    monkeypatch.setattr(dist, 'init_process_group', lambda backend, timeout: backends.append(backend))
+    monkeypatch.setattr(
+        dist, 'init_process_group', lambda backend, timeout: backends.append(backend)
+    )
     return backends
 
 
@@ -46,9 +64,13 @@ def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.mark.bad_input
 def test_a_missing_config_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / 'pspnet_r18.py').write_text('')
-    with pytest.raises(FileNotFoundError, match="pspnet_r19.py' is not there; did you mean 'pspnet_r18.py'"):
+    with pytest.raises(
+        FileNotFoundError, match="pspnet_r19.py' is not there; did you mean 'pspnet_r18.py'"
+    ):
         load_config(str(tmp_path / 'pspnet_r19.py'))
-    with pytest.raises(FileNotFoundError, match=r"config 'nowhere/at/all.py' is not there \(relative"):
+    with pytest.raises(
+        FileNotFoundError, match=r"config 'nowhere/at/all.py' is not there \(relative"
+    ):
         load_config('nowhere/at/all.py')
 
 
@@ -68,7 +90,9 @@ def test_options_and_work_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_a_work_dir_without_a_name(name: str, tmp_path: Path) -> None:
     path = tmp_path / 'recipe.py'
     path.write_text('')
-    with pytest.raises(ValueError, match=f"work_dir must be the path of a folder, got '{name}'. Mend: --work-dir"):
+    with pytest.raises(
+        ValueError, match=f"work_dir must be the path of a folder, got '{name}'. Mend: --work-dir"
+    ):
         load_config(str(path), work_dir=name)
     path.write_text(f'work_dir = {name!r}')
     with pytest.raises(ValueError, match='work_dir must be the path of a folder'):
@@ -81,10 +105,17 @@ def test_configs_by_package() -> None:
     assert cfg.work_dir == str(Path('work_dirs') / 'pspnet_r18-d8_4xb2-80k_cityscapes-512x1024')
 
 
-@pytest.mark.parametrize(('model', 'expected'), [
-    (dict(type='mmkd.Distiller'), True), (dict(type='Distiller'), True), (dict(type='EncoderDecoder'), False)])
+@pytest.mark.parametrize(
+    ('model', 'expected'),
+    [
+        (dict(type='mmkd.Distiller'), True),
+        (dict(type='Distiller'), True),
+        (dict(type='EncoderDecoder'), False),
+    ],
+)
 def test_is_distiller(model: dict, expected: bool) -> None:
     from mmkd import Distiller
+
     assert is_distiller(Config(dict(model=model))) is expected
     assert is_distiller(Config(dict(model=dict(type=Distiller))))
     assert not is_distiller(Config(dict()))
@@ -95,10 +126,15 @@ def test_is_distiller(model: dict, expected: bool) -> None:
 
 def test_amp_reaches_every_optimizer_on_a_gpu(gpu: None) -> None:
     cfg = config()
-    cfg.optim_wrapper.critic.loss_scale = 512.
+    cfg.optim_wrapper.critic.loss_scale = 512.0
     prepare_config(cfg, amp=True)
-    assert [cfg.optim_wrapper[name].type for name in ('student', 'critic')] == ['AmpOptimWrapper'] * 2
-    assert [cfg.optim_wrapper[name].loss_scale for name in ('student', 'critic')] == ['dynamic', 512.]
+    assert [cfg.optim_wrapper[name].type for name in ('student', 'critic')] == [
+        'AmpOptimWrapper'
+    ] * 2
+    assert [cfg.optim_wrapper[name].loss_scale for name in ('student', 'critic')] == [
+        'dynamic',
+        512.0,
+    ]
     assert cfg.optim_wrapper.constructor == 'mmkd.PhaseOptimWrapperConstructor'
     assert 'type' not in cfg.optim_wrapper
 
@@ -109,8 +145,9 @@ def test_amp_on_a_cpu_is_bfloat16() -> None:
     amp = dict(type='AmpOptimWrapper', loss_scale='dynamic', dtype='float16')
     cfg.optim_wrapper.student.update(accumulative_counts=2, **amp)
     prepare_config(cfg, amp=True)
-    assert cfg.optim_wrapper.student == dict(type='mmkd.Bf16OptimWrapper', accumulative_counts=2,
-                                             optimizer=dict(type='SGD', lr=0.1))
+    assert cfg.optim_wrapper.student == dict(
+        type='mmkd.Bf16OptimWrapper', accumulative_counts=2, optimizer=dict(type='SGD', lr=0.1)
+    )
     assert cfg.optim_wrapper.critic.type == 'mmkd.Bf16OptimWrapper'
 
 
@@ -135,8 +172,11 @@ def test_schedules_by_name_are_left_to_the_runner() -> None:
 
 @pytest.mark.bad_input
 def test_a_schedule_for_an_unknown_optimizer() -> None:
-    with pytest.raises(KeyError, match=r"param_scheduler names the optimizer 'critics'; did you mean 'critic'\? "
-                                       r".optim_wrapper has \['student', 'critic'\]"):
+    with pytest.raises(
+        KeyError,
+        match=r"param_scheduler names the optimizer 'critics'; did you mean 'critic'\? "
+        r".optim_wrapper has \['student', 'critic'\]",
+    ):
         prepare_config(config(param_scheduler=dict(student=[POLY], critics=[POLY])))
 
 
@@ -157,11 +197,18 @@ def test_no_optimizer_at_all_is_a_test_run() -> None:
 
 
 def test_the_wrapper_on_gpus(gpu: None, group: list[str]) -> None:
-    """mmengine's own where it can serve: one phase. No group is started: mmengine will, with the config's backend."""
+    """mmengine's own where it can serve: one phase. No group is started: mmengine will, with the
+    config's backend.
+    """
     assert prepare_config(config(), 'pytorch').model_wrapper_cfg == dict(type='mmkd.PhasedDDP')
     assert prepare_config(config(critic=False), 'pytorch').get('model_wrapper_cfg') is None
     assert prepare_config(config(model=segmentor()), 'slurm').get('model_wrapper_cfg') is None
-    assert prepare_config(config(model_wrapper_cfg=dict(type='Mine')), 'pytorch').model_wrapper_cfg.type == 'Mine'
+    assert (
+        prepare_config(
+            config(model_wrapper_cfg=dict(type='Mine')), 'pytorch'
+        ).model_wrapper_cfg.type
+        == 'Mine'
+    )
     assert prepare_config(config(), 'none').get('model_wrapper_cfg') is None
     assert group == []
 
@@ -176,7 +223,9 @@ def test_the_wrapper_on_cpus(group: list[str]) -> None:
 
 def test_a_plain_model_on_cpus_loses_sync_bn(group: list[str]) -> None:
     cfg = prepare_config(config(model=segmentor(norm='SyncBN')), 'pytorch')
-    assert cfg.model_wrapper_cfg == dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    assert cfg.model_wrapper_cfg == dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    )
     assert 'SyncBN' not in str(cfg.model)
     assert cfg.model.backbone.norm_cfg == dict(type='BN', requires_grad=True)
     assert cfg.model.auxiliary_head.norm_cfg.type == 'BN'
@@ -184,19 +233,27 @@ def test_a_plain_model_on_cpus_loses_sync_bn(group: list[str]) -> None:
 
 @pytest.mark.bad_input
 def test_other_launchers_need_gpus(group: list[str]) -> None:
-    with pytest.raises(ValueError, match='--launcher slurm needs GPUs. Mend: torchrun … --launcher pytorch also runs'):
+    with pytest.raises(
+        ValueError,
+        match='--launcher slurm needs GPUs. Mend: torchrun … --launcher pytorch also runs',
+    ):
         prepare_config(config(), 'slurm')
 
 
-@pytest.mark.parametrize(('written', 'seconds'), [(dict(timeout=8), 8), (dict(timeout=0.5), 0.5), (dict(), 1800)])
-def test_the_timeout_of_the_config_holds_on_cpus(written: dict, seconds: float, monkeypatch: pytest.MonkeyPatch
-                                                 ) -> None:
+@pytest.mark.parametrize(
+    ('written', 'seconds'), [(dict(timeout=8), 8), (dict(timeout=0.5), 0.5), (dict(), 1800)]
+)
+def test_the_timeout_of_the_config_holds_on_cpus(
+    written: dict, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _alone(monkeypatch)
     prepare_config(config(env_cfg=dict(dist_cfg=dict(backend='nccl', **written))), 'pytorch')
     assert _timeout_of_the_group() == seconds
 
 
-def test_the_timeout_of_the_config_holds_where_mmengine_starts_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_timeout_of_the_config_holds_where_mmengine_starts_the_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _alone(monkeypatch)
     monkeypatch.setattr(torch.cuda, 'set_device', lambda rank: None)
     init_dist('pytorch', backend='gloo', timeout=8)
@@ -230,37 +287,68 @@ def test_a_checkpoint_of_another_kind(tmp_path: Path) -> None:
     torch.save(dict(state_dict={'w': torch.ones(1)}), plain)
     check_checkpoint(config(), str(distilled))
     check_checkpoint(config(model=segmentor()), str(plain))
-    with pytest.raises(ValueError, match="student.pth holds no students: it is the checkpoint of a plain model.*Mend: "
-                                         "test it by its own config"):
+    with pytest.raises(
+        ValueError,
+        match='student.pth holds no students: it is the checkpoint of a plain model.*Mend: '
+        'test it by its own config',
+    ):
         check_checkpoint(config(), str(plain))
-    with pytest.raises(ValueError, match="iter_1.pth is the checkpoint of a Distiller.*export the student first"):
+    with pytest.raises(
+        ValueError, match='iter_1.pth is the checkpoint of a Distiller.*export the student first'
+    ):
         check_checkpoint(config(model=segmentor()), str(distilled))
-    with pytest.raises(FileNotFoundError, match="iter_2.pth does not exist; did you mean 'iter_1.pth'"):
+    with pytest.raises(
+        FileNotFoundError, match="iter_2.pth does not exist; did you mean 'iter_1.pth'"
+    ):
         check_checkpoint(config(), str(tmp_path / 'iter_2.pth'))
 
 
 def test_build_runner(tmp_path: Path) -> None:
-    runner = launch.build_runner(Config(dict(model=segmentor(4, size=32), work_dir=str(tmp_path), default_scope='mmseg',
-                                             log_level='ERROR', experiment_name='launch')))
+    runner = launch.build_runner(
+        Config(
+            dict(
+                model=segmentor(4, size=32),
+                work_dir=str(tmp_path),
+                default_scope='mmseg',
+                log_level='ERROR',
+                experiment_name='launch',
+            )
+        )
+    )
     assert type(runner) is Runner
     assert runner.model.decode_head.num_classes == 11
 
 
-@pytest.mark.parametrize(('base', 'enable', 'warning'), [
-    (16, False, 'the recipe was made for a batch of 16, this run has 4: published numbers will not be reached. Mend: '
-                '--auto-scale-lr (learning rate x 0.25), or train_dataloader.batch_size=8'),
-    (16, True, None), (4, False, None), (None, False, None)])
+@pytest.mark.parametrize(
+    ('base', 'enable', 'warning'),
+    [
+        (
+            16,
+            False,
+            'the recipe was made for a batch of 16, this run has 4: published numbers will not be '
+            'reached. Mend: '
+            '--auto-scale-lr (learning rate x 0.25), or train_dataloader.batch_size=8',
+        ),
+        (16, True, None),
+        (4, False, None),
+        (None, False, None),
+    ],
+)
 def test_the_effective_batch_is_logged_and_compared_with_the_recipe(base, enable, warning):
     scale = {} if base is None else dict(auto_scale_lr=dict(base_batch_size=base, enable=enable))
     runner = MagicMock(world_size=2, cfg=Config(dict(train_dataloader=dict(batch_size=2), **scale)))
     log_batch_size(runner)
     runner.logger.info.assert_called_once_with('effective batch: 2 x 2 = 4')
-    assert [c.args[0] for c in runner.logger.warning.call_args_list] == ([] if warning is None else [warning])
+    assert [c.args[0] for c in runner.logger.warning.call_args_list] == (
+        [] if warning is None else [warning]
+    )
 
 
 @pytest.mark.bad_input
 def test_a_launcher_that_nothing_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(ValueError, match='nothing launched this process: .*RANK.* Mend: torchrun --nproc'):
+    with pytest.raises(
+        ValueError, match='nothing launched this process: .*RANK.* Mend: torchrun --nproc'
+    ):
         prepare_config(Config(dict(model=dict(type='mmkd.Distiller'))), 'pytorch')

@@ -1,4 +1,5 @@
 """BatchNorm with one image: where it fails, and whether a run's last batch comes to that."""
+
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,26 @@ def test_it_is_known_which_networks_fail(changes: dict) -> None:
     assert norm_of_one_value(model) is None, 'a frozen norm takes one value'
 
 
-@pytest.mark.parametrize(('samples', 'batch', 'drop', 'processes'), [
-    (6, 5, False, 1), (6, 5, True, 1), (6, 3, False, 1), (1, 5, False, 1), (11, 5, False, 2), (12, 5, False, 2),
-    (21, 10, False, 2), (6, 1, False, 1)])
-def test_last_batches_by_counting_them(samples: int, batch: int, drop: bool, processes: int) -> None:
+@pytest.mark.parametrize(
+    ('samples', 'batch', 'drop', 'processes'),
+    [
+        (6, 5, False, 1),
+        (6, 5, True, 1),
+        (6, 3, False, 1),
+        (1, 5, False, 1),
+        (11, 5, False, 2),
+        (12, 5, False, 2),
+        (21, 10, False, 2),
+        (6, 1, False, 1),
+    ],
+)
+def test_last_batches_by_counting_them(
+    samples: int, batch: int, drop: bool, processes: int
+) -> None:
     """Compare with the batches of each process, samples filled up as samplers do."""
     own = [len(range(rank, samples + -samples % processes, processes)) for rank in range(processes)]
-    lengths = {tuple(len(range(n)[i:i + batch]) for i in range(0, n, batch)) for n in own}
-    batches, = lengths
+    lengths = {tuple(len(range(n)[i : i + batch]) for i in range(0, n, batch)) for n in own}
+    (batches,) = lengths
     expected = batch > 1 and not drop and batches[-1] == 1
     assert (last_batch_of_one(samples, batch, drop, processes) is not None) == expected
 
@@ -52,9 +65,12 @@ def test_last_batches_by_counting_them(samples: int, batch: int, drop: bool, pro
 def test_an_error_a_warning_or_nothing() -> None:
     found = last_batch_of_one(6, 5, drop_last=False)
     error, warning = judge_one_image([net()], *found)
-    assert error == ("the last batch of every pass over the data has one image (6 samples by 5), and the BatchNorm "
-                     "'decode_head.psp_modules.0.1.bn' fails on one value for each channel. Mend: "
-                     'train_dataloader.drop_last=True, or another batch_size')
+    assert error == (
+        'the last batch of every pass over the data has one image (6 samples by 5), and the '
+        'BatchNorm '
+        "'decode_head.psp_modules.0.1.bn' fails on one value for each channel. Mend: "
+        'train_dataloader.drop_last=True, or another batch_size'
+    )
     assert warning is None
     error, warning = judge_one_image([net(head='FCNHead')], *found)
     assert error is None
@@ -66,27 +82,38 @@ def by_epoch(folder: Path, loop: str, exact: bool = True, **changes: Any) -> Any
     length = dict(max_epochs=1) if 'Epoch' in loop else dict(max_iters=2)
     cfg = run_config(folder, model=model_of(critic=False))
     cfg.train_cfg = dict(type=loop, val_interval=1, **length)
-    cfg.train_dataloader.update(dict(batch_size=5, sampler=dict(type='DefaultSampler', shuffle=False)) | changes)
+    cfg.train_dataloader.update(
+        dict(batch_size=5, sampler=dict(type='DefaultSampler', shuffle=False)) | changes
+    )
     if not exact:
         cfg.custom_hooks = []
     return cfg
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize(('loop', 'exact', 'changes', 'fails'), [
-    ('EpochBasedTrainLoop', True, {}, True), ('EpochBasedTrainLoop', True, dict(drop_last=True), False),
-    ('IterBasedTrainLoop', True, {}, False),  # batches straddle passes
-    ('IterBasedTrainLoop', False, {}, True),
-    ('IterBasedTrainLoop', False, dict(sampler=dict(type='InfiniteSampler')), False)])
-def test_it_is_said_before_training_and_by_the_doctor(tmp_path: Path, loop: str, exact: bool, changes: dict,
-                                                      fails: bool) -> None:
+@pytest.mark.parametrize(
+    ('loop', 'exact', 'changes', 'fails'),
+    [
+        ('EpochBasedTrainLoop', True, {}, True),
+        ('EpochBasedTrainLoop', True, dict(drop_last=True), False),
+        ('IterBasedTrainLoop', True, {}, False),  # batches straddle passes
+        ('IterBasedTrainLoop', False, {}, True),
+        ('IterBasedTrainLoop', False, dict(sampler=dict(type='InfiniteSampler')), False),
+    ],
+)
+def test_it_is_said_before_training_and_by_the_doctor(
+    tmp_path: Path, loop: str, exact: bool, changes: dict, fails: bool
+) -> None:
     cfg = by_epoch(tmp_path, loop, exact, **changes)
     report = diagnose(cfg, device='cpu')
     said = 'the last batch of every pass over the data has one image (6 samples by 5)'
     assert any(said in text for text in report.errors) is fails
     runner = build_runner(prepare_config(cfg))
     if fails:
-        with pytest.raises(ValueError, match='has one image .6 samples by 5., and the BatchNorm .* fails on one value'):
+        with pytest.raises(
+            ValueError,
+            match='has one image .6 samples by 5., and the BatchNorm .* fails on one value',
+        ):
             check_last_batch(runner)
     else:
         check_last_batch(runner)

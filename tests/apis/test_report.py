@@ -1,4 +1,5 @@
 """tools/report.py: tables by value, from folders as the tools write them."""
+
 import json
 import runpy
 import sys
@@ -12,32 +13,53 @@ from mmkd.apis.report import gap_closed, main_metric, markdown, read_row, spread
 HARDWARE = dict(device='A CPU, 1 threads', torch='2.13.0', mmkd='0.1.0')
 
 
-def write_run(folder: Path, miou: float, seconds: float | None = 50., time: str = '20260101_000000',
-              metric: str = 'mIoU', **changes: object) -> None:
+def write_run(
+    folder: Path,
+    miou: float,
+    seconds: float | None = 50.0,
+    time: str = '20260101_000000',
+    metric: str = 'mIoU',
+    **changes: object,
+) -> None:
     """Write what one run and its test leave."""
     test = folder / 'test' / time
     test.mkdir(parents=True)
-    (test / f'{time}.json').write_text(json.dumps({metric: miou, 'aAcc': 90., 'data_time': .1, 'time': .2}))
+    (test / f'{time}.json').write_text(
+        json.dumps({metric: miou, 'aAcc': 90.0, 'data_time': 0.1, 'time': 0.2})
+    )
     (folder / 'vis_data').mkdir(exist_ok=True)
-    (folder / 'vis_data' / 'scalars.json').write_text('{"loss": 1}\n{"loss": 2}\n')  # no test result
+    (folder / 'vis_data' / 'scalars.json').write_text(
+        '{"loss": 1}\n{"loss": 2}\n'
+    )  # no test result
     if seconds is not None:
-        record = dict(seconds=2 * seconds, cpu_seconds=seconds, iterations=100, batch_size=8, processes=1, **HARDWARE)
+        record = dict(
+            seconds=2 * seconds,
+            cpu_seconds=seconds,
+            iterations=100,
+            batch_size=8,
+            processes=1,
+            **HARDWARE,
+        )
         (folder / 'run.json').write_text(json.dumps(record | changes))
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    for seed, (alone, kd) in enumerate([(40., 46.), (42., 48.), (44., 50.)]):
-        write_run(tmp_path / f'alone/seed_{seed}', alone, 50. + seed)
-        write_run(tmp_path / f'kd/seed_{seed}', kd, 80.)
-    write_run(tmp_path / 'teacher', 54., 200.)
+    for seed, (alone, kd) in enumerate([(40.0, 46.0), (42.0, 48.0), (44.0, 50.0)]):
+        write_run(tmp_path / f'alone/seed_{seed}', alone, 50.0 + seed)
+        write_run(tmp_path / f'kd/seed_{seed}', kd, 80.0)
+    write_run(tmp_path / 'teacher', 54.0, 200.0)
     return tmp_path
 
 
 def test_the_whole_table_by_value(work: Path) -> None:
-    rows = [read_row(f'{label}={work / folder}') for label, folder in
-            [('T', 'teacher'), ('student alone', 'alone'), ('+ KD', 'kd')]]
-    assert markdown(rows, ['mIoU', 'aAcc'], baseline='student alone', teacher='T') == '''\
+    rows = [
+        read_row(f'{label}={work / folder}')
+        for label, folder in [('T', 'teacher'), ('student alone', 'alone'), ('+ KD', 'kd')]
+    ]
+    assert (
+        markdown(rows, ['mIoU', 'aAcc'], baseline='student alone', teacher='T')
+        == """\
 | row | mIoU of each run | mIoU | aAcc | gain | gap closed | time |
 | --- | --- | --- | --- | --- | --- | --- |
 | T | 54.00 | 54.00 | 90.00 | +12.00 | – | 200 s CPU |
@@ -45,7 +67,8 @@ def test_the_whole_table_by_value(work: Path) -> None:
 | + KD | 46.00, 48.00, 50.00 | 48.00 ± 2.00 | 90.00 ± 0.00 | +6.00 | 50 % | 80 s CPU |
 
 1 to 3 runs a row, mean ± sample standard deviation. device: A CPU, 1 threads. torch: 2.13.0. mmkd: 0.1.0.
-'''
+"""
+    )
 
 
 def test_a_row_is_called_like_its_folder_and_finds_its_metric(work: Path) -> None:
@@ -55,44 +78,54 @@ def test_a_row_is_called_like_its_folder_and_finds_its_metric(work: Path) -> Non
 
 
 def test_the_newest_test_counts(work: Path) -> None:
-    write_run(work / 'kd/seed_0', 47., time='20260102_000000')
-    assert read_row(str(work / 'kd')).values('mIoU') == [47., 48., 50.]
+    write_run(work / 'kd/seed_0', 47.0, time='20260102_000000')
+    assert read_row(str(work / 'kd')).values('mIoU') == [47.0, 48.0, 50.0]
 
 
 def test_wall_time_counts_on_a_gpu(tmp_path: Path) -> None:
-    write_run(tmp_path / 'run', 50., peak_gpu_mib=900, device='A GPU')
+    write_run(tmp_path / 'run', 50.0, peak_gpu_mib=900, device='A GPU')
     assert '| 100 s |' in markdown([read_row(str(tmp_path / 'run'))])
 
 
 def test_unequal_budgets_and_missing_records_are_told(work: Path) -> None:
-    write_run(work / 'long/seed_0', 49., iterations=300)
-    write_run(work / 'old/seed_0', 40., seconds=None)
+    write_run(work / 'long/seed_0', 49.0, iterations=300)
+    write_run(work / 'old/seed_0', 40.0, seconds=None)
     table = markdown([read_row(str(work / name)) for name in ('kd', 'long', 'old')])
     assert '1 of 5 runs have no run.json.' in table
-    assert 'Budgets differ (iterations × batch × processes): kd 100 × 8 × 1; long 300 × 8 × 1.' in table
+    assert (
+        'Budgets differ (iterations × batch × processes): kd 100 × 8 × 1; long 300 × 8 × 1.'
+        in table
+    )
     assert table.splitlines()[4].endswith('| 40.00 | 40.00 | ? |')
 
 
-@pytest.mark.parametrize(('values', 'expected'), [
-    ([1., 2., 6.], '3.00 ± 2.65'), ([7.], '7.00'), ([.5, 2.5], '1.50 ± 1.41')])
+@pytest.mark.parametrize(
+    ('values', 'expected'),
+    [([1.0, 2.0, 6.0], '3.00 ± 2.65'), ([7.0], '7.00'), ([0.5, 2.5], '1.50 ± 1.41')],
+)
 def test_spread_is_the_sample_standard_deviation(values: list[float], expected: str) -> None:
     assert spread(values, 2) == expected
 
 
 @pytest.mark.bad_input
 def test_where_less_is_better_a_gain_is_for_the_better(tmp_path: Path) -> None:
-    assert gap_closed(.25, .30, .20) == pytest.approx(50)
-    for name, error in (('alone', .30), ('kd', .25), ('worse', .31), ('teacher', .20)):
+    assert gap_closed(0.25, 0.30, 0.20) == pytest.approx(50)
+    for name, error in (('alone', 0.30), ('kd', 0.25), ('worse', 0.31), ('teacher', 0.20)):
         write_run(tmp_path / name, error, metric='abs_rel')
     rows = [read_row(str(tmp_path / name)) for name in ('teacher', 'alone', 'kd', 'worse')]
     table = markdown(rows, baseline='alone', teacher='teacher').splitlines()
     assert table[0] == '| row | abs_rel of each run | abs_rel ↓ | gain | gap closed | time |'
-    assert table[2:6] == ['| teacher | 0.200 | 0.200 | +0.100 | – | 50 s CPU |',
-                          '| alone | 0.300 | 0.300 | – | – | 50 s CPU |',
-                          '| kd | 0.250 | 0.250 | +0.050 | 50 % | 50 s CPU |',
-                          '| worse | 0.310 | 0.310 | -0.010 | -10 % | 50 s CPU |']
+    assert table[2:6] == [
+        '| teacher | 0.200 | 0.200 | +0.100 | – | 50 s CPU |',
+        '| alone | 0.300 | 0.300 | – | – | 50 s CPU |',
+        '| kd | 0.250 | 0.250 | +0.050 | 50 % | 50 s CPU |',
+        '| worse | 0.310 | 0.310 | -0.010 | -10 % | 50 s CPU |',
+    ]
     assert '↓: less is better; a gain is for the better.' in table[-1]
-    with pytest.raises(ValueError, match=r"'worse' \(abs_rel 0.31\) is not better than 'alone' \(0.3\), so there is"):
+    with pytest.raises(
+        ValueError,
+        match=r"'worse' \(abs_rel 0.31\) is not better than 'alone' \(0.3\), so there is",
+    ):
         markdown(rows, baseline='alone', teacher='worse')
 
 
@@ -103,17 +136,28 @@ def test_a_column_has_one_number_of_digits(tmp_path: Path) -> None:
     assert [line.split(' | ')[1] for line in table[2:4]] == ['1.90', '2.10']
 
 
-def test_budgets_that_differ_within_a_row_and_seeds_that_differ_between_rows_are_told(tmp_path: Path) -> None:
+def test_budgets_that_differ_within_a_row_and_seeds_that_differ_between_rows_are_told(
+    tmp_path: Path,
+) -> None:
     for name, seeds, budgets in (('a', (0, 1), (100, 300)), ('b', (0, 2), (100, 300))):
         for seed, budget in zip(seeds, budgets, strict=True):
-            write_run(tmp_path / f'{name}/seed_{seed}', 40., seed=seed, iterations=budget, accumulative_counts=seed + 1)
+            write_run(
+                tmp_path / f'{name}/seed_{seed}',
+                40.0,
+                seed=seed,
+                iterations=budget,
+                accumulative_counts=seed + 1,
+            )
     told = markdown([read_row(str(tmp_path / name)) for name in 'ab']).splitlines()[-1]
-    assert told.endswith('Budgets differ (iterations × batch × processes): a 100 × 8 × 1, 300 × 8 × 1, a step every 2; '
-                         'b 100 × 8 × 1, 300 × 8 × 1, a step every 3. Seeds differ: a 0, 1; b 0, 2.')
+    assert told.endswith(
+        'Budgets differ (iterations × batch × processes): a 100 × 8 × 1, 300 × 8 × 1, a step '
+        'every 2; '
+        'b 100 × 8 × 1, 300 × 8 × 1, a step every 3. Seeds differ: a 0, 1; b 0, 2.'
+    )
 
 
 def test_what_a_record_lacks_is_unknown(tmp_path: Path) -> None:
-    write_run(tmp_path / 'a', 40.)
+    write_run(tmp_path / 'a', 40.0)
     (tmp_path / 'a/run.json').write_text('{"cpu_seconds": 3.0, "iterations": 5}')
     table = markdown([read_row(str(tmp_path / 'a'))])
     assert '| 3 s CPU |' in table
@@ -121,56 +165,80 @@ def test_what_a_record_lacks_is_unknown(tmp_path: Path) -> None:
 
 
 def test_a_path_may_hold_an_equals_sign(tmp_path: Path) -> None:
-    write_run(tmp_path / 'lr=0.1', 40.)
+    write_run(tmp_path / 'lr=0.1', 40.0)
     assert read_row(f'kd={tmp_path}/lr=0.1').label == 'kd'
     assert read_row(f'{tmp_path}/lr=0.1').label == 'lr=0.1'
-    write_run(tmp_path / 'plain', 41.)
+    write_run(tmp_path / 'plain', 41.0)
     assert read_row(f'lr=0.1={tmp_path}/plain').label == 'lr=0.1'
 
 
 @pytest.mark.bad_input
 def test_a_folder_of_several_runs_is_no_run(tmp_path: Path) -> None:
     for name in ('all/recipe1', 'all/recipe2', 'one/run_0'):
-        write_run(tmp_path / name, 40.)
-    with pytest.raises(ValueError, match='all is a folder of runs: recipe1, recipe2. Mend: one argument LABEL=DIR'):
+        write_run(tmp_path / name, 40.0)
+    with pytest.raises(
+        ValueError, match='all is a folder of runs: recipe1, recipe2. Mend: one argument LABEL=DIR'
+    ):
         read_row(str(tmp_path / 'all'))
     with pytest.raises(ValueError, match='one is a folder of runs: run_0'):
         read_row(str(tmp_path / 'one'))
     for name in ('clean', 'ood'):
-        write_run(tmp_path / 'tests' / name, 40.)
+        write_run(tmp_path / 'tests' / name, 40.0)
         (tmp_path / 'tests' / name / 'run.json').unlink()
-    with pytest.raises(ValueError, match='tests holds several tests: clean, ood. Mend: one argument LABEL=DIR'):
+    with pytest.raises(
+        ValueError, match='tests holds several tests: clean, ood. Mend: one argument LABEL=DIR'
+    ):
         read_row(str(tmp_path / 'tests'))
 
 
 @pytest.mark.bad_input
 def test_runs_of_one_seed_or_of_two_recipes_are_no_row(tmp_path: Path) -> None:
-    for row, records in (('twice', (dict(seed=1), dict(seed=1))),
-                         ('mixed', (dict(config='a.py'), dict(config='b.py')))):
+    for row, records in (
+        ('twice', (dict(seed=1), dict(seed=1))),
+        ('mixed', (dict(config='a.py'), dict(config='b.py'))),
+    ):
         for number, record in enumerate(records):
-            write_run(tmp_path / row / f'seed_{number}', 40., **record)
+            write_run(tmp_path / row / f'seed_{number}', 40.0, **record)
     with pytest.raises(ValueError, match=r'twice holds runs of one seed twice \(seed 1, 1\)'):
         read_row(str(tmp_path / 'twice'))
-    with pytest.raises(ValueError, match=r'mixed holds runs of several recipes \(config a.py, b.py\)'):
+    with pytest.raises(
+        ValueError, match=r'mixed holds runs of several recipes \(config a.py, b.py\)'
+    ):
         read_row(str(tmp_path / 'mixed'))
 
 
 @pytest.mark.bad_input
 def test_a_metric_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / 'a', float('nan'))
-    with pytest.raises(ValueError, match='mIoU of .*a is nan, and a mean of it says nothing. Mend: look into its log'):
+    with pytest.raises(
+        ValueError,
+        match='mIoU of .*a is nan, and a mean of it says nothing. Mend: look into its log',
+    ):
         markdown([read_row(str(tmp_path / 'a'))])
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize(('file', 'mend'), [
-    ('test/20260101_000000/20260101_000000.json', 'test it again'),
-    ('run.json', 'train it again, or remove that file')])
-@pytest.mark.parametrize(('content', 'fault'), [
-    (b'{"mIoU": 1', 'is cut short or no JSON'), (b'', 'is cut short or no JSON'), (b'\xff\xfe', 'is cut short or no'),
-    (b'[1]', 'holds a list where a dictionary is written'), (b'null', 'holds a NoneType where')])
-def test_a_file_that_is_cut_short_is_named(tmp_path: Path, file: str, mend: str, content: bytes, fault: str) -> None:
-    write_run(tmp_path / 'run', 40.)
+@pytest.mark.parametrize(
+    ('file', 'mend'),
+    [
+        ('test/20260101_000000/20260101_000000.json', 'test it again'),
+        ('run.json', 'train it again, or remove that file'),
+    ],
+)
+@pytest.mark.parametrize(
+    ('content', 'fault'),
+    [
+        (b'{"mIoU": 1', 'is cut short or no JSON'),
+        (b'', 'is cut short or no JSON'),
+        (b'\xff\xfe', 'is cut short or no'),
+        (b'[1]', 'holds a list where a dictionary is written'),
+        (b'null', 'holds a NoneType where'),
+    ],
+)
+def test_a_file_that_is_cut_short_is_named(
+    tmp_path: Path, file: str, mend: str, content: bytes, fault: str
+) -> None:
+    write_run(tmp_path / 'run', 40.0)
     (tmp_path / 'run' / file).write_bytes(content)
     with pytest.raises(ValueError, match=fault) as raised:
         read_row(str(tmp_path / 'run'))
@@ -180,13 +248,21 @@ def test_a_file_that_is_cut_short_is_named(tmp_path: Path, file: str, mend: str,
 
 def test_the_tool_writes_between_two_lines(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = work / 'README.md'
-    page.write_text('# Title\n<!-- report main -->\nold\n<!-- end of report main -->\nafter\n', encoding='utf-8')
+    page.write_text(
+        '# Title\n<!-- report main -->\nold\n<!-- end of report main -->\nafter\n', encoding='utf-8'
+    )
     rows = [f'alone={work / "alone"}', f'kd={work / "kd"}']
-    monkeypatch.setattr(sys, 'argv', ['report.py', *rows, '--baseline', 'alone', '--into', str(page), '--name', 'main'])
+    monkeypatch.setattr(
+        sys,
+        'argv',
+        ['report.py', *rows, '--baseline', 'alone', '--into', str(page), '--name', 'main'],
+    )
     for _ in range(2):  # the second time replaces the same table
         runpy.run_path(str(ROOT / 'tools/report.py'), run_name='__main__')
         text = page.read_text(encoding='utf-8')
-        assert text.startswith('# Title\n<!-- report main -->\n| row | mIoU of each run | mIoU | gain | time |\n')
+        assert text.startswith(
+            '# Title\n<!-- report main -->\n| row | mIoU of each run | mIoU | gain | time |\n'
+        )
         assert text.endswith('mmkd: 0.1.0.\n<!-- end of report main -->\nafter\n')
         assert 'old' not in text
         assert text.count('| kd | ') == 1
@@ -206,12 +282,16 @@ def test_sentences_in_a_file_are_wrapped_and_rows_are_not(tmp_path: Path) -> Non
 @pytest.mark.bad_input
 def test_refusals(work: Path) -> None:
     kd, alone = read_row(str(work / 'kd')), read_row(str(work / 'alone'))
-    with pytest.raises(FileNotFoundError, match='nowhere is no folder. Mend: a work dir of tools/train.py'):
+    with pytest.raises(
+        FileNotFoundError, match='nowhere is no folder. Mend: a work dir of tools/train.py'
+    ):
         read_row('x=nowhere')
     with pytest.raises(FileNotFoundError, match='^/nowhere is no folder'):
         read_row('lr=0.1=/nowhere')
     (work / 'untested').mkdir()
-    with pytest.raises(FileNotFoundError, match='untested holds no result of a test. Mend: tools/test.py CONFIG'):
+    with pytest.raises(
+        FileNotFoundError, match='untested holds no result of a test. Mend: tools/test.py CONFIG'
+    ):
         read_row(str(work / 'untested'))
     with pytest.raises(KeyError, match="seed_0 has no metric 'mIou'; did you mean 'mIoU'"):
         markdown([kd], ['mIou'])
@@ -221,15 +301,22 @@ def test_refusals(work: Path) -> None:
         markdown([kd, alone], teacher='alone')
     with pytest.raises(ValueError, match='two rows have one label'):
         markdown([kd, kd])
-    write_run(work / 'same', 42.)
-    with pytest.raises(ValueError, match=r"'same' \(mIoU 42\) is not better than 'alone' \(42\), so there is no gap"):
+    write_run(work / 'same', 42.0)
+    with pytest.raises(
+        ValueError,
+        match=r"'same' \(mIoU 42\) is not better than 'alone' \(42\), so there is no gap",
+    ):
         markdown([alone, read_row(str(work / 'same'))], baseline='alone', teacher='same')
     other = work / 'other/20260101_000000'
     other.mkdir(parents=True)
     (other / '20260101_000000.json').write_text('{"words": 3}')
-    with pytest.raises(KeyError, match=r"no usual metric is in every run. Mend: --metric, one of \['words'\]"):
+    with pytest.raises(
+        KeyError, match=r"no usual metric is in every run. Mend: --metric, one of \['words'\]"
+    ):
         main_metric([read_row(str(work / 'other'))])
     page = work / 'page.md'
     page.write_text('<!-- end of report a -->\n<!-- report a -->\n', encoding='utf-8')
-    with pytest.raises(ValueError, match='has no place for the table. Mend: the lines <!-- report a -->'):
+    with pytest.raises(
+        ValueError, match='has no place for the table. Mend: the lines <!-- report a -->'
+    ):
         write_into(page, 'a', 'table\n')

@@ -1,4 +1,7 @@
-"""tools/train_ensemble.py: members as if each were trained alone, finished ones kept, interrupted ones finished."""
+"""tools/train_ensemble.py: members as if each were trained alone, finished ones kept, interrupted
+ones finished.
+"""
+
 import json
 import re
 import runpy
@@ -16,7 +19,9 @@ PLAIN = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0
 
 
 def config(folder: Path, **changes: Any) -> Config:
-    cfg = run_config(folder, model=segmentor(4, num_classes=3, size=32), max_iters=2, interval=1, **changes)
+    cfg = run_config(
+        folder, model=segmentor(4, num_classes=3, size=32), max_iters=2, interval=1, **changes
+    )
     cfg.optim_wrapper = PLAIN
     return cfg
 
@@ -26,7 +31,9 @@ def recipe(tmp_path: Path) -> Path:
     """Return a config file as users have them."""
     cfg = config(tmp_path).to_dict()
     path = tmp_path / 'recipe.py'
-    path.write_text(Config({key: value for key, value in cfg.items() if key != 'work_dir'}).pretty_text)
+    path.write_text(
+        Config({key: value for key, value in cfg.items() if key != 'work_dir'}).pretty_text
+    )
     return path
 
 
@@ -45,7 +52,9 @@ def equal(a: dict, b: dict) -> bool:
 
 
 @pytest.mark.slow
-def test_members(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_members(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     work = tmp_path / 'members'
     arguments = ('train_ensemble.py', recipe, '--seeds', 0, 1, '--work-dir', work)
     call(monkeypatch, *arguments)
@@ -60,11 +69,17 @@ def test_members(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     # The table holds the tests of the last weights.
     notes = [json.loads((work / f'seed_{seed}/done.json').read_text()) for seed in (0, 1)]
     mious = [note['metrics']['mIoU'] for note in notes]
-    rows = [[cell.strip() for cell in line.strip('│').split('│')] for line in first.splitlines() if '│' in line]
+    rows = [
+        [cell.strip() for cell in line.strip('│').split('│')]
+        for line in first.splitlines()
+        if '│' in line
+    ]
     assert [row[-2] for row in rows] == [f'{miou:.2f}' for miou in mious] + [
-        f'{sum(mious) / 2:.2f} ± {abs(mious[0] - mious[1]) / 2 ** 0.5:.2f}']
+        f'{sum(mious) / 2:.2f} ± {abs(mious[0] - mious[1]) / 2**0.5:.2f}'
+    ]
 
-    # Again: both are skipped. Without its note and last checkpoint the second one goes on from the first iteration.
+    # Again: both are skipped. Without its note and last checkpoint the second one goes on from the
+    # first iteration.
     times = [(work / f'seed_{seed}/iter_2.pth').stat().st_mtime_ns for seed in (0, 1)]
     call(monkeypatch, *arguments)
     assert capsys.readouterr().out == first
@@ -72,36 +87,66 @@ def test_members(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     (work / 'seed_1/iter_2.pth').unlink()
     (work / 'seed_1/last_checkpoint').write_text(str(work / 'seed_1/iter_1.pth'))
     call(monkeypatch, *arguments)
-    assert capsys.readouterr().out.endswith(first[first.index('For an'):])
+    assert capsys.readouterr().out.endswith(first[first.index('For an') :])
     assert equal(members[1], weights(work / 'seed_1/iter_2.pth'))
-    assert (work / 'seed_0/iter_2.pth').stat().st_mtime_ns == times[0] < times[1] < (
-        work / 'seed_1/iter_2.pth').stat().st_mtime_ns
+    assert (
+        (work / 'seed_0/iter_2.pth').stat().st_mtime_ns
+        == times[0]
+        < times[1]
+        < (work / 'seed_1/iter_2.pth').stat().st_mtime_ns
+    )
     logs = sorted((work / 'seed_1').glob('*/vis_data/scalars.json'))
-    assert [json.loads(line)['iter'] for line in logs[-1].read_text().splitlines() if '"loss"' in line] == [2]
+    assert [
+        json.loads(line)['iter'] for line in logs[-1].read_text().splitlines() if '"loss"' in line
+    ] == [2]
 
     # The printed lines are an ensemble's members, which tools/test.py evaluates by a config alone.
-    teachers = eval(first[first.index('teachers=dict('):].removeprefix('teachers='))
+    teachers = eval(first[first.index('teachers=dict(') :].removeprefix('teachers='))
     assert [Path(t['checkpoint']).name for t in teachers.values()] == ['iter_2.pth'] * 2
     cfg = config(tmp_path, name='tested')
     cfg.model = dict(type='mmkd.Ensemble', members=teachers)
-    cfg.test_evaluator = [cfg.test_evaluator, dict(type='mmkd.CalibrationMetric'),
-                          dict(type='mmkd.UncertaintyMetric', outputs='ensemble')]
-    cfg.pop('optim_wrapper'), cfg.pop('train_dataloader'), cfg.pop('train_cfg'), cfg.pop('param_scheduler')
+    cfg.test_evaluator = [
+        cfg.test_evaluator,
+        dict(type='mmkd.CalibrationMetric'),
+        dict(type='mmkd.UncertaintyMetric', outputs='ensemble'),
+    ]
+    (
+        cfg.pop('optim_wrapper'),
+        cfg.pop('train_dataloader'),
+        cfg.pop('train_cfg'),
+        cfg.pop('param_scheduler'),
+    )
     (tmp_path / 'ensemble.py').write_text(cfg.pretty_text)
     call(monkeypatch, 'test.py', tmp_path / 'ensemble.py', '--show-dir', tmp_path / 'shown')
     metrics = json.loads(next((tmp_path / 'tested').glob('*/*.json')).read_text())
     assert 0 < metrics['calibration/NLL'] < 1.5
     assert metrics['calibration/error'] == pytest.approx(100 - metrics['aAcc'], abs=0.01)
     assert -100 <= metrics['uncertainty/PRR'] <= 100
-    with pytest.raises(SystemExit, match="an mmkd.Ensemble's members name their own checkpoints. Mend: leave out x"):
-        call(monkeypatch, 'test.py', tmp_path / 'ensemble.py', '--work-dir', tmp_path / 'w', 'x.pth')
-    with pytest.raises(SystemExit, match='test.py needs a checkpoint, tools/test.py CONFIG CHECKPOINT'):
+    with pytest.raises(
+        SystemExit, match="an mmkd.Ensemble's members name their own checkpoints. Mend: leave out x"
+    ):
+        call(
+            monkeypatch, 'test.py', tmp_path / 'ensemble.py', '--work-dir', tmp_path / 'w', 'x.pth'
+        )
+    with pytest.raises(
+        SystemExit, match='test.py needs a checkpoint, tools/test.py CONFIG CHECKPOINT'
+    ):
         call(monkeypatch, 'test.py', recipe)
 
 
-def test_another_length_is_another_training(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_length_is_another_training(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A member of 1 iteration is not one of 2: it goes on."""
-    arguments = ('train_ensemble.py', recipe, '--seeds', 3, '--work-dir', tmp_path / 'm', '--cfg-options')
+    arguments = (
+        'train_ensemble.py',
+        recipe,
+        '--seeds',
+        3,
+        '--work-dir',
+        tmp_path / 'm',
+        '--cfg-options',
+    )
     call(monkeypatch, *arguments, 'train_cfg.max_iters=1')
     assert json.loads((tmp_path / 'm/seed_3/done.json').read_text())['checkpoint'] == 'iter_1.pth'
     call(monkeypatch, *arguments, 'train_cfg.max_iters=2')
@@ -109,26 +154,48 @@ def test_another_length_is_another_training(recipe: Path, tmp_path: Path, monkey
     assert (note['checkpoint'], note['length']) == ('iter_2.pth', {'max_iters': 2})
 
 
-def test_another_recipe_is_refused(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_recipe_is_refused(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was trained at another rate is no member of this ensemble."""
-    arguments = ('train_ensemble.py', recipe, '--seeds', 4, '--work-dir', tmp_path / 'm', '--cfg-options',
-                 'train_cfg.max_iters=1')
+    arguments = (
+        'train_ensemble.py',
+        recipe,
+        '--seeds',
+        4,
+        '--work-dir',
+        tmp_path / 'm',
+        '--cfg-options',
+        'train_cfg.max_iters=1',
+    )
     call(monkeypatch, *arguments)
     call(monkeypatch, *arguments)  # finished: read from its note
-    with pytest.raises(SystemExit, match='seed_4 holds a member of another model, data, optimizer or schedule .* Mend: '
-                                         'another --work-dir, or remove that folder'):
+    with pytest.raises(
+        SystemExit,
+        match='seed_4 holds a member of another model, data, optimizer or schedule .* Mend: '
+        'another --work-dir, or remove that folder',
+    ):
         call(monkeypatch, *arguments, 'optim_wrapper.student.optimizer.lr=0.5')
 
 
 @pytest.mark.parametrize(('seeds', 'got'), [((1, 1), r'\[1, 1\]'), ((0, -1), r'\[0, -1\]')])
-def test_seeds(seeds: tuple[int, ...], got: str, recipe: Path, monkeypatch: pytest.MonkeyPatch,
-               capsys: pytest.CaptureFixture) -> None:
+def test_seeds(
+    seeds: tuple[int, ...],
+    got: str,
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
     with pytest.raises(SystemExit):
         call(monkeypatch, 'train_ensemble.py', recipe, '--seeds', *seeds)
-    assert re.search(f'--seeds must be different whole numbers of at least 0, got {got}', capsys.readouterr().err)
+    assert re.search(
+        f'--seeds must be different whole numbers of at least 0, got {got}', capsys.readouterr().err
+    )
 
 
 def test_members_are_plain_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / 'distill.py').write_text("model = dict(type='mmkd.Distiller')\n")
-    with pytest.raises(SystemExit, match="distill.py is a Distiller's; members are plain models. Mend: give"):
+    with pytest.raises(
+        SystemExit, match="distill.py is a Distiller's; members are plain models. Mend: give"
+    ):
         call(monkeypatch, 'train_ensemble.py', tmp_path / 'distill.py')

@@ -1,4 +1,7 @@
-"""Whole runs of mmengine's Runner with the hooks of configs/_base_/runtime.py, on a few small images."""
+"""Whole runs of mmengine's Runner with the hooks of configs/_base_/runtime.py, on a few small
+images.
+"""
+
 import copy
 import errno
 import json
@@ -22,7 +25,7 @@ from mmkd.utils.work_dir import LOCK
 
 def scalars(runner: Runner) -> list[dict]:
     """Return what was logged of each iteration."""
-    file, = Path(runner.work_dir).glob('*/vis_data/scalars.json')
+    (file,) = Path(runner.work_dir).glob('*/vis_data/scalars.json')
     return [line for line in map(json.loads, file.read_text().splitlines()) if 'loss' in line]
 
 
@@ -35,7 +38,9 @@ class Note(Hook):
     def __init__(self, note: Callable[[Runner], None]) -> None:
         self.note = note
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         self.note(runner)
 
 
@@ -55,12 +60,15 @@ def noting(cfg: Any, note: Callable[[Runner], None], resume: bool = False) -> Ru
 
 @pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_resume_is_exact(tmp_path: Path, workers: int) -> None:
-    """8 iterations equal 4 and, in a new run, 4 more, bit for bit; WGAN-GP, dropout, BatchNorm, augmentation, Adam."""
+    """8 iterations equal 4 and, in a new run, 4 more, bit for bit; WGAN-GP, dropout, BatchNorm,
+    augmentation, Adam.
+    """
+
     def config(max_iters: int, name: str) -> Any:
         cfg = run_config(tmp_path, workers=workers, max_iters=max_iters, interval=4, name=name)
         if workers == 2:  # and averaged weights, clipping and accumulation
             cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.1))
-            cfg.optim_wrapper.student.update(accumulative_counts=2, clip_grad=dict(max_norm=1.))
+            cfg.optim_wrapper.student.update(accumulative_counts=2, clip_grad=dict(max_norm=1.0))
             cfg.optim_wrapper.critic.update(accumulative_counts=4)
         return cfg
 
@@ -100,11 +108,21 @@ def test_a_run_leaves_the_teacher_out_and_as_it_was(tmp_path: Path) -> None:
     critic = sum(v.numel() for v in model.objectives.state_dict().values())
     assert {key.split('.')[0] for key in saved['state_dict']} == {'students', 'objectives'}
     assert sum(v.numel() for v in saved['state_dict'].values()) == student + critic
-    held = sum(v.numel() for part in saved['optimizer'].values() for state in part['state'].values()
-               for v in state.values())
-    learned = {k: sum(p.numel() for n, p in model.named_parameters() if ('.critic.' in n) == (k == 'critic'))
-               for k in ('student', 'critic')}
-    steps = len(saved['optimizer']['critic']['state'])  # Adam counts its steps in one number a parameter
+    held = sum(
+        v.numel()
+        for part in saved['optimizer'].values()
+        for state in part['state'].values()
+        for v in state.values()
+    )
+    learned = {
+        k: sum(
+            p.numel() for n, p in model.named_parameters() if ('.critic.' in n) == (k == 'critic')
+        )
+        for k in ('student', 'critic')
+    }
+    steps = len(
+        saved['optimizer']['critic']['state']
+    )  # Adam counts its steps in one number a parameter
     assert held == learned['student'] + 2 * learned['critic'] + steps
 
 
@@ -113,21 +131,31 @@ def test_ema_averages_the_students_and_copies_no_teacher(tmp_path: Path) -> None
     momentum, seen = 0.3, []
     cfg = run_config(tmp_path, max_iters=4, interval=4)
     cfg.custom_hooks.append(dict(type='EMAHook', momentum=momentum))
-    runner = noting(cfg, lambda runner: seen.append(
-        {name: p.detach().clone() for name, p in runner.model.student.named_parameters()}))
+    runner = noting(
+        cfg,
+        lambda runner: seen.append(
+            {name: p.detach().clone() for name, p in runner.model.student.named_parameters()}
+        ),
+    )
     ema = next(hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook').ema_model.module
     assert ema.teachers is runner.model.teachers
     assert ema.student is not runner.model.student
     average = copy.deepcopy(seen[0])
     for weights in seen[1:]:
         average = {n: (1 - momentum) * average[n] + momentum * w for n, w in weights.items()}
-    student = torch.load(Path(runner.work_dir) / 'student/iter_4.pth', weights_only=False)['state_dict']
+    student = torch.load(Path(runner.work_dir) / 'student/iter_4.pth', weights_only=False)[
+        'state_dict'
+    ]
     saved = checkpoint(runner, 'iter_4.pth')
     for name, value in average.items():
         torch.testing.assert_close(student[name], value, rtol=1e-5, atol=1e-6)
         assert torch.equal(student[name], saved['state_dict'][f'students.student.{name}'])
-        assert torch.equal(seen[-1][name], saved['ema_state_dict'][f'module.students.student.{name}'])
-    assert not torch.equal(student['decode_head.conv_seg.weight'], seen[-1]['decode_head.conv_seg.weight'])
+        assert torch.equal(
+            seen[-1][name], saved['ema_state_dict'][f'module.students.student.{name}']
+        )
+    assert not torch.equal(
+        student['decode_head.conv_seg.weight'], seen[-1]['decode_head.conv_seg.weight']
+    )
     assert not any('teacher' in key for key in [*saved['state_dict'], *saved['ema_state_dict']])
 
 
@@ -139,7 +167,9 @@ def test_a_copy_shares_the_teacher_however_it_was_given(built: bool) -> None:
     model = MODELS.build(model_of(teacher=teacher))
     twin = copy.deepcopy(model)
     assert twin.teacher is model.teacher
-    assert twin.members['teacher'].model is model.members['teacher'].model  # the description may hold it too
+    assert (
+        twin.members['teacher'].model is model.members['teacher'].model
+    )  # the description may hold it too
     assert twin.student is not model.student
     assert twin.taps['student'].model is twin.student
 
@@ -148,14 +178,27 @@ def test_a_copy_shares_the_teacher_however_it_was_given(built: bool) -> None:
 
 
 def test_logs_of_two_optimizers(tmp_path: Path) -> None:
-    """Learning rates and gradient norms by name; the critic, which has no schedule, keeps its rate."""
-    clip = dict(clip_grad=dict(max_norm=1.))
-    runner = train(run_config(
-        tmp_path, max_iters=4, interval=-1, val_interval=9, param_scheduler=dict(_delete_=True, student=[
-            dict(type='PolyLR', power=1., eta_min=0, begin=0, end=9, by_epoch=False)]),
-        optim_wrapper=dict(student=dict(SGD, **clip), critic=dict(ADAM, **clip))))
+    """Learning rates and gradient norms by name; the critic, which has no schedule, keeps its
+    rate.
+    """
+    clip = dict(clip_grad=dict(max_norm=1.0))
+    runner = train(
+        run_config(
+            tmp_path,
+            max_iters=4,
+            interval=-1,
+            val_interval=9,
+            param_scheduler=dict(
+                _delete_=True,
+                student=[dict(type='PolyLR', power=1.0, eta_min=0, begin=0, end=9, by_epoch=False)],
+            ),
+            optim_wrapper=dict(student=dict(SGD, **clip), critic=dict(ADAM, **clip)),
+        )
+    )
     lines = scalars(runner)
-    assert [line['student.lr'] for line in lines] == pytest.approx([0.05, 0.05 * 7 / 8, 0.05 * 6 / 8, 0.05 * 5 / 8])
+    assert [line['student.lr'] for line in lines] == pytest.approx(
+        [0.05, 0.05 * 7 / 8, 0.05 * 6 / 8, 0.05 * 5 / 8]
+    )
     assert [line['critic.lr'] for line in lines] == pytest.approx([1e-3] * 4)
     for line in lines:
         assert line['student.grad_norm'] > 0
@@ -167,9 +210,20 @@ def test_logs_of_two_optimizers(tmp_path: Path) -> None:
 
 
 def test_a_phased_schedule_serves_a_run_without_critic(tmp_path: Path) -> None:
-    runner = train(run_config(tmp_path, model_of(critic=False), max_iters=2, interval=2, val_interval=9,
-                              param_scheduler=dict(_delete_=True, student=[dict(
-                                  type='PolyLR', power=1., eta_min=0, begin=0, end=9, by_epoch=False)], critic=[])))
+    runner = train(
+        run_config(
+            tmp_path,
+            model_of(critic=False),
+            max_iters=2,
+            interval=2,
+            val_interval=9,
+            param_scheduler=dict(
+                _delete_=True,
+                student=[dict(type='PolyLR', power=1.0, eta_min=0, begin=0, end=9, by_epoch=False)],
+                critic=[],
+            ),
+        )
+    )
     assert type(runner.optim_wrapper).__name__ == 'OptimWrapper'
     assert [line['lr'] for line in scalars(runner)] == pytest.approx([0.05, 0.05 * 7 / 8])
     assert set(checkpoint(runner, 'iter_2.pth')['optimizer']) == {'state', 'param_groups'}
@@ -185,22 +239,34 @@ def test_a_plain_model_trains_by_the_same_schedule(tmp_path: Path) -> None:
 
 def test_a_critic_under_a_single_optimizer(tmp_path: Path) -> None:
     cfg = run_config(tmp_path, optim_wrapper=dict(_delete_=True, **SGD), max_iters=2)
-    with pytest.raises(ValueError, match="objective 'holistic' has a critic, but there is one optimizer and nothing "
-                                         'would train it. Mend: optim_wrapper=dict'):
+    with pytest.raises(
+        ValueError,
+        match="objective 'holistic' has a critic, but there is one optimizer and nothing "
+        'would train it. Mend: optim_wrapper=dict',
+    ):
         train(cfg)
 
 
 def test_accumulation_steps_as_often_as_it_should(tmp_path: Path) -> None:
-    """5 iterations by 2 are three steps, the last of one iteration alone; the Runner tells every wrapper."""
+    """5 iterations by 2 are three steps, the last of one iteration alone; the Runner tells every
+    wrapper.
+    """
     steps = {'student': [], 'critic': []}
 
     def note(runner: Runner) -> None:
         if runner.iter == 0:
             for name, wrapper in runner.optim_wrapper.items():
-                wrapper.optimizer.register_step_post_hook(lambda *a, name=name: steps[name].append(runner.iter + 1))
+                wrapper.optimizer.register_step_post_hook(
+                    lambda *a, name=name: steps[name].append(runner.iter + 1)
+                )
 
-    cfg = run_config(tmp_path, max_iters=5, interval=-1, val_interval=9, optim_wrapper=dict(
-        student=dict(accumulative_counts=2), critic=dict(accumulative_counts=2)))
+    cfg = run_config(
+        tmp_path,
+        max_iters=5,
+        interval=-1,
+        val_interval=9,
+        optim_wrapper=dict(student=dict(accumulative_counts=2), critic=dict(accumulative_counts=2)),
+    )
     noting(cfg, note)
     assert steps == {'student': [2, 4, 5], 'critic': [2, 4, 5]}
 
@@ -208,28 +274,43 @@ def test_accumulation_steps_as_often_as_it_should(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- nothing is lost
 
 
-@pytest.mark.parametrize(('spoil', 'message'), [
-    ('weight', "objective 'pair' .pair.loss = nan"), ('critic', "objective 'holistic' .holistic.critic_loss = nan")])
+@pytest.mark.parametrize(
+    ('spoil', 'message'),
+    [
+        ('weight', "objective 'pair' .pair.loss = nan"),
+        ('critic', "objective 'holistic' .holistic.critic_loss = nan"),
+    ],
+)
 def test_nan_stops_with_the_objectives_name(tmp_path: Path, spoil: str, message: str) -> None:
     cfg = run_config(tmp_path, max_iters=6, interval=2, val_interval=9)
 
     def note(runner: Runner) -> None:
-        if runner.iter == 3 and spoil == 'weight':  # after the fourth iteration; its checkpoint is still good
+        if (
+            runner.iter == 3 and spoil == 'weight'
+        ):  # after the fourth iteration; its checkpoint is still good
             runner.model.objectives.pair.weight = float('nan')
         if runner.iter == 3 and spoil == 'critic':
             runner.model.objectives.holistic.loss.gradient_penalty = float('nan')
 
-    with pytest.raises(FloatingPointError, match=rf'{message}.*at iteration 5. .*iter_4.pth stays as the last good'):
+    with pytest.raises(
+        FloatingPointError, match=rf'{message}.*at iteration 5. .*iter_4.pth stays as the last good'
+    ):
         noting(cfg, note)
     work = Path(cfg.work_dir)
     assert sorted(p.name for p in work.glob('*.pth')) == ['iter_2.pth', 'iter_4.pth']
-    assert sorted(p.name for p in work.glob('student/*')) == ['config.py', 'iter_2.pth', 'iter_4.pth']
+    assert sorted(p.name for p in work.glob('student/*')) == [
+        'config.py',
+        'iter_2.pth',
+        'iter_4.pth',
+    ]
     state = torch.load(work / 'iter_4.pth', weights_only=False)['state_dict']
     assert all(value.isfinite().all() for value in state.values())
 
 
 class Disk:
-    """A disk that fails at its n-th file, from ``start`` on: the student, its config, the checkpoint."""
+    """A disk that fails at its n-th file, from ``start`` on: the student, its config, the
+    checkpoint.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, error: BaseException, at: int) -> None:
         self.error, self.at, self.files, self.armed = error, at, 0, False
@@ -245,20 +326,35 @@ class Disk:
 
 
 def contents(work: Path) -> dict[str, bytes]:
-    files = [p for p in [*work.glob('*'), *work.glob('student/*')]
-             if p.is_file() and p.name not in ('runtime.py', LOCK)]
+    files = [
+        p
+        for p in [*work.glob('*'), *work.glob('student/*')]
+        if p.is_file() and p.name not in ('runtime.py', LOCK)
+    ]
     return {str(p.relative_to(work)): p.read_bytes() for p in files}
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize('at', [
-    pytest.param(1, id='config', marks=pytest.mark.slow), pytest.param(2, id='student', marks=pytest.mark.slow),
-    pytest.param(3, id='checkpoint'), pytest.param(4, id='last_checkpoint', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('error', [OSError(errno.ENOSPC, 'No space left on device'), KeyboardInterrupt()],
-                         ids=['full disk', 'Ctrl-C'])
-def test_what_stops_a_save_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException,
-                                         at: int) -> None:
-    """Whichever file was being written: checkpoint, student and last_checkpoint of before are what they were."""
+@pytest.mark.parametrize(
+    'at',
+    [
+        pytest.param(1, id='config', marks=pytest.mark.slow),
+        pytest.param(2, id='student', marks=pytest.mark.slow),
+        pytest.param(3, id='checkpoint'),
+        pytest.param(4, id='last_checkpoint', marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize(
+    'error',
+    [OSError(errno.ENOSPC, 'No space left on device'), KeyboardInterrupt()],
+    ids=['full disk', 'Ctrl-C'],
+)
+def test_what_stops_a_save_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, at: int
+) -> None:
+    """Whichever file was being written: checkpoint, student and last_checkpoint of before are what
+    they were.
+    """
     cfg = run_config(tmp_path, max_iters=4, interval=2, keep=1, val_interval=9)
     disk, work, before = Disk(monkeypatch, error, at), Path(cfg.work_dir), {}
 
@@ -271,12 +367,24 @@ def test_what_stops_a_save_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(type(error), match=message if isinstance(error, OSError) else None):
         noting(cfg, note)
     after = contents(work)
-    assert set(before) == {'iter_2.pth', 'last_checkpoint', 'student/iter_2.pth', 'student/config.py'}
+    assert set(before) == {
+        'iter_2.pth',
+        'last_checkpoint',
+        'student/iter_2.pth',
+        'student/config.py',
+    }
     assert {name: after[name] for name in before} == before
     assert not any(name.endswith('.part') for name in after)
     assert after['last_checkpoint'].decode().endswith('iter_2.pth')
     disk.armed = False
-    resumed = train(run_config(tmp_path, max_iters=4, interval=2, keep=1, val_interval=9), resume=True)
+    resumed = train(
+        run_config(tmp_path, max_iters=4, interval=2, keep=1, val_interval=9), resume=True
+    )
     assert resumed.iter == 4
-    assert sorted(contents(work)) == ['iter_4.pth', 'last_checkpoint', 'run.json', 'student/config.py',
-                                      'student/iter_4.pth']
+    assert sorted(contents(work)) == [
+        'iter_4.pth',
+        'last_checkpoint',
+        'run.json',
+        'student/config.py',
+        'student/iter_4.pth',
+    ]

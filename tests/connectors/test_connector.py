@@ -1,4 +1,5 @@
 """The connector: a 1×1 convolution and a bilinear resize, against slow loops."""
+
 import pytest
 import torch
 from mmengine.registry import MODELS
@@ -16,7 +17,9 @@ def convolve(x: Tensor, connector: Connector) -> Tensor:
     for n in range(x.shape[0]):
         for i in range(x.shape[2]):
             for j in range(x.shape[3]):
-                out[n, :, i, j] = sum(weight[:, c] * x[n, c, i, j] for c in range(x.shape[1])) + bias
+                out[n, :, i, j] = (
+                    sum(weight[:, c] * x[n, c, i, j] for c in range(x.shape[1])) + bias
+                )
     return out
 
 
@@ -31,25 +34,28 @@ def bilinear(x: Tensor, size: tuple[int, int]) -> Tensor:
             y0, z0 = int(y), int(z)
             y1, z1 = min(y0 + 1, height - 1), min(z0 + 1, width - 1)
             dy, dz = y - y0, z - z0
-            out[..., i, j] = ((1 - dy) * ((1 - dz) * x[..., y0, z0] + dz * x[..., y0, z1])
-                              + dy * ((1 - dz) * x[..., y1, z0] + dz * x[..., y1, z1]))
+            out[..., i, j] = (1 - dy) * ((1 - dz) * x[..., y0, z0] + dz * x[..., y0, z1]) + dy * (
+                (1 - dz) * x[..., y1, z0] + dz * x[..., y1, z1]
+            )
     return out
 
 
 def test_convolution_and_resize_against_loops() -> None:
     connector, x = Connector(3, 5, resize=True), torch.randn(2, 3, 4, 3)
-    torch.testing.assert_close(connector(x), convolve(x, connector))  # no size given: nothing to resize to
+    torch.testing.assert_close(
+        connector(x), convolve(x, connector)
+    )  # no size given: nothing to resize to
     torch.testing.assert_close(connector(x, size=(7, 5)), bilinear(convolve(x, connector), (7, 5)))
     torch.testing.assert_close(connector(x, size=(4, 3)), convolve(x, connector))
 
 
 def test_hand_values() -> None:
     connector = Connector(2, 1)
-    nn.init.constant_(connector.conv.weight, 3.)
-    nn.init.constant_(connector.conv.bias, 1.)
-    assert connector(torch.tensor([[[[1.]], [[2.]]]])).item() == 10.
-    halves = Connector(1, resize=True)(torch.tensor([[[[0., 4.]]]]), size=(1, 4))
-    assert halves.tolist() == [[[[0., 1., 3., 4.]]]]
+    nn.init.constant_(connector.conv.weight, 3.0)
+    nn.init.constant_(connector.conv.bias, 1.0)
+    assert connector(torch.tensor([[[[1.0]], [[2.0]]]])).item() == 10.0
+    halves = Connector(1, resize=True)(torch.tensor([[[[0.0, 4.0]]]]), size=(1, 4))
+    assert halves.tolist() == [[[[0.0, 1.0, 3.0, 4.0]]]]
     assert Connector(1, resize=False)(torch.ones(1, 1, 1, 2), size=(1, 4)).shape == (1, 1, 1, 2)
 
 
@@ -62,26 +68,38 @@ def test_without_channels_it_has_no_weights() -> None:
 
 def test_vectors() -> None:
     connector, x = Connector(3, 5), torch.randn(2, 3)
-    torch.testing.assert_close(connector(x), x @ connector.conv.weight[:, :, 0, 0].T + connector.conv.bias)
+    torch.testing.assert_close(
+        connector(x), x @ connector.conv.weight[:, :, 0, 0].T + connector.conv.bias
+    )
     assert Connector(3, resize=True)(x, size=()) is x
 
 
 def test_gradient() -> None:
     connector = Connector(2, 3, resize=True).double()
     x = torch.randn(1, 2, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, *_: connector(x, size=(4, 5)), (x, *connector.parameters()))
+    assert torch.autograd.gradcheck(
+        lambda x, *_: connector(x, size=(4, 5)), (x, *connector.parameters())
+    )
 
 
 def test_it_is_registered_and_initialised_by_its_config() -> None:
-    connector = MODELS.build(dict(type='mmkd.Connector', in_channels=2, out_channels=2,
-                                  init_cfg=dict(type='Constant', val=2., bias=1., layer='Conv2d')))
+    connector = MODELS.build(
+        dict(
+            type='mmkd.Connector',
+            in_channels=2,
+            out_channels=2,
+            init_cfg=dict(type='Constant', val=2.0, bias=1.0, layer='Conv2d'),
+        )
+    )
     connector.init_weights()
-    assert connector(torch.ones(1, 2, 1, 1)).flatten().tolist() == [5., 5.]
+    assert connector(torch.ones(1, 2, 1, 1)).flatten().tolist() == [5.0, 5.0]
     assert 'resize=False' in repr(connector)
 
 
 def test_too_few_channels() -> None:
-    with pytest.raises(RuntimeError, match='expected input.* to have 3 channels, but got 2 channels'):
+    with pytest.raises(
+        RuntimeError, match='expected input.* to have 3 channels, but got 2 channels'
+    ):
         Connector(3, 5)(torch.zeros(1, 2, 4, 4))
 
 
@@ -95,9 +113,19 @@ def test_tokens_keep_their_places() -> None:
 
 
 def test_hidden_states_of_another_width_get_a_linear_map() -> None:
-    objective = Objective('cos', dict(type='HiddenCosineLoss'), dict(student=['h'], teacher=['h']), on='h',
-                          connectors=dict(student='auto'))
-    record = dict(student=dict(h=torch.randn(2, 4, 3, requires_grad=True)), teacher=dict(h=torch.randn(2, 4, 5)))
+    objective = Objective(
+        'cos',
+        dict(type='HiddenCosineLoss'),
+        dict(student=['h'], teacher=['h']),
+        on='h',
+        connectors=dict(student='auto'),
+    )
+    record = dict(
+        student=dict(h=torch.randn(2, 4, 3, requires_grad=True)),
+        teacher=dict(h=torch.randn(2, 4, 5)),
+    )
     assert objective.fit(record) == ['cos: student (4, 3) -> (4, 5) by 1x1 convolution']
     connected = objective.connectors['student'](record['student']['h'])
-    torch.testing.assert_close(objective(record)['cos.loss'], hidden_cosine(connected, record['teacher']['h']))
+    torch.testing.assert_close(
+        objective(record)['cos.loss'], hidden_cosine(connected, record['teacher']['h'])
+    )

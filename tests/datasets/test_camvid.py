@@ -1,4 +1,7 @@
-"""CamVid: what it reads is what lies on the disk, in the order and with the names of the usual 11-class split."""
+"""CamVid: what it reads is what lies on the disk, in the order and with the names of the usual
+11-class split.
+"""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +22,10 @@ def root(tmp_path: Path) -> Path:
     for folder in ('img_dir/train', 'ann_dir/train'):
         (tmp_path / folder).mkdir(parents=True)
     for name, value in (('b', 10), ('a', 3)):
-        cv2.imwrite(str(tmp_path / f'img_dir/train/{name}.jpg'), np.full((6, 8, 3), (200, 100, 50), np.uint8))
+        cv2.imwrite(
+            str(tmp_path / f'img_dir/train/{name}.jpg'),
+            np.full((6, 8, 3), (200, 100, 50), np.uint8),
+        )
         labels = np.full((6, 8), value, np.uint8)
         labels[0] = 255
         cv2.imwrite(str(tmp_path / f'ann_dir/train/{name}.png'), labels)
@@ -27,10 +33,15 @@ def root(tmp_path: Path) -> Path:
 
 
 def build(root: Path, split: str = 'train', **changes: object) -> CamVid:
-    return DATASETS.build(dict(
-        type='mmkd.CamVid', data_root=str(root),
-        data_prefix=dict(img_path=f'img_dir/{split}', seg_map_path=f'ann_dir/{split}'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')], **changes))
+    return DATASETS.build(
+        dict(
+            type='mmkd.CamVid',
+            data_root=str(root),
+            data_prefix=dict(img_path=f'img_dir/{split}', seg_map_path=f'ann_dir/{split}'),
+            pipeline=[dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations')],
+            **changes,
+        )
+    )
 
 
 def test_labels_and_images_are_read_as_they_are(root: Path) -> None:
@@ -46,7 +57,9 @@ def test_other_suffixes(root: Path) -> None:
     for path in root.rglob('*/train/*.jpg'):
         path.rename(path.with_suffix('.jpeg'))
     assert len(build(root, img_suffix='.jpeg')) == 2
-    with pytest.raises(FileNotFoundError, match=r"no \*\.jpg in .*img_dir/train': lay the data out as"):
+    with pytest.raises(
+        FileNotFoundError, match=r"no \*\.jpg in .*img_dir/train': lay the data out as"
+    ):
         build(root)
 
 
@@ -62,29 +75,41 @@ def test_classes_and_palette() -> None:
     assert (classes.index('sky'), classes.index('bicyclist')) == (0, 10)
 
 
-@pytest.mark.parametrize(('split', 'count', 'road', 'void'), [('train', 367, .3166, .0395), ('val', 101, .2895, .0170),
-                                                             ('test', 233, .2581, .0383)])
-def test_the_real_split(shared: Callable[[str], Path], split: str, count: int, road: float, void: float) -> None:
+@pytest.mark.parametrize(
+    ('split', 'count', 'road', 'void'),
+    [('train', 367, 0.3166, 0.0395), ('val', 101, 0.2895, 0.0170), ('test', 233, 0.2581, 0.0383)],
+)
+def test_the_real_split(
+    shared: Callable[[str], Path], split: str, count: int, road: float, void: float
+) -> None:
     """Counts and class shares are those that the data's own description gives."""
     data = build(shared('data/camvid'), split, lazy_init=False)
     assert len(data) == count
     paths = [data.get_data_info(i)['seg_map_path'] for i in range(len(data))]
     labels = np.stack([cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in paths])
     assert labels.shape == (count, 360, 480)
-    assert np.mean(labels == data.metainfo['classes'].index('road')) == pytest.approx(road, abs=6e-5)
+    assert np.mean(labels == data.metainfo['classes'].index('road')) == pytest.approx(
+        road, abs=6e-5
+    )
     assert np.mean(labels == 255) == pytest.approx(void, abs=6e-5)
     assert np.all((labels < 11) | (labels == 255))
 
 
 def test_the_students_mean_and_std_are_those_of_the_images(shared: Callable[[str], Path]) -> None:
     data = build(shared('data/camvid'))
-    images = [cv2.imread(data.get_data_info(i)['img_path'])[..., ::-1] for i in range(0, len(data), 8)]
-    counts = sum(np.stack([np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)]) for image in images)
+    images = [
+        cv2.imread(data.get_data_info(i)['img_path'])[..., ::-1] for i in range(0, len(data), 8)
+    ]
+    counts = sum(
+        np.stack([np.bincount(image[..., c].ravel(), minlength=256) for c in range(3)])
+        for image in images
+    )
     share, value = counts / counts.sum(1, keepdims=True), np.arange(256)
     mean = share @ value
-    std = (share @ value ** 2 - mean ** 2) ** 0.5
+    std = (share @ value**2 - mean**2) ** 0.5
     norm = Config.fromfile(CONFIG.parent / 'models/camvid_pspnet-r18.py').model.data_preprocessor
-    # the config's come from other frames than these: the difference is a hundredth of a standard deviation
+    # the config's come from other frames than these: the difference is a hundredth of a standard
+    # deviation
     np.testing.assert_allclose(mean, norm.mean, atol=1.1)
     np.testing.assert_allclose(std, norm.std, atol=0.6)
 
@@ -92,6 +117,10 @@ def test_the_students_mean_and_std_are_those_of_the_images(shared: Callable[[str
 def test_the_config_reads_the_three_splits(shared: Callable[[str], Path]) -> None:
     cfg = Config.fromfile(CONFIG)
     root = shared('data/camvid')
-    for loader, count in ((cfg.train_dataloader, 367), (cfg.val_dataloader, 101), (cfg.test_dataloader, 233)):
+    for loader, count in (
+        (cfg.train_dataloader, 367),
+        (cfg.val_dataloader, 101),
+        (cfg.test_dataloader, 233),
+    ):
         loader.dataset.pipeline = []
         assert len(DATASETS.build({**loader.dataset, 'data_root': str(root)})) == count

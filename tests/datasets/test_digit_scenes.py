@@ -1,4 +1,7 @@
-"""DigitScenes: the scenes are what the recipe says, pixel by pixel, the same everywhere, and mmseg's like any other."""
+"""DigitScenes: the scenes are what the recipe says, pixel by pixel, the same everywhere, and
+mmseg's like any other.
+"""
+
 import hashlib
 import math
 from typing import Any
@@ -17,8 +20,12 @@ from mmkd.datasets.digit_scenes import SPLITS, compose_scene, sample_ink, scramb
 from mmkd.registry import DATASETS
 
 
-def slow_ink(ink: np.ndarray, y: int, x: int, centre: np.ndarray, side: float, angle: float) -> float:
-    """Read a digit at one pixel of the canvas: turn, scale, then bilinear between the four nearest values."""
+def slow_ink(
+    ink: np.ndarray, y: int, x: int, centre: np.ndarray, side: float, angle: float
+) -> float:
+    """Read a digit at one pixel of the canvas: turn, scale, then bilinear between the four nearest
+    values.
+    """
     dy, dx = (y - centre[0]) * 8 / side, (x - centre[1]) * 8 / side
     v = math.cos(angle) * dy - math.sin(angle) * dx + 3.5
     u = math.sin(angle) * dy + math.cos(angle) * dx + 3.5
@@ -29,8 +36,16 @@ def slow_ink(ink: np.ndarray, y: int, x: int, centre: np.ndarray, side: float, a
     return total
 
 
-def slow_scene(index: int, split: str, seed: int, size: int, num_digits: tuple[int, int], digit_size: tuple[int, int],
-               clutter: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
+def slow_scene(
+    index: int,
+    split: str,
+    seed: int,
+    size: int,
+    num_digits: tuple[int, int],
+    digit_size: tuple[int, int],
+    clutter: int,
+    noise: float,
+) -> tuple[np.ndarray, np.ndarray]:
     """Compose a scene one pixel at a time from the description in the docstrings."""
     rng = np.random.default_rng((seed, ['train', 'val', 'test'].index(split), index))
     ink, labels = split_digits(split)
@@ -61,10 +76,14 @@ def slow_scene(index: int, split: str, seed: int, size: int, num_digits: tuple[i
     return np.round(255 * image.clip(0, 1)), seg_map
 
 
-OPTIONS: dict[str, Any] = dict(size=32, num_digits=(2, 3), digit_size=(10, 22), clutter=1, noise=0.1)
+OPTIONS: dict[str, Any] = dict(
+    size=32, num_digits=(2, 3), digit_size=(10, 22), clutter=1, noise=0.1
+)
 
 
-@pytest.mark.parametrize(('split', 'index', 'seed'), [('train', 0, 0), ('train', 7, 5), ('test', 3, 0)])
+@pytest.mark.parametrize(
+    ('split', 'index', 'seed'), [('train', 0, 0), ('train', 7, 5), ('test', 3, 0)]
+)
 def test_a_scene_is_what_the_slow_loop_composes(split: str, index: int, seed: int) -> None:
     image, seg_map = DigitScenes(split=split, num_scenes=8, seed=seed, **OPTIONS).scene(index)
     slow_image, slow_map = slow_scene(index, split, seed, **OPTIONS)
@@ -92,7 +111,9 @@ def test_a_quarter_turn_is_numpys() -> None:
 
 
 def test_the_window_holds_all_ink() -> None:
-    """Drawn on a canvas that cuts nothing, the ink grows with the area: nothing is lost at the window's edge."""
+    """Drawn on a canvas that cuts nothing, the ink grows with the area: nothing is lost at the
+    window's edge.
+    """
     full = np.ones((8, 8))
     for angle in (0.0, 0.35, math.pi / 4):
         window, drawn = sample_ink(full, 120, (60.2, 59.7), 48, angle)
@@ -108,8 +129,12 @@ def test_scrambling_moves_every_quadrant_or_turns_them(draw: int) -> None:
 
     ink = np.arange(64.0).reshape(8, 8)
     shuffled = scramble(ink, Fixed())  # type: ignore[arg-type]
-    places = [(slice(0, 4), slice(0, 4)), (slice(0, 4), slice(4, 8)), (slice(4, 8), slice(0, 4)),
-              (slice(4, 8), slice(4, 8))]
+    places = [
+        (slice(0, 4), slice(0, 4)),
+        (slice(0, 4), slice(4, 8)),
+        (slice(4, 8), slice(0, 4)),
+        (slice(4, 8), slice(4, 8)),
+    ]
     moved = [not np.array_equal(ink[place], shuffled[place]) for place in places]
     assert sorted(shuffled.ravel()) == list(range(64))
     assert sum(moved) >= 3
@@ -118,7 +143,9 @@ def test_scrambling_moves_every_quadrant_or_turns_them(draw: int) -> None:
 def test_the_digits_are_scikit_learns_and_the_splits_disjoint() -> None:
     source, values = load_digits(return_X_y=True)
     parts = [split_digits(split) for split in ('train', 'val', 'test')]
-    np.testing.assert_array_equal(np.concatenate([ink for ink, _ in parts]).reshape(-1, 64) * 16, source)
+    np.testing.assert_array_equal(
+        np.concatenate([ink for ink, _ in parts]).reshape(-1, 64) * 16, source
+    )
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in parts]), values)
     assert [len(labels) for _, labels in parts] == [1257, 180, 360]
     seen = [{ink.tobytes() for ink in part} for part, _ in parts]
@@ -135,7 +162,9 @@ def test_the_default_scenes_are_frozen() -> None:
     labels = np.stack([scenes.scene(i)[1] for i in range(20)])
     images = np.stack([scenes.scene(i)[0] for i in range(20)])
     assert hashlib.sha256(labels.tobytes()).hexdigest()[:16] == '2baa1aeece6a3e03'
-    np.testing.assert_allclose(images[0, 5:8, 5].astype(int), [[90, 91, 94], [138, 120, 74], [122, 109, 88]], atol=1)
+    np.testing.assert_allclose(
+        images[0, 5:8, 5].astype(int), [[90, 91, 94], [138, 120, 74], [122, 109, 88]], atol=1
+    )
     assert images.mean() == pytest.approx(131.6458, abs=0.01)
 
 
@@ -145,27 +174,38 @@ def test_a_scene_depends_on_seed_split_and_index_alone(split: str) -> None:
     for index in (2, 0, 1):  # in another order, and from a larger set
         for first, second in zip(one.scene(index), other.scene(index), strict=True):
             assert first.tobytes() == second.tobytes()
-    images = [scenes.scene(index)[0].tobytes() for scenes, index in (
-        (one, 0), (one, 1), (DigitScenes(split=split, seed=1), 0),
-        *((DigitScenes(split=name), 0) for name in SPLITS if name != split))]
+    images = [
+        scenes.scene(index)[0].tobytes()
+        for scenes, index in (
+            (one, 0),
+            (one, 1),
+            (DigitScenes(split=split, seed=1), 0),
+            *((DigitScenes(split=name), 0) for name in SPLITS if name != split),
+        )
+    ]
     assert len(set(images)) == 5
 
 
 def test_all_classes_are_there_and_every_digit_keeps_its_ink() -> None:
     scenes = DigitScenes(split='test', num_scenes=60)
-    counts = np.bincount(np.concatenate([scenes.scene(i)[1].ravel() for i in range(60)]), minlength=11)
+    counts = np.bincount(
+        np.concatenate([scenes.scene(i)[1].ravel() for i in range(60)]), minlength=11
+    )
     share = counts / counts.sum()
     assert 0.75 < share[0] < 0.9
     assert share[1:].min() > 0.005
 
 
 def test_the_label_is_the_digit_where_its_ink_is() -> None:
-    """One digit on a plain background, no noise: the label is where the picture differs from the background."""
+    """One digit on a plain background, no noise: the label is where the picture differs from the
+    background.
+    """
     ink, labels = split_digits('val')
     plain = dict(size=48, num_digits=(1, 1), digit_size=(24, 40), clutter=0, noise=0.0)
     for index in range(10):
-        image, seg_map = compose_scene(ink[index:index + 1], labels[index:index + 1],
-                                       np.random.default_rng(index), **plain)
+        image, seg_map = compose_scene(
+            ink[index : index + 1], labels[index : index + 1], np.random.default_rng(index), **plain
+        )
         assert set(np.unique(seg_map)) == {0, labels[index] + 1}
         background = _ramp(np.random.default_rng(index).uniform(0.25, 0.75, (2, 2, 3)), 48)
         ink_colour = np.median(image[seg_map > 0].astype(float), axis=0)
@@ -175,8 +215,16 @@ def test_the_label_is_the_digit_where_its_ink_is() -> None:
 
 
 def _ramp(corners: np.ndarray, size: int) -> np.ndarray:
-    return torch.nn.functional.interpolate(torch.from_numpy(corners).permute(2, 0, 1)[None], size=(size, size),
-                                           mode='bilinear', align_corners=True)[0].permute(1, 2, 0).numpy()
+    return (
+        torch.nn.functional.interpolate(
+            torch.from_numpy(corners).permute(2, 0, 1)[None],
+            size=(size, size),
+            mode='bilinear',
+            align_corners=True,
+        )[0]
+        .permute(1, 2, 0)
+        .numpy()
+    )
 
 
 def test_samples_may_be_written_into() -> None:
@@ -191,8 +239,10 @@ def test_samples_may_be_written_into() -> None:
 
 def test_a_scene_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     composed = []
-    monkeypatch.setattr('mmkd.datasets.digit_scenes.compose_scene',
-                        lambda *args, **kwargs: composed.append(1) or compose_scene(*args, **kwargs))
+    monkeypatch.setattr(
+        'mmkd.datasets.digit_scenes.compose_scene',
+        lambda *args, **kwargs: composed.append(1) or compose_scene(*args, **kwargs),
+    )
     scenes = DigitScenes(num_scenes=5)
     assert composed == []
     for index in (3, 3, -2, 4):  # -2 is 3
@@ -222,8 +272,15 @@ def test_fewer_classes_map_the_labels() -> None:
 @pytest.fixture
 def dataset() -> Any:
     with DefaultScope.overwrite_default_scope('mmseg'):
-        yield DATASETS.build(dict(type='mmkd.DigitScenes', split='val', num_scenes=6, test_mode=True,
-                                  pipeline=[dict(type='PackSegInputs')]))
+        yield DATASETS.build(
+            dict(
+                type='mmkd.DigitScenes',
+                split='val',
+                num_scenes=6,
+                test_mode=True,
+                pipeline=[dict(type='PackSegInputs')],
+            )
+        )
 
 
 def test_the_usual_pipeline_packs_it(dataset: DigitScenes) -> None:
@@ -242,19 +299,31 @@ def test_a_perfect_prediction_has_miou_100_and_another_the_hand_value(dataset: D
     for guess, expected in ((None, 100.0), (0, None)):
         for sample in truth:
             label = sample.gt_sem_seg.data
-            evaluator.process([dict(gt_sem_seg=dict(data=label), pred_sem_seg=dict(
-                data=label if guess is None else torch.zeros_like(label)))])
+            evaluator.process(
+                [
+                    dict(
+                        gt_sem_seg=dict(data=label),
+                        pred_sem_seg=dict(data=label if guess is None else torch.zeros_like(label)),
+                    )
+                ]
+            )
         background = np.mean([(sample.gt_sem_seg.data == 0).double().mean() for sample in truth])
         classes = len(np.unique([sample.gt_sem_seg.data.numpy() for sample in truth]))
-        expected = expected or 100 * background / classes  # background's IoU is its share, each other class has 0
+        expected = (
+            expected or 100 * background / classes
+        )  # background's IoU is its share, each other class has 0
         assert evaluator.evaluate(6)['mIoU'] == pytest.approx(expected, abs=0.01)
 
 
 def test_the_base_config_builds_disjoint_loaders() -> None:
     cfg = Config.fromfile('configs/_base_/digit_scenes.py')
     with DefaultScope.overwrite_default_scope('mmseg'):
-        loaders = {split: Runner.build_dataloader(cfg[f'{split}_dataloader'], seed=0) for split in SPLITS}
-    assert {split: loader.dataset.split for split, loader in loaders.items()} == {s: s for s in SPLITS}
+        loaders = {
+            split: Runner.build_dataloader(cfg[f'{split}_dataloader'], seed=0) for split in SPLITS
+        }
+    assert {split: loader.dataset.split for split, loader in loaders.items()} == {
+        s: s for s in SPLITS
+    }
     batch = next(iter(loaders['train']))
     assert batch['inputs'][0].shape == (3, 64, 64)
     assert not [step for step in cfg.train_dataloader.dataset.pipeline if 'Flip' in step.type]
@@ -262,25 +331,38 @@ def test_the_base_config_builds_disjoint_loaders() -> None:
     assert loaders['test'].dataset.test_mode
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (dict(split='tain'), r"split must be one of \('train', 'val', 'test'\), got 'tain'; did you mean 'train'\?"),
-    (dict(num_scenes=0), r'num_scenes must be a whole number of at least 1, got 0'),
-    (dict(num_scenes=2.5), r'num_scenes must be a whole number of at least 1, got 2\.5'),
-    (dict(num_scenes=True), r'num_scenes must be a whole number of at least 1, got True'),
-    (dict(size=8), r'size must be a whole number of at least 16, got 8'),
-    (dict(size=(64, 64)), r'size must be a whole number of at least 16, got \(64, 64\)'),
-    (dict(seed=-1), r'seed must be a whole number of at least 0, got -1'),
-    (dict(clutter=-1), r'clutter must be a whole number of at least 0, got -1'),
-    (dict(noise=-0.1), r'noise must be a number from 0 to 1, got -0\.1'),
-    (dict(noise=float('nan')), r'noise must be a number from 0 to 1, got nan'),
-    (dict(noise='0.1'), r"noise must be a number from 0 to 1, got '0\.1'"),
-    (dict(num_digits=4), r'num_digits must be \(smallest, largest\) with 1 <= smallest <= largest <= 100 '
-                         r'\(whole numbers\), got 4'),
-    (dict(num_digits=(5, 3)), r'num_digits must be .*, got \(5, 3\)'),
-    (dict(num_digits=(1.5, 3)), r'num_digits must be .*\(whole numbers\), got \(1\.5, 3\)'),
-    (dict(digit_size=(4, 30)), r'digit_size must be \(smallest, largest\) with 8 <= smallest <= largest <= 64, '
-                               r'got \(4, 30\)'),
-    (dict(digit_size=(20, 80)), r'digit_size must be .* <= 64, got \(20, 80\)')])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (
+            dict(split='tain'),
+            r"split must be one of \('train', 'val', 'test'\), got 'tain'; did you mean 'train'\?",
+        ),
+        (dict(num_scenes=0), r'num_scenes must be a whole number of at least 1, got 0'),
+        (dict(num_scenes=2.5), r'num_scenes must be a whole number of at least 1, got 2\.5'),
+        (dict(num_scenes=True), r'num_scenes must be a whole number of at least 1, got True'),
+        (dict(size=8), r'size must be a whole number of at least 16, got 8'),
+        (dict(size=(64, 64)), r'size must be a whole number of at least 16, got \(64, 64\)'),
+        (dict(seed=-1), r'seed must be a whole number of at least 0, got -1'),
+        (dict(clutter=-1), r'clutter must be a whole number of at least 0, got -1'),
+        (dict(noise=-0.1), r'noise must be a number from 0 to 1, got -0\.1'),
+        (dict(noise=float('nan')), r'noise must be a number from 0 to 1, got nan'),
+        (dict(noise='0.1'), r"noise must be a number from 0 to 1, got '0\.1'"),
+        (
+            dict(num_digits=4),
+            r'num_digits must be \(smallest, largest\) with 1 <= smallest <= largest <= 100 '
+            r'\(whole numbers\), got 4',
+        ),
+        (dict(num_digits=(5, 3)), r'num_digits must be .*, got \(5, 3\)'),
+        (dict(num_digits=(1.5, 3)), r'num_digits must be .*\(whole numbers\), got \(1\.5, 3\)'),
+        (
+            dict(digit_size=(4, 30)),
+            r'digit_size must be \(smallest, largest\) with 8 <= smallest <= largest <= 64, '
+            r'got \(4, 30\)',
+        ),
+        (dict(digit_size=(20, 80)), r'digit_size must be .* <= 64, got \(20, 80\)'),
+    ],
+)
 def test_bad_values(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DigitScenes(**arguments)
@@ -288,7 +370,9 @@ def test_bad_values(arguments: dict, message: str) -> None:
 
 @pytest.mark.parametrize(('name', 'near'), [('num_scene', 'num_scenes'), ('piepline', 'pipeline')])
 def test_unknown_arguments(name: str, near: str) -> None:
-    with pytest.raises(TypeError, match=f"DigitScenes got an unknown key '{name}'; did you mean .*'{near}'"):
+    with pytest.raises(
+        TypeError, match=f"DigitScenes got an unknown key '{name}'; did you mean .*'{near}'"
+    ):
         DigitScenes(**{name: 1})
 
 

@@ -1,4 +1,7 @@
-"""ImageFiles: resized pixels by hand, other data sets as source, mixing with labelled images, messages."""
+"""ImageFiles: resized pixels by hand, other data sets as source, mixing with labelled images,
+messages.
+"""
+
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,9 @@ PACK = [dict(type='mmkd.PackClsInputs')]
 
 
 def folder(root: Path, number: int = 5) -> Path:
-    """Write images of 4×6 in which every pixel is ten times the image's number, half of them in a subfolder."""
+    """Write images of 4×6 in which every pixel is ten times the image's number, half of them in a
+    subfolder.
+    """
     for index in range(number):
         path = root / ('a' if index % 2 else '.') / f'{index}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,22 +69,64 @@ def test_mixed_with_labelled_images(tmp_path: Path) -> None:
     """mmengine's ConcatDataset takes both where they have one metainfo."""
     meta = dict(classes=CLASSES)
     labelled = CIFAR10(str(write_classes(tmp_path)), split='test', metainfo=meta, pipeline=PACK)
-    both = ConcatDataset([labelled, ImageFiles(dataset=dict(type='mmkd.DigitScenes', num_scenes=2), size=(16, 16),
-                                               metainfo=meta, pipeline=PACK)])
+    both = ConcatDataset(
+        [
+            labelled,
+            ImageFiles(
+                dataset=dict(type='mmkd.DigitScenes', num_scenes=2),
+                size=(16, 16),
+                metainfo=meta,
+                pipeline=PACK,
+            ),
+        ]
+    )
     assert [sample['data_samples'].ood for sample in both] == [False] * 12 + [True] * 2
     assert {tuple(sample['inputs'].shape) for sample in both} == {(3, 16, 16)}
 
 
-@pytest.mark.parametrize(('options', 'error', 'message'), [
-    (dict(), ValueError, 'exactly one of data_root .* and dataset'),
-    (dict(data_root='.', dataset=dict(type='mmkd.DigitScenes')), ValueError, 'exactly one of data_root'),
-    (dict(data_root='/nowhere'), FileNotFoundError, r'no \*\*/\*.jpg in .*put the images there'),
-    (dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=2), limit=3), ValueError, 'limit=3, but there are 2 images'),
-    (dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=2), limit=0), ValueError, 'limit must be .*got 0'),
-    (dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=2), size=(0, 4)), ValueError, 'size must be .*got 0'),
-    (dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=2, pipeline=[dict(type='mmkd.PackClsInputs')])),
-     ValueError, "have no 'img'.*Mend: a pipeline that ends before packing"),
-    (dict(data_root='.', limits=3), TypeError, "did you mean 'limit'")])
+@pytest.mark.parametrize(
+    ('options', 'error', 'message'),
+    [
+        (dict(), ValueError, 'exactly one of data_root .* and dataset'),
+        (
+            dict(data_root='.', dataset=dict(type='mmkd.DigitScenes')),
+            ValueError,
+            'exactly one of data_root',
+        ),
+        (
+            dict(data_root='/nowhere'),
+            FileNotFoundError,
+            r'no \*\*/\*.jpg in .*put the images there',
+        ),
+        (
+            dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=2), limit=3),
+            ValueError,
+            'limit=3, but there are 2 images',
+        ),
+        (
+            dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=2), limit=0),
+            ValueError,
+            'limit must be .*got 0',
+        ),
+        (
+            dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=2), size=(0, 4)),
+            ValueError,
+            'size must be .*got 0',
+        ),
+        (
+            dict(
+                dataset=dict(
+                    type='mmkd.DigitScenes',
+                    num_scenes=2,
+                    pipeline=[dict(type='mmkd.PackClsInputs')],
+                )
+            ),
+            ValueError,
+            "have no 'img'.*Mend: a pipeline that ends before packing",
+        ),
+        (dict(data_root='.', limits=3), TypeError, "did you mean 'limit'"),
+    ],
+)
 def test_mistakes(options: dict, error: type[Exception], message: str) -> None:
     """Each names the argument, what was got and the mend."""
     with pytest.raises(error, match=message):

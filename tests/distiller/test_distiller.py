@@ -1,4 +1,5 @@
 """The Distiller: its numbers, what stays untouched, who is where, and the probe."""
+
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +29,12 @@ def optimizer(model: Any) -> Any:
     if len(model.phases) == 1:
         return tiny.sgd(model)
     one = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
-    return OPTIM_WRAPPER_CONSTRUCTORS.build(dict(type='mmkd.PhaseOptimWrapperConstructor', optim_wrapper_cfg=dict(
-        student=copy.deepcopy(one), critic=copy.deepcopy(one))))(model)
+    return OPTIM_WRAPPER_CONSTRUCTORS.build(
+        dict(
+            type='mmkd.PhaseOptimWrapperConstructor',
+            optim_wrapper_cfg=dict(student=copy.deepcopy(one), critic=copy.deepcopy(one)),
+        )
+    )(model)
 
 
 def hooks(model: nn.Module) -> int:
@@ -39,8 +44,10 @@ def hooks(model: nn.Module) -> int:
 def peers(**overrides: Any) -> dict:
     """Two students that teach each other, no teacher."""
     kl = dict(type='PixelWiseKLLoss')
-    terms = dict(first=dict(loss=kl, reads=dict(student='peer1.logits', teacher='peer2.logits')),
-                 second=dict(loss=kl, reads=dict(student='peer2.logits', teacher='peer1.logits')))
+    terms = dict(
+        first=dict(loss=kl, reads=dict(student='peer1.logits', teacher='peer2.logits')),
+        second=dict(loss=kl, reads=dict(student='peer2.logits', teacher='peer1.logits')),
+    )
     students = {name: dict(model=tiny.segmentor(4)) for name in ('peer1', 'peer2')}
     taps = dict(logits='decode_head.conv_seg')
     return dict(type='mmkd.Distiller', students=students, taps=taps, objectives=terms) | overrides
@@ -48,19 +55,24 @@ def peers(**overrides: Any) -> dict:
 
 # ---------------------------------------------------------------------- numbers
 
+
 def by_hand(student: Any, teacher: Any, inputs: Tensor, samples: list) -> dict[str, Tensor]:
     """The losses of Structured KD put together from the parts of two plain mmseg models."""
     features = student.backbone(inputs)
     feat = student.decode_head._forward_feature(features)
     logits = student.decode_head.conv_seg(student.decode_head.dropout(feat))
-    losses = {f'decode.{k}': v for k, v in student.decode_head.loss_by_feat(logits, samples).items()}
+    losses = {
+        f'decode.{k}': v for k, v in student.decode_head.loss_by_feat(logits, samples).items()
+    }
     auxiliary = student.auxiliary_head.forward(features)
-    losses |= {f'aux.{k}': v for k, v in student.auxiliary_head.loss_by_feat(auxiliary, samples).items()}
+    losses |= {
+        f'aux.{k}': v for k, v in student.auxiliary_head.loss_by_feat(auxiliary, samples).items()
+    }
     with torch.no_grad():
         teacher_feat = teacher.eval().decode_head._forward_feature(teacher.backbone(inputs))
         teacher_logits = teacher.decode_head.conv_seg(teacher_feat)
-    losses['pixel.loss'] = 10. * pixel_wise_kl(logits, teacher_logits)
-    losses['pair.loss'] = 10. * pair_wise_affinity(feat, teacher_feat, patch=2)
+    losses['pixel.loss'] = 10.0 * pixel_wise_kl(logits, teacher_logits)
+    losses['pair.loss'] = 10.0 * pair_wise_affinity(feat, teacher_feat, patch=2)
     return losses
 
 
@@ -80,7 +92,9 @@ def test_losses_and_gradient_equal_the_composition_by_hand() -> None:
     torch.testing.assert_close(total, sum(expected[key] for key in terms), rtol=1e-6, atol=1e-6)
     total.backward()
     sum(expected[key] for key in terms).backward()
-    for (name, got), plain in zip(model.student.named_parameters(), student.parameters(), strict=True):
+    for (name, got), plain in zip(
+        model.student.named_parameters(), student.parameters(), strict=True
+    ):
         torch.testing.assert_close(got.grad, plain.grad, rtol=1e-6, atol=1e-6, msg=name)
     for (name, got), plain in zip(model.student.named_buffers(), student.buffers(), strict=True):
         assert torch.equal(got, plain), name  # the norms saw one batch
@@ -98,8 +112,12 @@ def test_a_step_is_the_step_of_the_composition() -> None:
     loss.backward()
     assert set(logs) == {*expected, 'loss'}
     torch.testing.assert_close(logs['loss'], loss, rtol=1e-6, atol=1e-6)
-    for (name, got), plain in zip(model.student.named_parameters(), student.parameters(), strict=True):
-        torch.testing.assert_close(got.data, plain.data - 0.5 * plain.grad, rtol=1e-6, atol=1e-6, msg=name)
+    for (name, got), plain in zip(
+        model.student.named_parameters(), student.parameters(), strict=True
+    ):
+        torch.testing.assert_close(
+            got.data, plain.data - 0.5 * plain.grad, rtol=1e-6, atol=1e-6, msg=name
+        )
 
 
 def test_peers_teach_each_other() -> None:
@@ -110,9 +128,11 @@ def test_peers_teach_each_other() -> None:
     torch.manual_seed(7)
     losses = model(**data, mode='loss')
     torch.manual_seed(7)
-    logits, total = {}, 0.
+    logits, total = {}, 0.0
     for name, net in nets.items():
-        handle = net.decode_head.conv_seg.register_forward_hook(lambda _, x, y, name=name: logits.update({name: y}))
+        handle = net.decode_head.conv_seg.register_forward_hook(
+            lambda _, x, y, name=name: logits.update({name: y})
+        )
         own = net(**data, mode='loss')
         handle.remove()
         total += own['decode.loss_ce'] + own['aux.loss_ce']
@@ -132,10 +152,13 @@ def test_channels_last_changes_no_number() -> None:
     torch.manual_seed(1)  # the same teacher
     last = tiny.build(tiny.distiller(student=dict(model=tiny.segmentor(4), channels_last=True)))
     last.load_state_dict(plain.state_dict())  # random numbers fill memory in its order
-    assert last.student.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    assert last.student.backbone.layer1[0].conv1.weight.is_contiguous(
+        memory_format=torch.channels_last
+    )
     seen = []
     last.student.backbone.register_forward_pre_hook(
-        lambda _, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last)))
+        lambda _, args: seen.append(args[0].is_contiguous(memory_format=torch.channels_last))
+    )
     logs = []
     for model in (plain, last):
         torch.manual_seed(2)
@@ -147,17 +170,23 @@ def test_channels_last_changes_no_number() -> None:
 
 # ---------------------------------------------------------------------- what stays untouched
 
+
 @pytest.mark.parametrize('overrides', [{}, TWO_PHASES], ids=['one phase', 'two phases'])
 def test_one_forward_of_every_member_an_iteration(overrides: dict) -> None:
     model = tiny.build(tiny.distiller(**overrides))
     optim, before = optimizer(model), copy.deepcopy(model.teacher.state_dict())
     seen: dict[str, list] = dict(student=[], teacher=[])
     for name, net in (('student', model.student), ('teacher', model.teacher)):
-        net.forward = lambda *args, f=net.forward, name=name, **kwargs: seen[name].append(
-            (kwargs['mode'], torch.is_grad_enabled())) or f(*args, **kwargs)
+        net.forward = lambda *args, f=net.forward, name=name, **kwargs: (
+            seen[name].append((kwargs['mode'], torch.is_grad_enabled())) or f(*args, **kwargs)
+        )
         net.backbone.register_forward_hook(lambda *_, name=name: seen[name].append('backbone'))
-    losses = mock.patch.object(type(model.teacher.decode_head), 'loss_by_feat', autospec=True,
-                               side_effect=type(model.teacher.decode_head).loss_by_feat)
+    losses = mock.patch.object(
+        type(model.teacher.decode_head),
+        'loss_by_feat',
+        autospec=True,
+        side_effect=type(model.teacher.decode_head).loss_by_feat,
+    )
     with losses as computed:
         for i in range(3):
             model.train()
@@ -168,37 +197,60 @@ def test_one_forward_of_every_member_an_iteration(overrides: dict) -> None:
     assert ('holistic.critic_loss' in logs) == bool(overrides)
     assert not any(m.training for m in model.teacher.modules())
     after = model.teacher.state_dict()
-    assert all(torch.equal(after[key], value) for key, value in before.items())  # BatchNorm statistics included
+    assert all(
+        torch.equal(after[key], value) for key, value in before.items()
+    )  # BatchNorm statistics included
     assert any('running_mean' in key for key in before)
     assert hooks(model) - 1 == 0  # the one of this test
     assert hooks(model.teacher) - 1 == 0
 
 
 def test_teacher_stays_in_eval_and_gives_the_same_twice() -> None:
-    model = tiny.build(tiny.distiller(student=dict(model=tiny.segmentor(4, dropout=0.5)),
-                                      teacher=dict(model=tiny.segmentor(8, dropout=0.5), allow_untrained=True)))
+    model = tiny.build(
+        tiny.distiller(
+            student=dict(model=tiny.segmentor(4, dropout=0.5)),
+            teacher=dict(model=tiny.segmentor(8, dropout=0.5), allow_untrained=True),
+        )
+    )
     data = model.train().data_preprocessor(tiny.batch(), True)
     first, second = (model.observe(**data)[0]['teacher']['logits'] for _ in range(2))
     assert torch.equal(first, second)
-    own = model.observe(**data)[0]['student']['logits'], model.observe(**data)[0]['student']['logits']
+    own = (
+        model.observe(**data)[0]['student']['logits'],
+        model.observe(**data)[0]['student']['logits'],
+    )
     assert not torch.equal(*own)  # the student's dropout is on
 
 
 def test_hooks_go_when_a_member_raises() -> None:
     model = tiny.build(tiny.distiller())
     data = model.data_preprocessor(tiny.batch(), True)
-    with mock.patch.object(model.student.auxiliary_head, 'loss', side_effect=RuntimeError('broken head')), \
-            pytest.raises(RuntimeError, match='broken head'):
+    with (
+        mock.patch.object(
+            model.student.auxiliary_head, 'loss', side_effect=RuntimeError('broken head')
+        ),
+        pytest.raises(RuntimeError, match='broken head'),
+    ):
         model(**data, mode='loss')
-    with mock.patch.object(model.teacher.decode_head, 'forward', side_effect=RuntimeError('broken teacher')), \
-            pytest.raises(RuntimeError, match='broken teacher'):
+    with (
+        mock.patch.object(
+            model.teacher.decode_head, 'forward', side_effect=RuntimeError('broken teacher')
+        ),
+        pytest.raises(RuntimeError, match='broken teacher'),
+    ):
         model(**data, mode='loss')
     assert hooks(model) == hooks(model.teacher) == 0
 
 
 def test_only_taps_that_something_reads_are_hooked() -> None:
-    cfg = tiny.distiller(taps=dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck', stem='backbone.stem',
-                                   nonsense='no.such.module'))
+    cfg = tiny.distiller(
+        taps=dict(
+            logits='decode_head.conv_seg',
+            feat='decode_head.bottleneck',
+            stem='backbone.stem',
+            nonsense='no.such.module',
+        )
+    )
     cfg['objectives'] = dict(pixel=cfg['objectives']['pixel'])
     model = tiny.build(cfg)
     assert list(model.taps['student'].paths) == ['logits']
@@ -210,8 +262,13 @@ def test_only_taps_that_something_reads_are_hooked() -> None:
 
 
 def test_own_taps_win_over_shared_ones() -> None:
-    cfg = tiny.distiller(teacher=dict(model=tiny.segmentor(8, head='FCNHead'), taps=dict(feat='decode_head.convs'),
-                                      allow_untrained=True))
+    cfg = tiny.distiller(
+        teacher=dict(
+            model=tiny.segmentor(8, head='FCNHead'),
+            taps=dict(feat='decode_head.convs'),
+            allow_untrained=True,
+        )
+    )
     model = tiny.build(cfg)
     assert model.taps['student'].paths['feat'].text == 'decode_head.bottleneck'
     assert model.teachers.runs['teacher'].taps.paths['feat'].text == 'decode_head.convs'
@@ -219,25 +276,35 @@ def test_own_taps_win_over_shared_ones() -> None:
 
 
 def test_taps_find_modules_that_were_replaced_after_the_build() -> None:
-    cfg = tiny.distiller(student=dict(model=tiny.segmentor(4, norm='SyncBN')),
-                         teacher=dict(model=tiny.segmentor(8, norm='SyncBN'), allow_untrained=True),
-                         taps=dict(logits='decode_head.conv_seg', feat='backbone.layer4.1.bn2:input'))
+    cfg = tiny.distiller(
+        student=dict(model=tiny.segmentor(4, norm='SyncBN')),
+        teacher=dict(model=tiny.segmentor(8, norm='SyncBN'), allow_untrained=True),
+        taps=dict(logits='decode_head.conv_seg', feat='backbone.layer4.1.bn2:input'),
+    )
     model = revert_sync_batchnorm(tiny.build(cfg))
-    assert not any(isinstance(m, nn.SyncBatchNorm) for m in [*model.modules(), *model.teacher.modules()])
+    assert not any(
+        isinstance(m, nn.SyncBatchNorm) for m in [*model.modules(), *model.teacher.modules()]
+    )
     assert model.train_step(tiny.batch(), tiny.sgd(model))['pair.loss'] > 0
 
 
 # ---------------------------------------------------------------------- teachers are outside
 
+
 def test_teacher_is_in_no_state_dict_optimizer_or_copy() -> None:
     built = tiny.segmentor(8)
-    for teacher in (dict(model=built, allow_untrained=True), MODELS.build({**built, '_scope_': 'mmseg'})):
+    for teacher in (
+        dict(model=built, allow_untrained=True),
+        MODELS.build({**built, '_scope_': 'mmseg'}),
+    ):
         model = tiny.build(tiny.distiller(teacher=teacher))
         own = {f'students.student.{key}' for key in model.student.state_dict()}
         assert set(model.state_dict()) == own
         weights = {id(p) for p in model.teacher.parameters()}
         assert not weights & {id(p) for p in model.parameters()}
-        assert not weights & {id(p) for group in tiny.sgd(model).param_groups for p in group['params']}
+        assert not weights & {
+            id(p) for group in tiny.sgd(model).param_groups for p in group['params']
+        }
         assert len(list(model.parameters())) == len(list(model.student.parameters()))
         memo: dict = {}
         copy.deepcopy(model, memo)
@@ -263,7 +330,11 @@ def test_ema_shares_the_teacher_and_averages_the_student() -> None:
 
 
 def test_casts_leave_the_teacher_and_moves_take_it_along() -> None:
-    model = tiny.build(tiny.distiller(teacher=dict(model=tiny.segmentor(8), allow_untrained=True, precision='bf16')))
+    model = tiny.build(
+        tiny.distiller(
+            teacher=dict(model=tiny.segmentor(8), allow_untrained=True, precision='bf16')
+        )
+    )
     model.double()
     assert next(model.student.parameters()).dtype == torch.float64
     assert {p.dtype for p in model.teacher.parameters()} == {torch.bfloat16}
@@ -275,11 +346,17 @@ def test_casts_leave_the_teacher_and_moves_take_it_along() -> None:
 
 
 def test_state_dict_prefixes_load_strictly() -> None:
-    cfg = tiny.distiller(objectives=dict(pixel=dict(
-        loss=dict(type='FeatureL1Loss'), on='feat', connectors=dict(student='auto'))))
+    cfg = tiny.distiller(
+        objectives=dict(
+            pixel=dict(loss=dict(type='FeatureL1Loss'), on='feat', connectors=dict(student='auto'))
+        )
+    )
     source, target = tiny.build(cfg), tiny.build(cfg)
     state = source.state_dict()
-    assert {key.split('.')[0] + '.' + key.split('.')[1] for key in state} == {'students.student', 'objectives.pixel'}
+    assert {key.split('.')[0] + '.' + key.split('.')[1] for key in state} == {
+        'students.student',
+        'objectives.pixel',
+    }
     assert 'objectives.pixel.connectors.student.conv.weight' in state
     target.load_state_dict(state, strict=True)
     assert all(torch.equal(value, state[key]) for key, value in target.state_dict().items())
@@ -287,16 +364,24 @@ def test_state_dict_prefixes_load_strictly() -> None:
 
 # ---------------------------------------------------------------------- weights
 
+
 def test_init_cfg_runs_and_a_checkpoint_wins_over_it(tmp_path: Path) -> None:
     constant = dict(type='Constant', val=0.25, layer='Conv2d')
     net = tiny.segmentor(4)
     net['backbone']['init_cfg'] = constant
     model = tiny.build(tiny.distiller(student=dict(model=net)))
-    assert (model.student.backbone.stem[0].weight == 0.25).all()  # mmengine does not descend into torch's ModuleDict
+    assert (
+        model.student.backbone.stem[0].weight == 0.25
+    ).all()  # mmengine does not descend into torch's ModuleDict
     trained = MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'})
     torch.save(dict(state_dict=trained.state_dict()), tmp_path / 'student.pth')
-    model = tiny.build(tiny.distiller(student=dict(model=net, checkpoint=str(tmp_path / 'student.pth'))))
-    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in model.student.state_dict().items())
+    model = tiny.build(
+        tiny.distiller(student=dict(model=net, checkpoint=str(tmp_path / 'student.pth')))
+    )
+    assert all(
+        torch.equal(value, trained.state_dict()[key])
+        for key, value in model.student.state_dict().items()
+    )
     assert model.student.is_init
 
 
@@ -305,14 +390,21 @@ def test_init_weights_leaves_the_teacher(tmp_path: Path) -> None:
     torch.save(trained.state_dict(), tmp_path / 'teacher.pth')
     net = tiny.segmentor(8)
     net['backbone']['init_cfg'] = dict(type='Constant', val=0.25, layer='Conv2d')
-    model = tiny.build(tiny.distiller(teacher=dict(model=net, checkpoint=str(tmp_path / 'teacher.pth'))))
-    assert all(torch.equal(value, trained.state_dict()[key]) for key, value in model.teacher.state_dict().items())
+    model = tiny.build(
+        tiny.distiller(teacher=dict(model=net, checkpoint=str(tmp_path / 'teacher.pth')))
+    )
+    assert all(
+        torch.equal(value, trained.state_dict()[key])
+        for key, value in model.teacher.state_dict().items()
+    )
 
 
 def test_a_run_of_mmkd_serves_as_the_next_teacher(tmp_path: Path) -> None:
     first = tiny.build(tiny.distiller())
     torch.save(dict(state_dict=first.state_dict()), tmp_path / 'run.pth')
-    second = tiny.build(tiny.distiller(teacher=dict(model=tiny.segmentor(4), checkpoint=str(tmp_path / 'run.pth'))))
+    second = tiny.build(
+        tiny.distiller(teacher=dict(model=tiny.segmentor(4), checkpoint=str(tmp_path / 'run.pth')))
+    )
     data = tiny.batch()
     x = first.data_preprocessor(data, True)['inputs']
     torch.testing.assert_close(second.teacher(x), first.student.eval()(x))
@@ -320,11 +412,15 @@ def test_a_run_of_mmkd_serves_as_the_next_teacher(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------- the student's own answers
 
+
 @pytest.mark.parametrize('mode', ['predict', 'tensor'])
 def test_answers_are_the_students_own(mode: str) -> None:
     model = tiny.build(tiny.distiller()).eval()
     data = model.data_preprocessor(tiny.batch(), False)
-    got, own = (net(data['inputs'], copy.deepcopy(data['data_samples']), mode=mode) for net in (model, model.student))
+    got, own = (
+        net(data['inputs'], copy.deepcopy(data['data_samples']), mode=mode)
+        for net in (model, model.student)
+    )
     if mode == 'tensor':
         assert torch.equal(got, own)
         assert torch.equal(model(data['inputs']), own)  # as mmengine: the default mode
@@ -336,7 +432,9 @@ def test_answers_are_the_students_own(mode: str) -> None:
 
 def test_val_step_is_the_students() -> None:
     model = tiny.build(tiny.distiller()).eval()
-    for got, own in zip(model.val_step(tiny.batch()), model.student.val_step(tiny.batch()), strict=True):
+    for got, own in zip(
+        model.val_step(tiny.batch()), model.student.val_step(tiny.batch()), strict=True
+    ):
         assert torch.equal(got.seg_logits.data, own.seg_logits.data)
 
 
@@ -350,14 +448,23 @@ def test_several_students() -> None:
     assert torch.equal(chosen(x), chosen.students['peer2'](x))
     assert not torch.equal(chosen(x), chosen.students['peer1'](x))
     logs = model.train().train_step(tiny.batch(), tiny.sgd(model))
-    assert set(logs) == {f'{peer}.{head}.{key}' for peer in ('peer1', 'peer2') for head in ('decode', 'aux')
-                         for key in ('loss_ce', 'acc_seg')} | {'first.loss', 'second.loss', 'loss'}
+    assert set(logs) == {
+        f'{peer}.{head}.{key}'
+        for peer in ('peer1', 'peer2')
+        for head in ('decode', 'aux')
+        for key in ('loss_ce', 'acc_seg')
+    } | {'first.loss', 'second.loss', 'loss'}
     parts = sum(value for key, value in logs.items() if 'loss' in key and key != 'loss')
     torch.testing.assert_close(logs['loss'], parts)
-    with pytest.raises(KeyError, match=r"there are 2 students \(\['peer1', 'peer2'\]\): use "
-                                       r"distiller.students\[name\]"):
+    with pytest.raises(
+        KeyError,
+        match=r"there are 2 students \(\['peer1', 'peer2'\]\): use "
+        r'distiller.students\[name\]',
+    ):
         _ = model.student
-    with pytest.raises(KeyError, match=r'there are 0 teachers \(\[\]\): use distiller.teachers\[name\]'):
+    with pytest.raises(
+        KeyError, match=r'there are 0 teachers \(\[\]\): use distiller.teachers\[name\]'
+    ):
         _ = model.teacher
 
 
@@ -368,8 +475,12 @@ def test_an_ensemble_of_teachers_by_glob() -> None:
             return (student - teachers.mean(0)).square().mean()
 
     teachers = {f't{i}': dict(model=tiny.segmentor(4 * i), allow_untrained=True) for i in (1, 2, 3)}
-    cfg = tiny.distiller(teachers=teachers, objectives=dict(spread=dict(
-        loss=Spread(), reads=dict(student='student.logits', teachers='t*.logits'))))
+    cfg = tiny.distiller(
+        teachers=teachers,
+        objectives=dict(
+            spread=dict(loss=Spread(), reads=dict(student='student.logits', teachers='t*.logits'))
+        ),
+    )
     del cfg['teacher']
     model = tiny.build(cfg)
     data = model.data_preprocessor(tiny.batch(), True)
@@ -381,10 +492,14 @@ def test_an_ensemble_of_teachers_by_glob() -> None:
     torch.testing.assert_close(got, (record['student']['logits'] - mean).square().mean())
 
 
-@pytest.mark.parametrize('weight', [0., 0.25])
+@pytest.mark.parametrize('weight', [0.0, 0.25])
 def test_the_task_weight_scales_the_students_own_losses(weight: float) -> None:
-    full, part = (tiny.build(tiny.distiller(student=dict(model=tiny.segmentor(4, dropout=0.)), task_weight=w))
-                  for w in (1., weight))
+    full, part = (
+        tiny.build(
+            tiny.distiller(student=dict(model=tiny.segmentor(4, dropout=0.0)), task_weight=w)
+        )
+        for w in (1.0, weight)
+    )
     part.load_state_dict(full.state_dict())
     for name, teacher in part.teachers.items():
         teacher.load_state_dict(full.teachers[name].state_dict())
@@ -400,19 +515,23 @@ def test_the_task_weight_scales_the_students_own_losses(weight: float) -> None:
         assert part.student.decode_head.conv_seg.weight.grad.any()
 
 
-@pytest.mark.parametrize('weight', [-1., float('nan'), '1', True])
+@pytest.mark.parametrize('weight', [-1.0, float('nan'), '1', True])
 def test_a_bad_task_weight_is_refused(weight: Any) -> None:
     with pytest.raises(ValueError, match=r'task_weight must be a finite number, 0 or above, got'):
         tiny.build(tiny.distiller(task_weight=weight))
 
 
-# ---------------------------------------------------------------------- data preprocessor and scopes
+# ---------------------------------------------------------------------- data preprocessor and
+# scopes
+
 
 def test_the_data_preprocessor_is_the_students_or_given() -> None:
     model = tiny.build(tiny.distiller())
     assert model.data_preprocessor is model.student.data_preprocessor
-    for given in (tiny.preprocessor(32, mean=1., std=2.), MODELS.build({**tiny.preprocessor(32, mean=1., std=2.),
-                                                                       '_scope_': 'mmseg'})):
+    for given in (
+        tiny.preprocessor(32, mean=1.0, std=2.0),
+        MODELS.build({**tiny.preprocessor(32, mean=1.0, std=2.0), '_scope_': 'mmseg'}),
+    ):
         model = tiny.build(tiny.distiller(data_preprocessor=given))
         data = model.data_preprocessor(tiny.batch(size=32), True)
         raw = torch.stack(tiny.batch(size=32)['inputs'])[:, [2, 1, 0]].float()
@@ -420,7 +539,9 @@ def test_the_data_preprocessor_is_the_students_or_given() -> None:
 
 
 def test_a_teacher_of_another_normalisation_sees_its_own() -> None:
-    net = tiny.segmentor(8, data_preprocessor=tiny.preprocessor(mean=127., std=64., bgr_to_rgb=False))
+    net = tiny.segmentor(
+        8, data_preprocessor=tiny.preprocessor(mean=127.0, std=64.0, bgr_to_rgb=False)
+    )
     model = tiny.build(tiny.distiller(teacher=dict(model=net, allow_untrained=True)))
     data = tiny.batch()
     got = model.observe(**model.data_preprocessor(data, True))[0]['teacher']['logits']
@@ -432,7 +553,9 @@ def test_a_teacher_of_another_normalisation_sees_its_own() -> None:
 @pytest.mark.parametrize('active', ['mmseg', 'mmkd', 'mmengine'])
 def test_bare_names_build_under_any_default_scope(active: str) -> None:
     cfg = tiny.distiller(data_preprocessor=tiny.preprocessor(), **TWO_PHASES)
-    cfg['objectives']['pixel']['connectors'] = dict(student=dict(type='Connector', in_channels=11, out_channels=11))
+    cfg['objectives']['pixel']['connectors'] = dict(
+        student=dict(type='Connector', in_channels=11, out_channels=11)
+    )
     with DefaultScope.overwrite_default_scope(active):
         model = tiny.build(cfg)
     assert type(model.student) is EncoderDecoder
@@ -440,7 +563,9 @@ def test_bare_names_build_under_any_default_scope(active: str) -> None:
 
 
 def test_a_config_survives_dump_and_reload(tmp_path: Path) -> None:
-    Config(dict(default_scope='mmseg', model=tiny.distiller(**TWO_PHASES))).dump(str(tmp_path / 'run.py'))
+    Config(dict(default_scope='mmseg', model=tiny.distiller(**TWO_PHASES))).dump(
+        str(tmp_path / 'run.py')
+    )
     cfg = Config.fromfile(tmp_path / 'run.py')
     before = cfg.to_dict()
     torch.manual_seed(0)
@@ -453,24 +578,37 @@ def test_a_config_survives_dump_and_reload(tmp_path: Path) -> None:
 
 # ---------------------------------------------------------------------- connectors
 
+
 def test_auto_connectors_are_printed_and_trained() -> None:
-    cfg = tiny.distiller(taps=dict(logits='decode_head.conv_seg', feat='backbone.layer4'), objectives=dict(
-        hint=dict(loss=Hint(), on='feat', connectors=dict(student='auto'))))
+    cfg = tiny.distiller(
+        taps=dict(logits='decode_head.conv_seg', feat='backbone.layer4'),
+        objectives=dict(hint=dict(loss=Hint(), on='feat', connectors=dict(student='auto'))),
+    )
     cfg['teacher']['input_size'] = (96, 96)
     with mock.patch('mmkd.distiller.distiller.print_log') as log:
         model = tiny.build(cfg)
-    log.assert_called_once_with('mmkd: hint: student (32, 8, 8) -> (64, 12, 12) by 1x1 convolution and bilinear resize',
-                                logger='current')
+    log.assert_called_once_with(
+        'mmkd: hint: student (32, 8, 8) -> (64, 12, 12) by 1x1 convolution and bilinear resize',
+        logger='current',
+    )
     connector = model.objectives['hint'].connectors['student']
     data = model.data_preprocessor(tiny.batch(), True)
     record, _ = model.observe(**data)
-    x = F.interpolate(F.conv2d(record['student']['feat'], connector.conv.weight, connector.conv.bias), size=(12, 12),
-                      mode='bilinear', align_corners=False)
-    torch.testing.assert_close(model.objectives['hint'](record)['hint.loss'],
-                               (x - record['teacher']['feat']).square().mean())
+    x = F.interpolate(
+        F.conv2d(record['student']['feat'], connector.conv.weight, connector.conv.bias),
+        size=(12, 12),
+        mode='bilinear',
+        align_corners=False,
+    )
+    torch.testing.assert_close(
+        model.objectives['hint'](record)['hint.loss'],
+        (x - record['teacher']['feat']).square().mean(),
+    )
     before = connector.conv.weight.clone()
     optim = tiny.sgd(model)
-    assert id(connector.conv.weight) in {id(p) for group in optim.param_groups for p in group['params']}
+    assert id(connector.conv.weight) in {
+        id(p) for group in optim.param_groups for p in group['params']
+    }
     model.train_step(tiny.batch(), optim)
     assert not torch.equal(connector.conv.weight, before)
 
@@ -483,6 +621,7 @@ class Hint(nn.Module):
 
 
 # ---------------------------------------------------------------------- the probe
+
 
 @pytest.mark.parametrize('overrides', [{}, TWO_PHASES], ids=['one phase', 'two phases'])
 def test_the_probe_leaves_no_trace(overrides: dict) -> None:
@@ -505,8 +644,10 @@ def test_the_probe_restores_when_it_raises() -> None:
     model = tiny.build(tiny.distiller())
     before = {k: v.clone() for k, v in model.state_dict().items()}
     random = torch.get_rng_state()
-    with mock.patch.object(model.student.auxiliary_head, 'loss', side_effect=RuntimeError('broken')), \
-            pytest.raises(RuntimeError, match='broken'):
+    with (
+        mock.patch.object(model.student.auxiliary_head, 'loss', side_effect=RuntimeError('broken')),
+        pytest.raises(RuntimeError, match='broken'),
+    ):
         probe(model)
     assert all(m.training for m in model.student.modules())
     assert torch.equal(torch.get_rng_state(), random)
@@ -548,14 +689,20 @@ def test_building_draws_no_random_number_for_the_probe() -> None:
 def test_critics_and_connectors_follow_the_seed_of_the_run() -> None:
     def critic(seed: int) -> Tensor:
         torch.manual_seed(seed)
-        return MODELS.build(tiny.distiller(**TWO_PHASES)).objectives['holistic'].loss.critic.score.weight
+        return (
+            MODELS.build(tiny.distiller(**TWO_PHASES))
+            .objectives['holistic']
+            .loss.critic.score.weight
+        )
 
     assert torch.equal(critic(1), critic(1))
     assert not torch.equal(critic(1), critic(2))
 
 
-@pytest.mark.parametrize(('size', 'shape'), [(dict(size=(48, 32)), (48, 32)),
-                                             (dict(size=None, size_divisor=32), (64, 64))])
+@pytest.mark.parametrize(
+    ('size', 'shape'),
+    [(dict(size=(48, 32)), (48, 32)), (dict(size=None, size_divisor=32), (64, 64))],
+)
 def test_the_probe_runs_at_the_size_of_the_batches(size: dict, shape: tuple) -> None:
     seen = []
 
@@ -565,14 +712,18 @@ def test_the_probe_runs_at_the_size_of_the_batches(size: dict, shape: tuple) -> 
             return super().forward(student, teacher)
 
     net = tiny.segmentor(4, data_preprocessor=tiny.preprocessor() | size)
-    MODELS.build(tiny.distiller(student=dict(model=net), objectives=dict(hint=dict(loss=Spy(), on='logits'))))
+    MODELS.build(
+        tiny.distiller(student=dict(model=net), objectives=dict(hint=dict(loss=Spy(), on='logits')))
+    )
     assert seen == [(shape[0] // 8, shape[1] // 8)]
 
 
 def test_auxiliary_heads_of_the_student_can_be_tapped() -> None:
     """They run in mode='loss' alone, which is what the probe runs of a student."""
-    cfg = tiny.distiller(student=dict(model=tiny.segmentor(4), taps=dict(logits='auxiliary_head.conv_seg')),
-                         objectives=tiny.objectives(pair=None))
+    cfg = tiny.distiller(
+        student=dict(model=tiny.segmentor(4), taps=dict(logits='auxiliary_head.conv_seg')),
+        objectives=tiny.objectives(pair=None),
+    )
     model = tiny.build(cfg)
     data = model.data_preprocessor(tiny.batch(), True)
     record, _ = model.observe(**data)
@@ -585,6 +736,7 @@ def test_auxiliary_heads_of_the_student_can_be_tapped() -> None:
 
 # ---------------------------------------------------------------------- what the recipes tap
 
+
 def test_the_input_of_the_classifier_is_after_dropout_and_the_bottleneck_before() -> None:
     net = MODELS.build({**tiny.segmentor(8, dropout=0.5), '_scope_': 'mmseg'}).train()
     x = net.backbone(torch.randn(4, 3, 32, 32))
@@ -595,10 +747,15 @@ def test_the_input_of_the_classifier_is_after_dropout_and_the_bottleneck_before(
     dropped = (after == 0).all(3).all(2) & (before != 0).any(3).any(2)
     assert 0.2 < dropped.float().mean() < 0.8  # whole channels
     torch.testing.assert_close(after[~dropped], 2 * before[~dropped])
-    assert MODELS.build({**tiny.segmentor(8, dropout=0.), '_scope_': 'mmseg'}).decode_head.dropout is None
+    assert (
+        MODELS.build({**tiny.segmentor(8, dropout=0.0), '_scope_': 'mmseg'}).decode_head.dropout
+        is None
+    )
 
 
-@pytest.mark.parametrize('path', sorted((ROOT / 'configs/structured_kd').glob('*.py')), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    'path', sorted((ROOT / 'configs/structured_kd').glob('*.py')), ids=lambda p: p.stem
+)
 def test_recipes_tap_the_feature_before_dropout(path: Path) -> None:
     cfg = Config.fromfile(path).model
     if cfg.type != 'mmkd.Distiller':
@@ -611,19 +768,32 @@ def test_recipes_tap_the_feature_before_dropout(path: Path) -> None:
             assert taps['feat'].split('.')[-1] in ('bottleneck', 'sep_bottleneck')
 
 
-# ---------------------------------------------------------------------- precision of the teacher in a whole step
+# ---------------------------------------------------------------------- precision of the teacher in
+# a whole step
+
 
 def losses_with(**options: Any) -> dict[str, Tensor]:
     torch.manual_seed(1)
-    model = tiny.build(tiny.distiller(teacher=dict(model=tiny.segmentor(8), allow_untrained=True, **options)))
+    model = tiny.build(
+        tiny.distiller(teacher=dict(model=tiny.segmentor(8), allow_untrained=True, **options))
+    )
     torch.manual_seed(2)
     return model.train_step(tiny.batch(), tiny.sgd(model))
 
 
-@pytest.mark.parametrize(('options', 'tolerance'), [
-    (dict(precision='bf16'), 2e-2), (dict(precision='fp16'), 2e-3), (dict(channels_last=True), 1e-5),
-    (dict(fuse_bn=True), 1e-5)], ids=lambda o: str(o))
-def test_teacher_options_change_the_losses_within_tolerance(options: dict, tolerance: float) -> None:
+@pytest.mark.parametrize(
+    ('options', 'tolerance'),
+    [
+        (dict(precision='bf16'), 2e-2),
+        (dict(precision='fp16'), 2e-3),
+        (dict(channels_last=True), 1e-5),
+        (dict(fuse_bn=True), 1e-5),
+    ],
+    ids=lambda o: str(o),
+)
+def test_teacher_options_change_the_losses_within_tolerance(
+    options: dict, tolerance: float
+) -> None:
     plain, got = losses_with(), losses_with(**options)
     assert plain.keys() == got.keys()
     for key in ('pixel.loss', 'pair.loss'):
@@ -632,7 +802,9 @@ def test_teacher_options_change_the_losses_within_tolerance(options: dict, toler
 
 
 def test_compiled_teacher_in_a_whole_step() -> None:
-    """The probe runs first, uncompiled; the taps of the compiled one fire in training all the same."""
+    """The probe runs first, uncompiled; the taps of the compiled one fire in training all the
+    same.
+    """
     compiled: list[Callable] = []
     with mock.patch('torch.compile', side_effect=lambda f, **_: compiled.append(f) or f):
         plain, got = losses_with(), losses_with(compile=True)

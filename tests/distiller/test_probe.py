@@ -1,4 +1,7 @@
-"""The probe: students of any head, in train mode, on a stand-in; what labels it gives; what it leaves alone."""
+"""The probe: students of any head, in train mode, on a stand-in; what labels it gives; what it
+leaves alone.
+"""
+
 from typing import Any
 
 import pytest
@@ -16,26 +19,61 @@ from mmkd.tasks.generated import det_sample, edges_of, generated_batch, generate
 def ddrnet() -> dict:
     ohem = dict(type='OhemCrossEntropy', min_kept=100)
     return dict(
-        type='EncoderDecoder', data_preprocessor=tiny.preprocessor(128), train_cfg=dict(), test_cfg=dict(mode='whole'),
+        type='EncoderDecoder',
+        data_preprocessor=tiny.preprocessor(128),
+        train_cfg=dict(),
+        test_cfg=dict(mode='whole'),
         backbone=dict(type='DDRNet', channels=4, ppm_channels=8, norm_cfg=dict(type='BN')),
-        decode_head=dict(type='DDRHead', in_channels=16, channels=8, dropout_ratio=0., num_classes=11,
-                         norm_cfg=dict(type='BN'), loss_decode=[ohem, ohem]))
+        decode_head=dict(
+            type='DDRHead',
+            in_channels=16,
+            channels=8,
+            dropout_ratio=0.0,
+            num_classes=11,
+            norm_cfg=dict(type='BN'),
+            loss_decode=[ohem, ohem],
+        ),
+    )
 
 
 def pidnet() -> dict:
     cross, ohem = dict(type='CrossEntropyLoss'), dict(type='OhemCrossEntropy', min_kept=100)
     return dict(
-        type='EncoderDecoder', data_preprocessor=tiny.preprocessor(128), train_cfg=dict(), test_cfg=dict(mode='whole'),
-        backbone=dict(type='PIDNet', channels=8, ppm_channels=8, num_stem_blocks=1, num_branch_blocks=1,
-                      norm_cfg=dict(type='BN')),
-        decode_head=dict(type='PIDHead', in_channels=32, channels=8, num_classes=11, norm_cfg=dict(type='BN'),
-                         loss_decode=[cross, ohem, dict(type='BoundaryLoss'), ohem]))
+        type='EncoderDecoder',
+        data_preprocessor=tiny.preprocessor(128),
+        train_cfg=dict(),
+        test_cfg=dict(mode='whole'),
+        backbone=dict(
+            type='PIDNet',
+            channels=8,
+            ppm_channels=8,
+            num_stem_blocks=1,
+            num_branch_blocks=1,
+            norm_cfg=dict(type='BN'),
+        ),
+        decode_head=dict(
+            type='PIDHead',
+            in_channels=32,
+            channels=8,
+            num_classes=11,
+            norm_cfg=dict(type='BN'),
+            loss_decode=[cross, ohem, dict(type='BoundaryLoss'), ohem],
+        ),
+    )
 
 
 def train(net: dict, with_edges: bool = False) -> dict[str, Tensor]:
     """Build a Distiller of one student under a small teacher and take a step."""
-    model = tiny.build(tiny.distiller(student=dict(model=net), objectives=dict(pixel=dict(
-        loss=dict(type='PixelWiseKLLoss'), on='logits', connectors=dict(teacher='auto')))))
+    model = tiny.build(
+        tiny.distiller(
+            student=dict(model=net),
+            objectives=dict(
+                pixel=dict(
+                    loss=dict(type='PixelWiseKLLoss'), on='logits', connectors=dict(teacher='auto')
+                )
+            ),
+        )
+    )
     data = generated_batch(2, (128, 128), Task('segmentation', 11))
     if not with_edges:
         for sample in data['data_samples']:
@@ -45,14 +83,18 @@ def train(net: dict, with_edges: bool = False) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(('net', 'edges'), [(ddrnet, False), (pidnet, True)])
 def test_heads_that_learn_from_more_than_they_predict(net: Any, edges: bool) -> None:
-    """They take a tuple of maps in train mode and one map in eval mode, where mode='loss' cannot run at all."""
+    """They take a tuple of maps in train mode and one map in eval mode, where mode='loss' cannot
+    run at all.
+    """
     logs = train(net(), edges)
     assert all(value.isfinite() for value in logs.values())
     assert logs['pixel.loss'] > 0
 
 
 class Inward(FCNHead):
-    """Notes the mode of its forward, keeps what it computed in a plain dict, and matches: it takes no NaN."""
+    """Notes the mode of its forward, keeps what it computed in a plain dict, and matches: it takes
+    no NaN.
+    """
 
     seen: list = []
 
@@ -79,23 +121,39 @@ def inward() -> dict:
 
 
 def test_it_runs_in_train_mode_and_needs_no_weights(inward: dict) -> None:
-    model = MODELS.build(tiny.distiller(
-        student=dict(model=inward, taps=dict(feat='decode_head.convs')),
-        objectives=tiny.objectives(pair=tiny.objectives()['pair'] | dict(connectors=dict(student='auto')))))
+    model = MODELS.build(
+        tiny.distiller(
+            student=dict(model=inward, taps=dict(feat='decode_head.convs')),
+            objectives=tiny.objectives(
+                pair=tiny.objectives()['pair'] | dict(connectors=dict(student='auto'))
+            ),
+        )
+    )
     head = model.student.decode_head
     assert Inward.seen == [True]
     assert head.words.isnan().all()
     assert head.cache == {}
-    assert type(model.objectives['pair'].connectors['student']).__name__ == 'Connector'  # what it fits stays
+    assert (
+        type(model.objectives['pair'].connectors['student']).__name__ == 'Connector'
+    )  # what it fits stays
 
 
 def test_edges_by_hand_and_beside_generated_labels() -> None:
     labels = torch.randint(0, 3, (1, 7, 9))
-    by_hand = [[int((y < 6 and labels[0, y, x] != labels[0, y + 1, x]) or (x < 8 and labels[0, y, x] !=
-                                                                           labels[0, y, x + 1]))
-                for x in range(9)] for y in range(7)]
+    by_hand = [
+        [
+            int(
+                (y < 6 and labels[0, y, x] != labels[0, y + 1, x])
+                or (x < 8 and labels[0, y, x] != labels[0, y, x + 1])
+            )
+            for x in range(9)
+        ]
+        for y in range(7)
+    ]
     assert edges_of(labels).tolist() == [by_hand]
-    sample = generated_sample(Task('segmentation', 19), (24, 40), torch.Generator().manual_seed(0), masked=False)
+    sample = generated_sample(
+        Task('segmentation', 19), (24, 40), torch.Generator().manual_seed(0), masked=False
+    )
     assert torch.equal(sample.gt_edge_map.data, edges_of(sample.gt_sem_seg.data))
     assert sample.gt_edge_map.data.unique().tolist() == [0, 1]
     rows = generated_sample(Task('segmentation', 19), (24, 40), torch.Generator().manual_seed(0))
@@ -105,7 +163,7 @@ def test_edges_by_hand_and_beside_generated_labels() -> None:
 
 def test_boxes_carry_masks() -> None:
     need_mmdet()
-    boxes = torch.tensor([[1., 2., 4., 6.], [0., 0., 8., 1.]])
+    boxes = torch.tensor([[1.0, 2.0, 4.0, 6.0], [0.0, 0.0, 8.0, 1.0]])
     masks = det_sample(boxes, torch.tensor([0, 1]), (6, 8)).gt_instances.masks.masks
     assert masks.shape == (2, 6, 8)
     assert masks.sum((1, 2)).tolist() == [3 * 4, 8 * 1]

@@ -1,4 +1,5 @@
 """Stand-ins: what is copied, what sleeps, and that any weights will do."""
+
 import threading
 
 import pytest
@@ -27,13 +28,15 @@ def test_weights_are_small_whatever_they_were_and_the_student_keeps_its_own() ->
     conv = made.backbone.layer1[0].conv1.weight
     bound = conv[0].numel() ** -0.5
     assert conv.abs().max() <= bound
-    assert conv.std().item() == pytest.approx(bound / 3 ** 0.5, rel=0.15)  # of a uniform distribution
+    assert conv.std().item() == pytest.approx(bound / 3**0.5, rel=0.15)  # of a uniform distribution
     assert all(p.min() >= 0.5 and p.max() <= 1 for p in made.parameters() if p.dim() == 1)
     with torch.no_grad():
         assert made(torch.randn(1, 3, 64, 64)).isfinite().all()
     torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0, equal_nan=True)
     again = stand_in(net, 'student', generator())
-    assert all(torch.equal(x, y) for x, y in zip(made.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.equal(x, y) for x, y in zip(made.parameters(), again.parameters(), strict=True)
+    )
 
 
 def test_all_but_norms_and_dropouts_is_awake() -> None:
@@ -46,10 +49,27 @@ def test_all_but_norms_and_dropouts_is_awake() -> None:
     class DropoutHead(nn.Sequential):
         """Its name alone: a module of modules may choose its path by its mode."""
 
-    net = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1), nn.SyncBatchNorm(1), nn.Dropout2d(), DropPath(),
-                        StochasticDepth(), OwnNorm(), DropoutHead(nn.ReLU())).eval()
+    net = nn.Sequential(
+        nn.Conv2d(1, 1, 1),
+        nn.BatchNorm2d(1),
+        nn.SyncBatchNorm(1),
+        nn.Dropout2d(),
+        DropPath(),
+        StochasticDepth(),
+        OwnNorm(),
+        DropoutHead(nn.ReLU()),
+    ).eval()
     made = stand_in(net, 'student', generator())
-    assert [module.training for module in made] == [True, False, False, False, False, False, False, True]
+    assert [module.training for module in made] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+        False,
+        False,
+        True,
+    ]
     assert made.training
     assert not any(module.training for module in net.modules())
     assert [sleeps(module) for module in made] == [not module.training for module in made]
@@ -66,6 +86,9 @@ def test_what_is_computed_from_a_parameter_is_copied_by_value() -> None:
 def test_what_cannot_be_copied_is_named() -> None:
     net = nn.Linear(1, 1)
     net.lock = threading.Lock()
-    with pytest.raises(TypeError, match=r"student 'b' \(a Linear\) cannot be copied \(TypeError: cannot pickle "
-                                        r"'_thread.lock' object\).*Mend: hold no open files, locks or computed"):
+    with pytest.raises(
+        TypeError,
+        match=r"student 'b' \(a Linear\) cannot be copied \(TypeError: cannot pickle "
+        r"'_thread.lock' object\).*Mend: hold no open files, locks or computed",
+    ):
         copy_module(net, "student 'b'")

@@ -1,4 +1,7 @@
-"""Batches of nothing but void: counted, worth nothing, and the end of a run only where they go on."""
+"""Batches of nothing but void: counted, worth nothing, and the end of a run only where they go
+on.
+"""
+
 import copy
 import logging
 from typing import Any
@@ -39,8 +42,13 @@ def test_the_first_and_each_doubling_are_warned_of(said: list[str]) -> None:
         count.note(void(), valid=True)
     assert count.total == 100
     assert [line.split(' no valid position')[0] for line in said] == [
-        'mmkd: a batch has', *(f'mmkd: {number} batches so far have' for number in (2, 4, 8, 16, 32, 64))]
-    assert all(f'(from {number}.png)' in line for number, line in zip((1, 2, 4, 8, 16, 32, 64), said, strict=True))
+        'mmkd: a batch has',
+        *(f'mmkd: {number} batches so far have' for number in (2, 4, 8, 16, 32, 64)),
+    ]
+    assert all(
+        f'(from {number}.png)' in line
+        for number, line in zip((1, 2, 4, 8, 16, 32, 64), said, strict=True)
+    )
 
 
 @pytest.mark.bad_input
@@ -51,8 +59,11 @@ def test_many_in_a_row_end_the_run(said: list[str]) -> None:
     count.note(void(), valid=True)
     for _ in range(MANY - 1):
         count.note(void(), valid=False)
-    with pytest.raises(ValueError, match=r'^50 batches in a row have no valid position. The last one: no valid position'
-                                         r': every label of this batch is the ignore index 255 \(from a.png\). Mend'):
+    with pytest.raises(
+        ValueError,
+        match=r'^50 batches in a row have no valid position. The last one: no valid position'
+        r': every label of this batch is the ignore index 255 \(from a.png\). Mend',
+    ):
         count.note(void(img_path='a.png'), valid=False)
 
 
@@ -69,15 +80,21 @@ def test_a_void_step_is_worth_what_plain_mmseg_gives(said: list[str]) -> None:
     before = [p.clone() for p in model.student.parameters()]
     logs = model.train_step(tiny.batch(ignore=1.1), tiny.sgd(model))
     assert logs['loss'] == 0
-    assert all(torch.equal(p, old) for p, old in zip(model.student.parameters(), before, strict=True))
+    assert all(
+        torch.equal(p, old) for p, old in zip(model.student.parameters(), before, strict=True)
+    )
     assert model.void_batches.total == 2
     assert '(from labels_0.png, labels_1.png)' in said[0]
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize(('changes', 'reads'), [
-    ({}, {}), (dict(task_weight=0), dict(mask='batch.valid')), (dict(task_weight=0), {})])
-def test_where_nothing_reads_labels_none_are_missed(said: list[str], changes: dict, reads: dict) -> None:
+@pytest.mark.parametrize(
+    ('changes', 'reads'),
+    [({}, {}), (dict(task_weight=0), dict(mask='batch.valid')), (dict(task_weight=0), {})],
+)
+def test_where_nothing_reads_labels_none_are_missed(
+    said: list[str], changes: dict, reads: dict
+) -> None:
     terms = tiny.objectives(pair=None)
     terms['pixel']['reads'] = reads
     model = tiny.build(tiny.distiller(objectives=terms, **changes))
@@ -101,18 +118,24 @@ def test_a_classifier_without_a_label_that_counts_is_worth_0() -> None:
         return [BaseDataElement(gt_label=torch.tensor([label])) for label in labels]
 
     nothing = answer(logits, samples(-100, -100, -100), 'loss')['loss_cls']
-    gradient, = torch.autograd.grad(nothing, logits)
+    (gradient,) = torch.autograd.grad(nothing, logits)
     assert nothing == 0
     assert (gradient == 0).all()
     some = answer(logits, samples(1, -100, 3), 'loss')['loss_cls']
     by_hand = -sum(logits.log_softmax(1)[i, label] for i, label in ((0, 1), (2, 3))) / 2
     torch.testing.assert_close(some, by_hand)
-    torch.testing.assert_close(some, torch.nn.functional.cross_entropy(logits, torch.tensor([1, -100, 3])))
+    torch.testing.assert_close(
+        some, torch.nn.functional.cross_entropy(logits, torch.tensor([1, -100, 3]))
+    )
 
 
 def test_depth_that_nobody_knows_is_void_too() -> None:
-    unknown = SegDataSample(gt_depth_map=PixelData(data=torch.zeros(1, 2, 2)), metainfo=dict(depth_map_path='a.png'))
+    unknown = SegDataSample(
+        gt_depth_map=PixelData(data=torch.zeros(1, 2, 2)), metainfo=dict(depth_map_path='a.png')
+    )
     batch = Batch(torch.zeros(1, 3, 2, 2), [unknown])
     assert not batch.valid.any()
-    assert batch.tell_void() == ('no valid position: no depth of this batch is known (from a.png). Mend: look at the '
-                                 'depth files, and at depth_rescale_factor')
+    assert batch.tell_void() == (
+        'no valid position: no depth of this batch is known (from a.png). Mend: look at the '
+        'depth files, and at depth_rescale_factor'
+    )

@@ -1,4 +1,7 @@
-"""The names of metrics are found by each rank alone, or one that fails would leave the others waiting."""
+"""The names of metrics are found by each rank alone, or one that fails would leave the others
+waiting.
+"""
+
 import os
 import signal
 import time
@@ -36,7 +39,9 @@ def test_names_and_prefixes_are_those_of_a_validation() -> None:
 
 
 def _rank(rank: int, folder: Path, metric: Script) -> None:
-    torch.distributed.init_process_group('gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2)
+    torch.distributed.init_process_group(
+        'gloo', init_method=f'file://{folder}/meet', rank=rank, world_size=2
+    )
     found = reported_metrics(MODEL, DATA, Evaluator([metric]))
     together = torch.tensor([len(found) + 1])
     torch.distributed.all_reduce(together)
@@ -66,5 +71,8 @@ def test_two_ranks_find_the_same_and_wait_for_no_one(kind: type, tmp_path: Path)
 def test_a_metric_that_nobody_reports() -> None:
     check_best_metrics(['auto', 'mIoU'], ['mIoU'])
     check_best_metrics(['unknown'], [])
-    with pytest.raises(KeyError, match=r"save_best='miou', which the validation does not report; did you mean 'mIoU'"):
+    with pytest.raises(
+        KeyError,
+        match=r"save_best='miou', which the validation does not report; did you mean 'mIoU'",
+    ):
         check_best_metrics(['miou'], ['mIoU'])

@@ -2,6 +2,7 @@
 
 ``PYTHONPATH=tests python tests/helpers/hostile_files.py [family …]`` counts what they do to mmkd's.
 """
+
 import sys
 from collections.abc import Callable, Iterator
 
@@ -11,15 +12,38 @@ from helpers.hostile.attack import COUNTED, attack
 from helpers.hostile.harmless import harmless
 
 FAMILIES: dict[str, Callable[[], Iterator[Case]]] = {
-    family.__name__: family for family in (
-        calls.dangerous_names, calls.opcodes, calls.protocols, calls.chains, calls.nested,
-        arrays.forged_arrays, arrays.arrays_as_weights, arrays.numbers_as_weights,
+    family.__name__: family
+    for family in (
+        calls.dangerous_names,
+        calls.opcodes,
+        calls.protocols,
+        calls.chains,
+        calls.nested,
+        arrays.forged_arrays,
+        arrays.arrays_as_weights,
+        arrays.numbers_as_weights,
         arrays.shared_dtypes,
-        tensors.strides, tensors.storages, tensors.kinds, tensors.poisons,
-        bombs.depth, bombs.lengths, bombs.amplified, bombs.stacks, bombs.keys,
-        containers.compressed, containers.lies, containers.words, containers.doubles,
-        containers.scripts, containers.cuts, containers.flips,
-        legacy.old_format, legacy.old_lengths, legacy.tars)}
+        tensors.strides,
+        tensors.storages,
+        tensors.kinds,
+        tensors.poisons,
+        bombs.depth,
+        bombs.lengths,
+        bombs.amplified,
+        bombs.stacks,
+        bombs.keys,
+        containers.compressed,
+        containers.lies,
+        containers.words,
+        containers.doubles,
+        containers.scripts,
+        containers.cuts,
+        containers.flips,
+        legacy.old_format,
+        legacy.old_lengths,
+        legacy.tars,
+    )
+}
 HARMLESS = harmless
 
 

@@ -1,4 +1,7 @@
-"""Runs that are killed wherever they touch the disk, and whenever; resumed, they leave what they would have left."""
+"""Runs that are killed wherever they touch the disk, and whenever; resumed, they leave what they
+would have left.
+"""
+
 import os
 import random
 import signal
@@ -21,14 +24,18 @@ TIMES = ('time', 'data_time', 'eta', 'memory')
 
 
 def start(folder: Path, name: str, resume: bool = False) -> None:
-    """Train six iterations: checkpoints, validations and students every other, one kept, and the best."""
+    """Train six iterations: checkpoints, validations and students every other, one kept, and the
+    best.
+    """
     cfg = run_config(folder, name=name, max_iters=6, interval=2, keep=1, val_interval=2)
     cfg.default_hooks.checkpoint.save_best = 'mIoU'
     train(cfg, resume)
 
 
 def forked(work: Callable[[], Any], kill_after: float | None = None) -> int:
-    """Run in a fork, which pays for no imports; return its exit code, minus the signal where one ended it."""
+    """Run in a fork, which pays for no imports; return its exit code, minus the signal where one
+    ended it.
+    """
     child = os.fork()
     if not child:
         code = 1
@@ -75,20 +82,35 @@ def left(folder: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a checkpoint's content as what == compares, without times and the config's text, which holds the folder.
+    """Return a checkpoint's content as what == compares, without times and the config's text, which
+    holds the folder.
 
-    Nor is the hub's ``iter`` compared, which mmengine counts from where a run was started; ``meta.iter`` is.
+    Nor is the hub's ``iter`` compared, which mmengine counts from where a run was started;
+    ``meta.iter`` is.
     """
     if isinstance(value, torch.Tensor):
-        return str(value.dtype), tuple(value.shape), value.contiguous().view(torch.uint8).numpy().tobytes() \
-            if value.dim() else value.item()
+        return (
+            str(value.dtype),
+            tuple(value.shape),
+            value.contiguous().view(torch.uint8).numpy().tobytes() if value.dim() else value.item(),
+        )
     if isinstance(value, HistoryBuffer):
         return plain(value._log_history), plain(value._count_history)
     if isinstance(value, np.ndarray):
         return value.dtype.str, value.tobytes()
     if isinstance(value, dict):
-        left_out = (*TIMES, 'cfg', 'experiment_name', 'mmkd_run_record', *['iter'] * ('mmkd_validated' in value))
-        return {key: plain(item) for key, item in value.items() if str(key).rpartition('/')[2] not in left_out}
+        left_out = (
+            *TIMES,
+            'cfg',
+            'experiment_name',
+            'mmkd_run_record',
+            *['iter'] * ('mmkd_validated' in value),
+        )
+        return {
+            key: plain(item)
+            for key, item in value.items()
+            if str(key).rpartition('/')[2] not in left_out
+        }
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
@@ -96,13 +118,17 @@ def differences(one: Any, other: Any, where: str = '') -> list[str]:
     """Name the places where two such contents differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         alone = [f'{where}/{key} is there once' for key in one.keys() ^ other.keys()]
-        return alone + [found for key in one.keys() & other.keys()
-                        for found in differences(one[key], other[key], f'{where}/{key}')]
+        return alone + [
+            found
+            for key in one.keys() & other.keys()
+            for found in differences(one[key], other[key], f'{where}/{key}')
+        ]
     return [] if one == other else [where]
 
 
-def kill_everywhere(folder: Path, every: int = 1, at_random: int = 30,
-                    seed: int = 0) -> Iterator[tuple[str, list[str]]]:
+def kill_everywhere(
+    folder: Path, every: int = 1, at_random: int = 30, seed: int = 0
+) -> Iterator[tuple[str, list[str]]]:
     """Yield each fault that was injected, and what was lost by it.
 
     Args:
@@ -119,8 +145,13 @@ def kill_everywhere(folder: Path, every: int = 1, at_random: int = 30,
     assert LOCK not in whole
     assert len([name for name in whole if name.startswith('best_')]) == 1
     moments = random.Random(seed)
-    faults: list[tuple[str, dict]] = [(f'kill before touch {n}', dict(die_before=n)) for n in range(0, touches, every)]
-    faults += [(f'kill at a random time {n}', dict(kill_after=moments.uniform(0, length))) for n in range(at_random)]
+    faults: list[tuple[str, dict]] = [
+        (f'kill before touch {n}', dict(die_before=n)) for n in range(0, touches, every)
+    ]
+    faults += [
+        (f'kill at a random time {n}', dict(kill_after=moments.uniform(0, length)))
+        for n in range(at_random)
+    ]
     for number, (fault, how) in enumerate(faults):
         name = f'parts_{number}'
         run = partial(count_touches, partial(start, folder, name), note, how.get('die_before'))

@@ -1,4 +1,5 @@
 """The tools as they are called from a shell, or in this process."""
+
 import os
 import re
 import runpy
@@ -13,9 +14,13 @@ from mmengine.config import Config
 
 
 def shell(*arguments: Any, cwd: Path) -> str:
-    """Run Python from another folder with nothing but the checkout on the path; return what it printed."""
+    """Run Python from another folder with nothing but the checkout on the path; return what it
+    printed.
+    """
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -30,13 +35,19 @@ def here(tool: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def config_file(folder: Path, **changes: Any) -> Path:
     """Write a config as users have them; its work dir is left open."""
     cfg = run_config(folder, **changes).to_dict()
-    own = {key: value for key, value in cfg.items() if key not in ('work_dir', 'experiment_name', 'log_level')}
+    own = {
+        key: value
+        for key, value in cfg.items()
+        if key not in ('work_dir', 'experiment_name', 'log_level')
+    }
     path = folder / 'recipe.py'
     path.write_text(Config(own).pretty_text)
     return path
 
 
-def refusal(tool: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture) -> str:
+def refusal(
+    tool: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> str:
     """Run a tool that ends with exit code 1; return the last line of what it printed."""
     with pytest.raises(SystemExit) as stopped:
         here(tool, *arguments, monkeypatch=monkeypatch)
@@ -45,10 +56,11 @@ def refusal(tool: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch, capfd: 
 
 
 def names(run: str) -> list[str]:
-    """Return options that keep runs of one process apart: mmengine holds loggers and visualizers by name."""
+    """Return options that keep runs of one process apart: mmengine holds loggers and visualizers by
+    name.
+    """
     return ['--cfg-options', f'experiment_name={run}', f'visualizer.name={run}']
 
 
 def mious(text: str) -> list[float]:
     return [float(value) for value in re.findall(r'\bmIoU: (\d+\.\d+)', text)]
-

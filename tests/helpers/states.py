@@ -1,4 +1,5 @@
 """States of runs, compared bit by bit."""
+
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ def differences(one: Any, other: Any, path: str = '') -> list[str]:
         return [d for key in one for d in differences(one[key], other[key], f'{path}.{key}')]
     if isinstance(one, list | tuple):
         assert len(one) == len(other), path
-        return [d for i, (a, b) in enumerate(zip(one, other, strict=True)) for d in differences(a, b, f'{path}[{i}]')]
+        return [
+            d
+            for i, (a, b) in enumerate(zip(one, other, strict=True))
+            for d in differences(a, b, f'{path}[{i}]')
+        ]
     return [] if one == other else [path]
-

@@ -1,4 +1,5 @@
 """Runs whose objectives have a vocabulary."""
+
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ TAPS = dict(feat='decode_head.bottleneck', early='backbone[0]', later='backbone[
 
 def quest(on: str = 'feat', **changes: Any) -> dict:
     """Return an objective with a vocabulary."""
-    loss = dict(type='AssignmentKLLoss', num_words=WORDS, tau='auto', target_perplexity=2.)
+    loss = dict(type='AssignmentKLLoss', num_words=WORDS, tau='auto', target_perplexity=2.0)
     return dict(loss=loss, on=on, **changes)
 
 
-def config(folder: Path, objectives: dict | None = None, hook: dict | None = None, **changes: Any) -> Config:
+def config(
+    folder: Path, objectives: dict | None = None, hook: dict | None = None, **changes: Any
+) -> Config:
     """Return a run with VocabularyHook; ``deep`` is the objective unless others are given."""
     model = model_of(critic=False, taps=TAPS, objectives=objectives or dict(deep=quest()))
     cfg = run_config(folder, model, **changes)
@@ -26,4 +29,3 @@ def config(folder: Path, objectives: dict | None = None, hook: dict | None = Non
 
 def without_hook(cfg: Config) -> list[dict]:
     return [hook for hook in cfg.custom_hooks if 'Vocabulary' not in hook.type]
-

@@ -1,7 +1,10 @@
-"""Every loss lets a student's NaN, +Inf and −Inf through where it counts, so that a run can be stopped, and only there.
+"""Every loss lets a student's NaN, +Inf and −Inf through where it counts, so that a run can be
+stopped, and only there.
 
-A clip, sigmoid, softmax or ReLU makes a finite number of an infinite one, and the run would go on with it.
+A clip, sigmoid, softmax or ReLU makes a finite number of an infinite one, and the run would go on
+with it.
 """
+
 import inspect
 import math
 from collections.abc import Callable
@@ -59,8 +62,11 @@ def critic(kind: type[nn.Module], **options: Any) -> nn.Module:
 
 
 def adversarial(mode: str, activation: str | None, sigmoid: bool) -> Callable:
-    return pair(mmkd.losses.AdversarialLoss(critic(CategoryCritic, num_classes=0), mode, activation=activation,
-                                            sigmoid=sigmoid))
+    return pair(
+        mmkd.losses.AdversarialLoss(
+            critic(CategoryCritic, num_classes=0), mode, activation=activation, sigmoid=sigmoid
+        )
+    )
 
 
 K = {name: getattr(mmkd.losses, name) for name in dir(mmkd.losses) if name.endswith('Loss')}
@@ -75,31 +81,66 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
     ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),
     ('ProxyDirichletLoss', 'reverse'): (stack(K['ProxyDirichletLoss']()), {}),
-    ('ProxyDirichletLoss', 'forward'): (stack(K['ProxyDirichletLoss']('forward', offset=0.)), {}),
+    ('ProxyDirichletLoss', 'forward'): (stack(K['ProxyDirichletLoss']('forward', offset=0.0)), {}),
     ('AssignmentKLLoss', ''): (pair(words(K['AssignmentKLLoss'](3, 3, num_words=4))), {}),
     ('HiddenCosineLoss', 'all'): (pair(K['HiddenCosineLoss']()), TOKENS),
-    ('HiddenCosineLoss', 'first'): (pair(K['HiddenCosineLoss']('first')), TOKENS | dict(mask=None, valid=(1, 0, 1))),
+    ('HiddenCosineLoss', 'first'): (
+        pair(K['HiddenCosineLoss']('first')),
+        TOKENS | dict(mask=None, valid=(1, 0, 1)),
+    ),
     ('HiddenCosineLoss', 'mean'): (pair(K['HiddenCosineLoss']('mean')), TOKENS),
-    ('HiddenCosineLoss', 'class'): (pair(K['HiddenCosineLoss']('class'), labels=torch.where(MASK, 1, 255)),
-                                    dict(mask=MASK, reads_mask=False)),
-    ('AttentionKLLoss', 'match'): (pair(K['AttentionKLLoss']()),
-                                   dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW)),
-    ('AttentionKLLoss', 'mean'): (pair(K['AttentionKLLoss']('mean')),
-                                  dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW)),
-    ('AttentionKLLoss', 'queries'): (pair(K['AttentionKLLoss'](), student_key=draw(2, 3, 5, 4),
-                                          teacher_key=draw(2, 3, 5, 4)),
-                                     dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW)),
+    ('HiddenCosineLoss', 'class'): (
+        pair(K['HiddenCosineLoss']('class'), labels=torch.where(MASK, 1, 255)),
+        dict(mask=MASK, reads_mask=False),
+    ),
+    ('AttentionKLLoss', 'match'): (
+        pair(K['AttentionKLLoss']()),
+        dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW),
+    ),
+    ('AttentionKLLoss', 'mean'): (
+        pair(K['AttentionKLLoss']('mean')),
+        dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW),
+    ),
+    ('AttentionKLLoss', 'queries'): (
+        pair(K['AttentionKLLoss'](), student_key=draw(2, 3, 5, 4), teacher_key=draw(2, 3, 5, 4)),
+        dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW),
+    ),
     ('SqueezedKnowledgeLoss', 'map'): (squeezed, dict(mask=None)),
-    ('SqueezedKnowledgeLoss', 'global'): (squeezed_global, dict(mask=None, shape=(2, 3), valid=(1, 1))),
-    **{('PairWiseAffinityLoss', str(options)): (pair(K['PairWiseAffinityLoss'](**options)), dict(mask=None))
-       for options in (dict(method='dense'), dict(method='gram'), dict(neighbourhood=3), dict(patch=2),
-                       dict(patch=2, pool='max'))},
-    **{('AdversarialLoss', f'{mode} {activation} {sigmoid}'): (adversarial(mode, activation, sigmoid), {})
-       for mode, activation, sigmoid in product(('wgan-gp', 'hinge', 'lsgan', 'bce'), (None, 'softmax', 'sigmoid'),
-                                                (False, True)) if not (mode == 'bce' and sigmoid)},
+    ('SqueezedKnowledgeLoss', 'global'): (
+        squeezed_global,
+        dict(mask=None, shape=(2, 3), valid=(1, 1)),
+    ),
+    **{
+        ('PairWiseAffinityLoss', str(options)): (
+            pair(K['PairWiseAffinityLoss'](**options)),
+            dict(mask=None),
+        )
+        for options in (
+            dict(method='dense'),
+            dict(method='gram'),
+            dict(neighbourhood=3),
+            dict(patch=2),
+            dict(patch=2, pool='max'),
+        )
+    },
+    **{
+        ('AdversarialLoss', f'{mode} {activation} {sigmoid}'): (
+            adversarial(mode, activation, sigmoid),
+            {},
+        )
+        for mode, activation, sigmoid in product(
+            ('wgan-gp', 'hinge', 'lsgan', 'bce'), (None, 'softmax', 'sigmoid'), (False, True)
+        )
+        if not (mode == 'bce' and sigmoid)
+    },
     ('AdversarialLoss', 'maps'): (
-        pair(K['AdversarialLoss'](critic(HolisticCritic, image_channels=0, channels=(8, 16)), 'hinge')),
-        dict(mask=None, shape=(2, 3, 16, 16))),
+        pair(
+            K['AdversarialLoss'](
+                critic(HolisticCritic, image_channels=0, channels=(8, 16)), 'hinge'
+            )
+        ),
+        dict(mask=None, shape=(2, 3, 16, 16)),
+    ),
 }
 
 
@@ -110,12 +151,14 @@ def learn(call: Callable, student: Tensor, **mask: Any) -> tuple[Tensor, Tensor]
 
 
 def start(shape: tuple[int, ...]) -> Tensor:
-    return (draw(*shape) + .1).softmax(-1)  # rows of attention too
+    return (draw(*shape) + 0.1).softmax(-1)  # rows of attention too
 
 
 @pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize(('loss', 'options'), CASES)
-def test_what_is_not_finite_comes_out_where_it_counts_and_only_there(loss: str, options: str, bad: float) -> None:
+def test_what_is_not_finite_comes_out_where_it_counts_and_only_there(
+    loss: str, options: str, bad: float
+) -> None:
     call, case = CASES[loss, options]
     student, mask = start(case.get('shape', SHAPE)), case.get('mask', MASK)
     given = dict(mask=mask) if mask is not None and case.get('reads_mask', True) else {}
@@ -132,13 +175,17 @@ def test_what_is_not_finite_comes_out_where_it_counts_and_only_there(loss: str, 
 
 
 def test_every_loss_is_there() -> None:
-    registered = {name for name, kind in inspect.getmembers(mmkd.losses, inspect.isclass) if issubclass(kind, Loss)}
+    registered = {
+        name
+        for name, kind in inspect.getmembers(mmkd.losses, inspect.isclass)
+        if issubclass(kind, Loss)
+    }
     assert registered - {'Loss'} == {loss for loss, _ in CASES}
 
 
 def test_infinite_to_nan_leaves_finite_numbers_and_their_gradient() -> None:
-    x = torch.tensor([1., -torch.finfo(torch.float32).max, math.inf, math.nan], requires_grad=True)
+    x = torch.tensor([1.0, -torch.finfo(torch.float32).max, math.inf, math.nan], requires_grad=True)
     y = infinite_to_nan(x)
     assert y[:2].tolist() == x[:2].tolist()
     assert y[2:].isnan().all()
-    assert torch.autograd.grad(y[:2].sum(), x)[0].tolist() == [1., 1., 0., 0.]
+    assert torch.autograd.grad(y[:2].sum(), x)[0].tolist() == [1.0, 1.0, 0.0, 0.0]

@@ -1,4 +1,7 @@
-"""Second derivatives are right or refused: no autograd.Function of mmkd is left out of one without a word."""
+"""Second derivatives are right or refused: no autograd.Function of mmkd is left out of one without
+a word.
+"""
+
 import ast
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +24,12 @@ def functions() -> set[str]:
     found = set()
     for path in Path(mmkd.__file__).parent.rglob('*.py'):
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef) and any('Function' in ast.unparse(base) for base in node.bases):
-                module = '.'.join(path.relative_to(Path(mmkd.__file__).parents[1]).with_suffix('').parts)
+            if isinstance(node, ast.ClassDef) and any(
+                'Function' in ast.unparse(base) for base in node.bases
+            ):
+                module = '.'.join(
+                    path.relative_to(Path(mmkd.__file__).parents[1]).with_suffix('').parts
+                )
                 found.add(f'{module}.{node.name}')
     return found
 
@@ -30,11 +37,14 @@ def functions() -> set[str]:
 TEACHER, WORDS, WEIGHT = draw(1, 3, 16, 16, seed=1), draw(5, 3, seed=2), draw(5, 3, seed=3)
 CASES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     'mmkd.losses.relations.pair_wise_affinity._Gram': (
-        lambda x: pair_wise_affinity(x, TEACHER, method='gram'), r"PairWiseAffinityLoss\(method='gram'\).*create_graph"
-                                                                 r"=True.*Mend: method='dense'"),
+        lambda x: pair_wise_affinity(x, TEACHER, method='gram'),
+        r"PairWiseAffinityLoss\(method='gram'\).*create_graph"
+        r"=True.*Mend: method='dense'",
+    ),
     'mmkd.losses.quest.assignment_kl._ChunkedKL': (
-        lambda x: assignment_kl(x, TEACHER, WORDS, WEIGHT), 'AssignmentKLLoss forms its gradient in the forward.*Mend: '
-                                                            'F.kl_div of'),
+        lambda x: assignment_kl(x, TEACHER, WORDS, WEIGHT),
+        'AssignmentKLLoss forms its gradient in the forward.*Mend: F.kl_div of',
+    ),
 }
 
 
@@ -50,7 +60,7 @@ def test_create_graph_is_refused_and_the_first_derivative_is_not(name: str) -> N
     with pytest.raises(RuntimeError, match=message):
         torch.autograd.grad(call(student), student, create_graph=True)
     with pytest.raises(RuntimeError, match=message):  # the incoming gradient needs gradient itself
-        torch.autograd.grad(call(student)**2, student, create_graph=True)
+        torch.autograd.grad(call(student) ** 2, student, create_graph=True)
 
 
 def test_the_mends_give_the_second_derivative() -> None:
@@ -65,11 +75,13 @@ def test_the_mends_give_the_second_derivative() -> None:
         return divergence(log_s, p_t, reduction='batchmean')
 
     dense = PairWiseAffinityLoss(method='dense')
-    for call, first in ((lambda x: dense(x, TEACHER), lambda x: pair_wise_affinity(x, TEACHER, method='gram')),
-                        (written_out, lambda x: loss(x, TEACHER))):
+    for call, first in (
+        (lambda x: dense(x, TEACHER), lambda x: pair_wise_affinity(x, TEACHER, method='gram')),
+        (written_out, lambda x: loss(x, TEACHER)),
+    ):
         x, direction = draw(1, 3, 16, 16).requires_grad_(), draw(1, 3, 16, 16, seed=4)
-        gradient, = torch.autograd.grad(call(x), x, create_graph=True)
-        second, = torch.autograd.grad((gradient * direction).sum(), x)
+        (gradient,) = torch.autograd.grad(call(x), x, create_graph=True)
+        (second,) = torch.autograd.grad((gradient * direction).sum(), x)
         ends = [(x + sign * 1e-6 * direction).detach().requires_grad_() for sign in (1, -1)]
         up, down = (torch.autograd.grad(first(end), end)[0] for end in ends)
         torch.testing.assert_close(second, (up - down) / 2e-6, rtol=1e-4, atol=1e-9)

@@ -1,4 +1,7 @@
-"""Classification end to end: two tiny classifiers through a Runner, resume, export, mmpretrain, every logit loss."""
+"""Classification end to end: two tiny classifiers through a Runner, resume, export, mmpretrain,
+every logit loss.
+"""
+
 import importlib
 import math
 from pathlib import Path
@@ -28,7 +31,9 @@ def weights(runner: Runner) -> dict[str, Tensor]:
 
 
 def test_training_resumes_exactly(tmp_path: Path) -> None:
-    """Three iterations equal one, a stop, and two more; the teacher stays, accuracy picks the best checkpoint."""
+    """Three iterations equal one, a stop, and two more; the teacher stays, accuracy picks the best
+    checkpoint.
+    """
     teacher = MODELS.build(classifier(4))
     teacher.init_weights()
     torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'teacher.pth')
@@ -44,7 +49,12 @@ def test_training_resumes_exactly(tmp_path: Path) -> None:
     for key, value in teacher.state_dict().items():
         assert torch.equal(value, whole.model.teacher.state_dict()[key]), key
     scalars = whole.message_hub.log_scalars
-    assert {'train/loss_cls', 'train/kd.loss', 'train/pair.loss', 'val/accuracy/top1'} <= scalars.keys()
+    assert {
+        'train/loss_cls',
+        'train/kd.loss',
+        'train/pair.loss',
+        'val/accuracy/top1',
+    } <= scalars.keys()
     right = 6 * scalars['val/accuracy/top1'].data[0][-1] / 100  # of six validation images
     assert right == pytest.approx(round(right))
     assert len(list((tmp_path / 'whole').glob('best_accuracy_top1_iter_*.pth'))) == 1
@@ -65,25 +75,41 @@ def test_the_exported_student_predicts_the_same(tmp_path: Path) -> None:
         assert torch.equal(theirs.pred_score, own.pred_score)
         assert own.pred_label.item() == theirs.pred_logits.argmax().item()
     assert torch.equal(model.data_preprocessor.mean, runner.model.data_preprocessor.mean)
-    exported.merge_from_dict(dict(work_dir=str(tmp_path / 'test'), load_from=str(path), experiment_name='exported',
-                                  visualizer=dict(name='exported'), log_level='ERROR'))
+    exported.merge_from_dict(
+        dict(
+            work_dir=str(tmp_path / 'test'),
+            load_from=str(path),
+            experiment_name='exported',
+            visualizer=dict(name='exported'),
+            log_level='ERROR',
+        )
+    )
     assert build_runner(prepare_config(exported)).test() == runner.test()
 
 
 def test_labels_that_no_class_has() -> None:
-    """They are named; 255 is a class like others where there are so many, torch's −100 does not count."""
+    """They are named; 255 is a class like others where there are so many, torch's −100 does not
+    count.
+    """
     model = MODELS.build(distiller())
     data = model.data_preprocessor(generated_batch(2, (16, 16), Task('classification', 3)), True)
     data['data_samples'][1].gt_label[:] = 7
-    with pytest.raises(ValueError, match=r'ids \[7\], but the student has 3 classes .*Mend: num_classes'):
+    with pytest.raises(
+        ValueError, match=r'ids \[7\], but the student has 3 classes .*Mend: num_classes'
+    ):
         model(**data, mode='loss')
-    batch = Batch(torch.zeros(3, 3, 1, 1), [BaseDataElement(gt_label=torch.tensor([i])) for i in (255, -100, 0)])
+    batch = Batch(
+        torch.zeros(3, 3, 1, 1),
+        [BaseDataElement(gt_label=torch.tensor([i])) for i in (255, -100, 0)],
+    )
     assert batch.valid.tolist() == [True, False, True]
     assert batch.check_labels(256)
     nothing = Batch(torch.zeros(1, 3, 1, 1), [BaseDataElement(gt_label=torch.tensor([-100]))])
     assert not nothing.check_labels(3)
-    assert nothing.tell_void() == ('no valid position: every label of this batch is the ignore index -100. Mend: a '
-                                   'data set with labels')
+    assert nothing.tell_void() == (
+        'no valid position: every label of this batch is the ignore index -100. Mend: a '
+        'data set with labels'
+    )
 
 
 def test_a_teacher_no_better_than_chance_is_named(tmp_path: Path) -> None:
@@ -94,26 +120,34 @@ def test_a_teacher_no_better_than_chance_is_named(tmp_path: Path) -> None:
     messages: list[str] = []
     runner.logger.warning = messages.append  # type: ignore[method-assign]
     runner.train()
-    assert any("teacher 'teacher' is hardly better than chance (accuracy/top1 33.33 of 3 classes)" in m
-               for m in messages)
+    assert any(
+        "teacher 'teacher' is hardly better than chance (accuracy/top1 33.33 of 3 classes)" in m
+        for m in messages
+    )
 
 
 @pytest.mark.parametrize('fake_data', [False, True])
 def test_the_doctor_finds_nothing_wrong(tmp_path: Path, fake_data: bool) -> None:
-    """On real and on generated data: it knows the classes, measures the objectives and takes a step."""
+    """On real and on generated data: it knows the classes, measures the objectives and takes a
+    step.
+    """
     report = diagnose(config(tmp_path), fake_data=fake_data, batches=2, device='cpu')
     assert report.errors == []
     rows = {row[0]: row for row in report.tables['objectives'][1]}
     assert {'task', 'kd', 'pair'} == rows.keys()
     assert abs(float(rows['task'][-2]) - math.log(3)) < 0.3  # of an untrained student
     assert [row[3] for row in report.tables['taps'][1] if row[1] == 'feat'] == [
-        f'(2, {channels}, {side}, {side})' for side in [8 if fake_data else 4] for channels in (8, 16)]
+        f'(2, {channels}, {side}, {side})'
+        for side in [8 if fake_data else 4]
+        for channels in (8, 16)
+    ]
     if not fake_data:
         assert ('ignored labels', '0.0 %') in [tuple(row) for row in report.tables['data'][1]]
 
 
 LOGIT_LOSSES: dict[str, dict] = dict(
-    PixelWiseKLLoss=dict(tau=2.0), DirichletNLLLoss={}, ProxyDirichletLoss={}, EnsembleKLLoss={})
+    PixelWiseKLLoss=dict(tau=2.0), DirichletNLLLoss={}, ProxyDirichletLoss={}, EnsembleKLLoss={}
+)
 
 
 @pytest.mark.parametrize('name', LOGIT_LOSSES)
@@ -128,7 +162,9 @@ def test_every_logit_loss_takes_classes_without_positions(name: str, masked: boo
     for shape in ((), (1, 1)):
         x = student.view(*student.shape, *shape).clone().requires_grad_()
         known = {'teachers' if teachers else 'teacher': teacher.view(*teacher.shape, *shape)}
-        value = loss(student=x, **known, **({} if mask is None else dict(mask=mask.view(4, *shape))))
+        value = loss(
+            student=x, **known, **({} if mask is None else dict(mask=mask.view(4, *shape)))
+        )
         gradients.append(torch.autograd.grad(value, x)[0].view(4, 5))
         values.append(value)
     torch.testing.assert_close(values[0], values[1])
@@ -141,23 +177,41 @@ def mmpretrain() -> Any:
     """Return mmpretrain; its import fails in more ways than by absence (it needs torchvision)."""
     try:
         return importlib.import_module('mmpretrain.models')
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         pytest.skip(f'mmpretrain does not import: {type(error).__name__}: {error}')
 
 
 def test_mmpretrain_members(mmpretrain: Any) -> None:
-    """A real mmpretrain classifier as student and as teacher: its own loss, its logits, one step."""
+    """A real mmpretrain classifier as student and as teacher: its own loss, its logits, one
+    step.
+    """
+
     def real(depth: int) -> dict:
-        return dict(type='mmpretrain.ImageClassifier', data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'),
-                    backbone=dict(type='ResNet_CIFAR', depth=depth, num_stages=4, out_indices=(3,)),
-                    neck=dict(type='GlobalAveragePooling'), head=dict(
-                        type='LinearClsHead', num_classes=3, in_channels=512, loss=dict(type='CrossEntropyLoss')))
-    model = MODELS.build(distiller(
-        student=dict(model=real(18)), teacher=dict(model=real(18), allow_untrained=True), objectives=dict(
-            kd=dict(loss=dict(type='PixelWiseKLLoss'), on='logits'))))
+        return dict(
+            type='mmpretrain.ImageClassifier',
+            data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'),
+            backbone=dict(type='ResNet_CIFAR', depth=depth, num_stages=4, out_indices=(3,)),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(
+                type='LinearClsHead',
+                num_classes=3,
+                in_channels=512,
+                loss=dict(type='CrossEntropyLoss'),
+            ),
+        )
+
+    model = MODELS.build(
+        distiller(
+            student=dict(model=real(18)),
+            teacher=dict(model=real(18), allow_untrained=True),
+            objectives=dict(kd=dict(loss=dict(type='PixelWiseKLLoss'), on='logits')),
+        )
+    )
     data = generated_batch(2, (32, 32), Task('classification', 3))
     structures = importlib.import_module('mmpretrain.structures')
-    data['data_samples'] = [structures.DataSample(gt_label=s.gt_label) for s in data['data_samples']]
+    data['data_samples'] = [
+        structures.DataSample(gt_label=s.gt_label) for s in data['data_samples']
+    ]
     losses = model(**model.data_preprocessor(data, True), mode='loss')
     assert set(losses) == {'loss', 'kd.loss'}
     assert losses['loss'].item() == pytest.approx(1.0986, abs=1.0)

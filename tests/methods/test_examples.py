@@ -1,4 +1,5 @@
 """Each example is short, and shows the gain that it asserts."""
+
 import runpy
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,8 @@ def test_noise_makes_robust_at_little_cost() -> None:
     """More than the teacher without noise, and than the noise without a teacher."""
     found = run(next(path for path in EXAMPLES if path.stem == 'noisy_collaboration'))
     clean, attacked = ({name: values[i] for name, values in found.items()} for i in (0, 1))
-    assert attacked['soft'] > max(attacked['noise_alone'], attacked['kd'] + 10, attacked['alone'] + 10)
+    assert attacked['soft'] > max(
+        attacked['noise_alone'], attacked['kd'] + 10, attacked['alone'] + 10
+    )
     assert clean['soft'] > clean['kd'] - 2
     assert clean['fickle'] > clean['alone'] + 1

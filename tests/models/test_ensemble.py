@@ -1,4 +1,7 @@
-"""Ensemble: its prediction is the mean of what its members predict alone, on the images as they would see them."""
+"""Ensemble: its prediction is the mean of what its members predict alone, on the images as they
+would see them.
+"""
+
 import weakref
 from pathlib import Path
 from typing import Any
@@ -32,15 +35,24 @@ def member(seed: int, **changes: Any) -> nn.Module:
 
 def classifier(seed: int, num_classes: int = 4) -> nn.Module:
     torch.manual_seed(seed)
-    model = MODELS.build(dict(type='mmkd.ImageClassifier', backbone=dict(type='CIFARResNet', depth=8), in_channels=64,
-                              num_classes=num_classes)).eval()
+    model = MODELS.build(
+        dict(
+            type='mmkd.ImageClassifier',
+            backbone=dict(type='CIFARResNet', depth=8),
+            in_channels=64,
+            num_classes=num_classes,
+        )
+    ).eval()
     nn.init.normal_(model.head.fc.weight)
     return model
 
 
 def assert_mean_of_members(ensemble: Ensemble, models: list[nn.Module], data: dict) -> None:
     """Compare with each member's own test_step on the raw images."""
-    alone = [model.test_step(dict(data, data_samples=[s.clone() for s in data['data_samples']])) for model in models]
+    alone = [
+        model.test_step(dict(data, data_samples=[s.clone() for s in data['data_samples']]))
+        for model in models
+    ]
     for n, found in enumerate(ensemble.test_step(data)):
         probs = torch.stack([samples[n].seg_logits.data.double().softmax(0) for samples in alone])
         torch.testing.assert_close(found.seg_logits.data.softmax(0), probs.mean(0).float())
@@ -48,7 +60,9 @@ def assert_mean_of_members(ensemble: Ensemble, models: list[nn.Module], data: di
         assert found.pred_sem_seg.data.unique().numel() > 1
         measures = ensemble_uncertainty(probs[:, None])
         for name in NAMES:
-            torch.testing.assert_close(found.get(f'{name}_uncertainty').data, measures[name].float())
+            torch.testing.assert_close(
+                found.get(f'{name}_uncertainty').data, measures[name].float()
+            )
         assert torch.equal(found.gt_sem_seg.data, data['data_samples'][n].gt_sem_seg.data)
 
 
@@ -74,15 +88,22 @@ def test_sliding_windows() -> None:
 
 def test_members_of_other_means_and_channel_orders() -> None:
     """Each sees what it was trained on, whoever's preprocessor makes the batch."""
-    models = [member(0), member(1, data_preprocessor=preprocessor(32, mean=0., std=255., bgr_to_rgb=False))]
+    models = [
+        member(0),
+        member(1, data_preprocessor=preprocessor(32, mean=0.0, std=255.0, bgr_to_rgb=False)),
+    ]
     assert_mean_of_members(Ensemble(models), models, batch(2, 32, 5))
 
 
 def test_classifiers() -> None:
     models = [classifier(seed) for seed in range(3)]
-    data = dict(inputs=[torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8) for _ in range(4)],
-                data_samples=[BaseDataElement(gt_label=torch.tensor([i])) for i in range(4)])
-    probs = torch.stack([m(m.data_preprocessor(data)['inputs']).double().softmax(1) for m in models])
+    data = dict(
+        inputs=[torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8) for _ in range(4)],
+        data_samples=[BaseDataElement(gt_label=torch.tensor([i])) for i in range(4)],
+    )
+    probs = torch.stack(
+        [m(m.data_preprocessor(data)['inputs']).double().softmax(1) for m in models]
+    )
     measures = ensemble_uncertainty(probs)
     for n, found in enumerate(Ensemble(models).test_step(data)):
         torch.testing.assert_close(found.pred_score, probs.mean(0)[n].float())
@@ -102,15 +123,27 @@ def test_without_data_samples() -> None:
 
 
 def test_named_members_from_checkpoints(tmp_path: Path) -> None:
-    """As the teachers of a Distiller are written; of a Distiller's checkpoint the student is taken."""
+    """As the teachers of a Distiller are written; of a Distiller's checkpoint the student is
+    taken.
+    """
     models = [member(seed) for seed in range(2)]
     torch.save(dict(state_dict=models[0].state_dict()), tmp_path / 'plain.pth')
-    torch.save(dict(state_dict={f'students.student.{k}': v for k, v in models[1].state_dict().items()}),
-               tmp_path / 'distilled.pth')
-    (tmp_path / 'small.py').write_text(Config(dict(model=small(), default_scope='mmseg')).pretty_text)
-    ensemble = MODELS.build(dict(type='mmkd.Ensemble', members=dict(
-        t0=dict(cfg=str(tmp_path / 'small.py'), checkpoint=str(tmp_path / 'plain.pth')),
-        t1=dict(model=small(), checkpoint=str(tmp_path / 'distilled.pth')))))
+    torch.save(
+        dict(state_dict={f'students.student.{k}': v for k, v in models[1].state_dict().items()}),
+        tmp_path / 'distilled.pth',
+    )
+    (tmp_path / 'small.py').write_text(
+        Config(dict(model=small(), default_scope='mmseg')).pretty_text
+    )
+    ensemble = MODELS.build(
+        dict(
+            type='mmkd.Ensemble',
+            members=dict(
+                t0=dict(cfg=str(tmp_path / 'small.py'), checkpoint=str(tmp_path / 'plain.pth')),
+                t1=dict(model=small(), checkpoint=str(tmp_path / 'distilled.pth')),
+            ),
+        )
+    )
     assert_mean_of_members(ensemble, models, batch(1, 32, 5))
 
 
@@ -131,8 +164,11 @@ def test_members_stay_in_eval_mode() -> None:
     ensemble = Ensemble(models).train()
     first, second = (ensemble.test_step(batch(1, 32, 5))[0].seg_logits.data for _ in range(2))
     assert torch.equal(first, second)
-    assert all(torch.equal(value, m.state_dict()[k]) for m, old in zip(models, before, strict=True)
-               for k, value in old.items())
+    assert all(
+        torch.equal(value, m.state_dict()[k])
+        for m, old in zip(models, before, strict=True)
+        for k, value in old.items()
+    )
     assert not first.requires_grad
     assert all(p.requires_grad for p in ensemble.parameters())
 
@@ -158,35 +194,60 @@ def test_memory_does_not_grow_with_members(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize('mode', ['loss', 'tensor'])
 def test_it_only_predicts(mode: str) -> None:
-    with pytest.raises(RuntimeError, match=f"only answers mode='predict', got mode='{mode}'. Mend: train the members "
-                                           'one by one with tools/train_ensemble.py; to distil them'):
+    with pytest.raises(
+        RuntimeError,
+        match=f"only answers mode='predict', got mode='{mode}'. Mend: train the members "
+        'one by one with tools/train_ensemble.py; to distil them',
+    ):
         Ensemble([member(0), member(1)])(torch.zeros(1, 3, 32, 32), mode=mode)
 
 
 def test_one_member_is_no_ensemble() -> None:
-    with pytest.raises(ValueError, match='needs two members or more, got 1. Mend: train more with tools/train'):
+    with pytest.raises(
+        ValueError, match='needs two members or more, got 1. Mend: train more with tools/train'
+    ):
         Ensemble([member(0)])
 
 
 def test_members_that_disagree_on_classes() -> None:
-    with pytest.raises(ValueError, match="disagree on classes: {'member0': 5, 'member1': 6}. Mend: the same classes, "):
+    with pytest.raises(
+        ValueError,
+        match="disagree on classes: {'member0': 5, 'member1': 6}. Mend: the same classes, ",
+    ):
         Ensemble([member(0), member(1, num_classes=6)])
     with pytest.raises(ValueError, match="disagree on classes: {'a': 4, 'b': 3}"):
         Ensemble(dict(a=classifier(0), b=classifier(0, 3)))
 
 
 def test_untrained_members_and_unknown_keys(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="teacher 'member1' has no checkpoint.*allow_untrained=True"):
+    with pytest.raises(
+        ValueError, match="teacher 'member1' has no checkpoint.*allow_untrained=True"
+    ):
         Ensemble([member(0), dict(model=small())])
-    with pytest.raises(TypeError, match="ensemble member 'member0' got an unknown key 'checkpiont'; did you mean 'ch"):
+    with pytest.raises(
+        TypeError,
+        match="ensemble member 'member0' got an unknown key 'checkpiont'; did you mean 'ch",
+    ):
         Ensemble([dict(model=small(), checkpiont='a.pth'), member(0)])
     torch.save(dict(state_dict={'w': torch.zeros(1)}), tmp_path / 'other.pth')
-    with pytest.raises(RuntimeError, match=r'(?s)does not fit EncoderDecoder.*missing.*unexpected: w'):
+    with pytest.raises(
+        RuntimeError, match=r'(?s)does not fit EncoderDecoder.*missing.*unexpected: w'
+    ):
         Ensemble([member(0), dict(model=small(), checkpoint=str(tmp_path / 'other.pth'))])
 
 
 def test_a_single_output_channel() -> None:
-    heads = dict(small()['decode_head'], num_classes=2, out_channels=1, threshold=0.3,
-                 loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True))
-    with pytest.raises(ValueError, match='two classes or more, got 1 output channel. Mend: members with out_channels='):
-        Ensemble([build(dict(small(decode_head=heads), _scope_='mmseg')) for _ in range(2)]).test_step(batch(1, 32, 2))
+    heads = dict(
+        small()['decode_head'],
+        num_classes=2,
+        out_channels=1,
+        threshold=0.3,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=True),
+    )
+    with pytest.raises(
+        ValueError,
+        match='two classes or more, got 1 output channel. Mend: members with out_channels=',
+    ):
+        Ensemble(
+            [build(dict(small(decode_head=heads), _scope_='mmseg')) for _ in range(2)]
+        ).test_step(batch(1, 32, 2))

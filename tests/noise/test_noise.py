@@ -1,4 +1,5 @@
 """Noises alone: their statistics within three sigma, what they leave as it is, what they refuse."""
+
 import math
 from collections.abc import Callable
 from typing import Any
@@ -22,6 +23,7 @@ def seeded(function: Callable[[], Any], seed: int = 1) -> Any:
 
 # ---------------------------------------------------------------------- GaussianInput, TargetNoise
 
+
 def test_gaussian_input_is_white_noise_of_the_given_std() -> None:
     images = torch.rand(8, 3, 64, 64, dtype=torch.float64)
     delta = GaussianInput(std=0.2)(images) - images
@@ -29,8 +31,12 @@ def test_gaussian_input_is_white_noise_of_the_given_std() -> None:
     assert abs(delta.mean()) < 3 * 0.2 / math.sqrt(n)
     assert abs(delta.std() - 0.2) < 3 * 0.2 / math.sqrt(2 * n)
     assert stats.kstest(delta.flatten().numpy() / 0.2, 'norm').pvalue > 0.001
-    for a, b in ((delta[:, 0], delta[:, 1]), (delta[:4], delta[4:]), (delta[..., 1:], delta[..., :-1]),
-                 (delta, images)):  # channels, images, neighbours, the image itself: independent
+    for a, b in (
+        (delta[:, 0], delta[:, 1]),
+        (delta[:4], delta[4:]),
+        (delta[..., 1:], delta[..., :-1]),
+        (delta, images),
+    ):  # channels, images, neighbours, the image itself: independent
         r = torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]
         assert abs(r) < 3 / math.sqrt(a.numel())
     assert (images + delta).min() < 0  # not clipped
@@ -41,20 +47,23 @@ def test_gaussian_input_is_seeded_fresh_and_linear_in_std() -> None:
     one, again = (seeded(lambda: GaussianInput(0.1)(images)) for _ in range(2))
     assert torch.equal(one, again)
     assert not torch.equal(GaussianInput(0.1)(images), one)
-    assert torch.allclose(seeded(lambda: GaussianInput(0.3)(images)) - images, 3 * (one - images), atol=1e-6)
-    assert torch.equal(GaussianInput(0.)(images), images)
+    assert torch.allclose(
+        seeded(lambda: GaussianInput(0.3)(images)) - images, 3 * (one - images), atol=1e-6
+    )
+    assert torch.equal(GaussianInput(0.0)(images), images)
 
 
 def test_target_noise_is_relative_to_the_value() -> None:
-    values = torch.randn(100, 50, dtype=torch.float64) + torch.tensor([0., 100.]).repeat(25)
+    values = torch.randn(100, 50, dtype=torch.float64) + torch.tensor([0.0, 100.0]).repeat(25)
     ratio = TargetNoise(std=0.1)(values) / values - 1
     assert abs(ratio.mean()) < 3 * 0.1 / math.sqrt(5000)
     assert abs(ratio.std() - 0.1) < 3 * 0.1 / math.sqrt(2 * 5000)
     assert torch.equal(TargetNoise(0.5)(torch.zeros(3)), torch.zeros(3))
-    assert torch.equal(TargetNoise(0.)(values), values)
+    assert torch.equal(TargetNoise(0.0)(values), values)
 
 
 # ---------------------------------------------------------------------- LabelFlip
+
 
 def check_flips(clean: Tensor, noisy: Tensor, rate: float, classes: int) -> None:
     """The share of flips within three sigma; the other classes equally likely."""
@@ -67,9 +76,12 @@ def check_flips(clean: Tensor, noisy: Tensor, rate: float, classes: int) -> None
 
 
 @pytest.mark.parametrize('fresh', [False, True])
-@pytest.mark.parametrize(('shape', 'classes', 'rate'), [((20000,), 10, 0.1), ((4, 80, 80), 19, 0.3),
-                                                        ((20000,), 2, 0.02)])
-def test_flips_are_uniform_over_the_other_classes(shape: tuple, classes: int, rate: float, fresh: bool) -> None:
+@pytest.mark.parametrize(
+    ('shape', 'classes', 'rate'), [((20000,), 10, 0.1), ((4, 80, 80), 19, 0.3), ((20000,), 2, 0.02)]
+)
+def test_flips_are_uniform_over_the_other_classes(
+    shape: tuple, classes: int, rate: float, fresh: bool
+) -> None:
     clean = torch.randint(0, classes, shape)
     kept = clean.clone()
     noisy = LabelFlip(rate=rate, num_classes=classes, fresh=fresh)(clean)
@@ -78,7 +90,9 @@ def test_flips_are_uniform_over_the_other_classes(shape: tuple, classes: int, ra
     assert noisy.dtype == clean.dtype
     for label in range(classes):  # each class is corrupted alike
         own = clean == label
-        assert abs((noisy != clean)[own].double().mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / own.sum())
+        assert abs((noisy != clean)[own].double().mean() - rate) < 4 * math.sqrt(
+            rate * (1 - rate) / own.sum()
+        )
 
 
 @pytest.mark.parametrize('per', ['pixel', 'region', 'image'])
@@ -109,7 +123,10 @@ def test_fixed_flips_follow_the_name_and_the_seed_alone() -> None:
     flip(labels, names)
     assert torch.equal(torch.get_rng_state(), state)
     # a higher rate keeps the images that a lower one corrupts: a grid of rates is nested
-    assert ((flip(labels, names) != labels) <= (LabelFlip(rate=0.6, num_classes=10)(labels, names) != labels)).all()
+    assert (
+        (flip(labels, names) != labels)
+        <= (LabelFlip(rate=0.6, num_classes=10)(labels, names) != labels)
+    ).all()
     fresh = LabelFlip(rate=0.4, num_classes=10, fresh=True)
     assert not torch.equal(fresh(labels), fresh(labels))
     assert torch.equal(seeded(lambda: fresh(labels)), seeded(lambda: fresh(labels)))
@@ -148,7 +165,9 @@ def test_regions_of_a_map_do_not_depend_on_the_batch() -> None:
     maps = [torch.zeros(1, 8, 8, dtype=torch.long), torch.randint(0, 4, (1, 8, 8))]
     flip = LabelFlip(rate=0.5, num_classes=4, per='region')
     together = flip(torch.cat(maps), ['a', 'b'])
-    assert torch.equal(together, torch.cat([flip(map_, [name]) for map_, name in zip(maps, 'ab', strict=True)]))
+    assert torch.equal(
+        together, torch.cat([flip(map_, [name]) for map_, name in zip(maps, 'ab', strict=True)])
+    )
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 7), (7, 1), (13, 17)])
@@ -168,13 +187,16 @@ def test_label_regions_equal_scipy_class_by_class(shape: tuple) -> None:
 
 # ---------------------------------------------------------------------- TeacherDropout
 
+
 class Block(nn.Module):
     """Every kind of dropout, BatchNorm, and a train() that does more than set a flag."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)
-        self.drops = nn.Sequential(nn.Dropout2d(0.5), nn.Dropout(0.2), DropPath(0.3), nn.Dropout(0.))
+        self.drops = nn.Sequential(
+            nn.Dropout2d(0.5), nn.Dropout(0.2), DropPath(0.3), nn.Dropout(0.0)
+        )
         self.calls = 0
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,46 +241,120 @@ def test_masks_have_the_rate_and_the_mean_of_dropout() -> None:
 
 # ---------------------------------------------------------------------- refusals
 
-@pytest.mark.parametrize(('make', 'error', 'pattern'), [
-    (lambda: GaussianInput(std=-0.1), ValueError, 'std of GaussianInput must be a finite number, 0 or above, got -0.1'),
-    (lambda: GaussianInput(std=float('nan')), ValueError, 'std of GaussianInput must be a finite number'),
-    (lambda: TargetNoise(std=-1), ValueError, 'std of TargetNoise must be a finite number, 0 or above, got -1'),
-    (lambda: TargetNoise(std=1, taps='logits'), TypeError, r"taps of TargetNoise must be a list of names such as "
-                                                           r"\['logits'\]"),
-    (lambda: LabelFlip(rate=1.0), ValueError, 'rate of LabelFlip must be a number from 0 to below 1, got 1.0'),
-    (lambda: LabelFlip(rate=-0.1), ValueError, 'rate of LabelFlip must be a number from 0 to below 1, got -0.1'),
-    (lambda: LabelFlip(rate=0.1, per='pixels'), ValueError, "per must be one of .* did you mean 'pixel'"),
-    (lambda: LabelFlip(rate=0.1, num_classes=1), ValueError, 'num_classes of LabelFlip must be .* at least 2, got 1'),
-    (lambda: LabelFlip(rate=0.1, seed=-1), ValueError, 'seed of LabelFlip must be a whole number of at least 0'),
-    (lambda: LabelFlip(rate=0.1)(torch.tensor([1])), ValueError, 'does not know how many classes .* Mend: num_classes'),
-    (lambda: LabelFlip(rate=0.1, num_classes=3)(torch.zeros(2, 2)), ValueError, r'labels \(N,\) or \(N, H, W\), got '
-                                                                                r'\(2, 2\)'),
-    (lambda: GaussianInput(0.1)(torch.zeros(1, 5, dtype=torch.long)), TypeError, r'got int64 \(1, 5\)..*a text has no'),
-    (lambda: GaussianInput(0.1, members='student'), TypeError, r"must be a list of names such as \['student'\]"),
-    (lambda: TeacherDropout()(nn.Linear(2, 2)), ValueError, 'Linear has no dropout module, so it cannot be fickle'),
-    (lambda: TeacherDropout()(nn.Sequential(nn.Dropout(0.))), ValueError, '1 dropout modules, all of rate 0.*Mend: a '
-                                                                          'teacher that was trained with dropout'),
-])
+
+@pytest.mark.parametrize(
+    ('make', 'error', 'pattern'),
+    [
+        (
+            lambda: GaussianInput(std=-0.1),
+            ValueError,
+            'std of GaussianInput must be a finite number, 0 or above, got -0.1',
+        ),
+        (
+            lambda: GaussianInput(std=float('nan')),
+            ValueError,
+            'std of GaussianInput must be a finite number',
+        ),
+        (
+            lambda: TargetNoise(std=-1),
+            ValueError,
+            'std of TargetNoise must be a finite number, 0 or above, got -1',
+        ),
+        (
+            lambda: TargetNoise(std=1, taps='logits'),
+            TypeError,
+            r'taps of TargetNoise must be a list of names such as '
+            r"\['logits'\]",
+        ),
+        (
+            lambda: LabelFlip(rate=1.0),
+            ValueError,
+            'rate of LabelFlip must be a number from 0 to below 1, got 1.0',
+        ),
+        (
+            lambda: LabelFlip(rate=-0.1),
+            ValueError,
+            'rate of LabelFlip must be a number from 0 to below 1, got -0.1',
+        ),
+        (
+            lambda: LabelFlip(rate=0.1, per='pixels'),
+            ValueError,
+            "per must be one of .* did you mean 'pixel'",
+        ),
+        (
+            lambda: LabelFlip(rate=0.1, num_classes=1),
+            ValueError,
+            'num_classes of LabelFlip must be .* at least 2, got 1',
+        ),
+        (
+            lambda: LabelFlip(rate=0.1, seed=-1),
+            ValueError,
+            'seed of LabelFlip must be a whole number of at least 0',
+        ),
+        (
+            lambda: LabelFlip(rate=0.1)(torch.tensor([1])),
+            ValueError,
+            'does not know how many classes .* Mend: num_classes',
+        ),
+        (
+            lambda: LabelFlip(rate=0.1, num_classes=3)(torch.zeros(2, 2)),
+            ValueError,
+            r'labels \(N,\) or \(N, H, W\), got '
+            r'\(2, 2\)',
+        ),
+        (
+            lambda: GaussianInput(0.1)(torch.zeros(1, 5, dtype=torch.long)),
+            TypeError,
+            r'got int64 \(1, 5\)..*a text has no',
+        ),
+        (
+            lambda: GaussianInput(0.1, members='student'),
+            TypeError,
+            r"must be a list of names such as \['student'\]",
+        ),
+        (
+            lambda: TeacherDropout()(nn.Linear(2, 2)),
+            ValueError,
+            'Linear has no dropout module, so it cannot be fickle',
+        ),
+        (
+            lambda: TeacherDropout()(nn.Sequential(nn.Dropout(0.0))),
+            ValueError,
+            '1 dropout modules, all of rate 0.*Mend: a teacher that was trained with dropout',
+        ),
+    ],
+)
 def test_refusals(make: Callable[[], Any], error: type[Exception], pattern: str) -> None:
     with pytest.raises(error, match=pattern):
         make()
 
 
-@pytest.mark.parametrize('config', [dict(type='GaussianInput', std=0.1), dict(type='LabelFlip', rate=0.1),
-                                    dict(type='TeacherDropout'), dict(type='TargetNoise', std=0.1)])
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(type='GaussianInput', std=0.1),
+        dict(type='LabelFlip', rate=0.1),
+        dict(type='TeacherDropout'),
+        dict(type='TargetNoise', std=0.1),
+    ],
+)
 def test_every_noise_is_registered(config: dict) -> None:
-    assert type(MODELS.build(config | dict(type=f'mmkd.{config["type"]}'))).__name__ == config['type']
+    assert (
+        type(MODELS.build(config | dict(type=f'mmkd.{config["type"]}'))).__name__ == config['type']
+    )
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision(dtype: torch.dtype) -> None:
-    """Images stay in their dtype; what a bf16 teacher says is disturbed in float32, where small noise survives."""
+    """Images stay in their dtype; what a bf16 teacher says is disturbed in float32, where small
+    noise survives.
+    """
     noisy = GaussianInput(0.1)(torch.full((64, 3, 32, 32), 0.5, dtype=dtype))
     assert noisy.dtype == dtype
-    assert (noisy.float() - 0.5).std().item() == pytest.approx(0.1, rel=.02)
-    said = TargetNoise(0.001)(torch.full((1000, 100), 3., dtype=dtype))
+    assert (noisy.float() - 0.5).std().item() == pytest.approx(0.1, rel=0.02)
+    said = TargetNoise(0.001)(torch.full((1000, 100), 3.0, dtype=dtype))
     assert said.dtype == torch.float32
-    assert (said / 3 - 1).std().item() == pytest.approx(0.001, rel=3 / 200_000**.5)
+    assert (said / 3 - 1).std().item() == pytest.approx(0.001, rel=3 / 200_000**0.5)
     assert TargetNoise(0.001)(torch.ones(2, 2, dtype=torch.float64)).dtype == torch.float64
     model = nn.Sequential(nn.Dropout(0.5), nn.Linear(8, 8)).to(dtype).eval()
     with TeacherDropout()(model):
@@ -269,5 +365,7 @@ def test_labels_and_names_that_do_not_fit() -> None:
     flip = LabelFlip(rate=0.5, num_classes=3)
     with pytest.raises(ValueError, match='needs a name for each image, got 1 for 4 labels'):
         flip(torch.tensor([0, 1, 2, 0]), names=['a'])
-    with pytest.raises(TypeError, match=r'needs whole numbers as labels, got torch.float32. Mend: labels.long\(\)'):
+    with pytest.raises(
+        TypeError, match=r'needs whole numbers as labels, got torch.float32. Mend: labels.long\(\)'
+    ):
         flip(torch.rand(4))

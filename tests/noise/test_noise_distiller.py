@@ -1,4 +1,7 @@
-"""Noises in a Distiller: who sees them, who does not, exact resume, the teacher bit-identical, refusals when built."""
+"""Noises in a Distiller: who sees them, who does not, exact resume, the teacher bit-identical,
+refusals when built.
+"""
+
 import copy
 from pathlib import Path
 from typing import Any
@@ -19,8 +22,12 @@ from mmkd.structures.batch import Batch
 
 LOGITS = dict(logits='decode_head.conv_seg')
 PIXEL = dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits'))
-ALL = [dict(type='GaussianInput', std=0.1), dict(type='LabelFlip', rate=0.2), dict(type='TeacherDropout'),
-       dict(type='TargetNoise', std=0.1)]
+ALL = [
+    dict(type='GaussianInput', std=0.1),
+    dict(type='LabelFlip', rate=0.2),
+    dict(type='TeacherDropout'),
+    dict(type='TargetNoise', std=0.1),
+]
 
 
 def noisy(noise: list, **overrides: Any) -> Any:
@@ -30,8 +37,12 @@ def noisy(noise: list, **overrides: Any) -> Any:
 def spy(model: nn.Module) -> list[dict]:
     """Note what a member is called with."""
     calls: list[dict] = []
-    model.register_forward_pre_hook(lambda _, args, kwargs: calls.append(
-        dict(inputs=args[0], samples=args[1], mode=kwargs['mode'])), with_kwargs=True)
+    model.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append(
+            dict(inputs=args[0], samples=args[1], mode=kwargs['mode'])
+        ),
+        with_kwargs=True,
+    )
     return calls
 
 
@@ -45,6 +56,7 @@ def labels_of(samples: list) -> Tensor:
 
 # ---------------------------------------------------------------------- who sees what
 
+
 def test_students_see_the_noise_in_both_terms_and_the_teacher_does_not() -> None:
     model = noisy([dict(type='GaussianInput', std=0.1)])
     student, teacher = spy(model.student), spy(model.teacher)
@@ -54,8 +66,9 @@ def test_students_see_the_noise_in_both_terms_and_the_teacher_does_not() -> None
     assert torch.equal(teacher[0]['inputs'], data['inputs'])
     assert torch.equal(record['batch'].inputs, data['inputs'])
     delta = (student[0]['inputs'] - data['inputs']) * 50 / 255  # tiny's std is 50
-    assert abs(delta.std() - 0.1) < 3 * 0.1 / (2 * delta.numel())**0.5
-    # both terms come from this one forward: the task loss and the tapped logits are functions of the noisy images
+    assert abs(delta.std() - 0.1) < 3 * 0.1 / (2 * delta.numel()) ** 0.5
+    # both terms come from this one forward: the task loss and the tapped logits are functions of
+    # the noisy images
     torch.manual_seed(1)
     seen, own = model.observe(**data)
     x = student[-1]['inputs']
@@ -66,14 +79,25 @@ def test_students_see_the_noise_in_both_terms_and_the_teacher_does_not() -> None
     assert torch.equal(seen['student']['logits'], again['student']['logits'])
     assert own.keys() == expected.keys()
     assert all(torch.equal(own[key], expected[key]) for key in own)
-    assert not torch.equal(seen['teacher']['logits'], again['teacher']['logits'])  # for it, x is another image
+    assert not torch.equal(
+        seen['teacher']['logits'], again['teacher']['logits']
+    )  # for it, x is another image
 
 
-@pytest.mark.parametrize(('preprocessor', 'scale'), [
-    (dict(mean=[1., 2., 3.], std=[10., 20., 40.], bgr_to_rgb=True), [2.55, 1.275, 0.6375]),
-    (dict(bgr_to_rgb=True), [25.5, 25.5, 25.5])])
+@pytest.mark.parametrize(
+    ('preprocessor', 'scale'),
+    [
+        (
+            dict(mean=[1.0, 2.0, 3.0], std=[10.0, 20.0, 40.0], bgr_to_rgb=True),
+            [2.55, 1.275, 0.6375],
+        ),
+        (dict(bgr_to_rgb=True), [25.5, 25.5, 25.5]),
+    ],
+)
 def test_noise_on_normalised_images_is_noise_on_pixels(preprocessor: dict, scale: Any) -> None:
-    """x → normalise → noise equals x → noise in [0, 1] → normalise, channel by channel in the output order."""
+    """x → normalise → noise equals x → noise in [0, 1] → normalise, channel by channel in the
+    output order.
+    """
     source = ImgDataPreprocessor(**preprocessor)
     noise = GaussianInput(std=0.1)
     noise.bind(Host(Member('student', 'student', nn.Identity()), nn.Identity(), [], source))
@@ -85,11 +109,15 @@ def test_noise_on_normalised_images_is_noise_on_pixels(preprocessor: dict, scale
     delta = 0.1 * torch.randn(2, 3, 32, 32).flip(1)  # drawn for RGB, the pixels are BGR
     expected = source(dict(inputs=list(pixels + 255 * delta)))['inputs']
     assert (got - expected).abs().max() < 1e-4 * expected.abs().max()
-    assert torch.allclose((got - inputs).std((0, 2, 3)), torch.tensor(scale), rtol=3 / (2 * 2048)**0.5)
+    assert torch.allclose(
+        (got - inputs).std((0, 2, 3)), torch.tensor(scale), rtol=3 / (2 * 2048) ** 0.5
+    )
 
 
 def test_padding_stays_as_it_is() -> None:
-    samples = [BaseDataElement(metainfo=dict(img_shape=shape)) for shape in ((6, 8), (8, 5), (8, 8))]
+    samples = [
+        BaseDataElement(metainfo=dict(img_shape=shape)) for shape in ((6, 8), (8, 5), (8, 8))
+    ]
     inputs = torch.zeros(3, 3, 8, 8)
     got = GaussianInput(std=0.1).see(Batch(inputs, samples)).inputs
     assert (got[0, :, 6:] == 0).all()
@@ -141,12 +169,19 @@ def test_names_are_the_last_parts_of_paths_or_numbers() -> None:
         return batch.labels.tolist()
 
     here = flipped([sample(i, img_path=f'/a/b/train/cat/{i}.png') for i in range(20)])
-    assert here == flipped([sample(i, img_path=f'D:\\data\\train\\cat\\{i}.png') for i in range(20)])
+    assert here == flipped(
+        [sample(i, img_path=f'D:\\data\\train\\cat\\{i}.png') for i in range(20)]
+    )
     assert here != flipped([sample(i, img_path=f'/a/b/train/dog/{i}.png') for i in range(20)])
-    numbered = [flipped([sample(i, sample_idx=i + start) for i in range(20)]) for start in (0, 0, 1)]
+    numbered = [
+        flipped([sample(i, sample_idx=i + start) for i in range(20)]) for start in (0, 0, 1)
+    ]
     assert numbered[0] == numbered[1] != numbered[2]
-    with pytest.raises(ValueError, match=r"neither 'img_path' nor 'sample_idx' in its metainfo \(\['ood'\]\). Mend: "
-                                         r"meta_keys=\('img_path', …\) .* or fresh=True"):
+    with pytest.raises(
+        ValueError,
+        match=r"neither 'img_path' nor 'sample_idx' in its metainfo \(\['ood'\]\). Mend: "
+        r"meta_keys=\('img_path', …\) .* or fresh=True",
+    ):
         flipped([sample(0, ood=False)])
 
 
@@ -157,22 +192,36 @@ def test_a_fickle_teacher_says_another_thing_each_step_and_stays_bit_identical()
     first, second = (model.observe(**data)[0]['teacher']['logits'] for _ in range(2))
     assert not torch.equal(first, second)
     assert not any(module.training for module in model.teacher.modules())
-    assert torch.equal(plain.observe(**data)[0]['teacher']['logits'], plain.observe(**data)[0]['teacher']['logits'])
+    assert torch.equal(
+        plain.observe(**data)[0]['teacher']['logits'], plain.observe(**data)[0]['teacher']['logits']
+    )
     # Dropout2d before a linear classifier: the mean over masks is what the sleeping teacher says
     sleeping = plain.observe(**data)[0]['teacher']['logits']
-    mean = torch.stack([model.teachers.runs['teacher'].observe(Batch(**data))['logits'] for _ in range(2)]).mean(0)
+    mean = torch.stack(
+        [model.teachers.runs['teacher'].observe(Batch(**data))['logits'] for _ in range(2)]
+    ).mean(0)
     assert torch.equal(mean, sleeping)  # outside the noise it is steady
-    draws = torch.stack([model.observe_teachers(Batch(**data))['teacher']['logits'] for _ in range(60)])
+    draws = torch.stack(
+        [model.observe_teachers(Batch(**data))['teacher']['logits'] for _ in range(60)]
+    )
     error = (draws.mean(0) - sleeping).abs() / (draws.std(0) / 60**0.5 + 1e-6)
     assert error.mean() < 1.2  # 0.8 for a normal one
 
 
 def test_target_noise_disturbs_the_named_taps_of_the_named_teacher() -> None:
-    reads = dict(pixel=PIXEL['pixel'] | dict(on=None, reads=dict(student='student.logits', teacher='one.logits')),
-                 other=PIXEL['pixel'] | dict(on=None, reads=dict(student='student.logits', teacher='two.logits')))
+    reads = dict(
+        pixel=PIXEL['pixel']
+        | dict(on=None, reads=dict(student='student.logits', teacher='one.logits')),
+        other=PIXEL['pixel']
+        | dict(on=None, reads=dict(student='student.logits', teacher='two.logits')),
+    )
     teacher = dict(model=tiny.segmentor(8), allow_untrained=True)
-    model = noisy([dict(type='TargetNoise', std=0.1, members=['two'])], teacher=None, objectives=reads,
-                  teachers=dict(one=teacher, two=teacher))
+    model = noisy(
+        [dict(type='TargetNoise', std=0.1, members=['two'])],
+        teacher=None,
+        objectives=reads,
+        teachers=dict(one=teacher, two=teacher),
+    )
     batch = Batch(**data_of(model))
     clean, record = dict(model.teachers.observe(batch)), model.observe_teachers(batch)
     assert torch.equal(record['one']['logits'], clean['one']['logits'])
@@ -184,8 +233,15 @@ def test_members_choose_the_students() -> None:
     students = dict(a=dict(model=tiny.segmentor(4)), b=dict(model=tiny.segmentor(4)))
     kl = dict(type='PixelWiseKLLoss')
     terms = dict(one=dict(loss=kl, reads=dict(student='a.logits', teacher='b.logits')))
-    model = tiny.build(dict(type='mmkd.Distiller', students=students, taps=LOGITS, objectives=terms,
-                            noise=[dict(type='GaussianInput', std=0.1, members=['b'])]))
+    model = tiny.build(
+        dict(
+            type='mmkd.Distiller',
+            students=students,
+            taps=LOGITS,
+            objectives=terms,
+            noise=[dict(type='GaussianInput', std=0.1, members=['b'])],
+        )
+    )
     first, second = spy(model.students['a']), spy(model.students['b'])
     data = data_of(model)
     model.observe(**data)
@@ -203,7 +259,9 @@ def test_noise_ends_where_training_ends() -> None:
 
 def test_a_student_on_noise_without_a_teacher() -> None:
     """The control of every noise: the same images and labels, nobody who teaches."""
-    model = tiny.build(dict(type='mmkd.Distiller', student=dict(model=tiny.segmentor(4)), noise=ALL[:2]))
+    model = tiny.build(
+        dict(type='mmkd.Distiller', student=dict(model=tiny.segmentor(4)), noise=ALL[:2])
+    )
     plain = copy.deepcopy(model.student)
     data = data_of(model)
     seen = spy(model.student)
@@ -219,18 +277,44 @@ def test_a_student_on_noise_without_a_teacher() -> None:
 
 def test_a_compiled_teacher_is_fickle_too() -> None:
     torch._dynamo.reset()
-    backbone = dict(type='ResNetV1c', depth=18, base_channels=4, stem_channels=4, num_stages=1, out_indices=(0,),
-                    strides=(1,), dilations=(1,), norm_cfg=dict(type='BN'))
-    head = dict(type='FCNHead', in_channels=4, in_index=0, channels=8, num_convs=1, concat_input=False, num_classes=11,
-                norm_cfg=dict(type='BN'), dropout_ratio=0.5)
-    shallow = MODELS.build(tiny.segmentor(4, auxiliary=False, backbone=backbone, decode_head=head)
-                           | dict(_scope_='mmseg'))
+    backbone = dict(
+        type='ResNetV1c',
+        depth=18,
+        base_channels=4,
+        stem_channels=4,
+        num_stages=1,
+        out_indices=(0,),
+        strides=(1,),
+        dilations=(1,),
+        norm_cfg=dict(type='BN'),
+    )
+    head = dict(
+        type='FCNHead',
+        in_channels=4,
+        in_index=0,
+        channels=8,
+        num_convs=1,
+        concat_input=False,
+        num_classes=11,
+        norm_cfg=dict(type='BN'),
+        dropout_ratio=0.5,
+    )
+    shallow = MODELS.build(
+        tiny.segmentor(4, auxiliary=False, backbone=backbone, decode_head=head)
+        | dict(_scope_='mmseg')
+    )
     student = dict(model=tiny.segmentor(4, auxiliary=False, backbone=backbone, decode_head=head))
     graphs: list = []
-    options = dict(model=shallow, compile=dict(backend=lambda graph, _: graphs.append(graph) or graph.forward))
+    options = dict(
+        model=shallow, compile=dict(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    )
     model = noisy([dict(type='TeacherDropout')], teacher=options, student=student)
-    plain = noisy([dict(type='TeacherDropout')], teacher=dict(model=copy.deepcopy(shallow)), student=student)
-    model.teacher(torch.zeros(1, 3, 64, 64), None, mode='tensor')  # as TeacherCheckHook does, awake is another graph
+    plain = noisy(
+        [dict(type='TeacherDropout')], teacher=dict(model=copy.deepcopy(shallow)), student=student
+    )
+    model.teacher(
+        torch.zeros(1, 3, 64, 64), None, mode='tensor'
+    )  # as TeacherCheckHook does, awake is another graph
     batch = Batch(**data_of(model))
     said = []
     for distiller in (model, plain, model):
@@ -245,14 +329,21 @@ def test_a_compiled_teacher_is_fickle_too() -> None:
 
 # ---------------------------------------------------------------------- training
 
+
 def test_resume_is_exact_with_every_noise_and_the_teacher_is_untouched(tmp_path: Path) -> None:
     """Four steps equal two, a stop and two more; fresh and fixed labels, all draws on the way."""
     noise = [*ALL, dict(type='LabelFlip', rate=0.1, fresh=True, per='region')]
     teacher = MODELS.build(tiny.segmentor(8, num_classes=3, size=32) | dict(_scope_='mmseg'))
     teacher.init_weights()
     torch.save(teacher.state_dict(), tmp_path / 'teacher.pth')
-    model = model_of(critic=False, noise=noise, teacher=dict(
-        model=tiny.segmentor(8, num_classes=3, size=32), checkpoint=str(tmp_path / 'teacher.pth')))
+    model = model_of(
+        critic=False,
+        noise=noise,
+        teacher=dict(
+            model=tiny.segmentor(8, num_classes=3, size=32),
+            checkpoint=str(tmp_path / 'teacher.pth'),
+        ),
+    )
     model['objectives'] = dict(pixel=model['objectives']['pixel'])
     whole = train(run_config(tmp_path, copy.deepcopy(model), name='whole'))
     train(run_config(tmp_path, copy.deepcopy(model), max_iters=2, name='parts'))
@@ -268,32 +359,90 @@ def test_resume_is_exact_with_every_noise_and_the_teacher_is_untouched(tmp_path:
 
 # ---------------------------------------------------------------------- refusals when it is built
 
-def dry(dropout: float = 0.) -> dict:
+
+def dry(dropout: float = 0.0) -> dict:
     return dict(model=tiny.segmentor(8, dropout=dropout), allow_untrained=True)
 
 
-@pytest.mark.parametrize(('noise', 'overrides', 'error', 'pattern'), [
-    ([dict(type='TeacherDropout')], dict(teacher=dry()), ValueError,
-     'TeacherDropout: teacher has no dropout module, so it cannot be fickle. Mend: a teacher that was trained with'),
-    ([dict(type='GausianInput', std=0.1)], {}, KeyError, r"noise\[0\]: 'GausianInput' is not registered; did you mean "
-                                                         "'GaussianInput'"),
-    ([ALL[0], dict(type='LabelFlip', rat=0.1)], {}, TypeError, r"noise\[1\] LabelFlip got an unknown key 'rat'; did "
-                                                               "you mean 'rate'"),
-    ([dict(type='PixelWiseKLLoss')], {}, TypeError, r'noise\[0\] is a PixelWiseKLLoss, which is no noise'),
-    (dict(type='GaussianInput', std=0.1), {}, TypeError, r"noise must be a list of noises, such as \[dict"),
-    ([dict(type='GaussianInput', std=0.1, members=['studnet'])], {}, KeyError,
-     r"noise GaussianInput names no member: 'studnet'; did you mean 'student'\? \(students: \['student'\]\)"),
-    ([dict(type='GaussianInput', std=0.1, members=['teacher'])], {}, ValueError,
-     "noise GaussianInput acts on a student, but 'teacher' is a teacher"),
-    ([dict(type='TargetNoise', std=0.1)], dict(teacher=None, objectives=None), ValueError,
-     'noise TargetNoise acts on a teacher, but there is none'),
-    ([dict(type='TargetNoise', std=0.1, taps=['logit'])], {}, KeyError,
-     r"no objective reads the tap 'logit' of teacher; did you mean 'logits'\? .*Mend: taps=\['logits'\]"),
-    ([dict(type='LabelFlip', rate=0.1, num_classes=19)], {}, ValueError,
-     r'LabelFlip\(num_classes=19\), but student has 11 classes. Mend: num_classes=11'),
-    ([dict(type='LabelFlip', rate=1.5)], {}, ValueError, 'rate of LabelFlip must be a number from 0 to below 1'),
-])
-def test_refused_when_built(noise: Any, overrides: dict, error: type[Exception], pattern: str) -> None:
+@pytest.mark.parametrize(
+    ('noise', 'overrides', 'error', 'pattern'),
+    [
+        (
+            [dict(type='TeacherDropout')],
+            dict(teacher=dry()),
+            ValueError,
+            'TeacherDropout: teacher has no dropout module, so it cannot be fickle. Mend: a '
+            'teacher that was trained with',
+        ),
+        (
+            [dict(type='GausianInput', std=0.1)],
+            {},
+            KeyError,
+            r"noise\[0\]: 'GausianInput' is not registered; did you mean "
+            "'GaussianInput'",
+        ),
+        (
+            [ALL[0], dict(type='LabelFlip', rat=0.1)],
+            {},
+            TypeError,
+            r"noise\[1\] LabelFlip got an unknown key 'rat'; did "
+            "you mean 'rate'",
+        ),
+        (
+            [dict(type='PixelWiseKLLoss')],
+            {},
+            TypeError,
+            r'noise\[0\] is a PixelWiseKLLoss, which is no noise',
+        ),
+        (
+            dict(type='GaussianInput', std=0.1),
+            {},
+            TypeError,
+            r'noise must be a list of noises, such as \[dict',
+        ),
+        (
+            [dict(type='GaussianInput', std=0.1, members=['studnet'])],
+            {},
+            KeyError,
+            r"noise GaussianInput names no member: 'studnet'; did you mean 'student'\? "
+            r"\(students: \['student'\]\)",
+        ),
+        (
+            [dict(type='GaussianInput', std=0.1, members=['teacher'])],
+            {},
+            ValueError,
+            "noise GaussianInput acts on a student, but 'teacher' is a teacher",
+        ),
+        (
+            [dict(type='TargetNoise', std=0.1)],
+            dict(teacher=None, objectives=None),
+            ValueError,
+            'noise TargetNoise acts on a teacher, but there is none',
+        ),
+        (
+            [dict(type='TargetNoise', std=0.1, taps=['logit'])],
+            {},
+            KeyError,
+            r"no objective reads the tap 'logit' of teacher; did you mean 'logits'\? .*Mend: "
+            r"taps=\['logits'\]",
+        ),
+        (
+            [dict(type='LabelFlip', rate=0.1, num_classes=19)],
+            {},
+            ValueError,
+            r'LabelFlip\(num_classes=19\), but student has 11 classes. Mend: num_classes=11',
+        ),
+        (
+            [dict(type='LabelFlip', rate=1.5)],
+            {},
+            ValueError,
+            'rate of LabelFlip must be a number from 0 to below 1',
+        ),
+    ],
+)
+def test_refused_when_built(
+    noise: Any, overrides: dict, error: type[Exception], pattern: str
+) -> None:
     with pytest.raises(error, match=pattern):
         noisy(noise, **overrides)
 
@@ -302,34 +451,52 @@ def test_refused_when_built(noise: Any, overrides: dict, error: type[Exception],
 def test_dropout_that_reaches_no_tap_is_refused(case: str) -> None:
     """In the auxiliary head, which a teacher never runs; or behind the only tap that is read."""
     if case == 'auxiliary':
-        teacher = tiny.segmentor(8, dropout=0.)
+        teacher = tiny.segmentor(8, dropout=0.0)
         teacher['auxiliary_head'].update(dropout_ratio=0.5)
         objectives = dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits'))
     else:
         teacher = tiny.segmentor(8, dropout=0.5)
         objectives = dict(pair=dict(loss=dict(type='PairWiseAffinityLoss', patch=2), on='feat'))
-    with pytest.raises(ValueError, match='TeacherDropout: the dropout of teacher .* reaches none of the taps that '
-                                         'objectives read .* Mend: dropout in front of a tap'):
-        noisy([dict(type='TeacherDropout')], teacher=dict(model=teacher, allow_untrained=True), objectives=objectives,
-              taps=dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck'))
+    with pytest.raises(
+        ValueError,
+        match='TeacherDropout: the dropout of teacher .* reaches none of the taps that '
+        'objectives read .* Mend: dropout in front of a tap',
+    ):
+        noisy(
+            [dict(type='TeacherDropout')],
+            teacher=dict(model=teacher, allow_untrained=True),
+            objectives=objectives,
+            taps=dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck'),
+        )
 
 
 def test_noise_that_nothing_would_feel_is_refused() -> None:
     with pytest.raises(ValueError, match='objectives is empty'):  # a teacher would run for nothing
         noisy([dict(type='GaussianInput', std=0.1)], objectives=None)
-    with pytest.raises(ValueError, match="task_weight=0 leaves out the students' own losses, .* that see the "
-                                         'labels of LabelFlip'):
-        noisy([dict(type='LabelFlip', rate=0.1)], task_weight=0.)
-    with pytest.raises(ValueError, match='task_weight=0 without objectives: nothing would be learned'):
-        noisy([dict(type='GaussianInput', std=0.1)], teacher=None, objectives=None, task_weight=0.)
+    with pytest.raises(
+        ValueError,
+        match="task_weight=0 leaves out the students' own losses, .* that see the "
+        'labels of LabelFlip',
+    ):
+        noisy([dict(type='LabelFlip', rate=0.1)], task_weight=0.0)
+    with pytest.raises(
+        ValueError, match='task_weight=0 without objectives: nothing would be learned'
+    ):
+        noisy([dict(type='GaussianInput', std=0.1)], teacher=None, objectives=None, task_weight=0.0)
 
 
 def test_a_student_of_unknown_classes_must_be_told() -> None:
     flip = LabelFlip(rate=0.1)
-    with pytest.raises(ValueError, match='student does not say how many classes it has. Mend: num_classes'):
-        flip.bind(Host(Member('student', 'student', nn.Identity()), nn.Identity(), [], nn.Identity()))
+    with pytest.raises(
+        ValueError, match='student does not say how many classes it has. Mend: num_classes'
+    ):
+        flip.bind(
+            Host(Member('student', 'student', nn.Identity()), nn.Identity(), [], nn.Identity())
+        )
 
 
 def test_noises_may_be_given_built() -> None:
     model = noisy([GaussianInput(0.1), TeacherDropout(), TargetNoise(0.1)])
-    assert {name: len(found) for name, found in model.noises._of.items()} == dict(student=1, teacher=2)
+    assert {name: len(found) for name, found in model.noises._of.items()} == dict(
+        student=1, teacher=2
+    )

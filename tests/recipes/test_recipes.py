@@ -1,4 +1,7 @@
-"""Every recipe builds and trains two iterations through its own Runner, on generated images and untrained teachers."""
+"""Every recipe builds and trains two iterations through its own Runner, on generated images and
+untrained teachers.
+"""
+
 import math
 import re
 from itertools import product
@@ -26,8 +29,11 @@ CAMVID = [path for path in RECIPES if path.stem.endswith(('_camvid', '_camvid-24
 BCCD = [path for path in RECIPES if '_bccd-' in path.stem]
 CITYSCAPES = [path for path in RECIPES if '_cityscapes-' in path.stem]
 SIZE = (64, 96)
-METRES = 4.
-DEPTH = {'depth_dir': np.uint8(METRES * 25.5), 'annotations': np.uint16(METRES * 1000)}  # the units of the files
+METRES = 4.0
+DEPTH = {
+    'depth_dir': np.uint8(METRES * 25.5),
+    'annotations': np.uint16(METRES * 1000),
+}  # the units of the files
 IMAGES_PER_CLASS = 3  # one of them validates
 
 
@@ -35,10 +41,15 @@ IMAGES_PER_CLASS = 3  # one of them validates
 def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Write a few images a split in the layout of each data set."""
     generator = np.random.default_rng(0)
-    layouts = {'mmkd.CamVid': ('img_dir/{0}/{1}.jpg', 'ann_dir/{0}/{1}.png', 11),
-               'CityscapesDataset': ('leftImg8bit/{0}/{1}_leftImg8bit.png',
-                                     'gtFine/{0}/{1}_gtFine_labelTrainIds.png', 19),
-               'NYUDataset': ('images/{0}/{1}.jpg', 'annotations/{0}/{1}.png', 11)}
+    layouts = {
+        'mmkd.CamVid': ('img_dir/{0}/{1}.jpg', 'ann_dir/{0}/{1}.png', 11),
+        'CityscapesDataset': (
+            'leftImg8bit/{0}/{1}_leftImg8bit.png',
+            'gtFine/{0}/{1}_gtFine_labelTrainIds.png',
+            19,
+        ),
+        'NYUDataset': ('images/{0}/{1}.jpg', 'annotations/{0}/{1}.png', 11),
+    }
     made = {name: tmp_path_factory.mktemp(name) for name in (*layouts, 'mmkd.CIFAR10')}
     for name, (image, label, classes) in layouts.items():
         for split in ('train', 'val', 'test'):
@@ -53,11 +64,17 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
                 for folder, depth in DEPTH.items():
                     write(made[name] / f'{folder}/{split}/{frame}.png', np.full(SIZE, depth))
     write_boxes(Path(made.setdefault('CocoDataset', tmp_path_factory.mktemp('CocoDataset'))))
-    (made['NYUDataset'] / 'img_dir').symlink_to(made['NYUDataset'] / 'images')  # mmseg's own layout, and the small one
+    (made['NYUDataset'] / 'img_dir').symlink_to(
+        made['NYUDataset'] / 'images'
+    )  # mmseg's own layout, and the small one
     hundred = Config.fromfile(CONFIGS / '_base_/cifar100.py').metainfo.classes
-    for part, name, number in product(('train', 'test'), (*CIFAR10.METAINFO['classes'], *hundred),
-                                      range(IMAGES_PER_CLASS)):
-        write(made['mmkd.CIFAR10'] / f'{part}/{name}/{number}.png', generator.integers(0, 256, (32, 32, 3), np.uint8))
+    for part, name, number in product(
+        ('train', 'test'), (*CIFAR10.METAINFO['classes'], *hundred), range(IMAGES_PER_CLASS)
+    ):
+        write(
+            made['mmkd.CIFAR10'] / f'{part}/{name}/{number}.png',
+            generator.integers(0, 256, (32, 32, 3), np.uint8),
+        )
     return {name: str(path) for name, path in made.items()}
 
 
@@ -80,12 +97,15 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
                 if 'Resize' in step.type and dataset.type == 'CocoDataset':
                     step.scale = (256, 192)  # the coarsest level has a stride of 128
                 elif 'Resize' in step.type:
-                    step.update(scale=SIZE[::-1], **(dict(ratio_range=(1, 1)) if 'ratio_range' in step else {}))
+                    step.update(
+                        scale=SIZE[::-1],
+                        **(dict(ratio_range=(1, 1)) if 'ratio_range' in step else {}),
+                    )
                 if step.type == 'RandomCrop':
                     step.crop_size = SIZE
     for evaluator, split in ((cfg.val_evaluator, 'val'), (cfg.test_evaluator, 'test')):
         if 'CocoMetric' in str(evaluator):
-            evaluator.ann_file = f"{roots['CocoDataset']}/annotations_coco/{split}.json"
+            evaluator.ann_file = f'{roots["CocoDataset"]}/annotations_coco/{split}.json'
     cfg.train_cfg.update(max_iters=2, val_interval=2)
     scenes = cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes'  # of one size
     if not is_distiller(cfg):
@@ -101,9 +121,13 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
     for student in students_of(cfg):
         student.pop('checkpoint', None)
         if 'cfg' in student:
-            weights = 'model.backbone.init_cfg' if 'segformer' in student.cfg else 'model.pretrained'
-            student.cfg_options = {**student.get('cfg_options', {}), **({} if scenes else {
-                weights: None, 'model.data_preprocessor.size': SIZE})}
+            weights = (
+                'model.backbone.init_cfg' if 'segformer' in student.cfg else 'model.pretrained'
+            )
+            student.cfg_options = {
+                **student.get('cfg_options', {}),
+                **({} if scenes else {weights: None, 'model.data_preprocessor.size': SIZE}),
+            }
         elif 'size' in student.model.get('data_preprocessor', {}) and not scenes:
             student.model.data_preprocessor.size = SIZE
     for teacher in teachers_of(cfg):
@@ -140,7 +164,11 @@ def students_of(cfg: Config) -> list:
 
 def teachers_of(cfg: Config) -> list:
     """Return the configs of one teacher or of several."""
-    return [cfg.model.teacher] if cfg.model.get('teacher') else list(cfg.model.get('teachers', {}).values())
+    return (
+        [cfg.model.teacher]
+        if cfg.model.get('teacher')
+        else list(cfg.model.get('teachers', {}).values())
+    )
 
 
 def task_losses(cfg: Config) -> dict[str, float]:
@@ -158,17 +186,31 @@ def _losses_of_one(cfg: Config) -> dict[str, float]:
         return {'decode.loss_ce': math.log(11)}
     if cfg.train_dataloader.dataset.type == 'CocoDataset':  # an even guess in or out of a box
         return {'loss_centerness': math.log(2), 'loss_cls': math.nan, 'loss_bbox': math.nan}
-    if cfg.train_dataloader.dataset.type == 'NYUDataset':  # log-centred bins under a scale-invariant loss
+    if (
+        cfg.train_dataloader.dataset.type == 'NYUDataset'
+    ):  # log-centred bins under a scale-invariant loss
         head = (cfg.model.student.model if is_distiller(cfg) else cfg.model).decode_head
-        return {'decode.loss_silog': abs(math.log(METRES / math.sqrt(head.min_depth * head.max_depth))) / math.sqrt(2)}
+        return {
+            'decode.loss_silog': abs(math.log(METRES / math.sqrt(head.min_depth * head.max_depth)))
+            / math.sqrt(2)
+        }
     classes = 19 if cfg.train_dataloader.dataset.type == 'CityscapesDataset' else 11
-    return {'decode.loss_ce': 7 / 8 * math.log(classes), 'aux.loss_ce': math.nan}  # mmseg's mean has ignored pixels too
+    return {
+        'decode.loss_ce': 7 / 8 * math.log(classes),
+        'aux.loss_ce': math.nan,
+    }  # mmseg's mean has ignored pixels too
 
 
-@pytest.mark.parametrize('path', [path for path in RECIPES if not path.stem.startswith('ensemble_')],
-                         ids=lambda path: path.stem)
-def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # mmengine pretty-prints the config five times a checkpoint, which would be most of this test's time
+@pytest.mark.parametrize(
+    'path',
+    [path for path in RECIPES if not path.stem.startswith('ensemble_')],
+    ids=lambda path: path.stem,
+)
+def test_two_iterations(
+    path: Path, roots: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # mmengine pretty-prints the config five times a checkpoint, which would be most of this test's
+    # time
     monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **_: (text, True))
     if path in BCCD:
         need_mmdet()
@@ -184,27 +226,45 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
     scalars = MessageHub.get_current_instance().log_scalars
     history = {key.removeprefix('train/'): buffer.data[0] for key, buffer in scalars.items()}
     levels = any('levels' in hook for hook in cfg.custom_hooks)  # the first has no labels
-    weight = 0. if levels else cfg.model.get('task_weight', 1.)
+    weight = 0.0 if levels else cfg.model.get('task_weight', 1.0)
     first, guess = next(iter(own.items()))
     # the classifier of the scenes begins with larger weights, a VGG of batch 2 with wild norms
-    loose = cfg.train_dataloader.dataset.type in ('mmkd.DigitScenes', 'NYUDataset') or 'vgg16' in path.stem
+    loose = (
+        cfg.train_dataloader.dataset.type in ('mmkd.DigitScenes', 'NYUDataset')
+        or 'vgg16' in path.stem
+    )
     wide = 'segformer_digit-scenes' in path.stem  # four levels of features under those weights
-    tolerance = 1. if wide else 0.4 if loose else 0.2
-    assert history[first][0] == pytest.approx(weight * guess, abs=tolerance), 'an untrained student guesses'
+    tolerance = 1.0 if wide else 0.4 if loose else 0.2
+    assert history[first][0] == pytest.approx(weight * guess, abs=tolerance), (
+        'an untrained student guesses'
+    )
     objectives = list(cfg.model.get('objectives', {}))
-    parts = [f'{name}.loss' for name in objectives] + [key for key in own if key in history]  # SegFormer has no aux
+    parts = [f'{name}.loss' for name in objectives] + [
+        key for key in own if key in history
+    ]  # SegFormer has no aux
     assert history['loss'] == pytest.approx(sum(history[key] for key in parts), rel=1e-4)
-    critics = [f'{name}.critic_loss' for name, objective in cfg.model.get('objectives', {}).items()
-               if objective.loss.type == 'AdversarialLoss']
+    critics = [
+        f'{name}.critic_loss'
+        for name, objective in cfg.model.get('objectives', {}).items()
+        if objective.loss.type == 'AdversarialLoss'
+    ]
     assert [key for key in history if key.endswith('.critic_loss')] == critics
     students = dict(runner.model.students.items()) if distils else dict(student=runner.model)
     for name, model in students.items():
         wrapper = optimizer_of(name, runner)
-        norms = [module for module in model.train().modules() if 'BatchNorm' in type(module).__name__]
+        norms = [
+            module for module in model.train().modules() if 'BatchNorm' in type(module).__name__
+        ]
         assert all(norm.training for norm in norms), 'norms train'
         # a level without boxes gives its scale no gradient
-        moments = [wrapper.optimizer.state[p] for key, p in model.named_parameters() if 'bbox_head.scales' not in key]
-        learns = [bool((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0) for m in moments]
+        moments = [
+            wrapper.optimizer.state[p]
+            for key, p in model.named_parameters()
+            if 'bbox_head.scales' not in key
+        ]
+        learns = [
+            bool((m.get('momentum_buffer', m.get('exp_avg'))).abs().sum() > 0) for m in moments
+        ]
         assert any(learns) if levels else all(learns), 'all of it learns'
     if distils:
         for teacher, old in zip(teachers, before, strict=True):
@@ -213,8 +273,13 @@ def test_two_iterations(path: Path, roots: dict[str, str], tmp_path: Path, monke
             folder = tmp_path / 'student' / ('' if len(students) == 1 else name)
             plain = Config.fromfile(folder / 'config.py')
             alone = MODELS.build(dict(plain.model, _scope_=plain.default_scope))
-            alone.load_state_dict(torch.load(folder / 'iter_2.pth', map_location='cpu')['state_dict'])
-            assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), model.parameters(), strict=True))
+            alone.load_state_dict(
+                torch.load(folder / 'iter_2.pth', map_location='cpu')['state_dict']
+            )
+            assert all(
+                torch.equal(a, b)
+                for a, b in zip(alone.parameters(), model.parameters(), strict=True)
+            )
 
 
 def optimizer_of(student: str, runner: Runner) -> OptimWrapper:
@@ -224,8 +289,11 @@ def optimizer_of(student: str, runner: Runner) -> OptimWrapper:
     return runner.optim_wrapper[next(p.optimizer for p in runner.model.phases if student in p.task)]
 
 
-@pytest.mark.parametrize('path', [path for path in RECIPES if path.stem.startswith('ensemble_')],
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path',
+    [path for path in RECIPES if path.stem.startswith('ensemble_')],
+    ids=lambda path: path.stem,
+)
 def test_an_ensemble_is_tested(path: Path, roots: dict[str, str], tmp_path: Path) -> None:
     cfg = shrink(load_config(str(path), work_dir=str(tmp_path)), roots)
     for dataset in cfg.test_dataloader.dataset.get('datasets', []):
@@ -261,9 +329,14 @@ BASELINES = {  # how the names of a table's rows end -> the row without distilla
     'minilm-minilm3_sst2': 'internal_representations/baseline_minilm3_sst2',
     'vit-vit_cifar10': 'internal_representations/baseline_vit_cifar10',
     'unetx2_digit-scenes': 'demo/student',
-    'unet-segformer_digit-scenes': 'demo/student'}
-ROWS = [path for path in RECIPES if path.stem.endswith(tuple(BASELINES))
-        and not path.stem.startswith(('ensemble_', 'teacher_', 'end2-proxy-long_'))]  # which says that it is longer
+    'unet-segformer_digit-scenes': 'demo/student',
+}
+ROWS = [
+    path
+    for path in RECIPES
+    if path.stem.endswith(tuple(BASELINES))
+    and not path.stem.startswith(('ensemble_', 'teacher_', 'end2-proxy-long_'))
+]  # which says that it is longer
 
 
 def baseline_of(path: Path) -> Config:
@@ -281,9 +354,13 @@ def student_of(cfg: Config) -> dict:
 
 
 def test_the_control_of_an_ensemble_goes_on_as_long_as_its_students() -> None:
-    """The same network from the same weights, at the same rate: with labels, on the images that have some."""
-    member, longer, taught = (Config.fromfile(CONFIGS / f'ensemble_distribution/{name}_cifar10-2500.py')
-                              for name in ('member_resnet14', 'longer_resnet14', 'end_resnet14x4'))
+    """The same network from the same weights, at the same rate: with labels, on the images that
+    have some.
+    """
+    member, longer, taught = (
+        Config.fromfile(CONFIGS / f'ensemble_distribution/{name}_cifar10-2500.py')
+        for name in ('member_resnet14', 'longer_resnet14', 'end_resnet14x4')
+    )
     assert student_of(member) == student_of(longer) == student_of(taught)
     assert longer.load_from == taught.model.student.checkpoint
     for key in ('param_scheduler', 'train_cfg', 'optim_wrapper'):
@@ -296,100 +373,169 @@ def test_the_control_of_an_ensemble_goes_on_as_long_as_its_students() -> None:
 
 @pytest.mark.parametrize('path', ROWS, ids=lambda path: path.stem)
 def test_rows_have_equal_budgets(path: Path) -> None:
-    """Student, data, schedule and seed are those of the baseline: rows differ in objectives and noise alone."""
+    """Student, data, schedule and seed are those of the baseline: rows differ in objectives and
+    noise alone.
+    """
     baseline, cfg = baseline_of(path), Config.fromfile(path)
     assert student_of(cfg) == student_of(baseline)
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'randomness'):
         assert cfg[key] == baseline[key], key
     name = next((name for name in ('student', 'cnn') if name in cfg.optim_wrapper), None)
-    own, other = (c.optim_wrapper.get(name, c.optim_wrapper.get('student', c.optim_wrapper)) for c in (cfg, baseline))
+    own, other = (
+        c.optim_wrapper.get(name, c.optim_wrapper.get('student', c.optim_wrapper))
+        for c in (cfg, baseline)
+    )
     assert own.optimizer == other.optimizer
     schedule = cfg.param_scheduler
-    assert (schedule if isinstance(schedule, list) else schedule.student) == baseline.param_scheduler
-    assert all(s.get('end', cfg.train_cfg.max_iters) == cfg.train_cfg.max_iters for s in baseline.param_scheduler[-1:])
+    assert (
+        schedule if isinstance(schedule, list) else schedule.student
+    ) == baseline.param_scheduler
+    assert all(
+        s.get('end', cfg.train_cfg.max_iters) == cfg.train_cfg.max_iters
+        for s in baseline.param_scheduler[-1:]
+    )
 
 
-@pytest.mark.parametrize('path', [path for path in CAMVID if path.parent.name == 'structured_kd'
-                                  and path.stem.endswith('_camvid')],
-                         ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    'path',
+    [
+        path
+        for path in CAMVID
+        if path.parent.name == 'structured_kd' and path.stem.endswith('_camvid')
+    ],
+    ids=lambda path: path.stem,
+)
 def test_weights_of_structured_kd_on_camvid(path: Path) -> None:
     cfg = Config.fromfile(path)
     assert (cfg.train_cfg.max_iters, cfg.train_dataloader.batch_size) == (1300, 16)
-    weights = {name: objective.weight for name, objective in cfg.model.get('objectives', {}).items()}
+    weights = {
+        name: objective.weight for name, objective in cfg.model.get('objectives', {}).items()
+    }
     name = path.stem.split('_effnetlite2')[0]
-    assert weights == {'structured_kd-pi': {'pixel': 10}, 'structured_kd-pi-pa': {'pixel': 10, 'pair': 10},
-                       'structured_kd': {'pixel': 10, 'pair': 10, 'holistic': 0.1}}.get(name, {})
+    assert weights == {
+        'structured_kd-pi': {'pixel': 10},
+        'structured_kd-pi-pa': {'pixel': 10, 'pair': 10},
+        'structured_kd': {'pixel': 10, 'pair': 10, 'holistic': 0.1},
+    }.get(name, {})
 
 
 def test_the_papers_setting_of_quest() -> None:
     cfg = Config.fromfile(CONFIGS / 'quest/quest_wrn-40-2-wrn-16-2_cifar100.py')
     loss = cfg.model.objectives.quest.loss
-    assert (loss.num_words, loss.tau, loss.gamma) == (4096, 0.2, 3.)
+    assert (loss.num_words, loss.tau, loss.gamma) == (4096, 0.2, 3.0)
     assert cfg.train_dataloader.batch_size == 64
     assert cfg.train_cfg.max_iters == 240 * 781  # 781 full batches of 64 are a pass over 50,000
     assert [step / 781 for step in cfg.param_scheduler[0].milestones] == [150, 180, 210]
     sgd = cfg.optim_wrapper.student.optimizer
     assert (sgd.lr, sgd.momentum, sgd.nesterov, sgd.weight_decay) == (0.05, 0.9, True, 5e-4)
-    student, teacher = (sum(p.numel() for p in MODELS.build(dict(model, _scope_='mmkd')).parameters()) for model in (
-        cfg.model.student.model, Config.fromfile(cfg.model.teacher.cfg).model))
+    student, teacher = (
+        sum(p.numel() for p in MODELS.build(dict(model, _scope_='mmkd')).parameters())
+        for model in (cfg.model.student.model, Config.fromfile(cfg.model.teacher.cfg).model)
+    )
     assert (student, teacher) == (703_284, 2_255_156)
 
 
 def test_the_papers_setting_of_ensemble_distribution() -> None:
     cfg = Config.fromfile(CONFIGS / 'ensemble_distribution/end2_vgg16x5_cifar10.py')
-    anneal = build_schedule({k: v for k, v in cfg.default_hooks.schedule.schedules[0].items() if k != 'target'})
+    anneal = build_schedule(
+        {k: v for k, v in cfg.default_hooks.schedule.schedules[0].items() if k != 'target'}
+    )
     passes = 50_000 / 128
-    assert [anneal(round(share * passes)) for share in (0, 30, 60, 90)] == pytest.approx([10, 10, 1, 1], abs=.02)
-    rates, optimizer = [], torch.optim.Adam([torch.zeros(1)], lr=cfg.optim_wrapper.student.optimizer.lr)
+    assert [anneal(round(share * passes)) for share in (0, 30, 60, 90)] == pytest.approx(
+        [10, 10, 1, 1], abs=0.02
+    )
+    rates, optimizer = (
+        [],
+        torch.optim.Adam([torch.zeros(1)], lr=cfg.optim_wrapper.student.optimizer.lr),
+    )
     schedulers = [PARAM_SCHEDULERS.build(dict(s, optimizer=optimizer)) for s in cfg.param_scheduler]
     for step in range(cfg.train_cfg.max_iters):
         if step in (0, 11730, 23460, cfg.train_cfg.max_iters - 1):
             rates.append(optimizer.param_groups[0]['lr'])
         for scheduler in schedulers:
             scheduler.step()
-    assert rates == pytest.approx([1e-3, 1e-2, 1e-3, 1e-6], rel=.1)
+    assert rates == pytest.approx([1e-3, 1e-2, 1e-3, 1e-6], rel=0.1)
 
 
-@pytest.mark.parametrize(('name', 'passes', 'noise'), [
-    ('soft_wrn-40-2-wrn-16-2', 200, 'GaussianInput'), ('messy_wrn-40-2-wrn-16-2', 200, 'LabelFlip'),
-    ('fickle_wrn-40-2-wrn-16-2', 350, 'TeacherDropout')])
+@pytest.mark.parametrize(
+    ('name', 'passes', 'noise'),
+    [
+        ('soft_wrn-40-2-wrn-16-2', 200, 'GaussianInput'),
+        ('messy_wrn-40-2-wrn-16-2', 200, 'LabelFlip'),
+        ('fickle_wrn-40-2-wrn-16-2', 350, 'TeacherDropout'),
+    ],
+)
 def test_the_papers_setting_of_noisy_collaboration(name: str, passes: int, noise: str) -> None:
     cfg = Config.fromfile(CONFIGS / f'noisy_collaboration/{name}_cifar10.py')
     kd = cfg.model.objectives.kd
-    assert (cfg.model.task_weight, kd.weight, kd.loss.tau) == (0.1, 0.9, 4.), '1 − alpha, alpha, tau'
+    assert (cfg.model.task_weight, kd.weight, kd.loss.tau) == (0.1, 0.9, 4.0), (
+        '1 − alpha, alpha, tau'
+    )
     assert [own.type for own in cfg.model.noise] == [noise]
-    assert cfg.train_cfg.max_iters == passes * 391 == passes * math.ceil(50_000 / cfg.train_dataloader.batch_size)
+    assert (
+        cfg.train_cfg.max_iters
+        == passes * 391
+        == passes * math.ceil(50_000 / cfg.train_dataloader.batch_size)
+    )
     teacher = Config.fromfile(cfg.model.teacher.cfg).model
-    assert teacher.backbone.get('dropout', 0.) == (0.4 if noise == 'TeacherDropout' else 0.)
-    student, teacher = (sum(p.numel() for p in MODELS.build(dict(model, _scope_='mmkd')).parameters()) for model in (
-        cfg.model.student.model, teacher))
-    assert (student, teacher) == (703_284 - 90 * 129, 2_255_156 - 90 * 129), 'ten classes in place of a hundred'
+    assert teacher.backbone.get('dropout', 0.0) == (0.4 if noise == 'TeacherDropout' else 0.0)
+    student, teacher = (
+        sum(p.numel() for p in MODELS.build(dict(model, _scope_='mmkd')).parameters())
+        for model in (cfg.model.student.model, teacher)
+    )
+    assert (student, teacher) == (703_284 - 90 * 129, 2_255_156 - 90 * 129), (
+        'ten classes in place of a hundred'
+    )
 
 
 def test_the_papers_pair_of_ksanc() -> None:
-    """The maps are those of the paper's figure: 64, 128, 256 channels of the teacher, 16, 32, 64 of the student."""
+    """The maps are those of the paper's figure: 64, 128, 256 channels of the teacher, 16, 32, 64 of
+    the student.
+    """
     cfg = Config.fromfile(CONFIGS / 'ksanc/ksanc_resnet164-resnet20_cifar10.py')
-    models = [MODELS.build(dict(model, _scope_='mmkd')).eval() for model in (
-        Config.fromfile(cfg.model.teacher.cfg).model, cfg.model.student.model)]
+    models = [
+        MODELS.build(dict(model, _scope_='mmkd')).eval()
+        for model in (Config.fromfile(cfg.model.teacher.cfg).model, cfg.model.student.model)
+    ]
     with torch.no_grad():
-        shapes = [[tuple(x.shape[1:]) for x in model.backbone(torch.zeros(1, 3, 32, 32))] for model in models]
-    assert shapes == [[(64, 32, 32), (128, 16, 16), (256, 8, 8)], [(16, 32, 32), (32, 16, 16), (64, 8, 8)]]
-    convolutions = [sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size != (1, 1) or isinstance(m, torch.nn.Linear)
-                        for m in model.modules()) for model in models]
+        shapes = [
+            [tuple(x.shape[1:]) for x in model.backbone(torch.zeros(1, 3, 32, 32))]
+            for model in models
+        ]
+    assert shapes == [
+        [(64, 32, 32), (128, 16, 16), (256, 8, 8)],
+        [(16, 32, 32), (32, 16, 16), (64, 8, 8)],
+    ]
+    convolutions = [
+        sum(
+            isinstance(m, torch.nn.Conv2d)
+            and m.kernel_size != (1, 1)
+            or isinstance(m, torch.nn.Linear)
+            for m in model.modules()
+        )
+        for model in models
+    ]
     assert convolutions == [1 + 54 + 1, 20], 'a third of the 162 layers in bottlenecks are 3×3'
     assert cfg.model.task_weight == 0, 'the equation has no label loss of its own'
 
 
 def test_the_papers_setting_of_afd() -> None:
-    """Two ResNet-32; SGD on the logit loss, Adam of a smaller rate on the maps, each with a schedule of its own."""
+    """Two ResNet-32; SGD on the logit loss, Adam of a smaller rate on the maps, each with a
+    schedule of its own.
+    """
     cfg = Config.fromfile(CONFIGS / 'afd/afd_resnet32x2_cifar100.py')
     assert [s.model.backbone.depth for s in cfg.model.students.values()] == [32, 32]
-    assert [cfg.model.objectives[f'logit{k}'].loss.tau for k in range(2)] == [3., 3.]
-    assert {name: wrapper.optimizer.lr for name, wrapper in cfg.optim_wrapper.items() if name != 'constructor'} == {
-        'student': 0.1, 'feature': 2e-5, 'critic': 2e-5}
+    assert [cfg.model.objectives[f'logit{k}'].loss.tau for k in range(2)] == [3.0, 3.0]
+    assert {
+        name: wrapper.optimizer.lr
+        for name, wrapper in cfg.optim_wrapper.items()
+        if name != 'constructor'
+    } == {'student': 0.1, 'feature': 2e-5, 'critic': 2e-5}
     passes = 50_000 / cfg.train_dataloader.batch_size
-    steps = {name: [round(at / passes) for at in schedule[0].milestones]
-             for name, schedule in cfg.param_scheduler.items()}
+    steps = {
+        name: [round(at / passes) for at in schedule[0].milestones]
+        for name, schedule in cfg.param_scheduler.items()
+    }
     assert steps == {'student': [150, 225], 'feature': [75, 150], 'critic': [75, 150]}
     assert cfg.train_cfg.max_iters == 300 * math.ceil(passes)
 
@@ -398,26 +544,42 @@ def test_the_papers_setting_of_afd() -> None:
 def test_peers_of_afd_stand_in_a_cycle(k: int) -> None:
     cfg = Config.fromfile(CONFIGS / f'afd/afd_resnet8x{k}_cifar10.py')
     reads = {name: (o.reads.student, o.reads.teacher) for name, o in cfg.model.objectives.items()}
-    assert reads == {f'{kind}{i}': (f'peer{i}.{tap}', f'peer{(i - 1) % k}.{tap}') for i in range(k)
-                     for kind, tap in (('logit', 'logits'), ('map', 'feat'))}
+    assert reads == {
+        f'{kind}{i}': (f'peer{i}.{tap}', f'peer{(i - 1) % k}.{tap}')
+        for i in range(k)
+        for kind, tap in (('logit', 'logits'), ('map', 'feat'))
+    }
 
 
-@pytest.mark.parametrize(('stem', 'iterations', 'crop'), [('512x512-40k', 40000, (512, 512)),
-                                                         ('512x1024-80k', 80000, (512, 1024))])
+@pytest.mark.parametrize(
+    ('stem', 'iterations', 'crop'),
+    [('512x512-40k', 40000, (512, 512)), ('512x1024-80k', 80000, (512, 1024))],
+)
 def test_the_papers_pair(stem: str, iterations: int, crop: tuple[int, int]) -> None:
-    cfg = Config.fromfile(CONFIGS / f'structured_kd/structured_kd_pspnet_r101-r18_cityscapes-{stem}.py')
+    cfg = Config.fromfile(
+        CONFIGS / f'structured_kd/structured_kd_pspnet_r101-r18_cityscapes-{stem}.py'
+    )
     assert cfg.train_cfg.max_iters == cfg.param_scheduler[0].end == iterations
-    assert [s.crop_size for s in cfg.train_dataloader.dataset.pipeline if s.type == 'RandomCrop'] == [crop]
+    assert [
+        s.crop_size for s in cfg.train_dataloader.dataset.pipeline if s.type == 'RandomCrop'
+    ] == [crop]
     student = get_config(cfg.model.student.cfg)
     student.merge_from_dict(cfg.model.student.get('cfg_options', {}))
     assert tuple(student.model.data_preprocessor.size) == crop
     sgd, adam = cfg.optim_wrapper.student.optimizer, cfg.optim_wrapper.critic.optimizer
     assert (sgd.lr, sgd.momentum, sgd.weight_decay, adam.lr) == (0.01, 0.9, 5e-4, 4e-4)
-    assert {n: o.weight for n, o in cfg.model.objectives.items()} == {'pixel': 10, 'pair': 10, 'holistic': 0.1}
+    assert {n: o.weight for n, o in cfg.model.objectives.items()} == {
+        'pixel': 10,
+        'pair': 10,
+        'holistic': 0.1,
+    }
     # the published weights, by mmseg's own index
     import mmseg
+
     index = (Path(mmseg.__file__).parent / '.mim/configs/pspnet/metafile.yaml').read_text()
-    entry = index.split('- Name: pspnet_r101-d8_4xb2-80k_cityscapes-512x1024\n')[1].split('- Name:')[0]
+    entry = index.split('- Name: pspnet_r101-d8_4xb2-80k_cityscapes-512x1024\n')[1].split(
+        '- Name:'
+    )[0]
     assert f'Weights: {cfg.model.teacher.checkpoint}\n' in entry
 
 
@@ -427,7 +589,9 @@ def test_learning_rates_go_on_to_the_end(path: Path) -> None:
     cfg = Config.fromfile(path)
     found = cfg.get('param_scheduler')
     for own in found.values() if isinstance(found, dict) else [found] if found else []:
-        falls = [s for s in own if s.get('end') and s.type != 'LinearLR' or s.get('end_factor') == 0]
+        falls = [
+            s for s in own if s.get('end') and s.type != 'LinearLR' or s.get('end_factor') == 0
+        ]
         assert all(s.end == cfg.train_cfg.max_iters for s in falls)
 
 

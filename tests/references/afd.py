@@ -1,4 +1,7 @@
-"""One step of AFD as the paper prints it: every loss by a forward of its own, divergences image by image."""
+"""One step of AFD as the paper prints it: every loss by a forward of its own, divergences image by
+image.
+"""
+
 import copy
 from typing import Any
 
@@ -11,13 +14,24 @@ def logit_loss(own: Tensor, peer: Tensor, labels: Tensor, tau: float) -> Tensor:
     total = own.new_zeros(())
     for z, target, y in zip(own, peer.detach(), labels, strict=True):
         p, q = (target / tau).softmax(0), (z / tau).softmax(0)
-        total = total - z.softmax(0)[y].log() + tau**2 * sum(a * (a / b).log() for a, b in zip(p, q, strict=True))
+        total = (
+            total
+            - z.softmax(0)[y].log()
+            + tau**2 * sum(a * (a / b).log() for a, b in zip(p, q, strict=True))
+        )
     return total / len(labels)
 
 
-def step(nets: list[Any], critics: list[Any], images: Tensor, labels: Tensor, optimizers: dict[str, list[Any]],
-         tau: float) -> None:
-    """Step every network and critic once; all gradients are those at the parameters before the step.
+def step(
+    nets: list[Any],
+    critics: list[Any],
+    images: Tensor,
+    labels: Tensor,
+    optimizers: dict[str, list[Any]],
+    tau: float,
+) -> None:
+    """Step every network and critic once; all gradients are those at the parameters before the
+    step.
 
     Args:
         nets: Networks that return (logits, map).
@@ -45,6 +59,7 @@ def step(nets: list[Any], critics: list[Any], images: Tensor, labels: Tensor, op
                 loss = (1 - d_peer).square().mean() + d.square().mean()
             loss.backward()
             return [p.grad for p in (judges if kind == 'critic' else before)[k].parameters()]
+
         for kind, module in (('logit', net), ('feature', net), ('critic', critic)):
             found.append((optimizers[kind][k], module, gradients(kind, module)))
     for optimizer, module, grads in found:

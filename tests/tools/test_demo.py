@@ -1,4 +1,7 @@
-"""The demo: a few iterations of the whole story; what it prints and draws comes from the runs' logs."""
+"""The demo: a few iterations of the whole story; what it prints and draws comes from the runs'
+logs.
+"""
+
 import json
 import re
 import subprocess
@@ -14,7 +17,9 @@ DEMO = Path(__file__).resolve().parents[2] / 'tools' / 'demo.py'
 
 
 def call(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(DEMO), *arguments], capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, str(DEMO), *arguments], capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.fixture(scope='module')
@@ -34,12 +39,17 @@ def logged_miou(folder: Path) -> float:
 
 def test_the_table_is_what_the_logs_say(demo: tuple[Path, str]) -> None:
     folder, printed = demo
-    lines = {cells[0].strip(): [c.strip() for c in cells[1:]]
-             for cells in (line.strip('│\n ').split('│') for line in printed.splitlines()) if len(cells) == 4}
+    lines = {
+        cells[0].strip(): [c.strip() for c in cells[1:]]
+        for cells in (line.strip('│\n ').split('│') for line in printed.splitlines())
+        if len(cells) == 4
+    }
     for row, name in (('student', 'student alone'), ('distill', 'student + KD')):
         values = [logged_miou(folder / f'{row}_seed{seed}') for seed in (0, 1)]
         told = [float(number) for number in lines[name][0].split(' ± ')]
-        assert told == pytest.approx([mean(values), stdev(values)], abs=0.011), 'logs hold two digits of float32'
+        assert told == pytest.approx([mean(values), stdev(values)], abs=0.011), (
+            'logs hold two digits of float32'
+        )
         assert lines[name][1] == '64,847'
     assert lines['teacher'][:2] == [f'{logged_miou(folder / "teacher"):.2f}', '446,155']
 
@@ -49,7 +59,9 @@ def test_the_students_share_budget_seed_and_data(demo: tuple[Path, str]) -> None
     for alone, taught in zip(results['student'], results['distill'], strict=True):
         assert alone['iters'] == taught['iters'] == 6
         assert [step for step, _ in alone['loss']] == [step for step, _ in taught['loss']]
-        assert alone['loss'][0][1] == pytest.approx(taught['loss'][0][1], rel=1e-5), 'same weights, same batch'
+        assert alone['loss'][0][1] == pytest.approx(taught['loss'][0][1], rel=1e-5), (
+            'same weights, same batch'
+        )
     assert results['student'][0]['loss'] != results['student'][1]['loss'], 'seeds differ'
 
 
@@ -69,9 +81,16 @@ def test_a_trained_teacher_is_loaded(demo: tuple[Path, str]) -> None:
     assert weights.stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(('arguments', 'message'), [
-    (['--iters', '5'], '--iters must be at least 6 (there are six validations), got 5'),
-    (['--seeds', '1', '1'], r'--seeds must be different whole numbers of at least 0, got [1, 1]')])
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--iters', '5'], '--iters must be at least 6 (there are six validations), got 5'),
+        (
+            ['--seeds', '1', '1'],
+            r'--seeds must be different whole numbers of at least 0, got [1, 1]',
+        ),
+    ],
+)
 def test_bad_arguments(arguments: list[str], message: str) -> None:
     run = call(*arguments)
     assert run.returncode != 0

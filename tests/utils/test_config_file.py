@@ -1,4 +1,5 @@
 """Config files: read, or told with file and line."""
+
 import re
 from pathlib import Path
 
@@ -19,17 +20,24 @@ def test_what_is_sound_is_read(tmp_path: Path) -> None:
 def test_the_base_that_fails_is_named(tmp_path: Path) -> None:
     (tmp_path / 'base.py').write_text('a = 1\nb = nothing\n')
     (tmp_path / 'x.py').write_text("_base_ = ['./base.py']\n")
-    with pytest.raises(ValueError, match=r"x.py', by '\S+base.py' among its _base_, line 2: NameError: name 'nothing'"):
+    with pytest.raises(
+        ValueError,
+        match=r"x.py', by '\S+base.py' among its _base_, line 2: NameError: name 'nothing'",
+    ):
         read_config(str(tmp_path / 'x.py'))
 
 
-@pytest.mark.parametrize(('path', 'error', 'pattern'), [
-    ('mmkd::_base_/schedule_40.py', FileNotFoundError, "did you mean 'schedule_40k.py'"),
-    ('mmkd::structured_kdd/x.py', FileNotFoundError, "did you mean 'structured_kd'"),
-    ('mmkdd::x.py', FileNotFoundError, 'no such package is installed$'),
-    ('x.txt', FileNotFoundError, r'is not there \(relative paths start at '),
-    ('.', FileNotFoundError, 'is a folder, not a file'),
-    (__file__.replace('.py', '.md'), FileNotFoundError, 'is not there')])
+@pytest.mark.parametrize(
+    ('path', 'error', 'pattern'),
+    [
+        ('mmkd::_base_/schedule_40.py', FileNotFoundError, "did you mean 'schedule_40k.py'"),
+        ('mmkd::structured_kdd/x.py', FileNotFoundError, "did you mean 'structured_kd'"),
+        ('mmkdd::x.py', FileNotFoundError, 'no such package is installed$'),
+        ('x.txt', FileNotFoundError, r'is not there \(relative paths start at '),
+        ('.', FileNotFoundError, 'is a folder, not a file'),
+        (__file__.replace('.py', '.md'), FileNotFoundError, 'is not there'),
+    ],
+)
 def test_paths(path: str, error: type[Exception], pattern: str) -> None:
     with pytest.raises(error) as raised:
         read_config(path)

@@ -1,4 +1,7 @@
-"""Errors as sentences: what registries and workers wrap around them comes off; a bug is told from a mistake."""
+"""Errors as sentences: what registries and workers wrap around them comes off; a bug is told from a
+mistake.
+"""
+
 from typing import Any
 
 import pytest
@@ -41,17 +44,33 @@ def test_the_message_comes_out_of_a_worker_as_it_went_in(kind: type[Exception]) 
 
 def test_the_prefixes_of_nested_registries() -> None:
     """mmengine up to 0.10.7 puts them in front, once a registry."""
-    text = 'class `Distiller` in mmkd/distiller/distiller.py: class `PSPHead` in mmseg/models/psp-head.py: no such tap'
+    text = (
+        'class `Distiller` in mmkd/distiller/distiller.py: class `PSPHead` in '
+        'mmseg/models/psp-head.py: no such tap'
+    )
     assert explain(KeyError(text)) == explain(ValueError(text)) == 'no such tap'
 
 
-@pytest.mark.parametrize(('error', 'mistake'), [
-    (ValueError('a must be above 0, got 0'), True), (TypeError('got an unknown key'), True),
-    (KeyError('no tap'), True), (FileNotFoundError(2, 'No such file', 'x'), True), (ImportError('no module x'), True),
-    (RuntimeError('shapes do not fit'), True), (FloatingPointError('loss is nan'), True), (MemoryError(), False),
-    (AttributeError("'NoneType' object has no attribute 'shape'"), False),
-    (AssertionError('a is b'), True), (AssertionError(), False),
-    (IndexError('list index out of range'), False), (KeyError('feat'), False), (ValueError(), False),
-    (RecursionError('maximum recursion depth exceeded'), False), (AssertionError('no data. Mend: lay it out'), True)])
+@pytest.mark.parametrize(
+    ('error', 'mistake'),
+    [
+        (ValueError('a must be above 0, got 0'), True),
+        (TypeError('got an unknown key'), True),
+        (KeyError('no tap'), True),
+        (FileNotFoundError(2, 'No such file', 'x'), True),
+        (ImportError('no module x'), True),
+        (RuntimeError('shapes do not fit'), True),
+        (FloatingPointError('loss is nan'), True),
+        (MemoryError(), False),
+        (AttributeError("'NoneType' object has no attribute 'shape'"), False),
+        (AssertionError('a is b'), True),
+        (AssertionError(), False),
+        (IndexError('list index out of range'), False),
+        (KeyError('feat'), False),
+        (ValueError(), False),
+        (RecursionError('maximum recursion depth exceeded'), False),
+        (AssertionError('no data. Mend: lay it out'), True),
+    ],
+)
 def test_mistakes_and_bugs(error: Exception, mistake: bool) -> None:
     assert is_mistake(error) is mistake

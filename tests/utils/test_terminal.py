@@ -1,4 +1,5 @@
 """What a tool prints and what only its log file holds."""
+
 import logging
 import os
 import subprocess
@@ -12,8 +13,17 @@ from mmengine.logging import MMLogger
 
 from mmkd.utils.terminal import ForUsers, quieten, warnings_to_file
 
-NOISE = ('System environment', 'Config:', 'Hooks will be executed', 'SafeCheckpointHook  ', 'UserWarning', 'deprecated',
-         'HardDiskBackend', 'The prefix is not set', 'SyncBatchNorm')
+NOISE = (
+    'System environment',
+    'Config:',
+    'Hooks will be executed',
+    'SafeCheckpointHook  ',
+    'UserWarning',
+    'deprecated',
+    'HardDiskBackend',
+    'The prefix is not set',
+    'SyncBatchNorm',
+)
 
 
 def config(folder: Path) -> Path:
@@ -27,23 +37,37 @@ def config(folder: Path) -> Path:
 def test_a_training_prints_what_its_user_wants_to_read(tmp_path: Path) -> None:
     path, tool = config(tmp_path), str(ROOT / 'tools/train.py')
     env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    done, loud = (subprocess.run(
-        [sys.executable, tool, str(path), '--work-dir', str(tmp_path / name), *flags], cwd=tmp_path,
-        capture_output=True, text=True, env=env) for name, flags in (('quiet', []), ('loud', ['--verbose'])))
+    done, loud = (
+        subprocess.run(
+            [sys.executable, tool, str(path), '--work-dir', str(tmp_path / name), *flags],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env=env,
+        )
+        for name, flags in (('quiet', []), ('loud', ['--verbose']))
+    )
     assert done.returncode == loud.returncode == 0, done.stderr + loud.stderr
     for line in NOISE:
         assert line not in done.stdout + done.stderr, line
         assert line in loud.stdout + loud.stderr, line
     assert 'OneDL' not in done.stdout + loud.stdout
     assert done.stderr == ''
-    for line in ('effective batch: 2 x 1 = 2', 'Iter(train) [2/2]', 'mIoU: ', 'Saving checkpoint at 2 iterations'):
+    for line in (
+        'effective batch: 2 x 1 = 2',
+        'Iter(train) [2/2]',
+        'mIoU: ',
+        'Saving checkpoint at 2 iterations',
+    ):
         assert line in done.stdout, line
     log = next((tmp_path / 'quiet').glob('*/*.log')).read_text()
     for line in NOISE:
         assert line in log, line
 
 
-def test_python_warnings_reach_the_file_and_not_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_python_warnings_reach_the_file_and_not_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     shown = warnings.showwarning
     with warnings_to_file(), warnings.catch_warnings():
         warnings.simplefilter('always')
@@ -58,7 +82,13 @@ def test_python_warnings_reach_the_file_and_not_the_terminal(tmp_path: Path, cap
     assert not logging.getLogger('py.warnings').handlers
     said, log = ''.join(capsys.readouterr()), (tmp_path / 'run.log').read_text()
     assert 'hardly better than chance' in said
-    for line in ('before there is a run', 'while it runs', 'Hooks will be', 'FileClient', 'hardly better'):
+    for line in (
+        'before there is a run',
+        'while it runs',
+        'Hooks will be',
+        'FileClient',
+        'hardly better',
+    ):
         assert line in log, line
         assert line in ('hardly better',) or line not in said, line
 

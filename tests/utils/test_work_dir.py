@@ -1,4 +1,5 @@
 """A folder belongs to one run at a time; what lies in it is known by its names."""
+
 import errno
 import json
 import os
@@ -12,11 +13,21 @@ from pathlib import Path
 import pytest
 
 from mmkd.utils import work_dir
-from mmkd.utils.work_dir import LOCK, files_of_run, hold, is_checkpoint_name, newest_checkpoint, release, sweep
+from mmkd.utils.work_dir import (
+    LOCK,
+    files_of_run,
+    hold,
+    is_checkpoint_name,
+    newest_checkpoint,
+    release,
+    sweep,
+)
 
 
 class Holder:
-    """A process that holds a folder until it is killed; a fork of it goes on, as a data loader's worker may."""
+    """A process that holds a folder until it is killed; a fork of it goes on, as a data loader's
+    worker may.
+    """
 
     def __init__(self, folder: Path) -> None:
         ready, told = os.pipe()
@@ -46,9 +57,14 @@ def holder(tmp_path: Path) -> Iterator[Holder]:
 
 
 def test_a_folder_that_a_live_run_holds_is_refused(tmp_path: Path, holder: Holder) -> None:
-    with pytest.raises(RuntimeError, match=(
+    with pytest.raises(
+        RuntimeError,
+        match=(
             rf'{re.escape(str(tmp_path))} is in use by another run \(process {holder.pid} on '
-            rf'{re.escape(socket.gethostname())}, since 20.*Mend: another --work-dir, or wait until it ends')):
+            rf'{re.escape(socket.gethostname())}, since 20.*Mend: another --work-dir, or wait '
+            rf'until it ends'
+        ),
+    ):
         hold(tmp_path)
     holder.kill()
     hold(tmp_path)  # at once, though its fork lives on
@@ -72,7 +88,9 @@ def test_a_fork_does_not_hold_what_its_parent_does(tmp_path: Path) -> None:
     release(tmp_path)
 
 
-def test_where_the_file_system_knows_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_file_system_knows_no_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_locks(*args: object) -> None:
         raise OSError(errno.ENOLCK, 'no locks available')
 
@@ -80,7 +98,9 @@ def test_where_the_file_system_knows_no_locks(tmp_path: Path, monkeypatch: pytes
     child = os.fork()
     if not child:
         signal.pause()
-    (tmp_path / LOCK).write_text(json.dumps(dict(host=socket.gethostname(), pid=child, since='today')))
+    (tmp_path / LOCK).write_text(
+        json.dumps(dict(host=socket.gethostname(), pid=child, since='today'))
+    )
     with pytest.raises(RuntimeError, match=rf'process {child} on .*, since today'):
         hold(tmp_path)
     os.kill(child, signal.SIGKILL)
@@ -88,7 +108,9 @@ def test_where_the_file_system_knows_no_locks(tmp_path: Path, monkeypatch: pytes
     hold(tmp_path)
     release(tmp_path)
     (tmp_path / LOCK).write_text(json.dumps(dict(host='another', pid=1, since='today')))
-    with pytest.raises(RuntimeError, match=r'process 1 on another, since today.*known to be over, delete '):
+    with pytest.raises(
+        RuntimeError, match=r'process 1 on another, since today.*known to be over, delete '
+    ):
         hold(tmp_path)
     (tmp_path / LOCK).write_text('\x1b[31m no json')
     hold(tmp_path)
@@ -97,8 +119,18 @@ def test_where_the_file_system_knows_no_locks(tmp_path: Path, monkeypatch: pytes
 
 def test_names_of_checkpoints() -> None:
     good = ['iter_4.pth', 'best_mIoU_iter_4.pth', 'best_coco_bbox_mAP_iter_12.pth']
-    bad = ['iter_.pth', 'iter_4.pth.part', 'my_iter_4.pth', '../iter_4.pth', 'best_a/../iter_4.pth', 'best__iter.pth',
-           'iter_4.pth\n', '/iter_4.pth', 'epoch_4.pth', '']
+    bad = [
+        'iter_.pth',
+        'iter_4.pth.part',
+        'my_iter_4.pth',
+        '../iter_4.pth',
+        'best_a/../iter_4.pth',
+        'best__iter.pth',
+        'iter_4.pth\n',
+        '/iter_4.pth',
+        'epoch_4.pth',
+        '',
+    ]
     assert [name for name in good + bad if is_checkpoint_name(name, 'iter_{}.pth')] == good
     assert is_checkpoint_name('step-7.pth', 'step-{}.pth')
     assert is_checkpoint_name('best_mIoU_iter_000004.pth', 'iter_{:06d}.pth')
@@ -107,7 +139,13 @@ def test_names_of_checkpoints() -> None:
 
 def test_the_newest_is_that_of_the_highest_number(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path, 'iter_{}.pth') is None
-    for name in ('iter_9.pth', 'iter_10.pth', 'best_mIoU_iter_11.pth', 'epoch_12.pth', 'iter_13.pth.1.part'):
+    for name in (
+        'iter_9.pth',
+        'iter_10.pth',
+        'best_mIoU_iter_11.pth',
+        'epoch_12.pth',
+        'iter_13.pth.1.part',
+    ):
         (tmp_path / name).touch()
     assert newest_checkpoint(tmp_path, 'iter_{}.pth') == str(tmp_path / 'iter_10.pth')
     assert newest_checkpoint(tmp_path, 'epoch_{:d}.pth') == str(tmp_path / 'epoch_12.pth')
@@ -126,15 +164,28 @@ def test_a_link_leads_out_of_no_folder(tmp_path: Path) -> None:
     assert list(files_of_run(run, run, 'iter_{}.pth')) == []
     sweep(run)
     (run / LOCK).symlink_to('../other/config.py')
-    with pytest.raises(RuntimeError, match=r'run\.lock is a link or no file, and would be written over\. Mend: delete'):
+    with pytest.raises(
+        RuntimeError,
+        match=r'run\.lock is a link or no file, and would be written over\. Mend: delete',
+    ):
         hold(run)
-    assert {file.name: file.read_text() for file in other.iterdir()} == dict.fromkeys(names, 'precious')
+    assert {file.name: file.read_text() for file in other.iterdir()} == dict.fromkeys(
+        names, 'precious'
+    )
 
 
-@pytest.mark.parametrize('content', [
-    4000 * '[', '[]', '\0',
-    *(json.dumps(dict(host=socket.gethostname(), pid=pid, since=1)) for pid in (10 ** 30, 'one'))])
-def test_a_lock_file_that_says_nonsense(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    'content',
+    [
+        4000 * '[',
+        '[]',
+        '\0',
+        *(json.dumps(dict(host=socket.gethostname(), pid=pid, since=1)) for pid in (10**30, 'one')),
+    ],
+)
+def test_a_lock_file_that_says_nonsense(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def no_locks(*args: object) -> None:
         raise OSError(errno.ENOLCK, 'no locks available')
 
@@ -147,15 +198,30 @@ def test_a_lock_file_that_says_nonsense(content: str, tmp_path: Path, monkeypatc
 
 
 def test_files_of_a_run_and_what_is_swept(tmp_path: Path) -> None:
-    written = ['best_mIoU_iter_2.pth', 'iter_4.pth', 'student/config.py', 'student/iter_4.pth',
-               'student/peer0/iter_4.pth', 'last_checkpoint', 'run.json']
-    others = ['pretrained.pth', 'my.py', 'student/mine.pth', 'vis/iter_4.pth', 'notes.part', 'iter_4.pth.part']
+    written = [
+        'best_mIoU_iter_2.pth',
+        'iter_4.pth',
+        'student/config.py',
+        'student/iter_4.pth',
+        'student/peer0/iter_4.pth',
+        'last_checkpoint',
+        'run.json',
+    ]
+    others = [
+        'pretrained.pth',
+        'my.py',
+        'student/mine.pth',
+        'vis/iter_4.pth',
+        'notes.part',
+        'iter_4.pth.part',
+    ]
     left = ['iter_6.pth.123.part', 'student/peer0/iter_6.pth.9.part', 'last_checkpoint.4.part']
     for name in [*written, *others, *left]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert sorted(str(file.relative_to(tmp_path)) for file in files_of_run(tmp_path, tmp_path, 'iter_{}.pth')) == \
-        sorted(written)
+    assert sorted(
+        str(file.relative_to(tmp_path)) for file in files_of_run(tmp_path, tmp_path, 'iter_{}.pth')
+    ) == sorted(written)
     sweep(tmp_path)
     there = {str(file.relative_to(tmp_path)) for file in tmp_path.rglob('*') if file.is_file()}
     assert there == {*written, *others}

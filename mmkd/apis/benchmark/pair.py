@@ -1,4 +1,5 @@
 """The models of a config, ready to be measured: ours, the student alone, and both as peers run them."""
+
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +33,8 @@ class Options:
     {'channels_last': False, 'compile': True}
 
     Args:
-        amp: Precision of the student: 'fp32', 'bf16' (autocast) or 'fp16' (autocast and gradient scaler, CUDA only).
+        amp: Precision of the student: 'fp32', 'bf16' (autocast) or 'fp16' (autocast and gradient
+            scaler, CUDA only).
         channels_last: 'none', 'student', 'teacher' or 'both'.
         teacher_precision: 'fp32', 'bf16' or 'fp16' weights.
         fuse_bn: Fold the teacher's BatchNorm.
@@ -63,7 +65,8 @@ class Options:
 class Pair:
     """Builds a config's members, untrained and without downloads, and one function for each thing to measure.
 
-    Objectives and optimizers are the config's; only the learning rates are tiny, for every step sees the same batch.
+    Objectives and optimizers are the config's; only the learning rates are tiny, for every step
+    sees the same batch.
 
     Args:
         cfg: A config whose model is a Distiller.
@@ -76,11 +79,20 @@ class Pair:
         ValueError: The config's model is no Distiller; no size is known.
     """
 
-    def __init__(self, cfg: Config, options: Options, size: tuple[int, int] | None = None,
-                 batch_size: int | None = None, device: str | torch.device = 'cpu') -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        options: Options,
+        size: tuple[int, int] | None = None,
+        batch_size: int | None = None,
+        device: str | torch.device = 'cpu',
+    ) -> None:
         if not is_distiller(cfg):
-            raise ValueError('the benchmark compares students and teachers, but the model of this config is '
-                             f"{cfg.model.get('type')!r}. Mend: a config with model=dict(type='mmkd.Distiller', …)")
+            raise ValueError(
+                'the benchmark compares students and teachers, but the model of this config is '
+                f'{cfg.model.get("type")!r}. Mend: a config with '
+                f"model=dict(type='mmkd.Distiller', …)"
+            )
         self.device = torch.device(device)
         rest = copy.deepcopy(cfg.model.to_dict())
         members = {role: _take(rest, role, size) for role in ('student', 'teacher')}
@@ -88,13 +100,19 @@ class Pair:
         if size is not None and isinstance(self.rest.get('data_preprocessor'), dict):
             self.rest['data_preprocessor']['size'] = size
 
-        own: dict[str, dict] = {role: {name: {**member, **options.member(role)} for name, member in named.items()}
-               for role, named in members.items()}
-        self.full: Any = self._ready(Distiller(students=own['student'], teachers=own['teacher'], **self.rest))
+        own: dict[str, dict] = {
+            role: {name: {**member, **options.member(role)} for name, member in named.items()}
+            for role, named in members.items()
+        }
+        self.full: Any = self._ready(
+            Distiller(students=own['student'], teachers=own['teacher'], **self.rest)
+        )
         draw_words(self.full)
         self.lean = self._without_critics()
-        self.layouts = [torch.channels_last if member.get('channels_last') else torch.contiguous_format
-                        for member in own['student'].values()]
+        self.layouts = [
+            torch.channels_last if member.get('channels_last') else torch.contiguous_format
+            for member in own['student'].values()
+        ]
         self.plain = [self._alone(member) for member in members['student'].values()]
         for model, layout in zip(self.plain, self.layouts, strict=True):
             model.to(memory_format=layout)
@@ -110,41 +128,58 @@ class Pair:
         if size is None:
             raise ValueError('the data preprocessor has no size. Mend: --size H W')
         self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
-        self.data = generated_batch(self.batch_size, self.size, task_of(self.plain[0]), device=self.device,
-                                    preprocessor=source)
+        self.data = generated_batch(
+            self.batch_size,
+            self.size,
+            task_of(self.plain[0]),
+            device=self.device,
+            preprocessor=source,
+        )
 
     def cases(self) -> dict[str, Callable[[], Any]]:
         """Return name -> function.
 
-        ``student`` and ``teacher`` as this config runs them; ``noise`` on what students see and ``noisy_teacher`` where
-        there are such noises; ``objectives`` and ``critics`` alone; ``step`` without the critics, ``step_with_critic``
-        where there are some; ``peer_student`` and ``peer_teacher`` in float32 and NCHW, the latter with its losses.
+        ``student`` and ``teacher`` as this config runs them; ``noise`` on what students see and
+        ``noisy_teacher`` where there are such noises; ``objectives`` and ``critics`` alone;
+        ``step`` without the critics, ``step_with_critic`` where there are some; ``peer_student``
+        and ``peer_teacher`` in float32 and NCHW, the latter with its losses.
         """
         inputs = self.full.data_preprocessor(copy.deepcopy(self.data), True)
         batch = Batch(inputs['inputs'], inputs['data_samples'])
-        own, peers = ([(model, self.plain_wrapper(name, model, optimizers))
-                       for name, model in zip(self.full.students, models, strict=True)]
-                      for models, optimizers in ((self.plain, self.optimizers),
-                                                 (self.peer_students, self.peer_optimizers)))
+        own, peers = (
+            [
+                (model, self.plain_wrapper(name, model, optimizers))
+                for name, model in zip(self.full.students, models, strict=True)
+            ]
+            for models, optimizers in (
+                (self.plain, self.optimizers),
+                (self.peer_students, self.peer_optimizers),
+            )
+        )
         nchw = [torch.contiguous_format] * len(peers)
         cases: dict[str, Callable[[], Any]] = dict(
             student=lambda: _step(own, self.layouts, self.data),
-            teacher=lambda: dict(self.full.teachers.observe(batch)))
+            teacher=lambda: dict(self.full.teachers.observe(batch)),
+        )
         noises, students = self.full.noises, list(self.full.students)
         if any(noises.on(name) for name in students):
             cases['noise'] = lambda: [noises.see(name, batch) for name in students]
         if any(noises.on(name) for name in self.full.teachers):
             cases['noisy_teacher'] = lambda: dict(self.full.teachers.observe(batch, noises=noises))
-        plain, adversarial = ([o for o in self.full.objectives.values() if o.adversarial is kind]
-                              for kind in (False, True))
+        plain, adversarial = (
+            [o for o in self.full.objectives.values() if o.adversarial is kind]
+            for kind in (False, True)
+        )
         observed = self._observed(batch)
         if plain:
             cases['objectives'] = lambda: _objectives_alone(plain, *observed())
         if adversarial:
             cases['critics'] = lambda: _critics_alone(adversarial, *observed())
         critics = bool(adversarial)
-        for name, distiller in (('step', self.lean if critics else self.full),
-                                ('step_with_critic', self.full if critics else None)):
+        for name, distiller in (
+            ('step', self.lean if critics else self.full),
+            ('step_with_critic', self.full if critics else None),
+        ):
             if distiller is not None:
                 cases[name] = partial(distiller.train_step, self.data, self.wrapper(distiller))
         cases['peer_student'] = lambda: _step(peers, nchw, self.data)
@@ -162,8 +197,14 @@ class Pair:
             with torch.no_grad():
                 record, _ = self.full.observe(batch.inputs, batch.data_samples)
             seen = dict(self.full.teachers.observe(batch))
-            return {**record, **{name: {tap: value.requires_grad_() for tap, value in record[name].items()}
-                                 for name in self.full.students}}, seen
+            return {
+                **record,
+                **{
+                    name: {tap: value.requires_grad_() for tap, value in record[name].items()}
+                    for name in self.full.students
+                },
+            }, seen
+
         return observed
 
     def wrapper(self, distiller: nn.Module) -> OptimWrapper:
@@ -173,28 +214,56 @@ class Pair:
     def plain_wrapper(self, name: str, model: nn.Module, optimizers: dict) -> OptimWrapper:
         """Return the optimizer of a student's own losses for the student alone."""
         own = next(phase.optimizer for phase in self.full.phases if name in phase.task)
-        kept = {key: value for key, value in optimizers.items()
-                if key == own or not (isinstance(value, dict) and 'optimizer' in value)}
+        kept = {
+            key: value
+            for key, value in optimizers.items()
+            if key == own or not (isinstance(value, dict) and 'optimizer' in value)
+        }
         return build_optim_wrapper(model, copy.deepcopy(kept))
 
     def _ready(self, model: nn.Module) -> Any:
-        # init_weights, which would download, is never called: torch's own initialisation serves for timing.
+        # init_weights, which would download, is never called: torch's own initialisation serves for
+        # timing.
         return revert_sync_batchnorm(model).to(self.device).train()
 
     def _alone(self, member: dict) -> Any:
-        return self._ready(Member.parse('student', 'student', {k: member[k] for k in ('model', 'scope')}).build())
+        return self._ready(
+            Member.parse('student', 'student', {k: member[k] for k in ('model', 'scope')}).build()
+        )
 
     def _without_critics(self) -> Distiller | None:
         """Return a Distiller of the same modules without the adversarial objectives; None where there are none."""
-        others = {n: o for n, o in self.rest['objectives'].items() if not self.full.objectives[n].adversarial}
+        others = {
+            n: o
+            for n, o in self.rest['objectives'].items()
+            if not self.full.objectives[n].adversarial
+        }
         if len(others) in (0, len(self.rest['objectives'])):
             return None
-        folded = ('fuse_bn', 'compile')  # the same models again: norms that are folded already cannot be folded twice
-        students, teachers = ({name: dict(model=models[name], taps=self.full.members[name].taps, **{
-            key: value for key, value in self.full.members[name].options.items() if key not in folded})
-            for name in models} for models in (self.full.students, self.full.teachers))
-        rest = {**copy.deepcopy(self.rest), 'objectives': others,
-                'phases': _lean_phases(self.rest.get('phases'), others)}
+        folded = (
+            'fuse_bn',
+            'compile',
+        )  # the same models again: norms that are folded already cannot be folded twice
+        students, teachers = (
+            {
+                name: dict(
+                    model=models[name],
+                    taps=self.full.members[name].taps,
+                    **{
+                        key: value
+                        for key, value in self.full.members[name].options.items()
+                        if key not in folded
+                    },
+                )
+                for name in models
+            }
+            for models in (self.full.students, self.full.teachers)
+        )
+        rest = {
+            **copy.deepcopy(self.rest),
+            'objectives': others,
+            'phases': _lean_phases(self.rest.get('phases'), others),
+        }
         lean = Distiller(students=students, teachers=teachers, **rest)
         lean.teachers = self.full.teachers
         return self._ready(lean)
@@ -204,8 +273,14 @@ def _lean_phases(phases: list[dict] | None, objectives: dict) -> list[dict] | No
     """Return the phases that have something to do without critics."""
     if phases is None:
         return None
-    kept = [{**phase, 'objectives': [name for name in phase.get('objectives') or () if name in objectives],
-             'critics': []} for phase in phases]
+    kept = [
+        {
+            **phase,
+            'objectives': [name for name in phase.get('objectives') or () if name in objectives],
+            'critics': [],
+        }
+        for phase in phases
+    ]
     return [phase for phase in kept if phase.get('task') or phase['objectives']]
 
 
@@ -224,8 +299,10 @@ def quiet_optimizers(config: dict, amp: str | None) -> dict:
 def _take(model: dict, role: str, size: tuple[int, int] | None) -> dict[str, dict]:
     """Take the members of a role out of a Distiller's config, without checkpoints and at another size."""
     one, many = model.pop(role, None), model.pop(f'{role}s', None)
-    return {name: _offline(name, role, value, size)
-            for name, value in name_members(role, one, many).items()}
+    return {
+        name: _offline(name, role, value, size)
+        for name, value in name_members(role, one, many).items()
+    }
 
 
 def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> dict:
@@ -253,15 +330,21 @@ def _objectives_alone(objectives: list[Any], record: dict[str, Any], seen: dict[
 def _critics_alone(objectives: list[Any], record: dict[str, Any], seen: dict[str, Any]) -> None:
     """Forward and backward of what the student gets from critics, and of what the critics learn from."""
     _objectives_alone(objectives, record, seen)
-    sum(objective.critic_loss(record)[f'{objective.name}.critic_loss'] for objective in objectives).backward()
+    sum(
+        objective.critic_loss(record)[f'{objective.name}.critic_loss'] for objective in objectives
+    ).backward()
 
 
-def _step(students: list[tuple[Any, OptimWrapper]], layouts: list[torch.memory_format], data: dict) -> None:
+def _step(
+    students: list[tuple[Any, OptimWrapper]], layouts: list[torch.memory_format], data: dict
+) -> None:
     """Step every student as ``BaseModel.train_step`` does, its inputs in its layout."""
     for (model, wrapper), layout in zip(students, layouts, strict=True):
         with wrapper.optim_context(model):
             batch = model.data_preprocessor(data, True)
-            losses = model(batch['inputs'].to(memory_format=layout), batch['data_samples'], mode='loss')
+            losses = model(
+                batch['inputs'].to(memory_format=layout), batch['data_samples'], mode='loss'
+            )
         wrapper.update_params(model.parse_losses(losses)[0])
 
 

@@ -1,4 +1,5 @@
 """The check-up of a config, before a GPU-day is spent on it."""
+
 import copy
 from typing import Any
 
@@ -33,17 +34,26 @@ from mmkd.utils.pretrained import pretrained_keys
 from mmkd.utils.timing import peak_memory
 
 
-def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size: int | None = None, evaluate: int = 0,
-             device: str | None = None, val_batches: int | None = None) -> Report:
+def diagnose(
+    cfg: Config,
+    fake_data: bool = False,
+    batches: int = 4,
+    batch_size: int | None = None,
+    evaluate: int = 0,
+    device: str | None = None,
+    val_batches: int | None = None,
+) -> Report:
     """Build, run and measure on one batch everything that training would; collect every problem.
 
     Args:
         cfg: A config, of a Distiller or of a plain model; it is left as it is.
-        fake_data: Measure on generated images and leave the data alone. Without it, missing data is an error, and the
-            rest is measured on generated images all the same.
+        fake_data: Measure on generated images and leave the data alone. Without it, missing data is
+            an error, and the rest is measured on generated images all the same.
         batches: Training batches whose labels are checked, and test batches.
-        batch_size: Images that values and gradients are measured on; None takes at most 2, on a GPU the config's.
-        evaluate: Validation batches that every teacher is evaluated on; 0 leaves their quality unknown.
+        batch_size: Images that values and gradients are measured on; None takes at most 2, on a GPU
+            the config's.
+        evaluate: Validation batches that every teacher is evaluated on; 0 leaves their quality
+            unknown.
         device: Where; None takes a GPU where there is one.
         val_batches: Validation batches that are read; None reads all, as the first validation will.
     """
@@ -56,7 +66,9 @@ def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size:
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     device = device or ('cuda' if has_gpu() else 'cpu')
     own_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
-    own_size = own_size if isinstance(own_size, int) and own_size > 0 else 1  # check_run says what is wrong with it
+    own_size = (
+        own_size if isinstance(own_size, int) and own_size > 0 else 1
+    )  # check_run says what is wrong with it
     batch_size = batch_size or (own_size if device != 'cpu' else min(own_size, 2))
     check_run(cfg, report)
     wiring = build_model(cfg, report) if 'model' in cfg else Wiring()
@@ -81,8 +93,10 @@ def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size:
         for text in find_unused_taps(wiring.model, cfg.model) if wiring.whole else []:
             report.warn(text)
     else:
-        report.note(f'the model is no Distiller: this trains a plain {type(wiring.model).__name__} of '
-                    f'{count(wiring.model.parameters())} parameters, and nothing is distilled')
+        report.note(
+            f'the model is no Distiller: this trains a plain {type(wiring.model).__name__} of '
+            f'{count(wiring.model.parameters())} parameters, and nothing is distilled'
+        )
     _check_norms(wiring, own_size, device, report)
     if data is None:
         data = _generated(cfg, wiring, batch_size, report)
@@ -90,7 +104,9 @@ def diagnose(cfg: Config, fake_data: bool = False, batches: int = 4, batch_size:
     return report
 
 
-def _examine_data(cfg: Config, wiring: Wiring, batches: int, batch_size: int, report: Report) -> dict | None:
+def _examine_data(
+    cfg: Config, wiring: Wiring, batches: int, batch_size: int, report: Report
+) -> dict | None:
     """Check batches; return one that could be trained on."""
     drawn, samples = draw_batches(cfg, report, batches, batch_size)
     check_last_batch(cfg, samples, wiring.students, report)
@@ -100,7 +116,9 @@ def _examine_data(cfg: Config, wiring: Wiring, batches: int, batch_size: int, re
         return next(iter(drawn), None)
     looked = [('training samples', samples), ('looked at', f'{len(drawn)} batches of {batch_size}')]
     if task.kind == DETECTION:
-        report.table('data', ('what', 'value'), [*looked, *check_boxes(drawn, task.num_classes, report)])
+        report.table(
+            'data', ('what', 'value'), [*looked, *check_boxes(drawn, task.num_classes, report)]
+        )
     if task.kind not in (SEGMENTATION, CLASSIFICATION) or not task.num_classes:
         return drawn[0]
     ignored = getattr(getattr(student, 'decode_head', None), 'ignore_index', 255)
@@ -114,26 +132,44 @@ def _check_norms(wiring: Wiring, batch_size: int, device: str, report: Report) -
     modules = [module for student in wiring.students.values() for module in student.modules()]
     if device == 'cpu' and any(isinstance(module, nn.SyncBatchNorm) for module in modules):
         report.warn('SyncBN cannot run on a CPU: there it is trained as plain BatchNorm')
-    if batch_size == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules):
-        report.warn('BatchNorm with one image on a device: its statistics are noise, and a map pooled to 1×1 (PSPNet, '
-                    'ASPP) is an error. Mend: train_dataloader.batch_size of at least 2')
+    if batch_size == 1 and any(
+        isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules
+    ):
+        report.warn(
+            'BatchNorm with one image on a device: its statistics are noise, and a map pooled to '
+            '1×1 (PSPNet, '
+            'ASPP) is an error. Mend: train_dataloader.batch_size of at least 2'
+        )
 
 
 def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> dict:
     student = next(iter(wiring.students.values()))
-    size = getattr(wiring.model.data_preprocessor, 'size', None) or cfg.get('crop_size') or default_size(student)
-    report.note(f'values, gradients and memory are measured on generated images of {tuple(size)}, not on data')
-    return generated_batch(batch_size, tuple(size), task_of(student), preprocessor=wiring.model.data_preprocessor)
+    size = (
+        getattr(wiring.model.data_preprocessor, 'size', None)
+        or cfg.get('crop_size')
+        or default_size(student)
+    )
+    report.note(
+        f'values, gradients and memory are measured on generated images of {tuple(size)}, not on '
+        f'data'
+    )
+    return generated_batch(
+        batch_size, tuple(size), task_of(student), preprocessor=wiring.model.data_preprocessor
+    )
 
 
-def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, report: Report) -> None:
+def _train(
+    cfg: Config, wiring: Wiring, data: dict, share: float, device: str, report: Report
+) -> None:
     """Initialise as a run does, measure the objectives, then take one real step."""
     model: Any = wiring.model
     try:
         model.init_weights()
     except Exception as error:
         text = explain(error).rstrip('.')
-        report.error(f'init_weights: {text}. Mend: fetch these weights{_without_weights(cfg, model)}')
+        report.error(
+            f'init_weights: {text}. Mend: fetch these weights{_without_weights(cfg, model)}'
+        )
     try:
         model = revert_sync_batchnorm(model).to(device).train()
         if is_distiller(cfg):
@@ -142,9 +178,13 @@ def _train(cfg: Config, wiring: Wiring, data: dict, share: float, device: str, r
             for name in draw_words(model):
                 report.note(f'objective {name!r} has random words here: training fits them first')
             measure_objectives(model, model.data_preprocessor(copy.deepcopy(data), True), report)
-        if wiring.whole and 'optim_wrapper' in cfg:  # else phases and optimizers speak of parts that are not there
+        if (
+            wiring.whole and 'optim_wrapper' in cfg
+        ):  # else phases and optimizers speak of parts that are not there
             torch.manual_seed(0)
-            wrapper = build_optim_wrapper(model, _without_amp(cfg.optim_wrapper.to_dict(), device, report))
+            wrapper = build_optim_wrapper(
+                model, _without_amp(cfg.optim_wrapper.to_dict(), device, report)
+            )
             table_optimizers(model, wrapper, report)
             transient = peak_memory(lambda: model.train_step(copy.deepcopy(data), wrapper), device)
             check_disk(cfg, table_cost(model, wrapper, transient, share, cfg, report), report)
@@ -157,9 +197,14 @@ def _without_weights(cfg: Config, model: Any) -> str:
     if not is_distiller(cfg):
         options = ' '.join(f'{key}={value}' for key, value in pretrained_keys(cfg.model))
         return f', or start without them: --cfg-options {options}' if options else ''
-    wanted = {name: dict(pretrained_keys(member.model)) for name, member in model.members.items()
-              if member.role == 'student' or member.checkpoint is None}
-    mends = [f'{name}=dict(…, cfg_options={options})' for name, options in wanted.items() if options]
+    wanted = {
+        name: dict(pretrained_keys(member.model))
+        for name, member in model.members.items()
+        if member.role == 'student' or member.checkpoint is None
+    }
+    mends = [
+        f'{name}=dict(…, cfg_options={options})' for name, options in wanted.items() if options
+    ]
     return f', or start without them: {", ".join(mends)}' if mends else ''
 
 

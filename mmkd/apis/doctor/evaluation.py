@@ -1,4 +1,5 @@
 """Checks of the images that a validation or a test would read."""
+
 from typing import Any
 
 from mmengine.config import Config
@@ -17,7 +18,9 @@ from mmkd.utils.explain import explain
 SHOWN = 3  # of what is wrong with many samples
 
 
-def check_evaluation(cfg: Config, split: str, wiring: Wiring, batches: int | None, report: Report) -> None:
+def check_evaluation(
+    cfg: Config, split: str, wiring: Wiring, batches: int | None, report: Report
+) -> None:
     """Read a split as its loop would, and report what would stop or spoil it: files, sizes, label ids.
 
     Args:
@@ -38,13 +41,22 @@ def check_evaluation(cfg: Config, split: str, wiring: Wiring, batches: int | Non
     except Exception as error:
         say(f'the {split} data cannot be read: {explain(error)}')
         return
-    reader, wanted = _Reader(built, wiring), total if batches is None else min(total, batches * size)
+    reader, wanted = (
+        _Reader(built, wiring),
+        total if batches is None else min(total, batches * size),
+    )
     for start in range(0, wanted, size):
         reader.read(range(start, min(start + size, total)))
     if wanted < total and split == 'val':
-        report.note(f'{wanted} of {total} validation images were read: the others may still be broken')
+        report.note(
+            f'{wanted} of {total} validation images were read: the others may still be broken'
+        )
     for problem, found in reader.problems.items():
-        more = f' [{len(found)} times; the next: {"; ".join(found[1:SHOWN])}]' if len(found) > 1 else ''
+        more = (
+            f' [{len(found)} times; the next: {"; ".join(found[1:SHOWN])}]'
+            if len(found) > 1
+            else ''
+        )
         say(f'the {split} data {problem}: {found[0]}{more}')
 
 
@@ -52,7 +64,9 @@ def check_best(cfg: Config, wiring: Wiring, report: Report) -> None:
     """Report a best checkpoint that is kept by a metric which the validation does not report."""
     wanted = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
     loop = (cfg.get('val_cfg') or {}).get('type', 'ValLoop')
-    if not wanted or wiring.model is None or loop != 'ValLoop':  # a loop of peers knows its names by itself
+    if (
+        not wanted or wiring.model is None or loop != 'ValLoop'
+    ):  # a loop of peers knows its names by itself
         return
     loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
     try:
@@ -72,8 +86,9 @@ class _Reader:
     def __init__(self, loader: Any, wiring: Wiring) -> None:
         self.dataset, self.collate = loader.dataset, loader.collate_fn
         student: Any = next(iter(wiring.students.values()), None)
-        self.preprocessor: nn.Module | None = getattr(wiring.model, 'data_preprocessor', None) or getattr(
-            student, 'data_preprocessor', None)
+        self.preprocessor: nn.Module | None = getattr(
+            wiring.model, 'data_preprocessor', None
+        ) or getattr(student, 'data_preprocessor', None)
         task = task_of(student) if student is not None else None
         labelled = task is not None and task.kind in (SEGMENTATION, CLASSIFICATION)
         self.classes = task.num_classes if task is not None and labelled else None
@@ -89,9 +104,17 @@ class _Reader:
             if self.preprocessor is not None:
                 self.preprocessor(self.collate(samples), False)
         except Exception as error:
-            shapes = sorted({tuple(getattr(sample.get('inputs'), 'shape', ())) for sample in samples})
-            mend = f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to one size'
-            self._note('does not make a batch', f'{explain(error).rstrip(".")}{mend if len(shapes) > 1 else ""}')
+            shapes = sorted(
+                {tuple(getattr(sample.get('inputs'), 'shape', ())) for sample in samples}
+            )
+            mend = (
+                f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to '
+                f'one size'
+            )
+            self._note(
+                'does not make a batch',
+                f'{explain(error).rstrip(".")}{mend if len(shapes) > 1 else ""}',
+            )
 
     def _sample(self, index: int) -> dict | None:
         try:

@@ -1,4 +1,5 @@
 """What a config's first batch shows: taps, objectives, their gradients, optimizers, sizes."""
+
 import math
 import re
 import sys
@@ -38,14 +39,34 @@ def measure_objectives(model: Distiller, data: dict, report: Report) -> None:
     parameters = [p for p in model.students.parameters() if p.requires_grad]
     with _counting_calls(model) as calls:
         record, task = model.observe(**data)
-    report.table('taps', ('member', 'tap', 'path', 'shape', 'type', 'calls'),
-                 [(member, tap, path.text, *_shape(record[member].get(tap)), calls[member, tap])
-                  for member, taps in _taps(model).items() for tap, path in taps.paths.items()])
+    report.table(
+        'taps',
+        ('member', 'tap', 'path', 'shape', 'type', 'calls'),
+        [
+            (member, tap, path.text, *_shape(record[member].get(tap)), calls[member, tap])
+            for member, taps in _taps(model).items()
+            for tap, path in taps.paths.items()
+        ],
+    )
     total = model.parse_losses(task)[0]
     task_norm = gradient_norm(total, parameters)
-    rows = [('task', ', '.join(key for key in task if 'loss' in key), '', '', '', '', f'{total.item():.4g}', '1')]
+    rows = [
+        (
+            'task',
+            ', '.join(key for key in task if 'loss' in key),
+            '',
+            '',
+            '',
+            '',
+            f'{total.item():.4g}',
+            '1',
+        )
+    ]
     if task_norm == 0:
-        report.error("the students' own losses have no gradient: every parameter is frozen, or no label is valid")
+        report.error(
+            "the students' own losses have no gradient: every parameter is frozen, or no label is "
+            'valid'
+        )
     for name, objective in model.objectives.items():
         value = objective(record)[f'{name}.loss']
         norm = gradient_norm(value, parameters)
@@ -55,39 +76,77 @@ def measure_objectives(model: Distiller, data: dict, report: Report) -> None:
         if objective.adversarial:
             value = objective.critic_loss(record)[f'{name}.critic_loss']
             if not math.isfinite(value.item()):
-                report.error(f'objective {name!r}: the critic loss is {value.item()} on the first batch')
+                report.error(
+                    f'objective {name!r}: the critic loss is {value.item()} on the first batch'
+                )
             norm = gradient_norm(value, objective.loss.critic.parameters())
-            rows.append((f'{name}: its critic', type(objective.loss.critic).__name__, '', '', '', '',
-                         f'{value.item():.4g}', f'|g| {norm:.3g}, critic only'))
-    report.table('objectives', ('name', 'loss', 'reads', 'connector', 'weights', 'normaliser', 'value',
-                                'gradient / task'), rows)
+            rows.append(
+                (
+                    f'{name}: its critic',
+                    type(objective.loss.critic).__name__,
+                    '',
+                    '',
+                    '',
+                    '',
+                    f'{value.item():.4g}',
+                    f'|g| {norm:.3g}, critic only',
+                )
+            )
+    report.table(
+        'objectives',
+        ('name', 'loss', 'reads', 'connector', 'weights', 'normaliser', 'value', 'gradient / task'),
+        rows,
+    )
 
 
-def _judge(name: str, objective: Objective, value: float, norm: float, task_norm: float, report: Report) -> None:
+def _judge(
+    name: str, objective: Objective, value: float, norm: float, task_norm: float, report: Report
+) -> None:
     if not math.isfinite(value) or not math.isfinite(norm):
         report.error(f'objective {name!r} is {value} on the first batch, and its gradient {norm}')
     elif norm == 0:
-        report.warn(f'objective {name!r} has no gradient on the first batch (value {value:.4g}): the student would '
-                    'learn nothing from it')
+        report.warn(
+            f'objective {name!r} has no gradient on the first batch (value {value:.4g}): the '
+            f'student would '
+            'learn nothing from it'
+        )
     elif task_norm and norm > DOMINATES * task_norm:
-        report.warn(f"objective {name!r}: its gradient is {norm / task_norm:.3g} times that of the task loss, which it "
-                    f'drowns. Mend: weight={objective.weight * task_norm / norm:.2g} would make them equal')
+        report.warn(
+            f'objective {name!r}: its gradient is {norm / task_norm:.3g} times that of the task '
+            f'loss, which it '
+            f'drowns. Mend: weight={objective.weight * task_norm / norm:.2g} would make them equal'
+        )
 
 
 def _describe(objective: Objective) -> tuple[str, str, str, str, str]:
     loss = objective.loss
-    reads = '\n'.join(str(read) if str(read).startswith(f'{role}.') else f'{role}={read}'
-                      for role, read in objective.reads.items())
-    connectors = '\n'.join(f'{role}: {_connector(module)}' for role, module in objective.connectors.items())
-    return (type(loss).__name__, reads, connectors,
-            f'{objective.weight:g} × {getattr(loss, "loss_weight", 1.0):g}', normaliser(loss))
+    reads = '\n'.join(
+        str(read) if str(read).startswith(f'{role}.') else f'{role}={read}'
+        for role, read in objective.reads.items()
+    )
+    connectors = '\n'.join(
+        f'{role}: {_connector(module)}' for role, module in objective.connectors.items()
+    )
+    return (
+        type(loss).__name__,
+        reads,
+        connectors,
+        f'{objective.weight:g} × {getattr(loss, "loss_weight", 1.0):g}',
+        normaliser(loss),
+    )
 
 
 def normaliser(loss: nn.Module) -> str:
     """Return what a loss's documentation says after ``Normaliser:``, of the class or of the function behind it."""
     module = sys.modules[type(loss).__module__]
-    documents = [type(loss).__doc__, *(f.__doc__ for f in vars(module).values() if callable(f)
-                                      and getattr(f, '__module__', '') == module.__name__)]
+    documents = [
+        type(loss).__doc__,
+        *(
+            f.__doc__
+            for f in vars(module).values()
+            if callable(f) and getattr(f, '__module__', '') == module.__name__
+        ),
+    ]
     for text in filter(None, documents):
         found = re.search(r'Normaliser:\s+(.+?)(?:[.;]\s|\n\s*\n|$)', text, re.DOTALL)
         if found:
@@ -99,7 +158,11 @@ def _connector(module: nn.Module) -> str:
     if not isinstance(module, Connector):
         return type(module).__name__
     conv = module.conv
-    steps = [f'1×1 convolution {conv.in_channels} → {conv.out_channels}'] if isinstance(conv, nn.Conv2d) else []
+    steps = (
+        [f'1×1 convolution {conv.in_channels} → {conv.out_channels}']
+        if isinstance(conv, nn.Conv2d)
+        else []
+    )
     return ', '.join(steps + ['bilinear resize'] * module.resize) or 'nothing to do'
 
 
@@ -107,7 +170,10 @@ def _shape(value: Any) -> tuple[str, str]:
     if value is None:
         return 'kept as running statistics', ''
     tensors = value if isinstance(value, list) else [value]
-    return ('\n'.join(str(tuple(t.shape)) for t in tensors), str(tensors[0].dtype).removeprefix('torch.'))
+    return (
+        '\n'.join(str(tuple(t.shape)) for t in tensors),
+        str(tensors[0].dtype).removeprefix('torch.'),
+    )
 
 
 def _taps(model: Distiller) -> dict[str, Any]:
@@ -145,30 +211,68 @@ def table_optimizers(model: nn.Module, wrapper: OptimWrapper, report: Report) ->
     rows, held = [], set()
     for name, one in wrappers.items():
         phase = next((p for p in phases or () if p.optimizer == name or len(wrappers) == 1), None)
-        steps = [] if phase is None else _own_losses(phase, model) + list(phase.objectives) + [
-            f'critic of {critic}' for critic in phase.critics]
+        steps = (
+            []
+            if phase is None
+            else _own_losses(phase, model)
+            + list(phase.objectives)
+            + [f'critic of {critic}' for critic in phase.critics]
+        )
         parameters = [p for group in one.param_groups for p in group['params']]
         held |= {id(p) for p in parameters}
         first = one.param_groups[0]
-        rows.append((phase.name if phase else '–', f'{type(one).__name__}, {type(one.optimizer).__name__}',
-                     ', '.join(steps) or 'task losses', count(parameters), len(one.param_groups),
-                     f'{first["lr"]:g}', f'{first.get("weight_decay", 0):g}', one._accumulative_counts))
-    report.table('phases', ('phase', 'optimizer', 'steps on', 'parameters', 'groups', 'lr', 'weight decay',
-                            'accumulates'), rows)
+        rows.append(
+            (
+                phase.name if phase else '–',
+                f'{type(one).__name__}, {type(one.optimizer).__name__}',
+                ', '.join(steps) or 'task losses',
+                count(parameters),
+                len(one.param_groups),
+                f'{first["lr"]:g}',
+                f'{first.get("weight_decay", 0):g}',
+                one._accumulative_counts,
+            )
+        )
+    report.table(
+        'phases',
+        (
+            'phase',
+            'optimizer',
+            'steps on',
+            'parameters',
+            'groups',
+            'lr',
+            'weight decay',
+            'accumulates',
+        ),
+        rows,
+    )
     idle = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in held]
     if idle:
-        report.warn(f'no optimizer holds {len(idle)} trainable parameters: {", ".join(idle[:3])}'
-                    f'{", …" if len(idle) > 3 else ""}')
+        report.warn(
+            f'no optimizer holds {len(idle)} trainable parameters: {", ".join(idle[:3])}'
+            f'{", …" if len(idle) > 3 else ""}'
+        )
 
 
 def _own_losses(phase: Any, model: Any) -> list[str]:
     """Say whose own losses a phase steps on."""
     every = len(phase.task) == len(model.students)
-    return ['task losses'] if every and phase.task else [f'task losses of {name}' for name in phase.task]
+    return (
+        ['task losses']
+        if every and phase.task
+        else [f'task losses of {name}' for name in phase.task]
+    )
 
 
-def table_cost(model: nn.Module, wrapper: OptimWrapper, transient: int, share: float, cfg: Config,
-               report: Report) -> int:
+def table_cost(
+    model: nn.Module,
+    wrapper: OptimWrapper,
+    transient: int,
+    share: float,
+    cfg: Config,
+    report: Report,
+) -> int:
     """Table checkpoint size and memory; return the bytes of a checkpoint.
 
     Args:
@@ -180,19 +284,36 @@ def table_cost(model: nn.Module, wrapper: OptimWrapper, transient: int, share: f
         report: Where the table goes.
     """
     weights = _bytes(model.state_dict().values())
-    state = _bytes(t for one in named_wrappers(wrapper).values() for entry in one.optimizer.state.values()
-                   for t in entry.values())
-    averaged = sum(weights for hook in cfg.get('custom_hooks') or [] if 'EMAHook' in str(hook.get('type')))
+    state = _bytes(
+        t
+        for one in named_wrappers(wrapper).values()
+        for entry in one.optimizer.state.values()
+        for t in entry.values()
+    )
+    averaged = sum(
+        weights for hook in cfg.get('custom_hooks') or [] if 'EMAHook' in str(hook.get('type'))
+    )
     runs = getattr(getattr(model, 'teachers', None), 'runs', {})
     teachers = sum(_bytes(run.model.state_dict().values()) for run in runs.values())
     checkpoint = weights + state + averaged
     resident = checkpoint + teachers
-    report.table('cost', ('what', 'MiB'), [
-        ('a checkpoint', f'{_mib(checkpoint)} = weights {_mib(weights)} + optimizer {_mib(state)}'
-                         + (f' + averaged weights {_mib(averaged)}' if averaged else '')),
-        ('teachers, in memory alone', _mib(teachers)),
-        ('memory of a step, about', f'{_mib(resident + transient * share)} = weights and optimizer {_mib(resident)} '
-                                    f'+ activations and gradients {_mib(transient * share)}')])
+    report.table(
+        'cost',
+        ('what', 'MiB'),
+        [
+            (
+                'a checkpoint',
+                f'{_mib(checkpoint)} = weights {_mib(weights)} + optimizer {_mib(state)}'
+                + (f' + averaged weights {_mib(averaged)}' if averaged else ''),
+            ),
+            ('teachers, in memory alone', _mib(teachers)),
+            (
+                'memory of a step, about',
+                f'{_mib(resident + transient * share)} = weights and optimizer {_mib(resident)} '
+                f'+ activations and gradients {_mib(transient * share)}',
+            ),
+        ],
+    )
     return checkpoint
 
 

@@ -1,4 +1,5 @@
 """The members of a Distiller as the doctor tables them, and how good its teachers are."""
+
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,41 +26,74 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
         checkpoint = written.get('checkpoint')
         if teaches and checkpoint is None and written.get('allow_untrained'):
             report.warn(f'{member.where} has no weights (allow_untrained=True): it teaches noise')
-        rows.append((name, member.role, _kind(models[name]), count(models[name].parameters()),
-                     checkpoint or ('untrained' if teaches else '–'),
-                     ', '.join(f'{key}={written[key]}' for key in SHOWN if written.get(key)) or '–',
-                     quality.get(name, 'not measured') if teaches else '–'))
-    report.table('members', ('member', 'role', 'model', 'parameters', 'checkpoint', 'options', 'quality'), rows)
+        rows.append(
+            (
+                name,
+                member.role,
+                _kind(models[name]),
+                count(models[name].parameters()),
+                checkpoint or ('untrained' if teaches else '–'),
+                ', '.join(f'{key}={written[key]}' for key in SHOWN if written.get(key)) or '–',
+                quality.get(name, 'not measured') if teaches else '–',
+            )
+        )
+    report.table(
+        'members',
+        ('member', 'role', 'model', 'parameters', 'checkpoint', 'options', 'quality'),
+        rows,
+    )
 
 
-def evaluate_teachers(cfg: Config, model: Any, batches: int, device: str, report: Report) -> dict[str, str]:
+def evaluate_teachers(
+    cfg: Config, model: Any, batches: int, device: str, report: Report
+) -> dict[str, str]:
     """Evaluate every teacher on the first validation batches, by the hook that does so before training.
 
     A teacher that is hardly better than chance is an error: it would spoil the training.
     """
-    written: dict = next((h for h in cfg.get('custom_hooks') or [] if 'TeacherCheckHook' in str(h.get('type'))), {})
+    written: dict = next(
+        (h for h in cfg.get('custom_hooks') or [] if 'TeacherCheckHook' in str(h.get('type'))), {}
+    )
     hook = TeacherCheckHook(batches, written.get('minimum'), written.get('maximum'))
     try:
         loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
         loop = SimpleNamespace(
-            dataloader=Runner.build_dataloader(in_this_process(loader, loader.get('batch_size', 1)), seed=0),
-            evaluator=Evaluator(evaluator if isinstance(evaluator, list) else [evaluator]))
+            dataloader=Runner.build_dataloader(
+                in_this_process(loader, loader.get('batch_size', 1)), seed=0
+            ),
+            evaluator=Evaluator(evaluator if isinstance(evaluator, list) else [evaluator]),
+        )
         said: list[str] = []
         logger = SimpleNamespace(info=lambda text: None, warning=said.append)
-        hook.before_train(SimpleNamespace(model=model.to(device), iter=0, val_loop=loop, logger=logger))
+        hook.before_train(
+            SimpleNamespace(model=model.to(device), iter=0, val_loop=loop, logger=logger)
+        )
         for text in said:  # a teacher without results is not known to be bad
-            (report.error if any(repr(name) in text for name in hook.results) else report.warn)(text)
+            (report.error if any(repr(name) in text for name in hook.results) else report.warn)(
+                text
+            )
     except Exception as error:
         report.error(error)
-    return {name: ', '.join(f'{key} {value:.4g}' for key, value in metrics.items()) + f' on {batches} batches'
-            for name, metrics in hook.results.items()}
+    return {
+        name: ', '.join(f'{key} {value:.4g}' for key, value in metrics.items())
+        + f' on {batches} batches'
+        for name, metrics in hook.results.items()
+    }
 
 
 def _written(config: dict, name: str, role: str) -> dict:
-    value = config.get(role) if config.get(role) is not None else (config.get(f'{role}s') or {}).get(name)
+    value = (
+        config.get(role)
+        if config.get(role) is not None
+        else (config.get(f'{role}s') or {}).get(name)
+    )
     return value if isinstance(value, dict) else {}
 
 
 def _kind(model: nn.Module) -> str:
-    parts = [type(getattr(model, part)).__name__ for part in ('backbone', 'decode_head') if hasattr(model, part)]
+    parts = [
+        type(getattr(model, part)).__name__
+        for part in ('backbone', 'decode_head')
+        if hasattr(model, part)
+    ]
     return ' + '.join(parts if hasattr(model, 'decode_head') else [type(model).__name__, *parts])

@@ -1,4 +1,5 @@
 """What the doctor found: tables, errors, warnings, notes."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,8 +52,11 @@ class Report:
         """Print tables, then notes, warnings, errors, and the verdict."""
         for title, (columns, rows) in self.tables.items():
             print_table(console, title, columns, rows)
-        for kind, style, texts in (('note', 'cyan', self.notes), ('warning', 'yellow', self.warnings),
-                                   ('ERROR', 'bold red', self.errors)):
+        for kind, style, texts in (
+            ('note', 'cyan', self.notes),
+            ('warning', 'yellow', self.warnings),
+            ('ERROR', 'bold red', self.errors),
+        ):
             for text in texts:
                 console.print(f'[{style}]{kind}:[/] ', end='')
                 console.print(text, markup=False, highlight=False)

@@ -1,4 +1,5 @@
 """Checks of what surrounds the model: names of settings, seed, schedule, batch size, disk."""
+
 import copy
 import shutil
 from pathlib import Path
@@ -33,12 +34,23 @@ def check_run(cfg: Config, report: Report) -> None:
     batch, counts, base = _batch(cfg)
     if base and batch * counts != base:
         many = f' on {base // (batch * counts)} devices, or' if base % (batch * counts) == 0 else ''
-        report.warn(f'the learning rate is meant for a batch of {base}, one device sees {batch * counts}. Mend: '
-                    f'train{many} with --auto-scale-lr')
-    report.table('run', ('setting', 'value'), [
-        ('batch size of a device', batch), ('gradient accumulation', counts),
-        ('effective batch size on one device', batch * counts), ('batch size of the recipe', base or 'not said'),
-        ('iterations', iterations or '–'), ('seed', (cfg.get('randomness') or {}).get('seed'))])
+        report.warn(
+            f'the learning rate is meant for a batch of {base}, one device sees {batch * counts}. '
+            f'Mend: '
+            f'train{many} with --auto-scale-lr'
+        )
+    report.table(
+        'run',
+        ('setting', 'value'),
+        [
+            ('batch size of a device', batch),
+            ('gradient accumulation', counts),
+            ('effective batch size on one device', batch * counts),
+            ('batch size of the recipe', base or 'not said'),
+            ('iterations', iterations or '–'),
+            ('seed', (cfg.get('randomness') or {}).get('seed')),
+        ],
+    )
 
 
 def check_disk(cfg: Config, checkpoint: int, report: Report) -> None:
@@ -46,18 +58,27 @@ def check_disk(cfg: Config, checkpoint: int, report: Report) -> None:
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     kept = hook.get('max_keep_ckpts', -1)
     iterations = (cfg.get('train_cfg') or {}).get('max_iters') or 0
-    files = (kept if kept > 0 else iterations // max(hook.get('interval', 1), 1)) + 2  # the best, and one being written
+    files = (
+        kept if kept > 0 else iterations // max(hook.get('interval', 1), 1)
+    ) + 2  # the best, and one being written
     folder = Path(cfg.get('work_dir') or '.').absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     if files * checkpoint > free:
-        report.warn(f'{files} checkpoints of {checkpoint / 2**20:.0f} MiB need {files * checkpoint / 2**30:.1f} GiB, '
-                    f'but {folder} has {free / 2**30:.1f} GiB free. Mend: default_hooks.checkpoint.max_keep_ckpts')
+        report.warn(
+            f'{files} checkpoints of {checkpoint / 2**20:.0f} MiB need '
+            f'{files * checkpoint / 2**30:.1f} GiB, '
+            f'but {folder} has {free / 2**30:.1f} GiB free. Mend: '
+            f'default_hooks.checkpoint.max_keep_ckpts'
+        )
 
 
 def _check_seed(cfg: Config, report: Report) -> None:
     if (cfg.get('randomness') or {}).get('seed') is not None:
         return
-    text = 'no seed is set, so a run can be neither repeated nor resumed exactly. Mend: randomness=dict(seed=0)'
+    text = (
+        'no seed is set, so a run can be neither repeated nor resumed exactly. Mend: '
+        'randomness=dict(seed=0)'
+    )
     if any('ExactResumeHook' in str(hook.get('type')) for hook in cfg.get('custom_hooks') or []):
         report.error(f'{text} (ExactResumeHook will not start without one)')
     else:
@@ -89,18 +110,32 @@ def _make_visualizer(cfg: Config, report: Report) -> None:
 
 def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None:
     schedulers: Any = cfg.get('param_scheduler') or []
-    named = schedulers.values() if isinstance(schedulers, dict) and 'type' not in schedulers else [schedulers]
+    named = (
+        schedulers.values()
+        if isinstance(schedulers, dict) and 'type' not in schedulers
+        else [schedulers]
+    )
     for group in named:
-        ends = [one['end'] for one in (group if isinstance(group, list) else [group])
-                if not one.get('by_epoch', True) and one.get('end') is not None]
+        ends = [
+            one['end']
+            for one in (group if isinstance(group, list) else [group])
+            if not one.get('by_epoch', True) and one.get('end') is not None
+        ]
         if iterations and ends and max(ends) != iterations:
-            report.warn(f'the learning rate is scheduled for {max(ends)} iterations, but training takes {iterations}. '
-                        'Mend: one number for train_cfg.max_iters and the end of param_scheduler')
+            report.warn(
+                f'the learning rate is scheduled for {max(ends)} iterations, but training takes '
+                f'{iterations}. '
+                'Mend: one number for train_cfg.max_iters and the end of param_scheduler'
+            )
 
 
 def _batch(cfg: Config) -> tuple[int, int, int | None]:
     """Return the batch size of a device, the gradient accumulation, and the batch size that the recipe is for."""
     wrappers = cfg.get('optim_wrapper') or {}
-    counts = [one.get('accumulative_counts', 1) for one in (wrappers, *wrappers.values()) if isinstance(one, dict)]
+    counts = [
+        one.get('accumulative_counts', 1)
+        for one in (wrappers, *wrappers.values())
+        if isinstance(one, dict)
+    ]
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     return (cfg.get('train_dataloader') or {}).get('batch_size', 1), max(counts, default=1), base

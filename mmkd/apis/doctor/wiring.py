@@ -1,4 +1,5 @@
 """Builds a config's model and names every mistake in it, not only the first."""
+
 import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,8 @@ class Wiring:
     """What could be built.
 
     Args:
-        model: The model; where parts were broken, of the parts that were not; None where that is too little.
+        model: The model; where parts were broken, of the parts that were not; None where that is
+            too little.
         students: Name -> student, those that could be built.
         whole: Whether nothing of the config was left out, unknown keys and checkpoints aside.
     """
@@ -43,7 +45,9 @@ def build_model(cfg: Config, report: Report) -> Wiring:
         if len(report.errors) == known:
             report.error(error)
         return wiring
-    return Wiring(model, dict(model.students.items()) if is_distiller(cfg) else {'student': model}, whole=True)
+    return Wiring(
+        model, dict(model.students.items()) if is_distiller(cfg) else {'student': model}, whole=True
+    )
 
 
 class _Parts:
@@ -61,18 +65,32 @@ class _Parts:
         """Return a Distiller of what is left."""
         shared = dict(self.config.pop('taps', None) or {})
         members = {role: self._members(role) for role in ('student', 'teacher')}
-        paths = {name: {**shared, **(value.get('taps') or {})} for named in members.values()
-                 for name, value in named.items()}
+        paths = {
+            name: {**shared, **(value.get('taps') or {})}
+            for named in members.values()
+            for name, value in named.items()
+        }
         students = {name: self.models[name] for name in members['student'] if name in self.models}
-        objectives = self._objectives({name: list(taps) for name, taps in paths.items()}, paths,
-                                      list(members['student']))
+        objectives = self._objectives(
+            {name: list(taps) for name, taps in paths.items()}, paths, list(members['student'])
+        )
         if not students or not objectives:
             return Wiring(None, students)
         arguments = dict(
             students={name: dict(model=self.models[name], taps=paths[name]) for name in students},
-            teachers={name: dict(model=self.models[name], taps=paths[name], input_size=value.get('input_size'))
-                      for name, value in members['teacher'].items() if name in self.models},
-            **{key: self.config[key] for key in ('data_preprocessor', 'predict_with', 'phases') if key in self.config})
+            teachers={
+                name: dict(
+                    model=self.models[name], taps=paths[name], input_size=value.get('input_size')
+                )
+                for name, value in members['teacher'].items()
+                if name in self.models
+            },
+            **{
+                key: self.config[key]
+                for key in ('data_preprocessor', 'predict_with', 'phases')
+                if key in self.config
+            },
+        )
         self.whole = self.whole and not self.lost
         return Wiring(self._distiller(arguments, objectives), students, self.whole)
 
@@ -91,7 +109,11 @@ class _Parts:
             return {}
         allowed = COMMON_KEYS + (TEACHER_KEYS if role == 'teacher' else ())
         clean = {key: value[key] for key in value if key in allowed}
-        untrained = {**clean, 'checkpoint': None, **(dict(allow_untrained=True) if role == 'teacher' else {})}
+        untrained = {
+            **clean,
+            'checkpoint': None,
+            **(dict(allow_untrained=True) if role == 'teacher' else {}),
+        }
         for key in set(value) - set(clean):
             self._try(Member.parse, name, role, {**untrained, key: value[key]})
         for attempt in (clean, untrained):
@@ -102,8 +124,9 @@ class _Parts:
         self.lost.add(name)
         return clean
 
-    def _objectives(self, known: dict[str, list[str]], paths: dict[str, dict[str, str]],
-                    students: list[str]) -> dict[str, dict]:
+    def _objectives(
+        self, known: dict[str, list[str]], paths: dict[str, dict[str, str]], students: list[str]
+    ) -> dict[str, dict]:
         """Return the objectives that can be built and whose taps exist; check the phases against all of them."""
         configs = dict(self.config.pop('objectives', None) or {})
         if not configs:
@@ -116,12 +139,21 @@ class _Parts:
             if objective is None:
                 continue
             critics[name] = objective.adversarial
-            reads = [reference.split('.', 1) for read in objective.reads.values() for reference in references(read)]
-            taps = [self._tap(member, tap, paths) for member, tap in reads]  # each is looked at, not only the first
+            reads = [
+                reference.split('.', 1)
+                for read in objective.reads.values()
+                for reference in references(read)
+            ]
+            taps = [
+                self._tap(member, tap, paths) for member, tap in reads
+            ]  # each is looked at, not only the first
             if all(taps):
                 good[name] = config
         phases = self.config.get('phases')
-        if len(critics) == len(configs) and self._try(read_phases, phases, critics, students) is None:
+        if (
+            len(critics) == len(configs)
+            and self._try(read_phases, phases, critics, students) is None
+        ):
             self.whole = False
         self.whole = self.whole and len(good) == len(configs)
         if not self.whole:
@@ -140,8 +172,12 @@ class _Parts:
         if isinstance(whole, Distiller):
             return whole
         alone = {**arguments, 'phases': None}
-        failed = {name: error for name, config in objectives.items() if len(objectives) > 1
-                  and not isinstance(error := self._attempt(alone, {name: config}), Distiller)}
+        failed = {
+            name: error
+            for name, config in objectives.items()
+            if len(objectives) > 1
+            and not isinstance(error := self._attempt(alone, {name: config}), Distiller)
+        }
         for error in failed.values() or [whole]:
             self.report.error(error)
         self.whole = False
@@ -174,12 +210,17 @@ class _Parts:
 def find_unused_taps(distiller: Distiller, config: dict) -> list[str]:
     """Return what to say about taps that no objective reads."""
     found = []
-    used = {**{name: set(taps.paths) for name, taps in distiller.taps.items()},
-            **{name: set(run.taps.paths) for name, run in distiller.teachers.runs.items()}}
+    used = {
+        **{name: set(taps.paths) for name, taps in distiller.taps.items()},
+        **{name: set(run.taps.paths) for name, run in distiller.teachers.runs.items()},
+    }
     for tap in config.get('taps') or {}:
         if not any(tap in taps for taps in used.values()):
             found.append(f'tap {tap!r} is read by no objective')
     for name, member in distiller.members.items():
-        found += [f'tap {tap!r} of {member.where} is read by no objective' for tap in member.taps
-                  if tap not in used[name]]
+        found += [
+            f'tap {tap!r} of {member.where} is read by no objective'
+            for tap in member.taps
+            if tap not in used[name]
+        ]
     return found

@@ -1,4 +1,5 @@
 """Transforms of small images with one label: the usual padded crop, and packing."""
+
 from typing import Any
 
 import cv2
@@ -43,7 +44,7 @@ class PadCrop(BaseTransform):
         height, width = image.shape[:2]
         top, left = np.random.randint(0, 2 * pad + 1, 2)
         padded = cv2.copyMakeBorder(image, pad, pad, pad, pad, BORDERS[self.mode])
-        results['img'] = padded[top:top + height, left:left + width]
+        results['img'] = padded[top : top + height, left : left + width]
         return results
 
 
@@ -51,8 +52,9 @@ class PadCrop(BaseTransform):
 class PackClsInputs(BaseTransform):
     """Pack an image and its label as a classifier takes them.
 
-    ``inputs`` is the image (3, H, W), uint8; ``data_samples`` a ``BaseDataElement`` with ``gt_label`` (1,) where there
-    is a label, and the metainfo ``img_path``, ``img_shape``, ``ori_shape`` and ``ood``.
+    ``inputs`` is the image (3, H, W), uint8; ``data_samples`` a ``BaseDataElement`` with
+    ``gt_label`` (1,) where there is a label, and the metainfo ``img_path``, ``img_shape``,
+    ``ori_shape`` and ``ood``.
 
     >>> packed = PackClsInputs()(dict(img=np.zeros((2, 4, 3), np.uint8), gt_label=5, ood=False))
     >>> packed['inputs'].shape, packed['data_samples'].gt_label, packed['data_samples'].img_shape
@@ -63,10 +65,18 @@ class PackClsInputs(BaseTransform):
         """Return ``dict(inputs=…, data_samples=…)``."""
         image = results['img']
         sample = BaseDataElement()
-        for key, value in dict(img_path=results.get('img_path'), img_shape=image.shape[:2],
-                               ori_shape=results.get('ori_shape', image.shape[:2]),
-                               ood=results.get('ood', False)).items():
-            sample.set_field(value, key, field_type='metainfo')  # set_metainfo would copy all of them deeply
+        for key, value in dict(
+            img_path=results.get('img_path'),
+            img_shape=image.shape[:2],
+            ori_shape=results.get('ori_shape', image.shape[:2]),
+            ood=results.get('ood', False),
+        ).items():
+            sample.set_field(
+                value, key, field_type='metainfo'
+            )  # set_metainfo would copy all of them deeply
         if results.get('gt_label') is not None:
             sample.gt_label = torch.tensor([results['gt_label']])
-        return dict(inputs=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))), data_samples=sample)
+        return dict(
+            inputs=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
+            data_samples=sample,
+        )

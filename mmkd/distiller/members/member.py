@@ -1,4 +1,5 @@
 """Members: how a student or a teacher is written in a config, and how it becomes a model."""
+
 import copy
 import inspect
 from dataclasses import dataclass, field
@@ -16,10 +17,23 @@ from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_pre
 from mmkd.utils.checks import check_choice, check_dict, check_keys, nearest
 from mmkd.utils.config_file import read_config
 
-COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'cfg_options', 'scope', 'allow_untrained', 'channels_last')
+COMMON_KEYS = (
+    'cfg',
+    'model',
+    'checkpoint',
+    'taps',
+    'cfg_options',
+    'scope',
+    'allow_untrained',
+    'channels_last',
+)
 TEACHER_KEYS = ('precision', 'fuse_bn', 'compile', 'input_size')
 SWITCHES = ('allow_untrained', 'channels_last', 'fuse_bn')
-TASK_SCOPES = ('mmseg', 'mmdet', 'mmpretrain')  # whose default_scope a member written inline belongs to
+TASK_SCOPES = (
+    'mmseg',
+    'mmdet',
+    'mmpretrain',
+)  # whose default_scope a member written inline belongs to
 PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 
@@ -69,36 +83,81 @@ class Member:
         allowed = COMMON_KEYS + (TEACHER_KEYS if role == 'teacher' else ())
         if role == 'student':
             for key in [key for key in TEACHER_KEYS if key in value]:
-                raise TypeError(f"student {name!r}: {key!r} is an option of teachers. Mend: a student's precision is "
-                                "its optim_wrapper's (AmpOptimWrapper, mmkd.Bf16OptimWrapper, or --amp), its input "
-                                "size the pipeline's and data_preprocessor's")
+                raise TypeError(
+                    f"student {name!r}: {key!r} is an option of teachers. Mend: a student's "
+                    f'precision is '
+                    "its optim_wrapper's (AmpOptimWrapper, mmkd.Bf16OptimWrapper, or --amp), its "
+                    'input '
+                    "size the pipeline's and data_preprocessor's"
+                )
         check_keys(value, allowed, f'{role} {name!r}')
         if ('cfg' in value) == ('model' in value):
-            raise ValueError(f"{role} {name!r} needs exactly one of 'cfg' (a path, pkg::path or Config) and 'model' "
-                             f'(a model dict), got {sorted(value)}')
-        check_dict(f'taps of {role} {name!r}', value.get('taps'), "taps=dict(logits='decode_head.conv_seg')")
-        check_dict(f'cfg_options of {role} {name!r}', value.get('cfg_options'), "{'model.backbone.depth': 18}")
+            raise ValueError(
+                f"{role} {name!r} needs exactly one of 'cfg' (a path, pkg::path or Config) and "
+                f"'model' "
+                f'(a model dict), got {sorted(value)}'
+            )
+        check_dict(
+            f'taps of {role} {name!r}',
+            value.get('taps'),
+            "taps=dict(logits='decode_head.conv_seg')",
+        )
+        check_dict(
+            f'cfg_options of {role} {name!r}',
+            value.get('cfg_options'),
+            "{'model.backbone.depth': 18}",
+        )
         _check_types(value, f'{role} {name!r}')
         cfg = _read_config(value, f'{role} {name!r}')
         model = value['model'] if cfg is None else cfg.model
-        member = cls(name, role, model, cfg, _scope(value, cfg, model), value.get('checkpoint'),
-                     dict(value.get('taps') or {}),
-                     {k: value[k] for k in ('allow_untrained', 'channels_last', *TEACHER_KEYS) if k in value})
+        member = cls(
+            name,
+            role,
+            model,
+            cfg,
+            _scope(value, cfg, model),
+            value.get('checkpoint'),
+            dict(value.get('taps') or {}),
+            {
+                k: value[k]
+                for k in ('allow_untrained', 'channels_last', *TEACHER_KEYS)
+                if k in value
+            },
+        )
         member._check_options()
         return member
 
     def _check_options(self) -> None:
-        check_choice(f'precision of {self.where}', self.options.get('precision', 'fp32'), PRECISIONS)
+        check_choice(
+            f'precision of {self.where}', self.options.get('precision', 'fp32'), PRECISIONS
+        )
         size = self.options.get('input_size') or (1, 1)
-        if not isinstance(size, list | tuple) or len(size) != 2 or not all(isinstance(n, int) and n > 0 for n in size):
-            raise ValueError(f'input_size of {self.where} must be (height, width), two ints above 0, got {size!r}')
+        if (
+            not isinstance(size, list | tuple)
+            or len(size) != 2
+            or not all(isinstance(n, int) and n > 0 for n in size)
+        ):
+            raise ValueError(
+                f'input_size of {self.where} must be (height, width), two ints above 0, got '
+                f'{size!r}'
+            )
         if not isinstance(self.options.get('compile', False), bool | dict):
-            raise TypeError(f"compile of {self.where} must be True, False or a dict of torch.compile's arguments, got "
-                            f"{self.options['compile']!r}")
-        if self.role == 'teacher' and self.checkpoint is None and not self.options.get('allow_untrained') \
-                and not isinstance(self.model, nn.Module):
-            raise ValueError(f'{self.where} has no checkpoint: an untrained teacher teaches noise. Mend: '
-                             "checkpoint='….pth', or allow_untrained=True where that is meant (a test, a benchmark)")
+            raise TypeError(
+                f"compile of {self.where} must be True, False or a dict of torch.compile's "
+                f'arguments, got '
+                f'{self.options["compile"]!r}'
+            )
+        if (
+            self.role == 'teacher'
+            and self.checkpoint is None
+            and not self.options.get('allow_untrained')
+            and not isinstance(self.model, nn.Module)
+        ):
+            raise ValueError(
+                f'{self.where} has no checkpoint: an untrained teacher teaches noise. Mend: '
+                "checkpoint='….pth', or allow_untrained=True where that is meant (a test, a "
+                'benchmark)'
+            )
 
     def build(self) -> nn.Module:
         """Build the model in the member's own scope; a teacher or a student with a checkpoint gets its weights."""
@@ -126,15 +185,22 @@ class Member:
         head = getattr(self.model, 'decode_head', None) if built else self.model.get('decode_head')
         if isinstance(head, list | tuple) or head is None:
             return 255
-        return head.get('ignore_index', 255) if isinstance(head, dict) else getattr(head, 'ignore_index', 255)
+        return (
+            head.get('ignore_index', 255)
+            if isinstance(head, dict)
+            else getattr(head, 'ignore_index', 255)
+        )
 
 
 def _check_types(value: dict, where: str) -> None:
     """Refuse a checkpoint that is no path, and a switch that is neither on nor off: any text would be on."""
     path = value.get('checkpoint')
     if path is not None and (not isinstance(path, str | Path) or not str(path).strip()):
-        raise TypeError(f"checkpoint of {where} must be a path or URL, got {path!r}. Mend: checkpoint='….pth'; of "
-                        'several, teachers=dict(a=…, b=…)')
+        raise TypeError(
+            f'checkpoint of {where} must be a path or URL, got {path!r}. Mend: '
+            f"checkpoint='….pth'; of "
+            'several, teachers=dict(a=…, b=…)'
+        )
     for key in SWITCHES:
         if not isinstance(value.get(key, False), bool):
             raise TypeError(f'{key} of {where} must be True or False, got {value[key]!r}')
@@ -146,7 +212,7 @@ def name_members(role: str, one: Any, many: dict[str, Any] | None) -> dict[str, 
     Raises:
         ValueError: Both are given, or there is no student.
     """
-    check_dict(f'{role}s', many, f"{role}s=dict(a=dict(cfg=…), b=dict(cfg=…)), each under a name")
+    check_dict(f'{role}s', many, f'{role}s=dict(a=dict(cfg=…), b=dict(cfg=…)), each under a name')
     if one is not None and many is not None:
         raise ValueError(f'give {role}= (one member) or {role}s= (named members), not both')
     named = {role: one} if one is not None else dict(many or {})
@@ -167,8 +233,10 @@ def as_dict(value: Any, where: str) -> dict:
         return dict(model=value)
     if isinstance(value, dict):
         return dict(model=value) if 'type' in value else dict(value)
-    raise TypeError(f'{where} must be dict(cfg=…) or dict(model=…), a config path, a Config or a model, '
-                    f'got {type(value).__name__}')
+    raise TypeError(
+        f'{where} must be dict(cfg=…) or dict(model=…), a config path, a Config or a model, '
+        f'got {type(value).__name__}'
+    )
 
 
 def _read_config(value: dict, where: str) -> Config | None:
@@ -177,15 +245,23 @@ def _read_config(value: dict, where: str) -> Config | None:
         source = dict(model=value['model'])
     if source is None:
         if options:
-            raise ValueError(f'{where}: cfg_options change a config, but the model is built already')
+            raise ValueError(
+                f'{where}: cfg_options change a config, but the model is built already'
+            )
         return None
     if isinstance(source, str | Path):
         cfg = _config_from_path(str(source), where)
     else:
-        cfg = Config(copy.deepcopy(source._cfg_dict.to_dict() if isinstance(source, Config) else dict(source)))
+        cfg = Config(
+            copy.deepcopy(
+                source._cfg_dict.to_dict() if isinstance(source, Config) else dict(source)
+            )
+        )
     if 'model' not in cfg:
-        raise ValueError(f"{where}: the config has no 'model' (it has {sorted(cfg.keys())[:8]}). Mend: "
-                         'dict(model=dict(...)) for a bare model dict')
+        raise ValueError(
+            f"{where}: the config has no 'model' (it has {sorted(cfg.keys())[:8]}). Mend: "
+            'dict(model=dict(...)) for a bare model dict'
+        )
     for key, new in (options or {}).items():
         _check_option(cfg, key, new, where)
     cfg.merge_from_dict(dict(options or {}))
@@ -211,12 +287,21 @@ def _check_option(cfg: Config, key: str, new: Any, where: str) -> None:
     node: Any = cfg._cfg_dict
     done = ''
     for part in key.split('.'):
-        keys = [str(i) for i in range(len(node))] if isinstance(node, list | tuple) else \
-            list(node) if isinstance(node, dict) else []
+        keys = (
+            [str(i) for i in range(len(node))]
+            if isinstance(node, list | tuple)
+            else list(node)
+            if isinstance(node, dict)
+            else []
+        )
         if part not in keys:
-            raise KeyError(f"{where}: cfg_options['{key}'] changes nothing: {done.rstrip('.') or 'the config'} has no "
-                           f'{part!r}{nearest(part, keys)}. Options are relative to the whole config, for instance '
-                           "'model.backbone.depth'")
+            raise KeyError(
+                f"{where}: cfg_options['{key}'] changes nothing: "
+                f'{done.rstrip(".") or "the config"} has no '
+                f'{part!r}{nearest(part, keys)}. Options are relative to the whole config, for '
+                f'instance '
+                "'model.backbone.depth'"
+            )
         node = node[int(part)] if isinstance(node, list | tuple) else node[part]
         done += part + '.'
 
@@ -225,8 +310,15 @@ def _scope(value: dict, cfg: Config | None, model: Any) -> str:
     kind = model.get('type') if isinstance(model, dict) else None
     prefix = kind.split('.')[0] if isinstance(kind, str) and '.' in kind else None
     running = DefaultScope.get_current_instance()
-    around = running.scope_name if running is not None and running.scope_name in TASK_SCOPES else 'mmseg'
-    return (cfg.get('default_scope') if cfg is not None else None) or value.get('scope') or prefix or around
+    around = (
+        running.scope_name if running is not None and running.scope_name in TASK_SCOPES else 'mmseg'
+    )
+    return (
+        (cfg.get('default_scope') if cfg is not None else None)
+        or value.get('scope')
+        or prefix
+        or around
+    )
 
 
 def plain_model_cfg(member: Member) -> ConfigDict:
@@ -236,8 +328,11 @@ def plain_model_cfg(member: Member) -> ConfigDict:
         TypeError: The member was given as a built model.
     """
     if isinstance(member.model, nn.Module):
-        raise TypeError(f'{member.where} was given as a built model, so no config can be written for it. Mend: give '
-                        "its config: dict(cfg='….py') or dict(model=dict(...))")
+        raise TypeError(
+            f'{member.where} was given as a built model, so no config can be written for it. '
+            f'Mend: give '
+            "its config: dict(cfg='….py') or dict(model=dict(...))"
+        )
     model = ConfigDict(copy.deepcopy(member.model))
     with ROOT_MODELS.switch_scope_and_registry(member.scope) as registry:
         _without_downloads(model, registry)
@@ -303,8 +398,14 @@ class Renormalise:
         if self.flip:
             mean, std = mean.flip(0), std.flip(0)
         self.scale, self.shift = std / std_t, (mean - mean_t) / std_t
-        self.changes = self.flip or self.pad_value != _pad_value(source) or not (
-            torch.allclose(self.scale, torch.ones(1)) and torch.allclose(self.shift, torch.zeros(1)))
+        self.changes = (
+            self.flip
+            or self.pad_value != _pad_value(source)
+            or not (
+                torch.allclose(self.scale, torch.ones(1))
+                and torch.allclose(self.shift, torch.zeros(1))
+            )
+        )
 
     def __call__(self, inputs: Tensor, data_samples: list | None = None) -> Tensor:
         """Return the inputs (N, C, H, W) as the target expects them."""
@@ -343,13 +444,21 @@ def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
         ValueError: A standard deviation is not above 0: every pixel would be NaN or Inf.
     """
     if getattr(preprocessor, '_enable_normalize', False):
-        mean, std = preprocessor.get_buffer('mean').float().cpu(), preprocessor.get_buffer('std').float().cpu()
+        mean, std = (
+            preprocessor.get_buffer('mean').float().cpu(),
+            preprocessor.get_buffer('std').float().cpu(),
+        )
         if not (std > 0).all():
-            raise ValueError(f'std of a data_preprocessor must be above 0, got {std.flatten().tolist()}. Mend: the '
-                             "spread of the images' channels, such as [58.395, 57.12, 57.375]")
+            raise ValueError(
+                f'std of a data_preprocessor must be above 0, got {std.flatten().tolist()}. Mend: '
+                f'the '
+                "spread of the images' channels, such as [58.395, 57.12, 57.375]"
+            )
         return mean, std
     return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
 
 
 def _pad_value(preprocessor: nn.Module) -> float:
-    return float(getattr(preprocessor, 'pad_val', None) or getattr(preprocessor, 'pad_value', None) or 0)
+    return float(
+        getattr(preprocessor, 'pad_val', None) or getattr(preprocessor, 'pad_value', None) or 0
+    )

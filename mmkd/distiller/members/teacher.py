@@ -1,4 +1,5 @@
 """Teachers: frozen models that live outside the module tree."""
+
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -73,12 +74,18 @@ class Teacher:
         if lost:
             raise FloatingPointError(
                 f'{self.member.where} has weights beyond the range of '
-                f"precision={self.member.options['precision']!r}: {', '.join(lost[:10])} became Inf. "
-                "Mend: precision='bf16', which has the range of float32, or 'fp32'")
+                f'precision={self.member.options["precision"]!r}: {", ".join(lost[:10])} became '
+                f'Inf. '
+                "Mend: precision='bf16', which has the range of float32, or 'fp32'"
+            )
 
     def prepare(self, batch: Batch) -> Tensor:
         """Return the batch's images as this teacher expects them."""
-        x = batch.inputs if self.renormalise is None else self.renormalise(batch.inputs, batch.data_samples)
+        x = (
+            batch.inputs
+            if self.renormalise is None
+            else self.renormalise(batch.inputs, batch.data_samples)
+        )
         if self.size is not None:
             x = F.interpolate(x, size=tuple(self.size), mode='bilinear', align_corners=False)
         return x.to(dtype=self.dtype, memory_format=self.layout) if x.is_floating_point() else x
@@ -98,24 +105,29 @@ class Teacher:
     def forward(self, x: Tensor, samples: list | None) -> Any:
         """Run the model once on images as it expects them; the taps are what is wanted of it.
 
-        mmseg's ``mode='tensor'`` calls ``decode_head.forward`` with features, and of a cascade with the
-        map before it. A head that takes more (queries that need image sizes, a text), or points in
-        place of maps, can only predict.
+        mmseg's ``mode='tensor'`` calls ``decode_head.forward`` with features, and of a cascade with
+        the map before it. A head that takes more (queries that need image sizes, a text), or points
+        in place of maps, can only predict.
         """
         if self.mode == 'tensor':
             return self.model(x, samples, mode='tensor')
         # not the samples' own: a teacher of another input size sees other images
         size = tuple(x.shape[2:])
-        known = dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size,
-                     padding_size=[0, 0, 0, 0])
+        known = dict(
+            ori_shape=size,
+            img_shape=size,
+            pad_shape=size,
+            batch_input_shape=size,
+            padding_size=[0, 0, 0, 0],
+        )
         return self.model.encode_decode(x, [dict(known) for _ in x])  # heads write into them
 
     def _blaming(self, x: Tensor) -> AbstractContextManager[None]:
         return blaming(self.member.where, self.model, self.mode, x)
 
     def _run_compiled(self, x: Tensor, batch: Batch) -> dict[str, Any]:
-        # Hooks added to a compiled module after its first call never fire: what is compiled is one function
-        # whose hooks are there while it is traced, and they stay.
+        # Hooks added to a compiled module after its first call never fire: what is compiled is one
+        # function whose hooks are there while it is traced, and they stay.
         if self._compiled is None:
             seen, _ = self.taps.hook()
 
@@ -126,7 +138,10 @@ class Teacher:
                 return {name: list(reading.values) for name, reading in seen.items()}
 
             options = self.member.options['compile']
-            self._compiled, self._seen = torch.compile(run, **(options if isinstance(options, dict) else {})), seen
+            self._compiled, self._seen = (
+                torch.compile(run, **(options if isinstance(options, dict) else {})),
+                seen,
+            )
         with self._blaming(x):
             values = self._compiled(x)
         for name, reading in self._seen.items():
@@ -170,8 +185,9 @@ class Teachers(Mapping):
             for tensor in run.model.state_dict().values():
                 broadcast(tensor)
 
-    def observe(self, batch: Batch, compiled: bool = True,
-                noises: Noises = QUIET) -> Iterator[tuple[str, dict[str, Any]]]:
+    def observe(
+        self, batch: Batch, compiled: bool = True, noises: Noises = QUIET
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Run one teacher after the other; yield each one's name and its tap name -> tensor."""
         for name, run in self.runs.items():
             with noises.awake(name, run.model):
@@ -187,8 +203,11 @@ def _takes_features(head: Any) -> bool:
     """
     for given, one in enumerate(head if isinstance(head, nn.ModuleList) else [head]):
         parameters = inspect.signature(one.forward).parameters.values()
-        required = [p for p in parameters
-                    if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        required = [
+            p
+            for p in parameters
+            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        ]
         if len(required) > min(given, 1) + 1 or hasattr(one, 'get_points_test'):
             return False
     return True
@@ -199,8 +218,11 @@ def _refuse_two_stages(model: nn.Module, options: Mapping[str, Any], where: str)
     asked = {key: options.get(key) for key in ('precision', 'fuse_bn', 'compile')}
     used = [f'{key}={value!r}' for key, value in asked.items() if value and value != 'fp32']
     if hasattr(model, 'roi_head') and used:
-        raise ValueError(f'{where}: {", ".join(used)} is not for a {type(model).__name__}, whose second stage runs on '
-                         "boxes in float32, found for each image. Mend: leave it out, or a teacher of one stage")
+        raise ValueError(
+            f'{where}: {", ".join(used)} is not for a {type(model).__name__}, whose second stage '
+            f'runs on '
+            'boxes in float32, found for each image. Mend: leave it out, or a teacher of one stage'
+        )
 
 
 @torch.no_grad()
@@ -212,22 +234,35 @@ def _fuse(taps: Taps, size: tuple[int, int], forward: Forward) -> None:
     before, parameters = _look(taps, images, forward), dict(taps.model.named_parameters())
     fuse_conv_bn(taps.model)
     after = dict(taps.model.named_parameters())
-    changed = {n.rsplit('.', 1)[0] for n in parameters.keys() | after.keys() if parameters.get(n) is not after.get(n)}
+    changed = {
+        n.rsplit('.', 1)[0]
+        for n in parameters.keys() | after.keys()
+        if parameters.get(n) is not after.get(n)
+    }
     for name, path in taps.paths.items():
         if path.module in changed:
-            raise ValueError(f'tap {name!r} of {taps.where} ({path.text!r}) reads a convolution or norm that '
-                             'fuse_bn=True folds together, so it would give another tensor. Mend: tap the whole block, '
-                             'or fuse_bn=False')
-    # mmcv goes by the order in which modules were registered, which need not be the order in which they run.
+            raise ValueError(
+                f'tap {name!r} of {taps.where} ({path.text!r}) reads a convolution or norm that '
+                'fuse_bn=True folds together, so it would give another tensor. Mend: tap the '
+                'whole block, '
+                'or fuse_bn=False'
+            )
+    # mmcv goes by the order in which modules were registered, which need not be the order in which
+    # they run.
     for (name, old), new in zip(before.items(), _look(taps, images, forward).values(), strict=True):
         if (new - old).abs().max() > 1e-2 * old.abs().max():
-            raise ValueError(f'fuse_bn=True changes tap {name!r} of {taps.where}: a norm runs before its convolution '
-                             "or apart from it (ConvModule(order=('norm', …))), so it cannot be folded. Mend: "
-                             'fuse_bn=False')
+            raise ValueError(
+                f'fuse_bn=True changes tap {name!r} of {taps.where}: a norm runs before its '
+                f'convolution '
+                "or apart from it (ConvModule(order=('norm', …))), so it cannot be folded. Mend: "
+                'fuse_bn=False'
+            )
 
 
 def _look(taps: Taps, images: Tensor, forward: Forward) -> dict[str, Tensor]:
     with taps.recording() as seen:
         forward(images, None)
-    return {name: torch.cat([v.flatten() for v in (value if isinstance(value, list) else [value])])
-            for name, value in taps.read(seen).items()}
+    return {
+        name: torch.cat([v.flatten() for v in (value if isinstance(value, list) else [value])])
+        for name, value in taps.read(seen).items()
+    }

@@ -1,4 +1,5 @@
 """Class logits: whether a tapped tensor is what a model says of its own classes, and whether two models' agree."""
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +10,10 @@ from mmkd.losses.base import OTHER_CLASSES, shape_of
 from mmkd.tasks.base import CLASSIFICATION, SEGMENTATION, task_of
 
 _SHAPES = {SEGMENTATION: (4, 'map (N, C, H, W)'), CLASSIFICATION: (2, 'vector (N, C)')}
-_MEND = "Mend: tap class logits (of most segmentors 'decode_head.conv_seg'); features are compared by " \
+_MEND = (
+    "Mend: tap class logits (of most segmentors 'decode_head.conv_seg'); features are compared by "
     'PairWiseAffinityLoss or FeatureL1Loss, tokens by HiddenCosineLoss'
+)
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class LabelSet:
 
     Args:
         kind: What it is for, as :class:`mmkd.tasks.base.Task` says.
-        classes: How many classes it knows; None where that is unknown, or where logits are not one a class and place
-            (bins of depth, scores of anchors).
+        classes: How many classes it knows; None where that is unknown, or where logits are not one
+            a class and place (bins of depth, scores of anchors).
         channels: Channels of its logits: as many, or 1 where two classes are one sigmoid.
     """
 
@@ -45,7 +48,9 @@ def label_set(model: nn.Module) -> LabelSet:
     return LabelSet(task.kind, task.num_classes, own if isinstance(own, int) else task.num_classes)
 
 
-def check_class_logits(what: str, tensor: Tensor, labels: LabelSet, images: int | None = None) -> None:
+def check_class_logits(
+    what: str, tensor: Tensor, labels: LabelSet, images: int | None = None
+) -> None:
     """Refuse a tensor that is not the class logits of its model, whatever its numbers happen to be.
 
     Where the model is of no known kind, only the axis of the batch is looked at.
@@ -57,22 +62,30 @@ def check_class_logits(what: str, tensor: Tensor, labels: LabelSet, images: int 
         images: How many images the batch holds, where that is known.
 
     Raises:
-        ValueError: No map of a segmentor or vector of a classifier, another number of channels than its classes, or an
-            axis 0 that is not the batch.
+        ValueError: No map of a segmentor or vector of a classifier, another number of channels than
+            its classes, or an axis 0 that is not the batch.
 
     >>> import torch
     >>> check_class_logits('x', torch.zeros(1, 19, 4, 4), LabelSet('segmentation', 19, 19), 1)
     """
     dims, shape = _SHAPES.get(labels.kind, (tensor.dim(), ''))
     if tensor.dim() != dims:
-        raise ValueError(f'{what} {shape_of(tensor)} is no {shape}, as class logits of a model for {labels.kind} are. '
-                         f'{_MEND}')
+        raise ValueError(
+            f'{what} {shape_of(tensor)} is no {shape}, as class logits of a model for '
+            f'{labels.kind} are. '
+            f'{_MEND}'
+        )
     if images is not None and (tensor.dim() == 0 or len(tensor) != images):
-        raise ValueError(f'{what} {shape_of(tensor)} are no class logits (N, C, …): axis 0 is not the batch, which '
-                         f'holds N={images}; layers, queries and proposals are no images. {_MEND}')
+        raise ValueError(
+            f'{what} {shape_of(tensor)} are no class logits (N, C, …): axis 0 is not the batch, '
+            f'which '
+            f'holds N={images}; layers, queries and proposals are no images. {_MEND}'
+        )
     if labels.channels is not None and tensor.shape[1] not in (labels.channels, labels.classes):
-        raise ValueError(f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits '
-                         f'of its model have {labels.channels}. {_MEND}')
+        raise ValueError(
+            f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits '
+            f'of its model have {labels.channels}. {_MEND}'
+        )
 
 
 def check_same_labels(what: str, labels: Mapping[str, LabelSet]) -> None:
@@ -89,4 +102,7 @@ def check_same_labels(what: str, labels: Mapping[str, LabelSet]) -> None:
     """
     known = {name: one.classes for name, one in labels.items() if one.classes is not None}
     if len(set(known.values())) > 1:
-        raise ValueError(f'{what} compares class logits of models that know other classes: {known}. {OTHER_CLASSES}')
+        raise ValueError(
+            f'{what} compares class logits of models that know other classes: {known}. '
+            f'{OTHER_CLASSES}'
+        )

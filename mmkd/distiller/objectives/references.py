@@ -1,4 +1,5 @@
 """References: how an objective names what it reads, ``'<member>.<tap>'`` or ``'batch.<name>'``."""
+
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -27,22 +28,35 @@ def resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:
         found = [resolve(r, known, where) for r in reference]
         flat = [r for item in found for r in (item if isinstance(item, list) else [item])]
         if not references(flat) or references(flat) != flat:
-            raise ValueError(f"{where}: a list stacks taps of members ('<member>.<tap>'), got {reference!r}")
+            raise ValueError(
+                f"{where}: a list stacks taps of members ('<member>.<tap>'), got {reference!r}"
+            )
         return flat
     member, dot, tap = str(reference).partition('.')
     if not dot or not isinstance(reference, str):
-        raise ValueError(f"{where}: a reference is '<member>.<tap>' or 'batch.<name>', got {reference!r}")
+        raise ValueError(
+            f"{where}: a reference is '<member>.<tap>' or 'batch.<name>', got {reference!r}"
+        )
     if member == 'batch':
         if tap not in BATCH_READS:
-            raise KeyError(f'{where}: the batch offers {list(BATCH_READS)}, got {tap!r}{nearest(tap, BATCH_READS)}')
+            raise KeyError(
+                f'{where}: the batch offers {list(BATCH_READS)}, got '
+                f'{tap!r}{nearest(tap, BATCH_READS)}'
+            )
         return reference
     members = [m for m in known if fnmatchcase(m, member)]
     if not members:
-        raise KeyError(f'{where}: {reference!r} names no member{nearest(member, known)} (members: {sorted(known)})')
+        raise KeyError(
+            f'{where}: {reference!r} names no member{nearest(member, known)} (members: '
+            f'{sorted(known)})'
+        )
     for name in members:
         if tap not in known[name]:
-            raise KeyError(f'{where}: member {name!r} has no tap {tap!r}{nearest(tap, known[name])} (its taps: '
-                           f"{sorted(known[name])}). Mend: taps=dict({tap}='<module path>')")
+            raise KeyError(
+                f'{where}: member {name!r} has no tap {tap!r}{nearest(tap, known[name])} (its '
+                f'taps: '
+                f"{sorted(known[name])}). Mend: taps=dict({tap}='<module path>')"
+            )
     return [f'{m}.{tap}' for m in members] if any(c in member for c in '*?[') else reference
 
 

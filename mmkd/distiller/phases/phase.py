@@ -1,4 +1,5 @@
 """Phases: which objectives each optimizer steps on, all gradients taken from one forward."""
+
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,8 +32,9 @@ class Phase:
     critics: tuple[str, ...] = ()
 
 
-def read_phases(phases: list[dict] | None, objectives: dict[str, bool],
-                students: Sequence[str] = ('student',)) -> list[Phase]:
+def read_phases(
+    phases: list[dict] | None, objectives: dict[str, bool], students: Sequence[str] = ('student',)
+) -> list[Phase]:
     """Return the phases, the implicit ones for None.
 
     >>> [p.name for p in read_phases(None, dict(pixel=False, holistic=True))]
@@ -41,42 +43,56 @@ def read_phases(phases: list[dict] | None, objectives: dict[str, bool],
     Args:
         phases: The ``phases`` of the config.
         objectives: Objective name -> whether it has a critic.
-        students: The students; ``task=True`` takes the own losses of all, ``task=['peer0']`` those of the named.
+        students: The students; ``task=True`` takes the own losses of all, ``task=['peer0']`` those
+            of the named.
 
     Raises:
         TypeError: An unknown key, a string in place of a list.
         KeyError: An unknown objective or student.
-        ValueError: An objective, a critic or a student's own losses in two phases or in none, two phases of one name or
-            optimizer, a phase with nothing to do.
+        ValueError: An objective, a critic or a student's own losses in two phases or in none, two
+            phases of one name or optimizer, a phase with nothing to do.
     """
     critics = [name for name, adversarial in objectives.items() if adversarial]
     if phases is None:
         implicit = [Phase('student', 'student', tuple(students), tuple(objectives))]
         return implicit + ([Phase('critic', 'critic', critics=tuple(critics))] if critics else [])
     if isinstance(phases, dict):
-        raise TypeError(f'phases must be a list, got a dict of {list(phases)}. Mend: phases=[dict(name=…, '
-                        'optimizer=…), …]')
+        raise TypeError(
+            f'phases must be a list, got a dict of {list(phases)}. Mend: phases=[dict(name=…, '
+            'optimizer=…), …]'
+        )
     if not phases:
         raise ValueError('phases is empty. Mend: phases=None for the implicit ones')
     read = [_read_phase(phase, objectives, students) for phase in phases]
     _once([p.name for p in read], 'two phases have the name', 'give each phase its own')
-    _once([p.optimizer for p in read], 'two phases have the optimizer', 'give each phase its own, or join them')
+    _once(
+        [p.optimizer for p in read],
+        'two phases have the optimizer',
+        'give each phase its own, or join them',
+    )
     double = 'its gradient would count twice. Mend: leave it in one phase'
     _once([o for p in read for o in p.objectives], 'two phases name the objective', double)
     _once([o for p in read for o in p.critics], 'two phases name the critic of', double)
     for name in objectives:
         if not any(name in p.objectives for p in read):
-            raise ValueError(f'no phase names the objective {name!r}, so it would contribute nothing. Mend: add it to '
-                             "a phase's objectives, or remove it")
+            raise ValueError(
+                f'no phase names the objective {name!r}, so it would contribute nothing. Mend: '
+                f'add it to '
+                "a phase's objectives, or remove it"
+            )
     for name in critics:
         if not any(name in p.critics for p in read):
-            raise ValueError(f'no phase trains the critic of objective {name!r}. Mend: dict(name=\'critic\', '
-                             f"optimizer='critic', critics=[{name!r}])")
+            raise ValueError(
+                f"no phase trains the critic of objective {name!r}. Mend: dict(name='critic', "
+                f"optimizer='critic', critics=[{name!r}])"
+            )
     for name in students:
         takers = [p.name for p in read if name in p.task]
         if len(takers) != 1:
-            raise ValueError(f'exactly one phase takes the own losses of student {name!r}, got {takers}. Mend: '
-                             f'task=True in one phase (of all students), or task=[{name!r}]')
+            raise ValueError(
+                f'exactly one phase takes the own losses of student {name!r}, got {takers}. Mend: '
+                f'task=True in one phase (of all students), or task=[{name!r}]'
+            )
     return read
 
 
@@ -84,30 +100,51 @@ def _read_phase(config: dict, objectives: dict[str, bool], students: Sequence[st
     where = f'phase {config.get("name", config)!r}'
     check_keys(config, PHASE_KEYS, where)
     if 'name' not in config or 'optimizer' not in config:
-        raise ValueError(f"{where} needs name= and optimizer=, got {sorted(config)}")
+        raise ValueError(f'{where} needs name= and optimizer=, got {sorted(config)}')
     for key in ('objectives', 'critics', 'task'):
         if config.get(key) is True and key != 'task':
-            known = list(objectives) if key == 'objectives' else [n for n, critic in objectives.items() if critic]
-            raise TypeError(f'{where}: {key} must be a list of names, got True. Mend: {key}={known}')
+            known = (
+                list(objectives)
+                if key == 'objectives'
+                else [n for n, critic in objectives.items() if critic]
+            )
+            raise TypeError(
+                f'{where}: {key} must be a list of names, got True. Mend: {key}={known}'
+            )
         if isinstance(config.get(key), str):
             name = config[key]
-            raise TypeError(f'{where}: {key} must be a list of names, got {name!r}. Mend: {key}=[{name!r}]')
+            raise TypeError(
+                f'{where}: {key} must be a list of names, got {name!r}. Mend: {key}=[{name!r}]'
+            )
     task = config.get('task') or ()
-    phase = Phase(config['name'], config['optimizer'], tuple(students if task is True else task),
-                  tuple(config.get('objectives') or ()), tuple(config.get('critics') or ()))
+    phase = Phase(
+        config['name'],
+        config['optimizer'],
+        tuple(students if task is True else task),
+        tuple(config.get('objectives') or ()),
+        tuple(config.get('critics') or ()),
+    )
     for name in phase.task:
         if name not in students:
-            raise KeyError(f'{where} takes the own losses of {name!r}, which is no student{nearest(name, students)} '
-                           f'(students: {list(students)})')
+            raise KeyError(
+                f'{where} takes the own losses of {name!r}, which is no '
+                f'student{nearest(name, students)} '
+                f'(students: {list(students)})'
+            )
     for name in phase.objectives + phase.critics:
         if name not in objectives:
-            raise KeyError(f'{where} names the objective {name!r}, which is not there{nearest(name, objectives)} '
-                           f'(objectives: {list(objectives)})')
+            raise KeyError(
+                f'{where} names the objective {name!r}, which is not '
+                f'there{nearest(name, objectives)} '
+                f'(objectives: {list(objectives)})'
+            )
     for name in phase.critics:
         if not objectives[name]:
             raise ValueError(f'{where}: objective {name!r} has no critic to train')
     if not (phase.task or phase.objectives or phase.critics):
-        raise ValueError(f'{where} has nothing to do. Mend: task=True, objectives=[…] or critics=[…]')
+        raise ValueError(
+            f'{where} has nothing to do. Mend: task=True, objectives=[…] or critics=[…]'
+        )
     return phase
 
 
@@ -120,14 +157,17 @@ def _once(names: list[str], what: str, mend: str) -> None:
 class PhaseRunner:
     """Takes each phase's gradient, restricted to its optimizer's own parameters, then steps in the listed order.
 
-    Each phase keeps its own gradient buffer, and ``p.grad`` is lent to it for clip, unscale and step only: two
-    optimizers may hold the same weights, and a critic never leaks into a student or the reverse.
+    Each phase keeps its own gradient buffer, and ``p.grad`` is lent to it for clip, unscale and
+    step only: two optimizers may hold the same weights, and a critic never leaks into a student or
+    the reverse.
     """
 
     def __init__(self, phases: list[Phase]) -> None:
         self.phases = phases
         self.buffers: dict[str, list[Tensor | None]] = {}
-        self.reduce: Callable[[list[Tensor | None], list[Tensor]], list[Tensor | None]] | None = None
+        self.reduce: Callable[[list[Tensor | None], list[Tensor]], list[Tensor | None]] | None = (
+            None
+        )
 
     def match(self, optim_wrapper: OptimWrapper) -> dict[str, OptimWrapper]:
         """Return phase optimizer -> wrapper.
@@ -138,16 +178,22 @@ class PhaseRunner:
         """
         if not isinstance(optim_wrapper, OptimWrapperDict):
             if len(self.phases) > 1:
-                raise ValueError(f'the phases {[p.name for p in self.phases]} need the optimizers '
-                                 f'{[p.optimizer for p in self.phases]}, but there is one. Mend: optim_wrapper=dict('
-                                 "constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...), "
-                                 'critic=dict(...))')
+                raise ValueError(
+                    f'the phases {[p.name for p in self.phases]} need the optimizers '
+                    f'{[p.optimizer for p in self.phases]}, but there is one. Mend: '
+                    f'optim_wrapper=dict('
+                    "constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...), "
+                    'critic=dict(...))'
+                )
             return {self.phases[0].optimizer: optim_wrapper}
         wrappers = dict(optim_wrapper.items())
         check_optimizers(self.phases, list(wrappers))
         idle = set(wrappers) - {phase.optimizer for phase in self.phases}
         if idle:
-            raise ValueError(f'the optimizers {sorted(idle)} serve no phase. Mend: remove them, or name them in phases')
+            raise ValueError(
+                f'the optimizers {sorted(idle)} serve no phase. Mend: remove them, or name them '
+                f'in phases'
+            )
         return wrappers
 
     @contextmanager
@@ -157,10 +203,16 @@ class PhaseRunner:
         Raises:
             ValueError: The wrappers ask for different precisions.
         """
-        kinds = {name: (type(w).__name__, str(getattr(w, 'cast_dtype', None))) for name, w in wrappers.items()}
+        kinds = {
+            name: (type(w).__name__, str(getattr(w, 'cast_dtype', None)))
+            for name, w in wrappers.items()
+        }
         if len(set(kinds.values())) > 1:
-            raise ValueError(f'one forward serves all phases, so their optimizer wrappers need one precision, got '
-                             f'{kinds}. Mend: the same type and dtype for every optimizer')
+            raise ValueError(
+                f'one forward serves all phases, so their optimizer wrappers need one precision, '
+                f'got '
+                f'{kinds}. Mend: the same type and dtype for every optimizer'
+            )
         with next(iter(wrappers.values())).optim_context(model):
             yield
 
@@ -169,28 +221,43 @@ class PhaseRunner:
         wrapper = wrappers[phase.optimizer]
         parameters = _parameters(wrapper)
         if not loss.requires_grad:
-            raise ValueError(f'phase {phase.name!r}: its losses carry no gradient, so it would train nothing. Mend: '
-                             'train what they read, or remove the phase')
+            raise ValueError(
+                f'phase {phase.name!r}: its losses carry no gradient, so it would train nothing. '
+                f'Mend: '
+                'train what they read, or remove the phase'
+            )
         loss = wrapper.scale_loss(loss)
         if hasattr(wrapper, 'loss_scaler'):
             loss = wrapper.loss_scaler.scale(loss)
-        later = self.phases[self.phases.index(phase) + 1:]
+        later = self.phases[self.phases.index(phase) + 1 :]
         try:
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True,
-                                            retain_graph=any(p.task or p.objectives for p in later))
+            gradients = torch.autograd.grad(
+                loss,
+                parameters,
+                allow_unused=True,
+                retain_graph=any(p.task or p.objectives for p in later),
+            )
         except RuntimeError as error:
             if 'heckpoint' not in str(error):
                 raise
             raise RuntimeError(
-                'several phases take their gradients by autograd.grad, which reentrant activation checkpointing '
-                '(with_cp=True of mmcv backbones) cannot serve. Mend: with_cp=False') from error
+                'several phases take their gradients by autograd.grad, which reentrant activation '
+                'checkpointing '
+                '(with_cp=True of mmcv backbones) cannot serve. Mend: with_cp=False'
+            ) from error
         if all(gradient is None for gradient in gradients):
-            raise ValueError(f'phase {phase.name!r}: no parameter of its optimizer {phase.optimizer!r} has a part in '
-                             "its losses, so it would train nothing. Mend: params='students' | 'critics' | [prefixes] "
-                             'in that optimizer')
+            raise ValueError(
+                f'phase {phase.name!r}: no parameter of its optimizer {phase.optimizer!r} has a '
+                f'part in '
+                "its losses, so it would train nothing. Mend: params='students' | 'critics' | "
+                '[prefixes] '
+                'in that optimizer'
+            )
         old = self.buffers.get(phase.name) or [None] * len(parameters)
-        self.buffers[phase.name] = [g if b is None else b if g is None else b + g
-                                    for b, g in zip(old, _own_memory(gradients), strict=True)]
+        self.buffers[phase.name] = [
+            g if b is None else b if g is None else b + g
+            for b, g in zip(old, _own_memory(gradients), strict=True)
+        ]
         wrapper._inner_count += 1
 
     def step(self, wrappers: dict[str, OptimWrapper]) -> None:
@@ -198,7 +265,9 @@ class PhaseRunner:
         due = [phase for phase in self.phases if wrappers[phase.optimizer].should_update()]
         if self.reduce is not None:
             for phase in due:
-                self.buffers[phase.name] = self.reduce(self.buffers[phase.name], _parameters(wrappers[phase.optimizer]))
+                self.buffers[phase.name] = self.reduce(
+                    self.buffers[phase.name], _parameters(wrappers[phase.optimizer])
+                )
         for phase in due:
             wrapper = wrappers[phase.optimizer]
             parameters = _parameters(wrapper)
@@ -217,8 +286,10 @@ def check_optimizers(phases: list[Phase], optimizers: list[str]) -> None:
     """
     for phase in phases:
         if phase.optimizer not in optimizers:
-            raise KeyError(f'phase {phase.name!r} needs the optimizer {phase.optimizer!r}'
-                           f'{nearest(phase.optimizer, optimizers)} (optim_wrapper has {optimizers})')
+            raise KeyError(
+                f'phase {phase.name!r} needs the optimizer {phase.optimizer!r}'
+                f'{nearest(phase.optimizer, optimizers)} (optim_wrapper has {optimizers})'
+            )
 
 
 def _parameters(wrapper: OptimWrapper) -> list[Tensor]:
@@ -228,8 +299,8 @@ def _parameters(wrapper: OptimWrapper) -> list[Tensor]:
 def _own_memory(gradients: Iterable[Tensor | None]) -> list[Tensor | None]:
     """Give each gradient memory of its own: clipping and unscaling write in place.
 
-    ``backward`` does so by itself; ``autograd.grad`` returns one tensor for both ends of an addition, and a view of a
-    single number for what was only summed.
+    ``backward`` does so by itself; ``autograd.grad`` returns one tensor for both ends of an
+    addition, and a view of a single number for what was only summed.
     """
     seen: set[int] = set()
     own: list[Tensor | None] = []
@@ -246,4 +317,7 @@ def _own_memory(gradients: Iterable[Tensor | None]) -> list[Tensor | None]:
 
 def grad_norm_key(phases: list[Phase], optimizer: str) -> str:
     """Return the log key of an optimizer's gradient norm: two wrappers would write into one otherwise."""
-    return next((f'{p.name}.grad_norm' for p in phases if p.optimizer == optimizer), f'{optimizer}.grad_norm')
+    return next(
+        (f'{p.name}.grad_norm' for p in phases if p.optimizer == optimizer),
+        f'{optimizer}.grad_norm',
+    )

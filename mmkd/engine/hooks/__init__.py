@@ -1,4 +1,5 @@
 """Hooks that every distillation run needs."""
+
 from mmkd.engine.hooks.exact_resume import ExactResumeHook as ExactResumeHook
 from mmkd.engine.hooks.export_student import ExportStudentHook as ExportStudentHook
 from mmkd.engine.hooks.nan_stop import NaNStopHook as NaNStopHook

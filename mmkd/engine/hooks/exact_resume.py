@@ -1,4 +1,5 @@
 """n steps, a resume and n more steps give, bit for bit, what 2n steps give."""
+
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,19 +16,22 @@ from mmkd.registry import HOOKS
 class ExactResumeHook(Hook):
     """Makes randomness a function of where the training stands, so that nothing about it needs to be saved.
 
-    * Each train step starts from the generator state that (seed, rank, iteration) gives; a validation likewise.
-    * The training data loader is rebuilt from the config's own: its order is a function of (seed, pass), and each
-      sample's augmentation of (seed, position in the training), in whichever worker it runs. A resumed run starts at
-      position = iterations done × batch size, at once.
+    * Each train step starts from the generator state that (seed, rank, iteration) gives; a
+      validation likewise.
+    * The training data loader is rebuilt from the config's own: its order is a function of (seed,
+      pass), and each sample's augmentation of (seed, position in the training), in whichever worker
+      it runs. A resumed run starts at position = iterations done × batch size, at once.
 
-    Restoring saved generator states cannot do this: workers prefetch with states of their own, the checkpoint is
-    written before the validation that follows it, and only rank 0 saves.
+    Restoring saved generator states cannot do this: workers prefetch with states of their own, the
+    checkpoint is written before the validation that follows it, and only rank 0 saves.
 
-    Exact on the CPU, and on an accelerator as far as its kernels are deterministic. With gradient accumulation a
-    checkpoint is exact between two optimizer steps only, so intervals that would cut an accumulation are refused.
+    Exact on the CPU, and on an accelerator as far as its kernels are deterministic. With gradient
+    accumulation a checkpoint is exact between two optimizer steps only, so intervals that would cut
+    an accumulation are refused.
 
     Raises:
-        ValueError: no seed is set, or a checkpoint interval is no multiple of ``accumulative_counts``.
+        ValueError: no seed is set, or a checkpoint interval is no multiple of
+            ``accumulative_counts``.
         TypeError: the loop, or the order of the data loader's sampler, is not known.
     """
 
@@ -38,17 +42,21 @@ class ExactResumeHook(Hook):
         """Rebuild the loop's data loader; a resumed iteration is already restored here."""
         loop = runner.train_loop
         if type(loop) not in (IterBasedTrainLoop, EpochBasedTrainLoop):
-            raise TypeError(f'ExactResumeHook serves IterBasedTrainLoop and EpochBasedTrainLoop, got '
-                            f'{type(loop).__name__}; take it out of custom_hooks to train without exact resume')
+            raise TypeError(
+                f'ExactResumeHook serves IterBasedTrainLoop and EpochBasedTrainLoop, got '
+                f'{type(loop).__name__}; take it out of custom_hooks to train without exact resume'
+            )
         self.seed = _seed_of(runner)
         _check_accumulation(runner)
         by_epoch = type(loop) is EpochBasedTrainLoop
         loop.dataloader = seeded_loader(loop.dataloader, self.seed, by_epoch)
         if by_epoch:
             if runner.iter != runner.epoch * len(loop.dataloader):
-                raise ValueError(f'cannot resume exactly at iteration {runner.iter}, inside an epoch of '
-                                 f'{len(loop.dataloader)}: EpochBasedTrainLoop starts the epoch anew. Save with '
-                                 'checkpoint=dict(by_epoch=True), or use IterBasedTrainLoop')
+                raise ValueError(
+                    f'cannot resume exactly at iteration {runner.iter}, inside an epoch of '
+                    f'{len(loop.dataloader)}: EpochBasedTrainLoop starts the epoch anew. Save with '
+                    'checkpoint=dict(by_epoch=True), or use IterBasedTrainLoop'
+                )
         else:
             loop.dataloader.sampler.skip(runner.iter * loop.dataloader.batch_size)
             loop.dataloader_iterator = _Stream(loop.dataloader)
@@ -93,10 +101,14 @@ class _Stream:
 
 def _seed_of(runner: Runner) -> int:
     """Return the seed that all ranks share and a checkpoint restores."""
-    seed = runner._randomness_cfg.get('seed')  # runner.seed differs by rank under diff_rank_seed, and is never None
+    seed = runner._randomness_cfg.get(
+        'seed'
+    )  # runner.seed differs by rank under diff_rank_seed, and is never None
     if seed is None:
-        raise ValueError('ExactResumeHook needs a seed: write randomness=dict(seed=0) in the config '
-                         '(with seed=None every start of the run draws another one)')
+        raise ValueError(
+            'ExactResumeHook needs a seed: write randomness=dict(seed=0) in the config '
+            '(with seed=None every start of the run draws another one)'
+        )
     return seed
 
 
@@ -106,7 +118,9 @@ def _check_accumulation(runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and not hook.by_epoch:
             intervals['checkpoint interval'] = hook.interval
-            if hook.save_best and runner.val_loop is not None:  # it saves once more after a validation
+            if (
+                hook.save_best and runner.val_loop is not None
+            ):  # it saves once more after a validation
                 intervals['val_interval'] = runner.train_loop.val_interval
     wrapper = runner.optim_wrapper
     for name, part in dict(getattr(wrapper, 'optim_wrappers', {'': wrapper})).items():
@@ -115,5 +129,8 @@ def _check_accumulation(runner: Runner) -> None:
             if interval > 0 and interval % counts:
                 raise ValueError(
                     f'{kind}={interval} is no multiple of accumulative_counts={counts}'
-                    f'{f" of optimizer {name!r}" if name else ""}: a checkpoint between two optimizer steps holds half '
-                    f'a gradient and cannot be resumed exactly. Write {-(-interval // counts) * counts}')
+                    f'{f" of optimizer {name!r}" if name else ""}: a checkpoint between two '
+                    f'optimizer steps holds half '
+                    f'a gradient and cannot be resumed exactly. Write '
+                    f'{-(-interval // counts) * counts}'
+                )

@@ -1,4 +1,5 @@
 """ExportStudentHook: a plain student beside each checkpoint."""
+
 import re
 from pathlib import Path
 
@@ -17,17 +18,17 @@ from mmkd.utils.checks import nearest
 class ExportStudentHook(Hook):
     """Write ``<work_dir>/student/iter_N.pth`` and ``config.py`` whenever a checkpoint is saved.
 
-    ``mmseg.apis.init_model('student/config.py', 'student/iter_N.pth')`` loads them where no mmkd is installed. With EMA
-    the averaged weights are written. A student goes when its checkpoint is gone (``max_keep_ckpts``), at the next save.
-    Runs without a Distiller are left alone.
+    ``mmseg.apis.init_model('student/config.py', 'student/iter_N.pth')`` loads them where no mmkd is
+    installed. With EMA the averaged weights are written. A student goes when its checkpoint is gone
+    (``max_keep_ckpts``), at the next save. Runs without a Distiller are left alone.
 
     Args:
         members: The students to write; None writes all. Several students get a folder each.
 
     Raises:
         KeyError: ``members`` names a student that is not there.
-        TypeError: ``members`` is no list; a student was given as a built model, so that no config can be written for
-            it.
+        TypeError: ``members`` is no list; a student was given as a built model, so that no config
+            can be written for it.
     """
 
     # After EMAHook (NORMAL), which swaps the averaged weights into the checkpoint.
@@ -35,15 +36,18 @@ class ExportStudentHook(Hook):
 
     def __init__(self, members: list[str] | None = None) -> None:
         if isinstance(members, str):
-            raise TypeError(f'members of ExportStudentHook must be a list of names, got {members!r}. Mend: '
-                            f'members=[{members!r}]')
+            raise TypeError(
+                f'members of ExportStudentHook must be a list of names, got {members!r}. Mend: '
+                f'members=[{members!r}]'
+            )
         self.members = members
         self.configs: dict[str, str] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Make the configs now: a student that has none would end the run at its first checkpoint.
 
-        Students are dropped whose checkpoint a killed run, or one on a full disk, did not come to write.
+        Students are dropped whose checkpoint a killed run, or one on a full disk, did not come to
+        write.
         """
         self._read_configs(runner)
         self._prune_all(runner)
@@ -55,7 +59,12 @@ class ExportStudentHook(Hook):
         kind = 'epoch' if _by_epoch(runner) else 'iter'
         for name, config in self.configs.items():
             path = self._folder(runner, name) / f'{kind}_{meta[kind]}.pth'
-            write_student(student_state_dict(checkpoint['state_dict'], name), student_meta(meta, name), path, config)
+            write_student(
+                student_state_dict(checkpoint['state_dict'], name),
+                student_meta(meta, name),
+                path,
+                config,
+            )
             _prune(path.parent, _checkpoint_folder(runner), meta[kind])
 
     def after_train(self, runner: Runner) -> None:
@@ -74,8 +83,10 @@ class ExportStudentHook(Hook):
         students: nn.ModuleDict = model.students
         for name in self.members or students:
             if name not in students:
-                raise KeyError(f'ExportStudentHook: members names {name!r}, which is no student'
-                               f'{nearest(name, students)} (students: {list(students)})')
+                raise KeyError(
+                    f'ExportStudentHook: members names {name!r}, which is no student'
+                    f'{nearest(name, students)} (students: {list(students)})'
+                )
             self.configs[name] = student_config(model.members[name], runner.cfg).pretty_text
         self.several = len(students) > 1
 
@@ -96,7 +107,8 @@ def _by_epoch(runner: Runner) -> bool:
 
 def _checkpoint_folder(runner: Runner) -> Path:
     hook = _checkpoint_hook(runner)
-    # mmengine joins out_dir and the name of the run when the training begins, which is after this hook's turn
+    # mmengine joins out_dir and the name of the run when the training begins, which is after this
+    # hook's turn
     return Path(getattr(hook, 'folder', None) or getattr(hook, 'out_dir', None) or runner.work_dir)
 
 
@@ -104,10 +116,16 @@ def _prune(students: Path, checkpoints: Path, being_saved: int | None = None) ->
     """Drop students whose checkpoint is gone; a file that the hook did not write stays."""
     if not checkpoints.is_dir():  # another storage
         return
-    if any(folder.is_symlink() for folder in (students, students.parent) if folder != checkpoints):  # foreign files
+    if any(
+        folder.is_symlink() for folder in (students, students.parent) if folder != checkpoints
+    ):  # foreign files
         return
     # the last number of iter_10.pth, best_mIoU_iter_10.pth, and whatever filename_tmpl says
-    kept = {int(numbers[-1]) for file in checkpoints.glob('*.pth') if (numbers := re.findall(r'\d+', file.stem))}
+    kept = {
+        int(numbers[-1])
+        for file in checkpoints.glob('*.pth')
+        if (numbers := re.findall(r'\d+', file.stem))
+    }
     for file in students.glob('*.pth'):
         number = re.fullmatch(r'(?:iter|epoch)_(\d+)', file.stem)
         if number and int(number[1]) not in {*kept, being_saved}:

@@ -1,4 +1,5 @@
 """What a training cost and where it ran, written beside its checkpoints for tools/report.py."""
+
 import json
 import os
 from math import isfinite
@@ -24,9 +25,9 @@ FILE = 'run.json'
 class RunRecordHook(Hook):
     """Write ``<work_dir>/run.json`` when the training ends: seed, budget, time, hardware and versions.
 
-    ``seconds`` is wall time with validations, checkpoints and what hooks do before the training (fit a vocabulary,
-    check teachers), ``cpu_seconds`` what the processor worked for it, in this process and in
-    workers that have ended; both go on from the checkpoint where a run is resumed.
+    ``seconds`` is wall time with validations, checkpoints and what hooks do before the training
+    (fit a vocabulary, check teachers), ``cpu_seconds`` what the processor worked for it, in this
+    process and in workers that have ended; both go on from the checkpoint where a run is resumed.
 
     Examples:
         >>> RunRecordHook().spent
@@ -36,8 +37,8 @@ class RunRecordHook(Hook):
     priority = 'VERY_LOW'  # after the hook that ends the workers
 
     def __init__(self) -> None:
-        self.spent = dict(seconds=0., cpu_seconds=0.)
-        self._begin = (0., 0.)
+        self.spent = dict(seconds=0.0, cpu_seconds=0.0)
+        self._begin = (0.0, 0.0)
 
     def before_run(self, runner: Runner) -> None:
         """Start the clocks; a resumed run restores what was spent before."""
@@ -52,8 +53,12 @@ class RunRecordHook(Hook):
         if runner._resume:
             noted = checkpoint.get('mmkd_run_record')
             if isinstance(noted, dict):  # a number each, whatever the file says
-                self.spent = {key: value if isinstance(value := noted.get(key), int | float) and isfinite(value) else 0.
-                              for key in self.spent}
+                self.spent = {
+                    key: value
+                    if isinstance(value := noted.get(key), int | float) and isfinite(value)
+                    else 0.0
+                    for key in self.spent
+                }
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -64,10 +69,12 @@ class RunRecordHook(Hook):
             config=Path(runner.cfg.filename).name if runner.cfg.filename else None,
             seed=runner._randomness_cfg.get('seed'),  # of the checkpoint, where the run was resumed
             iterations=runner.iter,
-            batch_size=runner.train_dataloader.batch_size, processes=get_world_size(),
+            batch_size=runner.train_dataloader.batch_size,
+            processes=get_world_size(),
             accumulative_counts=max(_accumulations(runner.optim_wrapper)),
             **{key: round(value, 1) for key, value in self._so_far().items()},
-            **{key: found[key] for key in ('device', 'torch', 'mmkd')})
+            **{key: found[key] for key in ('device', 'torch', 'mmkd')},
+        )
         if torch.cuda.is_available():
             record['peak_gpu_mib'] = torch.cuda.max_memory_allocated() // 2**20
         text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
@@ -75,8 +82,10 @@ class RunRecordHook(Hook):
 
     def _so_far(self) -> dict[str, float]:
         wall, processor = self._begin
-        return dict(seconds=self.spent['seconds'] + perf_counter() - wall,
-                    cpu_seconds=self.spent['cpu_seconds'] + _processor_seconds() - processor)
+        return dict(
+            seconds=self.spent['seconds'] + perf_counter() - wall,
+            cpu_seconds=self.spent['cpu_seconds'] + _processor_seconds() - processor,
+        )
 
 
 def _accumulations(wrapper: OptimWrapper | OptimWrapperDict) -> list[int]:

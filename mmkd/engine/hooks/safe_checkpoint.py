@@ -1,4 +1,5 @@
 """Checkpoints that a full disk, Ctrl-C, a kill or a second run cannot destroy."""
+
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,14 @@ from mmkd.registry import HOOKS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import latest_checkpoint
 from mmkd.utils.checks import check_keys, printable
-from mmkd.utils.work_dir import files_of_run, hold, is_checkpoint_name, newest_checkpoint, release, sweep
+from mmkd.utils.work_dir import (
+    files_of_run,
+    hold,
+    is_checkpoint_name,
+    newest_checkpoint,
+    release,
+    sweep,
+)
 
 BACKEND = 'mmkd_atomic'
 VALIDATED = 'mmkd_validated'  # in the message hub: the iteration whose validation is in it
@@ -40,21 +48,24 @@ register_backend(BACKEND, AtomicBackend, force=True)
 class SafeCheckpointHook(CheckpointHook):
     """mmengine's CheckpointHook, in an order that always leaves a good checkpoint.
 
-    mmengine deletes the oldest checkpoint (and the previous best one) first and then writes the new one in
-    place, so a full disk with ``max_keep_ckpts=1`` leaves none. Here the new file is written beside its final
-    name, synced and renamed; then ``last_checkpoint`` is replaced, also atomically; then old files are deleted.
-    While a checkpoint is written the disk therefore holds one more than ``max_keep_ckpts``.
+    mmengine deletes the oldest checkpoint (and the previous best one) first and then writes the new
+    one in place, so a full disk with ``max_keep_ckpts=1`` leaves none. Here the new file is written
+    beside its final name, synced and renamed; then ``last_checkpoint`` is replaced, also
+    atomically; then old files are deleted. While a checkpoint is written the disk therefore holds
+    one more than ``max_keep_ckpts``.
 
-    A run that is killed at any place and resumed leaves what it would have left otherwise: a validation that was due
-    and is not in the checkpoint is done first, and what should have been deleted is. Files are known by their names
-    alone, so that a folder may be moved or copied, and nothing outside of it is read or deleted.
+    A run that is killed at any place and resumed leaves what it would have left otherwise: a
+    validation that was due and is not in the checkpoint is done first, and what should have been
+    deleted is. Files are known by their names alone, so that a folder may be moved or copied, and
+    nothing outside of it is read or deleted.
 
-    A folder belongs to one run at a time (``run.lock``), and a fresh start where a run lies is refused unless the
-    config says ``overwrite=True`` (``tools/train.py --overwrite``), which deletes that run's checkpoints.
+    A folder belongs to one run at a time (``run.lock``), and a fresh start where a run lies is
+    refused unless the config says ``overwrite=True`` (``tools/train.py --overwrite``), which
+    deletes that run's checkpoints.
 
-    Every argument is mmengine's (``interval``, ``by_epoch``, ``max_keep_ckpts``, ``save_best``, ``save_last``, …)
-    and keeps its meaning; only the deprecated ``file_client_args`` is refused. ``last_checkpoint`` lies beside the
-    checkpoints, in ``out_dir`` where one is given.
+    Every argument is mmengine's (``interval``, ``by_epoch``, ``max_keep_ckpts``, ``save_best``,
+    ``save_last``, …) and keeps its meaning; only the deprecated ``file_client_args`` is refused.
+    ``last_checkpoint`` lies beside the checkpoints, in ``out_dir`` where one is given.
 
     Raises:
         OSError: a file could not be written; the message names the checkpoint that stays.
@@ -62,8 +73,8 @@ class SafeCheckpointHook(CheckpointHook):
         RuntimeError: another run holds the folder.
         ValueError: ``file_client_args`` was given.
         KeyError: ``save_best`` names no metric of the validation, found before the first step.
-        TypeError: a keyword that mmengine's hook does not have; the runner is a FlexibleRunner, whose strategies write
-            checkpoints by themselves.
+        TypeError: a keyword that mmengine's hook does not have; the runner is a FlexibleRunner,
+            whose strategies write checkpoints by themselves.
     """
 
     best_ckpt_path: str | None
@@ -73,24 +84,38 @@ class SafeCheckpointHook(CheckpointHook):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # mmengine hands on what it does not know, to die of it when the first checkpoint is saved
-        known = [name for name, p in signature(CheckpointHook.__init__).parameters.items()
-                 if name != 'self' and p.kind != p.VAR_KEYWORD]
+        known = [
+            name
+            for name, p in signature(CheckpointHook.__init__).parameters.items()
+            if name != 'self' and p.kind != p.VAR_KEYWORD
+        ]
         check_keys(kwargs, known, 'SafeCheckpointHook')
         super().__init__(*args, **kwargs)
         if self.file_client_args is not None:
-            raise ValueError(f'SafeCheckpointHook takes no file_client_args (got {self.file_client_args}): '
-                             'mmengine has deprecated it; write backend_args instead')
+            raise ValueError(
+                f'SafeCheckpointHook takes no file_client_args (got {self.file_client_args}): '
+                'mmengine has deprecated it; write backend_args instead'
+            )
 
     def before_run(self, runner: Runner) -> None:
         """Hold the folder of a training, and find what is resumed in it."""
         if hasattr(runner, 'strategy'):
-            raise TypeError(f'SafeCheckpointHook serves Runner, got {type(runner).__name__}: its strategy writes '
-                            "checkpoints by itself; use type='CheckpointHook' there")
-        if self._begun or not isinstance(runner._train_loop, BaseLoop):  # a test, of a runner that trained perhaps
+            raise TypeError(
+                f'SafeCheckpointHook serves Runner, got {type(runner).__name__}: its strategy '
+                f'writes '
+                "checkpoints by itself; use type='CheckpointHook' there"
+            )
+        if self._begun or not isinstance(
+            runner._train_loop, BaseLoop
+        ):  # a test, of a runner that trained perhaps
             return
         work_dir = Path(runner.work_dir)
         # as mmengine will join them when the training begins
-        self.folder = work_dir if self.out_dir in (None, runner.work_dir) else Path(self.out_dir, work_dir.name)
+        self.folder = (
+            work_dir
+            if self.out_dir in (None, runner.work_dir)
+            else Path(self.out_dir, work_dir.name)
+        )
         failure: list[Any] = [None]
         if is_main_process():
             try:
@@ -102,9 +127,13 @@ class SafeCheckpointHook(CheckpointHook):
             raise failure[0]
         self._begun = True
         if runner._resume and runner._load_from is None:
-            runner._load_from = latest_checkpoint(self.folder) or newest_checkpoint(self.folder, self.filename_tmpl)
+            runner._load_from = latest_checkpoint(self.folder) or newest_checkpoint(
+                self.folder, self.filename_tmpl
+            )
             if runner._load_from is None:
-                runner.logger.warning(f'{self.folder} holds no checkpoint to resume: the training begins anew')
+                runner.logger.warning(
+                    f'{self.folder} holds no checkpoint to resume: the training begins anew'
+                )
 
     def _take(self, runner: Runner) -> None:
         for folder in self._held(runner):
@@ -120,10 +149,16 @@ class SafeCheckpointHook(CheckpointHook):
         if not runner.cfg.get('overwrite'):
             self._release(runner)
             raise FileExistsError(
-                f'{runner.work_dir} holds a run already ({", ".join(file.name for file in there[:3])}'
-                f'{", …" if len(there) > 3 else ""}), whose checkpoints a fresh start would mix with its own. Mend: '
-                '--resume to go on with it, another --work-dir, or --overwrite to delete its checkpoints')
-        runner.logger.warning(f'--overwrite: {len(there)} files of the run before are deleted from {runner.work_dir}')
+                f'{runner.work_dir} holds a run already '
+                f'({", ".join(file.name for file in there[:3])}'
+                f'{", …" if len(there) > 3 else ""}), whose checkpoints a fresh start would mix '
+                f'with its own. Mend: '
+                '--resume to go on with it, another --work-dir, or --overwrite to delete its '
+                'checkpoints'
+            )
+        runner.logger.warning(
+            f'--overwrite: {len(there)} files of the run before are deleted from {runner.work_dir}'
+        )
         for file in there:
             file.unlink()
 
@@ -159,7 +194,10 @@ class SafeCheckpointHook(CheckpointHook):
         for name in runner.message_hub.runtime_info.get(SUPERSEDED, []):
             self._delete(str(self.folder / name))
         if _validation_is_due(runner):
-            runner.logger.info(f'the validation of iteration {runner.iter} is not in the checkpoint: it is done now')
+            runner.logger.info(
+                f'the validation of iteration {runner.iter} is not in the checkpoint: it is done '
+                f'now'
+            )
             assert runner.val_loop is not None
             runner.val_loop.run()
 
@@ -171,18 +209,31 @@ class SafeCheckpointHook(CheckpointHook):
             if is_checkpoint_name(name, self.filename_tmpl):
                 notes[key] = str(self.folder / name)
                 continue
-            runner.logger.warning(f'the checkpoint names {printable(notes[key], 80)!r} as its {key}, which no run of '
-                                  'this folder writes; it is left out')
+            runner.logger.warning(
+                f'the checkpoint names {printable(notes[key], 80)!r} as its {key}, which no run of '
+                'this folder writes; it is left out'
+            )
             del notes[key]
-        for key in [key for key in notes if key.startswith('best_score') and not _is_number(notes[key])]:
+        for key in [
+            key for key in notes if key.startswith('best_score') and not _is_number(notes[key])
+        ]:
             del notes[key]
         kept = notes.get('keep_ckpt_ids')
         if kept is not None:
-            notes['keep_ckpt_ids'] = [step for step in kept if type(step) is int] if isinstance(kept, list) else []
+            notes['keep_ckpt_ids'] = (
+                [step for step in kept if type(step) is int] if isinstance(kept, list) else []
+            )
         old = notes.get(SUPERSEDED)
         if old is not None:
-            notes[SUPERSEDED] = [name for name in old if isinstance(name, str) and is_checkpoint_name(
-                name, self.filename_tmpl)] if isinstance(old, list) else []
+            notes[SUPERSEDED] = (
+                [
+                    name
+                    for name in old
+                    if isinstance(name, str) and is_checkpoint_name(name, self.filename_tmpl)
+                ]
+                if isinstance(old, list)
+                else []
+            )
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write names in place of paths: a folder may be moved or copied."""
@@ -208,14 +259,23 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         evicted = [self.filename_tmpl.format(old) for old in self._keep(runner, step)]
-        best = [old for key, old in self._previous.items() if self._best_paths().get(key, old) != old]
+        best = [
+            old for key, old in self._previous.items() if self._best_paths().get(key, old) != old
+        ]
         runner.message_hub.update_info(SUPERSEDED, [*evicted, *(Path(path).name for path in best)])
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         runner.save_checkpoint(
-            self.out_dir, filename, save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler,
-            meta=meta, by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+            self.out_dir,
+            filename,
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=meta,
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         if is_main_process():
             write_atomically(filename.encode(), self.folder / 'last_checkpoint')
         for name in evicted:
@@ -225,7 +285,9 @@ class SafeCheckpointHook(CheckpointHook):
         """Enter ``step`` into the list of kept checkpoints, which the file itself holds; return what leaves it."""
         if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
             return []
-        evicted = [self.keep_ckpt_ids.popleft()] if len(self.keep_ckpt_ids) == self.max_keep_ckpts else []
+        evicted = (
+            [self.keep_ckpt_ids.popleft()] if len(self.keep_ckpt_ids) == self.max_keep_ckpts else []
+        )
         self.keep_ckpt_ids.append(step)
         runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         return evicted
@@ -278,12 +340,18 @@ class SafeCheckpointHook(CheckpointHook):
         except OSError as error:
             stays = latest_checkpoint(self.folder)
             folder = Path(self.out_dir)
-            free = f', {shutil.disk_usage(folder).free / 2 ** 20:.1f} MiB free' if folder.is_dir() else ''
+            free = (
+                f', {shutil.disk_usage(folder).free / 2**20:.1f} MiB free'
+                if folder.is_dir()
+                else ''
+            )
             raise OSError(
-                error.errno, f'no checkpoint could be written to {folder} at iteration {runner.iter + 1} '
+                error.errno,
+                f'no checkpoint could be written to {folder} at iteration {runner.iter + 1} '
                 f'({error.strerror or error}{free}). '
                 + (f'{stays} stays and is good; ' if stays else 'There is no earlier one; ')
-                + 'free some space or lower max_keep_ckpts, then go on with --resume') from error
+                + 'free some space or lower max_keep_ckpts, then go on with --resume',
+            ) from error
 
 
 def _is_number(value: Any) -> bool:

@@ -1,4 +1,5 @@
 """TeacherCheckHook: how good the teachers are, before a GPU-day is spent on what they say."""
+
 import math
 from typing import Any
 
@@ -18,26 +19,34 @@ from mmkd.utils.checks import check_dict, nearest
 class TeacherCheckHook(Hook):
     """Evaluate every teacher once before training on the validation set and log the result.
 
-    The teacher sees the images as it will in training: re-normalised, in its own precision, uncompiled. Skipped on
-    resume, without a validation set, and for models that have no teachers.
+    The teacher sees the images as it will in training: re-normalised, in its own precision,
+    uncompiled. Skipped on resume, without a validation set, and for models that have no teachers.
 
     Args:
         max_batches: Stop after so many batches; None takes the whole set.
         minimum: Stop training where a metric is below its value, for instance ``dict(mIoU=60)``.
-        maximum: Stop training where a metric is above its value, for instance ``dict(abs_rel=0.2)``.
+        maximum: Stop training where a metric is above its value, for instance
+            ``dict(abs_rel=0.2)``.
 
     Raises:
-        ValueError: A teacher stays under ``minimum`` or above ``maximum``, or cannot be measured by them.
+        ValueError: A teacher stays under ``minimum`` or above ``maximum``, or cannot be measured by
+            them.
         KeyError: One of them names a metric that the evaluator does not report.
     """
 
-    def __init__(self, max_batches: int | None = None, minimum: dict[str, float] | None = None,
-                 maximum: dict[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        max_batches: int | None = None,
+        minimum: dict[str, float] | None = None,
+        maximum: dict[str, float] | None = None,
+    ) -> None:
         for name, limits in (('minimum', minimum), ('maximum', maximum)):
             check_dict(f'TeacherCheckHook: {name}', limits, f'{name}=dict(mIoU=60)')
             for key, limit in (limits or {}).items():
                 if isinstance(limit, bool) or not isinstance(limit, int | float):
-                    raise ValueError(f'TeacherCheckHook: {name} of {key!r} must be a number, got {limit!r}')
+                    raise ValueError(
+                        f'TeacherCheckHook: {name} of {key!r} must be a number, got {limit!r}'
+                    )
         self.max_batches = max_batches
         self.minimum, self.maximum = minimum or {}, maximum or {}
         self.results: dict[str, dict[str, float]] = {}
@@ -48,7 +57,9 @@ class TeacherCheckHook(Hook):
         if not getattr(model, 'teachers', None) or runner.iter > 0:
             return
         if runner.val_loop is None:
-            runner.logger.warning('TeacherCheckHook: no validation set, so the quality of the teachers is unknown')
+            runner.logger.warning(
+                'TeacherCheckHook: no validation set, so the quality of the teachers is unknown'
+            )
             return
         for name, run in model.teachers.runs.items():
             try:
@@ -56,9 +67,13 @@ class TeacherCheckHook(Hook):
             except RuntimeError as error:
                 if run.dtype == torch.float32 or 'scalar type' not in str(error):
                     raise
-                # boxes are decoded with anchors in float32; its taps, in mode='tensor', are not concerned
-                unknown = (f'teacher {name!r} cannot predict in {run.dtype} ({error}), so its quality is unknown. '
-                           "Mend: test it by its own config, or precision='fp32'")
+                # boxes are decoded with anchors in float32; its taps, in mode='tensor', are not
+                # concerned
+                unknown = (
+                    f'teacher {name!r} cannot predict in {run.dtype} ({error}), so its quality is '
+                    f'unknown. '
+                    "Mend: test it by its own config, or precision='fp32'"
+                )
                 if self.minimum or self.maximum:
                     raise ValueError(unknown) from error
                 runner.logger.warning(unknown)
@@ -81,36 +96,55 @@ class TeacherCheckHook(Hook):
             outputs = run.model(run.prepare(batch), data['data_samples'], mode='predict')
             evaluator.process(data_samples=outputs, data_batch=data)
             seen += len(outputs)
-        # A loader fills up the last round of ranks with samples seen before: the evaluator drops these by the size.
+        # A loader fills up the last round of ranks with samples seen before: the evaluator drops
+        # these by the size.
         size = min(len(loop.dataloader.dataset), seen * get_world_size())
         return {key: float(value) for key, value in evaluator.evaluate(size).items()}
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
-        if not metrics or metrics.get('coco/bbox_mAP', 1.) < 0.01:  # mmdet reports nothing where nothing is found
-            poor = (f'teacher {name!r} finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP '
-                    f'{metrics.get("coco/bbox_mAP", 0.):.4g}). Check its checkpoint, the order of its classes and its '
-                    'data_preprocessor')
+        if (
+            not metrics or metrics.get('coco/bbox_mAP', 1.0) < 0.01
+        ):  # mmdet reports nothing where nothing is found
+            poor = (
+                f'teacher {name!r} finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP '
+                f'{metrics.get("coco/bbox_mAP", 0.0):.4g}). Check its checkpoint, the order of '
+                f'its classes and its '
+                'data_preprocessor'
+            )
             if not metrics and (self.minimum or self.maximum):
                 raise ValueError(poor)
             runner.logger.warning(poor)
             if not metrics:
                 return
-        for limits, sign, what, wrong in ((self.minimum, 1, 'minimum', 'below'),
-                                          (self.maximum, -1, 'maximum', 'above')):
+        for limits, sign, what, wrong in (
+            (self.minimum, 1, 'minimum', 'below'),
+            (self.maximum, -1, 'maximum', 'above'),
+        ):
             for key, limit in limits.items():
                 if key not in metrics:
-                    raise KeyError(f'TeacherCheckHook: {what} names {key!r}, which the evaluator does not report'
-                                   f'{nearest(key, metrics)} (it reports {sorted(metrics)})')
+                    raise KeyError(
+                        f'TeacherCheckHook: {what} names {key!r}, which the evaluator does not '
+                        f'report'
+                        f'{nearest(key, metrics)} (it reports {sorted(metrics)})'
+                    )
                 if not sign * metrics[key] >= sign * limit:  # NaN stops too
-                    raise ValueError(f'teacher {name!r} has {key} {metrics[key]:.4g} on the validation set, {wrong} '
-                                     f'the {what} {limit}. Mend: check its checkpoint, classes and data_preprocessor')
+                    raise ValueError(
+                        f'teacher {name!r} has {key} {metrics[key]:.4g} on the validation set, '
+                        f'{wrong} '
+                        f'the {what} {limit}. Mend: check its checkpoint, classes and '
+                        f'data_preprocessor'
+                    )
         lost = sorted(key for key, value in metrics.items() if math.isnan(value))
         if lost:
-            runner.logger.warning(f'teacher {name!r} has no number for {", ".join(lost)} (NaN). Check its checkpoint '
-                                  'and the labels of the validation set')
+            runner.logger.warning(
+                f'teacher {name!r} has no number for {", ".join(lost)} (NaN). Check its checkpoint '
+                'and the labels of the validation set'
+            )
         classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
         for key in ('mIoU', 'accuracy/top1'):
             if classes > 1 and metrics.get(key, 100.0) < 150.0 / classes:
-                runner.logger.warning(f'teacher {name!r} is hardly better than chance ({key} {metrics[key]:.2f} of '
-                                      f'{classes} classes). Check its checkpoint, the order of its classes and its '
-                                      'data_preprocessor')
+                runner.logger.warning(
+                    f'teacher {name!r} is hardly better than chance ({key} {metrics[key]:.2f} of '
+                    f'{classes} classes). Check its checkpoint, the order of its classes and its '
+                    'data_preprocessor'
+                )

@@ -1,4 +1,5 @@
 """UncertaintyHook: maps of total, data and knowledge uncertainty in the predictions, and as pictures."""
+
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,11 @@ from mmseg.engine.hooks import SegVisualizationHook
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from mmkd.evaluation.functional.uncertainty import check_outputs, concentration, dirichlet_uncertainty
+from mmkd.evaluation.functional.uncertainty import (
+    check_outputs,
+    concentration,
+    dirichlet_uncertainty,
+)
 from mmkd.registry import HOOKS
 from mmkd.utils.checks import check_choice, check_count
 
@@ -25,48 +30,70 @@ class UncertaintyHook(Hook):
     r"""Add ``total_uncertainty``, ``data_uncertainty`` and ``knowledge_uncertainty`` to what a segmentor predicts.
 
     Each is PixelData (1, H, W) in nats. Where drawing is on (SegVisualizationHook(draw=True), which
-    ``tools/test.py --show-dir`` sets) the visualizer saves pictures named ``test_<image>_<kind>_<number>.png``: of
-    every image in tests, of the first image of every ``interval``-th batch in validations. Colours run from 0 (dark) to
-    ln K (bright) for all kinds, K being the number of classes, so that pictures of several images and of several
-    networks of the same classes compare.
+    ``tools/test.py --show-dir`` sets) the visualizer saves pictures named
+    ``test_<image>_<kind>_<number>.png``: of every image in tests, of the first image of every
+    ``interval``-th batch in validations. Colours run from 0 (dark) to ln K (bright) for all kinds,
+    K being the number of classes, so that pictures of several images and of several networks of the
+    same classes compare.
 
     Args:
-        outputs: 'dirichlet' reads α = exp(seg_logits) + offset, unless the fields are there already; 'ensemble' expects
-            them, as mmkd.Ensemble writes them.
+        outputs: 'dirichlet' reads α = exp(seg_logits) + offset, unless the fields are there
+            already; 'ensemble' expects them, as mmkd.Ensemble writes them.
         offset: Added to every α.
         interval: Batches between pictures in a validation.
         kinds: Which maps are drawn: 'total', 'data', 'knowledge'.
 
     Raises:
-        ValueError: Unknown options; predictions without logits or, for 'ensemble', without the fields.
+        ValueError: Unknown options; predictions without logits or, for 'ensemble', without the
+            fields.
     """
 
     # The fields are there for every hook of normal priority.
     priority = 'ABOVE_NORMAL'
 
-    def __init__(self, outputs: str = 'dirichlet', offset: float = 0.0, interval: int = 50,
-                 kinds: Sequence[str] = ('total', 'knowledge')) -> None:
+    def __init__(
+        self,
+        outputs: str = 'dirichlet',
+        offset: float = 0.0,
+        interval: int = 50,
+        kinds: Sequence[str] = ('total', 'knowledge'),
+    ) -> None:
         check_outputs(outputs, ('dirichlet', 'ensemble'), offset)
         check_count('interval', interval, 1)
         for kind in kinds:
             check_choice('kinds', kind, FIELDS)
-        self.outputs, self.offset, self.interval, self.kinds = outputs, offset, interval, tuple(kinds)
+        self.outputs, self.offset, self.interval, self.kinds = (
+            outputs,
+            offset,
+            interval,
+            tuple(kinds),
+        )
         self.drawn = 0
 
     def before_test(self, runner: Runner) -> None:
         """Number the pictures of each test from 1, as mmseg numbers its own."""
         self.drawn = 0
 
-    def after_val_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                       outputs: Sequence[SegDataSample] | None = None) -> None:
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[SegDataSample] | None = None,
+    ) -> None:
         """Add the fields; draw the first image now and then."""
         for sample in outputs or []:
             self.add_fields(sample)
         if outputs and draws(runner) and (runner.iter + batch_idx) % self.interval == 0:
             self._draw(runner, 'val', outputs[0], runner.iter + batch_idx)
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                        outputs: Sequence[SegDataSample] | None = None) -> None:
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[SegDataSample] | None = None,
+    ) -> None:
         """Add the fields; draw every image."""
         for sample in outputs or []:
             self.add_fields(sample)
@@ -77,22 +104,33 @@ class UncertaintyHook(Hook):
     def add_fields(self, sample: SegDataSample) -> None:
         """Write the three maps into a predicted sample, unless it has them."""
         if 'seg_logits' not in sample:
-            raise ValueError(f"UncertaintyHook reads 'seg_logits', which this prediction lacks (it has "
-                             f'{sorted(sample.keys())}). Mend: use it with segmentors; a classifier needs no maps')
+            raise ValueError(
+                f"UncertaintyHook reads 'seg_logits', which this prediction lacks (it has "
+                f'{sorted(sample.keys())}). Mend: use it with segmentors; a classifier needs no '
+                f'maps'
+            )
         if all(f'{name}_uncertainty' in sample for name in FIELDS):
             return
         if self.outputs == 'ensemble':
-            raise ValueError("UncertaintyHook(outputs='ensemble') finds no uncertainties in this prediction (it has "
-                             f'{sorted(sample.keys())}). Mend: test an mmkd.Ensemble, or read a single network by '
-                             "outputs='dirichlet'")
+            raise ValueError(
+                "UncertaintyHook(outputs='ensemble') finds no uncertainties in this prediction "
+                '(it has '
+                f'{sorted(sample.keys())}). Mend: test an mmkd.Ensemble, or read a single network '
+                f'by '
+                "outputs='dirichlet'"
+            )
         logits = sample.seg_logits.data[None]
         measures = dirichlet_uncertainty(concentration(logits, self.offset))
-        sample.set_data({f'{name}_uncertainty': PixelData(data=measures[name].float()) for name in FIELDS})
+        sample.set_data(
+            {f'{name}_uncertainty': PixelData(data=measures[name].float()) for name in FIELDS}
+        )
 
     def _draw(self, runner: Runner, mode: str, sample: SegDataSample, step: int) -> None:
         stem = Path(sample.metainfo.get('img_path', 'image')).stem
         for kind in self.kinds:
-            picture = colour(sample.get(f'{kind}_uncertainty').data[0], math.log(len(sample.seg_logits.data)))
+            picture = colour(
+                sample.get(f'{kind}_uncertainty').data[0], math.log(len(sample.seg_logits.data))
+            )
             runner.visualizer.add_image(f'{mode}_{stem}_{kind}', picture, step)
 
 
@@ -103,7 +141,9 @@ def colour(values: Tensor, most: float) -> np.ndarray:
     >>> colour(torch.tensor([[0., 1.]]), most=1.).tolist()
     [[[68, 1, 84], [253, 231, 36]]]
     """
-    return colormaps['viridis']((values.float() / most).clamp(0, 1).cpu().numpy(), bytes=True)[..., :3].copy()
+    return colormaps['viridis']((values.float() / most).clamp(0, 1).cpu().numpy(), bytes=True)[
+        ..., :3
+    ].copy()
 
 
 def draws(runner: Runner) -> bool:

@@ -1,4 +1,5 @@
 """Optimizer wrappers that mmengine lacks."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,9 +14,9 @@ from mmkd.registry import OPTIM_WRAPPERS
 class Bf16OptimWrapper(OptimWrapper):
     """OptimWrapper whose forward runs under bfloat16 autocast, on whatever device the model is.
 
-    mmengine's AmpOptimWrapper refuses a CPU and carries a gradient scaler, which bfloat16, with the exponents of
-    float32, has no use for. Weights, gradients and optimizer states stay float32; accumulation and clipping are
-    OptimWrapper's own.
+    mmengine's AmpOptimWrapper refuses a CPU and carries a gradient scaler, which bfloat16, with the
+    exponents of float32, has no use for. Weights, gradients and optimizer states stay float32;
+    accumulation and clipping are OptimWrapper's own.
 
     Args:
         optimizer: as for ``OptimWrapper``, like ``accumulative_counts`` and ``clip_grad``.

@@ -1,4 +1,5 @@
 """Optimizers by phase: the constructor that ``optim_wrapper`` names, the dictionary it returns, their schedules."""
+
 import copy
 import logging
 from collections.abc import Iterable
@@ -28,7 +29,9 @@ class _Restricted(DefaultOptimWrapperConstructor):
 
     owned: set[int]
 
-    def add_params(self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any) -> None:
+    def add_params(
+        self, params: list[dict], module: nn.Module, prefix: str = '', **kwargs: Any
+    ) -> None:
         """Add the owned parameters of ``module``, with mmengine's paramwise options."""
         super().add_params(params, module, prefix, **kwargs)
         if not prefix:  # the whole model has been walked; filtered before, bypass_duplicate would miss duplicates
@@ -39,17 +42,19 @@ class _Restricted(DefaultOptimWrapperConstructor):
 class PhaseOptimWrapperConstructor:
     """Build one optimizer per name: ``student=dict(type='OptimWrapper', optimizer=…), critic=dict(…)``.
 
-    By default ``student`` holds students, connectors and the losses' own parameters, ``critic`` the critics;
-    ``params='students' | 'critics' | [prefixes of parameter names]`` says otherwise. Optimizers that no phase uses are
-    dropped, and one that remains is returned as a plain wrapper, so that one schedule serves a plain student, a
-    distillation without critic and one with.
+    By default ``student`` holds students, connectors and the losses' own parameters, ``critic`` the
+    critics; ``params='students' | 'critics' | [prefixes of parameter names]`` says otherwise.
+    Optimizers that no phase uses are dropped, and one that remains is returned as a plain wrapper,
+    so that one schedule serves a plain student, a distillation without critic and one with.
 
     Args:
         optim_wrapper_cfg: Optimizer name -> wrapper config.
-        paramwise_cfg: mmengine's paramwise options for every optimizer; an optimizer's own come first.
+        paramwise_cfg: mmengine's paramwise options for every optimizer; an optimizer's own come
+            first.
 
     Raises:
-        TypeError: Stray keys of a single optimizer (``type``, ``optimizer``, ``clip_grad``) beside the names.
+        TypeError: Stray keys of a single optimizer (``type``, ``optimizer``, ``clip_grad``) beside
+            the names.
         KeyError: A phase's optimizer is missing; a prefix names no parameter.
         ValueError: An optimizer owns no parameter; a student's own losses would train nothing.
     """
@@ -57,12 +62,18 @@ class PhaseOptimWrapperConstructor:
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: dict | None = None) -> None:
         self.configs = {name: copy.deepcopy(cfg) for name, cfg in optim_wrapper_cfg.items()}
         self.paramwise_cfg = paramwise_cfg
-        stray = sorted(k for k, v in self.configs.items() if not (isinstance(v, dict) and 'optimizer' in v))
+        stray = sorted(
+            k for k, v in self.configs.items() if not (isinstance(v, dict) and 'optimizer' in v)
+        )
         if stray:
-            raise TypeError('optim_wrapper names optimizers (student=dict(type=…, optimizer=dict(...)), '
-                            f'critic=dict(...)), but the keys {stray} of a single optimizer stand beside them. Mend: '
-                            "optim_wrapper=dict(_delete_=True, constructor='mmkd.PhaseOptimWrapperConstructor', "
-                            'student=dict(...))')
+            raise TypeError(
+                'optim_wrapper names optimizers (student=dict(type=…, optimizer=dict(...)), '
+                f'critic=dict(...)), but the keys {stray} of a single optimizer stand beside '
+                f'them. Mend: '
+                'optim_wrapper=dict(_delete_=True, '
+                "constructor='mmkd.PhaseOptimWrapperConstructor', "
+                'student=dict(...))'
+            )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
         """Return the wrappers of the phases; a model without phases takes the ``student`` optimizer for all it has."""
@@ -74,7 +85,9 @@ class PhaseOptimWrapperConstructor:
         names = [phase.optimizer for phase in phases]
         check_optimizers(phases, list(self.configs))
         for name in set(self.configs) - set(names):
-            print_log(f'mmkd: no phase uses the optimizer {name!r}, so it is not built', logger='current')
+            print_log(
+                f'mmkd: no phase uses the optimizer {name!r}, so it is not built', logger='current'
+            )
         owned = {name: self._owned(name, model) for name in names}
         wrappers = {name: self._build(name, model, owned[name]) for name in names}
         for phase in phases:
@@ -97,14 +110,19 @@ class PhaseOptimWrapperConstructor:
             return 'student'
         if len(self.configs) == 1:
             return next(iter(self.configs))
-        raise KeyError(f"a plain model takes the optimizer 'student', which is not among {list(self.configs)}")
+        raise KeyError(
+            f"a plain model takes the optimizer 'student', which is not among {list(self.configs)}"
+        )
 
     def _build(self, name: str, model: nn.Module, owned: set[int]) -> OptimWrapper:
         config = dict(self.configs[name])
         config.pop('params', None)
         paramwise = config.pop('paramwise_cfg', None) or self.paramwise_cfg
         if not owned:
-            raise ValueError(f"optimizer {name!r} owns no parameter. Mend: params='students', 'critics' or [prefixes]")
+            raise ValueError(
+                f"optimizer {name!r} owns no parameter. Mend: params='students', 'critics' or "
+                f'[prefixes]'
+            )
         if not paramwise:  # one group: hundreds of groups of one would make each step slower
             own = nn.ParameterList(p for p in model.parameters() if id(p) in owned)
             return DefaultOptimWrapperConstructor(config)(own)
@@ -114,19 +132,30 @@ class PhaseOptimWrapperConstructor:
 
     def _owned(self, name: str, model: Any) -> set[int]:
         params = self.configs[name].get('params') or ('critics' if name == 'critic' else 'students')
-        critics = tuple(f'objectives.{n}.loss.critic.' for n, o in model.objectives.items() if o.adversarial)
+        critics = tuple(
+            f'objectives.{n}.loss.critic.' for n, o in model.objectives.items() if o.adversarial
+        )
         if isinstance(params, list | tuple):
             names = [n for n, _ in model.named_parameters()]
             for prefix in params:
                 if not any(n.startswith(prefix) for n in names):
                     tops = {'.'.join(n.split('.')[:3]) for n in names}
-                    raise KeyError(f'optimizer {name!r}: params prefix {prefix!r} names no parameter'
-                                   f'{nearest(prefix, tops)}')
+                    raise KeyError(
+                        f'optimizer {name!r}: params prefix {prefix!r} names no parameter'
+                        f'{nearest(prefix, tops)}'
+                    )
             return {id(p) for n, p in model.named_parameters() if n.startswith(tuple(params))}
         if params not in ('students', 'critics'):
-            raise ValueError(f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes of "
-                             f'parameter names, got {params!r}')
-        return {id(p) for n, p in model.named_parameters() if n.startswith(critics) == (params == 'critics')}
+            raise ValueError(
+                f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes "
+                f'of '
+                f'parameter names, got {params!r}'
+            )
+        return {
+            id(p)
+            for n, p in model.named_parameters()
+            if n.startswith(critics) == (params == 'critics')
+        }
 
 
 def schedules_by_name(schedulers: Any) -> bool:
@@ -147,16 +176,18 @@ def check_schedule_names(schedulers: Any, optimizers: Iterable[str]) -> None:
     optimizers = list(optimizers)
     for name in schedulers if schedules_by_name(schedulers) else ():
         if name not in optimizers:
-            raise KeyError(f'param_scheduler names the optimizer {name!r}{nearest(name, optimizers)} '
-                           f'(optim_wrapper has {optimizers})')
+            raise KeyError(
+                f'param_scheduler names the optimizer {name!r}{nearest(name, optimizers)} '
+                f'(optim_wrapper has {optimizers})'
+            )
 
 
 def complete_schedules(schedulers: Any, wrapper: OptimWrapper) -> Any:
     """Return what mmengine's Runner can build schedules of these optimizers from; itself it dies where one is missing.
 
     Args:
-        schedulers: ``param_scheduler``; by name: an optimizer without schedules keeps its learning rate, and those of
-            an optimizer that no phase uses are left out.
+        schedulers: ``param_scheduler``; by name: an optimizer without schedules keeps its learning
+            rate, and those of an optimizer that no phase uses are left out.
         wrapper: The optimizers that were built.
 
     Raises:
@@ -188,30 +219,53 @@ def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
     """Say which trainable parameters no optimizer holds: prefixes may leave out more than was meant."""
     idle = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
     if idle:
-        print_log(f'mmkd: no optimizer holds {len(idle)} parameters, which will not be trained: '
-                  f'{", ".join(idle[:3])}{", …" if len(idle) > 3 else ""}', logger='current', level=logging.WARNING)
+        print_log(
+            f'mmkd: no optimizer holds {len(idle)} parameters, which will not be trained: '
+            f'{", ".join(idle[:3])}{", …" if len(idle) > 3 else ""}',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
     """Refuse a connector, a loss's own layer or a critic that the optimizer of its phase does not hold."""
     for name in dict.fromkeys((*phase.objectives, *phase.critics)):
         objective = model.objectives[name]
-        critic = {id(p) for p in objective.loss.critic.parameters()} if objective.adversarial else set()
-        wanted = [(key, p) for key, p in objective.named_parameters()
-                  if p.requires_grad and name in (phase.critics if id(p) in critic else phase.objectives)]
+        critic = (
+            {id(p) for p in objective.loss.critic.parameters()} if objective.adversarial else set()
+        )
+        wanted = [
+            (key, p)
+            for key, p in objective.named_parameters()
+            if p.requires_grad and name in (phase.critics if id(p) in critic else phase.objectives)
+        ]
         for key, p in wanted:
             if id(p) not in owned[phase.optimizer]:
-                holder = next((f'the optimizer {other!r} holds it' for other in owned if id(p) in owned[other]),
-                              'no optimizer holds it')
-                raise ValueError(f'phase {phase.name!r} takes the gradient of objective {name!r}, but its optimizer '
-                                 f'{phase.optimizer!r} does not hold objectives.{name}.{key} ({holder}), which would '
-                                 f"never be trained. Mend: add 'objectives.{name}' to params of {phase.optimizer!r}")
+                holder = next(
+                    (
+                        f'the optimizer {other!r} holds it'
+                        for other in owned
+                        if id(p) in owned[other]
+                    ),
+                    'no optimizer holds it',
+                )
+                raise ValueError(
+                    f'phase {phase.name!r} takes the gradient of objective {name!r}, but its '
+                    f'optimizer '
+                    f'{phase.optimizer!r} does not hold objectives.{name}.{key} ({holder}), which '
+                    f'would '
+                    f"never be trained. Mend: add 'objectives.{name}' to params of "
+                    f'{phase.optimizer!r}'
+                )
 
 
 def _check_task(model: Any, phase: Phase, owned: set[int]) -> None:
     """Refuse a student whose own losses would reach no optimizer that holds it."""
     for name in phase.task:
         if not any(id(p) in owned for p in model.students[name].parameters()):
-            raise ValueError(f'phase {phase.name!r} takes the task losses, but its optimizer {phase.optimizer!r} holds '
-                             f'no parameter of student {name!r}, whose own losses would train nothing. Mend: '
-                             f"params='students' in that optimizer, or task=[…] without {name!r} in that phase")
+            raise ValueError(
+                f'phase {phase.name!r} takes the task losses, but its optimizer '
+                f'{phase.optimizer!r} holds '
+                f'no parameter of student {name!r}, whose own losses would train nothing. Mend: '
+                f"params='students' in that optimizer, or task=[…] without {name!r} in that phase"
+            )

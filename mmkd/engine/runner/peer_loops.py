@@ -1,4 +1,5 @@
 """Validation and test of networks that learn together: each peer, the peers' mean, and all as one ensemble."""
+
 import copy
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,8 +23,9 @@ MEAN, ENSEMBLE = 'mean', 'ensemble'
 class PeerValLoop(ValLoop):
     """Evaluate every student of a Distiller in one pass over the validation set.
 
-    Metrics are named ``<peer>/<metric>``, ``mean/<metric>`` (the mean of the peers' numbers) and ``ensemble/<metric>``
-    (of the mean of their class probabilities, as :class:`mmkd.Ensemble` predicts). The best checkpoint of each peer:
+    Metrics are named ``<peer>/<metric>``, ``mean/<metric>`` (the mean of the peers' numbers) and
+    ``ensemble/<metric>`` (of the mean of their class probabilities, as :class:`mmkd.Ensemble`
+    predicts). The best checkpoint of each peer:
     ``default_hooks=dict(checkpoint=dict(save_best=['peer0/mIoU', 'peer1/mIoU']))``.
 
     Args:
@@ -34,7 +36,8 @@ class PeerValLoop(ValLoop):
 
     Raises:
         TypeError: Another model.
-        ValueError: One student; a student that is called 'mean' or 'ensemble'; a best checkpoint by another metric.
+        ValueError: One student; a student that is called 'mean' or 'ensemble'; a best checkpoint by
+            another metric.
     """
 
     def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False) -> None:
@@ -68,15 +71,22 @@ def _copies(loop: Any) -> dict[str, Evaluator]:
     model, name = _distiller(loop.runner), type(loop).__name__
     plain = name.removeprefix('Peer')
     if not hasattr(model, 'students'):
-        raise TypeError(f'{name} evaluates the students of a Distiller, got {type(model).__name__}. Mend: '
-                        f"type='{plain}'")
+        raise TypeError(
+            f'{name} evaluates the students of a Distiller, got {type(model).__name__}. Mend: '
+            f"type='{plain}'"
+        )
     if len(model.students) < 2:
-        raise ValueError(f'{name} evaluates peers, but there is one student, {list(model.students)}. Mend: '
-                         f"type='{plain}'")
+        raise ValueError(
+            f'{name} evaluates peers, but there is one student, {list(model.students)}. Mend: '
+            f"type='{plain}'"
+        )
     for taken in (MEAN, ENSEMBLE):
         if taken in model.students:
-            raise ValueError(f'a student is called {taken!r}, as {name} calls what it reports of all. Mend: another '
-                             'name')
+            raise ValueError(
+                f'a student is called {taken!r}, as {name} calls what it reports of all. Mend: '
+                f'another '
+                'name'
+            )
     return {peer: _copy(loop.evaluator, peer) for peer in [*model.students, ENSEMBLE]}
 
 
@@ -100,10 +110,15 @@ def _check_save_best(runner: Any, names: list[str]) -> None:
         first, _, rest = key.partition('/')
         if key != 'auto' and first not in names:
             peers = [name for name in names if name not in (MEAN, ENSEMBLE)]
-            known = rest and nearest(first, names)  # a peer's name, mistyped; else a metric without a peer
-            raise ValueError(f'the checkpoint hook keeps the best by {key!r}{known}, but metrics of peers begin with '
-                             f'one of {names}. Mend: default_hooks=dict(checkpoint=dict(save_best='
-                             f'{[f"{name}/{rest if known else key}" for name in peers]}))')
+            known = rest and nearest(
+                first, names
+            )  # a peer's name, mistyped; else a metric without a peer
+            raise ValueError(
+                f'the checkpoint hook keeps the best by {key!r}{known}, but metrics of peers '
+                f'begin with '
+                f'one of {names}. Mend: default_hooks=dict(checkpoint=dict(save_best='
+                f'{[f"{name}/{rest if known else key}" for name in peers]}))'
+            )
 
 
 def _as_list(value: Any) -> list:
@@ -124,7 +139,12 @@ def _run(loop: Any, stage: str) -> dict[str, float]:
             outputs = _predict(model, data)
         for name, evaluator in loop.evaluators.items():
             evaluator.process(data_samples=outputs[name], data_batch=data)
-        runner.call_hook(f'after_{stage}_iter', batch_idx=index, data_batch=data, outputs=outputs[model.predict_with])
+        runner.call_hook(
+            f'after_{stage}_iter',
+            batch_idx=index,
+            data_batch=data,
+            outputs=outputs[model.predict_with],
+        )
     metrics = _evaluate(loop.evaluators, len(loop.dataloader.dataset))
     runner.call_hook(f'after_{stage}_epoch', metrics=metrics)
     runner.call_hook(f'after_{stage}')
@@ -135,8 +155,12 @@ def _predict(model: Any, data: Any) -> dict[str, Sequence]:
     """Return the data samples as each peer predicts them, and as all of them do."""
     data = model.data_preprocessor(data, False)
     # Samples of their own: a model writes its prediction into them.
-    outputs = {name: student(data['inputs'], [sample.clone() for sample in data['data_samples']], mode='predict')
-               for name, student in model.students.items()}
+    outputs = {
+        name: student(
+            data['inputs'], [sample.clone() for sample in data['data_samples']], mode='predict'
+        )
+        for name, student in model.students.items()
+    }
     together = [sample.clone() for sample in data['data_samples']]
     for sample, *predictions in zip(together, *outputs.values(), strict=True):
         sums = EnsembleUncertainty()
@@ -149,8 +173,12 @@ def _predict(model: Any, data: Any) -> dict[str, Sequence]:
 def _evaluate(evaluators: dict[str, Evaluator], size: int) -> dict[str, float]:
     found = {}
     for name, evaluator in evaluators.items():
-        print_log(f'mmkd: {name}', logger='current')  # metrics that print a table do not say whose it is
+        print_log(
+            f'mmkd: {name}', logger='current'
+        )  # metrics that print a table do not say whose it is
         found[name] = evaluator.evaluate(size)
     peers = [metrics for name, metrics in found.items() if name != ENSEMBLE]
     found[MEAN] = {key: sum(metrics[key] for metrics in peers) / len(peers) for key in peers[0]}
-    return {f'{name}/{key}': value for name, metrics in found.items() for key, value in metrics.items()}
+    return {
+        f'{name}/{key}': value for name, metrics in found.items() for key, value in metrics.items()
+    }

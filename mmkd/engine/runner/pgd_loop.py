@@ -1,4 +1,5 @@
 """PGD: the attack by which robustness is measured, and a test loop that runs it."""
+
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,13 +17,22 @@ from mmkd.utils.checks import check_count, check_keys, check_non_negative, check
 PGD_KEYS = ('epsilon', 'step', 'steps', 'random_start')
 
 
-def pgd(loss: Callable[[Tensor], Tensor], images: Tensor, epsilon: float = 0.031, step: float = 0.003, steps: int = 20,
-        random_start: bool = True, unit: Tensor | float = 1., low: Tensor | float = 0., high: Tensor | float = 1.,
-        generator: torch.Generator | None = None) -> Tensor:
+def pgd(
+    loss: Callable[[Tensor], Tensor],
+    images: Tensor,
+    epsilon: float = 0.031,
+    step: float = 0.003,
+    steps: int = 20,
+    random_start: bool = True,
+    unit: Tensor | float = 1.0,
+    low: Tensor | float = 0.0,
+    high: Tensor | float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Tensor:
     r"""Move images so that a loss grows, no value further than ``epsilon``.
 
-    Paper: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018, arXiv 1706.06083; the
-    defaults are those of the evaluation of Arani et al., arXiv 1910.05057.
+    Paper: Madry et al., Towards Deep Learning Models Resistant to Adversarial Attacks, ICLR 2018,
+    arXiv 1706.06083; the defaults are those of the evaluation of Arani et al., arXiv 1910.05057.
 
     .. math:: x_0 = \Pi(x + u),\ u \sim \mathcal U(-\epsilon, \epsilon), \quad
               x_{t+1} = \Pi(x_t + \eta\,\mathrm{sign}\,\nabla_x \ell(x_t)), \quad
@@ -35,7 +45,8 @@ def pgd(loss: Callable[[Tensor], Tensor], images: Tensor, epsilon: float = 0.031
         step: eta, in the same unit.
         steps: How many.
         random_start: False starts at x.
-        unit: What 1 of these units is in the images given: 255/std where they are normalised, by channel (C, 1, 1).
+        unit: What 1 of these units is in the images given: 255/std where they are normalised, by
+            channel (C, 1, 1).
         low: The value of a black pixel in the images given.
         high: The value of a white one.
         generator: Of the random start; None: torch's global one.
@@ -55,17 +66,23 @@ def pgd(loss: Callable[[Tensor], Tensor], images: Tensor, epsilon: float = 0.031
     check_non_negative('epsilon', epsilon)
     check_positive('step', step)
     check_count('steps', steps, 1)
-    least, most = ((images + sign * epsilon * unit).clamp(min=torch.as_tensor(low), max=torch.as_tensor(high))
-                   for sign in (-1, 1))
+    least, most = (
+        (images + sign * epsilon * unit).clamp(min=torch.as_tensor(low), max=torch.as_tensor(high))
+        for sign in (-1, 1)
+    )
     moved = images.clone()
     if random_start:
         device = images.device if generator is None else generator.device
-        draw = torch.rand(images.shape, dtype=images.dtype, device=device, generator=generator).to(images.device)
-        moved = torch.lerp(images - epsilon * unit, images + epsilon * unit, draw).clamp(least, most)
+        draw = torch.rand(images.shape, dtype=images.dtype, device=device, generator=generator).to(
+            images.device
+        )
+        moved = torch.lerp(images - epsilon * unit, images + epsilon * unit, draw).clamp(
+            least, most
+        )
     for _ in range(steps):
         with torch.enable_grad():
             moved.requires_grad_()
-            gradient, = torch.autograd.grad(loss(moved).sum(), moved)
+            (gradient,) = torch.autograd.grad(loss(moved).sum(), moved)
         moved = (moved.detach() + step * unit * gradient.sign()).clamp(least, most)
     return moved
 
@@ -74,9 +91,10 @@ def pgd(loss: Callable[[Tensor], Tensor], images: Tensor, epsilon: float = 0.031
 class PGDTestLoop(loops.TestLoop):
     """Test on images that were moved against the model by :func:`pgd`: ``test_cfg=dict(type='mmkd.PGDTestLoop')``.
 
-    The loss that grows is the model's own, as it computes it from labels, in eval mode; of a Distiller, that of the
-    student that predicts. Images are attacked as the network gets them, after resizing, in the pixel units of the data
-    preprocessor; padding stays as it is. The start is random, from a generator with a fixed seed.
+    The loss that grows is the model's own, as it computes it from labels, in eval mode; of a
+    Distiller, that of the student that predicts. Images are attacked as the network gets them,
+    after resizing, in the pixel units of the data preprocessor; padding stays as it is. The start
+    is random, from a generator with a fixed seed.
 
     Args:
         runner: The Runner.
@@ -91,19 +109,32 @@ class PGDTestLoop(loops.TestLoop):
         ValueError: ``fp16``.
     """
 
-    def __init__(self, runner: Any, dataloader: Any, evaluator: Any, fp16: bool = False, seed: int = 0,
-                 **attack: Any) -> None:
+    def __init__(
+        self,
+        runner: Any,
+        dataloader: Any,
+        evaluator: Any,
+        fp16: bool = False,
+        seed: int = 0,
+        **attack: Any,
+    ) -> None:
         check_keys(attack, PGD_KEYS, 'PGDTestLoop')
         if fp16:
-            raise ValueError('PGDTestLoop attacks in the precision of the weights. Mend: fp16=False')
+            raise ValueError(
+                'PGDTestLoop attacks in the precision of the weights. Mend: fp16=False'
+            )
         super().__init__(runner, dataloader, evaluator)
         self.attack, self.generator = attack, torch.Generator().manual_seed(seed)
 
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Attack one batch and predict what is left of it."""
         self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
-        model = self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
-        network: BaseModel = model.students[model.predict_with] if hasattr(model, 'predict_with') else model
+        model = (
+            self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
+        )
+        network: BaseModel = (
+            model.students[model.predict_with] if hasattr(model, 'predict_with') else model
+        )
         batch = model.data_preprocessor(data_batch, False)
         images, samples = batch['inputs'], batch['data_samples']
         unit, low, high = pixel_units(model.data_preprocessor, images)
@@ -113,11 +144,15 @@ class PGDTestLoop(loops.TestLoop):
         def loss(x: Tensor) -> Tensor:
             return network.parse_losses(network(x.where(inside, images), padded, mode='loss'))[0]
 
-        moved = pgd(loss, images, unit=unit, low=low, high=high, generator=self.generator, **self.attack)
+        moved = pgd(
+            loss, images, unit=unit, low=low, high=high, generator=self.generator, **self.attack
+        )
         with torch.no_grad():
             outputs = network(moved.where(inside, images), samples, mode='predict')
         self.evaluator.process(data_samples=outputs, data_batch=data_batch)
-        self.runner.call_hook('after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs)
+        self.runner.call_hook(
+            'after_test_iter', batch_idx=idx, data_batch=data_batch, outputs=outputs
+        )
 
 
 def pixel_units(preprocessor: Any, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -139,7 +174,10 @@ def _with_padded_labels(sample: Any, size: tuple[int, ...]) -> Any:
         return sample
     labels = sample.gt_sem_seg.data
     # Labels may be larger than the image that the network gets.
-    extra = [round(total * own / part) - own for total, part, own in zip(size, shape, labels.shape[-2:], strict=True)]
+    extra = [
+        round(total * own / part) - own
+        for total, part, own in zip(size, shape, labels.shape[-2:], strict=True)
+    ]
     copy = sample.clone()
     copy.gt_sem_seg = PixelData(data=F.pad(labels, (0, extra[1], 0, extra[0]), value=255))
     return copy

@@ -1,4 +1,5 @@
 """Schedules: values that change while training, and levels of objectives."""
+
 from mmkd.engine.schedules.levels import Progressive as Progressive
 from mmkd.engine.schedules.levels import Stacked as Stacked
 from mmkd.engine.schedules.levels import build_levels as build_levels

@@ -1,4 +1,5 @@
 """Levels: which objectives a stage of the training learns from, and when it ends; pure functions throughout."""
+
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -13,8 +14,9 @@ TASK = 'task'  # in a level: the students' own losses
 class Progressive:
     """One level at a time, from the first to the last.
 
-    Paper: Aguilar et al., Knowledge Distillation from Internal Representations, AAAI 2020, arXiv 1910.03723,
-    progressive internal distillation (PID): layers from the bottom up, then the classification.
+    Paper: Aguilar et al., Knowledge Distillation from Internal Representations, AAAI 2020, arXiv
+    1910.03723, progressive internal distillation (PID): layers from the bottom up, then the
+    classification.
 
     Args:
         levels: Names of objectives, level by level.
@@ -32,12 +34,20 @@ class Progressive:
 
     def __post_init__(self) -> None:
         names = [name for level in self.levels for name in level]
-        if len(self.levels) < 2 or not all(self.levels) or any(isinstance(level, str) for level in self.levels):
-            raise ValueError(f'levels must be two or more lists of names, got {self.levels!r}. Mend: '
-                             "levels=[['attention1', 'cosine1'], …, ['soft', 'task']]")
+        if (
+            len(self.levels) < 2
+            or not all(self.levels)
+            or any(isinstance(level, str) for level in self.levels)
+        ):
+            raise ValueError(
+                f'levels must be two or more lists of names, got {self.levels!r}. Mend: '
+                "levels=[['attention1', 'cosine1'], …, ['soft', 'task']]"
+            )
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f'levels name {twice} twice. Mend: each name in the level where it begins')
+            raise ValueError(
+                f'levels name {twice} twice. Mend: each name in the level where it begins'
+            )
 
     @property
     def names(self) -> list[str]:
@@ -62,7 +72,8 @@ class Progressive:
 class Stacked(Progressive):
     """The levels so far together; at the last one that one alone.
 
-    Paper: as of :class:`Progressive`, stacked internal distillation (SID): 1 → 1+2 → 1+2+3 → the classification.
+    Paper: as of :class:`Progressive`, stacked internal distillation (SID): 1 → 1+2 → 1+2+3 → the
+    classification.
 
     Examples:
         >>> schedule = Stacked(levels=[['layer1'], ['layer2'], ['soft']])
@@ -72,7 +83,7 @@ class Stacked(Progressive):
 
     def _active(self, level: int) -> set[str]:
         last = level == len(self.levels) - 1
-        return {name for names in self.levels[level if last else 0:level + 1] for name in names}
+        return {name for names in self.levels[level if last else 0 : level + 1] for name in names}
 
 
 LEVELS: dict[str, type[Progressive]] = {'progressive': Progressive, 'stacked': Stacked}
@@ -91,7 +102,7 @@ class LevelState:
 
     level: int = 0
     begin: int = 0
-    total: float = 0.
+    total: float = 0.0
     count: int = 0
 
 
@@ -99,14 +110,16 @@ class LevelState:
 class LevelPlan:
     """Which level an iteration belongs to: a pure function of the state, the iteration and the logged values.
 
-    A level ends after ``length`` iterations, or as soon as the mean of what is watched, over ``window`` iterations, is
-    below ``threshold``, whichever comes first. The last level stays.
+    A level ends after ``length`` iterations, or as soon as the mean of what is watched, over
+    ``window`` iterations, is below ``threshold``, whichever comes first. The last level stays.
 
     Args:
         schedule: Progressive or Stacked.
         length: Iterations of each level but the last.
-        watch: Names of objectives, with wildcards, whose losses are watched, those of the current level alone.
-        threshold: Of the mean of the watched losses, without their weights; None: only ``length`` ends a level.
+        watch: Names of objectives, with wildcards, whose losses are watched, those of the current
+            level alone.
+        threshold: Of the mean of the watched losses, without their weights; None: only ``length``
+            ends a level.
         window: Iterations that a mean is taken over.
     """
 
@@ -120,7 +133,11 @@ class LevelPlan:
         """Return the objectives whose losses decide, none on the last level or without a threshold."""
         if self.threshold is None or level == len(self.schedule.levels) - 1:
             return []
-        return [name for name in self.schedule.levels[level] if name != TASK and fnmatchcase(name, self.watch)]
+        return [
+            name
+            for name in self.schedule.levels[level]
+            if name != TASK and fnmatchcase(name, self.watch)
+        ]
 
     def advance(self, state: LevelState, step: int, value: float | None) -> tuple[LevelState, str]:
         """Return the state after iteration ``step``, and why a level ended, if one did.
@@ -139,9 +156,12 @@ class LevelPlan:
             mean = state.total / state.count
             if mean < self.threshold:
                 names = ', '.join(self.watched(state.level))
-                return following, f'the mean of {names} over {state.count} iterations, {mean:.4g}, is below ' \
-                                  f'{self.threshold:g}'
-            state = replace(state, total=0., count=0)
+                return (
+                    following,
+                    f'the mean of {names} over {state.count} iterations, {mean:.4g}, is below '
+                    f'{self.threshold:g}',
+                )
+            state = replace(state, total=0.0, count=0)
         if step + 1 - state.begin >= self.length[state.level]:
             return following, f'its {self.length[state.level]} iterations are over'
         return state, ''
@@ -154,7 +174,8 @@ def build_levels(config: dict[str, Any]) -> LevelPlan:
     [7, 7]
 
     Args:
-        config: ``length`` is a number of iterations for every level but the last, or a list of them.
+        config: ``length`` is a number of iterations for every level but the last, or a list of
+            them.
 
     Raises:
         TypeError: An unknown key, with its nearest match, or one that is missing.
@@ -169,18 +190,30 @@ def build_levels(config: dict[str, Any]) -> LevelPlan:
         raise TypeError(f'levels also need {missing}. Mend: {missing[0]}=…')
     schedule = LEVELS[kind](config['levels'])
     length = config['length']
-    lengths = list(length) if isinstance(length, list | tuple) else [length] * (len(schedule.levels) - 1)
+    lengths = (
+        list(length) if isinstance(length, list | tuple) else [length] * (len(schedule.levels) - 1)
+    )
     if len(lengths) != len(schedule.levels) - 1:
-        raise ValueError(f'length must be a number, or one for each of the {len(schedule.levels) - 1} levels before '
-                         f'the last, got {length!r}')
+        raise ValueError(
+            f'length must be a number, or one for each of the {len(schedule.levels) - 1} levels '
+            f'before '
+            f'the last, got {length!r}'
+        )
     for number in lengths:
         check_count('length of a level', number, 1)
-    plan = LevelPlan(schedule, lengths, **{k: v for k, v in config.items() if k in ('watch', 'threshold', 'window')})
+    plan = LevelPlan(
+        schedule,
+        lengths,
+        **{k: v for k, v in config.items() if k in ('watch', 'threshold', 'window')},
+    )
     check_count('window of levels', plan.window, 1)
     if plan.threshold is not None:
         check_positive('threshold of levels', plan.threshold)
         blind = [list(schedule.levels[i]) for i in range(len(lengths)) if not plan.watched(i)]
         if blind:
-            raise ValueError(f'levels: a threshold is given, but watch={plan.watch!r} matches nothing in {blind[0]}. '
-                             "Mend: watch='cos*' and objectives of such names, or no threshold")
+            raise ValueError(
+                f'levels: a threshold is given, but watch={plan.watch!r} matches nothing in '
+                f'{blind[0]}. '
+                "Mend: watch='cos*' and objectives of such names, or no threshold"
+            )
     return plan

@@ -1,4 +1,5 @@
 """Schedules: pure functions from a step to a value, so that a resumed run needs no state to go on exactly."""
+
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -35,14 +36,18 @@ class Linear:
     def __post_init__(self) -> None:
         for name in ('start', 'end'):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, int | float)
+                or not math.isfinite(value)
+            ):
                 raise ValueError(f'{name} of a schedule must be a finite number, got {value!r}')
         check_count('length of a schedule', self.length, 1)
         check_count('begin of a schedule', self.begin, 0)
 
     def __call__(self, step: int) -> float:
         """Return the value at ``step``."""
-        share = self._bend(min(max((step - self.begin) / self.length, 0.), 1.))
+        share = self._bend(min(max((step - self.begin) / self.length, 0.0), 1.0))
         return self.start * (1 - share) + self.end * share  # exact at both ends
 
     def _bend(self, share: float) -> float:
@@ -59,16 +64,16 @@ class Cosine(Linear):
     """
 
     def _bend(self, share: float) -> float:
-        return .5 - .5 * math.cos(math.pi * share)
+        return 0.5 - 0.5 * math.cos(math.pi * share)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Anneal(Linear):
     """Temperature annealing of Ensemble Distribution Distillation: 10 up to ``begin``, then linearly down to 1.
 
-    Paper: Malinin et al., ICLR 2020, arXiv 1905.00076. Of 90 epochs a reproduction holds 10 for 30, descends in 30 and
-    holds 1 for 30: ``begin`` and ``length`` are a third of the run each. The authors' code steps once an epoch, this
-    once a step.
+    Paper: Malinin et al., ICLR 2020, arXiv 1905.00076. Of 90 epochs a reproduction holds 10 for 30,
+    descends in 30 and holds 1 for 30: ``begin`` and ``length`` are a third of the run each. The
+    authors' code steps once an epoch, this once a step.
 
     Examples:
         >>> schedule = Anneal(begin=30, length=30)

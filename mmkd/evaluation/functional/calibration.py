@@ -1,4 +1,5 @@
 """Calibration: how well predicted probabilities agree with what happens."""
+
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,8 @@ class CalibrationSums:
         nll: Sum of −ln p of the right class.
         brier: Sum of squared distances to the one-hot truth.
         wrong: Predictions whose most likely class is not the right one.
-        bins: (3, 15): predictions, summed confidence and right predictions in each bin of confidence.
+        bins: (3, 15): predictions, summed confidence and right predictions in each bin of
+            confidence.
 
     Examples:
         >>> half = calibration_sums(torch.zeros(2, 2), torch.tensor([0, 0]))
@@ -34,8 +36,13 @@ class CalibrationSums:
     bins: Tensor
 
     def __add__(self, other: 'CalibrationSums') -> 'CalibrationSums':
-        return CalibrationSums(self.count + other.count, self.nll + other.nll, self.brier + other.brier,
-                               self.wrong + other.wrong, self.bins + other.bins)
+        return CalibrationSums(
+            self.count + other.count,
+            self.nll + other.nll,
+            self.brier + other.brier,
+            self.wrong + other.wrong,
+            self.bins + other.bins,
+        )
 
     @property
     def mean_nll(self) -> float:
@@ -61,8 +68,11 @@ class CalibrationSums:
     @property
     def _checked_count(self) -> float:
         if not self.count:
-            raise ValueError('calibration needs one labelled prediction or more, got none: every label is ignored or '
-                             'every sample is out of distribution. Mend: check ignore_index and the data set')
+            raise ValueError(
+                'calibration needs one labelled prediction or more, got none: every label is '
+                'ignored or '
+                'every sample is out of distribution. Mend: check ignore_index and the data set'
+            )
         return self.count
 
 
@@ -85,8 +95,11 @@ def calibration_sums(logits: Tensor, labels: Tensor, mask: Tensor | None = None)
         log_prob, labels = log_prob[keep], labels[keep].long()
         wrong_ids = (labels < 0) | (labels >= log_prob.shape[1])
         if wrong_ids.any():
-            raise ValueError(f'labels hold the ids {labels[wrong_ids].unique().tolist()[:8]}, but the logits have '
-                             f'{log_prob.shape[1]} classes. Mend: mask=labels != ignore_index')
+            raise ValueError(
+                f'labels hold the ids {labels[wrong_ids].unique().tolist()[:8]}, but the logits '
+                f'have '
+                f'{log_prob.shape[1]} classes. Mend: mask=labels != ignore_index'
+            )
         picked = log_prob.gather(1, labels[:, None]).squeeze(1).double()
         prob = log_prob.exp()
         # Σ_c (p_c − y_c)² = Σ_c p_c² − 2 p_y + 1
@@ -95,10 +108,19 @@ def calibration_sums(logits: Tensor, labels: Tensor, mask: Tensor | None = None)
         right = (predicted == labels).double()
         # Bins are closed on the right, ((b − 1)/15, b/15], as in Guo et al.
         index = ((confidence.double() * BINS).ceil().long() - 1).clamp(0, BINS - 1)
-        bins = torch.stack([torch.bincount(index, weights, BINS) for weights in
-                            (torch.ones_like(right), confidence.double(), right)]).cpu()
-    return CalibrationSums(float(len(labels)), -float(picked.sum()), float(brier.sum()),
-                           float(len(labels) - right.sum()), bins)
+        bins = torch.stack(
+            [
+                torch.bincount(index, weights, BINS)
+                for weights in (torch.ones_like(right), confidence.double(), right)
+            ]
+        ).cpu()
+    return CalibrationSums(
+        float(len(labels)),
+        -float(picked.sum()),
+        float(brier.sum()),
+        float(len(labels) - right.sum()),
+        bins,
+    )
 
 
 def nll(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> float:
@@ -130,8 +152,8 @@ def brier_score(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> f
 def expected_calibration_error(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> float:
     r"""Return the expected calibration error over 15 bins of equal width, from 0 to 1.
 
-    Paper: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599, eq. 3. The value depends
-    on the number of bins: 15 is theirs, other work on ensembles prints 100.
+    Paper: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599, eq. 3.
+    The value depends on the number of bins: 15 is theirs, other work on ensembles prints 100.
 
     .. math:: \mathrm{ECE} = \sum_{b=1}^{15} \frac{|B_b|}{|V|} |\mathrm{acc}(B_b) - \mathrm{conf}(B_b)|, \quad
               B_b = \{i : \max_c p_{ic} \in ((b - 1)/15, b/15]\}
@@ -146,9 +168,14 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, mask: Tensor | No
 
 def _check(logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
     if logits.dim() < 2 or logits.shape[1] < 2:
-        raise ValueError(f'calibration needs logits (N, C, *S) of two classes or more, got {shape_of(logits)}')
+        raise ValueError(
+            f'calibration needs logits (N, C, *S) of two classes or more, got {shape_of(logits)}'
+        )
     expected = (logits.shape[0], *logits.shape[2:])
     if labels.shape != expected:
-        raise ValueError(f'labels must have the shape {expected} of logits {shape_of(logits)} without their classes, '
-                         f'got {shape_of(labels)}')
+        raise ValueError(
+            f'labels must have the shape {expected} of logits {shape_of(logits)} without their '
+            f'classes, '
+            f'got {shape_of(labels)}'
+        )
     check_mask(mask, logits)

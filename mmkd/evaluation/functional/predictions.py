@@ -1,4 +1,5 @@
 """What metrics read of a prediction, be it of a classifier or of a segmentor."""
+
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ def logits_of(sample: dict) -> Tensor:
     r"""Return the logits (1, C, \*S) of a predicted sample; log-probabilities of a classifier that keeps no logits.
 
     Args:
-        sample: A data sample as a dict with ``seg_logits`` (mmseg), ``pred_logits`` or ``pred_score`` (classifiers).
+        sample: A data sample as a dict with ``seg_logits`` (mmseg), ``pred_logits`` or
+            ``pred_score`` (classifiers).
 
     Raises:
         KeyError: It holds none of them.
@@ -31,8 +33,11 @@ def logits_of(sample: dict) -> Tensor:
     if 'pred_score' in sample:
         score = sample['pred_score']
         return score.clamp(min=torch.finfo(score.dtype).tiny).log()[None]
-    raise KeyError(f"a prediction holds 'seg_logits', 'pred_logits' or 'pred_score', this one {_fields(sample)}. Mend: "
-                   'these are what mmseg segmentors, mmkd.ImageClassifier and mmkd.Ensemble give')
+    raise KeyError(
+        f"a prediction holds 'seg_logits', 'pred_logits' or 'pred_score', this one "
+        f'{_fields(sample)}. Mend: '
+        'these are what mmseg segmentors, mmkd.ImageClassifier and mmkd.Ensemble give'
+    )
 
 
 def labels_of(sample: dict, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -47,9 +52,13 @@ def labels_of(sample: dict, ignore_index: int) -> tuple[Tensor, Tensor]:
         labels = torch.as_tensor(sample['gt_label']).view(1)
         return labels, labels != IGNORED_IMAGE  # 255 is a class like any other
     else:
-        raise KeyError(f"a sample holds the truth in 'gt_sem_seg' or 'gt_label', this one {_fields(sample)}. Mend: "
-                       'load annotations in the test pipeline, or mark out-of-distribution samples by ood=True in '
-                       'their metainfo')
+        raise KeyError(
+            f"a sample holds the truth in 'gt_sem_seg' or 'gt_label', this one {_fields(sample)}. "
+            f'Mend: '
+            'load annotations in the test pipeline, or mark out-of-distribution samples by '
+            'ood=True in '
+            'their metainfo'
+        )
     return labels, labels != ignore_index
 
 

@@ -1,4 +1,5 @@
 """Uncertainty of a prediction and where it comes from: closed forms of a Dirichlet, running sums over an ensemble."""
+
 import torch
 from torch import Tensor
 
@@ -9,9 +10,10 @@ from mmkd.utils.checks import check_choice, check_non_negative
 def concentration(logits: Tensor, offset: float = 0.0) -> Tensor:
     r"""Return the Dirichlet that a network's logits describe: α = exp(z) + offset, in float64.
 
-    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076 (offset 0); Ryabinin et al.,
-    Scaling Ensemble Distribution Distillation, NeurIPS 2021 (offset 1). Class probabilities stay softmax(z) whatever
-    the offset, as in the authors' code: the offset belongs to the uncertainties alone.
+    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076 (offset
+    0); Ryabinin et al., Scaling Ensemble Distribution Distillation, NeurIPS 2021 (offset 1). Class
+    probabilities stay softmax(z) whatever the offset, as in the authors' code: the offset belongs
+    to the uncertainties alone.
 
     Args:
         logits: (N, C, \*S).
@@ -38,28 +40,34 @@ def check_outputs(outputs: str, allowed: tuple[str, ...], offset: float) -> None
     check_choice('outputs', outputs, allowed)
     check_non_negative('offset', offset)
     if offset and outputs != 'dirichlet':
-        raise ValueError(f"offset={offset} is added to a Dirichlet's α, which outputs={outputs!r} does not have. "
-                         "Mend: outputs='dirichlet', or leave offset out")
+        raise ValueError(
+            f"offset={offset} is added to a Dirichlet's α, which outputs={outputs!r} does not "
+            f'have. '
+            "Mend: outputs='dirichlet', or leave offset out"
+        )
 
 
 def dirichlet_uncertainty(alpha: Tensor) -> dict[str, Tensor]:
     r"""Split the uncertainty of a Dirichlet over class distributions, in closed form.
 
-    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076, section 3, and the
-    authors' code. With :math:`\alpha_0 = \sum_k \alpha_k` and :math:`\hat\pi = \alpha / \alpha_0`:
+    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076, section
+    3, and the authors' code. With :math:`\alpha_0 = \sum_k \alpha_k` and :math:`\hat\pi = \alpha /
+    \alpha_0`:
 
     .. math::
         \text{total} &= -\sum_k \hat\pi_k \ln \hat\pi_k \\
         \text{data} &= -\sum_k \hat\pi_k (\psi(\alpha_k + 1) - \psi(\alpha_0 + 1)) \\
         \text{knowledge} &= \text{total} - \text{data} \\
         \text{epkl} &= (K - 1) / \alpha_0 \\
-        \text{mkl} &= \sum_k \hat\pi_k (\ln \hat\pi_k - \psi(\alpha_k) + \psi(\alpha_0)) = \text{epkl} -
+        \text{mkl} &= \sum_k \hat\pi_k (\ln \hat\pi_k - \psi(\alpha_k) + \psi(\alpha_0)) =
+        \text{epkl} -
                       \text{knowledge} \\
         \text{differential\_entropy} &= \sum_k \ln\Gamma(\alpha_k) - \ln\Gamma(\alpha_0)
                       - \sum_k (\alpha_k - 1)(\psi(\alpha_k) - \psi(\alpha_0))
 
-    ``knowledge`` is the mutual information of class and class distribution, ``epkl`` the expected KL between two
-    draws, ``mkl`` that from the mean to a draw. All are in nats; all but the differential entropy are 0 or more.
+    ``knowledge`` is the mutual information of class and class distribution, ``epkl`` the expected
+    KL between two draws, ``mkl`` that from the mean to a draw. All are in nats; all but the
+    differential entropy are 0 or more.
 
     Args:
         alpha: Concentrations (N, C, \*S), above 0; read in float64.
@@ -73,24 +81,34 @@ def dirichlet_uncertainty(alpha: Tensor) -> dict[str, Tensor]:
     Examples:
         >>> flat = dirichlet_uncertainty(torch.ones(1, 2))  # uniform over the simplex of two classes
         >>> {name: round(value.item(), 4) for name, value in flat.items()}  # ln 2, 1/2, ln 2 - 1/2, 1/2, 1 - ln 2, 0
-        {'total': 0.6931, 'data': 0.5, 'knowledge': 0.1931, 'epkl': 0.5, 'mkl': 0.3069, 'differential_entropy': 0.0}
+        {'total': 0.6931, 'data': 0.5, 'knowledge': 0.1931, 'epkl': 0.5, 'mkl': 0.3069,
+        'differential_entropy': 0.0}
     """
     _check_classes('alpha', alpha.shape, alpha.dim() - 2)
     with no_autocast(alpha):
         alpha = alpha.double()
         if not (alpha > 0).all():
-            raise ValueError(f"a Dirichlet's alpha must be above 0, got {alpha.min().item():g}. Mend: "
-                             'concentration(logits) turns logits into alpha')
+            raise ValueError(
+                f"a Dirichlet's alpha must be above 0, got {alpha.min().item():g}. Mend: "
+                'concentration(logits) turns logits into alpha'
+            )
         alpha0 = alpha.sum(1, keepdim=True)
         mean = alpha / alpha0
         total = entropy(mean)
         data = -(mean * (torch.digamma(alpha + 1) - torch.digamma(alpha0 + 1))).sum(1)
         digamma = torch.digamma(alpha) - torch.digamma(alpha0)
         mkl = (torch.special.xlogy(mean, mean) - mean * digamma).sum(1)
-        differential = (torch.lgamma(alpha) - (alpha - 1) * digamma).sum(1) - torch.lgamma(alpha0).squeeze(1)
-        return dict(total=total, data=data, knowledge=(total - data).clamp(min=0),
-                    epkl=(alpha.shape[1] - 1) / alpha0.squeeze(1), mkl=mkl.clamp(min=0),
-                    differential_entropy=differential)
+        differential = (torch.lgamma(alpha) - (alpha - 1) * digamma).sum(1) - torch.lgamma(
+            alpha0
+        ).squeeze(1)
+        return dict(
+            total=total,
+            data=data,
+            knowledge=(total - data).clamp(min=0),
+            epkl=(alpha.shape[1] - 1) / alpha0.squeeze(1),
+            mkl=mkl.clamp(min=0),
+            differential_entropy=differential,
+        )
 
 
 def ensemble_uncertainty(probs: Tensor) -> dict[str, Tensor]:
@@ -120,19 +138,19 @@ def ensemble_uncertainty(probs: Tensor) -> dict[str, Tensor]:
 class EnsembleUncertainty:
     r"""Running sums over the members of an ensemble: memory does not grow with their number M.
 
-    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076, eq. 4. With
-    :math:`\bar\pi = \frac1M \sum_m \pi^{(m)}`:
+    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076, eq. 4.
+    With :math:`\bar\pi = \frac1M \sum_m \pi^{(m)}`:
 
     .. math::
-        \text{total} &= \mathcal{H}[\bar\pi], \quad \text{data} = \frac1M \sum_m \mathcal{H}[\pi^{(m)}], \quad
-        \text{knowledge} = \text{total} - \text{data} \\
+        \text{total} &= \mathcal{H}[\bar\pi], \quad \text{data} = \frac1M \sum_m
+        \mathcal{H}[\pi^{(m)}], \quad \text{knowledge} = \text{total} - \text{data} \\
         \text{mkl} &= \frac1M \sum_m \mathrm{KL}(\bar\pi \Vert \pi^{(m)}), \quad
         \text{epkl} = \frac{1}{M^2} \sum_{m,l} \mathrm{KL}(\pi^{(m)} \Vert \pi^{(l)})
                     = \text{knowledge} + \text{mkl}
 
-    The authors' code of the proxy paper sums epkl over the M² pairs; this is their mean. Logarithms of probabilities
-    below the smallest normal number of their dtype are taken there, so a member that excludes a class gives a large
-    mkl, not an infinite one.
+    The authors' code of the proxy paper sums epkl over the M² pairs; this is their mean. Logarithms
+    of probabilities below the smallest normal number of their dtype are taken there, so a member
+    that excludes a class gives a large mkl, not an infinite one.
 
     Attributes:
         count: How many members were seen.
@@ -157,12 +175,19 @@ class EnsembleUncertainty:
             ValueError: Another shape than the members before it.
         """
         if self.count and probs.shape != self._prob.shape:
-            what = 'disagree on classes' if probs.shape[1] != self._prob.shape[1] else 'differ in shape'
-            raise ValueError(f'the members of an ensemble {what}: {tuple(self._prob.shape)} before, now '
-                             f'{shape_of(probs)}. Mend: members of the same classes, tested on the same images')
+            what = (
+                'disagree on classes'
+                if probs.shape[1] != self._prob.shape[1]
+                else 'differ in shape'
+            )
+            raise ValueError(
+                f'the members of an ensemble {what}: {tuple(self._prob.shape)} before, now '
+                f'{shape_of(probs)}. Mend: members of the same classes, tested on the same images'
+            )
         if not self.count:
             self._prob, self._log_prob, self._entropy = (
-                torch.zeros_like(x, dtype=torch.float64) for x in (probs, probs, probs[:, 0]))
+                torch.zeros_like(x, dtype=torch.float64) for x in (probs, probs, probs[:, 0])
+            )
         with no_autocast(probs):
             tiny = torch.finfo(probs.dtype).tiny
             probs = probs.double()
@@ -183,14 +208,22 @@ class EnsembleUncertainty:
             ValueError: Fewer than two members were seen.
         """
         if self.count < 2:
-            raise ValueError(f'an ensemble has two members or more, got {self.count}: one alone disagrees with nobody. '
-                             'Mend: train more with tools/train_ensemble.py')
+            raise ValueError(
+                f'an ensemble has two members or more, got {self.count}: one alone disagrees with '
+                f'nobody. '
+                'Mend: train more with tools/train_ensemble.py'
+            )
         mean = self.mean
         total, data = entropy(mean), self._entropy / self.count
         mkl = -total - (mean * self._log_prob).sum(1) / self.count
         knowledge = (total - data).clamp(min=0)
-        return dict(total=total, data=data, knowledge=knowledge, epkl=knowledge + mkl.clamp(min=0),
-                    mkl=mkl.clamp(min=0))
+        return dict(
+            total=total,
+            data=data,
+            knowledge=knowledge,
+            epkl=knowledge + mkl.clamp(min=0),
+            mkl=mkl.clamp(min=0),
+        )
 
 
 def entropy(probs: Tensor) -> Tensor:
@@ -205,5 +238,7 @@ def entropy(probs: Tensor) -> Tensor:
 def _check_classes(name: str, shape: torch.Size, spatial: int) -> None:
     if spatial < 0 or shape[1] < 2:
         leading = '(M, N, C, *S)' if name == 'probs' else '(N, C, *S)'
-        raise ValueError(f'{name} must be {leading} with two classes or more, got {tuple(shape)}'
-                         f'{" for one member" if name == "probs" else ""}')
+        raise ValueError(
+            f'{name} must be {leading} with two classes or more, got {tuple(shape)}'
+            f'{" for one member" if name == "probs" else ""}'
+        )

@@ -1,4 +1,5 @@
 """Metrics: mmengine metrics over what models predict."""
+
 from mmkd.evaluation.metrics import checked_iou as checked_iou  # mends mmseg's metric
 from mmkd.evaluation.metrics.accuracy import Accuracy as Accuracy
 from mmkd.evaluation.metrics.calibration_metric import CalibrationMetric as CalibrationMetric

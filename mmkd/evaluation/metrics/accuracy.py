@@ -1,4 +1,5 @@
 """Accuracy of classifiers in percent."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,7 +34,9 @@ class Accuracy(BaseMetric):
 
     default_prefix = 'accuracy'
 
-    def __init__(self, topk: Sequence[int] = (1,), collect_device: str = 'cpu', prefix: str | None = None) -> None:
+    def __init__(
+        self, topk: Sequence[int] = (1,), collect_device: str = 'cpu', prefix: str | None = None
+    ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         for k in topk:
             check_count('topk', k, 1)
@@ -45,20 +48,28 @@ class Accuracy(BaseMetric):
         for sample in counted:
             for key in ('pred_score', 'gt_label'):
                 if key not in sample:
-                    raise KeyError(f'Accuracy needs {key!r} in every data sample, which has {sorted(sample)}. Mend: a '
-                                   'labelled data set, a classifier that predicts, or ood=True in the metainfo')
+                    raise KeyError(
+                        f'Accuracy needs {key!r} in every data sample, which has '
+                        f'{sorted(sample)}. Mend: a '
+                        'labelled data set, a classifier that predicts, or ood=True in the metainfo'
+                    )
         ahead = iter(self._ahead(counted) if counted else [])
         # An entry a sample, in order: what the ranks gather is cut to the size of the data set.
         self.results += [None if sample.get('ood') else next(ahead) for sample in data_samples]
 
     def _ahead(self, samples: list[dict]) -> list[int]:
         scores = torch.stack([sample['pred_score'] for sample in samples])
-        labels = torch.stack([torch.as_tensor(sample['gt_label']).view(1) for sample in samples]).to(scores.device)
+        labels = torch.stack(
+            [torch.as_tensor(sample['gt_label']).view(1) for sample in samples]
+        ).to(scores.device)
         classes = scores.shape[1]
         if max(self.topk) > classes:
-            raise ValueError(f'topk={self.topk} of {classes} classes. Mend: topk of {classes} at most')
+            raise ValueError(
+                f'topk={self.topk} of {classes} classes. Mend: topk of {classes} at most'
+            )
         own = scores.gather(1, labels)
-        # Among equal scores the lower class comes first: a constant prediction is right for one class, not for all.
+        # Among equal scores the lower class comes first: a constant prediction is right for one
+        # class, not for all.
         earlier = torch.arange(classes, device=scores.device) < labels
         ahead = ((scores > own) | (scores == own) & earlier).sum(1)
         return torch.where(scores.isnan().any(1), classes, ahead).tolist()
@@ -67,5 +78,8 @@ class Accuracy(BaseMetric):
         """Return the percentages over all samples that count."""
         ranks = torch.tensor([rank for rank in results if rank is not None])
         if not len(ranks):
-            raise ValueError(f'Accuracy has no sample with a label (of {len(results)}). Mend: evaluate a labelled set')
+            raise ValueError(
+                f'Accuracy has no sample with a label (of {len(results)}). Mend: evaluate a '
+                f'labelled set'
+            )
         return {f'top{k}': 100.0 * (ranks < k).double().mean().item() for k in self.topk}

@@ -1,4 +1,5 @@
 """CalibrationMetric: NLL, Brier score, ECE and error of a classifier or, over all pixels, of a segmentor."""
+
 from collections.abc import Sequence
 from functools import reduce
 from operator import add
@@ -16,9 +17,10 @@ from mmkd.registry import METRICS
 class CalibrationMetric(BaseMetric):
     """Report ``calibration/NLL`` (nats), ``Brier`` (0 to 2), ``ECE`` (%, 15 bins) and ``error`` (%).
 
-    Averages run over all images, or over all labelled pixels of all images: pixels are summed image by image, 49
-    numbers each, never stored. Probabilities are softmax(logits); samples with ``ood=True`` have no right class and
-    are left out. See :mod:`mmkd.evaluation.functional.calibration` for the formulas.
+    Averages run over all images, or over all labelled pixels of all images: pixels are summed image
+    by image, 49 numbers each, never stored. Probabilities are softmax(logits); samples with
+    ``ood=True`` have no right class and are left out. See
+    :mod:`mmkd.evaluation.functional.calibration` for the formulas.
 
     Args:
         ignore_index: The label that does not count.
@@ -29,12 +31,15 @@ class CalibrationMetric(BaseMetric):
         >>> metric = CalibrationMetric()
         >>> metric.process(None, [dict(pred_score=torch.tensor([0.25, 0.75]), gt_label=torch.tensor([0]))])
         >>> {name: round(value, 3) for name, value in metric.evaluate(1).items()}
-        {'calibration/NLL': 1.386, 'calibration/Brier': 1.125, 'calibration/ECE': 75.0, 'calibration/error': 100.0}
+        {'calibration/NLL': 1.386, 'calibration/Brier': 1.125, 'calibration/ECE': 75.0,
+        'calibration/error': 100.0}
     """
 
     default_prefix = 'calibration'
 
-    def __init__(self, ignore_index: int = 255, collect_device: str = 'cpu', prefix: str | None = None) -> None:
+    def __init__(
+        self, ignore_index: int = 255, collect_device: str = 'cpu', prefix: str | None = None
+    ) -> None:
         super().__init__(collect_device, prefix)
         self.ignore_index = ignore_index
 
@@ -42,7 +47,9 @@ class CalibrationMetric(BaseMetric):
         """Sum over each sample; one entry a sample, so that mmengine can drop what a sampler repeated."""
         for sample in data_samples:
             if is_ood(sample):
-                self.results.append(CalibrationSums(0.0, 0.0, 0.0, 0.0, torch.zeros(3, BINS, dtype=torch.float64)))
+                self.results.append(
+                    CalibrationSums(0.0, 0.0, 0.0, 0.0, torch.zeros(3, BINS, dtype=torch.float64))
+                )
                 continue
             logits = logits_of(sample)
             labels, mask = (t.to(logits.device) for t in labels_of(sample, self.ignore_index))
@@ -51,4 +58,6 @@ class CalibrationMetric(BaseMetric):
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Average over everything."""
         sums: CalibrationSums = reduce(add, results)
-        return dict(NLL=sums.mean_nll, Brier=sums.mean_brier, ECE=100 * sums.ece, error=100 * sums.error)
+        return dict(
+            NLL=sums.mean_nll, Brier=sums.mean_brier, ECE=100 * sums.ece, error=100 * sums.error
+        )

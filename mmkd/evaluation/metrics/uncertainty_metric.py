@@ -1,4 +1,5 @@
 """UncertaintyMetric: does uncertainty find the mistakes (PRR) and the inputs from elsewhere (AUROC)."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,12 @@ from torch import Tensor
 
 from mmkd.evaluation.functional.predictions import is_ood, labels_of, logits_of
 from mmkd.evaluation.functional.rejection import ood_auroc, prediction_rejection_ratio
-from mmkd.evaluation.functional.uncertainty import check_outputs, concentration, dirichlet_uncertainty, entropy
+from mmkd.evaluation.functional.uncertainty import (
+    check_outputs,
+    concentration,
+    dirichlet_uncertainty,
+    entropy,
+)
 from mmkd.registry import METRICS
 from mmkd.utils.checks import check_count
 
@@ -19,19 +25,21 @@ from mmkd.utils.checks import check_count
 class UncertaintyMetric(BaseMetric):
     r"""Report ``uncertainty/PRR`` and, where samples have ``ood=True``, ``AUROC_total`` and ``AUROC_knowledge``, in %.
 
-    PRR asks whether total uncertainty ranks wrong predictions first, over images or, for segmentors, over pixels; the
-    prediction is the most likely class of softmax(logits). AUROC asks whether uncertainty tells out-of-distribution
-    images from the others, image by image: a segmentor's is the mean over its pixels. Out-of-distribution samples need
-    no labels and count in the AUROC alone. See
-    :mod:`mmkd.evaluation.functional.rejection` and :mod:`mmkd.evaluation.functional.uncertainty`.
+    PRR asks whether total uncertainty ranks wrong predictions first, over images or, for
+    segmentors, over pixels; the prediction is the most likely class of softmax(logits). AUROC asks
+    whether uncertainty tells out-of-distribution images from the others, image by image: a
+    segmentor's is the mean over its pixels. Out-of-distribution samples need no labels and count in
+    the AUROC alone. See :mod:`mmkd.evaluation.functional.rejection` and
+    :mod:`mmkd.evaluation.functional.uncertainty`.
 
     Args:
-        outputs: How the network's output is read. 'dirichlet': α = exp(logits) + offset. 'softmax': total uncertainty
-            only, the entropy. 'ensemble': the fields ``total_uncertainty`` and ``knowledge_uncertainty`` that
-            mmkd.Ensemble writes.
+        outputs: How the network's output is read. 'dirichlet': α = exp(logits) + offset. 'softmax':
+            total uncertainty only, the entropy. 'ensemble': the fields ``total_uncertainty`` and
+            ``knowledge_uncertainty`` that mmkd.Ensemble writes.
         offset: Added to every α, for 'dirichlet' (1 for a network trained on the proxy target).
-        positions_per_image: So many labelled pixels of an image are looked at, drawn with a fixed seed; all of them
-            where there are no more. Both the PRR's pixels and the image mean are of these.
+        positions_per_image: So many labelled pixels of an image are looked at, drawn with a fixed
+            seed; all of them where there are no more. Both the PRR's pixels and the image mean are
+            of these.
         ignore_index: The label that does not count.
         collect_device: Where mmengine gathers the results of several processes.
         prefix: What stands before the names.
@@ -46,13 +54,21 @@ class UncertaintyMetric(BaseMetric):
         >>> metric.process(None, [dict(pred_logits=logits[0], gt_label=0), dict(pred_logits=logits[1], gt_label=1),
         ...                       dict(pred_logits=logits[2], ood=True)])
         >>> metric.evaluate(3)
-        {'uncertainty/PRR': 100.0, 'uncertainty/AUROC_total': 100.0, 'uncertainty/AUROC_knowledge': 100.0}
+        {'uncertainty/PRR': 100.0, 'uncertainty/AUROC_total': 100.0, 'uncertainty/AUROC_knowledge':
+        100.0}
     """
 
     default_prefix = 'uncertainty'
 
-    def __init__(self, outputs: str = 'dirichlet', offset: float = 0.0, positions_per_image: int = 10_000,
-                 ignore_index: int = 255, collect_device: str = 'cpu', prefix: str | None = None) -> None:
+    def __init__(
+        self,
+        outputs: str = 'dirichlet',
+        offset: float = 0.0,
+        positions_per_image: int = 10_000,
+        ignore_index: int = 255,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+    ) -> None:
         check_outputs(outputs, ('dirichlet', 'softmax', 'ensemble'), offset)
         check_count('positions_per_image', positions_per_image, 1)
         super().__init__(collect_device, prefix)
@@ -74,24 +90,37 @@ class UncertaintyMetric(BaseMetric):
         if any(ood):
             marks = [result['ood'] for result in seen]
             for name in ('total', 'knowledge') if self.outputs != 'softmax' else ('total',):
-                metrics[f'AUROC_{name}'] = 100 * ood_auroc([result[name].mean() for result in seen], marks)
+                metrics[f'AUROC_{name}'] = 100 * ood_auroc(
+                    [result[name].mean() for result in seen], marks
+                )
         if not inside:
-            raise ValueError('no labelled prediction: every label is ignored. Mend: check ignore_index and the '
-                             'data set')
-        total, wrong = (np.concatenate([result[name] for result in inside]) for name in ('total', 'wrong'))
+            raise ValueError(
+                'no labelled prediction: every label is ignored. Mend: check ignore_index and the '
+                'data set'
+            )
+        total, wrong = (
+            np.concatenate([result[name] for result in inside]) for name in ('total', 'wrong')
+        )
         return dict(PRR=prediction_rejection_ratio(total, wrong), **metrics)
 
     def _read(self, sample: dict) -> dict[str, Any]:
         logits, ood = logits_of(sample), is_ood(sample)
-        labels, mask = (None, torch.ones_like(logits[:, 0], dtype=torch.bool)) if ood else (
-            t.to(logits.device) for t in labels_of(sample, self.ignore_index))
+        labels, mask = (
+            (None, torch.ones_like(logits[:, 0], dtype=torch.bool))
+            if ood
+            else (t.to(logits.device) for t in labels_of(sample, self.ignore_index))
+        )
         index = mask.view(-1).nonzero().squeeze(1)
         if len(index) > self.positions:
             # The same draw whatever the order of images, processes and batches.
             generator = torch.Generator().manual_seed(0)
-            index = index[torch.randperm(len(index), generator=generator)[:self.positions].to(index.device)]
+            index = index[
+                torch.randperm(len(index), generator=generator)[: self.positions].to(index.device)
+            ]
         flat = logits[0].flatten(1).T[index] if logits.dim() > 2 else logits[index]  # (P, C)
-        result = {name: value.cpu().numpy() for name, value in self._measure(sample, flat, index).items()}
+        result = {
+            name: value.cpu().numpy() for name, value in self._measure(sample, flat, index).items()
+        }
         if labels is not None:
             result['wrong'] = (flat.argmax(1) != labels.reshape(-1)[index]).cpu().numpy()
         return dict(result, ood=ood)
@@ -106,8 +135,12 @@ class UncertaintyMetric(BaseMetric):
         for name in ('total', 'knowledge'):
             field = sample.get(f'{name}_uncertainty')
             if field is None:
-                raise KeyError(f"outputs='ensemble' reads '{name}_uncertainty', which this prediction lacks (it has "
-                               f"{sorted(sample)}). Mend: test an mmkd.Ensemble, or outputs='dirichlet' or 'softmax' "
-                               'for a single network')
+                raise KeyError(
+                    f"outputs='ensemble' reads '{name}_uncertainty', which this prediction lacks "
+                    f'(it has '
+                    f"{sorted(sample)}). Mend: test an mmkd.Ensemble, or outputs='dirichlet' or "
+                    f"'softmax' "
+                    'for a single network'
+                )
             found[name] = (field['data'] if isinstance(field, dict) else field).reshape(-1)[index]
         return found

@@ -1,4 +1,5 @@
 """Parts of an adversarial loss: masked means, drawn positions, categories, and the norms of the critic's weights."""
+
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -29,11 +30,20 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     >>> masked_mean(torch.tensor([1., 2., 6.]), torch.tensor([True, False, True]))
     tensor(3.5000)
     """
-    return x.mean() if valid is None else x.where(valid, x.new_zeros(())).sum() / valid.sum().clamp(min=1)
+    return (
+        x.mean()
+        if valid is None
+        else x.where(valid, x.new_zeros(())).sum() / valid.sum().clamp(min=1)
+    )
 
 
-def draw_positions(number: int, student: Tensor, teacher: Tensor, labels: Tensor | None = None,
-                   mask: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+def draw_positions(
+    number: int,
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
     """Draw places of the whole batch without replacement, valid ones first, the same in every tensor.
 
     Args:
@@ -44,8 +54,8 @@ def draw_positions(number: int, student: Tensor, teacher: Tensor, labels: Tensor
         mask: Bool (N, *S), True where a place may count.
 
     Returns:
-        student and teacher (P, C), labels (P,), and which of the P count, (P,): not those that had to be drawn beyond
-        the valid ones.
+        student and teacher (P, C), labels (P,), and which of the P count, (P,): not those that had
+        to be drawn beyond the valid ones.
 
     Examples:
         >>> x = torch.arange(6.).view(1, 1, 2, 3)
@@ -62,9 +72,15 @@ def draw_positions(number: int, student: Tensor, teacher: Tensor, labels: Tensor
         labels = resize_labels(labels, tuple(student.shape[2:])).flatten()
     drawn = key.flatten().topk(min(number, key.numel()), sorted=False).indices
     image, place = drawn // key[0].numel(), drawn % key[0].numel()
-    student, teacher = (x.reshape(images, channels, -1)[image, :, place] for x in (student, teacher))
-    return (student, teacher, None if labels is None else labels[drawn],
-            None if mask is None else mask.flatten()[drawn])
+    student, teacher = (
+        x.reshape(images, channels, -1)[image, :, place] for x in (student, teacher)
+    )
+    return (
+        student,
+        teacher,
+        None if labels is None else labels[drawn],
+        None if mask is None else mask.flatten()[drawn],
+    )
 
 
 def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -85,16 +101,23 @@ def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None 
     """
     labels = resize_labels(labels, tuple(scores.shape[2:])) if scores.dim() == 4 else labels
     if labels.shape != (len(scores), *scores.shape[2:]):
-        raise ValueError(f'labels {shape_of(labels)} do not fit the category scores {shape_of(scores)}; mend: labels '
-                         '(N,) for a critic with one score an image, (N, H, W) for one that scores places')
+        raise ValueError(
+            f'labels {shape_of(labels)} do not fit the category scores {shape_of(scores)}; mend: '
+            f'labels '
+            '(N,) for a critic with one score an image, (N, H, W) for one that scores places'
+        )
     counts = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid[:, 0]
     wrong = counts & ((labels < 0) | (labels >= scores.shape[1]))
     if wrong.any():
-        raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the critic has '
-                         f'{scores.shape[1]} categories (0 … {scores.shape[1] - 1}); mend: num_classes=… of the '
-                         "critic, or, where ids are ignored, reads=dict(mask='batch.valid')")
+        raise ValueError(
+            f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but the critic has '
+            f'{scores.shape[1]} categories (0 … {scores.shape[1] - 1}); mend: num_classes=… of the '
+            "critic, or, where ids are ignored, reads=dict(mask='batch.valid')"
+        )
     target = labels.long().masked_fill(~counts, IGNORED_IMAGE)
-    return F.cross_entropy(scores, target, ignore_index=IGNORED_IMAGE, reduction='sum') / counts.sum().clamp(min=1)
+    return F.cross_entropy(
+        scores, target, ignore_index=IGNORED_IMAGE, reduction='sum'
+    ) / counts.sum().clamp(min=1)
 
 
 def weight_norms(module: nn.Module, l1: float, l2: float) -> Tensor | float:
@@ -104,7 +127,7 @@ def weight_norms(module: nn.Module, l1: float, l2: float) -> Tensor | float:
     tensor(53., grad_fn=<AddBackward0>)
     """
     parameters = [p for p in module.parameters() if p.requires_grad]
-    value: Tensor | float = 0.
+    value: Tensor | float = 0.0
     if l1:
         value = value + l1 * sum(p.abs().sum() for p in parameters)
     return value + l2 * sum(p.square().sum() for p in parameters) if l2 else value

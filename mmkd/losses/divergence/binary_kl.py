@@ -1,4 +1,5 @@
 """Distillation of sigmoid heads: the divergence of a yes or no for each class, position by position."""
+
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -7,18 +8,21 @@ from mmkd.registry import MODELS
 from mmkd.utils.checks import check_positive
 
 
-def binary_kl(student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None) -> Tensor:
+def binary_kl(
+    student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor | None = None
+) -> Tensor:
     r"""Divergence of the class-wise Bernoulli distributions of student and teacher.
 
-    The pixel-wise term of Structured KD (Liu et al., TPAMI 2020, arXiv 1903.04197, eq. 1) for detectors, whose classes
-    are each a sigmoid of its own (FCOS, RetinaNet, GFL), where a softmax would make them compete. Its printed equation
-    is about softmax alone; KL(teacher‖student) as in :func:`mmkd.losses.divergence.pixel_wise_kl`.
+    The pixel-wise term of Structured KD (Liu et al., TPAMI 2020, arXiv 1903.04197, eq. 1) for
+    detectors, whose classes are each a sigmoid of its own (FCOS, RetinaNet, GFL), where a softmax
+    would make them compete. Its printed equation is about softmax alone; KL(teacher‖student) as in
+    :func:`mmkd.losses.divergence.pixel_wise_kl`.
 
     .. math:: \tau^2 \frac{1}{|V|} \sum_{i \in V} \sum_c \left[ q^t_{ic} \ln \frac{q^t_{ic}}{q^s_{ic}} + (1 - q^t_{ic})
               \ln \frac{1 - q^t_{ic}}{1 - q^s_{ic}} \right], \quad q = \sigma(z / \tau)
 
-    Normaliser: summed over classes, averaged over the valid positions V of the whole batch. Several anchors a position
-    are channels, so they are summed as classes are.
+    Normaliser: summed over classes, averaged over the valid positions V of the whole batch. Several
+    anchors a position are channels, so they are summed as classes are.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
@@ -43,9 +47,11 @@ def binary_kl(student: Tensor, teacher: Tensor, tau: float = 1.0, mask: Tensor |
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) / tau for x in widen(student, teacher.detach()))
-        # from logits on both sides, so that a confident class loses no digits; equal ones add exactly 0
-        divergence = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student)) \
-            + (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+        # from logits on both sides, so that a confident class loses no digits; equal ones add
+        # exactly 0
+        divergence = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student)) + (
+            -teacher
+        ).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
         valid = student[:, 0].numel() if mask is None else mask.sum().clamp(min=1)
         return tau**2 * divergence.sum() / valid
 
@@ -67,7 +73,9 @@ class BinaryKLLoss(Loss):
 
     class_logits = ('student', 'teacher')
 
-    def __init__(self, tau: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
+    def __init__(
+        self, tau: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         check_positive('tau', tau)
         self.tau = tau

@@ -1,38 +1,53 @@
 """Pixel-wise distillation: the Kullback-Leibler divergence of the class distributions, position by position."""
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_logits, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.base import (
+    Loss,
+    check_logits,
+    check_mask,
+    fill_masked,
+    no_autocast,
+    shape_of,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_positive
 
 
-def pixel_wise_kl(student: Tensor, teacher: Tensor, tau: float = 1.0, direction: str = 'forward',
-                  reduction: str = 'mean', mask: Tensor | None = None) -> Tensor:
+def pixel_wise_kl(
+    student: Tensor,
+    teacher: Tensor,
+    tau: float = 1.0,
+    direction: str = 'forward',
+    reduction: str = 'mean',
+    mask: Tensor | None = None,
+) -> Tensor:
     r"""Divergence between the class distributions of student and teacher at every position.
 
-    Paper: Liu et al., Structured Knowledge Distillation for Dense Prediction, CVPR 2019 / TPAMI 2020,
-    arXiv 1903.04197, eq. 1.
+    Paper: Liu et al., Structured Knowledge Distillation for Dense Prediction, CVPR 2019 / TPAMI
+    2020, arXiv 1903.04197, eq. 1.
 
     .. math:: \ell_{pi} = \tau^2 \frac{1}{|V|} \sum_{i \in V} \mathrm{KL}(q_i^t \Vert q_i^s),
               \quad q_i = \mathrm{softmax}(z_i / \tau)
 
     Normaliser: summed over classes, averaged over the valid positions V of the whole batch.
 
-    The equation prints KL(student‖teacher); ``direction='reverse'`` is that. The default 'forward' is
-    KL(teacher‖student), since the authors' code minimises it up to a constant (a cross-entropy with the teacher as
-    target, whose minimum is the teacher's entropy instead of 0), since it covers every class the teacher holds likely,
-    and since it is what knowledge distillation means elsewhere. Their code also divides by the positions of one
-    image only, so that the value grows with the batch: ``reduction='batch_sum'``. It knows neither a temperature
-    (tau=1) nor a mask.
+    The equation prints KL(student‖teacher); ``direction='reverse'`` is that. The default 'forward'
+    is KL(teacher‖student), since the authors' code minimises it up to a constant (a cross-entropy
+    with the teacher as target, whose minimum is the teacher's entropy instead of 0), since it
+    covers every class the teacher holds likely, and since it is what knowledge distillation means
+    elsewhere. Their code also divides by the positions of one image only, so that the value grows
+    with the batch: ``reduction='batch_sum'``. It knows neither a temperature (tau=1) nor a mask.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
         teacher: Logits of the same shape; receives no gradient.
         tau: Temperature.
         direction: 'forward' for KL(teacher‖student) or 'reverse' for KL(student‖teacher).
-        reduction: 'mean' over the valid positions of the batch, or 'batch_sum': the sum over images of each image's
-            mean (N times the mean where nothing is masked).
+        reduction: 'mean' over the valid positions of the batch, or 'batch_sum': the sum over images
+            of each image's mean (N times the mean where nothing is masked).
         mask: Bool (N, \*S), True where a position counts.
 
     Returns:
@@ -53,9 +68,12 @@ def pixel_wise_kl(student: Tensor, teacher: Tensor, tau: float = 1.0, direction:
     check_choice('reduction', reduction, ('mean', 'batch_sum'))
     check_logits(student, teacher, 'pixel-wise KL')
     if student.shape[1] == 1:
-        raise ValueError(f'softmax over a single class is always 1, so this loss contributes nothing: '
-                         f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid head, or give both a background '
-                         'class, e.g. torch.cat([zeros, logits], 1)')
+        raise ValueError(
+            f'softmax over a single class is always 1, so this loss contributes nothing: '
+            f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid head, or give both a '
+            f'background '
+            'class, e.g. torch.cat([zeros, logits], 1)'
+        )
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) / tau for x in widen(student, teacher.detach()))
@@ -67,7 +85,11 @@ def pixel_wise_kl(student: Tensor, teacher: Tensor, tau: float = 1.0, direction:
         valid = student[:, 0].numel() if mask is None else mask.sum().clamp(min=1)
         if reduction == 'mean':
             return tau**2 * per_image.sum() / valid
-        valid = student[0, 0].numel() if mask is None else mask.reshape(len(mask), -1).sum(1).clamp(min=1)
+        valid = (
+            student[0, 0].numel()
+            if mask is None
+            else mask.reshape(len(mask), -1).sum(1).clamp(min=1)
+        )
         return tau**2 * (per_image / valid).sum()
 
 
@@ -77,7 +99,8 @@ class PixelWiseKLLoss(Loss):
 
     Args:
         tau: Temperature.
-        direction: 'forward' for KL(teacher‖student) or 'reverse' for KL(student‖teacher), as printed.
+        direction: 'forward' for KL(teacher‖student) or 'reverse' for KL(student‖teacher), as
+            printed.
         reduction: 'mean' over positions or the authors' 'batch_sum'.
         loss_weight: Factor inside the returned value.
         loss_name: Key in the logs.
@@ -91,8 +114,14 @@ class PixelWiseKLLoss(Loss):
 
     class_logits = ('student', 'teacher')
 
-    def __init__(self, tau: float = 1.0, direction: str = 'forward', reduction: str = 'mean',
-                 loss_weight: float = 1.0, loss_name: str | None = None) -> None:
+    def __init__(
+        self,
+        tau: float = 1.0,
+        direction: str = 'forward',
+        reduction: str = 'mean',
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         check_positive('tau', tau)
         check_choice('direction', direction, ('forward', 'reverse'))
@@ -101,4 +130,6 @@ class PixelWiseKLLoss(Loss):
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Return the weighted loss of logits (N, C, \*S) under a bool mask (N, \*S)."""
-        return self.loss_weight * pixel_wise_kl(student, teacher, self.tau, self.direction, self.reduction, mask)
+        return self.loss_weight * pixel_wise_kl(
+            student, teacher, self.tau, self.direction, self.reduction, mask
+        )

@@ -1,4 +1,5 @@
 """Ensemble Distribution Distillation: the members' predictions are samples, the student's logits a Dirichlet."""
+
 import math
 
 import torch
@@ -11,8 +12,13 @@ from mmkd.registry import MODELS
 SMOOTHING = 1e-3
 
 
-def dirichlet_nll(student: Tensor, teachers: Tensor | EnsembleStatistics, temperature: float = 1.0,
-                  smoothing: float = SMOOTHING, mask: Tensor | None = None) -> Tensor:
+def dirichlet_nll(
+    student: Tensor,
+    teachers: Tensor | EnsembleStatistics,
+    temperature: float = 1.0,
+    smoothing: float = SMOOTHING,
+    mask: Tensor | None = None,
+) -> Tensor:
     r"""Negative log-likelihood of the members' class distributions under the student's Dirichlet.
 
     Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076 (EnD²).
@@ -21,22 +27,26 @@ def dirichlet_nll(student: Tensor, teachers: Tensor | EnsembleStatistics, temper
               = \frac{T^2}{|V|} \sum_{i \in V} \Big[ \sum_k \ln\Gamma(\alpha_k) - \ln\Gamma(\alpha_0)
               - \sum_k (\alpha_k - 1) \frac1M \sum_m \ln \pi_k^{(m)} \Big]
 
-    with α = exp(z / T), α₀ = Σ α and π = (1−ε) softmax(z_m / T) + ε / K. A density, so values below 0 are usual.
+    with α = exp(z / T), α₀ = Σ α and π = (1−ε) softmax(z_m / T) + ε / K. A density, so values below
+    0 are usual.
 
-    Normaliser: summed over classes, averaged over members and over the valid positions V of the whole batch.
+    Normaliser: summed over classes, averaged over members and over the valid positions V of the
+    whole batch.
 
-    At T = 1 with many classes the unlikely ones dominate the gradient: anneal the temperature from 10 to 1 (see
-    :class:`mmkd.engine.hooks.ScheduleHook`) or use ProxyDirichletLoss. The authors' code writes the smoothing as
-    (1−ε)(π − 1/K) + 1/K, which is the same, and adds 1e-8 to π in the logarithm and to α in ln Γ, which is left out
-    here: the smoothing keeps π away from 0, and α does not reach 0 in float64.
+    At T = 1 with many classes the unlikely ones dominate the gradient: anneal the temperature from
+    10 to 1 (see :class:`mmkd.engine.hooks.ScheduleHook`) or use ProxyDirichletLoss. The authors'
+    code writes the smoothing as (1−ε)(π − 1/K) + 1/K, which is the same, and adds 1e-8 to π in the
+    logarithm and to α in ln Γ, which is left out here: the smoothing keeps π away from 0, and α
+    does not reach 0 in float64.
 
-    Computed in float64. z / T is clipped to [−700, ¾ ln(largest number of the returned dtype)], that is to 66 for
-    float32, so that neither exp nor ln Γ overflows; a logit beyond that has no gradient.
+    Computed in float64. z / T is clipped to [−700, ¾ ln(largest number of the returned dtype)],
+    that is to 66 for float32, so that neither exp nor ln Γ overflows; a logit beyond that has no
+    gradient.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
-        teachers: Logits of the members (M, N, C, \*S), M ≥ 2, or :class:`EnsembleStatistics` of them, taken at the
-            same temperature and smoothing; receives no gradient.
+        teachers: Logits of the members (M, N, C, \*S), M ≥ 2, or :class:`EnsembleStatistics` of
+            them, taken at the same temperature and smoothing; receives no gradient.
         temperature: T, of both sides.
         smoothing: ε in [0, 1) of the members.
         mask: Bool (N, \*S), True where a position counts.
@@ -45,7 +55,8 @@ def dirichlet_nll(student: Tensor, teachers: Tensor | EnsembleStatistics, temper
         0-d tensor, float32 or wider.
 
     Raises:
-        ValueError: fewer than two members, shapes that do not fit, a single class, a bad temperature or smoothing.
+        ValueError: fewer than two members, shapes that do not fit, a single class, a bad
+            temperature or smoothing.
         TypeError: a mask that is not bool.
 
     Examples:
@@ -62,12 +73,15 @@ def dirichlet_nll(student: Tensor, teachers: Tensor | EnsembleStatistics, temper
         return (temperature**2 * mean_over_valid(nll, mask)).to(widen(student)[0].dtype)
 
 
-def clipped_concentration(student: Tensor, temperature: float = 1.0, mask: Tensor | None = None) -> Tensor:
+def clipped_concentration(
+    student: Tensor, temperature: float = 1.0, mask: Tensor | None = None
+) -> Tensor:
     r"""Return α = exp(z / T) in float64, finite for any finite logit; 1 where a position does not count.
 
-    Above 0.75 ln(the largest number of the student's dtype), 66.5 for float32, z / T is clipped, so that gradients
-    stay numbers; up to there α is that of :func:`mmkd.evaluation.functional.uncertainty.concentration`, which tests
-    use. A logit of NaN or ±Inf gives NaN.
+    Above 0.75 ln(the largest number of the student's dtype), 66.5 for float32, z / T is clipped, so
+    that gradients stay numbers; up to there α is that of
+    :func:`mmkd.evaluation.functional.uncertainty.concentration`, which tests use. A logit of NaN or
+    ±Inf gives NaN.
 
     Args:
         student: Logits (N, C, \*S).
@@ -80,7 +94,7 @@ def clipped_concentration(student: Tensor, temperature: float = 1.0, mask: Tenso
     largest = 0.75 * math.log(torch.finfo(widen(student)[0].dtype).max)
     # Clipped before exp: the gradient of exp at an overflow is inf · 0.
     z = infinite_to_nan(fill_masked(student, mask)).double() / temperature
-    return z.clamp(-700., largest).exp()
+    return z.clamp(-700.0, largest).exp()
 
 
 @MODELS.register_module()
@@ -102,8 +116,13 @@ class DirichletNLLLoss(Loss):
     class_logits = ('student', 'teachers')
     streams = ('teachers',)
 
-    def __init__(self, temperature: float = 1.0, smoothing: float = SMOOTHING, loss_weight: float = 1.0,
-                 loss_name: str | None = None) -> None:
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        smoothing: float = SMOOTHING,
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         self.temperature, self.smoothing = temperature, smoothing
         self.running()  # refuses a bad temperature or smoothing now
@@ -112,6 +131,10 @@ class DirichletNLLLoss(Loss):
         """Return empty statistics at today's temperature, for members that come one after the other."""
         return EnsembleStatistics(self.temperature, self.smoothing)
 
-    def forward(self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None
+    ) -> Tensor:
         r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a bool mask (N, \*S)."""
-        return self.loss_weight * dirichlet_nll(student, teachers, self.temperature, self.smoothing, mask)
+        return self.loss_weight * dirichlet_nll(
+            student, teachers, self.temperature, self.smoothing, mask
+        )

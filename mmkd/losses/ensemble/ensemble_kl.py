@@ -1,4 +1,5 @@
 """Ensemble distillation (EnD): the mean of the ensemble as target, the baseline of distribution distillation."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -8,25 +9,30 @@ from mmkd.losses.ensemble.statistics import EnsembleStatistics, mean_over_valid,
 from mmkd.registry import MODELS
 
 
-def ensemble_kl(student: Tensor, teachers: Tensor | EnsembleStatistics, temperature: float = 1.0,
-                mask: Tensor | None = None) -> Tensor:
+def ensemble_kl(
+    student: Tensor,
+    teachers: Tensor | EnsembleStatistics,
+    temperature: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
     r"""Divergence of the student's class distribution from the mean of the members' at every position.
 
-    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076 (EnD, the baseline there).
+    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076 (EnD, the
+    baseline there).
 
     .. math:: \ell = T^2 \frac{1}{|V|} \sum_{i \in V} \mathrm{KL}\Big(\frac1M \sum_m
               \mathrm{softmax}(z_i^{(m)} / T) \Big\Vert \mathrm{softmax}(z_i / T)\Big)
 
     Normaliser: summed over classes, averaged over the valid positions V of the whole batch.
 
-    It keeps what the members predict on average and loses how they disagree. The authors' code minimises the
-    cross-entropy, this plus the entropy of the mean, and divides by the number of classes too. For members that are
-    all equal it is :func:`pixel_wise_kl`. Computed in float64.
+    It keeps what the members predict on average and loses how they disagree. The authors' code
+    minimises the cross-entropy, this plus the entropy of the mean, and divides by the number of
+    classes too. For members that are all equal it is :func:`pixel_wise_kl`. Computed in float64.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
-        teachers: Logits of the members (M, N, C, \*S), M ≥ 2, or :class:`EnsembleStatistics` of them, taken at the
-            same temperature without smoothing; receives no gradient.
+        teachers: Logits of the members (M, N, C, \*S), M ≥ 2, or :class:`EnsembleStatistics` of
+            them, taken at the same temperature without smoothing; receives no gradient.
         temperature: T, of both sides.
         mask: Bool (N, \*S), True where a position counts.
 
@@ -34,7 +40,8 @@ def ensemble_kl(student: Tensor, teachers: Tensor | EnsembleStatistics, temperat
         0-d tensor, float32 or wider.
 
     Raises:
-        ValueError: fewer than two members, shapes that do not fit, a single class, a bad temperature.
+        ValueError: fewer than two members, shapes that do not fit, a single class, a bad
+            temperature.
         TypeError: a mask that is not bool.
 
     Examples:
@@ -68,7 +75,9 @@ class EnsembleKLLoss(Loss):
     class_logits = ('student', 'teachers')
     streams = ('teachers',)
 
-    def __init__(self, temperature: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
+    def __init__(
+        self, temperature: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         self.temperature = temperature
         self.running()  # refuses a bad temperature now
@@ -77,6 +86,8 @@ class EnsembleKLLoss(Loss):
         """Return empty statistics at today's temperature, for members that come one after the other."""
         return EnsembleStatistics(self.temperature)
 
-    def forward(self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None
+    ) -> Tensor:
         r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a bool mask (N, \*S)."""
         return self.loss_weight * ensemble_kl(student, teachers, self.temperature, mask)

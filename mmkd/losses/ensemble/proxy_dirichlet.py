@@ -1,4 +1,5 @@
 """Proxy-Dirichlet distillation: a Dirichlet is fitted to the members in closed form, the student matches it."""
+
 import math
 
 import torch
@@ -14,44 +15,52 @@ DIRECTIONS = ('reverse', 'forward')
 MAX_PRECISION = 1e6
 
 
-def proxy_dirichlet(student: Tensor, teachers: Tensor | EnsembleStatistics, direction: str = 'reverse',
-                    offset: float = 1.0, mask: Tensor | None = None) -> Tensor:
+def proxy_dirichlet(
+    student: Tensor,
+    teachers: Tensor | EnsembleStatistics,
+    direction: str = 'reverse',
+    offset: float = 1.0,
+    mask: Tensor | None = None,
+) -> Tensor:
     r"""Divergence between the student's Dirichlet and one whose precision is read off the members' disagreement.
 
-    Paper: Ryabinin et al., Scaling Ensemble Distribution Distillation to Many Classes with Proxy Targets,
-    NeurIPS 2021, arXiv 2105.06987.
+    Paper: Ryabinin et al., Scaling Ensemble Distribution Distillation to Many Classes with Proxy
+    Targets, NeurIPS 2021, arXiv 2105.06987.
 
     .. math:: \mathrm{MKL} = \frac1M \sum_m \mathrm{KL}(\bar\pi \Vert \pi^{(m)}), \quad
               \tilde\beta_0 = \min\Big(\frac{K-1}{2\,\mathrm{MKL} + 10^{-8}}, 10^6\Big), \quad
               \beta = \bar\pi \tilde\beta_0 + o, \quad \alpha = e^z + o
 
-    ``direction='reverse'`` is KL(Dir α‖Dir β) / Σβ, the paper's claim; ``'forward'`` is KL(Dir β‖Dir α), whose gradient
-    is spent on unlikely classes as that of the plain likelihood is: at z = 0 with 1000 classes and sure members −7.2 on
-    the true class but +6.9 on each other, against −0.64 and +0.0005 of 'reverse'.
+    ``direction='reverse'`` is KL(Dir α‖Dir β) / Σβ, the paper's claim; ``'forward'`` is KL(Dir
+    β‖Dir α), whose gradient is spent on unlikely classes as that of the plain likelihood is: at z =
+    0 with 1000 classes and sure members −7.2 on the true class but +6.9 on each other, against
+    −0.64 and +0.0005 of 'reverse'.
 
     Normaliser: averaged over the valid positions of the whole batch.
 
-    Where the authors' code differs: its reverse loss is the same up to a constant of the student, its forward loss is
-    the same; it has no cap on the precision, which grows without bound where members agree.
+    Where the authors' code differs: its reverse loss is the same up to a constant of the student,
+    its forward loss is the same; it has no cap on the precision, which grows without bound where
+    members agree.
 
-    Temperature is 1 and nothing is smoothed: another temperature would be another disagreement. Predict classes by
-    softmax(z), as the authors do; the offset belongs to uncertainty measures only. Computed in float64; a logit is
-    clipped as in :func:`dirichlet_nll`.
+    Temperature is 1 and nothing is smoothed: another temperature would be another disagreement.
+    Predict classes by softmax(z), as the authors do; the offset belongs to uncertainty measures
+    only. Computed in float64; a logit is clipped as in :func:`dirichlet_nll`.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
-        teachers: Logits of the members (M, N, C, \*S), M ≥ 2, or :class:`EnsembleStatistics` of them, taken at
-            temperature 1 without smoothing; receives no gradient.
+        teachers: Logits of the members (M, N, C, \*S), M ≥ 2, or :class:`EnsembleStatistics` of
+            them, taken at temperature 1 without smoothing; receives no gradient.
         direction: 'reverse' or 'forward'.
-        offset: o ≥ 0, of both sides. Below 1 the density has poles, and without it 'forward' is infinite where a class
-            has no probability.
+        offset: o ≥ 0, of both sides. Below 1 the density has poles, and without it 'forward' is
+            infinite where a class has no probability.
         mask: Bool (N, \*S), True where a position counts.
 
     Returns:
         0-d tensor, float32 or wider.
 
     Raises:
-        ValueError: fewer than two members, shapes that do not fit, a single class, an unknown option.
+        ValueError: fewer than two members, shapes that do not fit, a single class, an unknown
+            option.
         TypeError: a mask that is not bool.
 
     Examples:
@@ -66,10 +75,16 @@ def proxy_dirichlet(student: Tensor, teachers: Tensor | EnsembleStatistics, dire
     check_non_negative('offset', offset)
     statistics = read_ensemble(student, teachers, mask=mask)
     with no_autocast(student):
-        mean_prob, mean_log_prob = (fill_masked(x, mask) for x in (statistics.mean_prob, statistics.mean_log_prob))
+        mean_prob, mean_log_prob = (
+            fill_masked(x, mask) for x in (statistics.mean_prob, statistics.mean_log_prob)
+        )
         beta = proxy_concentration(mean_prob, mean_log_prob) + offset
         alpha = clipped_concentration(student, mask=mask) + offset
-        divergence = (dirichlet_kl(alpha, beta) / beta.sum(1) if direction == 'reverse' else dirichlet_kl(beta, alpha))
+        divergence = (
+            dirichlet_kl(alpha, beta) / beta.sum(1)
+            if direction == 'reverse'
+            else dirichlet_kl(beta, alpha)
+        )
         return mean_over_valid(divergence, mask).to(widen(student)[0].dtype)
 
 
@@ -79,7 +94,11 @@ def proxy_concentration(mean_prob: Tensor, mean_log_prob: Tensor) -> Tensor:
     >>> proxy_concentration(torch.full((1, 2), .5), torch.full((1, 2), .5).log())  # agreement: the cap
     tensor([[500000., 500000.]])
     """
-    mkl = (torch.xlogy(mean_prob, mean_prob) - mean_prob * mean_log_prob).sum(1, keepdim=True).clamp(min=0)
+    mkl = (
+        (torch.xlogy(mean_prob, mean_prob) - mean_prob * mean_log_prob)
+        .sum(1, keepdim=True)
+        .clamp(min=0)
+    )
     precision = ((mean_prob.shape[1] - 1) / (2 * mkl + 1e-8)).clamp(max=MAX_PRECISION)
     return (mean_prob * precision).clamp(min=torch.finfo(mean_prob.dtype).tiny)
 
@@ -87,7 +106,8 @@ def proxy_concentration(mean_prob: Tensor, mean_log_prob: Tensor) -> Tensor:
 def dirichlet_kl(p: Tensor, q: Tensor) -> Tensor:
     r"""Return KL(Dir p‖Dir q) of concentrations (N, C, \*S) -> (N, \*S).
 
-    Grouped so that a narrow Dir p costs no digits: ln Γ(p) and p ψ(p) alone grow as p ln p, their difference as ln p.
+    Grouped so that a narrow Dir p costs no digits: ln Γ(p) and p ψ(p) alone grow as p ln p, their
+    difference as ln p.
 
     >>> dirichlet_kl(torch.tensor([[2., 2.]]), torch.tensor([[1., 1.]]))  # ∫ 6xy ln 6xy = ln 6 − 5/3
     tensor([0.1251])
@@ -101,8 +121,10 @@ def dirichlet_kl(p: Tensor, q: Tensor) -> Tensor:
 def _excess(x: Tensor, psi: Tensor) -> Tensor:
     """Return x ψ(x) − ln Γ(x) − x; far out by Stirling's series, where the three terms would cancel."""
     far = x.clamp(min=1e3)
-    inverse = 1 / far  # powers of it vanish, whereas those of x overflow, and the gradient there is 0 · Inf
-    series = .5 * far.log() - .5 * (1 + math.log(2 * math.pi)) - inverse / 6 + inverse**3 / 90
+    inverse = (
+        1 / far
+    )  # powers of it vanish, whereas those of x overflow, and the gradient there is 0 · Inf
+    series = 0.5 * far.log() - 0.5 * (1 + math.log(2 * math.pi)) - inverse / 6 + inverse**3 / 90
     return torch.where(x > 1e3, series, x * psi - x.lgamma() - x)
 
 
@@ -125,8 +147,13 @@ class ProxyDirichletLoss(Loss):
     class_logits = ('student', 'teachers')
     streams = ('teachers',)
 
-    def __init__(self, direction: str = 'reverse', offset: float = 1.0, loss_weight: float = 1.0,
-                 loss_name: str | None = None) -> None:
+    def __init__(
+        self,
+        direction: str = 'reverse',
+        offset: float = 1.0,
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         check_choice('direction', direction, DIRECTIONS)
         check_non_negative('offset', offset)
@@ -136,6 +163,10 @@ class ProxyDirichletLoss(Loss):
         """Return empty statistics, for members that come one after the other."""
         return EnsembleStatistics()
 
-    def forward(self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None
+    ) -> Tensor:
         r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a bool mask (N, \*S)."""
-        return self.loss_weight * proxy_dirichlet(student, teachers, self.direction, self.offset, mask)
+        return self.loss_weight * proxy_dirichlet(
+            student, teachers, self.direction, self.offset, mask
+        )

@@ -1,4 +1,5 @@
 """Running statistics of an ensemble: memory does not grow with the number of members."""
+
 import math
 from collections.abc import Iterable
 
@@ -13,14 +14,17 @@ from mmkd.utils.checks import check_fraction, check_positive
 class EnsembleStatistics:
     r"""Mean probability and mean log-probability over the members of an ensemble, member by member.
 
-    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076. Its losses read of the
-    members no more than these two means (the mean of ln π is the logarithm of their geometric mean).
+    Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076. Its
+    losses read of the members no more than these two means (the mean of ln π is the logarithm of
+    their geometric mean).
 
     .. math:: \pi^{(m)} = (1-\epsilon)\,\mathrm{softmax}(z^{(m)} / T) + \epsilon / K, \quad
-              \bar\pi = \frac1M \sum_m \pi^{(m)}, \quad \overline{\ln\pi} = \frac1M \sum_m \ln \pi^{(m)}
+              \bar\pi = \frac1M \sum_m \pi^{(m)}, \quad \overline{\ln\pi} = \frac1M \sum_m \ln
+              \pi^{(m)}
 
-    The authors' code writes the smoothing as (1−ε)(π − 1/K) + 1/K, which is the same. Sums are kept in float64 and
-    without gradient. Classes are on axis 1 and positions do not mix: NaN at one position stays there.
+    The authors' code writes the smoothing as (1−ε)(π − 1/K) + 1/K, which is the same. Sums are kept
+    in float64 and without gradient. Classes are on axis 1 and positions do not mix: NaN at one
+    position stays there.
 
     Args:
         temperature: T.
@@ -37,7 +41,8 @@ class EnsembleStatistics:
         >>> statistics.update(torch.tensor([[1., 3.]]).log())  # π = (1/4, 3/4)
         >>> statistics.update(torch.tensor([[3., 1.]]).log())
         >>> statistics.mean_prob, statistics.mean_log_prob.exp() ** 2  # 3/16 = 1/4 · 3/4
-        (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([[0.1875, 0.1875]], dtype=torch.float64))
+        (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([[0.1875, 0.1875]],
+        dtype=torch.float64))
     """
 
     def __init__(self, temperature: float = 1.0, smoothing: float = 0.0) -> None:
@@ -90,65 +95,99 @@ class EnsembleStatistics:
 
     def _mean(self, total: Tensor | None) -> Tensor:
         if total is None:
-            raise ValueError('these ensemble statistics have seen no member. Mend: update(logits) once a member')
+            raise ValueError(
+                'these ensemble statistics have seen no member. Mend: update(logits) once a member'
+            )
         return total / self.count
 
     def _check(self, logits: Tensor) -> None:
         if logits.dim() < 2:
-            raise ValueError(f'a member of an ensemble gives logits (N, C, *S), got {shape_of(logits)}. Mend: stack '
-                             'the members to teachers (M, N, C, *S)')
+            raise ValueError(
+                f'a member of an ensemble gives logits (N, C, *S), got {shape_of(logits)}. Mend: '
+                f'stack '
+                'the members to teachers (M, N, C, *S)'
+            )
         if logits.shape[1] == 1:
-            raise ValueError('softmax over a single class is always 1, so an ensemble of it says nothing: '
-                             f'{shape_of(logits)}. Mend: give the members a background class')
+            raise ValueError(
+                'softmax over a single class is always 1, so an ensemble of it says nothing: '
+                f'{shape_of(logits)}. Mend: give the members a background class'
+            )
         expected = self.shape[1:]
         if not self.count or logits.shape == expected:
             return
         shapes = f'{tuple(expected)} before, now {shape_of(logits)}'
         if len(expected) == logits.dim() and expected[1] != logits.shape[1]:
-            raise ValueError(f'the members of an ensemble disagree on classes: member {self.count + 1} has '
-                             f'{logits.shape[1]}, those before it have {expected[1]} ({shapes}). Mend: members '
-                             'trained on the same classes')
-        raise ValueError(f'the members of an ensemble differ in shape: member {self.count + 1} has '
-                         f'{shape_of(logits)} ({shapes}). Mend: tap every member where its logits have the same size')
+            raise ValueError(
+                f'the members of an ensemble disagree on classes: member {self.count + 1} has '
+                f'{logits.shape[1]}, those before it have {expected[1]} ({shapes}). Mend: members '
+                'trained on the same classes'
+            )
+        raise ValueError(
+            f'the members of an ensemble differ in shape: member {self.count + 1} has '
+            f'{shape_of(logits)} ({shapes}). Mend: tap every member where its logits have the '
+            f'same size'
+        )
 
 
-def read_ensemble(student: Tensor, teachers: Tensor | Iterable[Tensor] | EnsembleStatistics,
-                  temperature: float = 1.0, smoothing: float = 0.0, mask: Tensor | None = None) -> EnsembleStatistics:
+def read_ensemble(
+    student: Tensor,
+    teachers: Tensor | Iterable[Tensor] | EnsembleStatistics,
+    temperature: float = 1.0,
+    smoothing: float = 0.0,
+    mask: Tensor | None = None,
+) -> EnsembleStatistics:
     r"""Return the statistics of the members, one after the other, after a check against student and mask.
 
     Args:
         student: Logits (N, C, \*S).
-        teachers: Logits of all members (M, N, C, \*S), or statistics that saw them member by member.
+        teachers: Logits of all members (M, N, C, \*S), or statistics that saw them member by
+            member.
         temperature: T of the statistics.
         smoothing: ε of the statistics.
         mask: Bool (N, \*S).
 
     Raises:
-        ValueError: Fewer than two members, shapes that do not fit, statistics of another temperature or smoothing.
+        ValueError: Fewer than two members, shapes that do not fit, statistics of another
+            temperature or smoothing.
         TypeError: a mask that is not bool.
     """
     if isinstance(teachers, EnsembleStatistics):
         statistics = teachers
-        if not (math.isclose(statistics.temperature, temperature) and math.isclose(statistics.smoothing, smoothing)):
-            raise ValueError(f'the statistics were taken at temperature={statistics.temperature}, smoothing='
-                             f'{statistics.smoothing}, this loss needs temperature={temperature}, smoothing='
-                             f'{smoothing}. Mend: statistics = loss.running()')
+        if not (
+            math.isclose(statistics.temperature, temperature)
+            and math.isclose(statistics.smoothing, smoothing)
+        ):
+            raise ValueError(
+                f'the statistics were taken at temperature={statistics.temperature}, smoothing='
+                f'{statistics.smoothing}, this loss needs temperature={temperature}, smoothing='
+                f'{smoothing}. Mend: statistics = loss.running()'
+            )
     else:
         statistics = EnsembleStatistics(temperature, smoothing)
         for member in teachers:
             statistics.update(member)
     shapes = f'student {shape_of(student)}, teachers {tuple(statistics.shape)}'
     if statistics.count < 2:
-        raise ValueError(f'an ensemble needs two members or more, got {statistics.count} ({shapes}); the disagreement '
-                         "of one member is 0. Mend: a second teacher and reads=dict(teachers='t*.logits'), or plain "
-                         'distillation of one teacher by PixelWiseKLLoss')
+        raise ValueError(
+            f'an ensemble needs two members or more, got {statistics.count} ({shapes}); the '
+            f'disagreement '
+            "of one member is 0. Mend: a second teacher and reads=dict(teachers='t*.logits'), or "
+            'plain '
+            'distillation of one teacher by PixelWiseKLLoss'
+        )
     expected = statistics.shape[1:]
     if student.dim() == len(expected) and student.shape[1] != expected[1]:
-        raise ValueError(f'student has {student.shape[1]} classes but the ensemble has {expected[1]} ({shapes}). '
-                         f'{OTHER_CLASSES}')
+        raise ValueError(
+            f'student has {student.shape[1]} classes but the ensemble has {expected[1]} '
+            f'({shapes}). '
+            f'{OTHER_CLASSES}'
+        )
     if student.shape != expected:
-        raise ValueError(f'student and members differ in shape: {shapes}, expected student (N, C, *S) and teachers '
-                         "(M, N, C, *S). Mend: connectors=dict(student='auto') resizes the student")
+        raise ValueError(
+            f'student and members differ in shape: {shapes}, expected student (N, C, *S) and '
+            f'teachers '
+            "(M, N, C, *S). Mend: connectors=dict(student='auto') resizes the student"
+        )
     check_mask(mask, student)
     return statistics
 

@@ -1,4 +1,5 @@
 """Direct alignment of feature maps: the absolute difference, which AFD is compared with."""
+
 from torch import Tensor
 
 from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
@@ -8,8 +9,9 @@ from mmkd.registry import MODELS
 def feature_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Mean absolute difference of two feature maps.
 
-    Paper: the direct alignment ("L1+KD") that Chung et al., Feature-map-level Online Adversarial Knowledge Distillation
-    (AFD), ICML 2020, arXiv 2002.01775, is compared with. Its normaliser could not be read.
+    Paper: the direct alignment ("L1+KD") that Chung et al., Feature-map-level Online Adversarial
+    Knowledge Distillation (AFD), ICML 2020, arXiv 2002.01775, is compared with. Its normaliser
+    could not be read.
 
     .. math:: L = \frac{1}{|V| C} \sum_{i \in V} \sum_c |s_{ic} - t_{ic}|
 
@@ -33,8 +35,11 @@ def feature_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
         tensor(1.)
     """
     if student.dim() < 2 or student.shape != teacher.shape:
-        raise ValueError(f'feature L1 needs maps (N, C, *S) of one shape, got student {shape_of(student)}, teacher '
-                         f"{shape_of(teacher)}; mend: connectors=dict(student='auto')")
+        raise ValueError(
+            f'feature L1 needs maps (N, C, *S) of one shape, got student {shape_of(student)}, '
+            f'teacher '
+            f"{shape_of(teacher)}; mend: connectors=dict(student='auto')"
+        )
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))

@@ -1,4 +1,5 @@
 """Logit distillation by squared differences: the backbone loss of KSANC, and Ba & Caruana's before it."""
+
 from torch import Tensor
 
 from mmkd.losses.base import Loss, check_logits, check_mask, fill_masked, no_autocast, widen
@@ -8,12 +9,14 @@ from mmkd.registry import MODELS
 def logit_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
     r"""Squared Euclidean distance of the logits of student and teacher.
 
-    Paper: Shu et al., Knowledge Squeezed Adversarial Network Compression (KSANC), arXiv 1904.05100, the loss L_b.
+    Paper: Shu et al., Knowledge Squeezed Adversarial Network Compression (KSANC), arXiv 1904.05100,
+    the loss L_b.
 
     .. math:: L_b = \frac{1}{|V|} \sum_{i \in V} \sum_c (s_{ic} - t_{ic})^2
 
-    Normaliser: summed over classes, averaged over the valid positions V of the whole batch. So it grows with the number
-    of classes, as the printed norm does. No temperature and no softmax: logits that differ by a constant are apart.
+    Normaliser: summed over classes, averaged over the valid positions V of the whole batch. So it
+    grows with the number of classes, as the printed norm does. No temperature and no softmax:
+    logits that differ by a constant are apart.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.

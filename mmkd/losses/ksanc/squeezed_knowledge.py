@@ -1,4 +1,5 @@
 """Intermediate distillation of KSANC: stages are compared by what attention squeezes out of them."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,8 @@ from mmkd.utils.checks import check_choice, check_count
 def squeezed_knowledge(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     r"""Squared distance of the squeezed descriptors of all stages.
 
-    Paper: Shu et al., Knowledge Squeezed Adversarial Network Compression (KSANC), arXiv 1904.05100, the loss L_is.
+    Paper: Shu et al., Knowledge Squeezed Adversarial Network Compression (KSANC), arXiv 1904.05100,
+    the loss L_is.
 
     .. math:: L_{is} = \frac{1}{N} \sum_n \sum_i \Vert \tilde g^i_S - \tilde g^i_T \Vert_2^2
 
@@ -42,18 +44,20 @@ def squeezed_knowledge(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> 
 class SqueezedKnowledgeLoss(Loss):
     r"""The estimators of both networks and the distance of their descriptors; see :func:`squeezed_knowledge`.
 
-    Per stage and network an :class:`mmkd.losses.AttentionEstimator`; the student's begins with the transform
-    convolution to the teacher's channels. Maps of a stage may differ in height and width between the networks. The
-    figure's further convolution before the global descriptor is linear like the estimator's own, and one with it.
+    Per stage and network an :class:`mmkd.losses.AttentionEstimator`; the student's begins with the
+    transform convolution to the teacher's channels. Maps of a stage may differ in height and width
+    between the networks. The figure's further convolution before the global descriptor is linear
+    like the estimator's own, and one with it.
 
-    **The teacher's side cannot collapse.** If the distance could move both sides, both would shrink to 0. Here it only
-    moves the student's: the teacher's descriptors enter it detached. The teacher's estimators learn from a task of
-    their own: with ``num_classes``, a linear classifier reads the labels from the teacher's descriptors of all
-    stages, by cross-entropy for image labels (N,), by binary cross-entropy of each class's presence in the image for
-    label maps (N, H, W). This value is added to the distance. The two share no parameter, so neither moves what the
-    other does, and ``loss_weight`` multiplies the distance alone: a small λ₃ does not slow down the estimators.
-    Without ``num_classes`` the teacher's estimators stay as they were drawn, frozen. ``diagnostics``: ``squeezed`` (the
-    distance) and ``estimator_task``.
+    **The teacher's side cannot collapse.** If the distance could move both sides, both would shrink
+    to 0. Here it only moves the student's: the teacher's descriptors enter it detached. The
+    teacher's estimators learn from a task of their own: with ``num_classes``, a linear classifier
+    reads the labels from the teacher's descriptors of all stages, by cross-entropy for image labels
+    (N,), by binary cross-entropy of each class's presence in the image for label maps (N, H, W).
+    This value is added to the distance. The two share no parameter, so neither moves what the other
+    does, and ``loss_weight`` multiplies the distance alone: a small λ₃ does not slow down the
+    estimators. Without ``num_classes`` the teacher's estimators stay as they were drawn, frozen.
+    ``diagnostics``: ``squeezed`` (the distance) and ``estimator_task``.
 
     All of it belongs to the student's optimizer. Nothing of it is needed after training.
 
@@ -62,17 +66,18 @@ class SqueezedKnowledgeLoss(Loss):
         teacher_channels: Channels F_i of the teacher's stages.
         student_global_channels: Length of the student's global descriptor.
         teacher_global_channels: Length of the teacher's.
-        multiply: 'fused', as the equation, or 'feature', as the figure, where global descriptors have no effect.
-        pooling: 'sum', or 'avg' as printed, which divides every descriptor by its stage's H·W, so that large stages
-            vanish.
+        multiply: 'fused', as the equation, or 'feature', as the figure, where global descriptors
+            have no effect.
+        pooling: 'sum', or 'avg' as printed, which divides every descriptor by its stage's H·W, so
+            that large stages vanish.
         num_classes: Classes C of the task that trains the teacher's estimators; needs ``labels``.
         ignore_index: The label of a pixel that does not count; an image's is −100.
         loss_weight: Factor of the distance.
         loss_name: Key in the logs.
 
     Raises:
-        ValueError: stages that do not fit each other or the estimators, labels that are missing, all ignored or of no
-            class, an unknown option.
+        ValueError: stages that do not fit each other or the estimators, labels that are missing,
+            all ignored or of no class, an unknown option.
 
     Examples:
         >>> loss = SqueezedKnowledgeLoss([1], [2], 3, 4)
@@ -91,26 +96,52 @@ class SqueezedKnowledgeLoss(Loss):
     teacher_estimators: nn.ModuleList | None
     classifier: nn.Linear | None
 
-    def __init__(self, student_channels: Sequence[int] | None = None, teacher_channels: Sequence[int] | None = None,
-                 student_global_channels: int | None = None, teacher_global_channels: int | None = None,
-                 multiply: str = 'fused', pooling: str = 'sum', num_classes: int | None = None,
-                 ignore_index: int = 255, loss_weight: float = 1.0, loss_name: str | None = None) -> None:
+    def __init__(
+        self,
+        student_channels: Sequence[int] | None = None,
+        teacher_channels: Sequence[int] | None = None,
+        student_global_channels: int | None = None,
+        teacher_global_channels: int | None = None,
+        multiply: str = 'fused',
+        pooling: str = 'sum',
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         check_choice('multiply', multiply, ('fused', 'feature'))
         check_choice('pooling', pooling, ('sum', 'avg'))
         if num_classes is not None:
             check_count('num_classes', num_classes, 2)
         if student_channels is not None and teacher_channels is not None:
-            _check_stages(student_channels, teacher_channels, 'student_channels', 'teacher_channels')
-        self.multiply, self.pooling, self.num_classes, self.ignore_index = multiply, pooling, num_classes, ignore_index
-        self.channels: list[Any] = [student_channels, teacher_channels, student_global_channels,
-                                    teacher_global_channels]
+            _check_stages(
+                student_channels, teacher_channels, 'student_channels', 'teacher_channels'
+            )
+        self.multiply, self.pooling, self.num_classes, self.ignore_index = (
+            multiply,
+            pooling,
+            num_classes,
+            ignore_index,
+        )
+        self.channels: list[Any] = [
+            student_channels,
+            teacher_channels,
+            student_global_channels,
+            teacher_global_channels,
+        ]
         self.student_estimators = self.teacher_estimators = self.classifier = None
         if None not in self.channels:
             self._make()
 
-    def build(self, student: list[Tensor], teacher: list[Tensor], student_global: Tensor, teacher_global: Tensor,
-              labels: Tensor | None = None) -> str:
+    def build(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        student_global: Tensor,
+        teacher_global: Tensor,
+        labels: Tensor | None = None,
+    ) -> str:
         """Make the estimators whose channels were left out.
 
         Returns:
@@ -119,38 +150,66 @@ class SqueezedKnowledgeLoss(Loss):
         if self.student_estimators is not None:
             return ''
         _check_inputs(student, teacher)
-        found = [[x.shape[1] for x in student], [x.shape[1] for x in teacher],
-                 student_global.shape[1], teacher_global.shape[1]]
+        found = [
+            [x.shape[1] for x in student],
+            [x.shape[1] for x in teacher],
+            student_global.shape[1],
+            teacher_global.shape[1],
+        ]
         self.channels = [f if c is None else c for c, f in zip(self.channels, found, strict=True)]
         self._make()
         self.to(student[0].device)
-        what = f'attention estimators of stages {list(self.channels[0])} -> {list(self.channels[1])} channels'
-        return what if self.num_classes else (
-            f"{what}; the teacher's stay as drawn (num_classes=… and reads=dict(labels='batch.labels') train them)")
+        what = (
+            f'attention estimators of stages {list(self.channels[0])} -> '
+            f'{list(self.channels[1])} channels'
+        )
+        return (
+            what
+            if self.num_classes
+            else (
+                f"{what}; the teacher's stay as drawn (num_classes=… and "
+                f"reads=dict(labels='batch.labels') train them)"
+            )
+        )
 
-    def forward(self, student: list[Tensor], teacher: list[Tensor], student_global: Tensor, teacher_global: Tensor,
-                labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        student_global: Tensor,
+        teacher_global: Tensor,
+        labels: Tensor | None = None,
+    ) -> Tensor:
         """Return the weighted distance, plus the task loss of the teacher's estimators where there is one.
 
         Args:
             student: Maps (N, Fs_i, Hs_i, Ws_i), one a stage.
             teacher: Maps (N, Ft_i, Ht_i, Wt_i).
-            student_global: Global descriptors (N, Ds), such as what the last layer reads; a map (N, Ds, H, W) is
-                averaged over its positions.
+            student_global: Global descriptors (N, Ds), such as what the last layer reads; a map (N,
+                Ds, H, W) is averaged over its positions.
             teacher_global: Global descriptors (N, Dt).
             labels: Labels (N,) or (N, H, W); with ``num_classes`` only.
         """
         if self.student_estimators is None or self.teacher_estimators is None:
-            raise RuntimeError('the estimators are not built: some channels are unknown. Mend: student_channels=[…], '
-                               'teacher_channels=[…], student_global_channels=, teacher_global_channels=, or '
-                               'build(student=…, …) (the Distiller calls it)')
+            raise RuntimeError(
+                'the estimators are not built: some channels are unknown. Mend: '
+                'student_channels=[…], '
+                'teacher_channels=[…], student_global_channels=, teacher_global_channels=, or '
+                'build(student=…, …) (the Distiller calls it)'
+            )
         self._check(student, teacher, student_global, teacher_global, labels)
         with no_autocast(student[0]):
             *maps, g_s, g_t = widen(*student, *teacher, student_global, teacher_global)
             g_s, g_t = (g.flatten(2).mean(2) if g.dim() > 2 else g for g in (g_s, g_t.detach()))
             stages = len(student)
-            s = [call_in_dtype(e, x, g_s) for e, x in zip(self.student_estimators, maps[:stages], strict=True)]
-            t = [call_in_dtype(e, x.detach(), g_t) for e, x in zip(self.teacher_estimators, maps[stages:], strict=True)]
+            s = [
+                call_in_dtype(e, x, g_s)
+                for e, x in zip(self.student_estimators, maps[:stages], strict=True)
+            ]
+            t = [
+                call_in_dtype(e, x.detach(), g_t)
+                for e, x in zip(self.teacher_estimators, maps[stages:], strict=True)
+            ]
             distance = squeezed_knowledge(s, t)
             self.diagnostics = dict(squeezed=distance.detach())
             value = self.loss_weight * distance
@@ -164,11 +223,17 @@ class SqueezedKnowledgeLoss(Loss):
         student, teacher, student_global, teacher_global = self.channels
         _check_stages(student, teacher, 'student_channels', 'teacher_channels')
         options: dict[str, Any] = dict(multiply=self.multiply, pooling=self.pooling)
-        self.student_estimators = nn.ModuleList(AttentionEstimator(out, student_global, fan_in, **options)
-                                                for fan_in, out in zip(student, teacher, strict=True))
-        self.teacher_estimators = nn.ModuleList(AttentionEstimator(c, teacher_global, **options) for c in teacher)
+        self.student_estimators = nn.ModuleList(
+            AttentionEstimator(out, student_global, fan_in, **options)
+            for fan_in, out in zip(student, teacher, strict=True)
+        )
+        self.teacher_estimators = nn.ModuleList(
+            AttentionEstimator(c, teacher_global, **options) for c in teacher
+        )
         if self.num_classes is None:
-            self.teacher_estimators.requires_grad_(False)  # nothing trains them: no optimizer and no DDP should wait
+            self.teacher_estimators.requires_grad_(
+                False
+            )  # nothing trains them: no optimizer and no DDP should wait
         else:
             self.classifier = nn.Linear(sum(teacher), self.num_classes)
 
@@ -180,37 +245,69 @@ class SqueezedKnowledgeLoss(Loss):
         wrong = valid & ((labels < 0) | (labels >= classes))
         has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
         if has_wrong:
-            raise ValueError(f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but num_classes={classes} '
-                             f'(0 … {classes - 1}; {ignored} is ignored); mend: num_classes, or ignore_index')
+            raise ValueError(
+                f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but '
+                f'num_classes={classes} '
+                f'(0 … {classes - 1}; {ignored} is ignored); mend: num_classes, or ignore_index'
+            )
         if not has_valid:
-            raise ValueError(f"every label is the ignore index {ignored}, so the teacher's estimators have nothing to "
-                             'learn from; mend: ignore_index, or the label files')
+            raise ValueError(
+                f"every label is the ignore index {ignored}, so the teacher's estimators have "
+                f'nothing to '
+                'learn from; mend: ignore_index, or the label files'
+            )
         if labels.dim() == 1:
             return F.cross_entropy(logits, labels, ignore_index=ignored)
-        places = labels.masked_fill(~valid, classes).flatten(1)  # the ignored go to a column of their own
-        present = logits.new_zeros(len(logits), classes + 1).scatter_(1, places, 1.)[:, :classes]
+        places = labels.masked_fill(~valid, classes).flatten(
+            1
+        )  # the ignored go to a column of their own
+        present = logits.new_zeros(len(logits), classes + 1).scatter_(1, places, 1.0)[:, :classes]
         entropy = F.binary_cross_entropy_with_logits(logits, present, reduction='none').mean(1)
         counts = valid.flatten(1).any(1)
-        return entropy.where(counts, 0.).sum() / counts.sum()
+        return entropy.where(counts, 0.0).sum() / counts.sum()
 
-    def _check(self, student: list[Tensor], teacher: list[Tensor], student_global: Tensor, teacher_global: Tensor,
-               labels: Tensor | None) -> None:
+    def _check(
+        self,
+        student: list[Tensor],
+        teacher: list[Tensor],
+        student_global: Tensor,
+        teacher_global: Tensor,
+        labels: Tensor | None,
+    ) -> None:
         _check_inputs(student, teacher)
         n = len(student[0])
-        for role, maps, channels in (('student', student, self.channels[0]), ('teacher', teacher, self.channels[1])):
+        for role, maps, channels in (
+            ('student', student, self.channels[0]),
+            ('teacher', teacher, self.channels[1]),
+        ):
             if [x.shape[1] for x in maps] != list(channels):
-                raise ValueError(f'{role} has stages of {[x.shape[1] for x in maps]} channels, but the estimators are '
-                                 f'of {list(channels)}; mend: {role}_channels={[x.shape[1] for x in maps]} (or None)')
-        for role, g, channels in (('student_global', student_global, self.channels[2]),
-                                  ('teacher_global', teacher_global, self.channels[3])):
+                raise ValueError(
+                    f'{role} has stages of {[x.shape[1] for x in maps]} channels, but the '
+                    f'estimators are '
+                    f'of {list(channels)}; mend: {role}_channels={[x.shape[1] for x in maps]} (or '
+                    f'None)'
+                )
+        for role, g, channels in (
+            ('student_global', student_global, self.channels[2]),
+            ('teacher_global', teacher_global, self.channels[3]),
+        ):
             if g.dim() < 2 or g.shape[:2] != (n, channels):
-                raise ValueError(f'{role} must be a descriptor ({n}, {channels}) or a map of so many channels, got '
-                                 f'{shape_of(g)}; mend: {role}_channels (or None), or the tap')
+                raise ValueError(
+                    f'{role} must be a descriptor ({n}, {channels}) or a map of so many channels, '
+                    f'got '
+                    f'{shape_of(g)}; mend: {role}_channels (or None), or the tap'
+                )
         if labels is None and self.num_classes is not None:
-            raise ValueError(f"num_classes={self.num_classes} trains the teacher's estimators on labels, but none were "
-                             "given; mend: reads=dict(labels='batch.labels')")
+            raise ValueError(
+                f"num_classes={self.num_classes} trains the teacher's estimators on labels, but "
+                f'none were '
+                "given; mend: reads=dict(labels='batch.labels')"
+            )
         if labels is not None and self.num_classes is None:
-            raise ValueError('labels were given, but there is no classifier to train on them; mend: num_classes=…')
+            raise ValueError(
+                'labels were given, but there is no classifier to train on them; mend: '
+                'num_classes=…'
+            )
         if labels is not None and (labels.dim() not in (1, 3) or len(labels) != n):
             raise ValueError(f'labels must be ({n},) or ({n}, H, W), got {shape_of(labels)}')
 
@@ -218,17 +315,25 @@ class SqueezedKnowledgeLoss(Loss):
 def _check_inputs(student: Any, teacher: Any) -> None:
     for role, maps in (('student', student), ('teacher', teacher)):
         if not isinstance(maps, list | tuple):
-            raise TypeError(f'{role} must be a list of maps, one a stage, got {type(maps).__name__}; mend: '
-                            f"reads=dict({role}=['{role}.stage1', …])")
+            raise TypeError(
+                f'{role} must be a list of maps, one a stage, got {type(maps).__name__}; mend: '
+                f"reads=dict({role}=['{role}.stage1', …])"
+            )
         if any(x.dim() != 4 for x in maps):
             raise ValueError(f'{role} needs maps (N, F, H, W), got {[shape_of(x) for x in maps]}')
     _check_stages(student, teacher, 'student', 'teacher')
     if len({len(x) for x in [*student, *teacher]}) != 1:
-        raise ValueError(f'the stages differ in their number of images: student {[len(x) for x in student]}, teacher '
-                         f'{[len(x) for x in teacher]}')
+        raise ValueError(
+            f'the stages differ in their number of images: student {[len(x) for x in student]}, '
+            f'teacher '
+            f'{[len(x) for x in teacher]}'
+        )
 
 
 def _check_stages(student: Sequence, teacher: Sequence, one: str, other: str) -> None:
     if len(student) != len(teacher) or not len(student):
-        raise ValueError(f'{one} has {len(student)} stages, {other} {len(teacher)}; mend: lists of one length, stage '
-                         'beside stage')
+        raise ValueError(
+            f'{one} has {len(student)} stages, {other} {len(teacher)}; mend: lists of one length, '
+            f'stage '
+            'beside stage'
+        )

@@ -1,4 +1,5 @@
 """QUEST: the student predicts which words of a fixed vocabulary the teacher's features are near to."""
+
 from pathlib import Path
 from typing import Any
 
@@ -9,34 +10,50 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, check_mask, first_derivative_only, no_autocast, shape_of, widen
 from mmkd.losses.quest.predictor import AssignmentPredictor, unit
-from mmkd.losses.quest.vocabulary import Vocabulary, check_vocabulary, log_assignment, perplexity, shift_words
+from mmkd.losses.quest.vocabulary import (
+    Vocabulary,
+    check_vocabulary,
+    log_assignment,
+    perplexity,
+    shift_words,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_non_negative, check_positive
 
-# Positions of one chunk. On one CPU core 8192 positions, 1024 words and 512 channels take 0.52 s in chunks of 64,
-# 0.38 s in chunks of 512 to 8192, and 0.65 s at once by autograd; an accelerator wants longer kernels.
+# Positions of one chunk. On one CPU core 8192 positions, 1024 words and 512 channels take 0.52 s in
+# chunks of 64, 0.38 s in chunks of 512 to 8192, and 0.65 s at once by autograd; an accelerator
+# wants longer kernels.
 _CHUNK = {'cpu': 512}
 _LONG_CHUNK = 8192
 
 
-def assignment_kl(student: Tensor, teacher: Tensor, words: Tensor, weight: Tensor, tau: float | Tensor = 0.2,
-                  scale: float | Tensor = 3.0, mask: Tensor | None = None, chunk: int | None = None) -> Tensor:
+def assignment_kl(
+    student: Tensor,
+    teacher: Tensor,
+    words: Tensor,
+    weight: Tensor,
+    tau: float | Tensor = 0.2,
+    scale: float | Tensor = 3.0,
+    mask: Tensor | None = None,
+    chunk: int | None = None,
+) -> Tensor:
     r"""Divergence between the teacher's soft assignment to words and the student's prediction of it.
 
-    Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020, arXiv 1912.01540,
-    eq. 2 to 5.
+    Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020,
+    arXiv 1912.01540, eq. 2 to 5.
 
     .. math:: \ell = \frac{1}{|V|} \sum_{i \in V} \mathrm{KL}(p_T^i \Vert p_S^i),
               \quad p_T = \mathrm{softmax}_k(-\lVert v_k - f_T \rVert^2 / \tau),
               \quad p_S = \mathrm{softmax}_k(\gamma \cos(W_k, f_S))
 
-    Normaliser: summed over words, averaged over the valid positions V of the whole batch, with no factor tau². The
-    equation prints a sum over the positions of an image; the authors' code averages, and its weights are for that.
-    Their temperature multiplies: t = 1/tau.
+    Normaliser: summed over words, averaged over the valid positions V of the whole batch, with no
+    factor tau². The equation prints a sum over the positions of an image; the authors' code
+    averages, and its weights are for that. Their temperature multiplies: t = 1/tau.
 
-    Where the teacher's map is larger by an integer factor it is average-pooled before it is quantised, as in the
-    authors' code. Positions × words are never held: chunk by chunk the value and its gradients are taken together,
-    so that memory is a few arrays of chunk × words, and nothing is computed again in the backward.
+    Where the teacher's map is larger by an integer factor it is average-pooled before it is
+    quantised, as in the authors' code. Positions × words are never held: chunk by chunk the value
+    and its gradients are taken together, so that memory is a few arrays of chunk × words, and
+    nothing is computed again in the backward.
 
     Args:
         student: Features (N, Cs, H, W) or (N, Cs).
@@ -84,8 +101,12 @@ def pooling_factor(student: Tensor, teacher: Tensor) -> int:
         return 1
     factor = max(1, teacher.shape[2] // max(1, student.shape[2]))
     if tuple(teacher.shape[2:]) != (factor * student.shape[2], factor * student.shape[3]):
-        raise ValueError("the teacher's map must be as large as the student's, or larger by an integer factor, the "
-                         f"same on both axes: {shapes}. Mend: connectors=dict(student='auto') resizes the student")
+        raise ValueError(
+            "the teacher's map must be as large as the student's, or larger by an integer factor, "
+            'the '
+            f"same on both axes: {shapes}. Mend: connectors=dict(student='auto') resizes the "
+            f'student'
+        )
     return factor
 
 
@@ -108,33 +129,55 @@ def positions(x: Tensor, mask: Tensor | None = None) -> Tensor:
     return x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
 
 
-def _divergence(student: Tensor, teacher: Tensor, words: Tensor, weight: Tensor, tau: float | Tensor,
-                scale: float | Tensor, mask: Tensor | None, chunk: int | None) -> tuple[Tensor, ...]:
+def _divergence(
+    student: Tensor,
+    teacher: Tensor,
+    words: Tensor,
+    weight: Tensor,
+    tau: float | Tensor,
+    scale: float | Tensor,
+    mask: Tensor | None,
+    chunk: int | None,
+) -> tuple[Tensor, ...]:
     """Return the value and, detached, mean max p_T, the perplexity of the words seen, and the student's accuracy."""
     if not isinstance(tau, Tensor):
         check_positive('tau', tau)
     pooling = _check_shapes(student, teacher, words.shape[1], weight.shape[1], mask)
     if len(words) != len(weight):
-        raise ValueError(f'words {shape_of(words)} and weight {shape_of(weight)} must hold as many words')
-    dtype = widen(student[:0], teacher[:0], words[:0], weight[:0])[0].dtype  # casts come chunk by chunk
+        raise ValueError(
+            f'words {shape_of(words)} and weight {shape_of(weight)} must hold as many words'
+        )
+    dtype = widen(student[:0], teacher[:0], words[:0], weight[:0])[
+        0
+    ].dtype  # casts come chunk by chunk
     with no_autocast(student):
         f_s = unit(positions(student, mask).to(dtype))
         w = unit(weight.to(dtype))
         f_t = positions(pool_map(teacher.detach(), pooling), mask)
         gamma = torch.as_tensor(scale, dtype=dtype, device=student.device)
         chunk = chunk or _CHUNK.get(student.device.type, _LONG_CHUNK)
-        return _ChunkedKL.apply(f_s, w, gamma, f_t, words.detach().to(dtype), tau, chunk,
-                                torch.is_grad_enabled())
+        return _ChunkedKL.apply(
+            f_s, w, gamma, f_t, words.detach().to(dtype), tau, chunk, torch.is_grad_enabled()
+        )
 
 
-def _check_shapes(student: Tensor, teacher: Tensor, teacher_channels: int, student_channels: int,
-                  mask: Tensor | None) -> int:
+def _check_shapes(
+    student: Tensor,
+    teacher: Tensor,
+    teacher_channels: int,
+    student_channels: int,
+    mask: Tensor | None,
+) -> int:
     pooling = pooling_factor(student, teacher)
-    for role, x, channels, of in (('student', student, student_channels, 'the predictor'),
-                                  ('teacher', teacher, teacher_channels, 'the vocabulary')):
+    for role, x, channels, of in (
+        ('student', student, student_channels, 'the predictor'),
+        ('teacher', teacher, teacher_channels, 'the vocabulary'),
+    ):
         if x.shape[1] != channels:
-            raise ValueError(f'{role} {shape_of(x)} has {x.shape[1]} channels, but {of} has {channels}. Mend: '
-                             f'{role}_channels={x.shape[1]} (or None), or the tap that it was made for')
+            raise ValueError(
+                f'{role} {shape_of(x)} has {x.shape[1]} channels, but {of} has {channels}. Mend: '
+                f'{role}_channels={x.shape[1]} (or None), or the tap that it was made for'
+            )
     check_mask(mask, student)
     return pooling
 
@@ -143,10 +186,21 @@ class _ChunkedKL(torch.autograd.Function):
     """Mean over positions of KL(p_T‖p_S); the gradients are formed in the forward, so only they are kept."""
 
     @staticmethod
-    def forward(ctx: Any, f_s: Tensor, w: Tensor, scale: Tensor, f_t: Tensor, words: Tensor, tau: float | Tensor,
-                chunk: int, learning: bool) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any,
+        f_s: Tensor,
+        w: Tensor,
+        scale: Tensor,
+        f_t: Tensor,
+        words: Tensor,
+        tau: float | Tensor,
+        chunk: int,
+        learning: bool,
+    ) -> tuple[Tensor, ...]:
         shifted, number = shift_words(words), max(1, len(f_s))
-        wanted = [learning and needs for needs in ctx.needs_input_grad]  # it knows nothing of no_grad
+        wanted = [
+            learning and needs for needs in ctx.needs_input_grad
+        ]  # it knows nothing of no_grad
         grad_f = torch.empty_like(f_s) if wanted[0] else None
         grad_w = torch.zeros_like(w) if wanted[1] else None
         grad_scale = torch.zeros_like(scale)
@@ -171,14 +225,18 @@ class _ChunkedKL(torch.autograd.Function):
                 if grad_w is not None:
                     grad_w.addmm_(error.T, f_s[part])
         ctx.save_for_backward(grad_f, None if grad_w is None else grad_w.mul_(scale), grad_scale)
-        outputs = (value / number).to(f_s.dtype), *(x.float() for x in (
-            confidence / number, perplexity(counts), accuracy / number))
+        outputs = (
+            (value / number).to(f_s.dtype),
+            *(x.float() for x in (confidence / number, perplexity(counts), accuracy / number)),
+        )
         ctx.mark_non_differentiable(*outputs[1:])
         return outputs
 
     @staticmethod
-    @first_derivative_only('AssignmentKLLoss', 'F.kl_div of log_softmax(loss.predictor(student), 1) and '
-                           'loss.vocabulary.assign(…)')
+    @first_derivative_only(
+        'AssignmentKLLoss',
+        'F.kl_div of log_softmax(loss.predictor(student), 1) and loss.vocabulary.assign(…)',
+    )
     def backward(ctx: Any, grad: Tensor, *unused: Tensor) -> tuple[Tensor | None, ...]:
         return *(None if x is None else grad * x for x in ctx.saved_tensors), *[None] * 5
 
@@ -187,20 +245,22 @@ class _ChunkedKL(torch.autograd.Function):
 class AssignmentKLLoss(Loss):
     r"""QUEST with its vocabulary and predictor; see :func:`assignment_kl`.
 
-    The vocabulary is fitted before training by :class:`mmkd.engine.hooks.VocabularyHook`, or beforehand by
-    ``tools/fit_vocabulary.py``; it is in the state dict and never trained. ``diagnostics`` say whether tau suits the
-    layer: ``confidence`` (mean max p_T; near 1: tau too small, near 1/K: too large), ``perplexity`` (words that the
-    teacher used for this batch) and ``word_accuracy`` (how often the student's likeliest word is the teacher's).
+    The vocabulary is fitted before training by :class:`mmkd.engine.hooks.VocabularyHook`, or
+    beforehand by ``tools/fit_vocabulary.py``; it is in the state dict and never trained.
+    ``diagnostics`` say whether tau suits the layer: ``confidence`` (mean max p_T; near 1: tau too
+    small, near 1/K: too large), ``perplexity`` (words that the teacher used for this batch) and
+    ``word_accuracy`` (how often the student's likeliest word is the teacher's).
 
     Args:
         student_channels: Cs; None: as the Distiller finds it.
         teacher_channels: Ct; None: as the Distiller finds it.
         num_words: K.
-        tau: Temperature in squared-feature units, or 'auto' for ``target_perplexity``. 0.2 is the paper's for the
-            last layer of CIFAR networks; its third ResNet-34 layer needed 0.002.
+        tau: Temperature in squared-feature units, or 'auto' for ``target_perplexity``. 0.2 is the
+            paper's for the last layer of CIFAR networks; its third ResNet-34 layer needed 0.002.
         gamma: Where the learned scale begins, 0 or more.
-        target_perplexity: How many words share a position's assignment under ``tau='auto'``: exp(mean H(p_T)). The
-            default of 4 leaves the nearest word the largest part and still tells its neighbours apart.
+        target_perplexity: How many words share a position's assignment under ``tau='auto'``:
+            exp(mean H(p_T)). The default of 4 leaves the nearest word the largest part and still
+            tells its neighbours apart.
         chunk: Positions that are looked at together; None takes 512 on a CPU and 8192 elsewhere.
         loss_weight: Factor inside the returned value.
         loss_name: Key in the logs.
@@ -218,20 +278,40 @@ class AssignmentKLLoss(Loss):
     """
 
     needs = ('size',)
-    fixed = ('num_words', 'tau', 'gamma', 'target_perplexity', 'pooling')  # of the vocabulary and the predictor
+    fixed = (
+        'num_words',
+        'tau',
+        'gamma',
+        'target_perplexity',
+        'pooling',
+    )  # of the vocabulary and the predictor
     vocabulary: Vocabulary | None
     predictor: AssignmentPredictor | None
 
-    def __init__(self, student_channels: int | None = None, teacher_channels: int | None = None,
-                 num_words: int = 4096, tau: float | str = 0.2, gamma: float = 3.0, target_perplexity: float = 4.0,
-                 chunk: int | None = None, loss_weight: float = 1.0, loss_name: str | None = None,
-                 vocabulary: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        student_channels: int | None = None,
+        teacher_channels: int | None = None,
+        num_words: int = 4096,
+        tau: float | str = 0.2,
+        gamma: float = 3.0,
+        target_perplexity: float = 4.0,
+        chunk: int | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+        vocabulary: str | Path | None = None,
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         check_vocabulary(num_words, tau, target_perplexity)
         check_non_negative('gamma', gamma)
         if chunk is not None:
             check_count('chunk', chunk, 1)
-        self.num_words, self.tau, self.gamma, self.target_perplexity = num_words, tau, gamma, target_perplexity
+        self.num_words, self.tau, self.gamma, self.target_perplexity = (
+            num_words,
+            tau,
+            gamma,
+            target_perplexity,
+        )
         self.chunk, self.file = chunk, vocabulary
         self.pooling: int | None = None
         self.vocabulary = self.predictor = None
@@ -252,31 +332,56 @@ class AssignmentKLLoss(Loss):
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weighted loss of maps (N, C, H, W) or vectors (N, C) under a bool mask of the student's map."""
         if self.vocabulary is None or self.predictor is None:
-            raise ValueError('the channels are not known. Mend: student_channels=…, teacher_channels=…, or '
-                             'loss.build(student=…, teacher=…) before the optimizer is built')
+            raise ValueError(
+                'the channels are not known. Mend: student_channels=…, teacher_channels=…, or '
+                'loss.build(student=…, teacher=…) before the optimizer is built'
+            )
         vocabulary, predictor = self.vocabulary, self.predictor
-        pooling = _check_shapes(student, teacher, vocabulary.words.shape[1], predictor.weight.shape[1], mask)
+        pooling = _check_shapes(
+            student, teacher, vocabulary.words.shape[1], predictor.weight.shape[1], mask
+        )
         if self.pooling not in (None, pooling):
-            raise ValueError(f"the teacher's map is {pooling} times as large as the student's, but was {self.pooling} "
-                             f'times when the loss was built: student {shape_of(student)}, teacher '
-                             f'{shape_of(teacher)}, and words of one pooling do not fit another. Mend: '
-                             'data_preprocessor.size of the images that are trained on, or '
-                             "connectors=dict(student='auto')")
+            raise ValueError(
+                f"the teacher's map is {pooling} times as large as the student's, but was "
+                f'{self.pooling} '
+                f'times when the loss was built: student {shape_of(student)}, teacher '
+                f'{shape_of(teacher)}, and words of one pooling do not fit another. Mend: '
+                'data_preprocessor.size of the images that are trained on, or '
+                "connectors=dict(student='auto')"
+            )
         if not vocabulary.fitted:
-            raise NotFittedError('the vocabulary is not fitted: its words are NaN. Mend: custom_hooks=[dict(type='
-                                 "'mmkd.VocabularyHook')] fits it before training, tools/fit_vocabulary.py writes a "
-                                 'file for vocabulary=…, or copy words into loss.vocabulary.words')
+            raise NotFittedError(
+                'the vocabulary is not fitted: its words are NaN. Mend: custom_hooks=[dict(type='
+                "'mmkd.VocabularyHook')] fits it before training, tools/fit_vocabulary.py writes a "
+                'file for vocabulary=…, or copy words into loss.vocabulary.words'
+            )
         value, confidence, used, accuracy = _divergence(
-            student, teacher, vocabulary.words, predictor.weight, vocabulary.tau, predictor.scale, mask, self.chunk)
+            student,
+            teacher,
+            vocabulary.words,
+            predictor.weight,
+            vocabulary.tau,
+            predictor.scale,
+            mask,
+            self.chunk,
+        )
         self.diagnostics = dict(confidence=confidence, perplexity=used, word_accuracy=accuracy)
         return self.loss_weight * value
 
-    def _make(self, student_channels: int | None, teacher_channels: int | None,
-              device: torch.device | None = None) -> None:
+    def _make(
+        self,
+        student_channels: int | None,
+        teacher_channels: int | None,
+        device: torch.device | None = None,
+    ) -> None:
         if self.vocabulary is None and teacher_channels is not None:
-            self.vocabulary = Vocabulary(self.num_words, teacher_channels, self.tau, self.target_perplexity)
+            self.vocabulary = Vocabulary(
+                self.num_words, teacher_channels, self.tau, self.target_perplexity
+            )
             if self.file is not None:
                 self.vocabulary.load(self.file)
             self.vocabulary.to(device)
         if self.predictor is None and student_channels is not None:
-            self.predictor = AssignmentPredictor(student_channels, self.num_words, self.gamma).to(device)
+            self.predictor = AssignmentPredictor(student_channels, self.num_words, self.gamma).to(
+                device
+            )

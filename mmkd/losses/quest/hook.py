@@ -1,4 +1,5 @@
 """VocabularyHook: the vocabularies of QUEST are fitted before the first step, or checked."""
+
 from typing import Any
 
 from mmengine.dist import broadcast, broadcast_object_list, is_main_process
@@ -21,14 +22,14 @@ from mmkd.utils.checks import check_count
 class VocabularyHook(Hook):
     """Fit the vocabulary of every AssignmentKLLoss before training; check those that are there already.
 
-    Fitted are those that neither a checkpoint nor a file (``vocabulary=``) brought, on the run's training images under
-    its validation pipeline, in one pass, by rank 0, which hands them to the others. They are in every checkpoint. The
-    others must have been fitted to this teacher, tap and pooling. The run's random numbers are left alone, and so are
-    runs without such a loss.
+    Fitted are those that neither a checkpoint nor a file (``vocabulary=``) brought, on the run's
+    training images under its validation pipeline, in one pass, by rank 0, which hands them to the
+    others. They are in every checkpoint. The others must have been fitted to this teacher, tap and
+    pooling. The run's random numbers are left alone, and so are runs without such a loss.
 
     Args:
-        dataloader: ``dict(dataset=…, batch_size=1, num_workers=0)``; None: the run's training data set with its
-            validation pipeline.
+        dataloader: ``dict(dataset=…, batch_size=1, num_workers=0)``; None: the run's training data
+            set with its validation pipeline.
         images: How many images, evenly spaced; None takes all.
         max_vectors: Vectors for each vocabulary, at most, spread over the images.
         seed: Of positions and k-means; None takes the run's.
@@ -37,12 +38,22 @@ class VocabularyHook(Hook):
         ValueError: A vocabulary of another teacher, tap or pooling; too few vectors for the words.
     """
 
-    def __init__(self, dataloader: dict | None = None, images: int | None = None, max_vectors: int = MAX_VECTORS,
-                 seed: int | None = None) -> None:
+    def __init__(
+        self,
+        dataloader: dict | None = None,
+        images: int | None = None,
+        max_vectors: int = MAX_VECTORS,
+        seed: int | None = None,
+    ) -> None:
         check_count('max_vectors', max_vectors, 1)
         if images is not None:
             check_count('images', images, 1)
-        self.dataloader, self.images, self.max_vectors, self.seed = dataloader, images, max_vectors, seed
+        self.dataloader, self.images, self.max_vectors, self.seed = (
+            dataloader,
+            images,
+            max_vectors,
+            seed,
+        )
         self.reports: dict[str, dict[str, float]] = {}
 
     def before_train(self, runner: Runner) -> None:

@@ -1,4 +1,5 @@
 """The student's side of QUEST: which word would the teacher see here?"""
+
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,8 @@ def unit(x: Tensor, dim: int = 1) -> Tensor:
 class AssignmentPredictor(nn.Module):
     r"""Scores of a teacher's words by a cosine 1×1 convolution with a learned scale, dropped after training.
 
-    Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020, arXiv 1912.01540, eq. 4.
+    Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020,
+    arXiv 1912.01540, eq. 4.
 
     .. math:: s_k = \gamma \cos(W_k, f_S)
 
@@ -39,7 +41,7 @@ class AssignmentPredictor(nn.Module):
 
     def __init__(self, channels: int, num_words: int, gamma: float = 3.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_words, channels) * (2 / channels)**0.5)
+        self.weight = nn.Parameter(torch.randn(num_words, channels) * (2 / channels) ** 0.5)
         self.scale = nn.Parameter(torch.tensor(float(gamma)))
 
     def forward(self, student: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
 """The vocabulary of QUEST: words that quantise a teacher's feature map."""
+
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ _DIGEST = 32  # bytes of a SHA-256
 _CHUNK = 4096  # vectors that statistics look at together
 _BATCH = 16384  # vectors of one step of k-means: on blobs 0.1 % above full k-means in inertia, 1024 are 5 % above
 _CALIBRATION = 2048  # vectors that tau='auto' looks at
-_ANEW = 'Mend: copy the file again from where it was fitted, or fit one anew: tools/fit_vocabulary.py'
+_ANEW = (
+    'Mend: copy the file again from where it was fitted, or fit one anew: tools/fit_vocabulary.py'
+)
 
 
 class Words(NamedTuple):
@@ -60,26 +63,30 @@ def log_assignment(vectors: Tensor, words: Words, tau: float | Tensor) -> Tensor
 class Vocabulary(nn.Module):
     r"""Words (K, C) fitted once to a teacher's features and frozen: a position's p_T is its soft assignment to them.
 
-    Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020, arXiv 1912.01540,
-    eq. 2 and 3.
+    Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020,
+    arXiv 1912.01540, eq. 2 and 3.
 
     .. math:: p_T = \mathrm{softmax}_k(-\lVert v_k - f \rVert^2 / \tau)
 
-    The temperature is in squared-feature units: a layer whose features are ten times as large needs a hundredfold tau.
-    ``tau='auto'`` chooses it when the words are fitted, such that the mean assignment perplexity exp(mean H(p_T)) is
-    ``target_perplexity``. The authors' code multiplies by a temperature t = 1/tau.
+    The temperature is in squared-feature units: a layer whose features are ten times as large needs
+    a hundredfold tau. ``tau='auto'`` chooses it when the words are fitted, such that the mean
+    assignment perplexity exp(mean H(p_T)) is ``target_perplexity``. The authors' code multiplies by
+    a temperature t = 1/tau.
 
-    The words are NaN until they are fitted (:meth:`fit`), loaded (:meth:`load`, a state dict) or written by hand
-    (``vocabulary.words.copy_(…)``).
+    The words are NaN until they are fitted (:meth:`fit`), loaded (:meth:`load`, a state dict) or
+    written by hand (``vocabulary.words.copy_(…)``).
 
     Args:
         num_words: K.
         channels: C, the teacher's.
-        tau: Temperature, or 'auto'. A number is the config's and not in the state dict; one found by 'auto' is.
-        target_perplexity: How many words share a position's assignment, on average, under ``tau='auto'``.
+        tau: Temperature, or 'auto'. A number is the config's and not in the state dict; one found
+            by 'auto' is.
+        target_perplexity: How many words share a position's assignment, on average, under
+            ``tau='auto'``.
 
     Raises:
-        ValueError: Fewer than two words, a tau that is no positive number, an unreachable perplexity.
+        ValueError: Fewer than two words, a tau that is no positive number, an unreachable
+            perplexity.
 
     Examples:
         >>> vocabulary = Vocabulary(2, 1, tau=1.)
@@ -93,7 +100,9 @@ class Vocabulary(nn.Module):
     tau: float | Tensor
     fingerprint: Tensor
 
-    def __init__(self, num_words: int, channels: int, tau: float | str = 0.2, target_perplexity: float = 4.0) -> None:
+    def __init__(
+        self, num_words: int, channels: int, tau: float | str = 0.2, target_perplexity: float = 4.0
+    ) -> None:
         super().__init__()
         check_vocabulary(num_words, tau, target_perplexity)
         self.target_perplexity = target_perplexity
@@ -110,7 +119,8 @@ class Vocabulary(nn.Module):
         """Whether words and tau are there; looks at them only after they were written to, since that synchronises.
 
         Raises:
-            ValueError: They are there and cannot serve: NaN or Inf among the words, a tau that is not above 0.
+            ValueError: They are there and cannot serve: NaN or Inf among the words, a tau that is
+                not above 0.
         """
         needed = [self.words, self.tau] if isinstance(self.tau, Tensor) else [self.words]
         state = tuple((id(buffer), buffer._version) for buffer in needed)
@@ -125,7 +135,7 @@ class Vocabulary(nn.Module):
         found = {name: state_dict.get(prefix + name, value) for name, value in own.items()}
         if any(bool(found[name].isnan().all()) for name in ('words', 'tau')):
             found.update(words=torch.ones(2, 1), tau=torch.ones(()))
-        check_fitted(**found, where=f"the vocabulary {prefix.rstrip('.')!r} of this checkpoint")
+        check_fitted(**found, where=f'the vocabulary {prefix.rstrip(".")!r} of this checkpoint')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def assign(self, vectors: Tensor) -> Tensor:
@@ -146,27 +156,38 @@ class Vocabulary(nn.Module):
             What :meth:`describe` says of the vectors.
 
         Raises:
-            ValueError: Fewer (different) vectors than words, other channels, NaN or Inf, or no tau gives the target
-                perplexity.
+            ValueError: Fewer (different) vectors than words, other channels, NaN or Inf, or no tau
+                gives the target perplexity.
         """
         from sklearn.cluster import MiniBatchKMeans  # slow to import, and needed once
 
         num_words, channels = self.words.shape
         vectors = vectors.float()
         if vectors.dim() != 2 or vectors.shape[1] != channels:
-            raise ValueError(f'a vocabulary of {channels} channels needs vectors (P, {channels}), got '
-                             f'{tuple(vectors.shape)}')
+            raise ValueError(
+                f'a vocabulary of {channels} channels needs vectors (P, {channels}), got '
+                f'{tuple(vectors.shape)}'
+            )
         if len(vectors) < num_words:
-            raise ValueError(f'{len(vectors)} vectors are too few for {num_words} words. Mend: num_words='
-                             f'{max(2, len(vectors) // 10)} or less, or more vectors (images=None, a larger '
-                             'max_vectors)')
+            raise ValueError(
+                f'{len(vectors)} vectors are too few for {num_words} words. Mend: num_words='
+                f'{max(2, len(vectors) // 10)} or less, or more vectors (images=None, a larger '
+                'max_vectors)'
+            )
         if not vectors.isfinite().all():
-            raise ValueError("the teacher's features hold NaN or Inf, so no words can be fitted. Mend: check its "
-                             "checkpoint and inputs, or precision='bf16' in place of 'fp16'")
+            raise ValueError(
+                "the teacher's features hold NaN or Inf, so no words can be fitted. Mend: check "
+                'its '
+                "checkpoint and inputs, or precision='bf16' in place of 'fp16'"
+            )
         distinct = _count_distinct(vectors, num_words)
         if distinct < num_words:
-            raise ValueError(f'the {len(vectors)} vectors hold {distinct} different ones, too few for {num_words} '
-                             f'words. Mend: num_words={max(2, distinct // 10)} or less, or a tap whose features vary')
+            raise ValueError(
+                f'the {len(vectors)} vectors hold {distinct} different ones, too few for '
+                f'{num_words} '
+                f'words. Mend: num_words={max(2, distinct // 10)} or less, or a tap whose '
+                f'features vary'
+            )
         means = MiniBatchKMeans(num_words, batch_size=_BATCH, n_init=1, random_state=seed)
         means.fit(vectors.cpu().numpy())
         self.words.copy_(torch.from_numpy(means.cluster_centers_))
@@ -179,9 +200,10 @@ class Vocabulary(nn.Module):
         """Return how the words serve vectors (P, C).
 
         Returns:
-            ``vectors``: their number; ``inertia``: mean squared distance to the nearest word; ``words_used``: the
-            perplexity exp(H) of the words' shares; ``tau``; ``confidence``: mean max p_T; ``assignment``: the mean
-            assignment perplexity exp(mean H(p_T)).
+            ``vectors``: their number; ``inertia``: mean squared distance to the nearest word;
+                ``words_used``: the
+            perplexity exp(H) of the words' shares; ``tau``; ``confidence``: mean max p_T;
+            ``assignment``: the mean assignment perplexity exp(mean H(p_T)).
         """
         counts = torch.zeros(len(self.words), dtype=torch.float64)
         inertia = confidence = entropy = 0.0
@@ -194,8 +216,14 @@ class Vocabulary(nn.Module):
             entropy += torch.special.entr(log_p.exp()).sum().item()
             inertia += (chunk - self.words[word]).square().sum().item()
         number = len(vectors)
-        return dict(vectors=number, inertia=inertia / number, words_used=perplexity(counts).item(),
-                    tau=float(self.tau), confidence=confidence / number, assignment=math.exp(entropy / number))
+        return dict(
+            vectors=number,
+            inertia=inertia / number,
+            words_used=perplexity(counts).item(),
+            tau=float(self.tau),
+            confidence=confidence / number,
+            assignment=math.exp(entropy / number),
+        )
 
     def check(self, fingerprint: Tensor) -> None:
         """Refuse to serve another teacher, tap or pooling than the words were fitted to.
@@ -210,33 +238,51 @@ class Vocabulary(nn.Module):
         """
         if not self.fingerprint.any():
             return
-        differs = [what for what, mine, yours in zip(ORIGIN, self.fingerprint.cpu(), fingerprint.cpu(), strict=True)
-                   if not torch.equal(mine, yours)]
+        differs = [
+            what
+            for what, mine, yours in zip(
+                ORIGIN, self.fingerprint.cpu(), fingerprint.cpu(), strict=True
+            )
+            if not torch.equal(mine, yours)
+        ]
         if differs:
-            what = dict(teacher="another teacher (other weights, precision or fuse_bn)", tap='another tap of the '
-                        'teacher', pooling="another pooling of the teacher's map (sizes of the maps, or channels)")
-            raise ValueError(f'this vocabulary was fitted to {" and ".join(what[d] for d in differs)}, so its words '
-                             f"mean nothing here. Mend: give back the {', '.join(differs)} that it was fitted with, "
-                             'or fit one anew: tools/fit_vocabulary.py, or VocabularyHook without vocabulary=, '
-                             'load_from or resume')
+            what = dict(
+                teacher='another teacher (other weights, precision or fuse_bn)',
+                tap='another tap of the teacher',
+                pooling="another pooling of the teacher's map (sizes of the maps, or channels)",
+            )
+            raise ValueError(
+                f'this vocabulary was fitted to {" and ".join(what[d] for d in differs)}, so its '
+                f'words '
+                f'mean nothing here. Mend: give back the {", ".join(differs)} that it was fitted '
+                f'with, '
+                'or fit one anew: tools/fit_vocabulary.py, or VocabularyHook without vocabulary=, '
+                'load_from or resume'
+            )
 
     def load(self, path: str | Path) -> None:
         """Read words, fingerprint and, under ``tau='auto'``, tau from a file of tools/fit_vocabulary.py.
 
         Raises:
-            ValueError: The file holds other words, or none; or its words, tau or fingerprint cannot be those of a
-                fitted vocabulary.
+            ValueError: The file holds other words, or none; or its words, tau or fingerprint cannot
+                be those of a fitted vocabulary.
         """
         state = load_state_dict_file(path)
         if set(state) != {'words', 'tau', 'fingerprint'}:
-            raise ValueError(f'vocabulary={str(path)!r} is no vocabulary: it holds {sorted(state)[:5]}. Mend: write '
-                             'one by tools/fit_vocabulary.py')
+            raise ValueError(
+                f'vocabulary={str(path)!r} is no vocabulary: it holds {sorted(state)[:5]}. Mend: '
+                f'write '
+                'one by tools/fit_vocabulary.py'
+            )
         check_fitted(**state, where=f'vocabulary={str(path)!r}')
         if state['words'].shape != self.words.shape:
-            raise ValueError(f'vocabulary={str(path)!r} holds {state["words"].shape[0]} words of '
-                             f'{state["words"].shape[1]} channels, but the loss has num_words={self.words.shape[0]} '
-                             f'and a teacher of {self.words.shape[1]} channels. Mend: num_words='
-                             f'{state["words"].shape[0]}, or fit one for this teacher: tools/fit_vocabulary.py')
+            raise ValueError(
+                f'vocabulary={str(path)!r} holds {state["words"].shape[0]} words of '
+                f'{state["words"].shape[1]} channels, but the loss has '
+                f'num_words={self.words.shape[0]} '
+                f'and a teacher of {self.words.shape[1]} channels. Mend: num_words='
+                f'{state["words"].shape[0]}, or fit one for this teacher: tools/fit_vocabulary.py'
+            )
         self.words.copy_(state['words'])
         self.fingerprint.copy_(state['fingerprint'])
         if isinstance(self.tau, Tensor):
@@ -250,8 +296,12 @@ class Vocabulary(nn.Module):
         """Return the tau whose mean assignment perplexity is the target: it grows with tau, as −d/tau flattens."""
         from scipy.optimize import brentq
 
-        order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:_CALIBRATION]
-        scores = excess_distance(vectors[order.to(vectors.device)].to(self.words), shift_words(self.words))
+        order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[
+            :_CALIBRATION
+        ]
+        scores = excess_distance(
+            vectors[order.to(vectors.device)].to(self.words), shift_words(self.words)
+        )
         unit = -scores.mean().item()
 
         def excess(log_tau: float) -> float:
@@ -260,15 +310,19 @@ class Vocabulary(nn.Module):
 
         low, high = (math.log(unit) + step for step in (-30.0, 30.0)) if unit > 0 else (0.0, 0.0)
         if not (unit > 0 and excess(low) < 0 < excess(high)):
-            raise ValueError(f"tau='auto' finds no tau of assignment perplexity {self.target_perplexity}: too many "
-                             'words are equal, since the features hold too few different vectors. Mend: fewer words, '
-                             'a tap whose features vary, or a tau of your own')
+            raise ValueError(
+                f"tau='auto' finds no tau of assignment perplexity {self.target_perplexity}: too "
+                f'many '
+                'words are equal, since the features hold too few different vectors. Mend: fewer '
+                'words, '
+                'a tap whose features vary, or a tau of your own'
+            )
         return math.exp(brentq(excess, low, high, xtol=1e-6))
 
 
 def _count_distinct(vectors: Tensor, enough: int) -> int:
     """Return how many different vectors there are; looks at no more of them than show that there are enough."""
-    few = len(torch.unique(vectors[:4 * enough], dim=0))
+    few = len(torch.unique(vectors[: 4 * enough], dim=0))
     return few if few >= enough or len(vectors) <= 4 * enough else len(torch.unique(vectors, dim=0))
 
 
@@ -276,7 +330,8 @@ def check_vocabulary(num_words: int, tau: float | str, target_perplexity: float)
     """Refuse what no vocabulary can be.
 
     Raises:
-        ValueError: Fewer than two words, a tau that is no positive number, an unreachable perplexity.
+        ValueError: Fewer than two words, a tau that is no positive number, an unreachable
+            perplexity.
     """
     check_count('num_words', num_words, 2)  # with one word every assignment is 1
     if isinstance(tau, str) and tau != 'auto':
@@ -284,8 +339,11 @@ def check_vocabulary(num_words: int, tau: float | str, target_perplexity: float)
     if not isinstance(tau, str):
         check_positive('tau', tau)
     elif not 1 < target_perplexity < num_words:
-        raise ValueError(f"target_perplexity must lie between 1 (one word) and num_words={num_words} (all alike) for "
-                         f"tau='auto', got {target_perplexity!r}")
+        raise ValueError(
+            f'target_perplexity must lie between 1 (one word) and num_words={num_words} (all '
+            f'alike) for '
+            f"tau='auto', got {target_perplexity!r}"
+        )
 
 
 def check_fitted(words: Tensor, tau: Tensor, fingerprint: Tensor, where: str) -> None:
@@ -304,12 +362,19 @@ def check_fitted(words: Tensor, tau: Tensor, fingerprint: Tensor, where: str) ->
     """
     digests = (len(ORIGIN), _DIGEST)
     for name, value, right, what in (
-            ('words', words, words.dim() == 2 and words.is_floating_point(), 'floating-point (K, C)'),
-            ('tau', tau, tau.dim() == 0 and tau.is_floating_point(), 'a floating-point number ()'),
-            ('fingerprint', fingerprint, (fingerprint.dtype, tuple(fingerprint.shape)) == (torch.uint8, digests),
-             f'torch.uint8 {digests}')):
+        ('words', words, words.dim() == 2 and words.is_floating_point(), 'floating-point (K, C)'),
+        ('tau', tau, tau.dim() == 0 and tau.is_floating_point(), 'a floating-point number ()'),
+        (
+            'fingerprint',
+            fingerprint,
+            (fingerprint.dtype, tuple(fingerprint.shape)) == (torch.uint8, digests),
+            f'torch.uint8 {digests}',
+        ),
+    ):
         if not right:
-            raise ValueError(f'{where}: {name} must be {what}, got {value.dtype} {tuple(value.shape)}. {_ANEW}')
+            raise ValueError(
+                f'{where}: {name} must be {what}, got {value.dtype} {tuple(value.shape)}. {_ANEW}'
+            )
     bad = int((~words.isfinite().all(1)).sum())
     if bad:
         raise ValueError(f'{where}: {bad} of its {len(words)} words hold NaN or Inf. {_ANEW}')

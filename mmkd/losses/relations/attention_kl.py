@@ -1,4 +1,5 @@
 """KL over attention rows: whom does each token look at? The attention part of KD from internal representations."""
+
 import math
 
 import torch
@@ -11,27 +12,36 @@ from mmkd.utils.checks import check_choice, check_count
 HEADS = ('match', 'mean')
 
 
-def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, heads: str = 'match',
-                 rows: int | None = None, student_key: Tensor | None = None, teacher_key: Tensor | None = None,
-                 key_mask: Tensor | None = None) -> Tensor:
+def attention_kl(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor | None = None,
+    heads: str = 'match',
+    rows: int | None = None,
+    student_key: Tensor | None = None,
+    teacher_key: Tensor | None = None,
+    key_mask: Tensor | None = None,
+) -> Tensor:
     r"""Divergence between the attention distributions of student and teacher, row by row.
 
-    Paper: Aguilar et al., Knowledge Distillation from Internal Representations, AAAI 2020, arXiv 1910.03723, the
-    attention loss. No code of the authors is known.
+    Paper: Aguilar et al., Knowledge Distillation from Internal Representations, AAAI 2020, arXiv
+    1910.03723, the attention loss. No code of the authors is known.
 
     .. math:: L_{kl} = \frac{1}{h |V|} \sum_{i \in V} \sum_{a=1}^{h} \sum_k A^T_{aik} \ln \frac{A^T_{aik}}{A^S_{aik}}
 
-    Normaliser: summed over keys k, averaged over heads and over the valid rows V (queries) of the whole batch; the
-    paper's 1/L, with the true length of every sentence. There is no temperature, so no factor. Probabilities
-    :math:`A^S` are clamped at the dtype's smallest normal number inside the logarithm, those of queries and keys have
-    an exact one; where :math:`A^T` is 0 a key adds 0.
+    Normaliser: summed over keys k, averaged over heads and over the valid rows V (queries) of the
+    whole batch; the paper's 1/L, with the true length of every sentence. There is no temperature,
+    so no factor. Probabilities :math:`A^S` are clamped at the dtype's smallest normal number inside
+    the logarithm, those of queries and keys have an exact one; where :math:`A^T` is 0 a key adds 0.
 
     Args:
-        student: Attention probabilities (N, h, Q, K): after softmax, before dropout. With keys: queries (N, h, Q, d).
+        student: Attention probabilities (N, h, Q, K): after softmax, before dropout. With keys:
+            queries (N, h, Q, d).
         teacher: The same of the teacher; receives no gradient.
         mask: Bool (N, Q), True where a row counts; padding does not.
-        heads: 'match' compares head by head, which means something where the student began as layers of the teacher;
-            'mean' averages the heads of each side first, so their numbers may differ.
+        heads: 'match' compares head by head, which means something where the student began as
+            layers of the teacher; 'mean' averages the heads of each side first, so their numbers
+            may differ.
         rows: Queries that are drawn, see :class:`AttentionKLLoss`; None takes all.
         student_key: Keys (N, h, K, d), where ``student`` holds queries.
         teacher_key: The same of the teacher.
@@ -52,12 +62,19 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
     check_choice('heads', heads, HEADS)
     keys = [k for k in (student_key, teacher_key) if k is not None]
     if len(keys) == 1 or (key_mask is not None and not keys):
-        raise ValueError('student_key and teacher_key come together, and key_mask with them; got '
-                         f'student_key {_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
-                         f'{_shape(key_mask)}. Mend: all of them, or probabilities alone')
+        raise ValueError(
+            'student_key and teacher_key come together, and key_mask with them; got '
+            f'student_key {_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
+            f'{_shape(key_mask)}. Mend: all of them, or probabilities alone'
+        )
     _check(student, teacher, heads, student_key, teacher_key)
     _check_mask('mask', mask, (len(student), student.shape[2]), 'queries')
-    _check_mask('key_mask', key_mask, () if student_key is None else (len(student_key), student_key.shape[2]), 'keys')
+    _check_mask(
+        'key_mask',
+        key_mask,
+        () if student_key is None else (len(student_key), student_key.shape[2]),
+        'keys',
+    )
     queries = student.shape[2]
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
@@ -66,19 +83,25 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
             drawn = torch.randperm(queries, device=student.device)[:rows]
             student, teacher = student[:, :, drawn], teacher[:, :, drawn]
             mask = None if mask is None else mask[:, drawn]
-        rows_mask = None if mask is None else mask[..., None]  # what stands in padding may be NaN, and 0 · NaN is NaN
+        rows_mask = (
+            None if mask is None else mask[..., None]
+        )  # what stands in padding may be NaN, and 0 · NaN is NaN
         student, teacher = (fill_masked(x, rows_mask) for x in (student, teacher))
         if student_key is None or teacher_key is None:
             if heads == 'mean':
                 student = student.mean(1, keepdim=True)
             log_student = infinite_to_nan(student).clamp(min=torch.finfo(student.dtype).tiny).log()
         else:
-            student_key, teacher_key = (fill_masked(x, None if key_mask is None else key_mask[..., None])
-                                        for x in widen(student_key, teacher_key.detach()))
+            student_key, teacher_key = (
+                fill_masked(x, None if key_mask is None else key_mask[..., None])
+                for x in widen(student_key, teacher_key.detach())
+            )
             log_student = log_attention_rows(student, student_key, key_mask)
             teacher = attention_rows(teacher, teacher_key, key_mask)
             if heads == 'mean':
-                log_student = log_student.logsumexp(1, keepdim=True) - math.log(log_student.shape[1])
+                log_student = log_student.logsumexp(1, keepdim=True) - math.log(
+                    log_student.shape[1]
+                )
         if heads == 'mean':
             teacher = teacher.mean(1, keepdim=True)
         divergence = torch.special.xlogy(teacher, teacher) - teacher * log_student
@@ -92,14 +115,16 @@ def attention_kl(student: Tensor, teacher: Tensor, mask: Tensor | None = None, h
 class AttentionKLLoss(Loss):
     r"""Divergence of attention rows; see :func:`attention_kl`.
 
-    Where a fused kernel hides the probabilities, or (N, h, Q, K) numbers would not fit, the loss takes queries and keys
-    and makes the rows itself: ``student`` and ``teacher`` are then queries (N, h, Q, d), ``student_key`` and
-    ``teacher_key`` keys (N, h, K, d), as the taps ``….attn:query`` and ``….attn:key`` of an ``nn.MultiheadAttention``
-    give them, and :math:`A = \mathrm{softmax}(q k^\top / \sqrt d)`.
+    Where a fused kernel hides the probabilities, or (N, h, Q, K) numbers would not fit, the loss
+    takes queries and keys and makes the rows itself: ``student`` and ``teacher`` are then queries
+    (N, h, Q, d), ``student_key`` and ``teacher_key`` keys (N, h, K, d), as the taps
+    ``….attn:query`` and ``….attn:key`` of an ``nn.MultiheadAttention`` give them, and :math:`A =
+    \mathrm{softmax}(q k^\top / \sqrt d)`.
 
-    ``rows`` bounds memory: so many queries are drawn in each call, the same ones for student, teacher and all images,
-    without replacement, and their sum is scaled by Q/rows. Its expectation is the loss over all rows, under a mask too.
-    With queries and keys no larger matrix than (N, h, rows, K) exists.
+    ``rows`` bounds memory: so many queries are drawn in each call, the same ones for student,
+    teacher and all images, without replacement, and their sum is scaled by Q/rows. Its expectation
+    is the loss over all rows, under a mask too. With queries and keys no larger matrix than (N, h,
+    rows, K) exists.
 
     Args:
         heads: 'match' or 'mean'.
@@ -108,7 +133,8 @@ class AttentionKLLoss(Loss):
         loss_name: Key in the logs.
 
     Raises:
-        ValueError: shapes that do not fit, a key without its query; probabilities whose rows do not sum to 1.
+        ValueError: shapes that do not fit, a key without its query; probabilities whose rows do not
+            sum to 1.
 
     Examples:
         >>> q, k = torch.zeros(1, 2, 4, 8), torch.randn(1, 2, 4, 8)
@@ -118,16 +144,28 @@ class AttentionKLLoss(Loss):
 
     needs = ()  # rows over other tokens cannot be resized to each other
 
-    def __init__(self, heads: str = 'match', rows: int | None = None, loss_weight: float = 1.0,
-                 loss_name: str | None = None) -> None:
+    def __init__(
+        self,
+        heads: str = 'match',
+        rows: int | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         check_choice('heads', heads, HEADS)
         if rows is not None:
             check_count('rows', rows, 1)
         self.heads, self.rows = heads, rows
 
-    def build(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, student_key: Tensor | None = None,
-              teacher_key: Tensor | None = None, key_mask: Tensor | None = None) -> str:
+    def build(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None = None,
+        student_key: Tensor | None = None,
+        teacher_key: Tensor | None = None,
+        key_mask: Tensor | None = None,
+    ) -> str:
         """Refuse what is no attention: logits, scores, or probabilities after dropout. The Distiller calls it.
 
         Raises:
@@ -136,16 +174,28 @@ class AttentionKLLoss(Loss):
         for name, x in (('student', student), ('teacher', teacher)) if student_key is None else ():
             sums = x.float().sum(-1)
             if not (x.ge(0).all() and (sums - 1).abs().max() < 0.02):
-                raise ValueError(f'{name} {shape_of(x)} is no attention: its rows sum to {float(sums.min()):.3g} … '
-                                 f'{float(sums.max()):.3g}, not to 1. Mend: tap probabilities after softmax and before '
-                                 'dropout, or queries and keys with reads=dict(student_key=…, teacher_key=…)')
+                raise ValueError(
+                    f'{name} {shape_of(x)} is no attention: its rows sum to '
+                    f'{float(sums.min()):.3g} … '
+                    f'{float(sums.max()):.3g}, not to 1. Mend: tap probabilities after softmax '
+                    f'and before '
+                    'dropout, or queries and keys with reads=dict(student_key=…, teacher_key=…)'
+                )
         return ''
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None, student_key: Tensor | None = None,
-                teacher_key: Tensor | None = None, key_mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None = None,
+        student_key: Tensor | None = None,
+        teacher_key: Tensor | None = None,
+        key_mask: Tensor | None = None,
+    ) -> Tensor:
         """Return the weighted loss; the arguments are those of :func:`attention_kl`."""
-        return self.loss_weight * attention_kl(student, teacher, mask, self.heads, self.rows, student_key, teacher_key,
-                                               key_mask)
+        return self.loss_weight * attention_kl(
+            student, teacher, mask, self.heads, self.rows, student_key, teacher_key, key_mask
+        )
 
 
 def attention_rows(query: Tensor, key: Tensor, key_mask: Tensor | None = None) -> Tensor:
@@ -166,41 +216,67 @@ def _scores(query: Tensor, key: Tensor, key_mask: Tensor | None) -> Tensor:
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     if key_mask is None:
         return scores
-    return scores.masked_fill(~key_mask[:, None, None], torch.finfo(scores.dtype).min / 2)  # no −∞: 0 · ∞ is NaN
+    return scores.masked_fill(
+        ~key_mask[:, None, None], torch.finfo(scores.dtype).min / 2
+    )  # no −∞: 0 · ∞ is NaN
 
 
 def _shape(x: Tensor | None) -> str:
     return 'None' if x is None else shape_of(x)
 
 
-def _check(student: Tensor, teacher: Tensor, heads: str, student_key: Tensor | None = None,
-           teacher_key: Tensor | None = None) -> None:
+def _check(
+    student: Tensor,
+    teacher: Tensor,
+    heads: str,
+    student_key: Tensor | None = None,
+    teacher_key: Tensor | None = None,
+) -> None:
     what = 'attention' if student_key is None else 'queries'
     shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
     if student.dim() != 4 or teacher.dim() != 4:
-        mend = '' if student.dim() != 3 else '; a module that averages its heads gives (N, Q, K): x[:, None]'
+        mend = (
+            ''
+            if student.dim() != 3
+            else '; a module that averages its heads gives (N, Q, K): x[:, None]'
+        )
         raise ValueError(f'AttentionKLLoss needs {what} (N, heads, Q, K), got {shapes}{mend}')
     for query, key in ((student, student_key), (teacher, teacher_key)):
-        if key is not None and (key.dim() != 4 or (*key.shape[:2], key.shape[3]) != (*query.shape[:2], query.shape[3])):
-            raise ValueError(f'queries and keys are those of one attention, (N, heads, Q, d) and (N, heads, K, d); got '
-                             f'{shape_of(query)} and {shape_of(key)}. Mend: taps :query and :key of one module')
+        if key is not None and (
+            key.dim() != 4 or (*key.shape[:2], key.shape[3]) != (*query.shape[:2], query.shape[3])
+        ):
+            raise ValueError(
+                f'queries and keys are those of one attention, (N, heads, Q, d) and (N, heads, K, '
+                f'd); got '
+                f'{shape_of(query)} and {shape_of(key)}. Mend: taps :query and :key of one module'
+            )
     if student.shape[1] != teacher.shape[1] and heads == 'match':
-        raise ValueError(f'student has {student.shape[1]} heads but teacher has {teacher.shape[1]} ({shapes}); mend: '
-                         "heads='mean'")
-    tokens = [(x.shape[2], (x if k is None else k).shape[3 if k is None else 2])
-              for x, k in ((student, student_key), (teacher, teacher_key))]
+        raise ValueError(
+            f'student has {student.shape[1]} heads but teacher has {teacher.shape[1]} ({shapes}); '
+            f'mend: '
+            "heads='mean'"
+        )
+    tokens = [
+        (x.shape[2], (x if k is None else k).shape[3 if k is None else 2])
+        for x, k in ((student, student_key), (teacher, teacher_key))
+    ]
     if len(student) != len(teacher) or tokens[0] != tokens[1]:
-        raise ValueError(f'student looks from {tokens[0][0]} queries at {tokens[0][1]} keys, teacher from '
-                         f'{tokens[1][0]} at {tokens[1][1]} ({shapes}); mend: layers over the same tokens (the same '
-                         'patch size and spatial reduction), or rows of affinity between features of one size: '
-                         "connectors=dict(student=dict(type='AffinityRows', size=…), teacher=…)")
+        raise ValueError(
+            f'student looks from {tokens[0][0]} queries at {tokens[0][1]} keys, teacher from '
+            f'{tokens[1][0]} at {tokens[1][1]} ({shapes}); mend: layers over the same tokens (the '
+            f'same '
+            'patch size and spatial reduction), or rows of affinity between features of one size: '
+            "connectors=dict(student=dict(type='AffinityRows', size=…), teacher=…)"
+        )
 
 
 def _check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...], what: str) -> None:
     if mask is None:
         return
     if mask.dtype != torch.bool:
-        raise TypeError(f'{name} must be a bool tensor, True for {what} that count, got {mask.dtype}; mend: '
-                        f'{name}.bool()')
+        raise TypeError(
+            f'{name} must be a bool tensor, True for {what} that count, got {mask.dtype}; mend: '
+            f'{name}.bool()'
+        )
     if mask.shape != shape:
         raise ValueError(f'{name} must have the shape {shape} of the {what}, got {shape_of(mask)}')

@@ -1,54 +1,74 @@
 """Pair-wise distillation: how alike any two places of a feature map are, for the student as for the teacher."""
+
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import Loss, first_derivative_only, infinite_to_nan, no_autocast, shape_of, widen
+from mmkd.losses.base import (
+    Loss,
+    first_derivative_only,
+    infinite_to_nan,
+    no_autocast,
+    shape_of,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
-# Elements in float64 of one chunk of nodes: 2 MB, which a CPU's cache holds; a GPU wants longer kernels.
+# Elements in float64 of one chunk of nodes: 2 MB, which a CPU's cache holds; a GPU wants longer
+# kernels.
 _CHUNK = {'cpu': 2**18, 'cuda': 2**24}
 
 
-def pair_wise_affinity(student: Tensor, teacher: Tensor, patch: int | tuple[int, int] = 1, pool: str = 'avg',
-                       neighbourhood: int | None = None, method: str = 'auto') -> Tensor:
+def pair_wise_affinity(
+    student: Tensor,
+    teacher: Tensor,
+    patch: int | tuple[int, int] = 1,
+    pool: str = 'avg',
+    neighbourhood: int | None = None,
+    method: str = 'auto',
+) -> Tensor:
     r"""Mean squared difference between the cosine affinities of student and teacher.
 
-    Paper: Liu et al., Structured Knowledge Distillation for Dense Prediction, CVPR 2019 / TPAMI 2020,
-    arXiv 1903.04197, eq. 2 and 3 (TPAMI numbering of the graph with granularity beta and connection range alpha).
+    Paper: Liu et al., Structured Knowledge Distillation for Dense Prediction, CVPR 2019 / TPAMI
+    2020, arXiv 1903.04197, eq. 2 and 3 (TPAMI numbering of the graph with granularity beta and
+    connection range alpha).
 
     .. math:: \ell_{pa} = \frac{1}{|E|} \sum_{(i,j) \in E} (a^s_{ij} - a^t_{ij})^2,
               \quad a_{ij} = \frac{f_i^\top f_j}{\lVert f_i \rVert \lVert f_j \rVert}
 
-    Normaliser: averaged over the edges E that exist, of all images. The full graph has (nodes)² edges, the zero
-    diagonal included. The preprint prints the prefactor W'H'·alpha/beta, the *number* of edges; meant is its inverse.
+    Normaliser: averaged over the edges E that exist, of all images. The full graph has (nodes)²
+    edges, the zero diagonal included. The preprint prints the prefactor W'H'·alpha/beta, the
+    *number* of edges; meant is its inverse.
 
-    The authors' code differs: it max-pools with a window of half the map (``pool='max'``, ``patch=32`` on 65×65 leaves
-    3×3 nodes), has no connection range, and detaches the norm, which drops the projection from the gradient.
-    The default follows the paper: average pooling, all nodes connected, the whole gradient.
+    The authors' code differs: it max-pools with a window of half the map (``pool='max'``,
+    ``patch=32`` on 65×65 leaves 3×3 nodes), has no connection range, and detaches the norm, which
+    drops the projection from the gradient. The default follows the paper: average pooling, all
+    nodes connected, the whole gradient.
 
-    Since cosines do not depend on the number of channels, student and teacher may differ in it. With unit vectors as
-    rows of S and T, ``gram`` uses :math:`\sum_{ij}(a^s-a^t)^2 = \lVert S^\top S \rVert^2 - 2 \lVert S^\top T \rVert^2
-    + \lVert T^\top T \rVert^2`: products of channels × channels, linear in pixels, float64.
+    Since cosines do not depend on the number of channels, student and teacher may differ in it.
+    With unit vectors as rows of S and T, ``gram`` uses :math:`\sum_{ij}(a^s-a^t)^2 = \lVert S^\top
+    S \rVert^2 - 2 \lVert S^\top T \rVert^2 + \lVert T^\top T \rVert^2`: products of channels ×
+    channels, linear in pixels, float64.
 
     Args:
         student: Features (N, Cs, H, W).
         teacher: Features (N, Ct, H, W); receives no gradient.
-        patch: Pixels that one node spans, int or (height, width): beta = height · width. Windows at the border that
-            do not fill up hold fewer pixels and are averaged over those.
+        patch: Pixels that one node spans, int or (height, width): beta = height · width. Windows at
+            the border that do not fill up hold fewer pixels and are averaged over those.
         pool: 'avg', or the authors' 'max'.
-        neighbourhood: None connects all nodes; an odd k connects each with the k×k around it (alpha = k²), itself
-            included.
+        neighbourhood: None connects all nodes; an odd k connects each with the k×k around it (alpha
+            = k²), itself included.
         method: 'dense' materialises nodes × nodes, 'gram' does not, 'auto' takes the cheaper.
 
     Returns:
         0-d tensor, float32 or wider.
 
     Raises:
-        ValueError: shapes that do not fit, a single node, an option that is unknown or does not go with another.
+        ValueError: shapes that do not fit, a single node, an option that is unknown or does not go
+            with another.
 
     Examples:
         >>> student = torch.tensor([[[[1., 0.]], [[0., 1.]]]])  # two nodes at a right angle: cosine 0
@@ -71,7 +91,9 @@ def _pool(x: Tensor, size: tuple[int, int], pool: str) -> Tensor:
     if size == (1, 1):
         return x
     if pool == 'max':
-        return F.max_pool2d(infinite_to_nan(x), size, size, ceil_mode=True)  # beside a −Inf the others would win
+        return F.max_pool2d(
+            infinite_to_nan(x), size, size, ceil_mode=True
+        )  # beside a −Inf the others would win
     return F.avg_pool2d(x, size, size, ceil_mode=True, count_include_pad=False)
 
 
@@ -85,7 +107,8 @@ def _inverse_norm(x: Tensor) -> Tensor:
 def _sides(s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Return unit vectors, or their difference and half sum where both sides have as many channels.
 
-    With those, a^s_ij - a^t_ij = a_i·b_j + b_i·a_j: nothing cancels where student and teacher are nearly equal.
+    With those, a^s_ij - a^t_ij = a_i·b_j + b_i·a_j: nothing cancels where student and teacher are
+    nearly equal.
     """
     return (s - t, (s + t) / 2) if s.shape[1] == t.shape[1] else (s, t)
 
@@ -114,7 +137,9 @@ def _local(s: Tensor, t: Tensor, k: int) -> Tensor:
                 difference = (a[here] * b[there]).sum(1) + (b[here] * a[there]).sum(1)
             else:
                 difference = (a[here] * a[there]).sum(1) - (b[here] * b[there]).sum(1)
-            times = 2 if dy or dx else 1  # a node's own edge differs only where one side is a zero vector
+            times = (
+                2 if dy or dx else 1
+            )  # a node's own edge differs only where one side is a zero vector
             total = total + times * difference.square().sum(dtype=torch.float64)
             edges += times * difference.numel()
     return (total / max(1, edges)).to(s.dtype)
@@ -130,7 +155,10 @@ class _Gram(torch.autograd.Function):
         step = max(128, _CHUNK.get(s.device.type, _CHUNK['cuda']) // max(1, images * (cs + ct)))
         chunks = [slice(start, start + step) for start in range(0, nodes, step)]
         norms = [(_inverse_norm(s[..., chunk]), _inverse_norm(t[..., chunk])) for chunk in chunks]
-        aa, ab, bb = (s.new_zeros(images, *size, dtype=torch.float64) for size in ((cs, cs), (cs, ct), (ct, ct)))
+        aa, ab, bb = (
+            s.new_zeros(images, *size, dtype=torch.float64)
+            for size in ((cs, cs), (cs, ct), (ct, ct))
+        )
         for chunk, (norm_s, norm_t) in zip(chunks, norms, strict=True):
             a, b = _sides(s[..., chunk] * norm_s, t[..., chunk] * norm_t)
             _add_upper(aa, a)
@@ -150,22 +178,26 @@ class _Gram(torch.autograd.Function):
                 unit = s[..., chunk] * norm_s
                 a, b = _sides(unit, t[..., chunk] * norm_t)
                 g = torch.bmm(from_a, a).baddbmm_(from_b, b)
-                g -= unit * (unit * g).sum(1, keepdim=True)  # only a turn of the vector changes a cosine
+                g -= unit * (unit * g).sum(
+                    1, keepdim=True
+                )  # only a turn of the vector changes a cosine
                 gradient[..., chunk] = g * norm_s * (4 * scale)
             ctx.save_for_backward(gradient)
         return (value * scale).clamp(min=0).to(s.dtype)
 
     @staticmethod
-    @first_derivative_only("PairWiseAffinityLoss(method='gram')", "method='dense' ('auto' takes 'gram' for large maps)")
+    @first_derivative_only(
+        "PairWiseAffinityLoss(method='gram')", "method='dense' ('auto' takes 'gram' for large maps)"
+    )
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        gradient, = ctx.saved_tensors
+        (gradient,) = ctx.saved_tensors
         return gradient * grad, None
 
 
 def _add_upper(gram: Tensor, x: Tensor, rows: int = 128) -> None:
     """Add x xᵀ to the upper triangle (and a little below it), which saves nearly half of the work."""
     for i in range(0, x.shape[1], rows):
-        gram[:, i:i + rows, i:].baddbmm_(x[:, i:i + rows], x[:, i:].mT)
+        gram[:, i : i + rows, i:].baddbmm_(x[:, i : i + rows], x[:, i:].mT)
 
 
 def _gram_is_cheaper(s: Tensor, t: Tensor) -> bool:
@@ -175,9 +207,17 @@ def _gram_is_cheaper(s: Tensor, t: Tensor) -> bool:
 
 
 def _check_patch(patch: int | tuple[int, int]) -> tuple[int, int]:
-    size = (patch, patch) if isinstance(patch, int) else tuple(patch) if isinstance(patch, list | tuple) else ()
+    size = (
+        (patch, patch)
+        if isinstance(patch, int)
+        else tuple(patch)
+        if isinstance(patch, list | tuple)
+        else ()
+    )
     if len(size) != 2 or any(not isinstance(p, int) or isinstance(p, bool) or p < 1 for p in size):
-        raise ValueError(f'patch must be an int of at least 1 or two of them (height, width), got {patch!r}')
+        raise ValueError(
+            f'patch must be an int of at least 1 or two of them (height, width), got {patch!r}'
+        )
     return size[0], size[1]
 
 
@@ -187,11 +227,17 @@ def _check_options(pool: str, neighbourhood: int | None, method: str) -> None:
     if neighbourhood is None:
         return
     if not isinstance(neighbourhood, int) or neighbourhood < 3 or neighbourhood % 2 == 0:
-        raise ValueError(f'neighbourhood must be None (all nodes) or an odd number of at least 3 (with 1 each node has '
-                         f'only its own edge, which contributes nothing), got {neighbourhood!r}')
+        raise ValueError(
+            f'neighbourhood must be None (all nodes) or an odd number of at least 3 (with 1 each '
+            f'node has '
+            f'only its own edge, which contributes nothing), got {neighbourhood!r}'
+        )
     if method == 'gram':
-        raise ValueError(f"method='gram' sums over all nodes and cannot serve neighbourhood={neighbourhood}; mend: "
-                         "method='auto', or neighbourhood=None")
+        raise ValueError(
+            f"method='gram' sums over all nodes and cannot serve neighbourhood={neighbourhood}; "
+            f'mend: '
+            "method='auto', or neighbourhood=None"
+        )
 
 
 def _check_maps(student: Tensor, teacher: Tensor, size: tuple[int, int]) -> None:
@@ -201,11 +247,17 @@ def _check_maps(student: Tensor, teacher: Tensor, size: tuple[int, int]) -> None
     if len(student) != len(teacher):
         raise ValueError(f'student and teacher hold different numbers of images: {shapes}')
     if student.shape[2:] != teacher.shape[2:]:
-        raise ValueError(f"student and teacher maps differ in size: {shapes}; mend: connectors=dict(student='auto') "
-                         'resizes the student')
+        raise ValueError(
+            f'student and teacher maps differ in size: {shapes}; mend: '
+            f"connectors=dict(student='auto') "
+            'resizes the student'
+        )
     if student.shape[2] <= size[0] and student.shape[3] <= size[1]:
-        raise ValueError(f'patch {size} leaves a single node of {shapes}: its only edge is its own, which contributes '
-                         'nothing; mend: a smaller patch or a larger map')
+        raise ValueError(
+            f'patch {size} leaves a single node of {shapes}: its only edge is its own, which '
+            f'contributes '
+            'nothing; mend: a smaller patch or a larger map'
+        )
 
 
 @MODELS.register_module()
@@ -227,8 +279,15 @@ class PairWiseAffinityLoss(Loss):
 
     needs = ('size',)
 
-    def __init__(self, patch: int | tuple[int, int] = 1, pool: str = 'avg', neighbourhood: int | None = None,
-                 method: str = 'auto', loss_weight: float = 1.0, loss_name: str | None = None) -> None:
+    def __init__(
+        self,
+        patch: int | tuple[int, int] = 1,
+        pool: str = 'avg',
+        neighbourhood: int | None = None,
+        method: str = 'auto',
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
         super().__init__(loss_weight, loss_name)
         self.patch = _check_patch(patch)
         _check_options(pool, neighbourhood, method)
@@ -236,5 +295,6 @@ class PairWiseAffinityLoss(Loss):
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Return the weighted loss of features (N, Cs, H, W) and (N, Ct, H, W)."""
-        return self.loss_weight * pair_wise_affinity(student, teacher, self.patch, self.pool, self.neighbourhood,
-                                                     self.method)
+        return self.loss_weight * pair_wise_affinity(
+            student, teacher, self.patch, self.pool, self.neighbourhood, self.method
+        )

@@ -1,4 +1,5 @@
 """Backbones that mmseg lacks."""
+
 from mmkd.models.backbones.cifar_resnet import CIFARResNet as CIFARResNet
 from mmkd.models.backbones.efficientnet_lite import EfficientNetLite as EfficientNetLite
 from mmkd.models.backbones.espnet import ESPHead as ESPHead

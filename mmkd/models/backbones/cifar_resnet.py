@@ -1,4 +1,5 @@
 """ResNet for 32×32 images: three stages of blocks behind a 3×3 stem."""
+
 from collections.abc import Sequence
 
 from mmengine.model import BaseModule
@@ -16,20 +17,22 @@ KAIMING = [dict(type='Kaiming', layer='Conv2d'), dict(type='Constant', val=1, la
 class CIFARResNet(BaseModule):
     """ResNet-8 … 110 for CIFAR, as the distillation literature uses it.
 
-    He et al., Deep Residual Learning (CVPR 2016), section 4.2. Where a block changes width or stride its shortcut is a
-    1×1 convolution with BatchNorm (option B), as in RepDistiller's benchmark; the paper's own CIFAR nets pad with
-    zeros (option A), which has 2,752 parameters fewer at ResNet-20.
-    ``resnet8x4`` is ``depth=8, base_channels=64, stem_channels=32``, ``resnet32x4`` the same with ``depth=32``.
+    He et al., Deep Residual Learning (CVPR 2016), section 4.2. Where a block changes width or
+    stride its shortcut is a 1×1 convolution with BatchNorm (option B), as in RepDistiller's
+    benchmark; the paper's own CIFAR nets pad with zeros (option A), which has 2,752 parameters
+    fewer at ResNet-20. ``resnet8x4`` is ``depth=8, base_channels=64, stem_channels=32``,
+    ``resnet32x4`` the same with ``depth=32``.
 
-    With ``bottleneck=True`` it is ResNet-164 and its kin: blocks of 1×1, 3×3 and 1×1 convolutions, four times as wide
-    at their ends, in the usual order of convolution, BatchNorm and ReLU (He et al., Identity Mappings, ECCV 2016,
-    where ResNet-164 comes from, put BatchNorm and ReLU first).
+    With ``bottleneck=True`` it is ResNet-164 and its kin: blocks of 1×1, 3×3 and 1×1 convolutions,
+    four times as wide at their ends, in the usual order of convolution, BatchNorm and ReLU (He et
+    al., Identity Mappings, ECCV 2016, where ResNet-164 comes from, put BatchNorm and ReLU first).
 
-    Shapes: (N, 3, H, W) → B, 2B and 4B channels at strides 1, 2, 4 for B = ``base_channels``, each after its ReLU; four
-    times as many with bottlenecks.
+    Shapes: (N, 3, H, W) → B, 2B and 4B channels at strides 1, 2, 4 for B = ``base_channels``, each
+    after its ReLU; four times as many with bottlenecks.
 
     Args:
-        depth: 6n + 2 for n blocks a stage: 8, 14, 20, 32, 56, 110, …; 9n + 2 with bottlenecks: 11, 20, 29, …, 164, …
+        depth: 6n + 2 for n blocks a stage: 8, 14, 20, 32, 56, 110, …; 9n + 2 with bottlenecks: 11,
+            20, 29, …, 164, …
         base_channels: Width of the first stage.
         stem_channels: Width of the stem; None is ``base_channels``.
         out_indices: Which of the three maps to return.
@@ -44,14 +47,23 @@ class CIFARResNet(BaseModule):
     [(1, 16, 32, 32), (1, 32, 16, 16), (1, 64, 8, 8)]
     """
 
-    def __init__(self, depth: int = 20, base_channels: int = 16, stem_channels: int | None = None,
-                 out_indices: Sequence[int] = (0, 1, 2), bottleneck: bool = False,
-                 init_cfg: dict | list | None = None) -> None:
+    def __init__(
+        self,
+        depth: int = 20,
+        base_channels: int = 16,
+        stem_channels: int | None = None,
+        out_indices: Sequence[int] = (0, 1, 2),
+        bottleneck: bool = False,
+        init_cfg: dict | list | None = None,
+    ) -> None:
         layers = 9 if bottleneck else 6  # of one block in each of the three stages
         check_count('depth', depth, layers + 2)
         if depth % layers != 2:
-            series = 'bottlenecks: 9n + 2 (11, 20, 29, …, 164, …)' if bottleneck else (
-                'basic blocks: 6n + 2 (8, 14, 20, 32, 56, 110, …)')
+            series = (
+                'bottlenecks: 9n + 2 (11, 20, 29, …, 164, …)'
+                if bottleneck
+                else ('basic blocks: 6n + 2 (8, 14, 20, 32, 56, 110, …)')
+            )
             raise ValueError(f'depth must suit {series}, got {depth}')
         check_count('base_channels', base_channels, 1)
         check_count('stem_channels', base_channels if stem_channels is None else stem_channels, 1)

@@ -1,4 +1,5 @@
 """ESPNet: the encoder (ESPNet-C) as a backbone, the light decoder as a head, and the names of the published weights."""
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,9 +42,13 @@ class ConvBNAct(BNAct):
 class Bare(nn.Module):
     """A convolution without bias under the name ``conv``, as the published weights have it."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, dilation: int = 1
+    ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2 * dilation, dilation, bias=False)
+        self.conv = nn.Conv2d(
+            inputs, outputs, kernel, stride, kernel // 2 * dilation, dilation, bias=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve."""
@@ -53,8 +58,9 @@ class Bare(nn.Module):
 class ESPModule(nn.Module):
     """Efficient spatial pyramid: reduce, five dilated 3×3 convolutions, hierarchical fusion, concatenate.
 
-    The maps of dilation 2, 4, 8, 16 are summed up one after the other before they are concatenated, which removes the
-    gridding of large dilations; the map of dilation 1 takes the channels that a division by five leaves over.
+    The maps of dilation 2, 4, 8, 16 are summed up one after the other before they are concatenated,
+    which removes the gridding of large dilations; the map of dilation 1 takes the channels that a
+    division by five leaves over.
 
     Args:
         inputs: Channels in.
@@ -92,25 +98,29 @@ class ESPModule(nn.Module):
 class ESPNet(BaseModule):
     """The encoder of ESPNet: three maps at stride 2, 4 and 8 with 19, 131 and 256 channels.
 
-    Mehta et al., ESPNet: Efficient Spatial Pyramid of Dilated Convolutions, ECCV 2018. With `ESPHead` this is ESPNet;
-    with a 1×1 classifier on the last map (``FCNHead(num_convs=0, concat_input=False, in_index=2, in_channels=256,
-    channels=256, dropout_ratio=0)``) it is ESPNet-C. The down-sampled image is concatenated to the first two maps.
+    Mehta et al., ESPNet: Efficient Spatial Pyramid of Dilated Convolutions, ECCV 2018. With
+    `ESPHead` this is ESPNet; with a 1×1 classifier on the last map (``FCNHead(num_convs=0,
+    concat_input=False, in_index=2, in_channels=256, channels=256, dropout_ratio=0)``) it is
+    ESPNet-C. The down-sampled image is concatenated to the first two maps.
 
     Args:
         p: ESP modules at stride 4.
         q: ESP modules at stride 8.
-        first_map: ``'joined'`` (19 channels, with the image, as in the published CamVid weights) or ``'plain'``
-            (16 channels, before it is joined, as in the published Cityscapes weights).
+        first_map: ``'joined'`` (19 channels, with the image, as in the published CamVid weights) or
+            ``'plain'`` (16 channels, before it is joined, as in the published Cityscapes weights).
         init_cfg: Initialisation of mmengine; by default torch's own.
 
     Raises:
-        ValueError: an unknown ``first_map``; from ``forward``, an image whose sides are no multiples of 8.
+        ValueError: an unknown ``first_map``; from ``forward``, an image whose sides are no
+            multiples of 8.
 
     >>> [tuple(map.shape) for map in ESPNet(p=1, q=1)(torch.zeros(2, 3, 16, 32))]
     [(2, 19, 8, 16), (2, 131, 4, 8), (2, 256, 2, 4)]
     """
 
-    def __init__(self, p: int = 2, q: int = 8, first_map: str = 'joined', init_cfg: dict | None = None) -> None:
+    def __init__(
+        self, p: int = 2, q: int = 8, first_map: str = 'joined', init_cfg: dict | None = None
+    ) -> None:
         check_choice('first_map', first_map, ('joined', 'plain'))
         super().__init__(init_cfg)
         self.joined = first_map == 'joined'
@@ -126,8 +136,10 @@ class ESPNet(BaseModule):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the maps at stride 2, 4 and 8."""
         if x.shape[-2] % 8 or x.shape[-1] % 8:
-            raise ValueError(f'ESPNet needs image sides that are multiples of 8, got {tuple(x.shape[-2:])}: '
-                             'set size_divisor=8 (or test_cfg=dict(size_divisor=8)) in the data_preprocessor')
+            raise ValueError(
+                f'ESPNet needs image sides that are multiples of 8, got {tuple(x.shape[-2:])}: '
+                'set size_divisor=8 (or test_cfg=dict(size_divisor=8)) in the data_preprocessor'
+            )
         half = nn.functional.avg_pool2d(x, 3, 2, 1)
         quarter = nn.functional.avg_pool2d(half, 3, 2, 1)
         plain = self.level1(x)
@@ -143,12 +155,13 @@ class ESPNet(BaseModule):
 class ESPHead(BaseDecodeHead):
     """The decoder of ESPNet: classify at stride 8 and 4, fuse, and learn the upsampling to the image's own size.
 
-    The whole decoder works on as many channels as there are classes. Its tap ``conv_seg`` gives logits at stride 1 (a
-    2×2 transposed convolution), ``conv`` the last feature at stride 2.
+    The whole decoder works on as many channels as there are classes. Its tap ``conv_seg`` gives
+    logits at stride 1 (a 2×2 transposed convolution), ``conv`` the last feature at stride 2.
 
     Args:
         num_classes: Classes, 5 or more (the published CamVid weights have 12, the last one void).
-        in_channels: Channels of the three maps; (16, 131, 256) goes with ``ESPNet(first_map='plain')``.
+        in_channels: Channels of the three maps; (16, 131, 256) goes with
+            ``ESPNet(first_map='plain')``.
         dropout_ratio: Dropout before the classifier; ESPNet has none.
         **kwargs: What ``BaseDecodeHead`` takes besides.
 
@@ -160,20 +173,37 @@ class ESPHead(BaseDecodeHead):
     torch.Size([2, 11, 16, 32])
     """
 
-    def __init__(self, num_classes: int, in_channels: Sequence[int] = (19, 131, 256), dropout_ratio: float = 0,
-                 **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: Sequence[int] = (19, 131, 256),
+        dropout_ratio: float = 0,
+        **kwargs: Any,
+    ) -> None:
         if num_classes < 5:
-            raise ValueError(f'ESPHead splits num_classes channels over five branches: it needs at least 5 classes, '
-                             f"got {num_classes}: take ESPNet with mmseg's FCNHead (ESPNet-C) instead")
-        super().__init__(in_channels=list(in_channels), in_index=[0, 1, 2], input_transform='multiple_select',
-                         channels=num_classes, num_classes=num_classes, dropout_ratio=dropout_ratio, **kwargs)
+            raise ValueError(
+                f'ESPHead splits num_classes channels over five branches: it needs at least 5 '
+                f'classes, '
+                f"got {num_classes}: take ESPNet with mmseg's FCNHead (ESPNet-C) instead"
+            )
+        super().__init__(
+            in_channels=list(in_channels),
+            in_index=[0, 1, 2],
+            input_transform='multiple_select',
+            channels=num_classes,
+            num_classes=num_classes,
+            dropout_ratio=dropout_ratio,
+            **kwargs,
+        )
         classes = num_classes
         self.level3 = Bare(in_channels[2], classes, 1)
         self.br = nn.BatchNorm2d(classes, eps=1e-3)
         self.up_l3 = nn.Sequential(nn.ConvTranspose2d(classes, classes, 2, 2, bias=False))
         self.level3_C = Bare(in_channels[1], classes, 1)
         self.combine_l2_l3 = nn.Sequential(BNAct(2 * classes), ESPModule(2 * classes, classes))
-        self.up_l2 = nn.Sequential(nn.ConvTranspose2d(classes, classes, 2, 2, bias=False), BNAct(classes))
+        self.up_l2 = nn.Sequential(
+            nn.ConvTranspose2d(classes, classes, 2, 2, bias=False), BNAct(classes)
+        )
         self.conv = ConvBNAct(in_channels[0] + classes, classes)
         self.conv_seg = nn.ConvTranspose2d(classes, classes, 2, 2, bias=False)
 
@@ -197,16 +227,23 @@ def espnet_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     anything else                  ``decode_head.*``
     ============================== ======================================================
 
-    ESPNet-C has no prefix ``encoder.``; its ``classifier.conv.*`` becomes ``decode_head.conv_seg.*``, without a bias.
+    ESPNet-C has no prefix ``encoder.``; its ``classifier.conv.*`` becomes
+    ``decode_head.conv_seg.*``, without a bias.
 
     >>> list(espnet_state_dict({'encoder.b1.act.weight': torch.ones(19), 'br.bias': torch.ones(12)}))
     ['backbone.b1.act.weight', 'decode_head.br.bias']
     """
     rules: tuple[tuple[str, str], ...]
     if any(key.startswith('encoder.') for key in published):
-        rules = (('encoder.classifier.', 'decode_head.level3.'), ('encoder.', 'backbone.'),
-                 ('classifier.', 'decode_head.conv_seg.'), ('', 'decode_head.'))
+        rules = (
+            ('encoder.classifier.', 'decode_head.level3.'),
+            ('encoder.', 'backbone.'),
+            ('classifier.', 'decode_head.conv_seg.'),
+            ('', 'decode_head.'),
+        )
     else:
         rules = (('classifier.conv.', 'decode_head.conv_seg.'), ('', 'backbone.'))
-    return {next(new + key[len(old):] for old, new in rules if key.startswith(old)): value
-            for key, value in published.items()}
+    return {
+        next(new + key[len(old) :] for old, new in rules if key.startswith(old)): value
+        for key, value in published.items()
+    }

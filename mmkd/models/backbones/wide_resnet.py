@@ -1,4 +1,5 @@
 """Wide residual networks for 32×32 images: pre-activation blocks, three wide stages."""
+
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -35,9 +36,10 @@ class PreActBlock(nn.Module):
 class WideResNet(BaseModule):
     """WRN-d-k: pre-activation residual network of depth d, k times as wide as ResNet.
 
-    Zagoruyko and Komodakis, Wide Residual Networks (BMVC 2016), table 1: stages of 16k, 32k and 64k channels.
-    The maps of the first two stages are the residual sums as the next block reads them (before its BN); the last one is
-    what the classifier reads, after the final BN and ReLU: tap it as ``backbone.relu``.
+    Zagoruyko and Komodakis, Wide Residual Networks (BMVC 2016), table 1: stages of 16k, 32k and 64k
+    channels. The maps of the first two stages are the residual sums as the next block reads them
+    (before its BN); the last one is what the classifier reads, after the final BN and ReLU: tap it
+    as ``backbone.relu``.
 
     Shapes: (N, 3, H, W) → 16k, 32k and 64k channels at strides 1, 2, 4.
 
@@ -56,8 +58,14 @@ class WideResNet(BaseModule):
     [(1, 32, 32, 32), (1, 64, 16, 16), (1, 128, 8, 8)]
     """
 
-    def __init__(self, depth: int = 40, widen_factor: int = 2, dropout: float = 0.0,
-                 out_indices: Sequence[int] = (0, 1, 2), init_cfg: dict | list | None = None) -> None:
+    def __init__(
+        self,
+        depth: int = 40,
+        widen_factor: int = 2,
+        dropout: float = 0.0,
+        out_indices: Sequence[int] = (0, 1, 2),
+        init_cfg: dict | list | None = None,
+    ) -> None:
         check_count('depth', depth, 10)
         if depth % 6 != 4:
             raise ValueError(f'depth must be 6n + 4 (10, 16, 22, 28, 40, …), got {depth}')
@@ -70,10 +78,19 @@ class WideResNet(BaseModule):
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         widths = (16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor)
         self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(*(PreActBlock(widths[stage] if block == 0 else widths[stage + 1], widths[stage + 1],
-                                        2 if block == 0 and stage > 0 else 1, dropout)
-                            for block in range((depth - 4) // 6)))
-            for stage in range(3))
+            nn.Sequential(
+                *(
+                    PreActBlock(
+                        widths[stage] if block == 0 else widths[stage + 1],
+                        widths[stage + 1],
+                        2 if block == 0 and stage > 0 else 1,
+                        dropout,
+                    )
+                    for block in range((depth - 4) // 6)
+                )
+            )
+            for stage in range(3)
+        )
         self.bn = nn.BatchNorm2d(widths[3])
         self.relu = nn.ReLU()
 

@@ -1,4 +1,5 @@
 """The thin image classifier: any mm backbone, global average pooling, one linear layer."""
+
 from typing import Any
 
 import torch
@@ -12,19 +13,24 @@ from mmkd.structures.batch import IGNORED_IMAGE
 from mmkd.utils.checks import check_choice, check_count
 
 # Mean and standard deviation of CIFAR-10's training pixels, RGB in 0…255; the data sets give BGR.
-CIFAR10_PREPROCESSOR = dict(type='ImgDataPreprocessor', mean=[125.307, 122.961, 113.8575],
-                            std=[51.5865, 50.847, 51.255], bgr_to_rgb=True)
+CIFAR10_PREPROCESSOR = dict(
+    type='ImgDataPreprocessor',
+    mean=[125.307, 122.961, 113.8575],
+    std=[51.5865, 50.847, 51.255],
+    bgr_to_rgb=True,
+)
 
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
     """Classify images by the mean of a backbone's last map, as the classifier of mmpretrain does, without mmpretrain.
 
-    Paths for taps: ``head.fc`` (logits), ``head.fc:input`` (pooled features), ``backbone.layer3`` and the like.
+    Paths for taps: ``head.fc`` (logits), ``head.fc:input`` (pooled features), ``backbone.layer3``
+    and the like.
 
     Args:
-        backbone: A config or a module. Bare type names are looked up in mmkd first, then in mmseg; of a tuple
-            of maps the last one is taken.
+        backbone: A config or a module. Bare type names are looked up in mmkd first, then in mmseg;
+            of a tuple of maps the last one is taken.
         num_classes: Number of classes C.
         in_channels: Channels of the backbone's last map.
         data_preprocessor: By default CIFAR-10's mean and standard deviation, from BGR to RGB.
@@ -39,8 +45,14 @@ class ImageClassifier(BaseModel):
     torch.Size([2, 10])
     """
 
-    def __init__(self, backbone: dict | nn.Module, num_classes: int, in_channels: int,
-                 data_preprocessor: dict | nn.Module | None = None, init_cfg: dict | list | None = None) -> None:
+    def __init__(
+        self,
+        backbone: dict | nn.Module,
+        num_classes: int,
+        in_channels: int,
+        data_preprocessor: dict | nn.Module | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
         check_count('num_classes', num_classes, 2)
         check_count('in_channels', in_channels, 1)
         super().__init__(data_preprocessor or CIFAR10_PREPROCESSOR, init_cfg)
@@ -49,17 +61,21 @@ class ImageClassifier(BaseModel):
             backbone = {'_scope_': scope, **backbone}
         self.num_classes = num_classes
         self.backbone = build_part(backbone, 'backbone of ImageClassifier')
-        self.head = ModuleDict(dict(fc=nn.Linear(in_channels, num_classes)),
-                               init_cfg=dict(type='Normal', layer='Linear', std=0.01))
+        self.head = ModuleDict(
+            dict(fc=nn.Linear(in_channels, num_classes)),
+            init_cfg=dict(type='Normal', layer='Linear', std=0.01),
+        )
 
-    def forward(self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor') -> Any:
+    def forward(
+        self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
+    ) -> Any:
         """Return logits (N, C), ``dict(loss_cls=cross-entropy)``, or the data samples with the prediction in them.
 
         Args:
             inputs: Preprocessed images (N, 3, H, W).
             data_samples: With ``gt_label`` where ``mode='loss'``.
-            mode: 'tensor', 'loss' or 'predict', which sets ``pred_score`` (C,), ``pred_logits`` (C,) and ``pred_label``
-                (1,) of every sample.
+            mode: 'tensor', 'loss' or 'predict', which sets ``pred_score`` (C,), ``pred_logits``
+                (C,) and ``pred_label`` (1,) of every sample.
         """
         return answer(self.head['fc'](self._pool(inputs)), data_samples, mode)
 
@@ -67,8 +83,10 @@ class ImageClassifier(BaseModel):
         maps = self.backbone(inputs)
         x = maps[-1] if isinstance(maps, list | tuple) else maps
         if x.shape[1] != self.head['fc'].in_features:
-            raise ValueError(f'in_channels={self.head["fc"].in_features}, but the last map of the backbone has '
-                             f'{x.shape[1]} channels (shape {tuple(x.shape)}). Mend: in_channels={x.shape[1]}')
+            raise ValueError(
+                f'in_channels={self.head["fc"].in_features}, but the last map of the backbone has '
+                f'{x.shape[1]} channels (shape {tuple(x.shape)}). Mend: in_channels={x.shape[1]}'
+            )
         return x.mean((2, 3)) if x.dim() == 4 else x
 
 
@@ -95,6 +113,8 @@ def answer(logits: Tensor, data_samples: list | None, mode: str) -> Any:
 
 def _labels(data_samples: list | None) -> Tensor:
     if not data_samples or not all('gt_label' in sample for sample in data_samples):
-        raise ValueError("mode='loss' needs data samples with 'gt_label'. Mend: end the training pipeline with "
-                         "dict(type='mmkd.PackClsInputs'), or PackTextInputs, on a data set that has labels")
+        raise ValueError(
+            "mode='loss' needs data samples with 'gt_label'. Mend: end the training pipeline with "
+            "dict(type='mmkd.PackClsInputs'), or PackTextInputs, on a data set that has labels"
+        )
     return torch.cat([torch.as_tensor(sample.gt_label).view(1) for sample in data_samples])

@@ -1,2 +1,3 @@
 """Decode heads that mmseg lacks."""
+
 from mmkd.models.decode_heads.depth_head import DepthHead as DepthHead

@@ -1,4 +1,5 @@
 """A thin depth head on any mm backbone: log-spaced bins with a soft-weighted sum, or direct regression."""
+
 import math
 from typing import Any
 
@@ -17,7 +18,8 @@ from mmkd.utils.checks import check_count, check_positive
 class LogDepth(nn.Module):
     r"""Turn logits into metres; a module, so that a tap can read the depth map: ``decode_head.depth``.
 
-    With K > 1 bins the depth is the soft-weighted sum of their centres in log space, with one channel it is direct:
+    With K > 1 bins the depth is the soft-weighted sum of their centres in log space, with one
+    channel it is direct:
 
     .. math:: \ln d = \sum_k p_k \ln c_k, \quad \ln c_k = \ln d_{min} + \tfrac{k + 1/2}{K} \ln \tfrac{d_{max}}{d_{min}};
               \qquad \ln d = \ln d_{min} + \sigma(x) \ln \tfrac{d_{max}}{d_{min}}
@@ -36,15 +38,21 @@ class LogDepth(nn.Module):
 
     def __init__(self, num_bins: int, min_depth: float, max_depth: float) -> None:
         super().__init__()
-        self.num_bins, self.begin, self.width = num_bins, math.log(min_depth), math.log(max_depth / min_depth)
+        self.num_bins, self.begin, self.width = (
+            num_bins,
+            math.log(min_depth),
+            math.log(max_depth / min_depth),
+        )
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return metres (N, 1, H, W), float32 or wider, of logits (N, K, H, W)."""
-        logits, = widen(logits)
+        (logits,) = widen(logits)
         if logits.shape[1] == 1:
             return (self.begin + self.width * logits.sigmoid()).exp()
         # no buffer: a teacher in bfloat16 would round it
-        places = torch.arange(self.num_bins, device=logits.device, dtype=logits.dtype).view(-1, 1, 1)
+        places = torch.arange(self.num_bins, device=logits.device, dtype=logits.dtype).view(
+            -1, 1, 1
+        )
         centres = self.begin + (places + 0.5) / self.num_bins * self.width
         return (logits.softmax(1) * centres).sum(1, keepdim=True).exp()
 
@@ -53,13 +61,14 @@ class LogDepth(nn.Module):
 class DepthHead(BaseDecodeHead):
     """Depth from a feature map of an mm backbone, for mmseg's ``DepthEstimator``.
 
-    As in the depth experiments of Structured KD (Liu et al., TPAMI 2020, arXiv 1903.04197, on VNL, Yin et al., ICCV
-    2019): classification over log-spaced bins whose soft-weighted sum is the depth, or direct regression. ``num_convs``
-    3×3 convolutions (tap ``decode_head.convs``), the bins' logits (``decode_head.conv_seg``), metres
-    (``decode_head.depth``).
+    As in the depth experiments of Structured KD (Liu et al., TPAMI 2020, arXiv 1903.04197, on VNL,
+    Yin et al., ICCV 2019): classification over log-spaced bins whose soft-weighted sum is the
+    depth, or direct regression. ``num_convs`` 3×3 convolutions (tap ``decode_head.convs``), the
+    bins' logits (``decode_head.conv_seg``), metres (``decode_head.depth``).
 
-    The losses see depth at the size of the ground truth. Depth outside [min_depth, max_depth] is unknown: it is shown
-    as 0, which ``SiLogLoss`` leaves out. Images without any known depth are left out of the loss.
+    The losses see depth at the size of the ground truth. Depth outside [min_depth, max_depth] is
+    unknown: it is shown as 0, which ``SiLogLoss`` leaves out. Images without any known depth are
+    left out of the loss.
 
     Args:
         min_depth: Metres, above 0.
@@ -67,11 +76,12 @@ class DepthHead(BaseDecodeHead):
         num_bins: Log-spaced bins; 1 is direct regression.
         num_convs: 3×3 convolutions before the classifier.
         loss_decode: Losses called as ``loss(metres, true metres)``.
-        **kwargs: What mmseg's decode heads take: ``in_channels``, ``in_index``, ``channels``, ``norm_cfg``, …
+        **kwargs: What mmseg's decode heads take: ``in_channels``, ``in_index``, ``channels``,
+            ``norm_cfg``, …
 
     Raises:
-        ValueError: Ground truth in another unit, less than 5 % of it in [min_depth, max_depth]; a batch without any;
-            maps of several sizes or channels.
+        ValueError: Ground truth in another unit, less than 5 % of it in [min_depth, max_depth]; a
+            batch without any; maps of several sizes or channels.
 
     Examples:
         >>> head = DepthHead(0.5, 10., num_bins=16, in_channels=4, channels=8)
@@ -79,21 +89,44 @@ class DepthHead(BaseDecodeHead):
         torch.Size([2, 1, 6, 8])
     """
 
-    def __init__(self, min_depth: float, max_depth: float, num_bins: int = 64, num_convs: int = 1,
-                 loss_decode: Any = dict(type='SiLogLoss'), **kwargs: Any) -> None:  # noqa: B006  mmengine's convention
+    def __init__(
+        self,
+        min_depth: float,
+        max_depth: float,
+        num_bins: int = 64,
+        num_convs: int = 1,
+        loss_decode: Any = dict(type='SiLogLoss'),  # noqa: B006  as mmseg's heads have it
+        **kwargs: Any,
+    ) -> None:
         check_positive('min_depth', min_depth)
         check_positive('max_depth', max_depth)
         if not max_depth > min_depth:
-            raise ValueError(f'max_depth must be above min_depth={min_depth}, got {max_depth!r}; both are metres')
+            raise ValueError(
+                f'max_depth must be above min_depth={min_depth}, got {max_depth!r}; both are metres'
+            )
         check_count('num_bins', num_bins, 1)
         check_count('num_convs', num_convs, 0)
-        super().__init__(num_classes=num_bins, threshold=0., loss_decode=loss_decode, **kwargs)
+        super().__init__(num_classes=num_bins, threshold=0.0, loss_decode=loss_decode, **kwargs)
         self.min_depth, self.max_depth = min_depth, max_depth
-        self.convs = nn.Sequential(*(
-            ConvModule(self.channels if i else self.in_channels, self.channels, 3, padding=1, conv_cfg=self.conv_cfg,
-                       norm_cfg=self.norm_cfg, act_cfg=self.act_cfg) for i in range(num_convs)))
+        self.convs = nn.Sequential(
+            *(
+                ConvModule(
+                    self.channels if i else self.in_channels,
+                    self.channels,
+                    3,
+                    padding=1,
+                    conv_cfg=self.conv_cfg,
+                    norm_cfg=self.norm_cfg,
+                    act_cfg=self.act_cfg,
+                )
+                for i in range(num_convs)
+            )
+        )
         if not num_convs and self.in_channels != self.channels:
-            raise ValueError(f'num_convs=0 needs channels == in_channels, got {self.channels} and {self.in_channels}')
+            raise ValueError(
+                f'num_convs=0 needs channels == in_channels, got {self.channels} and '
+                f'{self.in_channels}'
+            )
         self.depth = LogDepth(num_bins, min_depth, max_depth)
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
@@ -103,43 +136,58 @@ class DepthHead(BaseDecodeHead):
     def loss_by_feat(self, seg_logits: Tensor, batch_data_samples: list) -> dict[str, Tensor]:
         """Return the losses of predicted metres (N, 1, h, w)."""
         truth = self._truth(batch_data_samples)
-        metres = resize(seg_logits, size=truth.shape[2:], mode='bilinear', align_corners=self.align_corners)
+        metres = resize(
+            seg_logits, size=truth.shape[2:], mode='bilinear', align_corners=self.align_corners
+        )
         known = truth.flatten(1).any(1)
         losses: dict[str, Tensor] = {}
-        for loss in self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]:
+        for loss in (
+            self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]
+        ):
             name = str(loss.loss_name)
             # of no image at all the losses' own gradient would be NaN
-            value = loss(metres[known], truth[known]) if known.any() else 0. * metres.sum()
-            losses[name] = value + losses.get(name, 0.)
+            value = loss(metres[known], truth[known]) if known.any() else 0.0 * metres.sum()
+            losses[name] = value + losses.get(name, 0.0)
         return losses
 
     def _truth(self, samples: list) -> Tensor:
         """Return true metres (N, 1, H, W), 0 where they are unknown."""
         without = [sample for sample in samples if 'gt_depth_map' not in sample]
         if without:
-            raise ValueError(f'the data samples hold no gt_depth_map{_files(without)}. Mend: '
-                             'LoadDepthAnnotation in the training pipeline')
+            raise ValueError(
+                f'the data samples hold no gt_depth_map{_files(without)}. Mend: '
+                'LoadDepthAnnotation in the training pipeline'
+            )
         shapes = {tuple(sample.gt_depth_map.data.shape): sample for sample in samples}
         odd = [sample for sample in samples if sample.gt_depth_map.data.shape[:-2] != (1,)]
         if odd or len(shapes) > 1:
-            raise ValueError(f'depth maps must be (1, H, W) of one size, got {sorted(shapes)}'
-                             f'{_files(odd or list(shapes.values()))}. Mend: depth files of one '
-                             'channel; Resize, RandomCrop, or size of the data preprocessor')
+            raise ValueError(
+                f'depth maps must be (1, H, W) of one size, got {sorted(shapes)}'
+                f'{_files(odd or list(shapes.values()))}. Mend: depth files of one '
+                'channel; Resize, RandomCrop, or size of the data preprocessor'
+            )
         truth = torch.stack([sample.gt_depth_map.data for sample in samples]).float()
         inside = (truth >= self.min_depth) & (truth <= self.max_depth)
         given = torch.isfinite(truth) & (truth > 0)
-        # sky and padding may be far outside and most of a batch; in another unit nearly nothing is inside
+        # sky and padding may be far outside and most of a batch; in another unit nearly nothing is
+        # inside
         if 20 * (given & inside).sum() < given.sum():
             far = 20 * (given & inside).flatten(1).sum(1) < given.flatten(1).sum(1)
             theirs = [sample for sample, own in zip(samples, far.tolist(), strict=True) if own]
-            raise ValueError(f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: '
-                             f'median {float(truth[given].median()):.4g}{_files(theirs)}. Mend: '
-                             f'{self._unit()}')
+            raise ValueError(
+                f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: '
+                f'median {float(truth[given].median()):.4g}{_files(theirs)}. Mend: '
+                f'{self._unit()}'
+            )
         return truth.where(inside, truth.new_zeros(()))
 
     def _unit(self) -> str:
-        return ('LoadDepthAnnotation(depth_rescale_factor=…) must give metres (0.001 for files in millimetres), and '
-                f'their range must be that of the head (min_depth={self.min_depth}, max_depth={self.max_depth})')
+        return (
+            'LoadDepthAnnotation(depth_rescale_factor=…) must give metres (0.001 for files in '
+            'millimetres), and '
+            f'their range must be that of the head (min_depth={self.min_depth}, '
+            f'max_depth={self.max_depth})'
+        )
 
 
 def _files(samples: list) -> str:

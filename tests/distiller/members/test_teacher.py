@@ -1,4 +1,5 @@
 """Teachers: frozen, silent, in any precision, compiled or not, outside the module tree."""
+
 import copy
 from typing import Any
 from unittest import mock
@@ -38,14 +39,22 @@ def trained(config: dict | None = None, seed: int = 1) -> nn.Module:
     return model
 
 
-def teacher(model: Any = None, taps: dict | None = None, source: dict | None = None, **options: Any) -> Teacher:
+def teacher(
+    model: Any = None, taps: dict | None = None, source: dict | None = None, **options: Any
+) -> Teacher:
     member = Member.parse('teacher', 'teacher', dict(model=model or trained(), **options))
     return Teacher(member, TAPS if taps is None else taps, build(source or PREPROCESSOR))
 
 
 def batch(n: int = 2, size: int = 32, seed: int = 0) -> Batch:
     x = torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
-    return Batch(x, [SegDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size))) for _ in range(n)])
+    return Batch(
+        x,
+        [
+            SegDataSample(metainfo=dict(img_shape=(size, size), ori_shape=(size, size)))
+            for _ in range(n)
+        ],
+    )
 
 
 def reference(x: Tensor, model: nn.Module | None = None) -> dict[str, Tensor]:
@@ -59,10 +68,13 @@ def reference(x: Tensor, model: nn.Module | None = None) -> dict[str, Tensor]:
 
 def error(got: dict, expected: dict) -> dict[str, float]:
     """Largest difference of each tap, relative to its largest value."""
-    return {k: ((got[k].float() - v).abs().max() / v.abs().max()).item() for k, v in expected.items()}
+    return {
+        k: ((got[k].float() - v).abs().max() / v.abs().max()).item() for k, v in expected.items()
+    }
 
 
 # ---------------------------------------------------------------------- what stays untouched
+
 
 def test_taps_equal_the_plain_model() -> None:
     got = teacher().observe(batch())
@@ -78,32 +90,65 @@ def test_frozen_and_without_gradient() -> None:
     assert not any(p.requires_grad for p in run.model.parameters())
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
     got = [run.observe(batch(seed=seed)) for seed in range(2)]
-    assert not any(t.requires_grad or t.grad_fn is not None for record in got for t in record.values())
+    assert not any(
+        t.requires_grad or t.grad_fn is not None for record in got for t in record.values()
+    )
     assert all(torch.equal(value, before[key]) for key, value in run.model.state_dict().items())
 
 
 def test_one_forward_in_tensor_mode_and_no_loss() -> None:
     run, data = teacher(), batch()
-    with mock.patch.object(EncoderDecoder, 'loss', side_effect=AssertionError('a teacher computes no loss')), \
-            mock.patch.object(run.model, 'forward', wraps=run.model.forward) as forward:
+    with (
+        mock.patch.object(
+            EncoderDecoder, 'loss', side_effect=AssertionError('a teacher computes no loss')
+        ),
+        mock.patch.object(run.model, 'forward', wraps=run.model.forward) as forward,
+    ):
         run.observe(data)
     assert forward.call_count == 1
     assert forward.call_args.kwargs['mode'] == 'tensor'
 
 
 def test_dropout_and_drop_path_are_off() -> None:
-    mit = dict(type='EncoderDecoder', data_preprocessor=PREPROCESSOR, train_cfg=dict(), test_cfg=dict(mode='whole'),
-               backbone=dict(type='MixVisionTransformer', embed_dims=8, num_heads=[1, 2], num_layers=[1, 2],
-                             num_stages=2, patch_sizes=[7, 3], strides=[4, 2], sr_ratios=[2, 1], out_indices=(0, 1),
-                             drop_rate=0.5, drop_path_rate=0.5, attn_drop_rate=0.5),
-               decode_head=dict(type='FCNHead', in_channels=16, in_index=1, channels=8, num_convs=1, dropout_ratio=0.5,
-                                concat_input=False, num_classes=11, norm_cfg=dict(type='BN')))
+    mit = dict(
+        type='EncoderDecoder',
+        data_preprocessor=PREPROCESSOR,
+        train_cfg=dict(),
+        test_cfg=dict(mode='whole'),
+        backbone=dict(
+            type='MixVisionTransformer',
+            embed_dims=8,
+            num_heads=[1, 2],
+            num_layers=[1, 2],
+            num_stages=2,
+            patch_sizes=[7, 3],
+            strides=[4, 2],
+            sr_ratios=[2, 1],
+            out_indices=(0, 1),
+            drop_rate=0.5,
+            drop_path_rate=0.5,
+            attn_drop_rate=0.5,
+        ),
+        decode_head=dict(
+            type='FCNHead',
+            in_channels=16,
+            in_index=1,
+            channels=8,
+            num_convs=1,
+            dropout_ratio=0.5,
+            concat_input=False,
+            num_classes=11,
+            norm_cfg=dict(type='BN'),
+        ),
+    )
     for model in (trained(), trained(mit)):
         run = teacher(model, dict(logits='decode_head.conv_seg'))
         first, again = (run.observe(batch())['logits'] for _ in range(2))
         assert torch.equal(first, again)
         run.model.train()
-        assert not torch.equal(run.observe(batch())['logits'], first)  # so there was something to switch off
+        assert not torch.equal(
+            run.observe(batch())['logits'], first
+        )  # so there was something to switch off
 
 
 def test_autocast_of_the_student_leaves_the_teacher_alone() -> None:
@@ -119,7 +164,8 @@ def test_no_hooks_afterwards_and_only_read_taps_are_hooked() -> None:
     run = teacher(taps=dict(logits='decode_head.conv_seg'))
     during = []
     run.model.backbone.register_forward_hook(
-        lambda *_: during.append(sum(len(m._forward_hooks) for m in run.model.modules())))
+        lambda *_: during.append(sum(len(m._forward_hooks) for m in run.model.modules()))
+    )
     assert list(run.observe(batch())) == ['logits']
     assert during == [2]  # the tap's and this one
     assert len(run.model.decode_head.conv_seg._forward_hooks) == 0
@@ -133,12 +179,17 @@ def test_sync_bn_is_reverted() -> None:
 
 # ---------------------------------------------------------------------- its inputs
 
+
 def test_identical_preprocessors_pass_the_tensor_on() -> None:
     data, same = batch(), tiny.preprocessor(mean=123.675, std=58.395)
     run = teacher(trained(tiny.segmentor(8, data_preprocessor=same)), source=same)
     assert run.prepare(data) is data.inputs
-    half = teacher(trained(tiny.segmentor(8, data_preprocessor=same)), source=same, precision='bf16')
-    assert torch.equal(half.prepare(data), data.inputs.bfloat16())  # mean and std are read before the cast rounds them
+    half = teacher(
+        trained(tiny.segmentor(8, data_preprocessor=same)), source=same, precision='bf16'
+    )
+    assert torch.equal(
+        half.prepare(data), data.inputs.bfloat16()
+    )  # mean and std are read before the cast rounds them
 
 
 @pytest.mark.parametrize('precision', ['fp32', 'bf16'])
@@ -146,37 +197,56 @@ def test_another_normalisation_is_undone(precision: str) -> None:
     data = tiny.batch(2, size=32)
     source = build(tiny.preprocessor(32, mean=0.48 * 255, std=0.23 * 255, bgr_to_rgb=False))
     own = build(tiny.preprocessor(32, mean=123.675, std=58.395))
-    model = trained(tiny.segmentor(8, data_preprocessor=tiny.preprocessor(32, mean=123.675, std=58.395)))
+    model = trained(
+        tiny.segmentor(8, data_preprocessor=tiny.preprocessor(32, mean=123.675, std=58.395))
+    )
     member = Member.parse('teacher', 'teacher', dict(model=model, precision=precision))
     expected = own(copy.deepcopy(data), True)['inputs']
     out = source(data, True)
     got = Teacher(member, TAPS, source).prepare(Batch(out['inputs'], out['data_samples']))
     # bf16 has 8 bits: half a unit in the last place of a value below 4 is 2^-7
-    torch.testing.assert_close(got.float(), expected, rtol=0, atol=1e-5 if precision == 'fp32' else 2**-7)
+    torch.testing.assert_close(
+        got.float(), expected, rtol=0, atol=1e-5 if precision == 'fp32' else 2**-7
+    )
 
 
 def test_input_size() -> None:
     run, data = teacher(input_size=(48, 64)), batch()
     seen = run.prepare(data)
-    torch.testing.assert_close(seen, F.interpolate(data.inputs, (48, 64), mode='bilinear', align_corners=False))
+    torch.testing.assert_close(
+        seen, F.interpolate(data.inputs, (48, 64), mode='bilinear', align_corners=False)
+    )
     assert run.observe(data)['logits'].shape == (2, 11, 6, 8)
     assert torch.equal(run.observe(data)['logits'], reference(seen)['logits'])
 
 
-# ---------------------------------------------------------------------- speed options keep the logits
+# ---------------------------------------------------------------------- speed options keep the
+# logits
 
-# Relative to a tap's largest value. Worst of 20 seeds: bf16 1.6e-2, fp16 1.7e-3, channels_last 1.3e-6, fuse_bn 9.4e-7.
+# Relative to a tap's largest value. Worst of 20 seeds: bf16 1.6e-2, fp16 1.7e-3, channels_last
+# 1.3e-6, fuse_bn 9.4e-7.
 TOLERANCE = dict(bf16=3e-2, fp16=4e-3, channels_last=4e-6, fuse_bn=4e-6, compile=4e-6)
 
 
-@pytest.mark.parametrize('options', [
-    dict(precision='bf16'), dict(precision='fp16'), dict(channels_last=True), dict(fuse_bn=True),
-    dict(precision='bf16', channels_last=True, fuse_bn=True)], ids=lambda o: '+'.join(str(v) for v in o))
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(precision='bf16'),
+        dict(precision='fp16'),
+        dict(channels_last=True),
+        dict(fuse_bn=True),
+        dict(precision='bf16', channels_last=True, fuse_bn=True),
+    ],
+    ids=lambda o: '+'.join(str(v) for v in o),
+)
 def test_options_leave_the_taps_within_tolerance(options: dict) -> None:
-    allowed = max(TOLERANCE.get(key, TOLERANCE.get(value, 0.)) for key, value in options.items())
+    allowed = max(TOLERANCE.get(key, TOLERANCE.get(value, 0.0)) for key, value in options.items())
     for seed in range(3):
         got = teacher(trained(seed=seed), **options).observe(batch(seed=seed))
-        assert max(error(got, reference(batch(seed=seed).inputs, trained(seed=seed))).values()) < allowed
+        assert (
+            max(error(got, reference(batch(seed=seed).inputs, trained(seed=seed))).values())
+            < allowed
+        )
 
 
 def test_precision_and_layout_are_what_was_asked_for() -> None:
@@ -196,17 +266,30 @@ def test_fuse_bn_folds_and_stays_frozen() -> None:
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize('path', ['backbone.layer1.0.conv1', 'backbone.layer1.0.bn1', 'backbone.layer1.0.conv2:input',
-                                  'decode_head.bottleneck.conv#0', 'decode_head.psp_modules.0.1.bn'])
+@pytest.mark.parametrize(
+    'path',
+    [
+        'backbone.layer1.0.conv1',
+        'backbone.layer1.0.bn1',
+        'backbone.layer1.0.conv2:input',
+        'decode_head.bottleneck.conv#0',
+        'decode_head.psp_modules.0.1.bn',
+    ],
+)
 def test_fuse_bn_refuses_taps_whose_meaning_changes(path: str) -> None:
     taps = dict(inner=path)
-    with pytest.raises(ValueError, match=r"tap 'inner' of teacher \('.*'\) reads a convolution or norm that fuse_bn=Tr"
-                                         'ue folds together, so it would give another tensor. Mend: tap the whole blo'):
+    with pytest.raises(
+        ValueError,
+        match=r"tap 'inner' of teacher \('.*'\) reads a convolution or norm that fuse_bn=Tr"
+        'ue folds together, so it would give another tensor. Mend: tap the whole blo',
+    ):
         teacher(quiet(), taps, fuse_bn=True)
 
 
 def quiet() -> nn.Module:
-    """A teacher without in-place activations, so that convolutions and norms can be tapped at all."""
+    """A teacher without in-place activations, so that convolutions and norms can be tapped at
+    all.
+    """
     model = trained()
     for module in model.modules():
         if isinstance(module, nn.ReLU):
@@ -214,45 +297,86 @@ def quiet() -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize('path', ['backbone.layer1.0', 'backbone.layer4', 'decode_head.bottleneck', 'backbone[0]',
-                                  'decode_head.conv_seg', 'decode_head.conv_seg:input'])
+@pytest.mark.parametrize(
+    'path',
+    [
+        'backbone.layer1.0',
+        'backbone.layer4',
+        'decode_head.bottleneck',
+        'backbone[0]',
+        'decode_head.conv_seg',
+        'decode_head.conv_seg:input',
+    ],
+)
 def test_fuse_bn_allows_blocks_and_heads(path: str) -> None:
-    plain, fused = (teacher(taps=dict(t=path), fuse_bn=fuse).observe(batch()) for fuse in (False, True))
+    plain, fused = (
+        teacher(taps=dict(t=path), fuse_bn=fuse).observe(batch()) for fuse in (False, True)
+    )
     assert error(fused, plain)['t'] < TOLERANCE['fuse_bn']
 
 
 @pytest.mark.bad_input
 def test_fuse_bn_refuses_norms_that_run_before_their_convolution() -> None:
-    """mmcv's fuse_conv_bn goes by the order of registration, which is the same for order=('norm', 'act', 'conv')."""
+    """mmcv's fuse_conv_bn goes by the order of registration, which is the same for order=('norm',
+    'act', 'conv').
+    """
     model = trained()
     model.decode_head.bottleneck.order = ('norm', 'act', 'conv')
     conv = model.decode_head.bottleneck.conv
-    model.decode_head.bottleneck.conv = nn.Conv2d(conv.in_channels, conv.in_channels, 3, padding=1, bias=False)
+    model.decode_head.bottleneck.conv = nn.Conv2d(
+        conv.in_channels, conv.in_channels, 3, padding=1, bias=False
+    )
     model.decode_head.bottleneck.bn = copy.deepcopy(trained_norm(conv.in_channels))
     model.decode_head.conv_seg = nn.Conv2d(conv.in_channels, 11, 1)
-    with pytest.raises(ValueError, match="fuse_bn=True changes tap 'logits' of teacher: a norm runs before its conv"):
+    with pytest.raises(
+        ValueError,
+        match="fuse_bn=True changes tap 'logits' of teacher: a norm runs before its conv",
+    ):
         teacher(model, dict(logits='decode_head.conv_seg'), fuse_bn=True)
 
 
 def trained_norm(channels: int) -> nn.Module:
     norm = nn.BatchNorm2d(channels)
-    norm.running_var.uniform_(0.2, 4.)
+    norm.running_var.uniform_(0.2, 4.0)
     norm.running_mean.normal_()
     return norm
 
 
 # ---------------------------------------------------------------------- compile
 
+
 def shallow() -> nn.Module:
     """One stage and one convolution: little to trace."""
-    backbone = dict(type='ResNetV1c', depth=18, base_channels=4, stem_channels=4, num_stages=1, out_indices=(0,),
-                    strides=(1,), dilations=(1,), norm_cfg=dict(type='BN'))
-    head = dict(type='FCNHead', in_channels=4, in_index=0, channels=8, num_convs=1, concat_input=False, num_classes=11,
-                norm_cfg=dict(type='BN'))
+    backbone = dict(
+        type='ResNetV1c',
+        depth=18,
+        base_channels=4,
+        stem_channels=4,
+        num_stages=1,
+        out_indices=(0,),
+        strides=(1,),
+        dilations=(1,),
+        norm_cfg=dict(type='BN'),
+    )
+    head = dict(
+        type='FCNHead',
+        in_channels=4,
+        in_index=0,
+        channels=8,
+        num_convs=1,
+        concat_input=False,
+        num_classes=11,
+        norm_cfg=dict(type='BN'),
+    )
     return trained(tiny.segmentor(4, auxiliary=False, backbone=backbone, decode_head=head))
 
 
-SHALLOW = dict(logits='decode_head.conv_seg', feat='decode_head.convs', first='backbone[0]', inner='backbone.layer1.0')
+SHALLOW = dict(
+    logits='decode_head.conv_seg',
+    feat='decode_head.convs',
+    first='backbone[0]',
+    inner='backbone.layer1.0',
+)
 
 
 def observe_plainly(data: Batch) -> dict[str, Tensor]:
@@ -260,16 +384,27 @@ def observe_plainly(data: Batch) -> dict[str, Tensor]:
 
 
 def test_compiled_taps_fire_on_every_iteration_after_a_prediction() -> None:
-    """The probe and TeacherCheckHook's predict come first in a run; plain hooks would never fire after them."""
+    """The probe and TeacherCheckHook's predict come first in a run; plain hooks would never fire
+    after them.
+    """
     torch._dynamo.reset()
     graphs = []
-    run = teacher(shallow(), SHALLOW, compile=dict(backend=lambda graph, inputs: graphs.append(graph) or graph.forward))
+    run = teacher(
+        shallow(),
+        SHALLOW,
+        compile=dict(backend=lambda graph, inputs: graphs.append(graph) or graph.forward),
+    )
     run.observe(batch(), compiled=False)
     run.model(batch().inputs, batch().data_samples, mode='predict')
     for seed in range(4):
-        assert max(error(run.observe(batch(seed=seed)), observe_plainly(batch(seed=seed))).values()) < 1e-6
+        assert (
+            max(error(run.observe(batch(seed=seed)), observe_plainly(batch(seed=seed))).values())
+            < 1e-6
+        )
     assert len(graphs) == 1  # compiled once, in one piece
-    run.model(batch(seed=7).inputs, batch().data_samples, mode='predict')  # leaves nothing in the next record
+    run.model(
+        batch(seed=7).inputs, batch().data_samples, mode='predict'
+    )  # leaves nothing in the next record
     got = run.observe(batch(n=3, seed=5))
     assert got['logits'].shape[0] == 3
     assert max(error(got, observe_plainly(batch(n=3, seed=5))).values()) < 1e-6
@@ -295,8 +430,11 @@ def test_compiled_tap_that_never_fires_is_an_error() -> None:
     model = shallow()
     model.auxiliary_head = nn.Sequential(nn.Conv2d(4, 4, 1))
     run = teacher(model, dict(logits='auxiliary_head.0'), compile=dict(backend='eager'))
-    with pytest.raises(RuntimeError, match=r"tap 'logits' of teacher \('auxiliary_head.0'\) never ran in this "
-                                           r"forward. A teacher runs mode='tensor', which leaves out auxiliary heads"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"tap 'logits' of teacher \('auxiliary_head.0'\) never ran in this "
+        r"forward. A teacher runs mode='tensor', which leaves out auxiliary heads",
+    ):
         run.observe(batch())
 
 
@@ -310,7 +448,9 @@ def test_inductor_leaves_the_taps_within_tolerance() -> None:
         assert max(error(got, observe_plainly(batch(seed=seed))).values()) < TOLERANCE['compile']
 
 
-# ---------------------------------------------------------------------- heads that read more than features
+# ---------------------------------------------------------------------- heads that read more than
+# features
+
 
 class Querying(FCNHead):
     """Reads image sizes beside features, as heads of queries do; predicts at the images' size."""
@@ -345,12 +485,19 @@ def unusual(kind: type) -> dict:
     if kind is Querying:
         net['decode_head']['type'] = kind
         return net
-    return net | dict(type='CascadeEncoderDecoder', num_stages=2,
-                      decode_head=[net['decode_head'], net['decode_head'] | dict(type=kind)])
+    return net | dict(
+        type='CascadeEncoderDecoder',
+        num_stages=2,
+        decode_head=[net['decode_head'], net['decode_head'] | dict(type=kind)],
+    )
 
 
-@pytest.mark.parametrize(('kind', 'tap'), [(Querying, 'decode_head.conv_seg'), (Refining, 'decode_head.0.conv_seg')])
-@pytest.mark.parametrize('options', [{}, dict(fuse_bn=True), dict(compile=dict(backend='eager'))], ids=str)
+@pytest.mark.parametrize(
+    ('kind', 'tap'), [(Querying, 'decode_head.conv_seg'), (Refining, 'decode_head.0.conv_seg')]
+)
+@pytest.mark.parametrize(
+    'options', [{}, dict(fuse_bn=True), dict(compile=dict(backend='eager'))], ids=str
+)
 def test_heads_that_only_predict_teach_too(kind: type, tap: str, options: dict) -> None:
     torch._dynamo.reset()
     Querying.sizes = []
@@ -359,13 +506,17 @@ def test_heads_that_only_predict_teach_too(kind: type, tap: str, options: dict) 
     seen = []
     plain.get_submodule(tap).register_forward_hook(lambda _, args, output: seen.append(output))
     with torch.no_grad():
-        expected = plain.encode_decode(data.inputs, [dict(sample.metainfo) | dict(pad_shape=(32, 32)) for sample in
-                                                     data.data_samples])
+        expected = plain.encode_decode(
+            data.inputs,
+            [dict(sample.metainfo) | dict(pad_shape=(32, 32)) for sample in data.data_samples],
+        )
         features = plain.backbone(data.inputs)[3]
     before = [dict(sample.metainfo) for sample in data.data_samples]
     got = run.observe(data)
     assert max(error(got, dict(logits=seen[0], feat=features)).values()) < 4e-6
-    torch.testing.assert_close(F.interpolate(got['logits'], (32, 32), mode='bilinear'), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        F.interpolate(got['logits'], (32, 32), mode='bilinear'), expected, rtol=1e-5, atol=1e-5
+    )
     assert [dict(sample.metainfo) for sample in data.data_samples] == before
     assert not any(value.requires_grad for value in got.values())
     assert not run.model.training
@@ -373,12 +524,16 @@ def test_heads_that_only_predict_teach_too(kind: type, tap: str, options: dict) 
 
 def test_heads_that_only_predict_see_the_size_of_their_own_images() -> None:
     Querying.sizes = []
-    run = teacher(trained(unusual(Querying)), dict(logits='decode_head.conv_seg'), input_size=(48, 64))
+    run = teacher(
+        trained(unusual(Querying)), dict(logits='decode_head.conv_seg'), input_size=(48, 64)
+    )
     assert run.observe(batch())['logits'].shape == (2, 11, 6, 8)
     assert Querying.sizes == [[(48, 64), (48, 64)]]
 
 
-@pytest.mark.parametrize(('head', 'mode'), [('FCNHead', 'tensor'), ('PSPHead', 'tensor'), (Querying, 'encode_decode')])
+@pytest.mark.parametrize(
+    ('head', 'mode'), [('FCNHead', 'tensor'), ('PSPHead', 'tensor'), (Querying, 'encode_decode')]
+)
 def test_other_heads_run_in_tensor_mode(head: Any, mode: str) -> None:
     net = unusual(Querying) if head is Querying else tiny.segmentor(8, head=head)
     assert teacher(trained(net), {}).mode == mode
@@ -386,7 +541,9 @@ def test_other_heads_run_in_tensor_mode(head: Any, mode: str) -> None:
     ocr = dict(cascade['decode_head'], type='OCRHead', ocr_channels=8)
     for key in ('num_convs', 'concat_input'):
         ocr.pop(key)
-    cascade |= dict(type='CascadeEncoderDecoder', num_stages=2, decode_head=[cascade['decode_head'], ocr])
+    cascade |= dict(
+        type='CascadeEncoderDecoder', num_stages=2, decode_head=[cascade['decode_head'], ocr]
+    )
     run = teacher(trained(cascade), dict(logits='decode_head.1.conv_seg'))
     assert run.mode == 'tensor'
     assert run.observe(batch())['logits'].shape == (2, 11, 4, 4)
@@ -394,12 +551,16 @@ def test_other_heads_run_in_tensor_mode(head: Any, mode: str) -> None:
 
 # ---------------------------------------------------------------------- weights that cannot teach
 
+
 @pytest.mark.bad_input
 def test_weights_beyond_the_range_of_the_precision() -> None:
     model = trained()
     model.decode_head.conv_seg.weight.data[0] = 1e5
-    with pytest.raises(FloatingPointError, match=r"^teacher has weights beyond the range of precision='fp16': "
-                                                 r"decode_head.conv_seg.weight became Inf. Mend: precision='bf16'"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"^teacher has weights beyond the range of precision='fp16': "
+        r"decode_head.conv_seg.weight became Inf. Mend: precision='bf16'",
+    ):
         teacher(copy.deepcopy(model), precision='fp16')
     for precision in ('bf16', 'fp32'):
         teacher(copy.deepcopy(model), precision=precision)
@@ -409,17 +570,24 @@ def test_weights_beyond_the_range_of_the_precision() -> None:
 def test_a_built_teacher_of_nan_is_refused() -> None:
     model = trained()
     model.backbone.layer1[0].conv1.weight.data[0] = float('inf')
-    with pytest.raises(FloatingPointError, match='^teacher has weights that are NaN or Inf: backbone.layer1.0.conv1'):
+    with pytest.raises(
+        FloatingPointError,
+        match='^teacher has weights that are NaN or Inf: backbone.layer1.0.conv1',
+    ):
         teacher(model)
 
 
 # ---------------------------------------------------------------------- outside the module tree
 
+
 @pytest.mark.bad_input
 def test_auxiliary_head_of_a_teacher_never_runs() -> None:
     """Trap 16."""
-    with pytest.raises(RuntimeError, match=r"tap 'aux' of teacher \('auxiliary_head.conv_seg'\) never ran in this "
-                                           r"forward. A teacher runs mode='tensor', which leaves out auxiliary heads"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"tap 'aux' of teacher \('auxiliary_head.conv_seg'\) never ran in this "
+        r"forward. A teacher runs mode='tensor', which leaves out auxiliary heads",
+    ):
         teacher(taps=dict(aux='auxiliary_head.conv_seg')).observe(batch())
 
 
@@ -427,10 +595,18 @@ def test_teachers_are_a_mapping_of_models() -> None:
     runs = dict(small=teacher(trained(tiny.segmentor(4))), large=teacher(precision='bf16'))
     teachers = Teachers(runs)
     assert not isinstance(teachers, nn.Module)
-    assert (list(teachers), len(teachers), teachers['large']) == (['small', 'large'], 2, runs['large'].model)
+    assert (list(teachers), len(teachers), teachers['large']) == (
+        ['small', 'large'],
+        2,
+        runs['large'].model,
+    )
     assert copy.deepcopy(teachers) is teachers
     record = dict(teachers.observe(batch()))
     assert record['large']['logits'].dtype == torch.bfloat16
-    assert torch.equal(record['small']['logits'], reference(batch().inputs, trained(tiny.segmentor(4)))['logits'])
+    assert torch.equal(
+        record['small']['logits'], reference(batch().inputs, trained(tiny.segmentor(4)))['logits']
+    )
     teachers.to(torch.device('meta'))
-    assert {(p.device.type, p.dtype) for p in teachers['large'].parameters()} == {('meta', torch.bfloat16)}
+    assert {(p.device.type, p.dtype) for p in teachers['large'].parameters()} == {
+        ('meta', torch.bfloat16)
+    }

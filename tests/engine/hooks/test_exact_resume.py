@@ -1,4 +1,7 @@
-"""n steps + resume + n steps = 2n steps, bit for bit; the order and the augmentation of the data."""
+"""n steps + resume + n steps = 2n steps, bit for bit; the order and the augmentation of the
+data.
+"""
+
 import json
 import os
 import subprocess
@@ -22,10 +25,22 @@ from helpers.tiny_run import (
 )
 from mmengine.dataset import InfiniteSampler, pseudo_collate
 from mmengine.hooks import Hook
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
 
 from mmkd.datasets import seeded
-from mmkd.datasets.seeded import PositionSampler, SeededDataset, derive_seed, seed_everything, seeded_loader
+from mmkd.datasets.seeded import (
+    PositionSampler,
+    SeededDataset,
+    derive_seed,
+    seed_everything,
+    seeded_loader,
+)
 
 EXACT = [dict(type='mmkd.ExactResumeHook')]
 
@@ -59,8 +74,11 @@ def straight(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_killed_and_resumed_equals_straight(num_workers: int, data: Path, tmp_path: Path, straight: dict) -> None:
-    # killed after step 6: past the checkpoint of step 4, the validations at 2, 4 and 6, and with batches prefetched
+def test_killed_and_resumed_equals_straight(
+    num_workers: int, data: Path, tmp_path: Path, straight: dict
+) -> None:
+    # killed after step 6: past the checkpoint of step 4, the validations at 2, 4 and 6, and with
+    # batches prefetched
     runner = segmentation_runner(tmp_path, data, num_workers)
     runner.register_hook(Kill(6), 'LOWEST')
     with pytest.raises(KeyboardInterrupt):
@@ -73,7 +91,9 @@ def test_killed_and_resumed_equals_straight(num_workers: int, data: Path, tmp_pa
     assert_same(model.state_dict(), straight)
 
 
-def test_the_weights_do_move_and_depend_on_the_seed(data: Path, tmp_path: Path, straight: dict) -> None:
+def test_the_weights_do_move_and_depend_on_the_seed(
+    data: Path, tmp_path: Path, straight: dict
+) -> None:
     other = segmentation_runner(tmp_path, data, randomness=dict(seed=1)).train().state_dict()
     assert not torch.equal(other['body.0.weight'], straight['body.0.weight'])
 
@@ -82,16 +102,26 @@ def test_accumulation_resumes_at_its_boundaries(data: Path, tmp_path: Path) -> N
     sgd = dict(type='SGD', lr=0.1, momentum=0.9)
     wrapper = dict(optimizer=sgd, accumulative_counts=2, clip_grad=dict(max_norm=0.1))
     whole = segmentation_runner(tmp_path / 'a', data, optim_wrapper=dict(wrapper)).train()
-    resumed = segmentation_runner(tmp_path / 'b', data, optim_wrapper=dict(wrapper), resume=True,
-                                  load_from=str(tmp_path / 'a' / 'iter_4.pth'))
+    resumed = segmentation_runner(
+        tmp_path / 'b',
+        data,
+        optim_wrapper=dict(wrapper),
+        resume=True,
+        load_from=str(tmp_path / 'a' / 'iter_4.pth'),
+    )
     assert_same(resumed.train().state_dict(), whole.state_dict())
 
 
 def test_fast_forward_on_resume_changes_nothing(data: Path, tmp_path: Path, straight: dict) -> None:
     loop = dict(type='IterBasedTrainLoop', max_iters=8, val_interval=2, fast_forward_on_resume=True)
     segmentation_runner(tmp_path / 'a', data).train()
-    resumed = segmentation_runner(tmp_path / 'b', data, train_cfg=loop, resume=True,
-                                  load_from=str(tmp_path / 'a' / 'iter_4.pth'))
+    resumed = segmentation_runner(
+        tmp_path / 'b',
+        data,
+        train_cfg=loop,
+        resume=True,
+        load_from=str(tmp_path / 'a' / 'iter_4.pth'),
+    )
     assert_same(resumed.train().state_dict(), straight)
 
 
@@ -105,10 +135,18 @@ def test_a_second_train_goes_on_in_the_same_stream(tmp_path: Path) -> None:
 
 def test_epoch_loop_resumes_between_epochs(tmp_path: Path) -> None:
     def run(folder: str, **kwargs: Any) -> torch.Tensor:
-        return make_runner(
-            tmp_path / folder, dict(type='mmkd.SafeCheckpointHook', interval=1), custom_hooks=EXACT,
-            train_cfg=dict(by_epoch=True, max_epochs=4), train_dataloader=loader(Numbers(5), sampler='DefaultSampler'),
-            **kwargs).train().weight
+        return (
+            make_runner(
+                tmp_path / folder,
+                dict(type='mmkd.SafeCheckpointHook', interval=1),
+                custom_hooks=EXACT,
+                train_cfg=dict(by_epoch=True, max_epochs=4),
+                train_dataloader=loader(Numbers(5), sampler='DefaultSampler'),
+                **kwargs,
+            )
+            .train()
+            .weight
+        )
 
     whole = run('a')
     assert torch.equal(run('b', resume=True, load_from=str(tmp_path / 'a' / 'epoch_2.pth')), whole)
@@ -117,9 +155,13 @@ def test_epoch_loop_resumes_between_epochs(tmp_path: Path) -> None:
 def test_epoch_loop_refuses_to_resume_inside_an_epoch(tmp_path: Path) -> None:
     def make(**kwargs: Any) -> Any:
         return make_runner(
-            tmp_path, dict(type='mmkd.SafeCheckpointHook', interval=2, by_epoch=False), custom_hooks=EXACT,
+            tmp_path,
+            dict(type='mmkd.SafeCheckpointHook', interval=2, by_epoch=False),
+            custom_hooks=EXACT,
             train_cfg=dict(by_epoch=True, max_epochs=2),
-            train_dataloader=loader(Numbers(6), sampler='DefaultSampler'), **kwargs)
+            train_dataloader=loader(Numbers(6), sampler='DefaultSampler'),
+            **kwargs,
+        )
 
     make().train()
     with pytest.raises(ValueError, match=r'at iteration 2, inside an epoch of 3.*by_epoch=True'):
@@ -128,10 +170,22 @@ def test_epoch_loop_refuses_to_resume_inside_an_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(data: Path, tmp_path: Path) -> None:
-    processes = [subprocess.Popen(
-        [sys.executable, str(ROOT / 'tests/helpers/two_ranks.py'), str(rank), str(tmp_path), str(data)],
-        env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1'}, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(ROOT / 'tests/helpers/two_ranks.py'),
+                str(rank),
+                str(tmp_path),
+                str(data),
+            ],
+            env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1'},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(2)
+    ]
     try:
         output = [process.communicate(timeout=120) for process in processes]
     finally:
@@ -142,29 +196,41 @@ def test_two_processes(data: Path, tmp_path: Path) -> None:
     # bit for bit, and the same on both ranks
     assert first['whole'] == first['resumed'] == second['whole'] == second['resumed']
     # rank 0 alone writes
-    assert sorted(file.name for file in (tmp_path / 'line').glob('*') if file.suffix != '.py' and file.is_file()) == [
-        'iter_6.pth', 'last_checkpoint']
+    assert sorted(
+        file.name
+        for file in (tmp_path / 'line').glob('*')
+        if file.suffix != '.py' and file.is_file()
+    ) == ['iter_6.pth', 'last_checkpoint']
     # the first two passes over 7 samples, dealt out in turn
     dealt = [index for pair in zip(first['taken'], second['taken'], strict=True) for index in pair]
     assert sorted(dealt[:7]) == sorted(dealt[7:]) == list(range(7))
     # two ranks with batch 1 are one process with batch 2
-    alone = make_runner(tmp_path / 'alone', train_dataloader=loader(Numbers(5)), custom_hooks=EXACT).train()
+    alone = make_runner(
+        tmp_path / 'alone', train_dataloader=loader(Numbers(5)), custom_hooks=EXACT
+    ).train()
     assert first['line'] == second['line'] == pytest.approx(alone.weight.tolist(), rel=1e-6)
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_batches_are_a_function_of_seed_and_position(num_workers: int, data: Path) -> None:
     dataset = segmentation_set(data)
-    plain = DataLoader(dataset, 3, sampler=InfiniteSampler(dataset, seed=0), num_workers=num_workers,
-                       collate_fn=pseudo_collate)
+    plain = DataLoader(
+        dataset,
+        3,
+        sampler=InfiniteSampler(dataset, seed=0),
+        num_workers=num_workers,
+        collate_fn=pseudo_collate,
+    )
     batches = list(islice(seeded_loader(plain, seed=5), 4))
     # by hand: order and seeds written out
     for number, batch in enumerate(batches):
         for place in range(3):
             position = 3 * number + place
             turn, offset = divmod(position, len(dataset))
-            order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(
-                derive_seed(5, seeded.ORDER, turn))).tolist()
+            order = torch.randperm(
+                len(dataset),
+                generator=torch.Generator().manual_seed(derive_seed(5, seeded.ORDER, turn)),
+            ).tolist()
             seed_everything(5, seeded.SAMPLE, position)
             assert torch.equal(batch['inputs'][place], dataset[order[offset]]['inputs'])
     # from the middle on
@@ -180,7 +246,9 @@ def test_augmentation_differs_between_passes(data: Path) -> None:
 
 
 @pytest.mark.parametrize(('size', 'world'), [(7, 1), (7, 2), (6, 3)])
-def test_each_pass_holds_each_sample_once_over_ranks(size: int, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_pass_holds_each_sample_once_over_ranks(
+    size: int, world: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     taken = {}
     for rank in range(world):
         monkeypatch.setattr(seeded, 'get_dist_info', partial(lambda r: (r, world), rank))
@@ -188,16 +256,21 @@ def test_each_pass_holds_each_sample_once_over_ranks(size: int, world: int, monk
             assert position % world == rank
             assert position not in taken
             taken[position] = index
-    passes = [[taken[position] for position in range(turn * size, (turn + 1) * size)] for turn in range(2)]
+    passes = [
+        [taken[position] for position in range(turn * size, (turn + 1) * size)] for turn in range(2)
+    ]
     assert [sorted(order) for order in passes] == [list(range(size))] * 2
     assert passes[0] != passes[1]  # shuffled anew
     # one process sees the same order: rank and world only deal it out
     monkeypatch.setattr(seeded, 'get_dist_info', lambda: (0, 1))
-    assert [index for index, _ in islice(PositionSampler(size, seed=3), 2 * size)] == passes[0] + passes[1]
+    assert [index for index, _ in islice(PositionSampler(size, seed=3), 2 * size)] == passes[
+        0
+    ] + passes[1]
 
 
 def test_epochs_fill_up_from_their_beginning(monkeypatch: pytest.MonkeyPatch) -> None:
-    # 5 samples, 2 ranks: 3 each, the sixth is the first once more, as DefaultSampler(round_up=True) does
+    # 5 samples, 2 ranks: 3 each, the sixth is the first once more, as DefaultSampler(round_up=True)
+    # does
     taken = []
     for rank in range(2):
         monkeypatch.setattr(seeded, 'get_dist_info', partial(lambda r: (r, 2), rank))
@@ -213,16 +286,37 @@ def test_the_config_of_the_loader_is_carried_over() -> None:
         pass
 
     batches = BatchSampler(RandomSampler(Numbers()), 4, drop_last=True)
-    plain = DataLoader(Numbers(), batch_sampler=batches, num_workers=1, timeout=9, worker_init_fn=init,
-                       prefetch_factor=3, persistent_workers=True, pin_memory=True,
-                       collate_fn=pseudo_collate, multiprocessing_context='spawn')
+    plain = DataLoader(
+        Numbers(),
+        batch_sampler=batches,
+        num_workers=1,
+        timeout=9,
+        worker_init_fn=init,
+        prefetch_factor=3,
+        persistent_workers=True,
+        pin_memory=True,
+        collate_fn=pseudo_collate,
+        multiprocessing_context='spawn',
+    )
     ours = seeded_loader(plain, 0, by_epoch=True)
-    assert not seeded_loader(plain, 0).persistent_workers  # would keep the endless stream's workers alive
-    for name in ('num_workers', 'timeout', 'worker_init_fn', 'prefetch_factor', 'persistent_workers', 'pin_memory',
-                 'collate_fn', 'multiprocessing_context'):
+    assert not seeded_loader(
+        plain, 0
+    ).persistent_workers  # would keep the endless stream's workers alive
+    for name in (
+        'num_workers',
+        'timeout',
+        'worker_init_fn',
+        'prefetch_factor',
+        'persistent_workers',
+        'pin_memory',
+        'collate_fn',
+        'multiprocessing_context',
+    ):
         assert getattr(ours, name) == getattr(plain, name), name
     assert (ours.batch_size, ours.batch_sampler.drop_last, ours.sampler.shuffle) == (4, True, True)
-    assert not seeded_loader(DataLoader(Numbers(), sampler=SequentialSampler(Numbers())), 0).sampler.shuffle
+    assert not seeded_loader(
+        DataLoader(Numbers(), sampler=SequentialSampler(Numbers())), 0
+    ).sampler.shuffle
 
 
 def test_the_data_set_shows_through_but_not_its_batch_fetch(data: Path) -> None:
@@ -246,7 +340,9 @@ def test_seeds_reach_all_three_generators_and_never_collide() -> None:
     again = torch.rand(3), *seeded.np.random.rand(3), seeded.random.random()
     assert torch.equal(first[0], again[0])
     assert first[1:] == again[1:]
-    keys = [(seed, stream, number) for seed in range(3) for stream in range(4) for number in range(200)]
+    keys = [
+        (seed, stream, number) for seed in range(3) for stream in range(4) for number in range(200)
+    ]
     assert len({derive_seed(*key) for key in keys}) == len(keys)
 
 
@@ -256,14 +352,28 @@ def test_no_seed_says_what_to_write(tmp_path: Path) -> None:
         runner.train()
 
 
-@pytest.mark.parametrize(('checkpoint', 'message'), [
-    (dict(interval=3), r'checkpoint interval=3 is no multiple of accumulative_counts=2: .* Write 4'),
-    (dict(interval=4, save_best='mIoU'), r'val_interval=5 is no multiple of accumulative_counts=2: .* Write 6')])
+@pytest.mark.parametrize(
+    ('checkpoint', 'message'),
+    [
+        (
+            dict(interval=3),
+            r'checkpoint interval=3 is no multiple of accumulative_counts=2: .* Write 4',
+        ),
+        (
+            dict(interval=4, save_best='mIoU'),
+            r'val_interval=5 is no multiple of accumulative_counts=2: .* Write 6',
+        ),
+    ],
+)
 def test_half_an_accumulation_is_refused(checkpoint: dict, message: str, tmp_path: Path) -> None:
     runner = make_runner(
-        tmp_path, dict(type='mmkd.SafeCheckpointHook', by_epoch=False, **checkpoint), val_interval=5,
-        metric=Script([1.0]), custom_hooks=EXACT,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=2))
+        tmp_path,
+        dict(type='mmkd.SafeCheckpointHook', by_epoch=False, **checkpoint),
+        val_interval=5,
+        metric=Script([1.0]),
+        custom_hooks=EXACT,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=2),
+    )
     with pytest.raises(ValueError, match=message):
         runner.train()
 
@@ -272,11 +382,21 @@ class OtherLoader(DataLoader):
     pass
 
 
-@pytest.mark.parametrize(('plain', 'message'), [
-    (OtherLoader(Numbers()), 'got OtherLoader.*out of custom_hooks'),
-    (DataLoader(Numbers(), batch_size=None), 'fixed batch_size, got NoneType'),
-    (DataLoader(Numbers(), sampler=WeightedRandomSampler([1.0] * 6, 6)), 'order of WeightedRandomSampler'),
-    (DataLoader(Numbers(), sampler=RandomSampler(Numbers(), replacement=True)), 'without replacement')])
+@pytest.mark.parametrize(
+    ('plain', 'message'),
+    [
+        (OtherLoader(Numbers()), 'got OtherLoader.*out of custom_hooks'),
+        (DataLoader(Numbers(), batch_size=None), 'fixed batch_size, got NoneType'),
+        (
+            DataLoader(Numbers(), sampler=WeightedRandomSampler([1.0] * 6, 6)),
+            'order of WeightedRandomSampler',
+        ),
+        (
+            DataLoader(Numbers(), sampler=RandomSampler(Numbers(), replacement=True)),
+            'without replacement',
+        ),
+    ],
+)
 def test_unknown_orders_are_refused(plain: DataLoader, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         seeded_loader(plain, 0)
@@ -288,7 +408,6 @@ def test_other_loops_are_refused(tmp_path: Path) -> None:
     class OtherLoop(IterBasedTrainLoop):
         pass
 
-    runner = make_runner(tmp_path, custom_hooks=EXACT,
-                         train_cfg=dict(type=OtherLoop, max_iters=2))
+    runner = make_runner(tmp_path, custom_hooks=EXACT, train_cfg=dict(type=OtherLoop, max_iters=2))
     with pytest.raises(TypeError, match='got OtherLoop'):
         runner.train()

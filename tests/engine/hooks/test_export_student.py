@@ -1,4 +1,5 @@
 """ExportStudentHook: which files there are beside which checkpoints."""
+
 import copy
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,18 +24,31 @@ SMALL = dict(model=segmentor(4, num_classes=3, size=32))
 def two_students() -> dict:
     """Deep mutual learning: two students, no teacher."""
     term = dict(loss=dict(type='PixelWiseKLLoss'))
-    return dict(type='mmkd.Distiller', students=dict(one=copy.deepcopy(SMALL), two=copy.deepcopy(SMALL)),
-                taps=dict(logits='decode_head.conv_seg'), objectives=dict(
-                    left=dict(term, reads=dict(student='one.logits', teacher='two.logits')),
-                    right=dict(term, reads=dict(student='two.logits', teacher='one.logits'))))
+    return dict(
+        type='mmkd.Distiller',
+        students=dict(one=copy.deepcopy(SMALL), two=copy.deepcopy(SMALL)),
+        taps=dict(logits='decode_head.conv_seg'),
+        objectives=dict(
+            left=dict(term, reads=dict(student='one.logits', teacher='two.logits')),
+            right=dict(term, reads=dict(student='two.logits', teacher='one.logits')),
+        ),
+    )
 
 
-def fake(tmp_path: Path, model: Any, checkpoint_hook: CheckpointHook | None = None, epochs: bool = False) -> Any:
+def fake(
+    tmp_path: Path, model: Any, checkpoint_hook: CheckpointHook | None = None, epochs: bool = False
+) -> Any:
     """What the hook looks at of a Runner."""
     loop = (EpochBasedTrainLoop if epochs else IterBasedTrainLoop).__new__(
-        EpochBasedTrainLoop if epochs else IterBasedTrainLoop)
-    return SimpleNamespace(model=model, work_dir=str(tmp_path), cfg=Config(dict()), train_loop=loop,
-                           hooks=[checkpoint_hook] if checkpoint_hook else [])
+        EpochBasedTrainLoop if epochs else IterBasedTrainLoop
+    )
+    return SimpleNamespace(
+        model=model,
+        work_dir=str(tmp_path),
+        cfg=Config(dict()),
+        train_loop=loop,
+        hooks=[checkpoint_hook] if checkpoint_hook else [],
+    )
 
 
 def saved(model: Any, **meta: int) -> dict:
@@ -43,27 +57,41 @@ def saved(model: Any, **meta: int) -> dict:
 
 @pytest.fixture(scope='module')
 def model() -> Any:
-    return build(distiller(student=copy.deepcopy(SMALL),
-                           teacher=dict(model=segmentor(8, num_classes=3, size=32), allow_untrained=True)))
+    return build(
+        distiller(
+            student=copy.deepcopy(SMALL),
+            teacher=dict(model=segmentor(8, num_classes=3, size=32), allow_untrained=True),
+        )
+    )
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file() and p.suffix in ('.pth', '.py'))
+    return sorted(
+        str(p.relative_to(folder))
+        for p in folder.rglob('*')
+        if p.is_file() and p.suffix in ('.pth', '.py')
+    )
 
 
 def test_students_go_with_their_checkpoints(tmp_path: Path) -> None:
-    """A checkpoint that was evicted, and the best one, which stays: beside each one student, and no other."""
-    cfg = run_config(tmp_path, model_of(critic=False), max_iters=6, interval=2, keep=1, val_interval=2)
+    """A checkpoint that was evicted, and the best one, which stays: beside each one student, and no
+    other.
+    """
+    cfg = run_config(
+        tmp_path, model_of(critic=False), max_iters=6, interval=2, keep=1, val_interval=2
+    )
     cfg.default_hooks.checkpoint.save_best = 'mIoU'
     train(cfg)
     work = Path(cfg.work_dir)
-    best, = work.glob('best_mIoU_iter_*.pth')
+    (best,) = work.glob('best_mIoU_iter_*.pth')
     kept = {'iter_6', best.stem.removeprefix('best_mIoU_')}
     assert files(work / 'student') == ['config.py', *sorted(f'{stem}.pth' for stem in kept)]
     for stem in kept:
         state = torch.load(next(work.glob(f'*{stem}.pth')), weights_only=False)['state_dict']
         student = torch.load(work / f'student/{stem}.pth', weights_only=False)['state_dict']
-        assert all(torch.equal(value, state[f'students.student.{key}']) for key, value in student.items())
+        assert all(
+            torch.equal(value, state[f'students.student.{key}']) for key, value in student.items()
+        )
 
 
 def test_several_students_get_a_folder_each(tmp_path: Path) -> None:
@@ -71,12 +99,20 @@ def test_several_students_get_a_folder_each(tmp_path: Path) -> None:
     cfg = run_config(tmp_path, two_students(), max_iters=2, val_interval=9)
     runner = train(cfg)
     work = Path(cfg.work_dir)
-    assert files(work / 'student') == ['one/config.py', 'one/iter_2.pth', 'two/config.py', 'two/iter_2.pth']
+    assert files(work / 'student') == [
+        'one/config.py',
+        'one/iter_2.pth',
+        'two/config.py',
+        'two/iter_2.pth',
+    ]
     for name in ('one', 'two'):
         folder = work / 'student' / name
         loaded = init_model(str(folder / 'config.py'), str(folder / 'iter_2.pth'), device='cpu')
         with torch.no_grad():
-            assert torch.equal(loaded.eval()(x, mode='tensor'), runner.model.students[name].eval()(x, mode='tensor'))
+            assert torch.equal(
+                loaded.eval()(x, mode='tensor'),
+                runner.model.students[name].eval()(x, mode='tensor'),
+            )
         assert torch.load(folder / 'iter_2.pth', weights_only=False)['meta']['mmkd_member'] == name
 
 
@@ -90,36 +126,58 @@ def test_some_students_only(tmp_path: Path) -> None:
 
 
 def test_an_unknown_student_ends_the_run_before_it_starts(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match=r"members names 'too', which is no student; did you mean 'two'\? "
-                                       r".students: \['one', 'two'\]"):
+    with pytest.raises(
+        KeyError,
+        match=r"members names 'too', which is no student; did you mean 'two'\? "
+        r".students: \['one', 'two'\]",
+    ):
         ExportStudentHook(members=['too']).before_train(fake(tmp_path, build(two_students())))
 
 
 def test_a_built_student_ends_the_run_before_it_starts(tmp_path: Path) -> None:
-    model = build(distiller(student=build({**SMALL['model'], '_scope_': 'mmseg'}),
-                            teacher=dict(model=segmentor(8, num_classes=3, size=32), allow_untrained=True)))
-    with pytest.raises(TypeError, match="student was given as a built model.*Mend: give its config: dict.cfg='….py'"):
+    model = build(
+        distiller(
+            student=build({**SMALL['model'], '_scope_': 'mmseg'}),
+            teacher=dict(model=segmentor(8, num_classes=3, size=32), allow_untrained=True),
+        )
+    )
+    with pytest.raises(
+        TypeError,
+        match="student was given as a built model.*Mend: give its config: dict.cfg='….py'",
+    ):
         ExportStudentHook().before_train(fake(tmp_path, model))
 
 
 def test_a_runner_without_config_and_a_save_before_training(tmp_path: Path, model: Any) -> None:
-    """``Runner(model=…)`` by hand has an empty config; ``runner.save_checkpoint`` may come first."""
+    """``Runner(model=…)`` by hand has an empty config; ``runner.save_checkpoint`` may come
+    first.
+    """
     ExportStudentHook().before_save_checkpoint(fake(tmp_path, model), saved(model, iter=3))
     assert files(tmp_path) == ['student/config.py', 'student/iter_3.pth']
 
 
-@pytest.mark.parametrize(('hook', 'epochs', 'name'), [
-    (dict(by_epoch=True), True, 'epoch_2'), (dict(by_epoch=False), True, 'iter_7'), (None, True, 'epoch_2'),
-    (None, False, 'iter_7'), (dict(by_epoch=False), False, 'iter_7')])
-def test_students_are_called_as_their_checkpoints(tmp_path: Path, model: Any, hook: dict | None, epochs: bool,
-                                                  name: str) -> None:
+@pytest.mark.parametrize(
+    ('hook', 'epochs', 'name'),
+    [
+        (dict(by_epoch=True), True, 'epoch_2'),
+        (dict(by_epoch=False), True, 'iter_7'),
+        (None, True, 'epoch_2'),
+        (None, False, 'iter_7'),
+        (dict(by_epoch=False), False, 'iter_7'),
+    ],
+)
+def test_students_are_called_as_their_checkpoints(
+    tmp_path: Path, model: Any, hook: dict | None, epochs: bool, name: str
+) -> None:
     runner = fake(tmp_path, model, CheckpointHook(**hook) if hook else None, epochs)
     ExportStudentHook().before_save_checkpoint(runner, saved(model, iter=7, epoch=2))
     assert files(tmp_path / 'student') == ['config.py', f'{name}.pth']
 
 
 def test_checkpoints_may_lie_elsewhere(tmp_path: Path, model: Any) -> None:
-    """``out_dir`` and ``filename_tmpl`` of the CheckpointHook: the number says which student is whose."""
+    """``out_dir`` and ``filename_tmpl`` of the CheckpointHook: the number says which student is
+    whose.
+    """
     hook, runner = ExportStudentHook(), fake(tmp_path, model, CheckpointHook(by_epoch=False))
     runner.hooks[0].out_dir = str(tmp_path / 'elsewhere')
     (tmp_path / 'elsewhere').mkdir()
@@ -127,7 +185,11 @@ def test_checkpoints_may_lie_elsewhere(tmp_path: Path, model: Any) -> None:
         hook.before_save_checkpoint(runner, saved(model, iter=number))
         (tmp_path / f'elsewhere/step-{number}.pth').write_bytes(b'')
         (tmp_path / f'elsewhere/step-{number - 1}.pth').unlink(missing_ok=True)
-    assert files(tmp_path / 'student') == ['config.py', 'iter_2.pth', 'iter_3.pth']  # 2 lived when 3 was being saved
+    assert files(tmp_path / 'student') == [
+        'config.py',
+        'iter_2.pth',
+        'iter_3.pth',
+    ]  # 2 lived when 3 was being saved
     hook.after_train(runner)
     assert files(tmp_path / 'student') == ['config.py', 'iter_3.pth']
 
@@ -135,7 +197,14 @@ def test_checkpoints_may_lie_elsewhere(tmp_path: Path, model: Any) -> None:
 def test_pruning_leaves_other_files_and_other_storages(tmp_path: Path) -> None:
     students, checkpoints = tmp_path / 'student', tmp_path / 'work'
     students.mkdir()
-    names = ['iter_1.pth', 'iter_11.pth', 'epoch_2.pth', 'mine.pth', 'iter_1_quantised.pth', 'config.py']
+    names = [
+        'iter_1.pth',
+        'iter_11.pth',
+        'epoch_2.pth',
+        'mine.pth',
+        'iter_1_quantised.pth',
+        'config.py',
+    ]
     for name in names:
         (students / name).write_bytes(b'')
     _prune(students, checkpoints)  # no such folder: the checkpoints are on another storage
@@ -143,7 +212,9 @@ def test_pruning_leaves_other_files_and_other_storages(tmp_path: Path) -> None:
     checkpoints.mkdir()
     (checkpoints / 'best_mIoU_iter_11.pth').write_bytes(b'')
     _prune(students, checkpoints, being_saved=2)
-    assert files(students) == sorted(['iter_11.pth', 'epoch_2.pth', 'mine.pth', 'iter_1_quantised.pth', 'config.py'])
+    assert files(students) == sorted(
+        ['iter_11.pth', 'epoch_2.pth', 'mine.pth', 'iter_1_quantised.pth', 'config.py']
+    )
 
 
 def test_a_linked_folder_of_students_is_not_pruned(tmp_path: Path) -> None:
@@ -170,8 +241,12 @@ def test_students_of_checkpoints_elsewhere_outlive_a_resume(tmp_path: Path) -> N
     assert files(tmp_path / 'elsewhere' / work.name) == ['iter_2.pth', 'iter_4.pth', 'iter_6.pth']
 
 
-def test_only_the_first_rank_drops_students(tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another one may end while the first still writes the last checkpoint, whose student is there already."""
+def test_only_the_first_rank_drops_students(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another one may end while the first still writes the last checkpoint, whose student is there
+    already.
+    """
     hook, runner = ExportStudentHook(), fake(tmp_path, model)
     hook.before_save_checkpoint(runner, saved(model, iter=7))
     monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: 1)
@@ -197,6 +272,9 @@ def test_it_runs_after_ema_has_swapped_the_weights() -> None:
 
 
 def test_members_that_are_no_list() -> None:
-    with pytest.raises(TypeError, match=r"members of ExportStudentHook must be a list of names, got 'peer1'. Mend: "
-                       r"members=\['peer1'\]"):
+    with pytest.raises(
+        TypeError,
+        match=r"members of ExportStudentHook must be a list of names, got 'peer1'. Mend: "
+        r"members=\['peer1'\]",
+    ):
         ExportStudentHook('peer1')

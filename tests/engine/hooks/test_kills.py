@@ -1,4 +1,5 @@
 """A run that is killed anywhere and resumed leaves what an uninterrupted one leaves."""
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +9,12 @@ from helpers.runs import unformatted_configs  # noqa: F401  a fixture that every
 
 
 @pytest.mark.fault
-@pytest.mark.parametrize(('every', 'at_random'), [(29, 1), pytest.param(1, 30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ('every', 'at_random'), [(29, 1), pytest.param(1, 30, marks=pytest.mark.slow)]
+)
 def test_killed_at_touches_of_the_disk_and_at_random_times(
-        every: int, at_random: int, tmp_path: Path, record_property: Callable) -> None:
+    every: int, at_random: int, tmp_path: Path, record_property: Callable
+) -> None:
     found = dict(kill_everywhere(tmp_path, every, at_random))
     lost = {fault: places for fault, places in found.items() if places}
     record_property('tried', len(found))

@@ -1,4 +1,5 @@
 """RunRecordHook: what a training cost and where, and that a resumed run goes on counting."""
+
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class Clock:
     """Ticks once a call."""
 
     def __init__(self, step: float) -> None:
-        self.now, self.step = 0., step
+        self.now, self.step = 0.0, step
 
     def __call__(self) -> float:
         self.now += self.step
@@ -33,8 +34,12 @@ def record_of(folder: Path) -> dict:
 def test_seed_budget_hardware_and_versions(tmp_path: Path) -> None:
     train(run_config(tmp_path, randomness=dict(seed=5)))
     record = record_of(tmp_path / 'run')
-    assert {key: record[key] for key in ('seed', 'iterations', 'batch_size', 'processes', 'torch', 'mmkd')} == dict(
-        seed=5, iterations=4, batch_size=2, processes=1, torch=torch.__version__, mmkd=__version__)
+    assert {
+        key: record[key]
+        for key in ('seed', 'iterations', 'batch_size', 'processes', 'torch', 'mmkd')
+    } == dict(
+        seed=5, iterations=4, batch_size=2, processes=1, torch=torch.__version__, mmkd=__version__
+    )
     assert record['device'].endswith(f'{torch.get_num_threads()} threads')
     assert 'peak_gpu_mib' not in record or torch.cuda.is_available()
     assert record['cpu_seconds'] > 0
@@ -45,15 +50,19 @@ def test_steps_that_accumulate_and_a_config_without_randomness(tmp_path: Path) -
     cfg = run_config(tmp_path)
     cfg.optim_wrapper.student.accumulative_counts = 2
     cfg.pop('randomness', None)
-    cfg.custom_hooks = [hook for hook in cfg.custom_hooks if 'ExactResume' not in hook.type]  # it needs a seed
+    cfg.custom_hooks = [
+        hook for hook in cfg.custom_hooks if 'ExactResume' not in hook.type
+    ]  # it needs a seed
     train(Config(cfg.to_dict()))  # of no file
     record = record_of(tmp_path / 'run')
     assert (record['accumulative_counts'], record['seed'], record['config']) == (2, None, None)
 
 
-def test_what_hooks_do_before_the_training_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_hooks_do_before_the_training_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Such as fitting a vocabulary: the clock begins before any ``before_train``."""
-    clock = Clock(1.)
+    clock = Clock(1.0)
     monkeypatch.setattr(run_record, 'perf_counter', clock)
     monkeypatch.setattr(NaNStopHook, 'before_train', lambda *_: clock(), raising=False)
     train(run_config(tmp_path, max_iters=2))  # begin 1, the other hook 2, checkpoint 3, end 4
@@ -62,8 +71,8 @@ def test_what_hooks_do_before_the_training_counts(tmp_path: Path, monkeypatch: p
 
 def test_a_resumed_run_goes_on_counting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each run reads the clocks at its begin, at each of its checkpoints, and at its end."""
-    monkeypatch.setattr(run_record, 'perf_counter', Clock(1.))
-    monkeypatch.setattr(run_record, '_processor_seconds', Clock(10.))
+    monkeypatch.setattr(run_record, 'perf_counter', Clock(1.0))
+    monkeypatch.setattr(run_record, '_processor_seconds', Clock(10.0))
     train(run_config(tmp_path, max_iters=2))  # begin 1, checkpoint 2, end 3
     assert record_of(tmp_path / 'run')['seconds'] == 2
     train(run_config(tmp_path), resume=True)  # 1 in the checkpoint; begin 4, checkpoint 5, end 6
@@ -75,23 +84,31 @@ def test_weights_alone_are_no_resume(tmp_path: Path) -> None:
     """A run that only loads another's weights begins at zero."""
     hook = RunRecordHook()
     runner = type('Runner', (), dict(_resume=False))()
-    hook.after_load_checkpoint(runner, dict(mmkd_run_record=dict(seconds=7., cpu_seconds=9.)))
-    assert hook.spent == dict(seconds=0., cpu_seconds=0.)
+    hook.after_load_checkpoint(runner, dict(mmkd_run_record=dict(seconds=7.0, cpu_seconds=9.0)))
+    assert hook.spent == dict(seconds=0.0, cpu_seconds=0.0)
     runner._resume = True
-    hook.after_load_checkpoint(runner, dict(mmkd_run_record=dict(seconds=7., cpu_seconds=9.)))
-    assert hook.spent == dict(seconds=7., cpu_seconds=9.)
+    hook.after_load_checkpoint(runner, dict(mmkd_run_record=dict(seconds=7.0, cpu_seconds=9.0)))
+    assert hook.spent == dict(seconds=7.0, cpu_seconds=9.0)
 
 
-@pytest.mark.parametrize('noted', ['text', 5, None, {}, dict(seconds='x', cpu_seconds=float('nan'))])
+@pytest.mark.parametrize(
+    'noted', ['text', 5, None, {}, dict(seconds='x', cpu_seconds=float('nan'))]
+)
 def test_what_a_checkpoint_notes_is_no_number(noted: object) -> None:
     hook = RunRecordHook()
-    hook.after_load_checkpoint(type('Runner', (), dict(_resume=True))(), dict(mmkd_run_record=noted))
-    assert hook.spent == dict(seconds=0., cpu_seconds=0.)
+    hook.after_load_checkpoint(
+        type('Runner', (), dict(_resume=True))(), dict(mmkd_run_record=noted)
+    )
+    assert hook.spent == dict(seconds=0.0, cpu_seconds=0.0)
 
 
 def test_a_data_loader_that_is_built_already(tmp_path: Path) -> None:
     """Then the config says nothing of the batch."""
     data = Numbers()
-    make_runner(tmp_path, max_iters=2, custom_hooks=[dict(type='mmkd.RunRecordHook')],
-                train_dataloader=DataLoader(data, 3, sampler=InfiniteSampler(data))).train()
+    make_runner(
+        tmp_path,
+        max_iters=2,
+        custom_hooks=[dict(type='mmkd.RunRecordHook')],
+        train_dataloader=DataLoader(data, 3, sampler=InfiniteSampler(data)),
+    ).train()
     assert record_of(tmp_path)['batch_size'] == 3

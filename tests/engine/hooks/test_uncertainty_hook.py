@@ -1,4 +1,5 @@
 """UncertaintyHook in real tests and validations: the fields, and the pictures' pixels."""
+
 import math
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,25 @@ class Keep(Hook):
     def __init__(self) -> None:
         self.samples: list[SegDataSample] = []
 
-    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
         self.samples.extend(outputs)
 
 
 def config(folder: Path, hook: dict, draw: bool = True, model: dict | None = None) -> Config:
     """Return a run of three classes on six images, drawn as tools/test.py --show-dir says."""
-    cfg = run_config(folder, model=model or segmentor(4, num_classes=3, size=32, auxiliary=False), name='run')
+    cfg = run_config(
+        folder, model=model or segmentor(4, num_classes=3, size=32, auxiliary=False), name='run'
+    )
     if draw:
         cfg.default_hooks.visualization = dict(type='SegVisualizationHook', draw=True, interval=1)
-        cfg.visualizer = dict(type='SegLocalVisualizer', vis_backends=[dict(type='LocalVisBackend')],
-                              save_dir=str(folder / 'shown'), name=f'show in {folder}')
+        cfg.visualizer = dict(
+            type='SegLocalVisualizer',
+            vis_backends=[dict(type='LocalVisBackend')],
+            save_dir=str(folder / 'shown'),
+            name=f'show in {folder}',
+        )
     cfg.custom_hooks = [dict(type='mmkd.UncertaintyHook', **hook)]
     return cfg
 
@@ -69,30 +78,42 @@ def assert_shown(samples: list[SegDataSample], folder: Path, kind: str) -> None:
 
 
 def test_fields_and_pictures_of_a_test(tmp_path: Path) -> None:
-    samples = run(config(tmp_path, dict(outputs='dirichlet', offset=1.)))
+    samples = run(config(tmp_path, dict(outputs='dirichlet', offset=1.0)))
     for sample in samples:
         expected = dirichlet_uncertainty(sample.seg_logits.data[None].double().exp() + 1)
         for name in KINDS:
-            torch.testing.assert_close(sample.get(f'{name}_uncertainty').data, expected[name].float())
+            torch.testing.assert_close(
+                sample.get(f'{name}_uncertainty').data, expected[name].float()
+            )
             assert sample.get(f'{name}_uncertainty').shape == (40, 40)
     assert_shown(samples, tmp_path / 'shown', 'total')
     assert_shown(samples, tmp_path / 'shown', 'knowledge')
     assert pictures(tmp_path / 'shown', 'data') == []
-    assert len(list((tmp_path / 'shown').rglob('test_?.png_*.png'))) == 6  # mmseg's own are still there
+    assert (
+        len(list((tmp_path / 'shown').rglob('test_?.png_*.png'))) == 6
+    )  # mmseg's own are still there
     assert list((tmp_path / 'shown').rglob('test_0_total_1.png'))
 
 
 def test_an_ensemble_in_a_test(tmp_path: Path) -> None:
     """The fields that mmkd.Ensemble wrote are drawn, not those of a Dirichlet of its logits."""
-    members = [dict(model=segmentor(4, num_classes=3, size=32, auxiliary=False), allow_untrained=True)] * 2
-    cfg = config(tmp_path, dict(outputs='ensemble', kinds=KINDS), model=dict(type='mmkd.Ensemble', members=members))
+    members = [
+        dict(model=segmentor(4, num_classes=3, size=32, auxiliary=False), allow_untrained=True)
+    ] * 2
+    cfg = config(
+        tmp_path,
+        dict(outputs='ensemble', kinds=KINDS),
+        model=dict(type='mmkd.Ensemble', members=members),
+    )
     samples = run(cfg)
     for kind in KINDS:
         assert_shown(samples, tmp_path / 'shown', kind)
     for sample in samples:
         total, data, knowledge = (sample.get(f'{name}_uncertainty').data for name in KINDS)
         torch.testing.assert_close(total, data + knowledge)
-        entropy = torch.distributions.Categorical(logits=sample.seg_logits.data.movedim(0, -1)).entropy()
+        entropy = torch.distributions.Categorical(
+            logits=sample.seg_logits.data.movedim(0, -1)
+        ).entropy()
         torch.testing.assert_close(total[0], entropy)
 
 
@@ -107,14 +128,20 @@ def test_validations_draw_now_and_then(tmp_path: Path) -> None:
     cfg = config(tmp_path, dict(interval=2, kinds=('knowledge',)))
     build_runner(prepare_config(cfg)).val()
     assert sorted(file.name for file in (tmp_path / 'shown').rglob('val_*knowledge*.png')) == [
-        'val_0_knowledge_0.png', 'val_4_knowledge_2.png']
+        'val_0_knowledge_0.png',
+        'val_4_knowledge_2.png',
+    ]
 
 
 def test_a_fixed_scale() -> None:
-    """Equal logits of K classes without evidence: total ln K is the brightest colour, whatever the image holds."""
+    """Equal logits of K classes without evidence: total ln K is the brightest colour, whatever the
+    image holds.
+    """
     runner, hook = MagicMock(), UncertaintyHook(kinds=('total',))
-    runner.hooks, logits = [MagicMock(spec=[])], torch.full((7, 2, 2), -30.)
-    hook.after_test_iter(runner, 0, None, [sample := SegDataSample(seg_logits=PixelData(data=logits))])
+    runner.hooks, logits = [MagicMock(spec=[])], torch.full((7, 2, 2), -30.0)
+    hook.after_test_iter(
+        runner, 0, None, [sample := SegDataSample(seg_logits=PixelData(data=logits))]
+    )
     assert sample.total_uncertainty.data.numpy() == pytest.approx(math.log(7), rel=1e-6)
     assert sample.data_uncertainty.data.numpy() == pytest.approx(0, abs=1e-6)
     runner.visualizer.add_image.assert_not_called()
@@ -124,20 +151,33 @@ def test_a_fixed_scale() -> None:
     assert picture.tolist() == [[[253, 231, 36]] * 2] * 2
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    (dict(outputs='softmax'), r"outputs must be one of \('dirichlet', 'ensemble'\), got 'softmax'"),
-    (dict(outputs='ensemble', offset=1.), "offset=1.0 is added to a Dirichlet's α, which outputs='ensemble' does not"),
-    (dict(kinds=('totals',)), "kinds must be one of .* got 'totals'; did you mean 'total'"),
-    (dict(interval=0), 'interval must be a whole number of at least 1, got 0'),
-])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (
+            dict(outputs='softmax'),
+            r"outputs must be one of \('dirichlet', 'ensemble'\), got 'softmax'",
+        ),
+        (
+            dict(outputs='ensemble', offset=1.0),
+            "offset=1.0 is added to a Dirichlet's α, which outputs='ensemble' does not",
+        ),
+        (dict(kinds=('totals',)), "kinds must be one of .* got 'totals'; did you mean 'total'"),
+        (dict(interval=0), 'interval must be a whole number of at least 1, got 0'),
+    ],
+)
 def test_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         UncertaintyHook(**options)
 
 
 def test_predictions_that_do_not_fit() -> None:
-    with pytest.raises(ValueError, match="reads 'seg_logits', which this prediction lacks.*Mend: use it with"):
+    with pytest.raises(
+        ValueError, match="reads 'seg_logits', which this prediction lacks.*Mend: use it with"
+    ):
         UncertaintyHook().add_fields(SegDataSample())
     sample = SegDataSample(seg_logits=PixelData(data=torch.zeros(3, 2, 2)))
-    with pytest.raises(ValueError, match="finds no uncertainties in this prediction .*mmkd.Ensemble"):
+    with pytest.raises(
+        ValueError, match='finds no uncertainties in this prediction .*mmkd.Ensemble'
+    ):
         UncertaintyHook(outputs='ensemble').add_fields(sample)

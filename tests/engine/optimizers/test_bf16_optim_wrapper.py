@@ -1,4 +1,5 @@
 """Bf16OptimWrapper: torch.autocast by hand, and OptimWrapper's own accumulation."""
+
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +16,13 @@ def network() -> nn.Module:
 
 
 def wrap(model: nn.Module, **kwargs: Any) -> Any:
-    return OPTIM_WRAPPERS.build(dict(type='mmkd.Bf16OptimWrapper', **kwargs,
-                                     optimizer=torch.optim.SGD(model.parameters(), lr=0.1)))
+    return OPTIM_WRAPPERS.build(
+        dict(
+            type='mmkd.Bf16OptimWrapper',
+            **kwargs,
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        )
+    )
 
 
 IMAGES = torch.randn(4, 3, 6, 6, generator=torch.Generator().manual_seed(1))
@@ -43,7 +49,7 @@ def test_step_equals_autocast_by_hand() -> None:
         assert torch.equal(one, other)
     # and it is a different computation from float32, by about bfloat16's 2⁻⁸
     difference = (F.cross_entropy(single(IMAGES), LABELS) - loss).abs() / loss
-    assert 0 < difference < 2 ** -7
+    assert 0 < difference < 2**-7
 
 
 def test_accumulates_as_optim_wrapper_does() -> None:

@@ -1,11 +1,16 @@
 """Prediction-rejection ratio and AUROC against a slow loop, hand values and limits."""
+
 import math
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mmkd.evaluation.functional.rejection import ood_auroc, prediction_rejection_ratio, rejection_area
+from mmkd.evaluation.functional.rejection import (
+    ood_auroc,
+    prediction_rejection_ratio,
+    rejection_area,
+)
 
 
 def slow_prr(uncertainty: list[float], wrong: list[bool]) -> float:
@@ -25,21 +30,26 @@ def slow_prr(uncertainty: list[float], wrong: list[bool]) -> float:
 def samples(n: int = 200, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     uncertainty = rng.random(n)
-    return uncertainty, rng.random(n) < uncertainty ** 2
+    return uncertainty, rng.random(n) < uncertainty**2
 
 
 def test_against_a_slow_loop() -> None:
     for seed in range(3):
         uncertainty, wrong = samples(seed=seed)
         assert prediction_rejection_ratio(uncertainty, wrong) == pytest.approx(
-            slow_prr(uncertainty.tolist(), wrong.tolist()), rel=1e-10)
+            slow_prr(uncertainty.tolist(), wrong.tolist()), rel=1e-10
+        )
 
 
 def test_by_hand() -> None:
-    """Four samples, the second most uncertain is wrong: 1/4 until two are rejected. Area 1/16 + 1/32, e/2 = 1/8."""
+    """Four samples, the second most uncertain is wrong: 1/4 until two are rejected. Area 1/16 +
+    1/32, e/2 = 1/8.
+    """
     uncertainty, wrong = [4, 3, 2, 1], [False, True, False, False]
     assert rejection_area(uncertainty, wrong) == pytest.approx(3 / 32)
-    assert prediction_rejection_ratio(uncertainty, wrong) == pytest.approx(100 * (3 / 32 - 1 / 8) / (1 / 32 - 1 / 8))
+    assert prediction_rejection_ratio(uncertainty, wrong) == pytest.approx(
+        100 * (3 / 32 - 1 / 8) / (1 / 32 - 1 / 8)
+    )
 
 
 def test_oracle_random_and_worst() -> None:
@@ -64,7 +74,9 @@ def test_equal_uncertainties_are_the_mean_of_all_orders() -> None:
 
 def test_only_ranks_matter() -> None:
     uncertainty, wrong = samples()
-    assert prediction_rejection_ratio(np.exp(5 * uncertainty), wrong) == prediction_rejection_ratio(uncertainty, wrong)
+    assert prediction_rejection_ratio(np.exp(5 * uncertainty), wrong) == prediction_rejection_ratio(
+        uncertainty, wrong
+    )
     assert ood_auroc(np.exp(5 * uncertainty), wrong) == ood_auroc(uncertainty, wrong)
 
 
@@ -76,17 +88,34 @@ def test_undefined_where_none_or_all_are_wrong(wrong: list[bool]) -> None:
 def test_auroc_counts_pairs_in_order() -> None:
     uncertainty, foreign = samples()
     inside, outside = uncertainty[~foreign], uncertainty[foreign]
-    assert ood_auroc(uncertainty, foreign) == pytest.approx(np.mean(outside[:, None] > inside[None]))
+    assert ood_auroc(uncertainty, foreign) == pytest.approx(
+        np.mean(outside[:, None] > inside[None])
+    )
     assert ood_auroc([1, 1, 1], [True, False, False]) == 0.5
 
 
-@pytest.mark.parametrize(('call', 'message'), [
-    (lambda: prediction_rejection_ratio([1., 2.], [True]), r'same length, not empty, got the shapes \(2,\) and \(1,\)'),
-    (lambda: rejection_area([], []), 'not empty'),
-    (lambda: rejection_area([1., math.nan], [True, False]), '1 of 2 uncertainties are NaN.*look for NaN in the logits'),
-    (lambda: ood_auroc([1., 2.], [True, True]), 'all 2 are out of distribution. Mend: a test set that joins both'),
-    (lambda: ood_auroc([1., 2.], [False, False]), 'all 2 are in distribution.*metainfo ood=True'),
-])
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (
+            lambda: prediction_rejection_ratio([1.0, 2.0], [True]),
+            r'same length, not empty, got the shapes \(2,\) and \(1,\)',
+        ),
+        (lambda: rejection_area([], []), 'not empty'),
+        (
+            lambda: rejection_area([1.0, math.nan], [True, False]),
+            '1 of 2 uncertainties are NaN.*look for NaN in the logits',
+        ),
+        (
+            lambda: ood_auroc([1.0, 2.0], [True, True]),
+            'all 2 are out of distribution. Mend: a test set that joins both',
+        ),
+        (
+            lambda: ood_auroc([1.0, 2.0], [False, False]),
+            'all 2 are in distribution.*metainfo ood=True',
+        ),
+    ],
+)
 def test_refusals(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()

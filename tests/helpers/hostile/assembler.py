@@ -1,4 +1,5 @@
 """Write pickles opcode by opcode, and the archives around them, so that a test can lie anywhere."""
+
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ class Case:
         accept: the weights that may come back instead of a refusal; the honest ones unless given;
             ``ANY``: all plain ones.
     """
+
     name: str
     data: bytes
     refuse: bool = False
@@ -45,7 +47,7 @@ def text(value: str) -> bytes:
 def number(value: int) -> bytes:
     if 0 <= value < 256:
         return b'K' + bytes([value])
-    if -2**31 <= value < 2**31:
+    if -(2**31) <= value < 2**31:
         return b'J' + struct.pack('<i', value)
     content = value.to_bytes(value.bit_length() // 8 + 1, 'little', signed=True)
     if len(content) < 256:
@@ -123,26 +125,56 @@ def finish(body: bytes, protocol: int = 2) -> bytes:
 FLOAT, LONG, BRAIN = 'FloatStorage', 'LongStorage', 'BFloat16Storage'
 
 
-def storage(key: bytes | str = '0', numel: int | bytes = 108, kind: bytes | str = FLOAT,
-            location: bytes | str = 'cpu', *more: bytes) -> bytes:
+def storage(
+    key: bytes | str = '0',
+    numel: int | bytes = 108,
+    kind: bytes | str = FLOAT,
+    location: bytes | str = 'cpu',
+    *more: bytes,
+) -> bytes:
     cls = name('torch', kind) if isinstance(kind, str) else kind
-    return many(text('storage'), cls, text(key) if isinstance(key, str) else key,
-                text(location) if isinstance(location, str) else location,
-                number(numel) if isinstance(numel, int) else numel, *more) + b'Q'
+    return (
+        many(
+            text('storage'),
+            cls,
+            text(key) if isinstance(key, str) else key,
+            text(location) if isinstance(location, str) else location,
+            number(numel) if isinstance(numel, int) else numel,
+            *more,
+        )
+        + b'Q'
+    )
 
 
-def tensor(of: bytes, size: Sequence[int], stride: Sequence[int], offset: int = 0,
-           grad: bytes = FALSE, hooks: bytes | None = None, *more: bytes) -> bytes:
-    return call(name('torch._utils', '_rebuild_tensor_v2'), of, number(offset), numbers(*size),
-                numbers(*stride), grad, ordered() if hooks is None else hooks, *more)
+def tensor(
+    of: bytes,
+    size: Sequence[int],
+    stride: Sequence[int],
+    offset: int = 0,
+    grad: bytes = FALSE,
+    hooks: bytes | None = None,
+    *more: bytes,
+) -> bytes:
+    return call(
+        name('torch._utils', '_rebuild_tensor_v2'),
+        of,
+        number(offset),
+        numbers(*size),
+        numbers(*stride),
+        grad,
+        ordered() if hooks is None else hooks,
+        *more,
+    )
 
 
 def _honest() -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {'conv.weight': torch.randn(4, 3, 3, 3, generator=generator),
-            'conv.bias': torch.randn(4, generator=generator),
-            'norm.num_batches_tracked': torch.tensor(7),
-            'head.weight': torch.randn(5, 4, generator=generator).bfloat16()}
+    return {
+        'conv.weight': torch.randn(4, 3, 3, 3, generator=generator),
+        'conv.bias': torch.randn(4, generator=generator),
+        'norm.num_batches_tracked': torch.tensor(7),
+        'head.weight': torch.randn(5, 4, generator=generator).bfloat16(),
+    }
 
 
 HONEST = _honest()
@@ -150,9 +182,12 @@ WEIGHTS = {
     'conv.weight': tensor(storage('0', 108), (4, 3, 3, 3), (27, 9, 3, 1)),
     'conv.bias': tensor(storage('1', 4), (4,), (1,)),
     'norm.num_batches_tracked': tensor(storage('2', 1, LONG), (), ()),
-    'head.weight': tensor(storage('3', 20, BRAIN), (5, 4), (4, 1))}
-RECORDS = {str(index): value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
-           for index, value in enumerate(HONEST.values())}
+    'head.weight': tensor(storage('3', 20, BRAIN), (5, 4), (4, 1)),
+}
+RECORDS = {
+    str(index): value.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    for index, value in enumerate(HONEST.values())
+}
 
 
 def weights(prefix: str = '', **changes: bytes) -> bytes:
@@ -169,9 +204,11 @@ def checkpoint(meta: bytes = b'}', state: bytes | None = None) -> bytes:
 
 # --- archives -------------------------------------------------------------------------------------
 
+
 @dataclass
 class Entry:
     """One record; what is None is told truly. Fields named ``central_…`` are said there alone."""
+
     name: str | bytes
     data: bytes
     method: int = 0
@@ -217,35 +254,77 @@ def zip_bytes(entries: Sequence[Entry], comment: bytes = b'', **lies: Any) -> by
         stored = _either(entry.stored, len(packed))
         title, at = _bytes(entry.name), _either(entry.offset, len(out))
         if not entry.absent:
-            out += struct.pack('<IHHHHHIIIHH', 0x04034b50, 20, entry.flags, entry.method, 0, 33,
-                               crc,
-                               stored & 0xffffffff, size & 0xffffffff, len(title), len(entry.extra))
+            out += struct.pack(
+                '<IHHHHHIIIHH',
+                0x04034B50,
+                20,
+                entry.flags,
+                entry.method,
+                0,
+                33,
+                crc,
+                stored & 0xFFFFFFFF,
+                size & 0xFFFFFFFF,
+                len(title),
+                len(entry.extra),
+            )
             out += title + entry.extra + packed
         if entry.hidden:
             continue
         title = _bytes(_either(entry.central_name, entry.name))
-        directory += struct.pack(
-            '<IHHHHHHIIIHHHHHII', 0x02014b50, 20, 20, entry.flags,
-            _either(entry.central_method, entry.method), 0, 33,
-            _either(entry.central_crc, crc), _either(entry.central_stored, stored) & 0xffffffff,
-            _either(entry.central_size, size) & 0xffffffff, len(title), len(entry.central_extra), 0,
-            entry.central_disk, 0, 0, at & 0xffffffff) + title + entry.central_extra
+        directory += (
+            struct.pack(
+                '<IHHHHHHIIIHHHHHII',
+                0x02014B50,
+                20,
+                20,
+                entry.flags,
+                _either(entry.central_method, entry.method),
+                0,
+                33,
+                _either(entry.central_crc, crc),
+                _either(entry.central_stored, stored) & 0xFFFFFFFF,
+                _either(entry.central_size, size) & 0xFFFFFFFF,
+                len(title),
+                len(entry.central_extra),
+                0,
+                entry.central_disk,
+                0,
+                0,
+                at & 0xFFFFFFFF,
+            )
+            + title
+            + entry.central_extra
+        )
     count = lies.get('count', sum(not entry.hidden for entry in entries))
-    end = struct.pack('<IHHHHIIH', 0x06054b50, lies.get('disk', 0), lies.get('disk', 0),
-                      count & 0xffff,
-                      count & 0xffff, lies.get('directory_size', len(directory)) & 0xffffffff,
-                      lies.get('directory_offset', len(out)) & 0xffffffff, len(comment))
+    end = struct.pack(
+        '<IHHHHIIH',
+        0x06054B50,
+        lies.get('disk', 0),
+        lies.get('disk', 0),
+        count & 0xFFFF,
+        count & 0xFFFF,
+        lies.get('directory_size', len(directory)) & 0xFFFFFFFF,
+        lies.get('directory_offset', len(out)) & 0xFFFFFFFF,
+        len(comment),
+    )
     return bytes(out + directory + lies.get('middle', b'') + end + comment)
 
 
-def entries(body: bytes, records: Mapping[str, bytes] | None = None, folder: str = 'archive',
-            protocol: int = 2) -> list[Entry]:
+def entries(
+    body: bytes,
+    records: Mapping[str, bytes] | None = None,
+    folder: str = 'archive',
+    protocol: int = 2,
+) -> list[Entry]:
     """The records of a checkpoint as torch writes them; ``body`` is the pickle's inside."""
     records = RECORDS if records is None else records
-    return [Entry(f'{folder}/data.pkl', finish(body, protocol)),
-            Entry(f'{folder}/byteorder', b'little'),
-            *(Entry(f'{folder}/data/{key}', content) for key, content in records.items()),
-            Entry(f'{folder}/version', b'3\n')]
+    return [
+        Entry(f'{folder}/data.pkl', finish(body, protocol)),
+        Entry(f'{folder}/byteorder', b'little'),
+        *(Entry(f'{folder}/data/{key}', content) for key, content in records.items()),
+        Entry(f'{folder}/version', b'3\n'),
+    ]
 
 
 def archive(body: bytes, records: Mapping[str, bytes] | None = None, protocol: int = 2) -> bytes:

@@ -1,4 +1,5 @@
 """Read files in forked children; say which did harm, and what was unclear, slow or greedy."""
+
 import faulthandler
 import gc
 import json
@@ -28,27 +29,74 @@ import mmkd.utils.checkpoints
 
 Readers = tuple[Callable[[Path], Any], Callable[[Path], Any]]
 Limits = tuple[int, int] | None
-SECONDS = 1.  # of CPU, for one file
+SECONDS = 1.0  # of CPU, for one file
 FLOOR = 4 * 2**20  # bytes; pages of code that are first touched
 VIRTUAL = 256 * 2**20  # bytes that may be asked for and not used
 PATIENCE = 20.0  # seconds until a child is ended
 ROOM = 6 * 2**30  # bytes a child may have on top of what it starts with: the machine must live
 COUNTED = ('harmful', 'unclear', 'slow', 'greedy')
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, bytearray, torch.Size, torch.dtype,
-          torch.device,
-          torch.layout, slice)
-_CLASSES = (OrderedDict, Counter, Tensor, nn.Parameter, torch.Size, HistoryBuffer, ConfigDict,
-            np.ndarray, np.dtype)
-_WATCHED = ('os.', 'subprocess.', 'shutil.', 'socket.', 'urllib.', 'webbrowser.', 'ctypes.', 'pty.',
-            'ftplib.',
-            'smtplib.', 'sqlite3.', 'builtins.', 'code.', 'function.', 'sys.set', 'signal.', 'pdb.',
-            'logging.', 'winreg.', 'msvcrt.')
-_UNWATCHED = ('os.listdir', 'os.scandir', 'os.walk', 'builtins.id',
-              'os.mkdir', 'os.rmdir', 'os.remove',
-              'shutil.rmtree')  # of a temporary folder; else their paths tell
+_PLAIN = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    bytearray,
+    torch.Size,
+    torch.dtype,
+    torch.device,
+    torch.layout,
+    slice,
+)
+_CLASSES = (
+    OrderedDict,
+    Counter,
+    Tensor,
+    nn.Parameter,
+    torch.Size,
+    HistoryBuffer,
+    ConfigDict,
+    np.ndarray,
+    np.dtype,
+)
+_WATCHED = (
+    'os.',
+    'subprocess.',
+    'shutil.',
+    'socket.',
+    'urllib.',
+    'webbrowser.',
+    'ctypes.',
+    'pty.',
+    'ftplib.',
+    'smtplib.',
+    'sqlite3.',
+    'builtins.',
+    'code.',
+    'function.',
+    'sys.set',
+    'signal.',
+    'pdb.',
+    'logging.',
+    'winreg.',
+    'msvcrt.',
+)
+_UNWATCHED = (
+    'os.listdir',
+    'os.scandir',
+    'os.walk',
+    'builtins.id',
+    'os.mkdir',
+    'os.rmdir',
+    'os.remove',
+    'shutil.rmtree',
+)  # of a temporary folder; else their paths tell
 
 
 # --- what a read did ------------------------------------------------------------------------------
+
 
 class Watch:
     """Notes what Python reports of processes, files, code and the net, and forbids it."""
@@ -69,8 +117,11 @@ class Watch:
 
 
 def _suspicious(event: str, args: tuple) -> bool:
-    words = [arg.decode('latin1') if isinstance(arg, bytes) else arg for arg in args
-             if isinstance(arg, str | bytes)]
+    words = [
+        arg.decode('latin1') if isinstance(arg, bytes) else arg
+        for arg in args
+        if isinstance(arg, str | bytes)
+    ]
     if event != 'pickle.find_class' and any(TOKEN in word or MODULE in word for word in words):
         return True
     if event == 'open':
@@ -83,31 +134,53 @@ def _suspicious(event: str, args: tuple) -> bool:
 def _world() -> dict[str, Any]:
     """What a read must leave as it was."""
     own = [value for value in vars(mmkd.utils.checkpoints).values() if isinstance(value, type)]
-    classes = {f'{cls.__module__}.{cls.__name__}.{key}': id(value) for cls in (*_CLASSES, *own)
-               for key, value in vars(cls).items()
-               if key not in ('__doc__', '__abstractmethods__', '_abc_impl')}
-    dtypes = {kind: (np.dtype(kind).str, np.dtype(kind).itemsize, np.dtype(kind).flags,
-                     np.dtype(kind).names,
-                     np.dtype(kind).alignment, str(np.dtype(kind).metadata))
-                     for kind in ('f2', 'f4', 'f8', 'i8', 'u1', '?')}
-    return classes | {f'dtype {kind}': value for kind, value in dtypes.items()} | {
-        'cwd': os.getcwd(), 'environment': dict(os.environ), 'path': list(sys.path),
-        'recursion': sys.getrecursionlimit(),
-        'default type': str(torch.get_default_dtype()), 'threads': torch.get_num_threads(),
-        'grad': torch.is_grad_enabled(),
-        'allowed names': len(torch.serialization.get_safe_globals()),
-        'warnings': len(warnings.filters),
-        'seed': torch.random.get_rng_state().sum().item(),
-        'hooks': (sys.gettrace(), sys.getprofile()),
-        'module': MODULE in sys.modules, 'collector': gc.isenabled(),
-        'signal': str(signal.getsignal(signal.SIGINT)),
-        'sparse': len(torch._utils._sparse_tensors_to_validate),
-        'log methods': dict(HistoryBuffer._statistics_methods)}
+    classes = {
+        f'{cls.__module__}.{cls.__name__}.{key}': id(value)
+        for cls in (*_CLASSES, *own)
+        for key, value in vars(cls).items()
+        if key not in ('__doc__', '__abstractmethods__', '_abc_impl')
+    }
+    dtypes = {
+        kind: (
+            np.dtype(kind).str,
+            np.dtype(kind).itemsize,
+            np.dtype(kind).flags,
+            np.dtype(kind).names,
+            np.dtype(kind).alignment,
+            str(np.dtype(kind).metadata),
+        )
+        for kind in ('f2', 'f4', 'f8', 'i8', 'u1', '?')
+    }
+    return (
+        classes
+        | {f'dtype {kind}': value for kind, value in dtypes.items()}
+        | {
+            'cwd': os.getcwd(),
+            'environment': dict(os.environ),
+            'path': list(sys.path),
+            'recursion': sys.getrecursionlimit(),
+            'default type': str(torch.get_default_dtype()),
+            'threads': torch.get_num_threads(),
+            'grad': torch.is_grad_enabled(),
+            'allowed names': len(torch.serialization.get_safe_globals()),
+            'warnings': len(warnings.filters),
+            'seed': torch.random.get_rng_state().sum().item(),
+            'hooks': (sys.gettrace(), sys.getprofile()),
+            'module': MODULE in sys.modules,
+            'collector': gc.isenabled(),
+            'signal': str(signal.getsignal(signal.SIGINT)),
+            'sparse': len(torch._utils._sparse_tensors_to_validate),
+            'log methods': dict(HistoryBuffer._statistics_methods),
+        }
+    )
 
 
 def _faults_of_tensor(value: Tensor, room: int) -> Iterator[str]:
-    if type(value) not in (Tensor,
-                           nn.Parameter) or value.layout != torch.strided or value.is_quantized:
+    if (
+        type(value) not in (Tensor, nn.Parameter)
+        or value.layout != torch.strided
+        or value.is_quantized
+    ):
         yield f'is a {type(value).__name__}, {value.layout}, {value.dtype}'
         return
     if value.device.type != 'cpu':
@@ -158,12 +231,14 @@ def faults_of(content: Any, room: int) -> list[str]:
             found += [f'holds a storage of {value.nbytes()} bytes'] if value.nbytes() > room else []
         elif type(value) in (dict, OrderedDict, Counter, ConfigDict, list, tuple, set, frozenset):
             todo += _children(value)
-        elif isinstance(value,
-                        HistoryBuffer | PurePath) or type(value).__module__.startswith('mmkd.'):
+        elif isinstance(value, HistoryBuffer | PurePath) or type(value).__module__.startswith(
+            'mmkd.'
+        ):
             todo.append(getattr(value, '__dict__', None))
-        elif not (isinstance(value, type) and value.__module__.split('.')[0] in ('mmkd', 'torch',
-                                                                                 'numpy',
-                                                                                 'collections')):
+        elif not (
+            isinstance(value, type)
+            and value.__module__.split('.')[0] in ('mmkd', 'torch', 'numpy', 'collections')
+        ):
             found.append(f'holds a {type(value).__module__}.{type(value).__name__}')
     return found
 
@@ -178,14 +253,18 @@ def _faults_of_weights(given: Any, case: Case, room: int) -> list[str]:
     wanted = HONEST if case.accept is None else case.accept
     if type(given) not in (dict, OrderedDict) or list(given) != list(wanted):
         return ['gave other weights']
-    different = [key for key, value in wanted.items()
-                 if not isinstance(given[key], Tensor) or given[key].shape != value.shape
-                 or given[key].dtype != value.dtype
-                 or not torch.equal(given[key].resolve_neg(), value)]
+    different = [
+        key
+        for key, value in wanted.items()
+        if not isinstance(given[key], Tensor)
+        or given[key].shape != value.shape
+        or given[key].dtype != value.dtype
+        or not torch.equal(given[key].resolve_neg(), value)
+    ]
     versions = getattr(given, '_metadata', None)
     if versions is not None and not all(
-            isinstance(key, str) and isinstance(value, Mapping) for key,
-            value in dict(versions).items()):
+        isinstance(key, str) and isinstance(value, Mapping) for key, value in dict(versions).items()
+    ):
         return ['gave module versions that are none']
     return [f'gave another {different[0]}'] if different else []
 
@@ -194,8 +273,9 @@ def _faults_of_error(error: BaseException, file: Path) -> list[str]:
     """What is wrong with a refusal."""
     message = str(error)
     found = []
-    if not isinstance(error, TypeError | RuntimeError | ValueError) or isinstance(error,
-                                                                                  UnicodeError):
+    if not isinstance(error, TypeError | RuntimeError | ValueError) or isinstance(
+        error, UnicodeError
+    ):
         found.append(f'raised {type(error).__name__}')
     if file.name not in message:
         found.append('the error does not name the file')
@@ -208,14 +288,17 @@ def _faults_of_error(error: BaseException, file: Path) -> list[str]:
 
 # --- one child, one file --------------------------------------------------------------------------
 
+
 def _memory() -> dict[str, int]:
     lines = Path('/proc/self/status').read_text().splitlines()
-    return {line.split(':')[0]: int(line.split()[1]) * 1024 for line in lines
-            if line.startswith('Vm')}
+    return {
+        line.split(':')[0]: int(line.split()[1]) * 1024 for line in lines if line.startswith('Vm')
+    }
 
 
-def _judged(read: Callable[[Path], Any], case: Case, file: Path, weights: bool, report: dict,
-            watch: Watch) -> tuple[int, int]:
+def _judged(
+    read: Callable[[Path], Any], case: Case, file: Path, weights: bool, report: dict, watch: Watch
+) -> tuple[int, int]:
     """Read once; return how much memory that took, real and virtual."""
     Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
     before, start = _memory(), time.process_time()
@@ -237,8 +320,9 @@ def _judged(read: Callable[[Path], Any], case: Case, file: Path, weights: bool, 
     else:
         room = 2 * file.stat().st_size + FLOOR
         found = _faults_of_weights(content, case, room) if weights else faults_of(content, room)
-        report['harmful'] += [f'{"weights" if weights else "content"}: {each}'
-                              for each in found[:3]]
+        report['harmful'] += [
+            f'{"weights" if weights else "content"}: {each}' for each in found[:3]
+        ]
     report['loaded'].append(error is None)
     return after['VmHWM'] - before['VmRSS'], after['VmPeak'] - before['VmPeak']
 
@@ -277,14 +361,18 @@ def _attack(cases: list[Case], readers: Readers, folder: Path, limits: Limits) -
             if limits and (used[0] > limits[0] or used[1] > limits[1]):
                 report['greedy'].append(f'{used[0] >> 20} MB, asked for {used[1] >> 20} MB')
         after, left = _world(), os.listdir(folder / 'inside')
-        report['harmful'] += [f'did {each}' for each in watch.seen] + [f'called {each}'
-                                                                       for each in canary.CALLED]
-        report['harmful'] += [f'changed {key}' for key in after
-                              if before.get(key) != after[key]][:5]
+        report['harmful'] += [f'did {each}' for each in watch.seen] + [
+            f'called {each}' for each in canary.CALLED
+        ]
+        report['harmful'] += [f'changed {key}' for key in after if before.get(key) != after[key]][
+            :5
+        ]
         report['harmful'] += [f'left {each}' for each in left]
         report['harmful'] += ['printed'] if TOKEN.encode() in os.pread(output, 10**6, 0) else []
-        report['harmful'] += [f'an honest file afterwards: {each}' for each in _faults_of_weights(
-            readers[1](honest), Case('honest', b''), 2**30)]
+        report['harmful'] += [
+            f'an honest file afterwards: {each}'
+            for each in _faults_of_weights(readers[1](honest), Case('honest', b''), 2**30)
+        ]
         file.unlink()
         yield report
         if report['harmful'] or report['greedy']:
@@ -329,15 +417,19 @@ def _child(cases: list[Case], readers: Readers, folder: Path, limits: Limits) ->
 def _limits(readers: Readers, folder: Path) -> Limits:
     """Twice what an honest file of 16 megabytes takes, real and virtual.
 
-    Where the process has memory to spare, reading it takes none that could be measured: it counts as its size then.
+    Where the process has memory to spare, reading it takes none that could be measured: it counts
+    as its size then.
     """
     state = {f'layer{index}.weight': torch.full((2**18,), float(index)) for index in range(16)}
     size = 16 * 2**20
-    report, = _child([Case('large', saved({'state_dict': state}), accept=state)], readers, folder,
-                     None)
+    (report,) = _child(
+        [Case('large', saved({'state_dict': state}), accept=state)], readers, folder, None
+    )
     assert not any(report.get(kind) for kind in COUNTED), report
-    return (2 * max(size, *(real for real, _ in report['memory'])) + FLOOR,
-            2 * max(size, *(virtual for _, virtual in report['memory'])) + VIRTUAL)
+    return (
+        2 * max(size, *(real for real, _ in report['memory'])) + FLOOR,
+        2 * max(size, *(virtual for _, virtual in report['memory'])) + VIRTUAL,
+    )
 
 
 def _place(folder: Path) -> None:
@@ -361,8 +453,10 @@ def attack(cases: Iterable[Case], readers: Readers | None = None, load: bool = F
         or gave wrong weights. ``unclear``: refused by an error that is not one line with the
         file's name. ``slow``, ``greedy``. Each a list of texts that begin with the file's name.
     """
-    readers = readers or (mmkd.utils.checkpoints.load_checkpoint_file,
-                          mmkd.utils.checkpoints.load_state_dict_file)
+    readers = readers or (
+        mmkd.utils.checkpoints.load_checkpoint_file,
+        mmkd.utils.checkpoints.load_state_dict_file,
+    )
     result: dict[str, Any] = dict(files=0, **{kind: [] for kind in COUNTED})
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
@@ -374,7 +468,7 @@ def attack(cases: Iterable[Case], readers: Readers | None = None, load: bool = F
                 reports = _child(todo, readers, Path(name), limits)
                 for case, report in zip(todo, reports, strict=False):
                     _count(case, report, load, result)
-                todo = todo[len(reports):]
+                todo = todo[len(reports) :]
                 for left in (Path(name) / 'inside').iterdir():
                     left.unlink() if left.is_file() or left.is_symlink() else left.rmdir()
     finally:

@@ -1,4 +1,5 @@
 """What a file may name and must not reach."""
+
 from typing import Any
 
 CALLED: list[str] = []

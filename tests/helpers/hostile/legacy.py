@@ -1,4 +1,5 @@
 """Files in the formats before the zip archive: pickles with raw storages behind, and tar."""
+
 import io
 import pickle
 import struct
@@ -27,22 +28,32 @@ from helpers.hostile.assembler import (
     text,
 )
 
-MAGIC, PROTOCOL = 0x1950a86a20f9469cfc6c, 1001
+MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 KINDS = {'0': (108, FLOAT), '1': (4, FLOAT), '2': (1, LONG), '3': (20, BRAIN)}
 
 
-def legacy(body: bytes, storages: Mapping[str, bytes], magic: int = MAGIC, protocol: int = PROTOCOL,
-           keys: bytes | None = None, numels: Mapping[str, int] | None = None) -> bytes:
+def legacy(
+    body: bytes,
+    storages: Mapping[str, bytes],
+    magic: int = MAGIC,
+    protocol: int = PROTOCOL,
+    keys: bytes | None = None,
+    numels: Mapping[str, int] | None = None,
+) -> bytes:
     """Write the old format; ``body`` is a whole pickle, ``numels`` what is said of the storages."""
-    sizes = {key: len(content) // (2 if key == '3' else 8 if key == '2' else 4) for key,
-             content in storages.items()}
+    sizes = {
+        key: len(content) // (2 if key == '3' else 8 if key == '2' else 4)
+        for key, content in storages.items()
+    }
     sizes |= numels or {}
     out = pickle.dumps(magic, 2) + pickle.dumps(protocol, 2)
-    out += pickle.dumps(dict(protocol_version=1001, little_endian=True,
-                             type_sizes=dict(short=2, int=4, long=4)), 2)
+    out += pickle.dumps(
+        dict(protocol_version=1001, little_endian=True, type_sizes=dict(short=2, int=4, long=4)), 2
+    )
     out += body + (finish(listed(*map(text, storages))) if keys is None else keys)
-    return out + b''.join(struct.pack('<q', sizes[key]) + content for key,
-                          content in storages.items())
+    return out + b''.join(
+        struct.pack('<q', sizes[key]) + content for key, content in storages.items()
+    )
 
 
 def old_storage(key: str, numel: int, kind: str, view: bytes = NONE) -> bytes:
@@ -76,8 +87,10 @@ def old_format() -> Iterator[Case]:
         forged = tensor(old_storage('0', numel, FLOAT), (4, 3, 3, 3), (27, 9, 3, 1))
         yield Case(f'declared_numel_{numel}', legacy(_old(conv_weight=forged), RECORDS))
     forged = tensor(old_storage('0', 2**29, FLOAT), (2**29,), (1,))
-    yield Case('two_gigabytes_in_a_few_bytes', legacy(_old(conv_weight=forged), RECORDS,
-                                                      numels={'0': 2**29}))
+    yield Case(
+        'two_gigabytes_in_a_few_bytes',
+        legacy(_old(conv_weight=forged), RECORDS, numels={'0': 2**29}),
+    )
     forged = tensor(old_storage('9', 2**28, FLOAT), (2**28,), (1,))
     yield Case('storage_that_is_never_filled', legacy(_old(forged), RECORDS))
     forged = tensor(old_storage('9', 4, FLOAT), (4,), (1,))
@@ -86,25 +99,33 @@ def old_format() -> Iterator[Case]:
     yield Case('keys_empty', legacy(good, RECORDS, keys=finish(b']')))
     yield Case('keys_no_list', legacy(good, RECORDS, keys=finish(number(3))))
     yield Case('keys_call', legacy(good, RECORDS, keys=evil))
-    yield Case('keys_twice', legacy(good, RECORDS, keys=finish(listed(*map(text,
-                                                                           [*RECORDS, '0'])))))
+    yield Case(
+        'keys_twice', legacy(good, RECORDS, keys=finish(listed(*map(text, [*RECORDS, '0']))))
+    )
     for title, view in {'beyond': (100, 50), 'negative': (-4, 108), 'giant': (0, far)}.items():
         part = many(text('v'), number(view[0]), number(view[1]))
         forged = tensor(old_storage('0', 108, FLOAT, part), (4, 3, 3, 3), (27, 9, 3, 1))
         yield Case(f'view_{title}', legacy(_old(conv_weight=forged), RECORDS))
     forged = tensor(old_storage('0', 27, 'DoubleStorage'), (27,), (1,))
     yield Case('one_storage_two_types', legacy(_old(forged), RECORDS))
-    module = many(text('module'), name('helpers.hostile.canary', 'Canary'), text('/etc/hostname'),
-                  text('x')) + b'Q'
+    module = (
+        many(
+            text('module'),
+            name('helpers.hostile.canary', 'Canary'),
+            text('/etc/hostname'),
+            text('x'),
+        )
+        + b'Q'
+    )
     yield Case('persistent_module', legacy(_old(module), RECORDS))
     yield Case('storage_of_five', legacy(_old(storage('0', 108)), RECORDS))
     whole = legacy(good, RECORDS)
     for part in range(1, 12):
-        yield Case(f'cut_at_{part}_of_12', whole[:len(whole) * part // 12])
+        yield Case(f'cut_at_{part}_of_12', whole[: len(whole) * part // 12])
     yield Case('bytes_behind', whole + b'junk' * 100)
     for at in range(30, len(whole), len(whole) // 12):
         flipped = bytearray(whole)
-        flipped[at] ^= 0xff
+        flipped[at] ^= 0xFF
         if at < len(whole) - sum(map(len, RECORDS.values())) - 32:  # storages have no checksum here
             yield Case(f'flipped_{at}', bytes(flipped), accept=ANY)
 
@@ -112,11 +133,16 @@ def old_format() -> Iterator[Case]:
 def old_lengths() -> Iterator[Case]:
     """Giant length prefixes and many storages, read straight from the file."""
     for title, opcode, code, length in (
-            ('text', b'X', '<I', 2**31 - 1), ('text_8', b'\x8d', '<Q', 2**31),
-            ('bytes', b'B', '<I', 2**31 - 1),
-            ('bytes_8', b'\x8e', '<Q', 2**31), ('byte_array', b'\x96', '<Q', 2**31),
-            ('long', b'\x8b', '<i', 2**31 - 1), ('string', b'T', '<i', 2**31 - 1),
-            ('frame', b'\x95', '<Q', 2**31), ('frame_more', b'\x95', '<Q', 2**40)):
+        ('text', b'X', '<I', 2**31 - 1),
+        ('text_8', b'\x8d', '<Q', 2**31),
+        ('bytes', b'B', '<I', 2**31 - 1),
+        ('bytes_8', b'\x8e', '<Q', 2**31),
+        ('byte_array', b'\x96', '<Q', 2**31),
+        ('long', b'\x8b', '<i', 2**31 - 1),
+        ('string', b'T', '<i', 2**31 - 1),
+        ('frame', b'\x95', '<Q', 2**31),
+        ('frame_more', b'\x95', '<Q', 2**40),
+    ):
         lie = opcode + struct.pack(code, length) + b'x'
         yield Case(title, legacy(finish(checkpoint(lie, old_weights()), 4), RECORDS))
         yield Case(f'{title}_bare', finish(lie, 4))
@@ -131,10 +157,12 @@ def tars() -> Iterator[Case]:
     """The oldest format, which a safe reader does not read."""
     evil = finish(call(name('os', 'system'), text('touch hostile_ran')))
     for title, members in {
-            'payload': dict(storages=evil, tensors=evil, pickle=evil),
-            'only_a_pickle': dict(pickle=evil),
-            'empty': {}, 'upwards': {'../hostile_ran': b'x', 'storages': evil},
-            'absolute': {'/tmp/hostile_ran': b'x', 'storages': evil}}.items():  # noqa: S108
+        'payload': dict(storages=evil, tensors=evil, pickle=evil),
+        'only_a_pickle': dict(pickle=evil),
+        'empty': {},
+        'upwards': {'../hostile_ran': b'x', 'storages': evil},
+        'absolute': {'/tmp/hostile_ran': b'x', 'storages': evil},
+    }.items():
         yield Case(title, _tar(members))
     yield Case('link', _tar(dict(pickle=evil), link='storages'))
     yield Case('giant_size', _tar(dict(storages=b'x'), size=2**33))

@@ -1,4 +1,5 @@
 """EnsembleKLLoss by value."""
+
 import math
 from functools import partial
 
@@ -13,33 +14,42 @@ from mmkd.losses import EnsembleKLLoss, PixelWiseKLLoss, ensemble_kl
 
 
 def test_hand_values() -> None:
-    teachers = torch.tensor([[[1., 3.]], [[3., 1.]]], dtype=torch.float64).log()  # mean (1/2, 1/2)
-    student = torch.tensor([[1., 3.]], dtype=torch.float64).log()
-    assert ensemble_kl(student, teachers).item() == pytest.approx(.5 * math.log(2) + .5 * math.log(2 / 3), rel=1e-12)
+    teachers = torch.tensor(
+        [[[1.0, 3.0]], [[3.0, 1.0]]], dtype=torch.float64
+    ).log()  # mean (1/2, 1/2)
+    student = torch.tensor([[1.0, 3.0]], dtype=torch.float64).log()
+    assert ensemble_kl(student, teachers).item() == pytest.approx(
+        0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-12
+    )
     # T = 2: the student's squared odds give (1/4, 3/4) again, and the value is multiplied by 4
-    assert ensemble_kl(2 * student, 2 * teachers, 2.).item() == pytest.approx(2 * math.log(4 / 3), rel=1e-12)
+    assert ensemble_kl(2 * student, 2 * teachers, 2.0).item() == pytest.approx(
+        2 * math.log(4 / 3), rel=1e-12
+    )
 
 
-@pytest.mark.parametrize('temperature', [1., 2.5])
+@pytest.mark.parametrize('temperature', [1.0, 2.5])
 @pytest.mark.parametrize('shape', SHAPES)
 def test_equals_the_slow_loop(shape: tuple[int, ...], temperature: float) -> None:
     student, teachers = ensemble(*shape)
-    mask = torch.rand(shape[0], *shape[2:]) > .4
+    mask = torch.rand(shape[0], *shape[2:]) > 0.4
     for m in (None, mask):
         assert ensemble_kl(student, teachers, temperature, m).item() == pytest.approx(
-            reference(student, teachers, temperature, m), rel=1e-10)
+            reference(student, teachers, temperature, m), rel=1e-10
+        )
 
 
 def test_equals_scipy() -> None:
     student, teachers = ensemble(2, 5, 3, 4)
-    entropy = scipy.stats.entropy(teachers.softmax(2).mean(0).numpy(), student.detach().softmax(1).numpy(), axis=1)
+    entropy = scipy.stats.entropy(
+        teachers.softmax(2).mean(0).numpy(), student.detach().softmax(1).numpy(), axis=1
+    )
     assert ensemble_kl(student, teachers).item() == pytest.approx(entropy.mean(), rel=1e-12)
 
 
-@pytest.mark.parametrize('temperature', [1., 4.])
+@pytest.mark.parametrize('temperature', [1.0, 4.0])
 def test_equals_pixel_wise_distillation_where_members_are_equal(temperature: float) -> None:
     student, teachers = ensemble(2, 5, 3, 4, members=1)
-    mask = torch.rand(2, 3, 4) > .3
+    mask = torch.rand(2, 3, 4) > 0.3
     ours = EnsembleKLLoss(temperature)(student, teachers.expand(3, -1, -1, -1, -1), mask)
     theirs = PixelWiseKLLoss(tau=temperature)(student, teachers[0], mask)
     torch.testing.assert_close(ours, theirs)
@@ -50,14 +60,18 @@ def test_has_the_gradient_of_the_authors_cross_entropy() -> None:
     """Theirs is a mean over positions and classes: ours divided by K, plus a constant."""
     student, teachers = ensemble(4, 7)
     theirs = -((teachers / 2).softmax(2).mean(0) * (student / 2).log_softmax(1)).mean() * 4
-    torch.testing.assert_close(7 * torch.autograd.grad(theirs, student)[0],
-                               torch.autograd.grad(ensemble_kl(student, teachers, 2.), student)[0])
+    torch.testing.assert_close(
+        7 * torch.autograd.grad(theirs, student)[0],
+        torch.autograd.grad(ensemble_kl(student, teachers, 2.0), student)[0],
+    )
 
 
 def test_zero_with_zero_gradient_at_the_mean() -> None:
     _, teachers = ensemble(2, 19, 4, 4)
-    student = ((teachers / 2).softmax(2).mean(0).log() * 2 + torch.randn(2, 1, 4, 4)).requires_grad_()
-    value = ensemble_kl(student, teachers, 2.)
+    student = (
+        (teachers / 2).softmax(2).mean(0).log() * 2 + torch.randn(2, 1, 4, 4)
+    ).requires_grad_()
+    value = ensemble_kl(student, teachers, 2.0)
     assert abs(value.item()) < 1e-14
     assert torch.autograd.grad(value, student)[0].abs().max() < 1e-15
 
@@ -70,8 +84,8 @@ def test_gradcheck() -> None:
 
 def test_module_equals_function_and_reads_the_temperature_at_each_call() -> None:
     student, teachers = ensemble(2, 3, 4, 4)
-    loss = EnsembleKLLoss(10., loss_weight=3.)
-    assert loss(student, teachers) == 3 * ensemble_kl(student, teachers, 10.)
+    loss = EnsembleKLLoss(10.0, loss_weight=3.0)
+    assert loss(student, teachers) == 3 * ensemble_kl(student, teachers, 10.0)
     loss.temperature = 2.5
     assert loss(student, teachers) == 3 * ensemble_kl(student, teachers, 2.5)
     assert (loss.running().temperature, loss.running().smoothing) == (2.5, 0)
@@ -79,16 +93,16 @@ def test_module_equals_function_and_reads_the_temperature_at_each_call() -> None
 
 
 def test_what_every_loss_of_an_ensemble_does() -> None:
-    ensembles.check_streams(EnsembleKLLoss(3.))
+    ensembles.check_streams(EnsembleKLLoss(3.0))
     ensembles.check_order_of_members_tiling_and_layout(ensemble_kl)
     ensembles.check_mask(ensemble_kl)
-    ensembles.check_half_precision(ensemble_kl, partial(reference, temperature=1.))
+    ensembles.check_half_precision(ensemble_kl, partial(reference, temperature=1.0))
     ensembles.check_refusals(EnsembleKLLoss())
 
 
 def test_far_apart_logits_stay_exact() -> None:
-    teachers = torch.tensor([[[0., 1e4]], [[0., 1e4]]])
-    assert ensemble_kl(torch.tensor([[1e4, 0.]]), teachers).item() == 1e4
+    teachers = torch.tensor([[[0.0, 1e4]], [[0.0, 1e4]]])
+    assert ensemble_kl(torch.tensor([[1e4, 0.0]]), teachers).item() == 1e4
 
 
 def test_a_bad_temperature() -> None:

@@ -1,4 +1,5 @@
 """EnsembleStatistics by value."""
+
 import math
 
 import pytest
@@ -10,21 +11,24 @@ from mmkd.losses.ensemble.statistics import mean_over_valid, read_ensemble
 
 
 def test_hand_values() -> None:
-    statistics = EnsembleStatistics(temperature=2., smoothing=.1)
-    statistics.update(torch.tensor([[1., 9.]]).log())  # at T = 2: π = (1/4, 3/4), smoothed (.275, .725)
-    statistics.update(torch.tensor([[1., 1.]]).log())
-    assert statistics.mean_prob[0].tolist() == pytest.approx([.3875, .6125], rel=1e-7)
+    statistics = EnsembleStatistics(temperature=2.0, smoothing=0.1)
+    statistics.update(
+        torch.tensor([[1.0, 9.0]]).log()
+    )  # at T = 2: π = (1/4, 3/4), smoothed (.275, .725)
+    statistics.update(torch.tensor([[1.0, 1.0]]).log())
+    assert statistics.mean_prob[0].tolist() == pytest.approx([0.3875, 0.6125], rel=1e-7)
     assert statistics.mean_log_prob[0].tolist() == pytest.approx(
-        [.5 * math.log(.275 * .5), .5 * math.log(.725 * .5)], rel=1e-7)
+        [0.5 * math.log(0.275 * 0.5), 0.5 * math.log(0.725 * 0.5)], rel=1e-7
+    )
 
 
 @pytest.mark.parametrize('shape', [(3, 4), (2, 5, 3), (2, 3, 3, 4), (1, 3, 2, 2, 2)])
 def test_equals_the_means_of_a_stack(shape: tuple[int, ...]) -> None:
     _, teachers = ensemble(*shape, members=5)
-    statistics = EnsembleStatistics(3., .01)
+    statistics = EnsembleStatistics(3.0, 0.01)
     for member in teachers:
         statistics.update(member)
-    pi = .99 * (teachers / 3).softmax(2) + .01 / shape[1]
+    pi = 0.99 * (teachers / 3).softmax(2) + 0.01 / shape[1]
     torch.testing.assert_close(statistics.mean_prob, pi.mean(0), rtol=1e-13, atol=0)
     torch.testing.assert_close(statistics.mean_log_prob, pi.log().mean(0), rtol=1e-13, atol=0)
     assert (statistics.count, statistics.shape) == (5, teachers.shape)
@@ -35,7 +39,9 @@ def test_the_authors_form_of_smoothing_is_the_same() -> None:
     _, teachers = ensemble(2, 7, members=1)
     statistics = EnsembleStatistics(smoothing=1e-3)
     statistics.update(teachers[0])
-    torch.testing.assert_close(statistics.mean_prob, (1 - 1e-3) * (teachers[0].softmax(1) - 1 / 7) + 1 / 7)
+    torch.testing.assert_close(
+        statistics.mean_prob, (1 - 1e-3) * (teachers[0].softmax(1) - 1 / 7) + 1 / 7
+    )
 
 
 def test_memory_does_not_grow_with_the_members() -> None:
@@ -50,7 +56,7 @@ def test_memory_does_not_grow_with_the_members() -> None:
 def test_reading_changes_nothing_and_members_stay_as_they_were() -> None:
     _, teachers = ensemble(2, 3, members=2)
     before = teachers.clone()
-    statistics = EnsembleStatistics(smoothing=.1)
+    statistics = EnsembleStatistics(smoothing=0.1)
     statistics.update(teachers[0])
     first = statistics.mean_prob.mul_(0)
     assert statistics.mean_prob.sum() == pytest.approx(2)
@@ -61,7 +67,7 @@ def test_reading_changes_nothing_and_members_stay_as_they_were() -> None:
 
 def test_far_apart_logits_keep_their_logarithm_and_positions_do_not_mix() -> None:
     statistics = EnsembleStatistics()
-    statistics.update(torch.tensor([[[1e4, float('nan')], [0., 0.]]]))
+    statistics.update(torch.tensor([[[1e4, float('nan')], [0.0, 0.0]]]))
     assert statistics.mean_log_prob[0, :, 0].tolist() == [0, -1e4]
     assert statistics.mean_prob[0, :, 0].tolist() == [1, 0]
     assert statistics.mean_prob[0, :, 1].isnan().all()
@@ -80,10 +86,15 @@ def test_half_precision_and_autocast_lose_nothing() -> None:
 def test_members_that_disagree() -> None:
     statistics = EnsembleStatistics()
     statistics.update(torch.zeros(2, 19, 4, 4))
-    with pytest.raises(ValueError, match=r'disagree on classes: member 2 has 11, those before it have 19 \(\(2, 19, 4, '
-                                         r'4\) before, now \(2, 11, 4, 4\)\). Mend: members trained on the same'):
+    with pytest.raises(
+        ValueError,
+        match=r'disagree on classes: member 2 has 11, those before it have 19 \(\(2, 19, 4, '
+        r'4\) before, now \(2, 11, 4, 4\)\). Mend: members trained on the same',
+    ):
         statistics.update(torch.zeros(2, 11, 4, 4))
-    with pytest.raises(ValueError, match=r'differ in shape: member 2 has \(2, 19, 8, 8\).*Mend: tap every member'):
+    with pytest.raises(
+        ValueError, match=r'differ in shape: member 2 has \(2, 19, 8, 8\).*Mend: tap every member'
+    ):
         statistics.update(torch.zeros(2, 19, 8, 8))
     with pytest.raises(ValueError, match=r'differ in shape: member 2 has \(2, 19\)'):
         statistics.update(torch.zeros(2, 19))
@@ -99,11 +110,17 @@ def test_no_members() -> None:
         read_ensemble(torch.zeros(2, 3), torch.zeros(0, 2, 3))
 
 
-@pytest.mark.parametrize(('options', 'message'), [
-    ({'temperature': 0.}, 'temperature must be a finite number above 0, got 0.0'),
-    ({'smoothing': 1.}, 'smoothing must be a number from 0 to below 1, got 1.0'),
-    ({'smoothing': -.1}, 'smoothing must be'), ({'smoothing': float('nan')}, 'smoothing must be'),
-    ({'smoothing': '1e-3'}, "got '1e-3'"), ({'smoothing': True}, 'got True')])
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        ({'temperature': 0.0}, 'temperature must be a finite number above 0, got 0.0'),
+        ({'smoothing': 1.0}, 'smoothing must be a number from 0 to below 1, got 1.0'),
+        ({'smoothing': -0.1}, 'smoothing must be'),
+        ({'smoothing': float('nan')}, 'smoothing must be'),
+        ({'smoothing': '1e-3'}, "got '1e-3'"),
+        ({'smoothing': True}, 'got True'),
+    ],
+)
 def test_bad_options(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EnsembleStatistics(**options)
@@ -111,15 +128,18 @@ def test_bad_options(options: dict, message: str) -> None:
 
 def test_statistics_of_another_temperature_are_refused() -> None:
     student, teachers = ensemble(2, 3)
-    statistics = read_ensemble(student, teachers, 10., 1e-3)
-    assert read_ensemble(student, statistics, 10., 1e-3) is statistics
-    with pytest.raises(ValueError, match=r'taken at temperature=10.0, smoothing=0.001, this loss needs temperature=1.0'
-                                         r', smoothing=0.001. Mend: statistics = loss.running\(\)'):
-        read_ensemble(student, statistics, 1., 1e-3)
+    statistics = read_ensemble(student, teachers, 10.0, 1e-3)
+    assert read_ensemble(student, statistics, 10.0, 1e-3) is statistics
+    with pytest.raises(
+        ValueError,
+        match=r'taken at temperature=10.0, smoothing=0.001, this loss needs temperature=1.0'
+        r', smoothing=0.001. Mend: statistics = loss.running\(\)',
+    ):
+        read_ensemble(student, statistics, 1.0, 1e-3)
 
 
 def test_mean_over_valid() -> None:
-    values = torch.tensor([[1., 5.], [6., float('inf')]])
+    values = torch.tensor([[1.0, 5.0], [6.0, float('inf')]])
     assert mean_over_valid(values, torch.tensor([[True, True], [True, False]])) == 4
     assert mean_over_valid(values, torch.zeros(2, 2, dtype=torch.bool)) == 0
     assert mean_over_valid(values[0], None) == 3

@@ -1,4 +1,5 @@
 """AssignmentPredictor: a cosine 1×1 convolution with a learned scale."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,8 +28,8 @@ def test_it_is_a_convolution_of_unit_vectors() -> None:
 
 def test_initial_values_and_what_learns() -> None:
     predictor = AssignmentPredictor(200, num_words=500, gamma=1.5)
-    assert predictor.weight.std().item() == pytest.approx((2 / 200)**.5, rel=.02)
-    assert predictor.weight.mean().item() == pytest.approx(0, abs=.002)
+    assert predictor.weight.std().item() == pytest.approx((2 / 200) ** 0.5, rel=0.02)
+    assert predictor.weight.mean().item() == pytest.approx(0, abs=0.002)
     assert predictor.scale.item() == 1.5
     assert predictor.scale.shape == ()
     assert [name for name, _ in predictor.named_parameters()] == ['weight', 'scale']

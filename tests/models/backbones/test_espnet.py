@@ -1,4 +1,7 @@
-"""ESPNet: a slow version from the paper's figures, the published weights, and a student that trains."""
+"""ESPNet: a slow version from the paper's figures, the published weights, and a student that
+trains.
+"""
+
 from collections.abc import Callable
 
 import cv2
@@ -18,12 +21,18 @@ MEAN, STD = [110.82, 109.68, 106.83], [77.52 * 255, 78.53 * 255, 77.71 * 255]
 
 
 def segmentor(classes: int, q: int = 8, first_map: str = 'joined', first: int = 19) -> nn.Module:
-    return MODELS.build(ConfigDict(
-        type='EncoderDecoder', _scope_='mmseg',
-        data_preprocessor=dict(type='SegDataPreProcessor', mean=MEAN, std=STD, size=(32, 48)),
-        backbone=dict(type='mmkd.ESPNet', p=2, q=q, first_map=first_map),
-        decode_head=dict(type='mmkd.ESPHead', num_classes=classes, in_channels=(first, 131, 256)),
-        test_cfg=dict(mode='whole')))
+    return MODELS.build(
+        ConfigDict(
+            type='EncoderDecoder',
+            _scope_='mmseg',
+            data_preprocessor=dict(type='SegDataPreProcessor', mean=MEAN, std=STD, size=(32, 48)),
+            backbone=dict(type='mmkd.ESPNet', p=2, q=q, first_map=first_map),
+            decode_head=dict(
+                type='mmkd.ESPHead', num_classes=classes, in_channels=(first, 131, 256)
+            ),
+            test_cfg=dict(mode='whole'),
+        )
+    )
 
 
 def slow_module(module: ESPModule, x: Tensor, stride: int) -> Tensor:
@@ -35,16 +44,28 @@ def slow_module(module: ESPModule, x: Tensor, stride: int) -> Tensor:
         weight = getattr(module, f'd{d}').conv.weight
         padded = F.pad(z, (d, d, d, d))
         h, w = z.shape[-2:]
-        branches.append(sum(torch.einsum('oc,nchw->nohw', weight[:, :, i, j],
-                                         padded[..., i * d:i * d + h, j * d:j * d + w])
-                            for i in range(3) for j in range(3)))
+        branches.append(
+            sum(
+                torch.einsum(
+                    'oc,nchw->nohw',
+                    weight[:, :, i, j],
+                    padded[..., i * d : i * d + h, j * d : j * d + w],
+                )
+                for i in range(3)
+                for j in range(3)
+            )
+        )
     d1, d2, d4, d8, d16 = branches
     return torch.cat([d1, d2, d2 + d4, d2 + d4 + d8, d2 + d4 + d8 + d16], 1)
 
 
-@pytest.mark.parametrize(('inputs', 'outputs', 'stride', 'residual'), [(19, 64, 2, False), (64, 64, 1, True),
-                                                                      (24, 12, 1, False)])
-def test_the_spatial_pyramid_is_the_papers(inputs: int, outputs: int, stride: int, residual: bool) -> None:
+@pytest.mark.parametrize(
+    ('inputs', 'outputs', 'stride', 'residual'),
+    [(19, 64, 2, False), (64, 64, 1, True), (24, 12, 1, False)],
+)
+def test_the_spatial_pyramid_is_the_papers(
+    inputs: int, outputs: int, stride: int, residual: bool
+) -> None:
     module = ESPModule(inputs, outputs, stride, residual).eval()
     x = torch.randn(2, inputs, 10, 12)
     with torch.no_grad():
@@ -54,10 +75,16 @@ def test_the_spatial_pyramid_is_the_papers(inputs: int, outputs: int, stride: in
 
 
 def test_parameter_counts_are_the_published_ones() -> None:
-    """The published files hold 358,193 numbers for CamVid (p=2, q=8, 12 classes) and 368,341 for Cityscapes (20)."""
+    """The published files hold 358,193 numbers for CamVid (p=2, q=8, 12 classes) and 368,341 for
+    Cityscapes (20).
+    """
+
     def count(net: nn.Module) -> int:
-        return sum(v.numel() for k, v in net.state_dict().items()
-                   if 'num_batches' not in k and 'data_preprocessor' not in k)
+        return sum(
+            v.numel()
+            for k, v in net.state_dict().items()
+            if 'num_batches' not in k and 'data_preprocessor' not in k
+        )
 
     assert count(segmentor(12)) == 358_193
     assert count(segmentor(20, first_map='plain', first=16)) == 368_341
@@ -73,46 +100,68 @@ def test_the_image_is_joined_to_the_first_two_maps() -> None:
     with torch.no_grad():
         one, two, _ = net(image)
     half = F.avg_pool2d(image, 3, 2, 1)
-    torch.testing.assert_close(one[:, 16:], half / 1.001 ** 0.5)
-    torch.testing.assert_close(two[:, 128:], F.avg_pool2d(half, 3, 2, 1) / 1.001 ** 0.5)
+    torch.testing.assert_close(one[:, 16:], half / 1.001**0.5)
+    torch.testing.assert_close(two[:, 128:], F.avg_pool2d(half, 3, 2, 1) / 1.001**0.5)
     plain = ESPNet(p=1, q=1, first_map='plain').eval()
     plain.load_state_dict(net.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(plain(image)[0] / 1.001 ** 0.5, one[:, :16])
+        torch.testing.assert_close(plain(image)[0] / 1.001**0.5, one[:, :16])
 
 
 def test_the_published_camvid_net(shared: Callable[[str], str]) -> None:
     """Every 16th test frame; all 233 give 56.51 mIoU (the authors report 55.64)."""
     net = segmentor(12).eval()
-    net.load_state_dict(espnet_state_dict(torch.load(shared('weights/espnet/espnet_p_2_q_8_camvid.pth'),
-                                                     map_location='cpu', weights_only=True)))
+    net.load_state_dict(
+        espnet_state_dict(
+            torch.load(
+                shared('weights/espnet/espnet_p_2_q_8_camvid.pth'),
+                map_location='cpu',
+                weights_only=True,
+            )
+        )
+    )
     confusion = np.zeros((11, 12))
     for path in sorted(shared('data/camvid/img_dir/test').iterdir())[::16]:
-        labels = cv2.imread(str(path).replace('img_dir', 'ann_dir').replace('.jpg', '.png'), cv2.IMREAD_UNCHANGED)
-        data = net.data_preprocessor(dict(inputs=[torch.from_numpy(cv2.imread(str(path))).permute(2, 0, 1)]))
+        labels = cv2.imread(
+            str(path).replace('img_dir', 'ann_dir').replace('.jpg', '.png'), cv2.IMREAD_UNCHANGED
+        )
+        data = net.data_preprocessor(
+            dict(inputs=[torch.from_numpy(cv2.imread(str(path))).permute(2, 0, 1)])
+        )
         with torch.no_grad():
             found = net.predict(torch.stack(list(data['inputs'])))[0].pred_sem_seg.data[0].numpy()
         valid = labels != 255
-        confusion += np.bincount(labels[valid].astype(int) * 12 + found[valid], minlength=132).reshape(11, 12)
+        confusion += np.bincount(
+            labels[valid].astype(int) * 12 + found[valid], minlength=132
+        ).reshape(11, 12)
     hits = confusion.diagonal()
     iou = hits / (confusion.sum(0)[:11] + confusion.sum(1) - hits)
     assert 100 * iou.mean() == pytest.approx(55.56, abs=0.05)
     assert 100 * hits.sum() / confusion.sum() == pytest.approx(85.15, abs=0.02)
 
 
-@pytest.mark.parametrize(('name', 'q'), [('espnet_p_2_q_3', 3), ('espnet_p_2_q_5', 5), ('espnet_p_2_q_8', 8),
-                                         ('espnetc_p_2_q_3', 3)])
-def test_the_published_cityscapes_weights_load(shared: Callable[[str], str], name: str, q: int) -> None:
-    published = torch.load(shared(f'weights/espnet/{name}_cityscapes.pth'), map_location='cpu', weights_only=True)
+@pytest.mark.parametrize(
+    ('name', 'q'),
+    [('espnet_p_2_q_3', 3), ('espnet_p_2_q_5', 5), ('espnet_p_2_q_8', 8), ('espnetc_p_2_q_3', 3)],
+)
+def test_the_published_cityscapes_weights_load(
+    shared: Callable[[str], str], name: str, q: int
+) -> None:
+    published = torch.load(
+        shared(f'weights/espnet/{name}_cityscapes.pth'), map_location='cpu', weights_only=True
+    )
     renamed = espnet_state_dict(published)
     if name.startswith('espnet_'):
         segmentor(20, q, 'plain', 16).load_state_dict(renamed)
     else:
         classifier = renamed.pop('decode_head.conv_seg.weight')
         assert classifier.shape == (20, 256, 1, 1)
-        ESPNet(2, q).load_state_dict({key.removeprefix('backbone.'): value for key, value in renamed.items()})
-    assert sum(v.numel() for v in published.values()) == sum(v.numel() for v in renamed.values()) + (
-        0 if name.startswith('espnet_') else 20 * 256)
+        ESPNet(2, q).load_state_dict(
+            {key.removeprefix('backbone.'): value for key, value in renamed.items()}
+        )
+    assert sum(v.numel() for v in published.values()) == sum(
+        v.numel() for v in renamed.values()
+    ) + (0 if name.startswith('espnet_') else 20 * 256)
 
 
 def test_it_learns_one_image() -> None:
@@ -127,7 +176,10 @@ def test_it_learns_one_image() -> None:
     labels[..., 16:32], labels[..., 32:] = 1, 2
     image[0] = (labels[0] * 100).to(torch.uint8)
     net.data_preprocessor.std /= 255
-    data = dict(inputs=[image] * 2, data_samples=[SegDataSample(gt_sem_seg=PixelData(data=labels)) for _ in range(2)])
+    data = dict(
+        inputs=[image] * 2,
+        data_samples=[SegDataSample(gt_sem_seg=PixelData(data=labels)) for _ in range(2)],
+    )
     optimizer = torch.optim.Adam(net.parameters(), 2e-2)
     losses = []
     for _ in range(30):
@@ -147,7 +199,10 @@ def test_an_image_that_does_not_divide_names_the_mend() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match=r"first_map must be one of \('joined', 'plain'\), got 'join'; did you mean"):
+    with pytest.raises(
+        ValueError,
+        match=r"first_map must be one of \('joined', 'plain'\), got 'join'; did you mean",
+    ):
         ESPNet(first_map='join')
     with pytest.raises(ValueError, match=r'at least 5 classes, got 2: take ESPNet with'):
         ESPHead(num_classes=2)
@@ -161,7 +216,21 @@ def test_the_head_upsamples_to_the_image() -> None:
     maps = [torch.randn(1, c, 16 // s, 16 // s) for c, s in ((19, 2), (131, 4), (256, 8))]
     with torch.no_grad():
         logits = head(maps)
-        features = head.conv(torch.cat([head.up_l2(head.combine_l2_l3(torch.cat([
-            head.level3_C(maps[1]), head.up_l3(head.br(head.level3(maps[2])))], 1))), maps[0]], 1))
+        features = head.conv(
+            torch.cat(
+                [
+                    head.up_l2(
+                        head.combine_l2_l3(
+                            torch.cat(
+                                [head.level3_C(maps[1]), head.up_l3(head.br(head.level3(maps[2])))],
+                                1,
+                            )
+                        )
+                    ),
+                    maps[0],
+                ],
+                1,
+            )
+        )
     expected = features.sum(1, keepdim=True).repeat_interleave(2, 2).repeat_interleave(2, 3)
     torch.testing.assert_close(logits, expected.expand(-1, 5, -1, -1), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,7 @@
-"""DepthHead by value: bins, regression, unknown depth, units; and depth as pipelines and pictures handle it."""
+"""DepthHead by value: bins, regression, unknown depth, units; and depth as pipelines and pictures
+handle it.
+"""
+
 import math
 import warnings
 from pathlib import Path
@@ -19,8 +22,18 @@ from mmkd.models.decode_heads.depth_head import DepthHead, LogDepth
 
 
 def head(**changes: Any) -> DepthHead:
-    return DepthHead(**dict(min_depth=1., max_depth=16., num_bins=4, in_channels=3, channels=3, num_convs=0,
-                            dropout_ratio=0.) | changes)
+    return DepthHead(
+        **dict(
+            min_depth=1.0,
+            max_depth=16.0,
+            num_bins=4,
+            in_channels=3,
+            channels=3,
+            num_convs=0,
+            dropout_ratio=0.0,
+        )
+        | changes
+    )
 
 
 def samples(*maps: Tensor) -> list[SegDataSample]:
@@ -32,52 +45,69 @@ def samples(*maps: Tensor) -> list[SegDataSample]:
 
 def silog(pred: Tensor, true: Tensor) -> float:
     """The scale-invariant loss of one image, over its known pixels."""
-    errors = [math.log(t) - math.log(p) for p, t in zip(pred.flatten().tolist(), true.flatten().tolist(), strict=True)
-              if t > 0]
-    return math.sqrt(sum(e * e for e in errors) / len(errors) - .5 * (sum(errors) / len(errors))**2)
+    errors = [
+        math.log(t) - math.log(p)
+        for p, t in zip(pred.flatten().tolist(), true.flatten().tolist(), strict=True)
+        if t > 0
+    ]
+    return math.sqrt(
+        sum(e * e for e in errors) / len(errors) - 0.5 * (sum(errors) / len(errors)) ** 2
+    )
 
 
 # ---- metres from logits ----
 
+
 def test_centres_are_log_spaced_and_the_sum_is_soft() -> None:
-    """Four bins over 1 … 16 have centres √2, 2√2, 4√2, 8√2; probabilities .5 and .5 give the geometric mean."""
-    depth = LogDepth(4, 1., 16.)
-    logits = torch.full((1, 4, 1, 5), -100.)
+    """Four bins over 1 … 16 have centres √2, 2√2, 4√2, 8√2; probabilities .5 and .5 give the
+    geometric mean.
+    """
+    depth = LogDepth(4, 1.0, 16.0)
+    logits = torch.full((1, 4, 1, 5), -100.0)
     for place in range(4):
-        logits[0, place, 0, place] = 100.
-    logits[0, [0, 3], 0, 4] = 50.
-    expected = torch.tensor([1., 2., 4., 8., math.sqrt(8.)]) * math.sqrt(2)
+        logits[0, place, 0, place] = 100.0
+    logits[0, [0, 3], 0, 4] = 50.0
+    expected = torch.tensor([1.0, 2.0, 4.0, 8.0, math.sqrt(8.0)]) * math.sqrt(2)
     torch.testing.assert_close(depth(logits).flatten(), expected)
 
 
 def test_one_channel_is_direct_regression() -> None:
-    x = torch.tensor([-100., 0., 100., math.log(3)]).view(1, 1, 1, 4)
-    torch.testing.assert_close(LogDepth(1, 1., 16.)(x).flatten(), torch.tensor([1., 4., 16., 8.]))
+    x = torch.tensor([-100.0, 0.0, 100.0, math.log(3)]).view(1, 1, 1, 4)
+    torch.testing.assert_close(
+        LogDepth(1, 1.0, 16.0)(x).flatten(), torch.tensor([1.0, 4.0, 16.0, 8.0])
+    )
 
 
 @pytest.mark.parametrize('bins', [1, 5])
 def test_gradcheck(bins: int) -> None:
     logits = torch.randn(2, bins, 2, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(LogDepth(bins, .5, 10.), logits)
+    assert torch.autograd.gradcheck(LogDepth(bins, 0.5, 10.0), logits)
 
 
 def test_half_precision_gives_metres_in_float32() -> None:
-    assert LogDepth(4, 1., 16.)(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16)).dtype == torch.float32
+    assert (
+        LogDepth(4, 1.0, 16.0)(torch.zeros(1, 4, 2, 2, dtype=torch.bfloat16)).dtype == torch.float32
+    )
 
 
 def test_the_centres_of_a_teacher_in_bfloat16_are_exact() -> None:
     logits = torch.randn(1, 150, 3, 4)
-    exact = LogDepth(150, .1, 10.)(logits)
-    assert torch.equal(LogDepth(150, .1, 10.).to(torch.bfloat16)(logits), exact)
+    exact = LogDepth(150, 0.1, 10.0)(logits)
+    assert torch.equal(LogDepth(150, 0.1, 10.0).to(torch.bfloat16)(logits), exact)
 
 
 # ---- the loss ----
+
 
 def test_the_loss_is_that_of_the_equation_over_known_pixels() -> None:
     module, features = head(), torch.randn(2, 3, 4, 6)
     true = torch.rand(2, 8, 12) * 10 + 2
     true[:, :3] = 0
-    true[0, 4, 4], true[1, 5, 5], true[0, 6] = float('nan'), float('inf'), 255.  # 255: mmseg pads maps with it
+    true[0, 4, 4], true[1, 5, 5], true[0, 6] = (
+        float('nan'),
+        float('inf'),
+        255.0,
+    )  # 255: mmseg pads maps with it
     pred = torch.nn.functional.interpolate(module([features]), size=(8, 12), mode='bilinear')[:, 0]
     known = true.where((true >= 1) & (true <= 16), 0)
     expected = sum(silog(p.detach(), t) for p, t in zip(pred, known, strict=True)) / 2
@@ -91,8 +121,10 @@ def test_an_image_without_known_depth_is_left_out_with_zero_gradient() -> None:
     true = torch.rand(2, 4, 4) * 10 + 2
     true[1] = 0
     loss = module.loss([features], samples(*true), None)['loss_silog']
-    torch.testing.assert_close(loss, module.loss([features[:1]], samples(true[0]), None)['loss_silog'])
-    gradient, = torch.autograd.grad(loss, features)
+    torch.testing.assert_close(
+        loss, module.loss([features[:1]], samples(true[0]), None)['loss_silog']
+    )
+    (gradient,) = torch.autograd.grad(loss, features)
     assert (gradient[1] == 0).all()
     assert torch.isfinite(gradient).all()
 
@@ -100,7 +132,7 @@ def test_an_image_without_known_depth_is_left_out_with_zero_gradient() -> None:
 def test_several_losses_and_their_weights() -> None:
     plain, features = head(), torch.randn(1, 3, 4, 4)
     true = torch.rand(1, 4, 4) * 10 + 2
-    two = head(loss_decode=[dict(type='SiLogLoss'), dict(type='SiLogLoss', loss_weight=2.)])
+    two = head(loss_decode=[dict(type='SiLogLoss'), dict(type='SiLogLoss', loss_weight=2.0)])
     two.load_state_dict(plain.state_dict())
     one = plain.loss([features], samples(*true), None)['loss_silog']
     torch.testing.assert_close(two.loss([features], samples(*true), None)['loss_silog'], 3 * one)
@@ -108,10 +140,14 @@ def test_several_losses_and_their_weights() -> None:
 
 # ---- refusals ----
 
+
 def test_depth_in_another_unit() -> None:
     metres = torch.rand(2, 4, 4) * 10 + 2
-    with pytest.raises(ValueError, match=r'outside 1.0 … 16.0 m: median \d{4} \(from 0.png, 1.png\)'
-                                         r'.*depth_rescale_factor=….*0.001 for files in millimetres'):
+    with pytest.raises(
+        ValueError,
+        match=r'outside 1.0 … 16.0 m: median \d{4} \(from 0.png, 1.png\)'
+        r'.*depth_rescale_factor=….*0.001 for files in millimetres',
+    ):
         head().loss([torch.randn(2, 3, 4, 4)], samples(*(metres * 1000).round()), None)
     maps = torch.cat([torch.zeros(1, 4, 4), (metres[:1] * 1000).round()])  # one of an unknown depth
     with pytest.raises(ValueError, match=r'outside 1.0 … 16.0 m: median \d{4} \(from 1.png\)'):
@@ -126,36 +162,52 @@ def test_much_sky_is_no_other_unit_and_maps_have_one_size() -> None:
     got, expected = (module.loss([features], samples(*maps), None) for maps in (true, known))
     torch.testing.assert_close(got, expected)
     coloured = samples(true[0], true[1])
-    coloured[0].gt_depth_map, coloured[1].gt_depth_map = (PixelData(data=torch.ones(3, 4, 5)) for _ in range(2))
+    coloured[0].gt_depth_map, coloured[1].gt_depth_map = (
+        PixelData(data=torch.ones(3, 4, 5)) for _ in range(2)
+    )
     mixed = samples(true[0], true[1])
     mixed[1].gt_depth_map = coloured[1].gt_depth_map
-    for wrong, files in ((samples(true[0], true[1, :3]), '0.png, 1.png'), (coloured, '0.png, 1.png'), (mixed, '1.png')):
-        with pytest.raises(ValueError, match=r'must be \(1, H, W\) of one size, got \[.*\(from ' + files
-                                             + r'\). Mend: depth files'):
+    for wrong, files in (
+        (samples(true[0], true[1, :3]), '0.png, 1.png'),
+        (coloured, '0.png, 1.png'),
+        (mixed, '1.png'),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=r'must be \(1, H, W\) of one size, got \[.*\(from '
+            + files
+            + r'\). Mend: depth files',
+        ):
             module.loss([features], wrong, None)
 
 
 def test_nothing_known_and_nothing_given() -> None:
     features = torch.randn(2, 3, 4, 4, requires_grad=True)
     loss = head().loss([features], samples(*torch.zeros(2, 4, 4)), None)['loss_silog']
-    gradient, = torch.autograd.grad(loss, features)
+    (gradient,) = torch.autograd.grad(loss, features)
     assert loss == 0
     assert (gradient == 0).all()
     given = [*samples(torch.ones(4, 4)), SegDataSample(metainfo=dict(depth_map_path='b.png'))]
-    with pytest.raises(ValueError, match=r'hold no gt_depth_map \(from b.png\). Mend: LoadDepthAnnotation in the '
-                                         'training pipeline'):
+    with pytest.raises(
+        ValueError,
+        match=r'hold no gt_depth_map \(from b.png\). Mend: LoadDepthAnnotation in the '
+        'training pipeline',
+    ):
         head().loss([torch.randn(1, 3, 4, 4)], given, None)
 
 
-@pytest.mark.parametrize(('changes', 'message'), [
-    (dict(min_depth=0.), 'min_depth must be a finite number above 0, got 0.0'),
-    (dict(max_depth=float('inf')), 'max_depth must be a finite number above 0, got inf'),
-    (dict(max_depth='10'), "max_depth must be a finite number above 0, got '10'"),
-    (dict(max_depth=.5), r'max_depth must be above min_depth=1.0, got 0.5; both are metres'),
-    (dict(num_bins=0), 'num_bins must be a whole number of at least 1, got 0'),
-    (dict(num_convs=-1), 'num_convs must be a whole number of at least 0, got -1'),
-    (dict(channels=8), 'num_convs=0 needs channels == in_channels, got 8 and 3'),
-])
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(min_depth=0.0), 'min_depth must be a finite number above 0, got 0.0'),
+        (dict(max_depth=float('inf')), 'max_depth must be a finite number above 0, got inf'),
+        (dict(max_depth='10'), "max_depth must be a finite number above 0, got '10'"),
+        (dict(max_depth=0.5), r'max_depth must be above min_depth=1.0, got 0.5; both are metres'),
+        (dict(num_bins=0), 'num_bins must be a whole number of at least 1, got 0'),
+        (dict(num_convs=-1), 'num_convs must be a whole number of at least 0, got -1'),
+        (dict(channels=8), 'num_convs=0 needs channels == in_channels, got 8 and 3'),
+    ],
+)
 def test_arguments_that_do_not_fit(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         head(**changes)
@@ -170,9 +222,12 @@ def test_building_warns_of_nothing() -> None:
 
 # ---- data ----
 
+
 @pytest.fixture
 def scenes(tmp_path: Path) -> Path:
-    """Three scenes of 320×240 whose blue channel is their depth in units of 1/25.5 m, in blocks of 16 pixels."""
+    """Three scenes of 320×240 whose blue channel is their depth in units of 1/25.5 m, in blocks of
+    16 pixels.
+    """
     for part in ('img_dir/train', 'depth_dir/train'):
         (tmp_path / part).mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -187,9 +242,16 @@ def test_flip_and_resize_keep_image_and_depth_together(scenes: Path) -> None:
     cfg = Config.fromfile(ROOT / 'configs/_base_/nyuv2_160x120.py')
     pipeline = [step for step in cfg.train_pipeline if step.type != 'PhotoMetricDistortion']
     pipeline.insert(-1, dict(type='RandomCrop', crop_size=(96, 128)))
-    dataset = DATASETS.build(dict(
-        type='NYUDataset', _scope_='mmseg', data_root=str(scenes), img_suffix='.png', pipeline=pipeline,
-        data_prefix=dict(img_path='img_dir/train', depth_map_path='depth_dir/train')))
+    dataset = DATASETS.build(
+        dict(
+            type='NYUDataset',
+            _scope_='mmseg',
+            data_root=str(scenes),
+            img_suffix='.png',
+            pipeline=pipeline,
+            data_prefix=dict(img_path='img_dir/train', depth_map_path='depth_dir/train'),
+        )
+    )
     flips = set()
     for index in [0, 1, 2] * 6:
         data = dataset[index]
@@ -197,13 +259,15 @@ def test_flip_and_resize_keep_image_and_depth_together(scenes: Path) -> None:
         flips.add(data['data_samples'].flip)
         assert image.shape == depth.shape == (96, 128)
         apart = (image / 25.5 - depth).abs()
-        assert (apart > .03).float().mean() < .2, 'they differ at the seams of blocks alone'
+        assert (apart > 0.03).float().mean() < 0.2, 'they differ at the seams of blocks alone'
         assert apart.median() == pytest.approx(0, abs=1e-5)
     assert flips == {True, False}
 
 
 def test_a_depth_estimator_predicts_metres_at_the_size_of_the_ground_truth() -> None:
-    cfg = Config.fromfile(ROOT / 'configs/structured_kd_depth/baseline_resnet18-half_nyuv2-160x120.py')
+    cfg = Config.fromfile(
+        ROOT / 'configs/structured_kd_depth/baseline_resnet18-half_nyuv2-160x120.py'
+    )
     model = MODELS.build(dict(cfg.model, _scope_='mmseg')).eval()
     image = torch.randn(1, 3, 120, 160)
     sample = SegDataSample(metainfo=dict(ori_shape=(240, 320), img_shape=(120, 160)))
@@ -212,23 +276,38 @@ def test_a_depth_estimator_predicts_metres_at_the_size_of_the_ground_truth() -> 
         tensor = model(image, mode='tensor')
     assert tensor.shape == (1, 1, 30, 40)
     expected = torch.nn.functional.interpolate(
-        torch.nn.functional.interpolate(tensor, (120, 160), mode='bilinear'), (240, 320), mode='bilinear')
+        torch.nn.functional.interpolate(tensor, (120, 160), mode='bilinear'),
+        (240, 320),
+        mode='bilinear',
+    )
     torch.testing.assert_close(depth, expected[0])
-    assert (depth > .5).all()
+    assert (depth > 0.5).all()
     assert (depth < 10).all()
 
 
 def test_a_depth_map_is_drawn_in_colours(tmp_path: Path) -> None:
     """As tools/test.py --show-dir draws it; the left half is near and the right half far."""
-    visualizer = VISUALIZERS.build(dict(type='SegLocalVisualizer', _scope_='mmseg', vis_backends=[
-        dict(type='LocalVisBackend')], save_dir=str(tmp_path), name='depth'))
+    visualizer = VISUALIZERS.build(
+        dict(
+            type='SegLocalVisualizer',
+            _scope_='mmseg',
+            vis_backends=[dict(type='LocalVisBackend')],
+            save_dir=str(tmp_path),
+            name='depth',
+        )
+    )
     metres = torch.ones(1, 20, 40)
-    metres[..., 20:] = 9.
+    metres[..., 20:] = 9.0
     sample = SegDataSample(pred_depth_map=PixelData(data=metres))
-    visualizer.add_datasample('depth', np.full((20, 40, 3), 128, np.uint8), sample, draw_gt=False,
-                              out_file=str(tmp_path / 'depth.png'))
+    visualizer.add_datasample(
+        'depth',
+        np.full((20, 40, 3), 128, np.uint8),
+        sample,
+        draw_gt=False,
+        out_file=str(tmp_path / 'depth.png'),
+    )
     picture = cv2.imread(str(tmp_path / 'depth.png')).astype(int)
     coloured = np.ptp(picture, axis=2) > 60
-    assert coloured.mean() > .4, 'the prediction is not grey'
+    assert coloured.mean() > 0.4, 'the prediction is not grey'
     near, far = picture[-10:, :18].mean((0, 1)), picture[-10:, -18:].mean((0, 1))
     assert abs(near - far).max() > 60
