@@ -8,6 +8,7 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -391,7 +392,7 @@ def write_into(path: Path, name: str, table: str) -> None:
             'order'
         )
     head, rest = text.split(begin)
-    lines = [line if line.startswith('|') else
-             fill(line, 120, break_long_words=False, break_on_hyphens=False) for line in table.splitlines()]
+    wrap = partial(fill, width=120, break_long_words=False, break_on_hyphens=False)
+    lines = [line if line.startswith('|') else wrap(line) for line in table.splitlines()]
     new = '\n'.join([begin, *lines, end])
     write_atomically(f'{head}{new}{rest.split(end)[1]}'.encode(), path)
