@@ -27,7 +27,7 @@ import mmkd  # noqa: E402  the checkout's own
 logger = logging.getLogger(__name__)
 project = 'mmkd'
 author = 'the contributors of mmkd'
-copyright = author  # noqa: A001  Sphinx asks for this name
+copyright = author
 version = release = mmkd.__version__
 
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton']

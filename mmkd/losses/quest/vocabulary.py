@@ -201,9 +201,8 @@ class Vocabulary(nn.Module):
 
         Returns:
             ``vectors``: their number; ``inertia``: mean squared distance to the nearest word;
-                ``words_used``: the
-            perplexity exp(H) of the words' shares; ``tau``; ``confidence``: mean max p_T;
-            ``assignment``: the mean assignment perplexity exp(mean H(p_T)).
+            ``words_used``: the perplexity exp(H) of the words' shares; ``tau``; ``confidence``:
+            mean max p_T; ``assignment``: the mean assignment perplexity exp(mean H(p_T)).
         """
         counts = torch.zeros(len(self.words), dtype=torch.float64)
         inertia = confidence = entropy = 0.0
