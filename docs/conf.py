@@ -8,6 +8,7 @@ import re
 import sys
 from pathlib import Path
 from pkgutil import walk_packages
+from typing import TypeVar
 
 from docutils import nodes
 from docutils.utils.math import MathError
@@ -98,6 +99,8 @@ def find_moved(
     package, _, last = node.get('reftarget', '').rpartition('.')
     if node.get('refdomain') != 'py' or package.partition('.')[0] not in ('', 'mmkd'):
         return None
+    if isinstance(getattr(sys.modules.get(package), last, None), TypeVar):
+        return text  # of an annotation; it has no docstring that could be shown
     objects = env.domains['py'].objects.items()
     found = [entry for name, entry in objects if name.rpartition('.')[2] == last]
     if len(found) != 1:
