@@ -270,6 +270,17 @@ def test_the_tool_writes_between_two_lines(work: Path, monkeypatch: pytest.Monke
         assert text.count('| kd | ') == 1
 
 
+def test_sentences_in_a_file_are_wrapped_and_rows_are_not(tmp_path: Path) -> None:
+    page = tmp_path / 'README.md'
+    page.write_text('<!-- report main -->\n<!-- end of report main -->\n', encoding='utf-8')
+    row, sentence = f'| {"wide " * 40}|', 'device: a CPU. ' * 20
+    write_into(page, 'main', f'{row}\n\n{sentence}\n')
+    _, first, empty, *wrapped, _ = page.read_text(encoding='utf-8').splitlines()
+    assert (first, empty) == (row, '')
+    assert ' '.join(wrapped) == sentence.strip()
+    assert max(map(len, wrapped)) <= 120
+
+
 @pytest.mark.bad_input
 def test_refusals(work: Path) -> None:
     kd, alone = read_row(str(work / 'kd')), read_row(str(work / 'alone'))

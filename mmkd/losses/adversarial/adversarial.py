@@ -41,14 +41,16 @@ class AdversarialLoss(Loss):
     2020, arXiv 1903.04197, eq. 4, with the gradient penalty of WGAN-GP. With d the critic's raw
     score, S and T the maps:
 
-    ========= ========================= ======================================================================
-    mode      student: ``forward``      critic: ``critic_loss``
-    ========= ========================= ======================================================================
-    wgan-gp   −mean d(S)                mean d(S) − mean d(T) + λ · mean (‖∇d(x̂)‖ − 1)², x̂ = εT +
-    (1−ε)S hinge     −mean d(S)                mean relu(1 − d(T)) + mean relu(1 + d(S))
-    lsgan     mean (1 − d(S))²          mean (1 − d(T))² + mean d(S)²
-    bce       mean softplus(−d(S))      mean softplus(−d(T)) + mean softplus(d(S))
-    ========= ========================= ======================================================================
+    ======= ==================== ==================================================================
+    mode    student: ``forward`` critic: ``critic_loss``
+    ======= ==================== ==================================================================
+    wgan-gp −mean d(S)           mean d(S) − mean d(T) + λ · mean (‖∇d(x̂)‖ − 1)²
+    hinge   −mean d(S)           mean relu(1 − d(T)) + mean relu(1 + d(S))
+    lsgan   mean (1 − d(S))²     mean (1 − d(T))² + mean d(S)²
+    bce     mean softplus(−d(S)) mean softplus(−d(T)) + mean softplus(d(S))
+    ======= ==================== ==================================================================
+
+    with x̂ = εT + (1−ε)S.
 
     Normaliser: means over all (valid) scores of the batch; the penalty over the images, with ε ~
     U(0,1) for each, the gradient of the sum of an image's scores with respect to its map as the

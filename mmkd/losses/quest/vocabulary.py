@@ -30,7 +30,7 @@ class Words(NamedTuple):
 
 
 def shift_words(words: Tensor) -> Words:
-    """Move words (K, C) to their mean: |v|² − 2⟨v, f⟩ of vectors far from 0 would cancel to noise, distances stay."""
+    """Move words (K, C) to their mean: far from 0, ‖v‖² − 2⟨v, f⟩ would cancel to noise; distances stay."""
     centre = words.mean(0)
     shifted = words - centre
     return Words(shifted, centre, shifted.square().sum(1))
@@ -201,9 +201,8 @@ class Vocabulary(nn.Module):
 
         Returns:
             ``vectors``: their number; ``inertia``: mean squared distance to the nearest word;
-                ``words_used``: the
-            perplexity exp(H) of the words' shares; ``tau``; ``confidence``: mean max p_T;
-            ``assignment``: the mean assignment perplexity exp(mean H(p_T)).
+            ``words_used``: the perplexity exp(H) of the words' shares; ``tau``; ``confidence``:
+            mean max p_T; ``assignment``: the mean assignment perplexity exp(mean H(p_T)).
         """
         counts = torch.zeros(len(self.words), dtype=torch.float64)
         inertia = confidence = entropy = 0.0
