@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.runs import ROOT, free_port, run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import ROOT, free_port, run_config
 from mmengine.logging import MMLogger
 
 from mmkd.apis import cli

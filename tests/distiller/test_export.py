@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import CLASSES, ROOT, model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import CLASSES, ROOT, model_of, run_config, train
 from helpers.tiny import build, preprocessor, segmentor
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -40,7 +40,8 @@ x = torch.load('x.pth')
 with torch.no_grad():
     logits = model(x, mode='tensor')
 predicted = inference_model(model, image).pred_sem_seg.data
-torch.save(dict(logits=logits, predicted=predicted, meta=model.dataset_meta, mmkd='mmkd' in sys.modules), out)
+found = dict(logits=logits, predicted=predicted, meta=model.dataset_meta)
+torch.save(found | dict(mmkd='mmkd' in sys.modules), out)
 """
 
 

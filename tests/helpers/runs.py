@@ -38,14 +38,6 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-@pytest.fixture(autouse=True)
-def unformatted_configs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave dumped configs unformatted: mmengine's formatter takes longer than these trainings.
-    Import to use.
-    """
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
-
-
 def write_images(folder: Path, number: int = 6, seed: int = 0) -> None:
     """Write ``number`` images of 40×40 and their label maps: a box on a floor before a wall."""
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import ROOT, free_port, model_of, run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import ROOT, free_port, model_of
 from helpers.shells import config_file, here, mious, names, refusal, shell
 from helpers.tiny import segmentor
 from mmengine.config import Config

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from helpers.kills import kill_everywhere
-from helpers.runs import unformatted_configs  # noqa: F401  a fixture that every test here uses
 
 
 @pytest.mark.fault

@@ -10,7 +10,7 @@ from typing import Any
 import mmseg.apis
 import pytest
 import torch
-from helpers.runs import ADAM, SGD, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import ADAM, SGD, run_config, train
 from helpers.states import checkpoint, differences
 from helpers.tiny import segmentor
 from mmengine.config import Config

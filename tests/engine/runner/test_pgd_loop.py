@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.classification import classifier, config, distiller
-from helpers.runs import run_config, train, unformatted_configs  # noqa: F401  the fixture is used by being here
+from helpers.runs import run_config, train
 from helpers.shells import config_file, here, names
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import LOOPS

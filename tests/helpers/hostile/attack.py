@@ -460,19 +460,16 @@ def attack(cases: Iterable[Case], readers: Readers | None = None, load: bool = F
     result: dict[str, Any] = dict(files=0, **{kind: [] for kind in COUNTED})
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            _place(Path(name))
-            limits, todo = _limits(readers, Path(name)), list(cases)
-            while todo:
-                reports = _child(todo, readers, Path(name), limits)
-                for case, report in zip(todo, reports, strict=False):
-                    _count(case, report, load, result)
-                todo = todo[len(reports) :]
-                for left in (Path(name) / 'inside').iterdir():
-                    left.unlink() if left.is_file() or left.is_symlink() else left.rmdir()
-    finally:
-        gc.unfreeze()
+    with tempfile.TemporaryDirectory() as name:
+        _place(Path(name))
+        limits, todo = _limits(readers, Path(name)), list(cases)
+        while todo:
+            reports = _child(todo, readers, Path(name), limits)
+            for case, report in zip(todo, reports, strict=False):
+                _count(case, report, load, result)
+            todo = todo[len(reports) :]
+            for left in (Path(name) / 'inside').iterdir():
+                left.unlink() if left.is_file() or left.is_symlink() else left.rmdir()
     return result
 
 

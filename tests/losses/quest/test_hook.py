@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.runs import ROOT, model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import ROOT, model_of, run_config, train
 from helpers.tiny import segmentor
 from helpers.vocabularies import TAPS, WORDS, config, quest, without_hook
 from mmengine.config import Config
