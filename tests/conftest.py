@@ -3,6 +3,8 @@
 import gc
 import os
 import platform
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +85,18 @@ def shared() -> Callable[[str], Path]:
         return path
 
     return find
+
+
+@pytest.fixture(scope='session')
+def fresh_import() -> subprocess.CompletedProcess:
+    """Return what a new interpreter says that imports nothing but mmkd."""
+    code = (
+        'import mmkd, sys; from mmengine.registry import MODELS; '
+        "found = MODELS.get('mmkd.PixelWiseKLLoss') is mmkd.losses.PixelWiseKLLoss; "
+        "print('registered' * found, 'mmseg.datasets' * ('mmseg.datasets' in sys.modules))"
+    )
+    env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+    return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)
 
 
 @pytest.fixture(scope='session', autouse=True)

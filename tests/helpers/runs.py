@@ -1,6 +1,5 @@
 """Real runs of configs/_base_/runtime.py on a few small images, in this process or by the tools."""
 
-import socket
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,13 +28,6 @@ def need_mmdet() -> None:
         reason='detectors need the compiled operations of mmcv: see docs/detection.md',
     )
     pytest.importorskip('mmdet', reason='detectors need mmdet: see docs/detection.md')
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
 
 
 def write_images(folder: Path, number: int = 6, seed: int = 0) -> None:
