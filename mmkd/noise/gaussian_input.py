@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmkd.distiller.members.member import pixel_statistics
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
 from mmkd.structures.batch import Batch
 from mmkd.utils.checks import check_non_negative
+from mmkd.utils.pixels import pixel_statistics
 
 
 @MODELS.register_module()
@@ -57,7 +57,7 @@ class GaussianInput(Noise):
         """Take the standard deviation that the images are divided by."""
         self.scale = 255 * self.std / pixel_statistics(host.preprocessor)[1]
 
-    def see(self, batch: Batch) -> Batch:
+    def on_batch(self, batch: Batch) -> Batch:
         """Return the batch with noise on its images, padding left out."""
         noisy = _add(batch.inputs, self.scale)
         height, width = noisy.shape[2:]

@@ -61,12 +61,12 @@ class TargetNoise(Noise):
         for tap in self.taps:
             if tap not in host.taps:
                 raise KeyError(
-                    f'TargetNoise: no objective reads the tap {tap!r} of {host.member.where}'
+                    f'TargetNoise: no objective reads the tap {tap!r} of {host.where}'
                     f'{nearest(tap, host.taps)} (read: {list(host.taps)}). Mend: '
                     f'taps={list(host.taps)}'
                 )
 
-    def hear(self, seen: dict[str, Any]) -> dict[str, Any]:
+    def on_taps(self, seen: dict[str, Any]) -> dict[str, Any]:
         """Return what the taps saw, these with noise."""
         return {
             name: value

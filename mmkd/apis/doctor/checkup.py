@@ -173,7 +173,7 @@ def _train(
     try:
         model = revert_sync_batchnorm(model).to(device).train()
         if is_distiller(cfg):
-            for run in model.teachers.runs.values():
+            for run in model.runs.values():
                 run.member.options.pop('compile', None)  # it takes minutes and changes no value
             for name in draw_words(model):
                 report.note(f'objective {name!r} has random words here: training fits them first')
@@ -199,7 +199,7 @@ def _without_weights(cfg: Config, model: Any) -> str:
         return f', or start without them: --cfg-options {options}' if options else ''
     wanted = {
         name: dict(pretrained_keys(member.model))
-        for name, member in model.members.items()
+        for name, member in ((name, run.member) for name, run in model.runs.items())
         if member.role == 'student' or member.checkpoint is None
     }
     mends = [

@@ -61,7 +61,8 @@ class TeacherCheckHook(Hook):
                 'TeacherCheckHook: no validation set, so the quality of the teachers is unknown'
             )
             return
-        for name, run in model.teachers.runs.items():
+        teachers = {name: run for name, run in model.runs.items() if run.role == 'teacher'}
+        for name, run in teachers.items():
             try:
                 self.results[name] = self._evaluate(runner, model, name)
             except RuntimeError as error:
@@ -87,7 +88,7 @@ class TeacherCheckHook(Hook):
         loop = runner.val_loop
         evaluator: Evaluator = loop.evaluator
         evaluator.dataset_meta = loop.dataloader.dataset.metainfo
-        run, seen = model.teachers.runs[name], 0
+        run, seen = model.runs[name], 0
         for i, data in enumerate(loop.dataloader):
             if i == self.max_batches:
                 break

@@ -10,9 +10,9 @@ from mmengine.runner import loops
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from mmkd.distiller.members.member import pixel_statistics
 from mmkd.registry import LOOPS
 from mmkd.utils.checks import check_count, check_keys, check_non_negative, check_positive
+from mmkd.utils.pixels import pixel_statistics
 
 PGD_KEYS = ('epsilon', 'step', 'steps', 'random_start')
 
