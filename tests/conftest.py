@@ -7,18 +7,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-import mmkd  # registers every component
-
-# Tiny models: a second thread costs more than it gives. The variable is for processes that tests
-# start: the order of sums depends on the number of threads, and they are compared bit by bit.
-os.environ['OMP_NUM_THREADS'] = '1'
-torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parents[1]
 COUNTED = dict(
     fault='faults injected, and runs that lost something',
@@ -31,6 +25,27 @@ failed: Counter = Counter()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--counts', help='write into this file how much was tried, and what failed')
+
+
+def pytest_report_header() -> str:
+    found = find_spec('mmkd')
+    return f'mmkd: {found.origin if found else "not installed"}'
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Import mmkd before any test does: it mends the stack and registers every component."""
+    # Tiny models: a second thread costs more than it gives. The variable is for processes that
+    # tests start: the order of sums depends on the number of threads, and they are compared bit
+    # by bit.
+    os.environ['OMP_NUM_THREADS'] = '1'
+    hands_out = session.config.getoption('dist', 'no') != 'no'
+    if hands_out and not hasattr(session.config, 'workerinput'):
+        return  # this process runs no test: the workers of pytest-xdist do
+    import torch
+
+    import mmkd  # noqa: F401
+
+    torch.set_num_threads(1)
 
 
 def pytest_runtest_logreport(report: Any) -> None:
@@ -47,6 +62,9 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     path = session.config.getoption('--counts')
     if path is None or hasattr(session.config, 'workerinput'):
         return  # with pytest-xdist the reports of all workers reach the process that started them
+    import torch
+
+    import mmkd
     from mmkd.apis.report import write_into
 
     rows = [f'| {what} | {tried[kind]} | {failed[kind]} |' for kind, what in COUNTED.items()]
@@ -110,4 +128,6 @@ def _unformatted_configs() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Start every test from the same random state."""
+    import torch
+
     torch.manual_seed(0)
