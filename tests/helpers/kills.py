@@ -21,7 +21,7 @@ from mmkd.utils.checkpoints import load_checkpoint_file
 from mmkd.utils.work_dir import LOCK
 
 TOUCHES = ('fsync', 'replace', 'unlink', 'remove')  # every write is a sync, a rename and a sync
-TIMES = ('time', 'data_time', 'eta', 'memory')
+TIMES = ('time', 'data_time', 'eta', 'memory', 'mmengine_version')  # with the commit of today
 
 
 def start(folder: Path, name: str, resume: bool = False) -> None:
@@ -119,6 +119,7 @@ def kill_everywhere(
         share: Which of all these faults; several tests divide them among processes.
         seed: Of these times.
     """
+    start(folder, 'first')  # what a first run imports and caches, every fork has then
     note = folder / 'touches'
     begin = time.monotonic()
     assert forked(lambda: count_touches(partial(start, folder, 'whole'), note)) == 0
