@@ -19,12 +19,12 @@ from mmkd.losses.quest.fitting import check_vocabularies
 from mmkd.registry import MODELS
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record
-from mmkd.tasks.base import Task
+from mmkd.tasks.base import task_of
 
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Train students under teachers: one forward of each an iteration, objectives on what taps read.
+    """Train students under teachers: one forward of each, objectives on what taps read.
 
     The state dict holds ``students.<name>.`` and ``objectives.<name>.``; teachers are not in it.
 
@@ -34,7 +34,7 @@ class Distiller(BaseModel):
         students: Named members, in place of ``student``; the first answers ``mode='predict'``.
         teacher: One member, named ``teacher``; needs a checkpoint unless ``allow_untrained=True``.
         teachers: Named members, in place of ``teacher``.
-        taps: Tap name -> path in every member, see :class:`mmkd.distiller.taps.taps.TapPath`; a
+        taps: Tap name -> path in every member, see :class:`mmkd.distiller.taps.tap_path.TapPath`; a
             member's own ``taps`` win.
         objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…)``.
         phases: Which objectives each optimizer steps on; None: one phase, and one for the critics
@@ -57,7 +57,7 @@ class Distiller(BaseModel):
 
     Raises:
         TypeError: Unknown keys, here or in a member, objective or phase, with the nearest match.
-        ValueError: A teacher without checkpoint; shapes that a loss cannot take; see also the parts.
+        ValueError: A teacher without checkpoint; shapes that a loss cannot take; see the parts.
         KeyError: A tap, member, objective or module that does not exist, with the nearest match.
     """
 
@@ -120,7 +120,7 @@ class Distiller(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
     ) -> Any:
-        """Return the losses of students and objectives (``'loss'``), else what the predicting student returns."""
+        """Return all losses (``mode='loss'``), else what the predicting student returns."""
         if mode != 'loss':
             return self.students[self.predict_with](inputs, data_samples, mode)
         record, losses = self.observe(inputs, data_samples)
@@ -159,7 +159,7 @@ class Distiller(BaseModel):
         return losses
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """Step once: mmengine's own step with one optimizer, else one forward and every phase's gradient from it."""
+        """Step once: mmengine's step with one optimizer, else all phases from one forward."""
         if not isinstance(optim_wrapper, OptimWrapperDict):
             refuse_untrained_critics(self.objectives)
             if len(self.phases) == 1 and self.phase_runner.reduce is None:
@@ -189,8 +189,10 @@ class Distiller(BaseModel):
 
     def _read_batch(self, inputs: Tensor, data_samples: list | None) -> Batch:
         """Return the batch, its labels looked at."""
-        batch = Batch(inputs, data_samples, self.runs[self.predict_with].ignore_index)
-        valid = _check_labels(batch, self.runs[self.predict_with].task)
+        task = task_of(self.students[self.predict_with], self.data_preprocessor)
+        ignored = self.runs[self.predict_with].ignore_index
+        batch = Batch(inputs, data_samples, ignored, task)
+        valid = batch.check_labels(task.num_classes)
         if self.task_weight or self._reads_labels:
             self.void_batches.note(batch, valid)
         return batch
@@ -220,7 +222,7 @@ class Distiller(BaseModel):
         return {run.name: run.model for run in self.runs.values() if run.role == 'teacher'}
 
     def init_weights(self) -> None:
-        """Initialise students and objectives; a student's checkpoint comes last, so that it wins over ``init_cfg``.
+        """Initialise; a student's checkpoint comes last, so that it wins over ``init_cfg``.
 
         The Runner synchronises what is in the state dict afterwards; teachers are not, so they are
         synchronised here.
@@ -243,18 +245,6 @@ class Distiller(BaseModel):
 
     def _teacher_runs(self) -> list[Teacher]:
         return [run for run in self.runs.values() if isinstance(run, Teacher)]
-
-
-def _check_labels(batch: Batch, task: Task) -> bool:
-    """Refuse labels that no class has; return whether any position is valid."""
-    sample = batch.data_samples[0] if batch.data_samples else ()
-    if 'gt_depth_map' in sample:
-        return bool(batch.valid.any())
-    if task.num_classes is not None and 'gt_instances' in sample:
-        batch.check_boxes(task.num_classes)
-    elif task.num_classes is not None and ('gt_sem_seg' in sample or 'gt_label' in sample):
-        return batch.check_labels(task.num_classes)
-    return True
 
 
 def _only(members: Any, kind: str) -> nn.Module:

@@ -10,7 +10,7 @@ from mmengine.model import ModuleDict
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
-from mmkd.datasets.seeded import name_seed, seed_everything
+from mmkd.utils.seeds import name_seed, seed_everything
 
 
 @contextmanager
@@ -60,7 +60,7 @@ class Apart(ModuleDict):
         self.kind, self.plain = kind, plain
 
     def init_weights(self) -> None:
-        """Initialise each that is not initialised yet, as mmengine does of the children of a module."""
+        """Initialise each that is not yet, as mmengine does of the children of a module."""
         for name, module in self.items():
             if not hasattr(module, 'init_weights') or getattr(module, 'is_init', False):
                 continue

@@ -15,8 +15,7 @@ from mmkd.distiller.members.stand_in import copy_module
 from mmkd.distiller.objectives.objective import Objective
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record, Streams
-from mmkd.tasks.base import CLASSIFICATION, UNKNOWN, Task
-from mmkd.tasks.generated import default_size, generated_sample
+from mmkd.tasks.base import Task, task_of
 
 
 @torch.no_grad()
@@ -35,15 +34,13 @@ def probe(
     """
     students = [run for run in runs.values() if run.role == 'student']
     device = next(students[0].model.parameters()).device
-    size = tuple(getattr(source, 'size', None) or default_size(students[0].model))
-    generator = torch.Generator().manual_seed(0)
-    if hasattr(source, 'generate'):
-        inputs = torch.stack(source.generate(1, generator))  # type: ignore[operator]
-    else:
-        inputs = torch.randn(1, 3, *size, generator=generator)
+    tasks = [task_of(run.model, source) for run in students]
+    size = tuple(getattr(source, 'size', None) or tasks[0].size)
+    inputs = tasks[0].preprocessed(size, torch.Generator().manual_seed(0)).to(device)
     with own_draws('probe'), during("in mmkd's probe, before training"):
-        samples = _samples([run.task for run in students], size, device)
-        record = Record(Batch(inputs.to(device), samples, runs[predict_with].ignore_index), streams)
+        samples = _samples(tasks, size, device)
+        batch = Batch(inputs, samples, runs[predict_with].ignore_index, tasks[0])
+        record = Record(batch, streams)
         for name, run in runs.items():
             record.add(name, run.probe(record.batch))
     return record
@@ -61,8 +58,8 @@ def try_objective(objective: Objective, record: Record) -> list[str]:
 
 
 def _samples(tasks: list[Task], size: tuple[int, ...], device: torch.device) -> list[Any] | None:
-    """Return labels that every student can take; None (no task loss is run) where there are none."""
-    if len({task.kind for task in tasks}) > 1 or tasks[0] in (Task(UNKNOWN), Task(CLASSIFICATION)):
+    """Return labels for students of these tasks; None, and no task loss, where there are none."""
+    if len({task.kind for task in tasks}) > 1 or not tasks[0].known:
         return None
     generator = torch.Generator().manual_seed(0)
-    return [generated_sample(tasks[0], (size[0], size[1]), generator, device, masked=False)]
+    return [tasks[0].sample((size[0], size[1]), generator, masked=False).to(device)]

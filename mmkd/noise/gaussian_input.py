@@ -1,4 +1,4 @@
-"""Soft Randomization: Gaussian noise on the images that students see, while the teacher sees them clean."""
+"""Soft Randomization: students see images with Gaussian noise, the teacher sees them clean."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,7 +20,8 @@ class GaussianInput(Noise):
     Paper: Arani, Sarfraz, Zonooz, Noise as a Resource for Learning in Knowledge Distillation, WACV
     2021, arXiv 1910.05057, Soft Randomization:
 
-    .. math:: \mathcal L = (1-\alpha)\,CE(S(x+\delta), y) + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x+\delta)),
+    .. math:: \mathcal L = (1-\alpha)\,CE(S(x+\delta), y)
+              + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x+\delta)),
               \quad \delta \sim \mathcal N(0, \sigma^2)
 
     Additive, independent for each value of each image, and not clipped to [0, 1], as in the
@@ -76,7 +77,6 @@ def _add(images: Tensor, scale: Tensor) -> Tensor:
         raise TypeError(
             'GaussianInput needs images (N, C, H, W) of floating point, got '
             f'{str(images.dtype).removeprefix("torch.")} {tuple(images.shape)}. Mend: images in '
-            f'[0, 1]; a '
-            'text has no pixels'
+            '[0, 1]; a text has no pixels'
         )
     return torch.addcmul(images, torch.randn_like(images), scale.to(images))

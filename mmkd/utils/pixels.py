@@ -1,4 +1,4 @@
-"""How a data preprocessor changes pixels: mean, spread, order of channels, padding."""
+"""Pixels: how a data preprocessor normalises, pads and orders the channels of images."""
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,7 @@ def flips_channels(preprocessor: nn.Module) -> bool:
 
 
 def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (C, 1, 1) by which a data preprocessor normalises; 0 and 1 where it does not.
+    """Return mean and std (C, 1, 1) by which a preprocessor normalises; 0 and 1 where it does not.
 
     >>> from mmengine.model import ImgDataPreprocessor
     >>> [x.shape for x in pixel_statistics(ImgDataPreprocessor(mean=[1.] * 3, std=[2.] * 3))]
@@ -36,15 +36,14 @@ def pixel_statistics(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
         if not (std > 0).all():
             raise ValueError(
                 f'std of a data_preprocessor must be above 0, got {std.flatten().tolist()}. Mend: '
-                f'the '
-                "spread of the images' channels, such as [58.395, 57.12, 57.375]"
+                "the spread of the images' channels, such as [58.395, 57.12, 57.375]"
             )
         return mean, std
     return torch.zeros(1, 1, 1), torch.ones(1, 1, 1)
 
 
 def pad_value(preprocessor: nn.Module) -> float:
-    """Return what a data preprocessor puts where an image ends."""
+    """Return what a data preprocessor pads images with, after it has normalised them."""
     return float(
         getattr(preprocessor, 'pad_val', None) or getattr(preprocessor, 'pad_value', None) or 0
     )

@@ -46,7 +46,8 @@ class Note(Hook):
 
 def noting(cfg: Any, note: Callable[[Runner], None], resume: bool = False) -> Runner:
     """Train with a look at each iteration."""
-    from mmkd.apis.launch import build_runner, prepare_config
+    from mmkd.apis.launch import build_runner
+    from mmkd.apis.prepare import prepare_config
 
     cfg.resume = resume
     runner = build_runner(prepare_config(cfg))

@@ -19,7 +19,7 @@ from mmengine.runner import Runner
 from mmseg.apis import init_model
 
 from mmkd import export_student
-from mmkd.apis.launch import is_distiller
+from mmkd.apis.prepare import is_distiller
 from mmkd.distiller.export import student_config, student_meta, student_state_dict
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import name_members

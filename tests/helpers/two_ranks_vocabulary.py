@@ -7,7 +7,7 @@ import torch
 from helpers.vocabularies import config
 from mmengine.runner import Runner
 
-from mmkd.apis.launch import prepare_config
+from mmkd.apis.prepare import prepare_config
 from mmkd.losses.quest.hook import VocabularyHook
 
 

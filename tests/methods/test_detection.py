@@ -15,11 +15,11 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmkd.apis.launch import load_config, prepare_config
+from mmkd.apis.launch import load_config
+from mmkd.apis.prepare import prepare_config
 from mmkd.compat import require_library
 from mmkd.losses import binary_kl, pair_wise_affinity
-from mmkd.tasks.base import Task, task_of
-from mmkd.tasks.generated import default_size, generated_batch
+from mmkd.tasks import Detection, generated_batch, task_of
 
 
 @pytest.fixture
@@ -247,8 +247,8 @@ def test_detectors_learn_from_every_level(
     mmdet: None, make: Any, score: str, own: set[str]
 ) -> None:
     model = build(distiller(make(8), make(16), score))
-    assert task_of(model.student) == Task('detection', 3)
-    assert default_size(model.student) == (256, 256)
+    assert task_of(model.student) == Detection(3)
+    assert task_of(model.student).size == (256, 256)
     before = {k: v.clone() for k, v in model.teacher.state_dict().items()}
     neck = [p.clone() for p in model.student.neck.parameters()]
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))
@@ -419,7 +419,7 @@ def test_pictures_of_detections(mmdet: None, tmp_path: Path) -> None:
         'test_dataloader.persistent_workers=False',
         f'test_evaluator.ann_file={root}/annotations_coco/test.json',
     ]
-    path = ROOT / 'configs/structured_kd_detection/baseline_fcos-r18-half_bccd-320x240.py'
+    path = ROOT / 'configs/pairs/baseline_fcos-r18-half_bccd-320x240.py'
     weights = MODELS.build(
         Config.fromfile(path).model.to_dict() | dict(_scope_='mmdet')
     ).state_dict()

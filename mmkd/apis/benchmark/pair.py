@@ -1,4 +1,4 @@
-"""The models of a config, ready to be measured: ours, the student alone, and both as peers run them."""
+"""The models of a config, ready to be measured: ours, the student alone, both as peers do."""
 
 import copy
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
-from mmkd.apis.launch import is_distiller, wrapper_configs
+from mmkd.apis.prepare import is_distiller
+from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Settings, assemble
 from mmkd.distiller.members.member import Member
@@ -22,7 +23,7 @@ from mmkd.losses.quest.fitting import draw_words
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record
 from mmkd.tasks.base import task_of
-from mmkd.tasks.generated import DEFAULT_SIZE, generated_batch
+from mmkd.tasks.generated import generated_batch
 from mmkd.utils.checks import check_choice
 
 AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
@@ -67,7 +68,7 @@ class Options:
 
 
 class Pair:
-    """Builds a config's members, untrained and without downloads, and one function for each thing to measure.
+    """A config's members, untrained and without downloads, and one function a thing to measure.
 
     Objectives and optimizers are the config's; only the learning rates are tiny, for every step
     sees the same batch.
@@ -126,18 +127,13 @@ class Pair:
 
         source = self.full.data_preprocessor
         size = size or getattr(source, 'size', None) or cfg.get('crop_size')
-        if size is None and hasattr(source, 'generate'):
-            size = DEFAULT_SIZE  # of images, where there are sentences
+        task = task_of(self.plain[0], source)
+        if size is None and not task.sized:
+            size = task.size
         if size is None:
             raise ValueError('the data preprocessor has no size. Mend: --size H W')
         self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
-        self.data = generated_batch(
-            self.batch_size,
-            self.size,
-            task_of(self.plain[0]),
-            device=self.device,
-            preprocessor=source,
-        )
+        self.data = generated_batch(self.batch_size, self.size, task, device=self.device)
 
     def cases(self) -> dict[str, Callable[[], Any]]:
         """Return name -> function.
@@ -230,7 +226,7 @@ class Pair:
         return self._ready(Member.parse('student', 'student', plain).build())
 
     def _without_critics(self) -> Distiller | None:
-        """Return a Distiller of the same modules without the adversarial objectives; None where there are none."""
+        """Return a Distiller without the adversarial objectives; None where there are none."""
         others = {n: o for n, o in self.parts.objectives.items() if not o.adversarial}
         if len(others) in (0, len(self.parts.objectives)):
             return None
@@ -260,7 +256,7 @@ def _lean_phases(phases: list[Phase], objectives: dict) -> list[Phase]:
 def quiet_optimizers(config: dict, amp: str | None) -> dict:
     """Return ``optim_wrapper`` with tiny learning rates and the chosen precision."""
     config = copy.deepcopy(config)
-    for wrapper in wrapper_configs(config):
+    for _, wrapper in optim_wrappers(config):
         wrapper['optimizer']['lr'] = 1e-8
         if amp is not None:
             for key in ('dtype', 'loss_scale'):
@@ -301,7 +297,7 @@ def _objectives_alone(objectives: list[Any], record: Record, seen: dict[str, Any
 
 
 def _critics_alone(objectives: list[Any], record: Record, seen: dict[str, Any]) -> None:
-    """Forward and backward of what the student gets from critics, and of what the critics learn from."""
+    """Forward and backward of what students get from critics, and of what critics learn from."""
     _objectives_alone(objectives, record, seen)
     sum(
         objective.critic_loss(record)[f'{objective.name}.critic_loss'] for objective in objectives

@@ -8,7 +8,6 @@ from mmkd.distiller.members.member import Member
 from mmkd.distiller.taps.taps import Taps
 from mmkd.noise.base import Host, Noises
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import Task, task_of
 
 
 class Run:
@@ -45,11 +44,6 @@ class Run:
     def ignore_index(self) -> int:
         """The label of a pixel that does not count."""
         return self.member.ignore_index
-
-    @property
-    def task(self) -> Task:
-        """What its model is for."""
-        return task_of(self.model)
 
     def host(self, preprocessor: nn.Module) -> Host:
         """Return what noises ask of it."""

@@ -18,7 +18,7 @@ from mmkd.distiller.members.renormalise import Renormalise
 from mmkd.distiller.members.run import Run
 from mmkd.distiller.taps.taps import Taps
 from mmkd.structures.batch import Batch
-from mmkd.tasks.generated import default_size
+from mmkd.tasks.base import task_of
 from mmkd.utils.checkpoints import refuse_spoilt, spoilt
 
 
@@ -54,7 +54,7 @@ class Teacher(Run):
         self.mode = 'encode_decode' if _only_predicts(model) else 'tensor'
         self.size = member.options.get('input_size')
         if member.options.get('fuse_bn'):
-            size = self.size or getattr(source, 'size', None) or default_size(model)
+            size = self.size or getattr(source, 'size', None) or task_of(model).size
             fuse_bn(self.taps, size, self.forward)
         model.requires_grad_(False)
         # Before the cast: mean and standard deviation would be rounded with the weights.
@@ -73,9 +73,7 @@ class Teacher(Run):
 
     def _find_renormalise(self, source: nn.Module) -> Renormalise | None:
         target = getattr(self.model, 'data_preprocessor', None)
-        refuse: Any = getattr(source, 'refuse_other', None)  # of sentences
-        if refuse is not None:
-            refuse(target, self.where)
+        task_of(self.model, source).refuse_other(target, self.where)
         return Renormalise(source, target) if isinstance(target, nn.Module) else None
 
     def _cast(self) -> None:
@@ -103,7 +101,7 @@ class Teacher(Run):
         return self.watch(batch), {}
 
     def probe(self, batch: Batch) -> dict[str, Any]:
-        """Refuse noises that would change nothing, then run once under them; return tap name -> tensor.
+        """Refuse noises that change nothing, then run under them; return tap name -> tensor.
 
         The compiled form is left alone: its hooks must be there when it is first traced.
         """

@@ -7,12 +7,13 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
+from mmkd.tasks.base import registered
 from mmkd.utils.checks import check_dict, nearest
+from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -53,7 +54,7 @@ class TeacherCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate the teachers."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not getattr(model, 'teachers', None) or runner.iter > 0:
             return
         if runner.val_loop is None:
@@ -72,8 +73,7 @@ class TeacherCheckHook(Hook):
                 # concerned
                 unknown = (
                     f'teacher {name!r} cannot predict in {run.dtype} ({error}), so its quality is '
-                    f'unknown. '
-                    "Mend: test it by its own config, or precision='fp32'"
+                    "unknown. Mend: test it by its own config, or precision='fp32'"
                 )
                 if self.minimum or self.maximum:
                     raise ValueError(unknown) from error
@@ -103,20 +103,20 @@ class TeacherCheckHook(Hook):
         return {key: float(value) for key, value in evaluator.evaluate(size).items()}
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
-        if (
-            not metrics or metrics.get('coco/bbox_mAP', 1.0) < 0.01
-        ):  # mmdet reports nothing where nothing is found
-            poor = (
-                f'teacher {name!r} finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP '
-                f'{metrics.get("coco/bbox_mAP", 0.0):.4g}). Check its checkpoint, the order of '
-                f'its classes and its '
-                'data_preprocessor'
-            )
-            if not metrics and (self.minimum or self.maximum):
-                raise ValueError(poor)
-            runner.logger.warning(poor)
-            if not metrics:
-                return
+        classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
+        said = [task.tell_poor(metrics, classes) for task in registered()]
+        poor = [
+            f'teacher {name!r} {text}. Check its checkpoint, the order of its classes and its '
+            'data_preprocessor'
+            for text in said
+            if text
+        ]
+        if not metrics and (self.minimum or self.maximum):
+            raise ValueError('; '.join(poor))
+        for text in poor:
+            runner.logger.warning(text)
+        if not metrics:
+            return
         for limits, sign, what, wrong in (
             (self.minimum, 1, 'minimum', 'below'),
             (self.maximum, -1, 'maximum', 'above'),
@@ -125,15 +125,13 @@ class TeacherCheckHook(Hook):
                 if key not in metrics:
                     raise KeyError(
                         f'TeacherCheckHook: {what} names {key!r}, which the evaluator does not '
-                        f'report'
-                        f'{nearest(key, metrics)} (it reports {sorted(metrics)})'
+                        f'report{nearest(key, metrics)} (it reports {sorted(metrics)})'
                     )
                 if not sign * metrics[key] >= sign * limit:  # NaN stops too
                     raise ValueError(
                         f'teacher {name!r} has {key} {metrics[key]:.4g} on the validation set, '
-                        f'{wrong} '
-                        f'the {what} {limit}. Mend: check its checkpoint, classes and '
-                        f'data_preprocessor'
+                        f'{wrong} the {what} {limit}. Mend: check its checkpoint, classes and '
+                        'data_preprocessor'
                     )
         lost = sorted(key for key, value in metrics.items() if math.isnan(value))
         if lost:
@@ -141,11 +139,3 @@ class TeacherCheckHook(Hook):
                 f'teacher {name!r} has no number for {", ".join(lost)} (NaN). Check its checkpoint '
                 'and the labels of the validation set'
             )
-        classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
-        for key in ('mIoU', 'accuracy/top1'):
-            if classes > 1 and metrics.get(key, 100.0) < 150.0 / classes:
-                runner.logger.warning(
-                    f'teacher {name!r} is hardly better than chance ({key} {metrics[key]:.2f} of '
-                    f'{classes} classes). Check its checkpoint, the order of its classes and its '
-                    'data_preprocessor'
-                )

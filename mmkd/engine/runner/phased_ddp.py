@@ -14,7 +14,9 @@ from mmkd.registry import MODEL_WRAPPERS
 def average_over_ranks(
     gradients: list[Tensor | None], parameters: list[Tensor]
 ) -> list[Tensor | None]:
-    """Average gradients over all ranks, one all-reduce a dtype; a parameter that no rank used stays without one.
+    """Average gradients over all ranks, by one all-reduce a dtype.
+
+    A parameter that no rank used stays without one.
 
     Args:
         gradients: One gradient or None a parameter.
