@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIN := -c requirements/constraints.txt
+# Processes that share the tests; 0 runs them in one, which a debugger needs.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 .PHONY: help demo test test-quick counts docs lint env
 help:
@@ -18,13 +21,13 @@ demo: $(VENV)/.installed-run
 	$(BIN)/python tools/demo.py
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-quick: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 counts: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m 'fault or hostile_file or bad_input' --counts=docs/robustness.md $(PYTEST_ARGS)
+	$(PYTEST) -m 'fault or hostile_file or bad_input' --counts=docs/robustness.md $(PYTEST_ARGS)
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -q -n -W --keep-going -c docs -d build/doctrees . build/docs

@@ -72,6 +72,7 @@ TEXT = ['transformers>=5,<6']
 TEST = [
     *TEXT,  # text models are tested too, on tiny ones of their own
     'pytest>=8',
+    'pytest-xdist>=3.5',
     'setuptools>=77',  # one test builds a wheel, offline
 ]
 EXTRAS = {

@@ -68,7 +68,8 @@ def test_the_whole_table_by_value(work: Path) -> None:
 | student alone | 40.00, 42.00, 44.00 | 42.00 ± 2.00 | 90.00 ± 0.00 | – | – | 51 s CPU |
 | + KD | 46.00, 48.00, 50.00 | 48.00 ± 2.00 | 90.00 ± 0.00 | +6.00 | 50 % | 80 s CPU |
 
-1 to 3 runs a row, mean ± sample standard deviation. device: A CPU, 1 threads. torch: 2.13.0. mmkd: 0.1.0.
+1 to 3 runs a row, mean ± sample standard deviation. \
+device: A CPU, 1 threads. torch: 2.13.0. mmkd: 0.1.0.
 """
     )
 
