@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
-from helpers.runs import model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import model_of, run_config, train
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
@@ -404,8 +404,8 @@ def dry(dropout: float = 0.0) -> dict:
             [dict(type='GaussianInput', std=0.1, members=['studnet'])],
             {},
             KeyError,
-            r"noise GaussianInput names no member: 'studnet'; did you mean 'student'\? "
-            r"\(students: \['student'\]\)",
+            r"noise GaussianInput names no member: 'studnet'; did you mean 'student'\? \(students: "
+            r"\['student'\]\)",
         ),
         (
             [dict(type='GaussianInput', std=0.1, members=['teacher'])],

@@ -36,7 +36,7 @@ class Words(NamedTuple):
 
 
 def shift_words(words: Tensor) -> Words:
-    """Move words (K, C) to their mean: far from 0, |v|² − 2⟨v, f⟩ would cancel to noise.
+    """Move words (K, C) to their mean: far from 0, ‖v‖² − 2⟨v, f⟩ would cancel to noise.
 
     Distances stay.
     """

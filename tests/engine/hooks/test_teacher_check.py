@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import model_of, run_config, train
 from helpers.tiny import preprocessor, segmentor
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
@@ -218,8 +218,7 @@ def test_chance_is_warned_of(
     TeacherCheckHook()._check(runner, 't', dict(mIoU=miou))
     warning = (
         f"teacher 't' is hardly better than chance (mIoU {miou:.2f} of 3 classes). Check its "
-        f'checkpoint, the '
-        'order of its classes and its data_preprocessor'
+        'checkpoint, the order of its classes and its data_preprocessor'
     )
     assert said == ([warning] if warns else [])
 
