@@ -18,7 +18,9 @@ PGD_KEYS = ('epsilon', 'step', 'steps', 'random_start')
 
 @LOOPS.register_module()
 class PGDTestLoop(loops.TestLoop):
-    """Test on images that were moved against the model by :func:`pgd`: ``test_cfg=dict(type='mmkd.PGDTestLoop')``.
+    """Test on images that :func:`pgd` moved against the model.
+
+    ``test_cfg=dict(type='mmkd.PGDTestLoop')``.
 
     The loss that grows is the model's own, as it computes it from labels, in eval mode; of a
     Distiller, that of the student that predicts. Images are attacked as the network gets them,
