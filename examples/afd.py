@@ -24,9 +24,8 @@ def digits() -> Data:
     """Return 1,797 images (N, 1, 8, 8) of digits, shuffled, and their labels."""
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    return torch.from_numpy(data.images).float().unsqueeze(1)[order] / 16, torch.from_numpy(
-        data.target
-    )[order]
+    images = torch.from_numpy(data.images).float().unsqueeze(1) / 16
+    return images[order], torch.from_numpy(data.target)[order]
 
 
 class Classifier(nn.Module):
@@ -51,7 +50,7 @@ class Classifier(nn.Module):
 
 
 def add_gradients(loss: Tensor, optimizer: torch.optim.Optimizer) -> list[Tensor | None]:
-    """Return the gradient of a loss for an optimizer's own parameters, the graph kept for the others."""
+    """Return a loss's gradient for an optimizer's parameters; the graph is kept for the others."""
     own = [p for group in optimizer.param_groups for p in group['params']]
     return list(torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True))
 

@@ -1,4 +1,6 @@
-"""Ensemble Distribution Distillation on digits without any config: the settings run quickly, they are not the paper's.
+"""Ensemble Distribution Distillation on digits, without any config.
+
+The settings are chosen to run quickly, they are not the paper's.
 
 Five networks learn from few labelled digits. One network of the same size then learns the
 *distribution* of their predictions on unlabelled digits, a Dirichlet: it predicts nearly as well as
@@ -10,10 +12,10 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from mmkd.metrics import dirichlet_uncertainty, nll, ood_auroc
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from mmkd.evaluation import dirichlet_uncertainty, nll, ood_auroc
 from mmkd.losses import ProxyDirichletLoss
 
 MEMBERS = 5
@@ -25,9 +27,8 @@ def digits() -> tuple[Tensor, Tensor]:
     g = torch.Generator().manual_seed(0)
     order = torch.randperm(len(data.target), generator=g)
     images = torch.from_numpy(data.data).float()[order] / 16
-    return images + 0.3 * torch.randn(images.shape, generator=g), torch.from_numpy(data.target)[
-        order
-    ]
+    labels = torch.from_numpy(data.target)[order]
+    return images + 0.3 * torch.randn(images.shape, generator=g), labels
 
 
 def network() -> nn.Module:
@@ -81,12 +82,9 @@ def main() -> tuple[float, float, float]:
     with torch.no_grad():
         of_members, distilled = ensemble(test).log_softmax(-1), student(test)
         mean = of_members.exp().mean(0).log()
-        scrambled = test[
-            :, torch.randperm(64, generator=torch.Generator().manual_seed(0))
-        ]  # no digits any more
-        knowledge = dirichlet_uncertainty(student(torch.cat([test, scrambled])).exp() + 1)[
-            'knowledge'
-        ]
+        scrambled = test[:, torch.randperm(64, generator=torch.Generator().manual_seed(0))]
+        alphas = student(torch.cat([test, scrambled])).exp() + 1
+    knowledge = dirichlet_uncertainty(alphas)['knowledge']
     for name, logits in dict(ensemble=mean, member=of_members[0], distilled=distilled).items():
         print(f'{name:9}: accuracy {accuracy(logits, truth):.1f}, NLL {nll(logits, truth):.3f}')
     auroc = ood_auroc(knowledge, torch.arange(len(knowledge)) >= len(test))

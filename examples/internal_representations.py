@@ -12,10 +12,10 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from mmkd.schedules import Stacked
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from mmkd.engine.schedules import Stacked
 from mmkd.losses import AttentionKLLoss, HiddenCosineLoss, PixelWiseKLLoss
 
 Data = tuple[Tensor, Tensor]
@@ -74,7 +74,7 @@ def train(
     teacher: Transformer | None = None,
     levels: bool = False,
 ) -> Transformer:
-    """Train by the labels; with a teacher by soft ones too; with levels by what is inside it first."""
+    """Train by the labels; by a teacher's soft ones too; with levels by what is inside it first."""
     torch.manual_seed(0)
     images, labels = data
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -83,9 +83,8 @@ def train(
     for step in range(steps):
         pick = torch.randint(len(images), (32,))
         logits, states, attentions = model(images[pick])
-        active = (
-            LEVELS.active(min(8 * step // steps, 2)) if levels else {'labels'}
-        )  # an eighth, an eighth, the rest
+        level = min(8 * step // steps, 2)  # an eighth, an eighth, the rest
+        active = LEVELS.active(level) if levels else {'labels'}
         loss = F.cross_entropy(logits, labels[pick]) if 'labels' in active else logits.new_zeros(())
         if teacher is not None:
             with torch.no_grad():
@@ -118,25 +117,15 @@ def main(steps: int = 400, teacher_steps: int = 600) -> dict[str, float]:
     torch.manual_seed(0)
     teacher = train(Transformer(4), many, teacher_steps)
     student = Transformer(2)
-    student.load_state_dict(
-        {
-            **teacher.state_dict(),
-            **{
-                f'layers.{m}.{key}': value
-                for m in range(2)
-                for key, value in teacher.layers[2 * m + 1].state_dict().items()
-            },
-        },
-        strict=False,
-    )
+    student.load_state_dict(teacher.state_dict(), strict=False)
+    for m, layer in enumerate(student.layers):
+        layer.load_state_dict(teacher.layers[2 * m + 1].state_dict())
+    ways = dict(alone={}, soft=dict(teacher=teacher), stacked=dict(teacher=teacher, levels=True))
     found = dict(teacher=accuracy(teacher, test))
-    for name, way in dict(
-        alone=dict(), soft=dict(teacher=teacher), stacked=dict(teacher=teacher, levels=True)
-    ).items():
+    for name, way in ways.items():
         found[name] = accuracy(train(copy.deepcopy(student), few, steps, **way), test)
-    print(
-        'accuracy on new digits:', ', '.join(f'{name} {value:.1f}' for name, value in found.items())
-    )
+    texts = (f'{name} {value:.1f}' for name, value in found.items())
+    print('accuracy on new digits:', ', '.join(texts))
     return found
 
 

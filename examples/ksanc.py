@@ -23,13 +23,12 @@ def digits() -> Data:
     """Return 1,797 images (N, 1, 8, 8) of digits, shuffled, and their labels."""
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    return torch.from_numpy(data.images).float().unsqueeze(1)[order] / 16, torch.from_numpy(
-        data.target
-    )[order]
+    images = torch.from_numpy(data.images).float().unsqueeze(1) / 16
+    return images[order], torch.from_numpy(data.target)[order]
 
 
 class Classifier(nn.Module):
-    """Two stages of convolutions and a linear layer; gives logits, the stages' maps and the pooled descriptor."""
+    """Two stages of convolutions, a linear layer; gives logits, both maps and the pooled vector."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -57,14 +56,8 @@ class KSANC(nn.Module):
     def __init__(self, student: int, teacher: int) -> None:
         super().__init__()
         self.logits = LogitMSELoss(loss_weight=0.1)
-        self.squeezed = SqueezedKnowledgeLoss(
-            [student, 2 * student],
-            [teacher, 2 * teacher],
-            2 * student,
-            2 * teacher,
-            num_classes=10,
-            loss_weight=0.1,
-        )
+        maps, pooled = ([student, 2 * student], [teacher, 2 * teacher]), (2 * student, 2 * teacher)
+        self.squeezed = SqueezedKnowledgeLoss(*maps, *pooled, num_classes=10, loss_weight=0.1)
         self.adversarial = AdversarialLoss(
             mode='bce',
             critic=dict(type='CategoryCritic', in_channels=10, channels=(32, 32)),
@@ -133,9 +126,8 @@ def main(steps: int = 300, teacher_steps: int = 300) -> tuple[float, float, floa
     taught = train(copy.deepcopy(student), few, steps, teacher)
     result = accuracy(teacher, test), accuracy(alone, test), accuracy(taught, test)
     print(
-        'accuracy on new digits: teacher {:.1f}, student alone {:.1f}, student by KSANC {:.1f}'.format(
-            *result
-        )
+        f'accuracy on new digits: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
+        f'student by KSANC {result[2]:.1f}'
     )
     return result
 

@@ -1,4 +1,6 @@
-"""Noisy Collaboration on handwritten digits without any config: sized to run quickly, not to follow the paper.
+"""Noisy Collaboration on handwritten digits, without any config.
+
+It is sized to run quickly, not to follow the paper.
 
 One student, trained five times from the same weights on the same few images: alone, alone on noisy
 images, by a teacher, by the same teacher while the student's images are noisy (Soft Randomization),
@@ -27,9 +29,8 @@ def digits() -> Data:
     """Return 1,797 images (N, 1, 8, 8) of digits in [0, 1], shuffled, and their labels."""
     data = load_digits()
     order = torch.randperm(len(data.target), generator=torch.Generator().manual_seed(0))
-    return torch.from_numpy(data.images).float().unsqueeze(1)[order] / 16, torch.from_numpy(
-        data.target
-    )[order]
+    images = torch.from_numpy(data.images).float().unsqueeze(1) / 16
+    return images[order], torch.from_numpy(data.target)[order]
 
 
 def classifier(width: int, dropout: float = 0.0) -> nn.Sequential:
@@ -50,13 +51,10 @@ def train(
     sigma: float = 0.0,
     fickle: bool = False,
 ) -> nn.Module:
-    """Train by (1 − alpha)·CE + alpha·tau²·KL, or by the labels alone; the student sees x + delta in both terms."""
+    """Train on x + delta by (1 − alpha)·CE + alpha·tau²·KL, or by the labels alone."""
     torch.manual_seed(0)
     images, labels = data
-    noise, distil = (
-        GaussianInput(sigma),
-        PixelWiseKLLoss(tau=TAU),
-    )  # its value holds the factor tau²
+    noise, distil = GaussianInput(sigma), PixelWiseKLLoss(tau=TAU)  # the loss holds the factor tau²
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     model.train()
@@ -86,14 +84,12 @@ def accuracy(model: nn.Module, data: Data) -> float:
 def robust_accuracy(model: nn.Module, data: Data) -> float:
     """Return the accuracy in percent on images that PGD moved by up to 0.1."""
     images, labels = data
-    moved = pgd(
-        lambda x: F.cross_entropy(model(x), labels),
-        images,
-        epsilon=0.1,
-        step=0.01,
-        steps=20,
-        generator=torch.Generator().manual_seed(0),
-    )
+
+    def own(x: Tensor) -> Tensor:
+        return F.cross_entropy(model(x), labels)
+
+    g = torch.Generator().manual_seed(0)
+    moved = pgd(own, images, epsilon=0.1, step=0.01, steps=20, generator=g)
     return accuracy(model, (moved, labels))
 
 

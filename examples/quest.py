@@ -1,4 +1,6 @@
-"""QUEST on handwritten digits without any config: the settings are chosen to run quickly, not to follow the paper.
+"""QUEST on handwritten digits, without any config.
+
+The settings are chosen to run quickly, not to follow the paper.
 
 A teacher saw many labelled digits, a student has few. It is trained twice from the same weights for
 as many steps on the same images: alone, and while it also predicts, at every position of its
@@ -97,9 +99,8 @@ def main(student_steps: int = 200, teacher_steps: int = 200) -> tuple[float, flo
     taught = train(copy.deepcopy(student), few, student_steps, quest, teacher)
     result = accuracy(teacher, test), accuracy(alone, test), accuracy(taught, test)
     print(
-        'accuracy on new digits: teacher {:.1f}, student alone {:.1f}, student with QUEST {:.1f}'.format(
-            *result
-        )
+        f'accuracy on new digits: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
+        f'student with QUEST {result[2]:.1f}'
     )
     return result
 

@@ -1,4 +1,6 @@
-"""Structured KD on toy data without any config: the settings are chosen to run quickly, not to follow the paper.
+"""Structured KD on toy data, without any config.
+
+The settings are chosen to run quickly, not to follow the paper.
 
 Coloured discs under heavy noise are segmented by a teacher that saw many images and by a student
 that has few. It is trained twice from the same weights for as many steps on the same images: alone,
@@ -41,11 +43,8 @@ class Segmentor(nn.Module):
         super().__init__()
         layers: list[nn.Module] = []
         for fan_in, dilation in ((3, 1), (width, 1), (width, 2)):
-            layers += [
-                nn.Conv2d(fan_in, width, 3, 1, dilation, dilation),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            ]
+            convolution = nn.Conv2d(fan_in, width, 3, 1, dilation, dilation)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
         self.body, self.classify = nn.Sequential(*layers), nn.Conv2d(width, CLASSES, 1)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,13 +60,8 @@ def train(
     torch.manual_seed(0)
     images, labels = data
     pixel, pair = PixelWiseKLLoss(loss_weight=3.0), PairWiseAffinityLoss(patch=2, loss_weight=3.0)
-    holistic = AdversarialLoss(
-        critic=dict(
-            type='HolisticCritic', in_channels=CLASSES, size=(SIZE, SIZE), channels=(8, 16)
-        ),
-        activation='softmax',
-        loss_weight=0.03,
-    )
+    critic = dict(type='HolisticCritic', in_channels=CLASSES, size=(SIZE, SIZE), channels=(8, 16))
+    holistic = AdversarialLoss(critic=critic, activation='softmax', loss_weight=0.03)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     critic_optimizer = torch.optim.Adam(holistic.critic.parameters(), lr=4e-4, betas=(0.9, 0.99))
@@ -98,9 +92,8 @@ def mean_iou(model: Segmentor, data: tuple[Tensor, Tensor]) -> float:
     """Return the mean intersection over union in percent."""
     images, labels = data
     guess = model(images)[0].argmax(1)
-    table = torch.bincount(labels.flatten() * CLASSES + guess.flatten(), minlength=CLASSES**2).view(
-        CLASSES, CLASSES
-    )
+    pairs = labels.flatten() * CLASSES + guess.flatten()
+    table = torch.bincount(pairs, minlength=CLASSES**2).view(CLASSES, CLASSES)
     return 100 * float((table.diag() / (table.sum(0) + table.sum(1) - table.diag())).mean())
 
 
@@ -114,10 +107,8 @@ def main(student_steps: int = 100, teacher_steps: int = 150) -> tuple[float, flo
     distilled = train(copy.deepcopy(student), few, student_steps, teacher)
     result = mean_iou(teacher, test), mean_iou(alone, test), mean_iou(distilled, test)
     print(
-        (
-            'mIoU on new images: teacher {:.1f}, student alone {:.1f}, student with Structured KD '
-            '{:.1f}'
-        ).format(*result)
+        f'mIoU on new images: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
+        f'student with Structured KD {result[2]:.1f}'
     )
     return result
 

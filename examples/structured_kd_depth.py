@@ -1,4 +1,4 @@
-"""Structured KD for depth on toy data without any config: pair-wise on features, holistic on the depth map.
+"""Structured KD for depth on toy data: pair-wise on features, holistic on the depth map.
 
 Discs float before a wall, and how large and bright one is tells how near it is. A teacher saw many
 noisy images with their depth, a student has few; it is trained twice from the same weights for as
@@ -10,11 +10,11 @@ examples/structured_kd_depth.py
 import copy
 
 import torch
-from mmkd.models.depth_head import LogDepth
 from mmseg.models.losses import SiLogLoss
 from torch import Tensor, nn
 
 from mmkd.losses import AdversarialLoss, PairWiseAffinityLoss
+from mmkd.models.decode_heads.depth_head import LogDepth
 
 SIZE, NEAR, FAR = 16, 1.0, 10.0
 
@@ -34,22 +34,16 @@ def scenes(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 class Estimator(nn.Module):
-    """Three convolutions, 16 log-spaced bins of depth and their soft sum; gives metres and the feature."""
+    """Three convolutions and the soft sum of 16 log-spaced bins; gives metres and the feature."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
         for fan_in, dilation in ((3, 1), (width, 2), (width, 4)):
-            layers += [
-                nn.Conv2d(fan_in, width, 3, 1, dilation, dilation),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            ]
-        self.body, self.bins, self.depth = (
-            nn.Sequential(*layers),
-            nn.Conv2d(width, 16, 1),
-            LogDepth(16, NEAR, FAR),
-        )
+            convolution = nn.Conv2d(fan_in, width, 3, 1, dilation, dilation)
+            layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
+        self.body, self.bins = nn.Sequential(*layers), nn.Conv2d(width, 16, 1)
+        self.depth = LogDepth(16, NEAR, FAR)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return metres and feature."""
@@ -68,10 +62,8 @@ def train(
     torch.manual_seed(0)
     images, depth = data
     own, pair = SiLogLoss(), PairWiseAffinityLoss(patch=2, loss_weight=3.0)
-    holistic = AdversarialLoss(
-        critic=dict(type='HolisticCritic', in_channels=1, size=(SIZE, SIZE), channels=(8, 16)),
-        loss_weight=0.01,
-    )
+    critic = dict(type='HolisticCritic', in_channels=1, size=(SIZE, SIZE), channels=(8, 16))
+    holistic = AdversarialLoss(critic=critic, loss_weight=0.01)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     critic_optimizer = torch.optim.Adam(holistic.critic.parameters(), lr=4e-4, betas=(0.9, 0.99))
@@ -108,23 +100,17 @@ def within(model: Estimator, data: tuple[Tensor, Tensor]) -> float:
 
 def main(student_steps: int = 100, teacher_steps: int = 200) -> tuple[float, float, float]:
     """Return δ₁ of the teacher, the student alone and the distilled student."""
-    few, many, test, more = (
-        scenes(8, seed=1),
-        scenes(256, seed=2),
-        scenes(128, seed=3),
-        scenes(256, seed=4),
-    )
+    few, many, test = scenes(8, seed=1), scenes(256, seed=2), scenes(128, seed=3)
+    more, _ = scenes(256, seed=4)
     torch.manual_seed(0)
     teacher = train(Estimator(32), many, teacher_steps)
     student = Estimator(8)
     alone = train(copy.deepcopy(student), few, student_steps)
-    distilled = train(copy.deepcopy(student), few, student_steps, teacher, more[0])
+    distilled = train(copy.deepcopy(student), few, student_steps, teacher, more)
     result = within(teacher, test), within(alone, test), within(distilled, test)
     print(
-        (
-            'right within 25 %: teacher {:.1f}, student alone {:.1f}, student with Structured KD '
-            '{:.1f}'
-        ).format(*result)
+        f'right within 25 %: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
+        f'student with Structured KD {result[2]:.1f}'
     )
     return result
 

@@ -21,15 +21,14 @@ Levels = list[Tensor]
 
 
 def scenes(count: int, seed: int) -> tuple[Tensor, Levels]:
-    """Draw noisy images (count, 3, SIZE, SIZE), and for each level where a disc's middle is (count, CLASSES, h, w)."""
+    """Draw noisy images (count, 3, SIZE, SIZE), and where discs' middles are in each level."""
     g = torch.Generator().manual_seed(seed)
     y, x = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing='ij')
     images = torch.zeros(count, 3, SIZE, SIZE)
     middles = [torch.zeros(count, CLASSES, SIZE // stride, SIZE // stride) for stride in STRIDES]
     for level in (1, 1, 0, 0, 0):  # large discs first, which small ones may cover
-        kind, cy, cx = (
-            torch.randint(0, high, (count,), generator=g) for high in (CLASSES, SIZE, SIZE)
-        )
+        highs = CLASSES, SIZE, SIZE
+        kind, cy, cx = (torch.randint(0, high, (count,), generator=g) for high in highs)
         inside = (y - cy[:, None, None]) ** 2 + (x - cx[:, None, None]) ** 2 <= RADII[level] ** 2
         colour = F.one_hot(kind, CLASSES).float()[:, :, None, None]
         images = torch.where(inside[:, None], colour, images)
@@ -38,7 +37,7 @@ def scenes(count: int, seed: int) -> tuple[Tensor, Levels]:
 
 
 class Detector(nn.Module):
-    """Two levels of features, and one head that runs over both; gives scores and features of every level."""
+    """Two levels of features, and one head for both; gives scores and features of every level."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -70,32 +69,25 @@ def train(
     """Train with the boxes, and with what a teacher says of images without."""
     torch.manual_seed(0)
     images, middles = data
-    score, pair = (
-        BinaryKLLoss(loss_weight=3.0 / len(STRIDES)),
-        PairWiseAffinityLoss(loss_weight=1.0 / len(STRIDES)),
-    )
+    score = BinaryKLLoss(loss_weight=3.0 / len(STRIDES))
+    pair = PairWiseAffinityLoss(loss_weight=1.0 / len(STRIDES))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
     model.train()
     for _ in range(steps):
         pick = torch.randint(len(images), (16,))
         scores, _ = model(images[pick])
-        loss = (
-            sum(
-                F.binary_cross_entropy_with_logits(scores[k], middles[k][pick], reduction='sum')
-                for k in range(len(STRIDES))
-            )
-            / 100
-        )
+        own = [
+            F.binary_cross_entropy_with_logits(level, truth[pick], reduction='sum')
+            for level, truth in zip(scores, middles, strict=True)
+        ]
+        loss = sum(own) / 100
         if teacher is not None and unlabelled is not None:
             x = unlabelled[torch.randint(len(unlabelled), (16,))]
             (scores, features), (teacher_scores, teacher_features) = model(x), teacher(x)
             for k in range(len(STRIDES)):
-                loss = (
-                    loss
-                    + score(scores[k], teacher_scores[k])
-                    + pair(features[k], teacher_features[k])
-                )
+                loss = loss + score(scores[k], teacher_scores[k])
+                loss = loss + pair(features[k], teacher_features[k])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -117,27 +109,21 @@ def average_precision(model: Detector, data: tuple[Tensor, Levels]) -> float:
 
 def main(student_steps: int = 150, teacher_steps: int = 300) -> tuple[float, float, float]:
     """Return average precision of the teacher, the student alone and the distilled student."""
-    few, many, test, more = (
-        scenes(64, seed=1),
-        scenes(512, seed=2),
-        scenes(256, seed=3),
-        scenes(512, seed=4),
-    )
+    few, many, test = scenes(64, seed=1), scenes(512, seed=2), scenes(256, seed=3)
+    more, _ = scenes(512, seed=4)
     torch.manual_seed(0)
     teacher = train(Detector(48), many, teacher_steps)
     student = Detector(12)
     alone = train(copy.deepcopy(student), few, student_steps)
-    distilled = train(copy.deepcopy(student), few, student_steps, teacher, more[0])
+    distilled = train(copy.deepcopy(student), few, student_steps, teacher, more)
     result = (
         average_precision(teacher, test),
         average_precision(alone, test),
         average_precision(distilled, test),
     )
     print(
-        (
-            'average precision: teacher {:.1f}, student alone {:.1f}, student with Structured KD '
-            '{:.1f}'
-        ).format(*result)
+        f'average precision: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
+        f'student with Structured KD {result[2]:.1f}'
     )
     return result
 

@@ -1,4 +1,4 @@
-"""``python -m mmkd TOOL …`` (or ``mmkd TOOL …``): the tools of ``tools/``, also where mmkd came as a wheel."""
+"""``python -m mmkd TOOL …`` (or ``mmkd TOOL …``): the tools of ``tools/``, from a wheel as well."""
 
 import runpy
 import sys

@@ -61,9 +61,8 @@ def mend_config_paths() -> None:
     would be looked for in mmkd, in vain. So ``_base_ = 'mmkd::…'`` leaves the scope to the config
     that inherits.
     """
-    from mmengine.config import (
-        Config,
-    )  # imported here: a folder that two distributions share may not even import
+    # imported here: a folder that two distributions share may not even import
+    from mmengine.config import Config
     from mmengine.config.utils import MODULE2PACKAGE
 
     for module in ('mmseg', 'mmdet', 'mmpretrain', 'mmkd'):
@@ -78,7 +77,7 @@ def mend_config_paths() -> None:
 
 
 def import_data_sets() -> None:
-    """Import mmseg's data sets without two lines about a library that nobody asked for; other output is kept."""
+    """Import mmseg's data sets without two lines about a library that nobody asked for."""
     with redirect_stdout(io.StringIO()) as printed:
         import_module('mmseg.datasets')
     for line in printed.getvalue().splitlines():
@@ -88,14 +87,16 @@ def import_data_sets() -> None:
 
 MENDS = {
     'mmdet': "pip install 'mmkd[det]', and mmcv with its compiled operations: pip install "
-    '--no-build-isolation '
-    '--no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an hour)',
+    '--no-build-isolation --no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an '
+    'hour)',
     'mmpretrain': 'pip install onedl-mmpretrain, and a torchvision for this torch',
 }
 
 
 def require_library(scope: str, kind: object, what: str) -> None:
-    """Refuse a model of a library that does not import: mmengine warns, goes on, and then misses its first type.
+    """Refuse a model of a library that does not import.
+
+    mmengine warns, goes on, and then misses the first type of that library.
 
     Args:
         scope: Registry scope; only 'mmdet' and 'mmpretrain' may be missing.
@@ -116,11 +117,12 @@ def require_library(scope: str, kind: object, what: str) -> None:
 
 
 def read_checkpoints_as_data() -> None:
-    """Have mmengine read every file by mmkd's reader: ``load_from``, ``resume``, ``Pretrained``, ``init_model``.
+    """Have mmengine read every file by mmkd's reader.
 
-    mmengine's own loads a file that ``weights_only=True`` refuses once more without it, which runs
-    the code that it may hold; its downloads are loaded so at once; and ``last_checkpoint`` may name
-    any file and any URL.
+    That is of ``load_from``, ``resume``, ``Pretrained`` and ``init_model``. mmengine's own loads a
+    file that ``weights_only=True`` refuses once more without it, which runs the code that it may
+    hold; its downloads are loaded so at once; and ``last_checkpoint`` may name any file and any
+    URL.
     """
     from mmengine import runner as runners
     from mmengine.runner import _flexible_runner, checkpoint, runner
@@ -135,9 +137,8 @@ def read_checkpoints_as_data() -> None:
     ) -> Any:
         return load_for_mmengine(url)
 
-    def load_from_local(
-        filename: str, map_location: Any = None
-    ) -> Any:  # mmengine's names no other file
+    # mmengine's own names no other file where one is missing
+    def load_from_local(filename: str, map_location: Any = None) -> Any:
         return load_for_mmengine(os.path.expanduser(filename))
 
     checkpoint.CheckpointLoader.register_scheme('', load_from_local, force=True)

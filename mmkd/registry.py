@@ -1,4 +1,7 @@
-"""Registries of scope ``mmkd``: children of mmengine's, so every mm package builds ``mmkd.<Name>``."""
+"""Registries of scope ``mmkd``.
+
+All but the last two are children of mmengine's, so that every mm package builds ``mmkd.<Name>``.
+"""
 
 import inspect
 from contextlib import suppress
@@ -41,10 +44,12 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 )
 # Tasks are mmkd's own idea: no registry of mmengine lies above this one.
 TASKS = Registry('task', scope='mmkd', locations=['mmkd.tasks'])
+SCHEDULES = Registry('schedule', scope='mmkd', locations=['mmkd.engine.schedules'])
+LEVELS = Registry('order of levels', scope='mmkd', locations=['mmkd.engine.schedules'])
 
 
 def build_part(config: Any, where: str = 'a part of mmkd') -> Any:
-    """Build a loss, connector or critic; bare names resolve in scope ``mmkd`` under any default scope.
+    """Build a loss, connector or critic; bare names are those of mmkd under any default scope.
 
     >>> type(build_part(dict(type='PixelWiseKLLoss'))).__name__
     'PixelWiseKLLoss'

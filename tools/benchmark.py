@@ -1,4 +1,4 @@
-"""Measure the distillation step of a config beside its student alone, its teacher alone, and the way of its peers."""
+"""Measure the distillation step of a config beside its student and teacher alone."""
 
 import argparse
 import json
@@ -16,7 +16,8 @@ from rich.console import Console
 from mmkd.apis.benchmark import VARIANTS, Options, environment, run_variants
 from mmkd.apis.benchmark.pair import AMP, LAYOUTS
 from mmkd.apis.cli import CfgOptions, common_flags, count, run
-from mmkd.apis.launch import has_gpu, load_config
+from mmkd.apis.launch import load_config
+from mmkd.apis.prepare import has_gpu
 from mmkd.distiller.members.member import PRECISIONS
 from mmkd.utils.tables import make_console, print_table
 

@@ -1,4 +1,4 @@
-"""Check a config before training by it: members, taps, objectives, optimizers, cost, and every problem."""
+"""Check a config before training by it: members, taps, objectives, optimizers, cost."""
 
 import argparse
 import sys

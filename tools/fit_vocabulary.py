@@ -1,4 +1,4 @@
-"""Fit the vocabularies of a QUEST config beforehand, for ``AssignmentKLLoss(vocabulary=…)``: runs share them so."""
+"""Fit the vocabularies of a QUEST config beforehand, so that runs share them."""
 
 import argparse
 import tempfile
@@ -9,7 +9,8 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 # isort: split
 
 from mmkd.apis.cli import CfgOptions, common_flags, count, run
-from mmkd.apis.launch import build_runner, load_config, prepare_config
+from mmkd.apis.launch import build_runner, load_config
+from mmkd.apis.prepare import prepare_config
 from mmkd.apis.settings import check_sections
 from mmkd.losses.quest.fitting import (
     MAX_VECTORS,
@@ -22,7 +23,10 @@ from mmkd.losses.quest.fitting import (
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description='Fit the vocabularies of a QUEST config beforehand, for '
+        '``AssignmentKLLoss(vocabulary=…)``: runs share them so.'
+    )
     parser.add_argument('config', help='config file, or pkg::path such as mmkd::quest/….py')
     parser.add_argument(
         'out', help='file to write (….pth), or a folder for <objective>.pth of every level'
@@ -53,17 +57,14 @@ def main() -> None:
         check_sections(cfg)
         for objective in ((cfg.get('model') or {}).get('objectives') or {}).values():
             if isinstance(objective, dict) and isinstance(objective.get('loss'), dict):
-                objective.loss.pop(
-                    'vocabulary', None
-                )  # what is to be written need not be there yet
+                objective.loss.pop('vocabulary', None)  # what is to be written need not be there
         runner = build_runner(prepare_config(cfg), args.verbose)
-        names = (
-            list(vocabulary_objectives(runner.model)) if hasattr(runner.model, 'teachers') else []
-        )
+        distils = hasattr(runner.model, 'teachers')
+        names = list(vocabulary_objectives(runner.model)) if distils else []
         if not names:
             raise SystemExit(
                 f'{args.config} has no AssignmentKLLoss among its objectives, so there is nothing '
-                f'to fit'
+                'to fit'
             )
         if args.out.endswith('.pth') and len(names) > 1:
             raise SystemExit(

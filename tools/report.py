@@ -1,10 +1,14 @@
-"""Collect runs into a table: python tools/report.py alone=work_dirs/a kd=work_dirs/b --baseline alone."""
+"""Collect runs into a table.
+
+python tools/report.py alone=work_dirs/a kd=work_dirs/b --baseline alone
+"""
 
 import argparse
 from pathlib import Path
 
 from mmkd.apis.cli import common_flags, run
-from mmkd.apis.report import markdown, read_row, write_into
+from mmkd.apis.report import markdown, write_into
+from mmkd.apis.results import read_row
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,16 +8,10 @@ import mmkd  # noqa: F401  first: it mends the stack and registers every compone
 
 # isort: split
 from mmkd.apis.cli import count, run
-from mmkd.apis.launch import (
-    build_runner,
-    check_checkpoint,
-    load_config,
-    parse_run,
-    prepare_config,
-    run_parser,
-)
+from mmkd.apis.launch import build_runner, load_config, parse_run, run_parser
+from mmkd.apis.prepare import prepare_config
 from mmkd.apis.robustness import robustness
-from mmkd.apis.starting_weights import check_tested
+from mmkd.apis.starting_weights import check_checkpoint, check_tested
 from mmkd.datasets.transforms.corrupt import CORRUPTIONS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.tables import make_console, print_table
@@ -60,12 +54,10 @@ def main() -> None:
     check_tested(runner)
     attack = dict(epsilon=args.epsilon, step=args.step, steps=args.steps) if args.steps else None
     found = {}
-    for condition, metrics in robustness(
-        runner, args.corruptions, args.severities, args.images, attack
-    ):
+    conditions = robustness(runner, args.corruptions, args.severities, args.images, attack)
+    for condition, metrics in conditions:
         found[condition] = metrics
         if args.json:  # after each, so that nothing is lost when a later one is cut off
-            args.json.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(json.dumps(found, indent=1).encode(), args.json)
     keys = list(found['clean'])
     print_table(

@@ -10,13 +10,11 @@ from mmkd.apis.launch import (
     build_runner,
     leave_process_group,
     load_config,
-    log_batch_size,
     parse_run,
-    prepare_config,
     run_parser,
+    train,
 )
-from mmkd.apis.norms import check_last_batch
-from mmkd.apis.starting_weights import check_start
+from mmkd.apis.prepare import prepare_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,11 +52,7 @@ def main() -> None:
                 '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
             )
         cfg.auto_scale_lr.enable = True
-    runner = build_runner(prepare_config(cfg, args.launcher, args.amp), args.verbose)
-    check_start(runner)
-    log_batch_size(runner)
-    check_last_batch(runner)
-    runner.train()
+    train(build_runner(prepare_config(cfg, args.launcher, args.amp), args.verbose))
     leave_process_group()
 
 

@@ -1,4 +1,4 @@
-"""The one door of every tool: common flags, and how a command ends where its user made a mistake."""
+"""The one door of every tool: common flags, and how a command ends after a user's mistake."""
 
 import argparse
 import logging
@@ -83,10 +83,11 @@ def count(least: int) -> Callable[[str], int]:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a tool. A mistake ends as one paragraph, the last on stderr, with exit code 1; Ctrl-C as 130.
+    """Run a tool, and end as a shell expects.
 
-    What is no mistake but a bug keeps its traceback. The traceback of either is written to the
-    run's log file.
+    A mistake ends as one paragraph, the last on stderr, with exit code 1; Ctrl-C with 130. What is
+    no mistake but a bug keeps its traceback. The traceback of either is written to the run's log
+    file.
 
     Args:
         main: The tool; it reads the command line.

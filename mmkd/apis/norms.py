@@ -1,4 +1,4 @@
-"""BatchNorm with one image on a device: where it is an error, and whether a run's last batch comes to that."""
+"""BatchNorm with one image on a device: where it is an error, and whether a run meets it."""
 
 import logging
 from collections.abc import Iterable
@@ -6,10 +6,11 @@ from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmkd.utils.unwrap import unwrap
 
 _POOLS = (
     nn.AdaptiveAvgPool1d,
@@ -24,21 +25,22 @@ _POOLS = (
 def has_batch_norm(model: nn.Module) -> bool:
     """Return whether a model has BatchNorm that is trained.
 
-    >>> has_batch_norm(nn.Sequential(nn.BatchNorm2d(3))), has_batch_norm(nn.Sequential(nn.GroupNorm(1, 3)))
-    (True, False)
+    >>> [has_batch_norm(nn.Sequential(norm)) for norm in (nn.BatchNorm2d(3), nn.GroupNorm(1, 3))]
+    [True, False]
     """
     return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
 
 
 def norm_of_one_value(model: nn.Module) -> str | None:
-    """Return the path of a BatchNorm that sees a single value a channel where there is one image; None without any.
+    """Return the path of a BatchNorm to which one image gives one value a channel; None without.
 
     Such are PSPNet's and ASPP's, behind a pooling to 1×1; SyncBN also sees the images of other
     devices.
 
-    >>> norm_of_one_value(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    >>> behind = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+    >>> norm_of_one_value(nn.Sequential(nn.AdaptiveAvgPool2d(1), *behind))
     '2'
-    >>> norm_of_one_value(nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    >>> norm_of_one_value(nn.Sequential(nn.AdaptiveAvgPool2d(2), *behind))
     """
     for path, module in model.named_modules():
         pooled = False
@@ -60,7 +62,7 @@ def norm_of_one_value(model: nn.Module) -> str | None:
 def judge_one_image(
     models: Iterable[nn.Module], when: str, mend: str
 ) -> tuple[str | None, str | None]:
-    """Return what is wrong with one image on a device, as (error, warning); at most one of them is there.
+    """Return (error, warning) of one image on a device; at most one of them is there.
 
     Args:
         models: What is trained.
@@ -88,10 +90,10 @@ def check_last_batch(runner: Runner) -> None:
     Raises:
         ValueError: The last batch has one image, and the model has a BatchNorm that fails on it.
     """
-    by_epoch, loader = isinstance(runner.train_loop, EpochBasedTrainLoop), runner.train_dataloader
-    straddles = any(
-        type(hook).__name__ == 'ExactResumeHook' for hook in runner.hooks
-    )  # batches over passes
+    loader = runner.train_dataloader
+    by_epoch = isinstance(runner.train_loop, EpochBasedTrainLoop)
+    # its batches go over the end of a pass
+    straddles = any(type(hook).__name__ == 'ExactResumeHook' for hook in runner.hooks)
     if isinstance(loader.sampler, InfiniteSampler) or (straddles and not by_epoch):
         return
     found = last_batch_of_one(
@@ -99,7 +101,7 @@ def check_last_batch(runner: Runner) -> None:
     )
     if not found:
         return
-    model: Any = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model: Any = unwrap(runner.model)
     error, warning = judge_one_image(
         model.students.values() if hasattr(model, 'students') else [model], *found
     )
@@ -112,7 +114,7 @@ def check_last_batch(runner: Runner) -> None:
 def last_batch_of_one(
     samples: int, batch_size: int | None, drop_last: bool, processes: int = 1
 ) -> tuple[str, str] | None:
-    """Return when the last batch of a pass has one image, and the mend; None where it has more, or all have one.
+    """Return when the last batch alone has one image, and the mend; None where that never is.
 
     >>> last_batch_of_one(6, 5, drop_last=False)[0]
     'the last batch of every pass over the data has one image (6 samples by 5)'

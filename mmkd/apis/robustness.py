@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 
 from mmkd.datasets.transforms.corrupt import CORRUPTIONS
 from mmkd.registry import DATASETS, LOOPS
+from mmkd.utils.averages import mean_metrics
 from mmkd.utils.checks import check_choice, check_count
 
 
@@ -50,12 +51,11 @@ def robustness(
     yield 'clean', _test(runner, loader)
     means = []
     for name in corruptions:
-        means.append(
-            _mean([_test(runner, _corrupted(loader, name, severity)) for severity in severities])
-        )
+        found = [_test(runner, _corrupted(loader, name, severity)) for severity in severities]
+        means.append(mean_metrics(found))
         yield name, means[-1]
     if means:
-        yield 'corrupted', _mean(means)
+        yield 'corrupted', mean_metrics(means)
     if attack is not None:
         yield 'PGD', _test(runner, loader, dict(type='mmkd.PGDTestLoop', **attack))
     runner.call_hook('after_run')
@@ -78,9 +78,8 @@ def _subset(loader: Any, images: int | None) -> Any:
     if 'pipeline' not in loader.dataset:
         raise ValueError(
             f'the test set {loader.dataset.get("type")} has no pipeline of its own that could '
-            f'corrupt its '
-            'images. Mend: --cfg-options test_dataloader.dataset=… with the plain data set in its '
-            'place'
+            'corrupt its images. Mend: --cfg-options test_dataloader.dataset=… with the plain data '
+            'set in its place'
         )
     if images is not None:
         total = len(DATASETS.build(loader.dataset))
@@ -99,7 +98,3 @@ def _corrupted(loader: Any, corruption: str, severity: int) -> Any:
     pipeline.insert(last, dict(type='mmkd.Corrupt', corruption=corruption, severity=severity))
     loader.dataset.pipeline = pipeline
     return loader
-
-
-def _mean(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {key: sum(found[key] for found in metrics) / len(metrics) for key in metrics[0]}

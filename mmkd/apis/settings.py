@@ -1,4 +1,4 @@
-"""Settings that mmengine takes as they are, until they end a run hours later or write into the wrong place."""
+"""Settings that mmengine takes as they are, until they end a run hours later."""
 
 import logging
 import math
@@ -91,21 +91,19 @@ def check_names(cfg: Config) -> None:
         if near:
             raise ValueError(
                 f"the setting {key!r} is none of the Runner's{near} Mend: that name; another one, "
-                f'less '
-                'like it, where it is a variable of your own'
+                'less like it, where it is a variable of your own'
             )
     for key in cfg.get('default_hooks') or {}:
         near = nearest(key, DEFAULT_HOOKS, 1, 0.8) if key not in DEFAULT_HOOKS else ''
         if near:
             raise ValueError(
                 f'default_hooks.{key} would be a hook beside the default ones{near} Mend: that '
-                f'name; '
-                'custom_hooks for a hook of your own'
+                'name; custom_hooks for a hook of your own'
             )
 
 
 def check_groups(cfg: Config) -> None:
-    """Refuse a config without a model, groups of settings that are set in part, and loaders without data.
+    """Refuse a config without a model, settings that are set in part, and loaders without data.
 
     Raises:
         KeyError: There is no model.
@@ -113,9 +111,8 @@ def check_groups(cfg: Config) -> None:
     """
     if cfg.get('model') is None:
         raise KeyError(
-            f"{cfg.filename or 'the config'} has no 'model', so there is nothing to train or "
-            f'test. Mend: '
-            'model=dict(type=…)'
+            f"{cfg.filename or 'the config'} has no 'model', so there is nothing to train or test. "
+            'Mend: model=dict(type=…)'
         )
     for keys in GROUPS.values():
         missing = [key for key in keys if cfg.get(key) is None]
@@ -123,8 +120,7 @@ def check_groups(cfg: Config) -> None:
             there = ', '.join(key for key in keys if key not in missing)
             raise ValueError(
                 f'the config sets {there}, but not {", ".join(missing)}. Mend: all three of them, '
-                f'or none '
-                '(None removes what a base sets)'
+                'or none (None removes what a base sets)'
             )
         if isinstance(cfg.get(keys[0]), dict) and cfg[keys[0]].get('dataset') is None:
             raise ValueError(
@@ -161,8 +157,8 @@ def check_settings(cfg: Config) -> None:
             f'resume must be True or False, got {cfg.resume!r}. Mend: resume=True goes on from the '
             'newest checkpoint of work_dir; load_from=PATH beside it names another one'
         )
-    for name, wrapper in optim_wrappers(cfg):
-        _check_optimizer(f'{name}.optimizer', wrapper.get('optimizer'))
+    for name, wrapper in optim_wrappers(cfg.get('optim_wrapper')):
+        _check_optimizer(f'{wrapper_key(name)}.optimizer', wrapper.get('optimizer'))
     for key, value, least, mend in _counts(cfg):
         try:
             check_count(key, value, least)
@@ -179,25 +175,38 @@ def _short(value: Any) -> str:
     return f'{value!r:.60}'
 
 
-def optim_wrappers(cfg: Config) -> Iterator[tuple[str, Any]]:
-    """Yield every optimizer's wrapper, whether they have names or there is one alone."""
-    wrappers = cfg.get('optim_wrapper') or {}
-    if isinstance(wrappers, dict):
-        yield 'optim_wrapper', wrappers
-        yield from (
-            (f'optim_wrapper.{name}', one)
-            for name, one in wrappers.items()
-            if isinstance(one, dict) and 'optimizer' in one
-        )
+def optim_wrappers(config: Any) -> Iterator[tuple[str, Any]]:
+    """Yield name and config of every optimizer of ``optim_wrapper``; one alone has the name ``''``.
+
+    >>> named = dict(constructor='x', student=dict(optimizer=1), critic=dict(optimizer=2))
+    >>> list(optim_wrappers(named))
+    [('student', {'optimizer': 1}), ('critic', {'optimizer': 2})]
+    >>> list(optim_wrappers(dict(optimizer=1)))
+    [('', {'optimizer': 1})]
+    """
+    if not isinstance(config, dict):  # None, or built already
+        return
+    named = {
+        name: one for name, one in config.items() if isinstance(one, dict) and 'optimizer' in one
+    }
+    yield from named.items() if named else [('', config)]
+
+
+def wrapper_key(name: str) -> str:
+    """Return where in a config the optimizer of this name stands.
+
+    >>> wrapper_key('critic'), wrapper_key('')
+    ('optim_wrapper.critic', 'optim_wrapper')
+    """
+    return f'optim_wrapper.{name}' if name else 'optim_wrapper'
 
 
 def _check_optimizer(where: str, optimizer: Any) -> None:
     if not isinstance(optimizer, dict):
         return
     kind = optimizer.get('type')
-    if (
-        isinstance(kind, str) and OPTIMIZERS.get(kind) is None
-    ):  # mmengine: 'None is not a callable object'
+    # mmengine: 'None is not a callable object'
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
         raise KeyError(
             f'{where}: there is no optimizer {kind!r}{nearest(kind, OPTIMIZERS.module_dict)}'
         )
@@ -209,7 +218,7 @@ def _check_optimizer(where: str, optimizer: Any) -> None:
 
 
 def check_work_dir(work_dir: Any) -> None:
-    """Refuse a work dir without a name: the run would be written into the current folder; and one that is a file.
+    """Refuse a work dir that is a file, and one without a name, which is the current folder.
 
     Raises:
         ValueError: It is empty, no path, or lies at or below a file.
@@ -223,19 +232,17 @@ def check_work_dir(work_dir: Any) -> None:
         if part.is_file():
             raise ValueError(
                 f'work_dir must be the path of a folder, got {str(work_dir)!r}, but {part} is a '
-                f'file. '
-                'Mend: --work-dir work_dirs/NAME'
+                'file. Mend: --work-dir work_dirs/NAME'
             )
     if work_dir is not None and not str(work_dir).strip():
         raise ValueError(
             f'work_dir must be the path of a folder, got {work_dir!r}. Mend: --work-dir '
-            f'work_dirs/NAME; '
-            "'.' where the current folder is meant"
+            "work_dirs/NAME; '.' where the current folder is meant"
         )
 
 
 def _counts(cfg: Config) -> Iterator[tuple[str, Any, int, str]]:
-    """Yield every count that is set: its key, its value, the least that is allowed, and the mend."""
+    """Yield every count that is set: key, value, the least that is allowed, and the mend."""
     for split in ('train', 'val', 'test'):
         loader = f'{split}_dataloader'
         yield from _of(cfg.get(loader), COUNTS, loader, 'leave it out, or write a whole number')
@@ -251,8 +258,9 @@ def _counts(cfg: Config) -> Iterator[tuple[str, Any, int, str]]:
             f'default_hooks.{name}',
             'a whole number of iterations or epochs; -1 for never',
         )
-    for name, one in optim_wrappers(cfg):
-        yield from _of(one, {'accumulative_counts': 1}, name, '1 for a step after every batch')
+    for name, one in optim_wrappers(cfg.get('optim_wrapper')):
+        mend = '1 for a step after every batch'
+        yield from _of(one, {'accumulative_counts': 1}, wrapper_key(name), mend)
     yield from _of(
         cfg.get('auto_scale_lr'),
         {'base_batch_size': 1},

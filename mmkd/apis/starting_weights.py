@@ -1,14 +1,19 @@
-"""Checkpoints that a run starts from or is tested by: mmengine only logs what does not fit, and goes on."""
+"""Checkpoints that a run starts from or is tested by.
 
+mmengine only logs what does not fit, and goes on with random weights.
+"""
+
+from collections.abc import Iterable
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
-from mmengine.model import is_model_wrapper
+from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
-from mmkd.apis.settings import optim_wrappers
+from mmkd.apis.prepare import is_distiller
+from mmkd.apis.settings import optim_wrappers, wrapper_key
 from mmkd.utils.checkpoints import (
     hand_over,
     latest_checkpoint,
@@ -16,8 +21,11 @@ from mmkd.utils.checkpoints import (
     load_checkpoint_file,
     state_dict_in,
 )
+from mmkd.utils.unwrap import unwrap
 from mmkd.utils.work_dir import newest_checkpoint
 
+# of a group of parameters, whatever the optimizer
+_GROUP_KEYS = {'params', 'lr', 'initial_lr', 'param_names', 'decoupled_weight_decay'}
 SHOWN = 3  # names of weights in a message
 _OTHER = 'Mend: the config that it was trained by; or a checkpoint of this model'
 
@@ -30,12 +38,7 @@ def check_start(runner: Runner) -> None:
     """
     path = runner._load_from
     if runner._resume and path is None:  # of another folder (out_dir), the hook finds it
-        folder = Path(runner.work_dir)
-        path = (
-            latest_checkpoint(folder)
-            or newest_checkpoint(folder, 'iter_{}.pth')
-            or newest_checkpoint(folder, 'epoch_{}.pth')
-        )
+        path = _newest(Path(runner.work_dir))
     if not path:
         return
     content = load_checkpoint_file(path)
@@ -49,8 +52,38 @@ def check_start(runner: Runner) -> None:
     elif missing or other:
         runner.logger.warning(
             f'load_from={path!r} leaves {len(missing) + len(other)} of {total} weights of this '
-            f'model '
-            f'as they were drawn: {listed([*missing, *other], SHOWN)}'
+            f'model as they were drawn: {listed([*missing, *other], SHOWN)}'
+        )
+
+
+def _newest(folder: Path) -> str | None:
+    return (
+        latest_checkpoint(folder)
+        or newest_checkpoint(folder, 'iter_{}.pth')
+        or newest_checkpoint(folder, 'epoch_{}.pth')
+    )
+
+
+def check_checkpoint(cfg: Config, path: str) -> None:
+    """Refuse a checkpoint of another kind of model.
+
+    Raises:
+        ValueError: A plain checkpoint for a Distiller, or the reverse.
+        FileNotFoundError: No such checkpoint.
+    """
+    content = load_checkpoint_file(path)
+    state = state_dict_in(content, path)
+    hand_over(path, content)  # mmengine would open the file once more
+    if is_distiller(cfg) and not any(key.startswith('students.') for key in state):
+        raise ValueError(
+            f'{path} holds no students: it is the checkpoint of a plain model, but the config is '
+            "a Distiller's. Mend: test it by its own config (config.py beside an exported student)"
+        )
+    if not is_distiller(cfg) and any(key.startswith('students.') for key in state):
+        raise ValueError(
+            f"{path} is the checkpoint of a Distiller, but the config is a plain model's. Mend: "
+            f'test it '
+            "by the Distiller's config, or export the student first: tools/export_student.py"
         )
 
 
@@ -64,27 +97,29 @@ def check_tested(runner: Runner) -> None:
         ValueError: Names what is missing or of another shape.
     """
     path = runner._load_from
-    if path:
-        content = load_checkpoint_file(path)
-        hand_over(path, content)
-        missing, other, _ = _compare(runner, content, path)
-        kept = [name for name in (*missing, *other) if 'auxiliary_head' not in name]
-        _refuse(
-            f'{path} does not fit the model of this config, which would be tested with random '
-            f'weights',
-            kept,
-        )
+    if not path:
+        return
+    content = load_checkpoint_file(path)
+    hand_over(path, content)
+    missing, other, _ = _compare(runner, content, path)
+    needed = [name for name in (*missing, *other) if 'auxiliary_head' not in name]
+    _refuse(
+        f'{path} does not fit the model of this config, which would be tested with random weights',
+        needed,
+    )
 
 
 def _compare(runner: Runner, content: Any, path: str) -> tuple[list[str], list[str], int]:
-    """Return which weights of the students, or of a plain model, are missing or of another shape, and how many are."""
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    own = model.state_dict()
+    """Compare the weights of the students, or of a plain model.
+
+    Returns:
+        Those that are missing, those of another shape, and how many weights there are.
+    """
+    own = unwrap(runner.model).state_dict()
     students = [name for name in own if name.startswith('students.')]
     own = {name: own[name] for name in students or own if not name.endswith('num_batches_tracked')}
-    given = {
-        name.removeprefix('module.'): value for name, value in state_dict_in(content, path).items()
-    }
+    saved = state_dict_in(content, path)
+    given = {name.removeprefix('module.'): value for name, value in saved.items()}
     missing = [name for name in own if name not in given]
     other = [
         f'{name} {tuple(given[name].shape)}, the model has {tuple(value.shape)}'
@@ -103,47 +138,38 @@ def _refuse(what: str, names: list[str]) -> None:
 
 
 def _check_run(runner: Runner, content: Any, path: str) -> None:
-    """Refuse weights without a run, with the critics of objectives that are gone, and states of another optimizer."""
+    """Refuse weights without a run, of other objectives, or with states of another optimizer."""
     absent = [key for key in ('meta', 'message_hub', 'optimizer') if key not in content]
     if absent:
         raise ValueError(
             f'{path} holds weights but no run ({", ".join(absent)} missing), so it cannot be '
-            f'resumed. '
-            'Mend: without --resume, load_from begins a run with these weights'
+            'resumed. Mend: without --resume, load_from begins a run with these weights'
         )
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    kinds = [
-        {key.split('.')[1] for key in state if key.startswith('objectives.')}
-        for state in (state_dict_in(content, path), model.state_dict())
-    ]
-    if kinds[0] != kinds[1]:
+    saved, own = map(_objectives, (state_dict_in(content, path), unwrap(runner.model).state_dict()))
+    if saved != own:
         raise ValueError(
             f'{path} cannot be resumed by this config: it holds weights of the objectives '
-            f'{sorted(kinds[0])}, the model of {sorted(kinds[1])}. {_OTHER}'
+            f'{sorted(saved)}, the model of {sorted(own)}. {_OTHER}'
         )
-    for name, wrapper in optim_wrappers(runner.cfg):
-        saved = content['optimizer']
-        saved = (
-            saved if 'param_groups' in saved else saved.get(name.removeprefix('optim_wrapper.'), {})
+    states = content['optimizer']
+    for name, wrapper in optim_wrappers(runner.cfg.get('optim_wrapper')):
+        state = states if 'param_groups' in states else states.get(name, {})
+        _check_optimizer(
+            path, wrapper_key(name), wrapper.get('optimizer'), state.get('param_groups') or []
         )
-        _check_optimizer(path, name, wrapper.get('optimizer'), saved.get('param_groups') or [])
 
 
-def _check_optimizer(path: str, name: str, optimizer: Any, groups: list[dict]) -> None:
+def _objectives(state: Iterable[str]) -> set[str]:
+    return {key.split('.')[1] for key in state if key.startswith('objectives.')}
+
+
+def _check_optimizer(path: str, key: str, optimizer: Any, groups: list[dict]) -> None:
     kind = OPTIMIZERS.get(optimizer['type']) if isinstance(optimizer, dict) and groups else None
-    if kind is not None:
-        known = {
-            'params',
-            'lr',
-            'initial_lr',
-            'param_names',
-            'decoupled_weight_decay',
-            *signature(kind).parameters,
-        }
-        foreign = sorted(set(groups[0]) - known)
-        if foreign:
-            raise ValueError(
-                f'{path} cannot be resumed by this config: {name} is {optimizer["type"]}, which '
-                f'has no '
-                f'{", ".join(foreign)}, as the optimizer had that wrote it. {_OTHER}'
-            )
+    if kind is None:
+        return
+    foreign = sorted(set(groups[0]) - _GROUP_KEYS - set(signature(kind).parameters))
+    if foreign:
+        raise ValueError(
+            f'{path} cannot be resumed by this config: {key} is {optimizer["type"]}, which has no '
+            f'{", ".join(foreign)}, as the optimizer had that wrote it. {_OTHER}'
+        )

@@ -1,7 +1,7 @@
 """Initial weights that depend on a seed and a name, not on what was built before."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -53,7 +53,9 @@ class Apart(ModuleDict):
             None: there is none.
     """
 
-    def __init__(self, modules: dict[str, nn.Module], kind: str, plain: str | None = None) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], kind: str, plain: str | None = None
+    ) -> None:
         super().__init__(modules)
         self.kind, self.plain = kind, plain
 

@@ -9,7 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmkd.distiller.members.member import Member, plain_model_cfg
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.plain_config import plain_model_cfg
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import load_checkpoint_file, state_dict_in
 from mmkd.utils.checks import nearest

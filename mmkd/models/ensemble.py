@@ -11,7 +11,8 @@ from mmengine.model import BaseModel
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from mmkd.distiller.members.member import Member, as_dict
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.reading import as_dict
 from mmkd.distiller.members.teacher import Teacher
 from mmkd.evaluation.functional.predictions import logits_of
 from mmkd.evaluation.functional.uncertainty import EnsembleUncertainty

@@ -58,7 +58,7 @@ class GaussianInput(Noise):
         """Take the standard deviation that the images are divided by."""
         self.scale = 255 * self.std / pixel_statistics(host.preprocessor)[1]
 
-    def see(self, batch: Batch) -> Batch:
+    def on_batch(self, batch: Batch) -> Batch:
         """Return the batch with noise on its images, padding left out."""
         noisy = _add(batch.inputs, self.scale)
         height, width = noisy.shape[2:]

@@ -126,16 +126,15 @@ class LabelFlip(Noise):
             self.num_classes = own
         if self.num_classes is None:
             raise ValueError(
-                f'LabelFlip: {host.member.where} does not say how many classes it has. Mend: '
-                'num_classes=…'
+                f'LabelFlip: {host.where} does not say how many classes it has. Mend: num_classes=…'
             )
         if own is not None and own != self.num_classes:
             raise ValueError(
-                f'LabelFlip(num_classes={self.num_classes}), but {host.member.where} has {own} '
+                f'LabelFlip(num_classes={self.num_classes}), but {host.where} has {own} '
                 f'classes. Mend: num_classes={own}, or leave it out'
             )
 
-    def see(self, batch: Batch) -> Batch:
+    def on_batch(self, batch: Batch) -> Batch:
         """Return the batch with other data samples, whose labels are flipped."""
         clean, samples = batch.labels, batch.data_samples or []
         user, mend = 'LabelFlip(fresh=False)', ', or fresh=True'

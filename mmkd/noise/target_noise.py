@@ -62,11 +62,11 @@ class TargetNoise(Noise):
             if tap not in host.taps:
                 raise KeyError(
                     f'TargetNoise: no objective reads the tap {tap!r} of '
-                    f'{host.member.where}{nearest(tap, host.taps)} (read: {list(host.taps)}). '
+                    f'{host.where}{nearest(tap, host.taps)} (read: {list(host.taps)}). '
                     f'Mend: taps={list(host.taps)}'
                 )
 
-    def hear(self, seen: dict[str, Any]) -> dict[str, Any]:
+    def on_taps(self, seen: dict[str, Any]) -> dict[str, Any]:
         """Return what the taps saw, these with noise."""
         heard = dict(seen)
         for name, value in seen.items():  # in their order: each draws from one generator

@@ -51,18 +51,18 @@ class TeacherDropout(Noise):
 
     def bind(self, host: Host) -> None:
         """Refuse a teacher without dropout before training starts."""
-        _dropouts(host.model, host.member.where)
+        _dropouts(host.model, host.where)
 
-    def awake(self, model: nn.Module) -> AbstractContextManager[None]:
+    def around_forward(self, model: nn.Module) -> AbstractContextManager[None]:
         """Return the context in which the teacher supervises."""
         return self(model)
 
-    def prove(self, model: nn.Module, observe: Callable[[], dict[str, Any]], where: str) -> None:
+    def check(self, model: nn.Module, watch: Callable[[], dict[str, Any]], where: str) -> None:
         """Refuse a teacher whose dropout reaches no tap: one behind the last of them, say."""
-        quiet = observe()
+        quiet = watch()
         dropouts = _dropouts(model, where)
         with self(model), _rates(dropouts, 0.999):
-            noisy = observe()
+            noisy = watch()
         if all(_equal(quiet[tap], noisy[tap]) for tap in quiet):
             names = ', '.join(
                 [name for name, module in model.named_modules() if module in dropouts][:5]

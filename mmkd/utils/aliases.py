@@ -1,4 +1,4 @@
-"""Packages by the names that they had until 0.1: ``mmkd.hooks`` and others go on to be imported by users."""
+"""Packages by the names that they had until 0.1, which users go on to import."""
 
 import sys
 from importlib import import_module
@@ -11,7 +11,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     'benchmark': ('apis.benchmark',),
     'doctor': ('apis.doctor',),
     'hooks': ('engine.hooks', 'losses.quest.hook'),
-    'launch': ('apis.launch',),
+    'launch': ('apis.launch', 'apis.prepare', 'apis.starting_weights'),
     'metrics': ('evaluation',),
     'modules': ('connectors', 'losses'),
     'schedules': ('engine.schedules',),

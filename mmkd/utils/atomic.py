@@ -8,7 +8,7 @@ PART = '.part'
 
 
 def write_atomically(data: bytes, path: str | Path) -> None:
-    """Write ``data`` to ``path`` so that the path holds the old content or the new one, never a part.
+    """Write ``data`` to ``path``, which holds the old content or the new one, never a part.
 
     The bytes go to ``<path>.<process>.part`` in the same folder, are synced to the disk and renamed
     over ``path``. Whatever stops it (a full disk, Ctrl-C), the temporary file is removed and
@@ -40,10 +40,7 @@ def _sync_folder(folder: Path) -> None:
         try:
             os.fsync(handle)
         except OSError as error:
-            if error.errno not in (
-                errno.EINVAL,
-                errno.ENOTSUP,
-            ):  # some file systems sync no folders
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some sync no folders
                 raise
         finally:
             os.close(handle)

@@ -20,7 +20,7 @@ _handed_over: dict[str, Any] = {}
 
 
 def trust_checkpoints() -> None:
-    """Let every checkpoint of this process run what code it holds, as ``--trust-checkpoint`` asks for."""
+    """Let every checkpoint of this process run the code that it holds: ``--trust-checkpoint``."""
     global _trusted
     _trusted = True
 
@@ -58,7 +58,7 @@ def hand_over(path: str | Path, content: Any) -> None:
 
 
 def load_for_mmengine(file: Any, map_location: Any = None, weights_only: Any = None) -> Any:
-    """Stand in for mmengine's own loader, which reads a file without any care where the careful way fails.
+    """Stand in for mmengine's loader, which reads without care what the careful way refuses.
 
     Args:
         file: A path, a URL or an open file.
@@ -76,10 +76,10 @@ def load_for_mmengine(file: Any, map_location: Any = None, weights_only: Any = N
 
 
 def latest_checkpoint(folder: str | Path) -> str | None:
-    """Return the checkpoint that ``last_checkpoint`` names, which lies beside it; None where none was written yet.
+    """Return the checkpoint that ``last_checkpoint`` names; None where none was written yet.
 
-    Only the name is taken of what the file says: a folder may be moved or copied, and no file leads
-    out of it.
+    It lies beside that note. Only the name is taken of what the file says: a folder may be moved or
+    copied, and no file leads out of it.
 
     Raises:
         FileNotFoundError: There is no such file in that folder.
@@ -90,9 +90,8 @@ def latest_checkpoint(folder: str | Path) -> str | None:
     with open(note, encoding='utf-8', errors='replace') as file:
         text = file.read(4096).strip()
     name = re.split(r'[/\\]', text)[-1]
-    if (
-        name in os.listdir(note.parent) and (note.parent / name).is_file()
-    ):  # is_file() dies of a long name
+    # is_file() alone dies of a long name
+    if name in os.listdir(note.parent) and (note.parent / name).is_file():
         return str(note.parent / name)
     files = sorted(other.name for other in note.parent.glob('*.pth'))
     raise FileNotFoundError(
@@ -128,7 +127,7 @@ def load_state_dict_file(path: str | Path) -> dict[str, Tensor]:
 def select_prefix(
     state_dict: Mapping[str, Tensor], prefixes: str | Sequence[str]
 ) -> dict[str, Tensor]:
-    """Take the part of a state dict under a prefix, prefix taken off: one member of an mmkd run, one backbone.
+    """Take what lies under a prefix in a state dict, prefix taken off: one member, one backbone.
 
     Args:
         state_dict: names and tensors.
@@ -137,7 +136,8 @@ def select_prefix(
     Raises:
         KeyError: no key begins with any of them; names those that exist.
 
-    >>> dict(select_prefix({'students.student.w': torch.zeros(1), 'objectives.x': torch.ones(1)}, 'students.student'))
+    >>> state = {'students.student.w': torch.zeros(1), 'objectives.x': torch.ones(1)}
+    >>> dict(select_prefix(state, 'students.student'))
     {'w': tensor([0.])}
     """
     wanted = [prefixes] if isinstance(prefixes, str) else list(prefixes)
@@ -188,9 +188,8 @@ def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) 
     ]
     if other and not wrong:  # torch would convert them in silence
         raise TypeError(
-            f'{where} holds another kind of numbers than {type(model).__name__}: '
-            f'{listed(other)}. Mend: save real weights, model.float().state_dict(), before '
-            'a model is quantised'
+            f'{where} holds another kind of numbers than {type(model).__name__}: {listed(other)}. '
+            'Mend: save real weights, model.float().state_dict(), before a model is quantised'
         )
     if wrong:  # torch would stop at these without a word about the others
         missing = [key for key in own if key not in state_dict]
@@ -311,7 +310,7 @@ def listed(names: Iterable[str], count: int = 10) -> str:
 
 
 def _strip(state_dict: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Keep what lies under a prefix, in names and in the module versions that torch keeps beside them."""
+    """Keep what lies under a prefix, of names and of the module versions that torch keeps."""
     part = OrderedDict(
         (key[len(prefix) :], value) for key, value in state_dict.items() if key.startswith(prefix)
     )
@@ -347,17 +346,15 @@ def state_dict_in(content: Any, file: str | Path) -> dict[str, Tensor]:
     unnamed = [f'{key!r:.40}' for key in tensors if not isinstance(key, str)]
     if unnamed:
         raise TypeError(
-            f'{file} holds no state dict: its keys are {listed(unnamed)}, but weights go by '
-            f'names. Write '
-            'it with torch.save(model.state_dict(), path)'
+            f'{file} holds no state dict: its keys are {listed(unnamed)}, but weights go by names. '
+            'Write it with torch.save(model.state_dict(), path)'
         )
     other = [key for key, value in tensors.items() if not isinstance(value, Tensor)]
     if other:
         raise TypeError(
             f'{file} holds no state dict: neither "state_dict" nor "model" is a key of it, and '
-            f'these '
-            f'entries are no tensors: {listed(other)}. Write it with '
-            f'torch.save(model.state_dict(), path)'
+            f'these entries are no tensors: {listed(other)}. Write it with '
+            'torch.save(model.state_dict(), path)'
         )
     if hasattr(weights, '_metadata'):
         tensors._metadata = weights._metadata  # type: ignore[attr-defined]
@@ -384,17 +381,14 @@ def _read_open(file: Any, name: str) -> Any:
     except UnknownNameError as error:
         raise TypeError(
             f'{name} needs {printable(error)}, which mmkd does not know to be harmless, so it was '
-            f'not '
-            'loaded. Mend: where you trust the file, load it once yourself and keep only the '
-            'weights: '
-            "torch.save(torch.load(path, weights_only=False)['state_dict'], new_path); or "
+            'not loaded. Mend: where you trust the file, load it once yourself and keep only the '
+            "weights: torch.save(torch.load(path, weights_only=False)['state_dict'], new_path); or "
             '--trust-checkpoint, which lets it run its code'
         ) from error
     except BrokenFileError as error:
         raise RuntimeError(
-            f'{name} ({file.seek(0, os.SEEK_END)} bytes) is truncated or is no PyTorch '
-            f'checkpoint; copy '
-            f'or download it again ({printable(error)})'
+            f'{name} ({file.seek(0, os.SEEK_END)} bytes) is truncated or is no PyTorch checkpoint; '
+            f'copy or download it again ({printable(error)})'
         ) from error
 
 

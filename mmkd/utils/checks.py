@@ -1,4 +1,4 @@
-"""Checks of arguments: every refusal names the argument, what was got, what is allowed and the nearest match."""
+"""Checks of arguments: a refusal names the argument, what was got, and what is allowed."""
 
 import math
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ def nearest(name: str, choices: Iterable[str], count: int = 3, cutoff: float = 0
 
 
 def nearest_file(file: Path) -> str:
-    """Return :func:`nearest` among the files beside ``file`` that end like it; '' where there are none.
+    """Return :func:`nearest` among the files beside ``file`` that end like it; '' without any.
 
     >>> nearest_file(Path('no/such/folder/x.py'))
     ''
@@ -79,7 +79,7 @@ def check_dict(name: str, value: Any, example: str) -> None:
 
 
 def check_positive(name: str, value: float) -> None:
-    """Raise ValueError unless ``value`` is a finite number above zero (a weight of 0 would contribute nothing)."""
+    """Raise ValueError unless ``value`` is a finite number above 0: of a weight, 0 is no effect."""
     if not _is_number(value) or value <= 0:
         raise ValueError(f'{name} must be a finite number above 0, got {value!r}')
 

@@ -50,7 +50,7 @@ def read_config(path: str) -> Config:
 
 
 def _nearest(folder: Path, relative: Path) -> str:
-    """Return the nearest file of a package's configs, or the nearest of its folders where that is misspelt."""
+    """Return the nearest file of a package's configs; the nearest folder where that is misspelt."""
     while not (folder / relative).parent.is_dir():
         relative = relative.parent
     return nearest_file(folder / relative)

@@ -49,15 +49,14 @@ def fetch(url: str, read: Callable[[Path], Any]) -> Any:
 
 
 def _cached(url: str) -> tuple[Path, str | None]:
-    """Return where a URL's file is kept, and the digits that its SHA-256 begins with, where its name says them."""
+    """Return where a URL's file is kept, and how its SHA-256 begins, where its name says that."""
     parts = urlparse(url)
     name = os.path.basename(parts.path)
     expected = _HASH.search(name)
     if not expected:  # …/run1/best.pth and …/run2/best.pth are two files
         place = f'{parts.scheme}://{parts.netloc}{parts.path}'
-        if not name.endswith(
-            _WEIGHTS
-        ):  # …/download?id=1 and …/download?id=2 are two files, a token makes no other
+        # …/download?id=1 and …/download?id=2 are two files, a token makes no other
+        if not name.endswith(_WEIGHTS):
             place += f'?{parts.query}'
         name = f'{hashlib.sha256(place.encode()).hexdigest()[:8]}_{name}'
     return Path(torch.hub.get_dir()) / 'checkpoints' / name, expected[1] if expected else None
@@ -77,15 +76,13 @@ def _download(url: str, file: Path) -> None:
 def _read_checked(file: Path, digits: str | None, read: Callable[[Path], Any]) -> Any:
     if digits is not None:
         with open(file, 'rb') as content:
-            actual = (
-                hashlib.file_digest(content, 'sha256').hexdigest()
-                if hasattr(hashlib, 'file_digest')
-                else hashlib.sha256(content.read()).hexdigest()
-            )  # Python 3.10
+            if hasattr(hashlib, 'file_digest'):
+                actual = hashlib.file_digest(content, 'sha256').hexdigest()
+            else:  # Python 3.10
+                actual = hashlib.sha256(content.read()).hexdigest()
         if not actual.startswith(digits):
             raise RuntimeError(
                 f'{file} has the SHA-256 {actual[:8]}… and its name says {digits}: it is '
-                f'incomplete or '
-                'another file'
+                'incomplete or another file'
             )
     return read(file)

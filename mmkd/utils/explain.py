@@ -39,9 +39,9 @@ def explain(problem: str | BaseException) -> str:
 
 
 def is_mistake(error: BaseException) -> bool:
-    """Return whether an error tells its user what to change, so that a traceback would only hide it.
+    """Return whether an error says what to change, so that a traceback would only hide it.
 
-    >>> is_mistake(ValueError('patch must be at least 1')), is_mistake(IndexError('list index out of range'))
+    >>> is_mistake(ValueError('patch must be at least 1')), is_mistake(IndexError('out of range'))
     (True, False)
     >>> is_mistake(KeyError('feat')), is_mistake(IndexError('level 3 of 2. Mend: levels=…'))
     (False, True)

@@ -23,7 +23,7 @@ def transformers(what: str) -> Any:
 
 
 def resolve_folder(path: str) -> str:
-    """Return a folder that is written as a path, or as ``package::path`` inside an installed package.
+    """Return a folder, given as a path or as ``package::path`` inside an installed package.
 
     Raises:
         FileNotFoundError: It is not there.

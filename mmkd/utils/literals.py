@@ -5,13 +5,12 @@ from typing import Any
 
 from mmengine.config import Config
 
-_MAX_LENGTH = (
-    2**18
-)  # the longest config of mmsegmentation has 12 kB; a parsed line takes 500 times its length
+# the longest config of mmsegmentation has 12 kB; a parsed line takes 500 times its length
+_MAX_LENGTH = 2**18
 
 
 def read_config_text(text: str, where: str) -> Config:
-    r"""Return the config that a text of assignments describes, as mmengine writes it into checkpoints.
+    r"""Return the config of a text of assignments, as mmengine writes it into checkpoints.
 
     Values are literals, lists, tuples, dicts, ``dict(key=value)`` and ``range(0, 5)``; nothing else
     is called, and nothing imported.

@@ -5,18 +5,20 @@ from typing import Any
 
 
 def pretrained_keys(model: Any, key: str = 'model') -> Iterator[tuple[str, Any]]:
-    """Yield every setting that makes ``init_weights`` fetch weights, with the value that leaves them out.
+    """Yield each setting that makes ``init_weights`` fetch weights, and the value that does not.
 
     Args:
         model: Config of a model.
         key: Its path in the whole config.
 
-    >>> list(pretrained_keys(dict(pretrained='open-mmlab://resnet18', backbone=dict(type='ResNet'))))
+    >>> resnet = dict(pretrained='open-mmlab://resnet18', backbone=dict(type='ResNet'))
+    >>> list(pretrained_keys(resnet))
     [('model.pretrained', None)]
     >>> mit = dict(type='MixVisionTransformer', init_cfg=dict(type='Pretrained', checkpoint='https://…/mit_b0.pth'))
     >>> list(pretrained_keys(dict(backbone=mit, neck=dict(init_cfg=dict(type='Xavier')))))
     [('model.backbone.init_cfg', None)]
-    >>> list(pretrained_keys(dict(heads=[dict(backbone=dict(type='TIMMBackbone', pretrained=True))])))
+    >>> timm = dict(type='TIMMBackbone', pretrained=True)
+    >>> list(pretrained_keys(dict(heads=[dict(backbone=timm)])))
     [('model.heads.0.backbone.pretrained', False)]
     """
     if isinstance(model, list | tuple):

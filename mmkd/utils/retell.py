@@ -1,4 +1,4 @@
-"""Errors of mmengine's registries, told anew: a misspelt type or argument with its nearest match."""
+"""Errors of mmengine's registries told anew: a misspelt type or argument, its nearest match."""
 
 import inspect
 import re
@@ -20,13 +20,11 @@ _UNKNOWN_ARGUMENT = re.compile(
     r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
     r'( in <.* object at 0x\w+>)?'
 )
-_NO_LAYER = re.compile(
-    r'Cannot find None in registry under scope name \w+'
-)  # of mmcv, which forgets the name
+# of mmcv, which forgets the name
+_NO_LAYER = re.compile(r'Cannot find None in registry under scope name \w+')
 _LAYER = (
     'the type of a norm_cfg, conv_cfg, act_cfg or upsample_cfg is not registered. Mend: a name '
-    "such as 'BN', "
-    "'SyncBN', 'GN', 'LN'; 'Conv2d'; 'ReLU'"
+    "such as 'BN', 'SyncBN', 'GN', 'LN'; 'Conv2d'; 'ReLU'"
 )
 _NO_TYPE = re.compile(
     r'`cfg` or `default_args` must contain the key "type", but got (\{.*)', re.DOTALL
@@ -45,8 +43,7 @@ def retell(text: str) -> str:
     if text == _NO_INPUTS:
         return (
             "the batches have no 'inputs', which a model reads. Mend: a pipeline that ends in the "
-            'packing of its '
-            "library, such as dict(type='PackSegInputs')"
+            "packing of its library, such as dict(type='PackSegInputs')"
         )
     text = _NO_LAYER.sub(_LAYER, text)
     for pattern, told in (
@@ -77,8 +74,7 @@ def _unknown_type(found: re.Match) -> str:
         )
     return (
         f'{scope} has no {kind} {name!r}{"; " if homes else ". "}{mend} ({name} is not in the '
-        f'{scope}::{kind} '
-        'registry)'
+        f'{scope}::{kind} registry)'
     )
 
 
@@ -95,14 +91,13 @@ def _unknown_argument(found: re.Match) -> str:
 
 def _no_type(found: re.Match) -> str:
     return (
-        f'a part of the config has no type, so nothing says what to build: '
-        f'{printable(found.group(1), 100)} ... '
-        "Mend: type='...' in it"
+        'a part of the config has no type, so nothing says what to build: '
+        f"{printable(found.group(1), 100)} ... Mend: type='...' in it"
     )
 
 
 def _arguments(kind: Any) -> list[str]:
-    """Return the arguments of a class, of its parents too where it hands on what it does not know."""
+    """Return the arguments of a class, of its parents too where it hands on unknown ones."""
     found: dict[str, None] = {}
     for one in inspect.getmro(kind) if inspect.isclass(kind) else ():
         own = (

@@ -25,7 +25,7 @@ class ForUsers(logging.Filter):
 
     >>> def shown(text):
     ...     return ForUsers().filter(logging.makeLogRecord(dict(msg=text)))
-    >>> shown('Hooks will be executed in the following order:…'), shown('effective batch: 2 x 1 = 2')
+    >>> shown('Hooks will be executed in the following order:…'), shown('effective batch: 2 x 1')
     (False, True)
     """
 
@@ -40,7 +40,7 @@ def log_files(logger: logging.Logger) -> list[logging.Handler]:
 
 
 def quieten(logger: MMLogger) -> None:
-    """Keep what is not for users from the terminal; a logger's file still gets it, and Python's warnings too."""
+    """Keep what is not for users from the terminal; the log file gets it, and Python's warnings."""
     files = log_files(logger)
     for handler in logger.handlers:
         if handler not in files and not any(isinstance(one, ForUsers) for one in handler.filters):
@@ -68,7 +68,7 @@ class _Forward(logging.Handler):
 
 @contextmanager
 def warnings_to_file() -> Iterator[None]:
-    """Hold Python's warnings back from the terminal; they go to the log file as soon as there is one."""
+    """Hold Python's warnings back from the terminal; the log file gets them once there is one."""
     logger = logging.getLogger(_WARNINGS)
     held = MemoryHandler(capacity=1000, flushLevel=logging.WARNING, flushOnClose=False)
     propagate = logger.propagate

@@ -28,7 +28,7 @@ def interleaved_times(
     device: str | torch.device = 'cpu',
     clock: Callable[[], float] = perf_counter,
 ) -> dict[str, float]:
-    """Return the median seconds of each case, the cases run in turn so that drift of the machine hits all alike.
+    """Return the median seconds of each case, run in turn: drift of the machine hits all alike.
 
     Args:
         cases: Name -> function.
@@ -38,7 +38,8 @@ def interleaved_times(
         clock: Where the time comes from.
 
     >>> ticks = iter([0., 1., 1., 4., 4., 6., 6., 9.])  # a: 1 and 2, b: 3 and 3
-    >>> interleaved_times(dict(a=lambda: None, b=lambda: None), iters=2, warmup=0, clock=lambda: next(ticks))
+    >>> cases = dict(a=lambda: None, b=lambda: None)
+    >>> interleaved_times(cases, iters=2, warmup=0, clock=lambda: next(ticks))
     {'a': 1.5, 'b': 3.0}
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
@@ -55,7 +56,7 @@ def interleaved_times(
 
 
 def peak_memory(run: Callable[[], Any], device: str | torch.device = 'cpu') -> int:
-    """Return the bytes of tensors that ``run`` needs at its peak, on top of what is allocated when it starts.
+    """Return the bytes of tensors that ``run`` needs at its peak, on top of those that are there.
 
     On CUDA the caching allocator's peak; on a CPU the profiler's record of allocations, which is
     exact for tensors.

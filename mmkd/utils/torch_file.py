@@ -1,4 +1,4 @@
-"""Read what ``torch.save`` wrote as data: nothing of the file runs, and nothing takes more memory than it holds.
+"""Read what ``torch.save`` wrote as data: nothing runs, nothing takes more memory than it holds.
 
 A PyTorch file is a pickle beside the bytes of its tensors, and a pickle is a program. Here it is
 read by an unpickler that knows some forty names, each bound to a function of this module that makes
@@ -30,20 +30,14 @@ _MAX_ENTRIES = 10_000_000  # of all containers, counted as often as they are ref
 _MAX_SIZE = 2**48  # of one axis
 _MAX_RECORDS = 16_384  # one a tensor
 _MAX_BITS = 1024  # of one whole number
-_MAX_MARKS, _MAX_MEMO = (
-    1000,
-    300_000,
-)  # what a byte of a pickle asks for costs a hundred; a big run has 30,000
+# what a byte of a pickle asks for costs a hundred; a big run has 30,000
+_MAX_MARKS, _MAX_MEMO = 1000, 300_000
 _FREE, _PER_BYTE = 2**23, 8  # bytes that a pickle may make, and how many more for each of its own
-_CALL, _CONTAINER, _SET = (
-    500,
-    64,
-    216,
-)  # bytes that are charged for what a call makes, and for a container
+# bytes that are charged for what a call makes, and for a container
+_CALL, _CONTAINER, _SET = 500, 64, 216
 _MAX_RECORD_NAME = 256  # of the list of records, each: name and notes
-_MAX_ODD_KEYS = (
-    1000  # other keys than texts and small numbers: of one hash, they take time by the square
-)
+# other keys than texts and small numbers: of one hash, they take time by the square
+_MAX_ODD_KEYS = 1000
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.Size, slice)
 
 
@@ -56,7 +50,7 @@ class BrokenFileError(ValueError):
 
 
 def read_torch_file(file: BinaryIO) -> Any:
-    """Return the content of an open file of ``torch.save``, zipped or of before torch 1.6; tensors on the CPU.
+    """Return the content of an open file of ``torch.save``, zipped or older; tensors on the CPU.
 
     Args:
         file: Open for reading bytes, at its beginning; one that can seek.
@@ -159,7 +153,7 @@ def _records(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
 
 
 def _read_into(source: Any, size: int) -> bytearray:
-    """Read ``size`` bytes without a second copy; at the end of a record zipfile compares its CRC."""
+    """Read ``size`` bytes without a second copy; at a record's end zipfile compares its CRC."""
     buffer, done = bytearray(size), 0
     view = memoryview(buffer)
     while done < size:
@@ -347,7 +341,7 @@ class _Name:
 
 
 def _cost(args: tuple) -> int:
-    """Return how many bytes a call may make of its arguments, which a pickle can repeat at no cost of its own."""
+    """Return how many bytes a call may make of its arguments, which a pickle repeats at no cost."""
     made = 0
     for part in args:
         if isinstance(part, str | bytes | bytearray):
@@ -393,8 +387,7 @@ def _tensor(
     if hooks or metadata:
         raise BrokenFileError(
             'a tensor has hooks, or a sign that it is conjugate or negative. Mend: '
-            '.detach().clone() '
-            'before it is saved'
+            '.detach().clone() before it is saved'
         )
     number, size, stride = _number(size, 'a tensor'), tuple(size), tuple(stride)
     _number(stride, 'the strides of a tensor')
@@ -474,7 +467,7 @@ def _set(items: Any) -> set:
 
 
 def _getattr(owner: Any, name: Any) -> str:
-    """Stand for a statistic of HistoryBuffer, which is all that checkpoints ask for by ``getattr``."""
+    """Stand for a statistic of HistoryBuffer: all that checkpoints ask for by ``getattr``."""
     if getattr(owner, 'name', None) != _HISTORY or name not in ('min', 'max', 'current', 'mean'):
         raise UnknownNameError('builtins.getattr')
     return name
@@ -507,7 +500,7 @@ def _plain_dtype(dtype: Any) -> _Dtype:
 
 
 def _collect(kind: type) -> Callable[..., Any]:
-    """Return what makes a builtin container of another; bare numbers (``bytearray(10**9)``) make none."""
+    """Return what makes a builtin container of another; none of numbers (``bytearray(10**9)``)."""
 
     def make(items: Any = ()) -> Any:
         if not isinstance(items, list | tuple | set | frozenset):
@@ -607,7 +600,7 @@ _QUANTISED = {
 
 
 class _DataUnpickler(pickle._Unpickler):
-    """Python's own unpickler, of which every way to call something ends in a function of this module."""
+    """Python's own unpickler; every way to call something ends in a function of this module."""
 
     dispatch: ClassVar[dict[int, Callable[[Any], None]]] = dict(pickle._Unpickler.dispatch)
     stack: list[Any]
@@ -795,7 +788,7 @@ class _Finish:
         return self._visit(value)[0]
 
     def _visit(self, value: Any) -> tuple[Any, int]:
-        """Return the finished value, and how many entries it holds, one that is referred to twice counted twice."""
+        """Return the finished value, and how many entries it holds, named twice counted twice."""
         if isinstance(value, _PLAIN):
             if type(value) is int and value.bit_length() > _MAX_BITS:
                 raise BrokenFileError(f'a number has more than {_MAX_BITS} bits')

@@ -1,4 +1,4 @@
-"""A run's folder: which run holds it, which files of a run lie there, what was left half written."""
+"""A run's folder: which run holds it, what files of it lie there, what is left half written."""
 
 import errno
 import json
@@ -20,19 +20,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = 'run.lock'
-_NO_LOCKS = (
-    errno.ENOLCK,
-    errno.ENOSYS,
-    errno.EOPNOTSUPP,
-    errno.EINVAL,
-)  # of some network file systems
-_NO_OWNER = (
-    ValueError,
-    KeyError,
-    TypeError,
-    RecursionError,
-    OverflowError,
-)  # whatever stands in the file
+# of some network file systems
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+# whatever stands in the file
+_NO_OWNER = (ValueError, KeyError, TypeError, RecursionError, OverflowError)
 _held: dict[Path, tuple[int, int]] = {}
 
 
@@ -94,10 +85,8 @@ def _lock(path: Path) -> int:
             os.close(handle)
             raise RuntimeError(
                 f'{path.parent} is in use by another run ({_owner(content)}): two runs in one '
-                f'folder '
-                'would overwrite the files of each other. Mend: another --work-dir, or wait until '
-                'it '
-                f'ends; where it is known to be over, delete {path}'
+                'folder would overwrite the files of each other. Mend: another --work-dir, or wait '
+                f'until it ends; where it is known to be over, delete {path}'
             ) from error
         try:
             if os.path.samestat(os.stat(path), os.fstat(handle)):
@@ -116,7 +105,7 @@ def _owner(content: bytes) -> str:
 
 
 def _lives(content: bytes) -> bool:
-    """Return whether the process that a lock file names may live; one of another host cannot be asked."""
+    """Return whether the process of a lock file may live; one of another host cannot be asked."""
     try:
         said = json.loads(content)
         pid = int(said['pid'])
@@ -130,16 +119,17 @@ def _lives(content: bytes) -> bool:
 
 
 def is_checkpoint_name(name: str, template: str) -> bool:
-    """Return whether a file is called as a checkpoint hook calls its own: ``iter_4.pth``, ``best_mIoU_iter_4.pth``.
+    """Return whether a file is called as a checkpoint hook calls its own.
 
-    >>> [is_checkpoint_name(name, 'iter_{}.pth') for name in ('iter_4.pth', 'best_a_iter_4.pth', '../iter_4.pth')]
+    >>> names = 'iter_4.pth', 'best_mIoU_iter_4.pth', '../iter_4.pth'
+    >>> [is_checkpoint_name(name, 'iter_{}.pth') for name in names]
     [True, True, False]
     """
     return re.fullmatch(rf'(best_[^/\\]+_)?{_numbered(template)}', name) is not None
 
 
 def _numbered(template: str) -> str:
-    """Return the pattern of what a template makes of whole numbers: ``iter_{}.pth``, ``iter_{:06d}.pth``."""
+    """Return the pattern of what a template such as ``iter_{:06d}.pth`` makes of whole numbers."""
     return r'(\d+)'.join(map(re.escape, re.split(r'\{[^{}]*\}', template)))
 
 
@@ -153,7 +143,7 @@ def newest_checkpoint(checkpoints: Path, template: str) -> str | None:
 
 
 def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[Path]:
-    """Yield what a run wrote: checkpoints, their students, ``last_checkpoint``, ``run.json``; logs are left alone."""
+    """Yield what a run wrote but logs: checkpoints, students, ``last_checkpoint``, ``run.json``."""
     for file in sorted(checkpoints.glob('*.pth')):
         if is_checkpoint_name(file.name, template):
             yield file
@@ -167,7 +157,7 @@ def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[P
 
 
 def _students(work_dir: Path, pattern: str) -> Iterator[Path]:
-    """Yield files of the students' folder, where it is one: a link may lead to what is not of this run."""
+    """Yield files of the students' folder, but not of a link, which may lead to another run."""
     folder = work_dir / 'student'
     return iter(()) if folder.is_symlink() else folder.rglob(pattern)
 

@@ -15,14 +15,10 @@ from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.runner import Runner
 
-from mmkd.apis import launch
-from mmkd.apis.launch import (
-    check_checkpoint,
-    is_distiller,
-    load_config,
-    log_batch_size,
-    prepare_config,
-)
+from mmkd.apis import launch, prepare
+from mmkd.apis.launch import load_config, log_batch_size
+from mmkd.apis.prepare import is_distiller, prepare_config
+from mmkd.apis.starting_weights import check_checkpoint
 
 POLY = dict(type='PolyLR', power=0.9, begin=0, end=100, by_epoch=False)
 
@@ -45,7 +41,7 @@ def config(
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Decide as on a machine that has a GPU."""
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(prepare, 'get_device', lambda: 'cuda')
 
 
 @pytest.fixture

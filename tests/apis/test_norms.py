@@ -11,8 +11,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmkd.apis.doctor import diagnose
-from mmkd.apis.launch import build_runner, prepare_config
+from mmkd.apis.launch import build_runner
 from mmkd.apis.norms import check_last_batch, judge_one_image, last_batch_of_one, norm_of_one_value
+from mmkd.apis.prepare import prepare_config
 
 
 def net(**changes: Any) -> nn.Module:

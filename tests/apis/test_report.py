@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from helpers.runs import ROOT
 
-from mmkd.apis.report import gap_closed, main_metric, markdown, read_row, spread, write_into
+from mmkd.apis.report import gap_closed, main_metric, markdown, write_into
+from mmkd.apis.results import read_row
+from mmkd.utils.averages import spread
 
 HARDWARE = dict(device='A CPU, 1 threads', torch='2.13.0', mmkd='0.1.0')
 

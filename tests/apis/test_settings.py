@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from mmkd.apis.launch import prepare_config
+from mmkd.apis.prepare import prepare_config
 from mmkd.apis.settings import check_settings
 
 SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1))

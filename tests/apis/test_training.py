@@ -46,7 +46,8 @@ class Note(Hook):
 
 def noting(cfg: Any, note: Callable[[Runner], None], resume: bool = False) -> Runner:
     """Train with a look at each iteration."""
-    from mmkd.apis.launch import build_runner, prepare_config
+    from mmkd.apis.launch import build_runner
+    from mmkd.apis.prepare import prepare_config
 
     cfg.resume = resume
     runner = build_runner(prepare_config(cfg))
@@ -168,10 +169,10 @@ def test_a_copy_shares_the_teacher_however_it_was_given(built: bool) -> None:
     twin = copy.deepcopy(model)
     assert twin.teacher is model.teacher
     assert (
-        twin.members['teacher'].model is model.members['teacher'].model
+        twin.runs['teacher'].member.model is model.runs['teacher'].member.model
     )  # the description may hold it too
     assert twin.student is not model.student
-    assert twin.taps['student'].model is twin.student
+    assert twin.runs['student'].taps.model is twin.student
 
 
 # ---------------------------------------------------------------- optimizers

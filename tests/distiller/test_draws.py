@@ -13,7 +13,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from torch import Tensor, nn
 
-from mmkd.apis.launch import build_runner, prepare_config
+from mmkd.apis.launch import build_runner
+from mmkd.apis.prepare import prepare_config
 from mmkd.distiller.draws import Apart, own_draws
 
 

@@ -12,7 +12,8 @@ from helpers.tiny import distiller, holistic, objectives, segmentor
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmkd.apis.launch import build_runner, prepare_config
+from mmkd.apis.launch import build_runner
+from mmkd.apis.prepare import prepare_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ('wall', 'box', 'floor')

@@ -12,7 +12,7 @@ from helpers.vocabularies import config
 from mmengine.runner import Runner
 from yapf.yapflib import yapf_api
 
-from mmkd.apis.launch import prepare_config
+from mmkd.apis.prepare import prepare_config
 from mmkd.losses.quest.hook import VocabularyHook
 
 yapf_api.FormatCode = lambda text, **kwargs: (

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from mmkd import export_student
 from mmkd.apis.doctor.checkup import diagnose
-from mmkd.apis.launch import build_runner, prepare_config
+from mmkd.apis.launch import build_runner
+from mmkd.apis.prepare import prepare_config
 from mmkd.structures.batch import Batch
 from mmkd.tasks import Classification, generated_batch
 

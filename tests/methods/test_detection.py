@@ -15,7 +15,8 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from mmkd.apis.launch import load_config, prepare_config
+from mmkd.apis.launch import load_config
+from mmkd.apis.prepare import prepare_config
 from mmkd.compat import require_library
 from mmkd.losses import binary_kl, pair_wise_affinity
 from mmkd.tasks import Detection, generated_batch, task_of

@@ -14,7 +14,8 @@ import torch
 from helpers.runs import ROOT, free_port
 from mmengine.registry import MODELS
 
-from mmkd.apis.launch import load_config, prepare_config
+from mmkd.apis.launch import load_config
+from mmkd.apis.prepare import prepare_config
 
 CONFIG = ROOT / 'configs/structured_kd/structured_kd_pspnet_r101-r18_cityscapes-512x512-40k.py'
 # a few crops of 64×64 in place of 320,000 of 512×512, and a teacher of random weights; all else is

@@ -19,7 +19,8 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import MODELS, PARAM_SCHEDULERS
 from mmengine.runner import Runner
 
-from mmkd.apis.launch import build_runner, is_distiller, load_config, prepare_config
+from mmkd.apis.launch import build_runner, load_config
+from mmkd.apis.prepare import is_distiller, prepare_config
 from mmkd.datasets import CIFAR10
 from mmkd.engine.schedules import build_schedule
 

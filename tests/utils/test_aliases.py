@@ -12,7 +12,13 @@ OLD = dict(
     benchmark=['Options', 'Pair', 'run', 'ratios', 'environment'],
     doctor=['diagnose', 'Report'],
     hooks=['ScheduleHook', 'VocabularyHook', 'SafeCheckpointHook'],
-    launch=['load_config', 'build_runner', 'prepare_config'],
+    launch=[
+        'load_config',
+        'build_runner',
+        'prepare_config',
+        'is_distiller',
+        'check_checkpoint',
+    ],
     metrics=['Accuracy', 'nll', 'dirichlet_uncertainty', 'ood_auroc', 'UncertaintyMetric'],
     modules=[
         'Connector',

@@ -23,8 +23,8 @@ from mmkd.apis.doctor.members import evaluate_teachers, table_members
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.doctor.run import check_disk, check_run
 from mmkd.apis.doctor.wiring import Wiring, build_model, find_unused_taps
-from mmkd.apis.launch import has_gpu, is_distiller, wrapper_configs
-from mmkd.apis.settings import check_sections
+from mmkd.apis.prepare import has_gpu, is_distiller
+from mmkd.apis.settings import check_sections, optim_wrappers
 from mmkd.losses.quest.fitting import draw_words
 from mmkd.tasks.base import task_of
 from mmkd.tasks.generated import generated_batch
@@ -162,7 +162,7 @@ def _train(
     try:
         model = revert_sync_batchnorm(model).to(device).train()
         if is_distiller(cfg):
-            for run in model.teachers.runs.values():
+            for run in model.runs.values():
                 run.member.options.pop('compile', None)  # it takes minutes and changes no value
             for name in draw_words(model):
                 report.note(f'objective {name!r} has random words here: training fits them first')
@@ -188,7 +188,7 @@ def _without_weights(cfg: Config, model: Any) -> str:
         return f', or start without them: --cfg-options {options}' if options else ''
     wanted = {
         name: dict(pretrained_keys(member.model))
-        for name, member in model.members.items()
+        for name, member in ((name, run.member) for name, run in model.runs.items())
         if member.role == 'student' or member.checkpoint is None
     }
     mends = [
@@ -199,7 +199,7 @@ def _without_weights(cfg: Config, model: Any) -> str:
 
 def _without_amp(config: dict, device: str, report: Report) -> dict:
     """Return the optimizers without mmengine's AMP where that asserts, on a CPU."""
-    for one in wrapper_configs(config):
+    for _, one in optim_wrappers(config):
         if device == 'cpu' and one.get('type') == 'AmpOptimWrapper':
             report.note('AmpOptimWrapper needs a GPU: the step is taken in float32 here')
             one['type'] = 'OptimWrapper'

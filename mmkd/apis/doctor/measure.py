@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from mmkd.apis.doctor.report import Report
 from mmkd.connectors.connector import Connector
 from mmkd.distiller import Distiller
+from mmkd.distiller.members.run import Run
 from mmkd.distiller.objectives.objective import Objective
 
 DOMINATES = 100.0
@@ -177,7 +178,12 @@ def _shape(value: Any) -> tuple[str, str]:
 
 
 def _taps(model: Distiller) -> dict[str, Any]:
-    return {**model.taps, **{name: run.taps for name, run in model.teachers.runs.items()}}
+    return {run.name: run.taps for run in students_first(model.runs)}
+
+
+def students_first(runs: Mapping[str, Run]) -> list[Run]:
+    """Return the members in the order in which people read them."""
+    return sorted(runs.values(), key=lambda run: run.role)
 
 
 @contextmanager
@@ -293,8 +299,8 @@ def table_cost(
     averaged = sum(
         weights for hook in cfg.get('custom_hooks') or [] if 'EMAHook' in str(hook.get('type'))
     )
-    runs = getattr(getattr(model, 'teachers', None), 'runs', {})
-    teachers = sum(_bytes(run.model.state_dict().values()) for run in runs.values())
+    frozen = getattr(model, 'teachers', {}).values()
+    teachers = sum(_bytes(teacher.state_dict().values()) for teacher in frozen)
     checkpoint = weights + state + averaged
     resident = checkpoint + teachers
     report.table(

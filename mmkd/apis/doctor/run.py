@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, VISUALIZERS
 
 from mmkd.apis.doctor.report import Report
-from mmkd.apis.launch import prepare_config
+from mmkd.apis.prepare import prepare_config
 from mmkd.apis.settings import check_groups
 from mmkd.utils.explain import explain
 

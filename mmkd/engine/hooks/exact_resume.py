@@ -15,7 +15,7 @@ from mmkd.utils.seeds import TRAIN_STEP, VALIDATION, seed_everything
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Makes randomness a function of where the training stands, so that nothing about it needs to be saved.
+    """Make randomness a function of where the training stands: nothing of it needs to be saved.
 
     * Each train step starts from the generator state that (seed, rank, iteration) gives; a
       validation likewise.
@@ -67,7 +67,7 @@ class ExactResumeHook(Hook):
         runner.train_loop.dataloader.sampler.set_epoch(runner.epoch)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        """Seed this step; fetching the batch may have drawn from the same generators, so this comes after."""
+        """Seed this step after its batch was fetched, which may draw from the same generators."""
         seed_everything(self.seed, TRAIN_STEP, get_rank(), runner.iter)
 
     def after_train(self, runner: Runner) -> None:
@@ -102,9 +102,8 @@ class _Stream:
 
 def _seed_of(runner: Runner) -> int:
     """Return the seed that all ranks share and a checkpoint restores."""
-    seed = runner._randomness_cfg.get(
-        'seed'
-    )  # runner.seed differs by rank under diff_rank_seed, and is never None
+    # runner.seed differs by rank under diff_rank_seed, and is never None
+    seed = runner._randomness_cfg.get('seed')
     if seed is None:
         raise ValueError(
             'ExactResumeHook needs a seed: write randomness=dict(seed=0) in the config '
@@ -119,19 +118,16 @@ def _check_accumulation(runner: Runner) -> None:
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook) and not hook.by_epoch:
             intervals['checkpoint interval'] = hook.interval
-            if (
-                hook.save_best and runner.val_loop is not None
-            ):  # it saves once more after a validation
+            # it saves once more after a validation
+            if hook.save_best and runner.val_loop is not None:
                 intervals['val_interval'] = runner.train_loop.val_interval
     wrapper = runner.optim_wrapper
     for name, part in dict(getattr(wrapper, 'optim_wrappers', {'': wrapper})).items():
-        counts = part._accumulative_counts
+        counts, which = part._accumulative_counts, f' of optimizer {name!r}' if name else ''
         for kind, interval in intervals.items():
             if interval > 0 and interval % counts:
                 raise ValueError(
-                    f'{kind}={interval} is no multiple of accumulative_counts={counts}'
-                    f'{f" of optimizer {name!r}" if name else ""}: a checkpoint between two '
-                    f'optimizer steps holds half '
-                    f'a gradient and cannot be resumed exactly. Write '
-                    f'{-(-interval // counts) * counts}'
+                    f'{kind}={interval} is no multiple of accumulative_counts={counts}{which}: a '
+                    'checkpoint between two optimizer steps holds half a gradient and cannot be '
+                    f'resumed exactly. Write {-(-interval // counts) * counts}'
                 )

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from mmengine.dist import master_only
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
 from mmkd.distiller.export import student_config, student_meta, student_state_dict, write_student
 from mmkd.registry import HOOKS
 from mmkd.utils.checks import nearest
+from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -77,7 +77,7 @@ class ExportStudentHook(Hook):
             _prune(self._folder(runner, name), _checkpoint_folder(runner))
 
     def _read_configs(self, runner: Runner) -> None:
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if self.configs or not hasattr(model, 'students'):
             return
         students: nn.ModuleDict = model.students
@@ -87,7 +87,7 @@ class ExportStudentHook(Hook):
                     f'ExportStudentHook: members names {name!r}, which is no student'
                     f'{nearest(name, students)} (students: {list(students)})'
                 )
-            self.configs[name] = student_config(model.members[name], runner.cfg).pretty_text
+            self.configs[name] = student_config(model.runs[name].member, runner.cfg).pretty_text
         self.several = len(students) > 1
 
     def _folder(self, runner: Runner, name: str) -> Path:
@@ -116,9 +116,8 @@ def _prune(students: Path, checkpoints: Path, being_saved: int | None = None) ->
     """Drop students whose checkpoint is gone; a file that the hook did not write stays."""
     if not checkpoints.is_dir():  # another storage
         return
-    if any(
-        folder.is_symlink() for folder in (students, students.parent) if folder != checkpoints
-    ):  # foreign files
+    folders = {students, students.parent} - {checkpoints}
+    if any(folder.is_symlink() for folder in folders):  # foreign files
         return
     # the last number of iter_10.pth, best_mIoU_iter_10.pth, and whatever filename_tmpl says
     kept = {

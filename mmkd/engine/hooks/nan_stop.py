@@ -5,24 +5,24 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
 from mmkd.registry import HOOKS
 from mmkd.utils.checkpoints import latest_checkpoint
+from mmkd.utils.unwrap import unwrap
 
 _ADVICE = (
     'Lower the learning rate or the weight of what is named here, clip gradients (clip_grad in '
-    'optim_wrapper), '
-    'or train in float32; check the labels and images of this batch'
+    'optim_wrapper), or train in float32; check the labels and images of this batch'
 )
 
 
 def non_finite(values: dict[str, Any]) -> dict[str, float]:
-    """Return the entries that are NaN or infinite, in order, as nan or inf; what is not a number is passed over.
+    """Return the entries that are NaN or infinite, in order, as nan or inf.
 
-    Costs one device synchronisation however many entries there are, as long as all are finite.
+    What is not a number is passed over. Costs one device synchronisation however many entries there
+    are, as long as all are finite.
 
     Args:
         values: log variables: tensors, numbers, anything.
@@ -55,7 +55,7 @@ def _has_nan(value: Any) -> bool:
 
 @HOOKS.register_module()
 class NaNStopHook(Hook):
-    """Raise FloatingPointError as soon as a logged value, or a weight about to be saved, is NaN or Inf.
+    """Raise FloatingPointError as soon as a logged value, or a weight to be saved, is NaN or Inf.
 
     Log keys are ``<objective>.loss`` and ``<objective>.critic_loss`` for objectives and mmengine's
     own for the task (``decode.loss_ce``). The hook runs before the checkpoint hook, so no
@@ -83,7 +83,7 @@ class NaNStopHook(Hook):
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Look at the weights that are about to be written."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         learned = {name for name, _ in model.named_parameters()}
         for name, value in checkpoint['state_dict'].items():
             # a buffer may hold an Inf on purpose (an attention mask), never a NaN
@@ -109,9 +109,8 @@ def _describe(bad: dict[str, float]) -> str:
 
 
 def _mend(runner: Runner) -> str:
-    folders = [
-        hook.folder for hook in runner.hooks if hasattr(hook, 'folder')
-    ]  # out_dir, where one is given
+    # in out_dir, where one is given
+    folders = [hook.folder for hook in runner.hooks if hasattr(hook, 'folder')]
     last = latest_checkpoint(folders[0] if folders else runner.work_dir)
     stays = (
         f'{last} stays as the last good checkpoint (--resume goes on from it)'

@@ -23,7 +23,7 @@ FILE = 'run.json'
 
 @HOOKS.register_module()
 class RunRecordHook(Hook):
-    """Write ``<work_dir>/run.json`` when the training ends: seed, budget, time, hardware and versions.
+    """Write ``<work_dir>/run.json`` when the training ends: seed, budget, time, hardware, versions.
 
     ``seconds`` is wall time with validations, checkpoints and what hooks do before the training
     (fit a vocabulary, check teachers), ``cpu_seconds`` what the processor worked for it, in this

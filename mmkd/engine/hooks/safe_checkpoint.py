@@ -1,7 +1,7 @@
 """Checkpoints that a full disk, Ctrl-C, a kill or a second run cannot destroy."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from inspect import signature
 from numbers import Real
@@ -102,20 +102,15 @@ class SafeCheckpointHook(CheckpointHook):
         if hasattr(runner, 'strategy'):
             raise TypeError(
                 f'SafeCheckpointHook serves Runner, got {type(runner).__name__}: its strategy '
-                f'writes '
-                "checkpoints by itself; use type='CheckpointHook' there"
+                "writes checkpoints by itself; use type='CheckpointHook' there"
             )
-        if self._begun or not isinstance(
-            runner._train_loop, BaseLoop
-        ):  # a test, of a runner that trained perhaps
+        trains = isinstance(runner._train_loop, BaseLoop)
+        if self._begun or not trains:  # a test, of a runner that trained perhaps
             return
         work_dir = Path(runner.work_dir)
+        own = self.out_dir in (None, runner.work_dir)
         # as mmengine will join them when the training begins
-        self.folder = (
-            work_dir
-            if self.out_dir in (None, runner.work_dir)
-            else Path(self.out_dir, work_dir.name)
-        )
+        self.folder = work_dir if own else Path(self.out_dir, work_dir.name)
         failure: list[Any] = [None]
         if is_main_process():
             try:
@@ -150,11 +145,9 @@ class SafeCheckpointHook(CheckpointHook):
             self._release(runner)
             raise FileExistsError(
                 f'{runner.work_dir} holds a run already '
-                f'({", ".join(file.name for file in there[:3])}'
-                f'{", …" if len(there) > 3 else ""}), whose checkpoints a fresh start would mix '
-                f'with its own. Mend: '
-                '--resume to go on with it, another --work-dir, or --overwrite to delete its '
-                'checkpoints'
+                f'({", ".join(file.name for file in there[:3])}{", …" if len(there) > 3 else ""}), '
+                'whose checkpoints a fresh start would mix with its own. Mend: --resume to go on '
+                'with it, another --work-dir, or --overwrite to delete its checkpoints'
             )
         runner.logger.warning(
             f'--overwrite: {len(there)} files of the run before are deleted from {runner.work_dir}'
@@ -168,7 +161,7 @@ class SafeCheckpointHook(CheckpointHook):
             self._release(runner)
 
     def _held(self, runner: Runner) -> list[Path]:
-        """Return the folders of the run: two work dirs of one name share that of their checkpoints in ``out_dir``."""
+        """Return the folders of the run; that of ``out_dir`` is shared by work dirs of one name."""
         local = '://' not in str(self.out_dir)
         return list(dict.fromkeys([Path(runner.work_dir), *([self.folder] if local else [])]))
 
@@ -178,7 +171,7 @@ class SafeCheckpointHook(CheckpointHook):
                 release(folder)
 
     def before_train(self, runner: Runner) -> None:
-        """Choose the atomic backend for a local folder; do what the run left undone that is resumed."""
+        """Choose the atomic backend for a local folder; do what a resumed run left undone."""
         self._check_notes(runner)
         super().before_train(runner)
         if isinstance(self.file_backend, LocalBackend):
@@ -196,13 +189,13 @@ class SafeCheckpointHook(CheckpointHook):
         if _validation_is_due(runner):
             runner.logger.info(
                 f'the validation of iteration {runner.iter} is not in the checkpoint: it is done '
-                f'now'
+                'now'
             )
             assert runner.val_loop is not None
             runner.val_loop.run()
 
     def _check_notes(self, runner: Runner) -> None:
-        """Take of what a checkpoint says about files no more than names that a run of this folder gives."""
+        """Take of what a checkpoint says about files no more than names that a run here gives."""
         notes = runner.message_hub.runtime_info
         for key in [key for key in notes if key == 'last_ckpt' or key.startswith('best_ckpt')]:
             name = str(notes[key]).replace('\\', '/').rpartition('/')[-1]
@@ -214,26 +207,14 @@ class SafeCheckpointHook(CheckpointHook):
                 'this folder writes; it is left out'
             )
             del notes[key]
-        for key in [
-            key for key in notes if key.startswith('best_score') and not _is_number(notes[key])
-        ]:
-            del notes[key]
-        kept = notes.get('keep_ckpt_ids')
-        if kept is not None:
-            notes['keep_ckpt_ids'] = (
-                [step for step in kept if type(step) is int] if isinstance(kept, list) else []
-            )
-        old = notes.get(SUPERSEDED)
-        if old is not None:
-            notes[SUPERSEDED] = (
-                [
-                    name
-                    for name in old
-                    if isinstance(name, str) and is_checkpoint_name(name, self.filename_tmpl)
-                ]
-                if isinstance(old, list)
-                else []
-            )
+        for key in [key for key in notes if key.startswith('best_score')]:
+            if not _is_number(notes[key]):
+                del notes[key]
+        _keep_only(notes, 'keep_ckpt_ids', lambda step: type(step) is int)
+        _keep_only(notes, SUPERSEDED, self._is_own_name)
+
+    def _is_own_name(self, name: Any) -> bool:
+        return isinstance(name, str) and is_checkpoint_name(name, self.filename_tmpl)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write names in place of paths: a folder may be moved or copied."""
@@ -259,9 +240,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         evicted = [self.filename_tmpl.format(old) for old in self._keep(runner, step)]
-        best = [
-            old for key, old in self._previous.items() if self._best_paths().get(key, old) != old
-        ]
+        current = self._best_paths()
+        best = [old for key, old in self._previous.items() if current.get(key, old) != old]
         runner.message_hub.update_info(SUPERSEDED, [*evicted, *(Path(path).name for path in best)])
         filename = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, filename)
@@ -282,12 +262,11 @@ class SafeCheckpointHook(CheckpointHook):
             self._delete(self.file_backend.join_path(self.out_dir, name))
 
     def _keep(self, runner: Runner, step: int) -> list[int]:
-        """Enter ``step`` into the list of kept checkpoints, which the file itself holds; return what leaves it."""
+        """Enter ``step`` into the list of kept checkpoints, and return what leaves it."""
         if self.max_keep_ckpts <= 0 or (self.keep_ckpt_ids and self.keep_ckpt_ids[-1] == step):
             return []
-        evicted = (
-            [self.keep_ckpt_ids.popleft()] if len(self.keep_ckpt_ids) == self.max_keep_ckpts else []
-        )
+        full = len(self.keep_ckpt_ids) == self.max_keep_ckpts
+        evicted = [self.keep_ckpt_ids.popleft()] if full else []
         self.keep_ckpt_ids.append(step)
         runner.message_hub.update_info('keep_ckpt_ids', list(self.keep_ckpt_ids))
         return evicted
@@ -309,7 +288,7 @@ class SafeCheckpointHook(CheckpointHook):
                 runner.logger.info(f'The previous best checkpoint {old} is removed')
 
     def _best_paths(self) -> dict[str, str]:
-        """Return the best checkpoint of each metric that has one; a single metric goes by the name ''."""
+        """Return the best checkpoint of each metric that has one; a single metric is called ''."""
         if len(self.key_indicators) == 1:
             return {'': self.best_ckpt_path} if self.best_ckpt_path else {}
         return {name: path for name, path in self.best_ckpt_path_dict.items() if path}
@@ -354,12 +333,19 @@ class SafeCheckpointHook(CheckpointHook):
             ) from error
 
 
+def _keep_only(notes: dict[str, Any], key: str, wanted: Callable[[Any], bool]) -> None:
+    """Keep of a list what is ``wanted``; nothing of what is no list."""
+    if notes.get(key) is not None:
+        found = notes[key] if isinstance(notes[key], list) else []
+        notes[key] = list(filter(wanted, found))
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.numel() == 1)
 
 
 def _validation_is_due(runner: Runner) -> bool:
-    """Return whether the training would have validated where the checkpoint was written, and its result is lost."""
+    """Return whether a validation was due at the checkpoint, and its result is lost."""
     loop: Any = runner.train_loop
     if runner.val_loop is None or runner.message_hub.runtime_info.get(VALIDATED) == runner.iter:
         return False

@@ -7,13 +7,13 @@ import torch
 from mmengine.dist import get_world_size
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import registered
 from mmkd.utils.checks import check_dict, nearest
+from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
@@ -54,7 +54,7 @@ class TeacherCheckHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate the teachers."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         if not getattr(model, 'teachers', None) or runner.iter > 0:
             return
         if runner.val_loop is None:
@@ -62,7 +62,8 @@ class TeacherCheckHook(Hook):
                 'TeacherCheckHook: no validation set, so the quality of the teachers is unknown'
             )
             return
-        for name, run in model.teachers.runs.items():
+        teachers = {name: run for name, run in model.runs.items() if run.role == 'teacher'}
+        for name, run in teachers.items():
             try:
                 self.results[name] = self._evaluate(runner, model, name)
             except RuntimeError as error:
@@ -72,8 +73,7 @@ class TeacherCheckHook(Hook):
                 # concerned
                 unknown = (
                     f'teacher {name!r} cannot predict in {run.dtype} ({error}), so its quality is '
-                    f'unknown. '
-                    "Mend: test it by its own config, or precision='fp32'"
+                    "unknown. Mend: test it by its own config, or precision='fp32'"
                 )
                 if self.minimum or self.maximum:
                     raise ValueError(unknown) from error
@@ -88,7 +88,7 @@ class TeacherCheckHook(Hook):
         loop = runner.val_loop
         evaluator: Evaluator = loop.evaluator
         evaluator.dataset_meta = loop.dataloader.dataset.metainfo
-        run, seen = model.teachers.runs[name], 0
+        run, seen = model.runs[name], 0
         for i, data in enumerate(loop.dataloader):
             if i == self.max_batches:
                 break
@@ -125,15 +125,13 @@ class TeacherCheckHook(Hook):
                 if key not in metrics:
                     raise KeyError(
                         f'TeacherCheckHook: {what} names {key!r}, which the evaluator does not '
-                        f'report'
-                        f'{nearest(key, metrics)} (it reports {sorted(metrics)})'
+                        f'report{nearest(key, metrics)} (it reports {sorted(metrics)})'
                     )
                 if not sign * metrics[key] >= sign * limit:  # NaN stops too
                     raise ValueError(
                         f'teacher {name!r} has {key} {metrics[key]:.4g} on the validation set, '
-                        f'{wrong} '
-                        f'the {what} {limit}. Mend: check its checkpoint, classes and '
-                        f'data_preprocessor'
+                        f'{wrong} the {what} {limit}. Mend: check its checkpoint, classes and '
+                        'data_preprocessor'
                     )
         lost = sorted(key for key, value in metrics.items() if math.isnan(value))
         if lost:

@@ -1,4 +1,4 @@
-"""UncertaintyHook: maps of total, data and knowledge uncertainty in the predictions, and as pictures."""
+"""UncertaintyHook: maps of total, data and knowledge uncertainty, in predictions and pictures."""
 
 import math
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ FIELDS = ('total', 'data', 'knowledge')
 
 @HOOKS.register_module()
 class UncertaintyHook(Hook):
-    r"""Add ``total_uncertainty``, ``data_uncertainty`` and ``knowledge_uncertainty`` to what a segmentor predicts.
+    r"""Add maps of uncertainty to what a segmentor predicts, and draw them.
 
-    Each is PixelData (1, H, W) in nats. Where drawing is on (SegVisualizationHook(draw=True), which
-    ``tools/test.py --show-dir`` sets) the visualizer saves pictures named
-    ``test_<image>_<kind>_<number>.png``: of every image in tests, of the first image of every
-    ``interval``-th batch in validations. Colours run from 0 (dark) to ln K (bright) for all kinds,
-    K being the number of classes, so that pictures of several images and of several networks of the
-    same classes compare.
+    ``total_uncertainty``, ``data_uncertainty`` and ``knowledge_uncertainty`` are each PixelData (1,
+    H, W) in nats. Where drawing is on (SegVisualizationHook(draw=True), which ``tools/test.py
+    --show-dir`` sets) the visualizer saves pictures named ``test_<image>_<kind>_<number>.png``: of
+    every image in tests, of the first image of every ``interval``-th batch in validations. Colours
+    run from 0 (dark) to ln K (bright) for all kinds, K being the number of classes, so that
+    pictures of several images and of several networks of the same classes compare.
 
     Args:
         outputs: 'dirichlet' reads α = exp(seg_logits) + offset, unless the fields are there
@@ -113,11 +113,9 @@ class UncertaintyHook(Hook):
             return
         if self.outputs == 'ensemble':
             raise ValueError(
-                "UncertaintyHook(outputs='ensemble') finds no uncertainties in this prediction "
-                '(it has '
-                f'{sorted(sample.keys())}). Mend: test an mmkd.Ensemble, or read a single network '
-                f'by '
-                "outputs='dirichlet'"
+                "UncertaintyHook(outputs='ensemble') finds no uncertainties in this prediction (it "
+                f'has {sorted(sample.keys())}). Mend: test an mmkd.Ensemble, or read a single '
+                "network by outputs='dirichlet'"
             )
         logits = sample.seg_logits.data[None]
         measures = dirichlet_uncertainty(concentration(logits, self.offset))
@@ -135,7 +133,7 @@ class UncertaintyHook(Hook):
 
 
 def colour(values: Tensor, most: float) -> np.ndarray:
-    """Return an RGB picture (H, W, 3), uint8, of a map (H, W): viridis from 0 (dark) to ``most`` (bright).
+    """Return an RGB picture (H, W, 3), uint8, of a map (H, W): viridis from 0 to ``most`` (bright).
 
     >>> import torch
     >>> colour(torch.tensor([[0., 1.]]), most=1.).tolist()

@@ -24,7 +24,7 @@ class Bf16OptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast, inside OptimWrapper's context (which holds back DDP while gradients accumulate)."""
+        """Autocast inside OptimWrapper's context, which holds back DDP between two steps."""
         device = next(model.parameters()).device.type
         with super().optim_context(model), torch.autocast(device, dtype=torch.bfloat16):
             yield

@@ -1,8 +1,8 @@
-"""Optimizers by phase: the constructor that ``optim_wrapper`` names, the dictionary it returns, their schedules."""
+"""Optimizers by phase: their constructor, the dictionary it returns, their schedules."""
 
 import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from mmengine.logging import print_log
@@ -16,10 +16,10 @@ from mmkd.utils.checks import nearest
 
 
 class PhaseOptimWrapperDict(OptimWrapperDict):
-    """An OptimWrapperDict that tells every wrapper where training stands; mmengine's own tells none."""
+    """An OptimWrapperDict that tells every wrapper where training stands; mmengine's tells none."""
 
     def initialize_count_status(self, model: nn.Module, cur_iter: int, max_iters: int) -> None:
-        """Pass the counts on, so that the last partial accumulation is not lost and resume counts on."""
+        """Pass the counts on: the last partial accumulation is not lost, and resume counts on."""
         for wrapper in self.optim_wrappers.values():
             wrapper.initialize_count_status(model, cur_iter, max_iters)
 
@@ -34,18 +34,20 @@ class _Restricted(DefaultOptimWrapperConstructor):
     ) -> None:
         """Add the owned parameters of ``module``, with mmengine's paramwise options."""
         super().add_params(params, module, prefix, **kwargs)
-        if not prefix:  # the whole model has been walked; filtered before, bypass_duplicate would miss duplicates
+        # once the whole model is walked: filtered before, bypass_duplicate would miss duplicates
+        if not prefix:
             params[:] = [group for group in params if id(group['params'][0]) in self.owned]
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class PhaseOptimWrapperConstructor:
-    """Build one optimizer per name: ``student=dict(type='OptimWrapper', optimizer=…), critic=dict(…)``.
+    """Build one optimizer per name.
 
-    By default ``student`` holds students, connectors and the losses' own parameters, ``critic`` the
-    critics; ``params='students' | 'critics' | [prefixes of parameter names]`` says otherwise.
-    Optimizers that no phase uses are dropped, and one that remains is returned as a plain wrapper,
-    so that one schedule serves a plain student, a distillation without critic and one with.
+    They are ``student=dict(type='OptimWrapper', optimizer=…), critic=dict(…)``. By default
+    ``student`` holds students, connectors and the losses' own parameters, ``critic`` the critics;
+    ``params='students' | 'critics' | [prefixes of parameter names]`` says otherwise. Optimizers
+    that no phase uses are dropped, and one that remains is returned as a plain wrapper, so that one
+    schedule serves a plain student, a distillation without critic and one with.
 
     Args:
         optim_wrapper_cfg: Optimizer name -> wrapper config.
@@ -68,15 +70,16 @@ class PhaseOptimWrapperConstructor:
         if stray:
             raise TypeError(
                 'optim_wrapper names optimizers (student=dict(type=…, optimizer=dict(...)), '
-                f'critic=dict(...)), but the keys {stray} of a single optimizer stand beside '
-                f'them. Mend: '
-                'optim_wrapper=dict(_delete_=True, '
-                "constructor='mmkd.PhaseOptimWrapperConstructor', "
-                'student=dict(...))'
+                f'critic=dict(...)), but the keys {stray} of a single optimizer stand beside them. '
+                'Mend: optim_wrapper=dict(_delete_=True, '
+                "constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...))"
             )
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Return the wrappers of the phases; a model without phases takes the ``student`` optimizer for all it has."""
+        """Return the wrappers of the phases.
+
+        A model without phases takes the ``student`` optimizer for all that it has.
+        """
         model = getattr(model, 'module', model)
         phases = getattr(model, 'phases', None)
         if phases is None:
@@ -101,7 +104,7 @@ class PhaseOptimWrapperConstructor:
         return self._known(PhaseOptimWrapperDict(**wrappers))
 
     def _known(self, wrapper: OptimWrapper, name: str | None = None) -> OptimWrapper:
-        """Write down which optimizer a plain wrapper is, and which ones the config names, for their schedules."""
+        """Note for schedules which optimizer this is, where it is one, and which the config names."""
         wrapper.optimizer_name, wrapper.optimizer_names = name, list(self.configs)
         return wrapper
 
@@ -131,38 +134,45 @@ class PhaseOptimWrapperConstructor:
         return constructor(model)
 
     def _owned(self, name: str, model: Any) -> set[int]:
+        """Return the ids of the parameters that an optimizer steps on."""
         params = self.configs[name].get('params') or ('critics' if name == 'critic' else 'students')
-        critics = tuple(
-            f'objectives.{n}.loss.critic.' for n, o in model.objectives.items() if o.adversarial
-        )
         if isinstance(params, list | tuple):
-            names = [n for n, _ in model.named_parameters()]
-            for prefix in params:
-                if not any(n.startswith(prefix) for n in names):
-                    tops = {'.'.join(n.split('.')[:3]) for n in names}
-                    raise KeyError(
-                        f'optimizer {name!r}: params prefix {prefix!r} names no parameter'
-                        f'{nearest(prefix, tops)}'
-                    )
-            return {id(p) for n, p in model.named_parameters() if n.startswith(tuple(params))}
+            return _with_prefix(model, name, params)
         if params not in ('students', 'critics'):
             raise ValueError(
                 f"optimizer {name!r}: params must be 'students', 'critics' or a list of prefixes "
-                f'of '
-                f'parameter names, got {params!r}'
+                f'of parameter names, got {params!r}'
             )
+        critics = tuple(
+            f'objectives.{key}.loss.critic.'
+            for key, objective in model.objectives.items()
+            if objective.adversarial
+        )
         return {
-            id(p)
-            for n, p in model.named_parameters()
-            if n.startswith(critics) == (params == 'critics')
+            id(parameter)
+            for key, parameter in model.named_parameters()
+            if key.startswith(critics) == (params == 'critics')
         }
+
+
+def _with_prefix(model: nn.Module, optimizer: str, prefixes: Sequence[str]) -> set[int]:
+    """Return the ids of the parameters whose names begin with one of these."""
+    named = dict(model.named_parameters())
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in named):
+            tops = {'.'.join(name.split('.')[:3]) for name in named}
+            raise KeyError(
+                f'optimizer {optimizer!r}: params prefix {prefix!r} names no parameter'
+                f'{nearest(prefix, tops)}'
+            )
+    return {id(p) for name, p in named.items() if name.startswith(tuple(prefixes))}
 
 
 def schedules_by_name(schedulers: Any) -> bool:
     """Return whether ``param_scheduler`` is given by the names of optimizers.
 
-    >>> schedules_by_name(dict(student=[])), schedules_by_name(dict(type='PolyLR')), schedules_by_name([])
-    (True, False, False)
+    >>> [schedules_by_name(given) for given in (dict(student=[]), dict(type='PolyLR'), [])]
+    [True, False, False]
     """
     return isinstance(schedulers, dict) and 'type' not in schedulers
 
@@ -183,7 +193,7 @@ def check_schedule_names(schedulers: Any, optimizers: Iterable[str]) -> None:
 
 
 def complete_schedules(schedulers: Any, wrapper: OptimWrapper) -> Any:
-    """Return what mmengine's Runner can build schedules of these optimizers from; itself it dies where one is missing.
+    """Complete ``param_scheduler``: mmengine's Runner dies where an optimizer has no schedule.
 
     Args:
         schedulers: ``param_scheduler``; by name: an optimizer without schedules keeps its learning
@@ -216,7 +226,7 @@ mend_schedules()
 
 
 def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
-    """Say which trainable parameters no optimizer holds: prefixes may leave out more than was meant."""
+    """Say which parameters no optimizer holds: prefixes may leave out more than was meant."""
     idle = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in owned]
     if idle:
         print_log(
@@ -228,35 +238,29 @@ def _warn_of_idle(model: nn.Module, owned: set[int]) -> None:
 
 
 def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
-    """Refuse a connector, a loss's own layer or a critic that the optimizer of its phase does not hold."""
+    """Refuse a connector, a loss's layer or a critic that the phase's optimizer does not hold."""
     for name in dict.fromkeys((*phase.objectives, *phase.critics)):
         objective = model.objectives[name]
-        critic = (
-            {id(p) for p in objective.loss.critic.parameters()} if objective.adversarial else set()
-        )
-        wanted = [
-            (key, p)
-            for key, p in objective.named_parameters()
-            if p.requires_grad and name in (phase.critics if id(p) in critic else phase.objectives)
-        ]
-        for key, p in wanted:
-            if id(p) not in owned[phase.optimizer]:
-                holder = next(
-                    (
-                        f'the optimizer {other!r} holds it'
-                        for other in owned
-                        if id(p) in owned[other]
-                    ),
-                    'no optimizer holds it',
-                )
+        critic = objective.loss.critic.parameters() if objective.adversarial else ()
+        of_critic = set(map(id, critic))
+        for key, parameter in objective.named_parameters():
+            stepped_on = phase.critics if id(parameter) in of_critic else phase.objectives
+            if not parameter.requires_grad or name not in stepped_on:
+                continue
+            if id(parameter) not in owned[phase.optimizer]:
                 raise ValueError(
                     f'phase {phase.name!r} takes the gradient of objective {name!r}, but its '
-                    f'optimizer '
-                    f'{phase.optimizer!r} does not hold objectives.{name}.{key} ({holder}), which '
-                    f'would '
-                    f"never be trained. Mend: add 'objectives.{name}' to params of "
-                    f'{phase.optimizer!r}'
+                    f'optimizer {phase.optimizer!r} does not hold objectives.{name}.{key} '
+                    f'({_holder(parameter, owned)}), which would never be trained. Mend: add '
+                    f"'objectives.{name}' to params of {phase.optimizer!r}"
                 )
+
+
+def _holder(parameter: nn.Parameter, owned: dict[str, set[int]]) -> str:
+    for optimizer, held in owned.items():
+        if id(parameter) in held:
+            return f'the optimizer {optimizer!r} holds it'
+    return 'no optimizer holds it'
 
 
 def _check_task(model: Any, phase: Phase, owned: set[int]) -> None:

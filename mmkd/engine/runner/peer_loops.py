@@ -1,4 +1,4 @@
-"""Validation and test of networks that learn together: each peer, the peers' mean, and all as one ensemble."""
+"""Validation and test of networks that learn together: each, their mean, and all as one."""
 
 import copy
 from collections.abc import Sequence
@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from mmengine.evaluator import Evaluator
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from mmengine.runner import TestLoop, ValLoop, autocast
 
 from mmkd.evaluation.functional.uncertainty import EnsembleUncertainty
 from mmkd.models.ensemble import probabilities_of, write_prediction
 from mmkd.registry import LOOPS
+from mmkd.utils.averages import mean_metrics
 from mmkd.utils.checks import nearest
+from mmkd.utils.unwrap import unwrap
 
 MEAN, ENSEMBLE = 'mean', 'ensemble'
 
@@ -63,12 +64,8 @@ class PeerTestLoop(TestLoop):
         return _run(self, 'test')
 
 
-def _distiller(runner: Any) -> Any:
-    return runner.model.module if is_model_wrapper(runner.model) else runner.model
-
-
 def _copies(loop: Any) -> dict[str, Evaluator]:
-    model, name = _distiller(loop.runner), type(loop).__name__
+    model, name = unwrap(loop.runner.model), type(loop).__name__
     plain = name.removeprefix('Peer')
     if not hasattr(model, 'students'):
         raise TypeError(
@@ -84,8 +81,7 @@ def _copies(loop: Any) -> dict[str, Evaluator]:
         if taken in model.students:
             raise ValueError(
                 f'a student is called {taken!r}, as {name} calls what it reports of all. Mend: '
-                f'another '
-                'name'
+                'another name'
             )
     return {peer: _copy(loop.evaluator, peer) for peer in [*model.students, ENSEMBLE]}
 
@@ -105,20 +101,24 @@ def _copy(evaluator: Evaluator, peer: str) -> Evaluator:
 
 def _check_save_best(runner: Any, names: list[str]) -> None:
     """Say now what the checkpoint hook would find at the end of the first validation."""
-    names = [*names, MEAN]
-    for key in [key for hook in runner.hooks for key in _as_list(getattr(hook, 'save_best', None))]:
-        first, _, rest = key.partition('/')
-        if key != 'auto' and first not in names:
-            peers = [name for name in names if name not in (MEAN, ENSEMBLE)]
-            known = rest and nearest(
-                first, names
-            )  # a peer's name, mistyped; else a metric without a peer
-            raise ValueError(
-                f'the checkpoint hook keeps the best by {key!r}{known}, but metrics of peers '
-                f'begin with '
-                f'one of {names}. Mend: default_hooks=dict(checkpoint=dict(save_best='
-                f'{[f"{name}/{rest if known else key}" for name in peers]}))'
-            )
+    for hook in runner.hooks:
+        for key in _as_list(getattr(hook, 'save_best', None)):
+            if key != 'auto':
+                _check_metric(key, names)
+
+
+def _check_metric(key: str, names: list[str]) -> None:
+    first, _, rest = key.partition('/')
+    known = [*names, MEAN]
+    if first in known:
+        return
+    near = rest and nearest(first, known)  # a peer's name, mistyped; else a metric without a peer
+    metric = rest if near else key
+    mend = [f'{name}/{metric}' for name in names if name != ENSEMBLE]
+    raise ValueError(
+        f'the checkpoint hook keeps the best by {key!r}{near}, but metrics of peers begin with one '
+        f'of {known}. Mend: default_hooks=dict(checkpoint=dict(save_best={mend}))'
+    )
 
 
 def _as_list(value: Any) -> list:
@@ -127,12 +127,15 @@ def _as_list(value: Any) -> list:
 
 @torch.no_grad()
 def _run(loop: Any, stage: str) -> dict[str, float]:
-    """Do what mmengine's loop does, with an evaluator for each peer; hooks get the predicting student's outputs."""
+    """Do what mmengine's loop does, with an evaluator for each peer.
+
+    Hooks get the outputs of the student that predicts.
+    """
     runner = loop.runner
     runner.call_hook(f'before_{stage}')
     runner.call_hook(f'before_{stage}_epoch')
     runner.model.eval()
-    model = _distiller(runner)
+    model = unwrap(runner.model)
     for index, data in enumerate(loop.dataloader):
         runner.call_hook(f'before_{stage}_iter', batch_idx=index, data_batch=data)
         with autocast(enabled=loop.fp16):
@@ -154,14 +157,10 @@ def _run(loop: Any, stage: str) -> dict[str, float]:
 def _predict(model: Any, data: Any) -> dict[str, Sequence]:
     """Return the data samples as each peer predicts them, and as all of them do."""
     data = model.data_preprocessor(data, False)
-    # Samples of their own: a model writes its prediction into them.
-    outputs = {
-        name: student(
-            data['inputs'], [sample.clone() for sample in data['data_samples']], mode='predict'
-        )
-        for name, student in model.students.items()
-    }
-    together = [sample.clone() for sample in data['data_samples']]
+    outputs = {}
+    for name, student in model.students.items():
+        outputs[name] = student(data['inputs'], _clones(data['data_samples']), mode='predict')
+    together = _clones(data['data_samples'])
     for sample, *predictions in zip(together, *outputs.values(), strict=True):
         sums = EnsembleUncertainty()
         for prediction in predictions:
@@ -170,15 +169,19 @@ def _predict(model: Any, data: Any) -> dict[str, Sequence]:
     return {**outputs, ENSEMBLE: together}
 
 
+def _clones(samples: Sequence) -> list:
+    """Return samples of one's own: a model writes its prediction into them."""
+    return [sample.clone() for sample in samples]
+
+
 def _evaluate(evaluators: dict[str, Evaluator], size: int) -> dict[str, float]:
     found = {}
     for name, evaluator in evaluators.items():
-        print_log(
-            f'mmkd: {name}', logger='current'
-        )  # metrics that print a table do not say whose it is
+        # metrics that print a table do not say whose it is
+        print_log(f'mmkd: {name}', logger='current')
         found[name] = evaluator.evaluate(size)
     peers = [metrics for name, metrics in found.items() if name != ENSEMBLE]
-    found[MEAN] = {key: sum(metrics[key] for metrics in peers) / len(peers) for key in peers[0]}
+    found[MEAN] = mean_metrics(peers)
     return {
         f'{name}/{key}': value for name, metrics in found.items() for key, value in metrics.items()
     }

@@ -14,7 +14,9 @@ from mmkd.registry import MODEL_WRAPPERS
 def average_over_ranks(
     gradients: list[Tensor | None], parameters: list[Tensor]
 ) -> list[Tensor | None]:
-    """Average gradients over all ranks, one all-reduce a dtype; a parameter that no rank used stays without one.
+    """Average gradients over all ranks, by one all-reduce a dtype.
+
+    A parameter that no rank used stays without one.
 
     Args:
         gradients: One gradient or None a parameter.
@@ -81,7 +83,7 @@ class PhasedDDP(nn.Module):
         module.phase_runner.reduce = average_over_ranks
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor.data, src=0)
-        module.teachers.broadcast()
+        module.broadcast_teachers()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module."""

@@ -1,17 +1,59 @@
-"""Schedules: pure functions from a step to a value, so that a resumed run needs no state to go on exactly."""
+"""Values that change while training: functions of the step alone, so that resuming is exact."""
 
+import inspect
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd.engine.schedules.levels import Progressive as Progressive
-from mmkd.engine.schedules.levels import Stacked as Stacked
+import numpy as np
+
+from mmkd.registry import SCHEDULES
 from mmkd.utils.checks import check_choice, check_count, check_keys
 
 
+class Schedule(ABC):
+    """A value for every step; what every class in the registry ``SCHEDULES`` derives from.
+
+    A class of one's own says ``begin`` and ``length`` and computes a value. It must not remember
+    anything between two calls: a resumed run asks for the step that it goes on with.
+
+    Attributes:
+        begin: First step that counts, 0 or more.
+        length: Steps from ``begin`` to the last value, which is held from there on; 1 or more.
+
+    Examples:
+        >>> class Square(Schedule):
+        ...     def __init__(self, length: int, begin: int = 0) -> None:
+        ...         self.length, self.begin = length, begin
+        ...     def __call__(self, step: int) -> float:
+        ...         return min(max((step - self.begin) / self.length, 0.0), 1.0) ** 2
+        >>> Square(length=4)(2), Square(length=4).values()
+        (0.25, {'lowest': 0.0, 'highest': 1.0})
+    """
+
+    begin: int
+    length: int
+
+    @abstractmethod
+    def __call__(self, step: int) -> float:
+        """Return the value at ``step``, counted from 0."""
+
+    def values(self) -> dict[str, float]:
+        """Return values by name, between which all others lie: a target's checks look at them.
+
+        Here all steps are asked. A class that knows its bounds returns them under the names of the
+        arguments that set them, and errors name these.
+        """
+        values = [self(step) for step in range(self.begin, self.begin + self.length + 1)]
+        # numpy's, which find a NaN wherever it stands
+        return dict(lowest=float(np.min(values)), highest=float(np.max(values)))
+
+
+@SCHEDULES.register_module(name='linear')
 @dataclass(frozen=True, kw_only=True)
-class Linear:
-    """A straight line from ``start`` at step ``begin`` to ``end`` at ``begin + length``, held before and after.
+class Linear(Schedule):
+    """A straight line from ``start`` to ``end``, both held before and after.
 
     Args:
         start: Value up to ``begin``.
@@ -34,26 +76,25 @@ class Linear:
     begin: int = 0
 
     def __post_init__(self) -> None:
-        for name in ('start', 'end'):
-            value = getattr(self, name)
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not math.isfinite(value)
-            ):
+        for name, value in self.values().items():
+            if not _is_finite_number(value):
                 raise ValueError(f'{name} of a schedule must be a finite number, got {value!r}')
-        check_count('length of a schedule', self.length, 1)
-        check_count('begin of a schedule', self.begin, 0)
+        _check_steps(self, 'a schedule')
 
     def __call__(self, step: int) -> float:
         """Return the value at ``step``."""
         share = self._bend(min(max((step - self.begin) / self.length, 0.0), 1.0))
         return self.start * (1 - share) + self.end * share  # exact at both ends
 
+    def values(self) -> dict[str, float]:
+        """Return both ends."""
+        return dict(start=self.start, end=self.end)
+
     def _bend(self, share: float) -> float:
         return share
 
 
+@SCHEDULES.register_module(name='cosine')
 class Cosine(Linear):
     """Half a cosine from ``start`` to ``end``, flat at both; arguments as of :class:`Linear`.
 
@@ -67,9 +108,10 @@ class Cosine(Linear):
         return 0.5 - 0.5 * math.cos(math.pi * share)
 
 
+@SCHEDULES.register_module(name='anneal')
 @dataclass(frozen=True, kw_only=True)
 class Anneal(Linear):
-    """Temperature annealing of Ensemble Distribution Distillation: 10 up to ``begin``, then linearly down to 1.
+    """Temperature annealing of Ensemble Distribution Distillation: 10, then linearly down to 1.
 
     Paper: Malinin et al., ICLR 2020, arXiv 1905.00076. Of 90 epochs a reproduction holds 10 for 30,
     descends in 30 and holds 1 for 30: ``begin`` and ``length`` are a third of the run each. The
@@ -85,29 +127,61 @@ class Anneal(Linear):
     end: float = 1.0
 
 
-SCHEDULES: dict[str, type[Linear]] = {'linear': Linear, 'cosine': Cosine, 'anneal': Anneal}
-
-
-def build_schedule(config: dict[str, Any], where: str = 'a schedule') -> Linear:
-    """Build a schedule from ``dict(type='linear' | 'cosine' | 'anneal', start=…, end=…, length=…, begin=…)``.
+def build_schedule(config: dict[str, Any], where: str = 'a schedule') -> Schedule:
+    """Build a schedule from ``dict(type='linear', start=…, end=…, length=…, begin=…)``.
 
     >>> build_schedule(dict(type='anneal', length=20))(10)
     5.5
 
     Args:
-        config: Its type and arguments.
+        config: Its type, a name in ``SCHEDULES`` or a class, and its arguments.
         where: How errors call it.
 
     Raises:
         ValueError: An unknown type or a bad value.
-        TypeError: An unknown key, with its nearest match, or one that is missing.
+        TypeError: An unknown key, with its nearest match, or one that is missing; a class that is
+            no :class:`Schedule`.
     """
     config = dict(config)
     kind = config.pop('type', None)
-    check_choice(f'type of {where}', kind, SCHEDULES)
-    check_keys(config, ('start', 'end', 'length', 'begin'), where)
-    needed = ('length',) if kind == 'anneal' else ('start', 'end', 'length')
-    missing = [key for key in needed if key not in config]
+    if not isinstance(kind, type):
+        check_choice(f'type of {where}', kind, SCHEDULES.module_dict)
+    made: Any = kind if isinstance(kind, type) else SCHEDULES.get(kind)
+    _check_class(made, where)
+    _check_arguments(made, config, kind, where)
+    schedule = made(**config)
+    _check_steps(schedule, where)
+    return schedule
+
+
+def _check_class(made: Any, where: str) -> None:
+    if not (isinstance(made, type) and issubclass(made, Schedule)):
+        raise TypeError(
+            f'{where} must be a Schedule, got {made!r}. Mend: class {made.__name__}(Schedule), of '
+            'mmkd.engine.schedules'
+        )
+
+
+def _check_arguments(made: type, config: dict[str, Any], kind: Any, where: str) -> None:
+    parameters = inspect.signature(made).parameters
+    if all(one.kind != one.VAR_KEYWORD for one in parameters.values()):
+        check_keys(config, parameters, where)
+    missing = [
+        name
+        for name, one in parameters.items()
+        if one.default is one.empty
+        and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)
+        and name not in config
+    ]
     if missing:
         raise TypeError(f'{where} of type {kind!r} also needs {missing}. Mend: {missing[0]}=…')
-    return SCHEDULES[kind](**config)
+
+
+def _check_steps(schedule: Schedule, where: str) -> None:
+    for name, least in (('length', 1), ('begin', 0)):
+        value: Any = getattr(schedule, name, None)
+        check_count(f'{name} of {where}', value, least)
+
+
+def _is_finite_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from mmkd.distiller.objectives.objective import build_objective
 from mmkd.engine.hooks import ScheduleHook
-from mmkd.engine.hooks.schedule import _find_owner
 from mmkd.engine.schedules import build_schedule
+from mmkd.engine.schedules.targets import Target
 from mmkd.losses import AssignmentKLLoss, DirichletNLLLoss
 
 ANNEAL = dict(target='end2.loss.temperature', type='anneal', begin=2, length=4)
@@ -240,4 +240,4 @@ def test_numbers_that_are_read_once_are_refused() -> None:
             match=f"'quest.loss.{name}' is read when AssignmentKLLoss is built, so changing "
             'it would change nothing. Mend: .* or quest.weight',
         ):
-            _find_owner(objectives, f'quest.loss.{name}')
+            Target(f'quest.loss.{name}').owner(objectives)

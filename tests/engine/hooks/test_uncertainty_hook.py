@@ -18,7 +18,8 @@ from mmengine.runner import Runner
 from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 
-from mmkd.apis.launch import build_runner, prepare_config
+from mmkd.apis.launch import build_runner
+from mmkd.apis.prepare import prepare_config
 from mmkd.engine.hooks import UncertaintyHook
 from mmkd.evaluation import dirichlet_uncertainty
 

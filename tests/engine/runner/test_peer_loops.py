@@ -15,7 +15,8 @@ from helpers.states import checkpoint, differences
 from helpers.tiny import segmentor
 from mmengine.config import Config
 
-from mmkd.apis.launch import build_runner, prepare_config
+from mmkd.apis.launch import build_runner
+from mmkd.apis.prepare import prepare_config
 from mmkd.distiller.export import export_student
 from mmkd.engine.runner.peer_loops import _predict
 from mmkd.models import Ensemble

@@ -12,7 +12,8 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmkd.apis.launch import build_runner, prepare_config
+from mmkd.apis.launch import build_runner
+from mmkd.apis.prepare import prepare_config
 from mmkd.apis.robustness import robustness
 
 

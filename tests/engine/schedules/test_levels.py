@@ -18,8 +18,8 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
 from mmkd.engine.hooks import ScheduleHook
-from mmkd.engine.hooks.schedule import _forget_silence
 from mmkd.engine.schedules import Progressive, Stacked
+from mmkd.engine.schedules.level_weights import forget_silence
 from mmkd.engine.schedules.levels import LevelPlan, LevelState, build_levels
 from mmkd.tasks import Classification, generated_batch
 
@@ -249,7 +249,7 @@ def test_adam_begins_anew_with_what_had_no_gradient() -> None:
             silent.zero_()
         saved = copy.deepcopy(wrapper.optimizer.state_dict())
         if forget:
-            _forget_silence(wrapper)
+            forget_silence(wrapper.optimizer)
             assert list(wrapper.optimizer.state) == [other]
         silent.grad, other.grad = torch.ones(3), torch.ones(3)
         wrapper.optimizer.step()

@@ -160,9 +160,9 @@ def test_a_text_teacher_keeps_its_precision_under_autocast(tmp_path: Path) -> No
     torch.save(dict(state_dict=build(classifier(4)).state_dict()), teacher)
     model = build(distiller(teacher))
     batch = Batch(sentences(), [BaseDataElement(gt_label=torch.tensor([0]))] * 2)
-    plain = model.observe_teachers(batch)['teacher']['logits']
+    plain = model.runs['teacher'].observe(batch)[0]['logits']
     with torch.autocast('cpu', torch.bfloat16):
-        found = model.observe_teachers(batch)['teacher']['logits']
+        found = model.runs['teacher'].observe(batch)[0]['logits']
     assert found.dtype == torch.float32
     assert torch.equal(found, plain)
 

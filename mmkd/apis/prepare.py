@@ -1,0 +1,169 @@
+"""What a config needs before a run: its settings checked, and what depends on the run settled."""
+
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
+
+from mmkd.apis.settings import check_settings, optim_wrappers
+from mmkd.compat import require_library
+from mmkd.engine.optimizers.phase_constructor import check_schedule_names
+from mmkd.registry import MODELS
+
+_SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
+
+
+def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Config:
+    """Check the settings and settle what depends on the run: precision, distribution, SyncBN.
+
+    Args:
+        cfg: The config, changed in place.
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+        amp: Mixed precision for every optimizer.
+
+    Raises:
+        ImportError: The config's scope is a library that does not import.
+        KeyError: ``param_scheduler`` names an optimizer that is not there.
+        ValueError: A length, interval or size that makes no run; a launcher that needs GPUs where
+            there is none; a strategy or wrapper that shards weights.
+    """
+    check_settings(cfg)
+    cfg.launcher = launcher
+    _require_scope(cfg)
+    _refuse_sharding(cfg)
+    if amp:
+        _set_amp(cfg)
+    names = [name for name, _ in optim_wrappers(cfg.get('optim_wrapper')) if name]
+    check_schedule_names(cfg.get('param_scheduler'), names)
+    if launcher != 'none':
+        _distribute(cfg)
+    return cfg
+
+
+def is_distiller(cfg: Config) -> bool:
+    """Return whether the config's model is a Distiller."""
+    return _model_name(cfg) == 'Distiller'
+
+
+def is_ensemble(cfg: Config) -> bool:
+    """Return whether the model is an Ensemble, whose members name their own checkpoints."""
+    return _model_name(cfg) == 'Ensemble'
+
+
+def has_gpu() -> bool:
+    """Return whether training will run on an accelerator."""
+    return get_device() not in ('cpu', 'mps')
+
+
+def _model_name(cfg: Config) -> str:
+    kind = (cfg.get('model') or {}).get('type', '')
+    return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
+
+
+def _require_scope(cfg: Config) -> None:
+    scope = cfg.get('default_scope') or ''
+    # of a detector's Distiller: its members and data sets, whatever the Distiller itself is
+    whole = scope == 'mmdet' and is_distiller(cfg)
+    kind = None if whole else (cfg.get('model') or {}).get('type')
+    require_library(scope, kind, f'{cfg.filename or "the config"}')
+
+
+def _set_amp(cfg: Config) -> None:
+    if cfg.get('optim_wrapper') is None:
+        raise KeyError(
+            "--amp sets the precision of optimizers, but the config has no 'optim_wrapper'"
+        )
+    for _, wrapper in optim_wrappers(cfg.optim_wrapper):
+        if has_gpu():
+            wrapper.type = 'AmpOptimWrapper'
+            wrapper.setdefault('loss_scale', 'dynamic')
+        else:
+            # mmengine's AmpOptimWrapper asserts on a CPU.
+            wrapper.type = 'mmkd.Bf16OptimWrapper'
+            wrapper.pop('loss_scale', None)
+            wrapper.pop('dtype', None)
+
+
+def _refuse_sharding(cfg: Config) -> None:
+    """Refuse what of mmengine cuts weights into pieces, before it would do so to the wrong ones."""
+    wrapper = cfg.get('optim_wrapper') or {}
+    asked = {key: cfg.get(key) for key in ('strategy', 'model_wrapper_cfg', 'optim_wrapper')}
+    asked |= {f'optim_wrapper.{key}': one for key, one in wrapper.items() if isinstance(one, dict)}
+    for what, part in asked.items():
+        kind = str((part or {}).get('type', ''))
+        if is_distiller(cfg) and any(name in kind for name in _SHARDS):
+            raise ValueError(
+                f'{what}=dict(type={kind!r}): teachers are outside the module tree, so that no '
+                'checkpoint, optimizer or EMA holds them, and what shards the tree would cut up '
+                'the small student and leave every rank a whole teacher; nor can it step several '
+                "optimizers from one forward. Mend: teacher=dict(…, precision='bf16'), which "
+                'halves it, with --launcher pytorch; a teacher that does not fit a device even so '
+                'is not served'
+            )
+
+
+def _distribute(cfg: Config) -> None:
+    """Choose what wraps the model, and where there is no GPU start the processes' group."""
+    distils = is_distiller(cfg)
+    several = distils and len(_used_optimizers(cfg)) > 1
+    if distils and cfg.get('model_wrapper_cfg') is None and (several or not has_gpu()):
+        cfg.model_wrapper_cfg = dict(type='mmkd.PhasedDDP')
+    if has_gpu():
+        return
+    if cfg.launcher != 'pytorch':
+        raise ValueError(
+            f'--launcher {cfg.launcher} needs GPUs. Mend: torchrun … --launcher pytorch also runs '
+            'on CPUs'
+        )
+    if not distils:
+        _wrap_plain_model_on_cpu(cfg)
+    if not dist.is_initialized():  # mmengine would ask for a GPU first
+        _init_gloo(((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout'))
+
+
+def _used_optimizers(cfg: Config) -> list[str]:
+    phases = cfg.model.get('phases')
+    if phases:
+        return [phase['optimizer'] for phase in phases]
+    losses = [one.get('loss', {}) for one in (cfg.model.get('objectives') or {}).values()]
+    return ['student', 'critic'] if any(map(_has_critic, losses)) else ['student']
+
+
+def _has_critic(loss: dict) -> bool:
+    kind = loss.get('type')
+    return hasattr(MODELS.get(kind) if isinstance(kind, str) else kind, 'critic_loss')
+
+
+def _wrap_plain_model_on_cpu(cfg: Config) -> None:
+    """Name no device and no SyncBN, as mmengine would; PhasedDDP sees to both for a Distiller."""
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False),
+    )
+    print_log('SyncBN cannot run on a CPU, so it is reverted to BN', logger='current')
+    _revert_sync_bn(cfg.model)
+
+
+def _revert_sync_bn(node: Any) -> None:
+    if isinstance(node, dict):
+        if node.get('type') == 'SyncBN':
+            node['type'] = 'BN'
+        node = list(node.values())
+    for child in node if isinstance(node, list | tuple) else ():
+        _revert_sync_bn(child)
+
+
+def _init_gloo(seconds: float | None) -> None:
+    timeout = None if seconds is None else timedelta(seconds=seconds)
+    try:
+        dist.init_process_group('gloo', timeout=timeout)
+    except ValueError as error:
+        if 'environment variable' not in str(error):
+            raise
+        raise ValueError(
+            f'--launcher pytorch, but nothing launched this process: {error}. Mend: torchrun '
+            '--nproc_per_node=N tools/train.py CONFIG --launcher pytorch'
+        ) from error
