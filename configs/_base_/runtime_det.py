@@ -3,4 +3,6 @@ _base_ = './runtime.py'
 default_scope = 'mmdet'
 visualizer = dict(type='DetLocalVisualizer')
 default_hooks = dict(
-    checkpoint=dict(save_best='coco/bbox_mAP', rule='greater'), visualization=dict(type='DetVisualizationHook'))
+    checkpoint=dict(save_best='coco/bbox_mAP', rule='greater'),
+    visualization=dict(type='DetVisualizationHook'),
+)

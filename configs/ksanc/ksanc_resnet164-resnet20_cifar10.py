@@ -1,23 +1,42 @@
 # The paper's pair; the weights are ours, the paper's are not known to us.
-_base_ = './baseline-200-passes_resnet20_cifar10.py'
+_base_ = '../pairs/kd_resnet164-resnet20_cifar10.py'
 stages = [f'stage{n}' for n in (1, 2, 3)]
 model = dict(
-    _delete_=True,
-    type='mmkd.Distiller',
-    student=dict(model={{_base_.model}}),
-    teacher=dict(cfg='{{ fileDirname }}/teacher_resnet164_cifar10.py',
-                 checkpoint='work_dirs/teacher_resnet164_cifar10/iter_78200.pth'),
-    taps=dict(logits='head.fc', pooled='head.fc:input',
-              stage1='backbone.layer1', stage2='backbone.layer2', stage3='backbone.layer3'),
+    taps=dict(
+        _delete_=True,
+        logits='head.fc',
+        pooled='head.fc:input',
+        stage1='backbone.layer1',
+        stage2='backbone.layer2',
+        stage3='backbone.layer3',
+    ),
     objectives=dict(
+        _delete_=True,
         logit=dict(loss=dict(type='LogitMSELoss'), on='logits', weight=0.1),
         squeezed=dict(
             loss=dict(type='SqueezedKnowledgeLoss', num_classes=10, loss_weight=0.1),
-            reads=dict(student=[f'student.{s}' for s in stages], teacher=[f'teacher.{s}' for s in stages],
-                       student_global='student.pooled', teacher_global='teacher.pooled', labels='batch.labels')),
+            reads=dict(
+                student=[f'student.{s}' for s in stages],
+                teacher=[f'teacher.{s}' for s in stages],
+                student_global='student.pooled',
+                teacher_global='teacher.pooled',
+                labels='batch.labels',
+            ),
+        ),
         adversarial=dict(
-            loss=dict(type='AdversarialLoss', mode='bce', critic=dict(type='CategoryCritic'),
-                      l1=1e-5, l2=1e-4, adversarial_sample=0.1),
-            on='logits', reads=dict(labels='batch.labels'), weight=0.1)),
-    task_weight=0.)
+            loss=dict(
+                type='AdversarialLoss',
+                mode='bce',
+                critic=dict(type='CategoryCritic'),
+                l1=1e-5,
+                l2=1e-4,
+                adversarial_sample=0.1,
+            ),
+            on='logits',
+            reads=dict(labels='batch.labels'),
+            weight=0.1,
+        ),
+    ),
+    task_weight=0.0,
+)
 optim_wrapper = dict(critic=dict(optimizer=dict(_delete_=True, type='Adam', lr=1e-3)))

@@ -9,6 +9,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from mmkd.apis.launch import build_runner, load_config, train
+from mmkd.apis.length import follow_length
 from mmkd.apis.prepare import is_distiller, prepare_config
 from mmkd.apis.runs import read_note, write_note
 from mmkd.utils.averages import spread
@@ -33,7 +34,7 @@ def member_config(
     Raises:
         SystemExit: The config is a Distiller's, or trains nothing.
     """
-    cfg = load_config(path, cfg_options, work_dir)
+    cfg = follow_length(load_config(path, cfg_options, work_dir))
     if is_distiller(cfg):
         raise SystemExit(
             f"{path} is a Distiller's; members are plain models. Mend: give the config of "

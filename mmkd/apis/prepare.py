@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
 
+from mmkd.apis.length import follow_length
 from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
@@ -17,7 +18,7 @@ _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
 
 
 def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Config:
-    """Check the settings and settle what depends on the run: precision, distribution, SyncBN.
+    """Check the settings; settle what depends on the run: length, precision, distribution, SyncBN.
 
     Args:
         cfg: The config, changed in place.
@@ -31,6 +32,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
             there is none; a strategy or wrapper that shards weights.
     """
     check_settings(cfg)
+    follow_length(cfg)
     cfg.launcher = launcher
     _require_scope(cfg)
     _refuse_sharding(cfg)

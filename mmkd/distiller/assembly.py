@@ -210,7 +210,7 @@ def _read_member(name: str, role: str, value: Any, mistakes: Mistakes) -> Member
 
 
 def build_students(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
-    """Build the students, the first as a plain run would: from the run's generator; others apart."""
+    """Build the students, the first from the run's generator as a plain run would."""
     for name, member in list(parts.members.items()):
         if member.role == 'student':
             with mistakes.of(parts, name):
@@ -237,7 +237,7 @@ def _build(member: Member, mistakes: Mistakes) -> nn.Module:
 
 
 def _preprocessor(given: Any, parts: Parts) -> nn.Module:
-    """Return the data preprocessor that was given, in the first student's scope, or that student's own."""
+    """Return the data preprocessor that was given, or the first student's own."""
     own: dict[str, Any] = {
         name: getattr(student, 'data_preprocessor', None)
         for name, student in parts.students.items()
@@ -358,7 +358,7 @@ def _taps_of(member: str, reads: list[str]) -> list[str]:
 
 
 def compare_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
-    """Refuse tensors that look alike and do not mean the same; tell objectives what classes they see."""
+    """Refuse tensors that do not mean the same; tell objectives what classes they see."""
     for name, objective in list(parts.objectives.items()):
         with mistakes.of(parts, name):
             tapped = {}
@@ -385,7 +385,7 @@ def give_noises(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
 
 
 def plan_phases(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
-    """Read which objectives each optimizer steps on; where objectives are lost, the implicit phases."""
+    """Read which objectives each optimizer steps on; implicit phases where some are lost."""
     built = len(parts.critics) == len(settings.objectives or {})
     with mistakes.of(parts, '(phases)'):
         if built:
@@ -400,7 +400,7 @@ def _implicit_phases(parts: Parts) -> None:
 
 
 def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
-    """Run every member and objective once on generated images, which fits connectors and critics."""
+    """Run members and objectives once on generated images; fits connectors and critics."""
     parts.streams = Streams(
         [stream for objective in parts.objectives.values() for stream in objective.running()],
         [reference for objective in parts.objectives.values() for reference in objective.kept],

@@ -24,7 +24,7 @@ from mmkd.tasks.base import task_of
 
 @MODELS.register_module()
 class Distiller(BaseModel):
-    """Train students under teachers: one forward of each an iteration, objectives on what taps read.
+    """Train students under teachers: one forward of each, objectives on what taps read.
 
     The state dict holds ``students.<name>.`` and ``objectives.<name>.``; teachers are not in it.
 
@@ -34,7 +34,7 @@ class Distiller(BaseModel):
         students: Named members, in place of ``student``; the first answers ``mode='predict'``.
         teacher: One member, named ``teacher``; needs a checkpoint unless ``allow_untrained=True``.
         teachers: Named members, in place of ``teacher``.
-        taps: Tap name -> path in every member, see :class:`mmkd.distiller.taps.taps.TapPath`; a
+        taps: Tap name -> path in every member, see :class:`mmkd.distiller.taps.tap_path.TapPath`; a
             member's own ``taps`` win.
         objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…)``.
         phases: Which objectives each optimizer steps on; None: one phase, and one for the critics
@@ -57,7 +57,7 @@ class Distiller(BaseModel):
 
     Raises:
         TypeError: Unknown keys, here or in a member, objective or phase, with the nearest match.
-        ValueError: A teacher without checkpoint; shapes that a loss cannot take; see also the parts.
+        ValueError: A teacher without checkpoint; shapes that a loss cannot take; see the parts.
         KeyError: A tap, member, objective or module that does not exist, with the nearest match.
     """
 
@@ -120,7 +120,7 @@ class Distiller(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
     ) -> Any:
-        """Return the losses of students and objectives (``'loss'``), else what the predicting student returns."""
+        """Return all losses (``mode='loss'``), else what the predicting student returns."""
         if mode != 'loss':
             return self.students[self.predict_with](inputs, data_samples, mode)
         record, losses = self.observe(inputs, data_samples)
@@ -159,7 +159,7 @@ class Distiller(BaseModel):
         return losses
 
     def train_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
-        """Step once: mmengine's own step with one optimizer, else one forward and every phase's gradient from it."""
+        """Step once: mmengine's step with one optimizer, else all phases from one forward."""
         if not isinstance(optim_wrapper, OptimWrapperDict):
             refuse_untrained_critics(self.objectives)
             if len(self.phases) == 1 and self.phase_runner.reduce is None:
@@ -222,7 +222,7 @@ class Distiller(BaseModel):
         return {run.name: run.model for run in self.runs.values() if run.role == 'teacher'}
 
     def init_weights(self) -> None:
-        """Initialise students and objectives; a student's checkpoint comes last, so that it wins over ``init_cfg``.
+        """Initialise; a student's checkpoint comes last, so that it wins over ``init_cfg``.
 
         The Runner synchronises what is in the state dict afterwards; teachers are not, so they are
         synchronised here.

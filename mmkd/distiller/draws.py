@@ -60,7 +60,7 @@ class Apart(ModuleDict):
         self.kind, self.plain = kind, plain
 
     def init_weights(self) -> None:
-        """Initialise each that is not initialised yet, as mmengine does of the children of a module."""
+        """Initialise each that is not yet, as mmengine does of the children of a module."""
         for name, module in self.items():
             if not hasattr(module, 'init_weights') or getattr(module, 'is_init', False):
                 continue

@@ -28,7 +28,8 @@ class Stream:
     def taps_of(self, member: str) -> Iterator[str]:
         """Return the taps of a member that the statistics are made of.
 
-        >>> list(Stream('end(teachers)', ('t0.logits', 't1.logits'), list, list.append).taps_of('t1'))
+        >>> stream = Stream('end(teachers)', ('t0.logits', 't1.logits'), list, list.append)
+        >>> list(stream.taps_of('t1'))
         ['logits']
         """
         for reference in self.references:
@@ -80,7 +81,7 @@ class Record(dict[str, Any]):
 
     @torch.no_grad()
     def add(self, member: str, seen: dict[str, Any]) -> None:
-        """Keep what a member's taps saw; what only statistics need is let go before the next one runs."""
+        """Keep what a member's taps saw; what only statistics need is let go at once."""
         for stream in self.streams.each:
             for tap in stream.taps_of(member):
                 if stream.key not in self:

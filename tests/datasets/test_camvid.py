@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmkd.datasets import CamVid
 from mmkd.registry import DATASETS
 
-CONFIG = Path(__file__).resolve().parents[2] / 'configs/_base_/camvid.py'
+CONFIG = Path(__file__).resolve().parents[2] / 'configs/_base_/datasets/camvid.py'
 
 
 @pytest.fixture
@@ -107,7 +107,9 @@ def test_the_students_mean_and_std_are_those_of_the_images(shared: Callable[[str
     share, value = counts / counts.sum(1, keepdims=True), np.arange(256)
     mean = share @ value
     std = (share @ value**2 - mean**2) ** 0.5
-    norm = Config.fromfile(CONFIG.parent / 'models/camvid_pspnet-r18.py').model.data_preprocessor
+    norm = Config.fromfile(
+        CONFIG.parents[1] / 'models/camvid_pspnet-r18.py'
+    ).model.data_preprocessor
     # the config's come from other frames than these: the difference is a hundredth of a standard
     # deviation
     np.testing.assert_allclose(mean, norm.mean, atol=1.1)

@@ -20,7 +20,7 @@ from mmkd.datasets import CIFAR10, PackClsInputs, PadCrop
 from mmkd.datasets.seeded import seeded_loader
 from mmkd.utils.seeds import seed_everything
 
-CONFIG = Path(__file__).resolve().parents[2] / 'configs/_base_/cifar10.py'
+CONFIG = Path(__file__).resolve().parents[2] / 'configs/_base_/datasets/cifar10.py'
 
 
 def dataset(root: Path, split: str = 'train', **changes: Any) -> CIFAR10:

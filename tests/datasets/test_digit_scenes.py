@@ -316,7 +316,7 @@ def test_a_perfect_prediction_has_miou_100_and_another_the_hand_value(dataset: D
 
 
 def test_the_base_config_builds_disjoint_loaders() -> None:
-    cfg = Config.fromfile('configs/_base_/digit_scenes.py')
+    cfg = Config.fromfile('configs/_base_/datasets/digit_scenes.py')
     with DefaultScope.overwrite_default_scope('mmseg'):
         loaders = {
             split: Runner.build_dataloader(cfg[f'{split}_dataloader'], seed=0) for split in SPLITS

@@ -7,7 +7,7 @@ from helpers.images import CLASSES, write_classes
 from helpers.runs import _RUNS, ROOT
 from mmengine.config import Config
 
-BASES = ['cifar10', 'schedule_cifar', 'runtime_cls']
+BASES = ['datasets/cifar10', 'schedules/schedule_cifar', 'runtime_cls']
 
 
 def classifier(base_channels: int, num_classes: int = 3) -> dict:
@@ -63,6 +63,8 @@ def config(
             val_dataloader=dict(batch_size=4, dataset=own),
             test_dataloader=dict(batch_size=4, dataset=own),
             train_cfg=dict(max_iters=max_iters, val_interval=1),
+            # written out: a part of a run has the schedule of the whole
+            param_scheduler=[dict(type='CosineAnnealingLR', eta_min=0, end=20, by_epoch=False)],
             default_hooks=dict(
                 logger=dict(interval=1), checkpoint=dict(interval=1, max_keep_ckpts=-1)
             ),

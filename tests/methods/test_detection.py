@@ -419,7 +419,7 @@ def test_pictures_of_detections(mmdet: None, tmp_path: Path) -> None:
         'test_dataloader.persistent_workers=False',
         f'test_evaluator.ann_file={root}/annotations_coco/test.json',
     ]
-    path = ROOT / 'configs/structured_kd_detection/baseline_fcos-r18-half_bccd-320x240.py'
+    path = ROOT / 'configs/pairs/baseline_fcos-r18-half_bccd-320x240.py'
     weights = MODELS.build(
         Config.fromfile(path).model.to_dict() | dict(_scope_='mmdet')
     ).state_dict()

@@ -1,4 +1,4 @@
-"""The models of a config, ready to be measured: ours, the student alone, and both as peers run them."""
+"""The models of a config, ready to be measured: ours, the student alone, both as peers do."""
 
 import copy
 from collections.abc import Callable
@@ -68,7 +68,7 @@ class Options:
 
 
 class Pair:
-    """Builds a config's members, untrained and without downloads, and one function for each thing to measure.
+    """A config's members, untrained and without downloads, and one function a thing to measure.
 
     Objectives and optimizers are the config's; only the learning rates are tiny, for every step
     sees the same batch.
@@ -226,7 +226,7 @@ class Pair:
         return self._ready(Member.parse('student', 'student', plain).build())
 
     def _without_critics(self) -> Distiller | None:
-        """Return a Distiller of the same modules without the adversarial objectives; None where there are none."""
+        """Return a Distiller without the adversarial objectives; None where there are none."""
         others = {n: o for n, o in self.parts.objectives.items() if not o.adversarial}
         if len(others) in (0, len(self.parts.objectives)):
             return None
@@ -297,7 +297,7 @@ def _objectives_alone(objectives: list[Any], record: Record, seen: dict[str, Any
 
 
 def _critics_alone(objectives: list[Any], record: Record, seen: dict[str, Any]) -> None:
-    """Forward and backward of what the student gets from critics, and of what the critics learn from."""
+    """Forward and backward of what students get from critics, and of what critics learn from."""
     _objectives_alone(objectives, record, seen)
     sum(
         objective.critic_loss(record)[f'{objective.name}.critic_loss'] for objective in objectives

@@ -80,7 +80,7 @@ class Story:
 def _set_length(cfg: Config, iters: int) -> None:
     warmup, decay = cfg.param_scheduler
     warmup.end = decay.begin = max(1, iters // 20)
-    decay.end = cfg.train_cfg.max_iters = cfg.default_hooks.checkpoint.interval = iters
+    cfg.train_cfg.max_iters = iters  # the decay ends there, and checkpoints follow
     cfg.train_cfg.val_interval = max(1, iters // 6)
     cfg.default_hooks.logger.interval = max(1, min(50, iters // 6))
 

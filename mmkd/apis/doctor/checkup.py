@@ -186,11 +186,10 @@ def _without_weights(cfg: Config, model: Any) -> str:
     if not is_distiller(cfg):
         options = ' '.join(f'{key}={value}' for key, value in pretrained_keys(cfg.model))
         return f', or start without them: --cfg-options {options}' if options else ''
-    wanted = {
-        name: dict(pretrained_keys(member.model))
-        for name, member in ((name, run.member) for name, run in model.runs.items())
-        if member.role == 'student' or member.checkpoint is None
-    }
+    wanted = {}
+    for name, run in model.runs.items():
+        if run.role == 'student' or run.member.checkpoint is None:
+            wanted[name] = dict(pretrained_keys(run.member.model))
     mends = [
         f'{name}=dict(…, cfg_options={options})' for name, options in wanted.items() if options
     ]

@@ -22,7 +22,7 @@ DOMINATES = 100.0
 
 
 def gradient_norm(value: Tensor, parameters: Iterable[Tensor]) -> float:
-    """Return the Euclidean norm of the gradient of ``value`` with respect to all parameters; the graph stays.
+    """Return the Euclidean norm of the gradient of ``value`` by all parameters; the graph stays.
 
     >>> w = torch.tensor([3., 4.], requires_grad=True)
     >>> gradient_norm(w.square().sum() / 2, [w])
@@ -36,7 +36,7 @@ def gradient_norm(value: Tensor, parameters: Iterable[Tensor]) -> float:
 
 
 def measure_objectives(model: Distiller, data: dict, report: Report) -> None:
-    """Run every member once on a preprocessed batch, in float32 and train mode, and table taps and objectives."""
+    """Run every member once on a batch, in float32 and train mode; table taps and objectives."""
     parameters = [p for p in model.students.parameters() if p.requires_grad]
     with _counting_calls(model) as calls:
         record, task = model.observe(**data)
@@ -138,7 +138,7 @@ def _describe(objective: Objective) -> tuple[str, str, str, str, str]:
 
 
 def normaliser(loss: nn.Module) -> str:
-    """Return what a loss's documentation says after ``Normaliser:``, of the class or of the function behind it."""
+    """Return what a loss says after ``Normaliser:``, in its class or the function behind it."""
     module = sys.modules[type(loss).__module__]
     documents = [
         type(loss).__doc__,

@@ -47,7 +47,7 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
 def evaluate_teachers(
     cfg: Config, model: Any, batches: int, device: str, report: Report
 ) -> dict[str, str]:
-    """Evaluate every teacher on the first validation batches, by the hook that does so before training.
+    """Evaluate every teacher on validation batches, by the hook that does so before training.
 
     A teacher that is hardly better than chance is an error: it would spoil the training.
     """

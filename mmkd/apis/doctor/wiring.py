@@ -76,9 +76,8 @@ def _build_distiller(settings: Settings, report: Report) -> Wiring:
 def find_unused_taps(distiller: Distiller, config: dict) -> list[str]:
     """Return what to say about taps that no objective reads."""
     used = {name: set(run.taps.paths) for name, run in distiller.runs.items()}
-    shared = [
-        tap for tap in config.get('taps') or {} if not any(tap in own for own in used.values())
-    ]
+    anywhere = set().union(*used.values())
+    shared = [tap for tap in config.get('taps') or {} if tap not in anywhere]
     found = [f'tap {tap!r} is read by no objective' for tap in shared]
     for name, run in distiller.runs.items():
         unread = [tap for tap in run.member.taps if tap not in used[name]]

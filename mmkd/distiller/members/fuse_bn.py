@@ -44,8 +44,8 @@ def fuse_bn(taps: Taps, size: tuple[int, int], forward: Forward) -> None:
         if (now[name] - old).abs().max() > 1e-2 * old.abs().max():
             raise ValueError(
                 f'fuse_bn=True changes tap {name!r} of {taps.where}: a norm runs before its '
-                "convolution or apart from it (ConvModule(order=('norm', …))), so it cannot be folded. Mend: "
-                'fuse_bn=False'
+                "convolution or apart from it (ConvModule(order=('norm', …))), so it cannot be "
+                'folded. Mend: fuse_bn=False'
             )
 
 

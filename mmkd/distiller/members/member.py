@@ -24,7 +24,7 @@ PRECISIONS = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float
 
 @dataclass
 class Member:
-    """One member as its config describes it; the model at work is a :class:`Student` or a :class:`Teacher`.
+    """One member as its config describes it; at work it is a Student or a Teacher.
 
     Args:
         name: The name that references use.
@@ -155,7 +155,7 @@ def check_member_key(name: str, role: str, key: str) -> None:
 
 
 def _check_values(value: dict, where: str) -> None:
-    """Refuse a checkpoint that is no path, and a switch that is neither on nor off: any text would be on."""
+    """Refuse values of another kind: any text would be a checkpoint, or switch something on."""
     if ('cfg' in value) == ('model' in value):
         raise ValueError(
             f"{where} needs exactly one of 'cfg' (a path, pkg::path or Config) and 'model' "

@@ -13,7 +13,7 @@ from mmkd.distiller.members.member import Member
 
 
 def plain_model_cfg(member: Member) -> ConfigDict:
-    """Return the member's model config without downloads: an exported one has its weights beside it.
+    """Return a member's model config without downloads: exported, it has its weights beside it.
 
     Raises:
         TypeError: The member was given as a built model.
@@ -56,7 +56,7 @@ def _is_pretrained(init_cfg: Any) -> bool:
 
 
 def _loads_by_default(kind: Any, registry: Registry) -> bool:
-    """Return whether a class loads weights unless it is told not to, as mmseg's TIMMBackbone does."""
+    """Return whether a class loads weights unless told not to, as mmseg's TIMMBackbone does."""
     try:
         found = registry.get(kind) if isinstance(kind, str) else kind
         parameters = inspect.signature(found).parameters

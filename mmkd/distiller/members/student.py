@@ -41,7 +41,7 @@ class Student(Run):
         return self.taps.read(seen), {f'{self.prefix}{key}': x for key, x in losses.items()}
 
     def probe(self, batch: Batch) -> dict[str, Any]:
-        """Run a stand-in once, so that nothing of the student is touched; return tap name -> tensor.
+        """Run a stand-in once, nothing of the student is touched; return tap name -> tensor.
 
         Taps of auxiliary heads fire in ``mode='loss'`` alone.
         """

@@ -101,7 +101,7 @@ class Teacher(Run):
         return self.watch(batch), {}
 
     def probe(self, batch: Batch) -> dict[str, Any]:
-        """Refuse noises that would change nothing, then run once under them; return tap name -> tensor.
+        """Refuse noises that change nothing, then run under them; return tap name -> tensor.
 
         The compiled form is left alone: its hooks must be there when it is first traced.
         """

@@ -1,4 +1,4 @@
-"""Gradients: those of all phases from one forward, each restricted to its optimizer's parameters."""
+"""Gradients of all phases from one forward, each restricted to its optimizer's parameters."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -11,7 +11,7 @@ from mmkd.distiller.phases.phase import Phase, check_optimizers
 
 
 class PhaseRunner:
-    """Takes each phase's gradient, restricted to its optimizer's own parameters, then steps in the listed order.
+    """Takes each phase's gradient for its optimizer's own parameters, then steps in order.
 
     Each phase keeps its own gradient buffer, and ``p.grad`` is lent to it for clip, unscale and
     step only: two optimizers may hold the same weights, and a critic never leaks into a student or

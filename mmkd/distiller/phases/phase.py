@@ -180,7 +180,7 @@ def refuse_untrained_critics(objectives: Mapping[str, Any]) -> None:
 
 
 def grad_norm_key(phases: list[Phase], optimizer: str) -> str:
-    """Return the log key of an optimizer's gradient norm: two wrappers would write into one otherwise."""
+    """Return the log key of an optimizer's gradient norm: two would write into one otherwise."""
     return next(
         (f'{p.name}.grad_norm' for p in phases if p.optimizer == optimizer),
         f'{optimizer}.grad_norm',

@@ -125,7 +125,8 @@ def _check_accumulation(runner: Runner) -> None:
     for name, part in dict(getattr(wrapper, 'optim_wrappers', {'': wrapper})).items():
         counts, which = part._accumulative_counts, f' of optimizer {name!r}' if name else ''
         for kind, interval in intervals.items():
-            if interval > 0 and interval % counts:
+            # at the end of a run every optimizer steps, whatever it has accumulated
+            if 0 < interval < runner.max_iters and interval % counts:
                 raise ValueError(
                     f'{kind}={interval} is no multiple of accumulative_counts={counts}{which}: a '
                     'checkpoint between two optimizer steps holds half a gradient and cannot be '

@@ -239,7 +239,7 @@ def scenes(tmp_path: Path) -> Path:
 
 
 def test_flip_and_resize_keep_image_and_depth_together(scenes: Path) -> None:
-    cfg = Config.fromfile(ROOT / 'configs/_base_/nyuv2_160x120.py')
+    cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/nyuv2_160x120.py')
     pipeline = [step for step in cfg.train_pipeline if step.type != 'PhotoMetricDistortion']
     pipeline.insert(-1, dict(type='RandomCrop', crop_size=(96, 128)))
     dataset = DATASETS.build(
@@ -265,9 +265,7 @@ def test_flip_and_resize_keep_image_and_depth_together(scenes: Path) -> None:
 
 
 def test_a_depth_estimator_predicts_metres_at_the_size_of_the_ground_truth() -> None:
-    cfg = Config.fromfile(
-        ROOT / 'configs/structured_kd_depth/baseline_resnet18-half_nyuv2-160x120.py'
-    )
+    cfg = Config.fromfile(ROOT / 'configs/pairs/baseline_resnet18-half_nyuv2-160x120.py')
     model = MODELS.build(dict(cfg.model, _scope_='mmseg')).eval()
     image = torch.randn(1, 3, 120, 160)
     sample = SegDataSample(metainfo=dict(ori_shape=(240, 320), img_shape=(120, 160)))

@@ -1,0 +1,15 @@
+# Plain logit distillation of a ResNet-164 into a ResNet-20: 0.1 of the labels, 0.9 of the teacher
+# at T = 4.
+_base_ = './baseline-200-passes_resnet20_cifar10.py'
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student=dict(model={{_base_.model}}),
+    teacher=dict(
+        cfg='{{ fileDirname }}/teacher_resnet164_cifar10.py',
+        checkpoint='work_dirs/teacher_resnet164_cifar10/iter_78200.pth',
+    ),
+    taps=dict(logits='head.fc'),
+    objectives=dict(kd=dict(loss=dict(type='PixelWiseKLLoss', tau=4.0), on='logits', weight=0.9)),
+    task_weight=0.1,
+)

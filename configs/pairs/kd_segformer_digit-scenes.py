@@ -1,0 +1,13 @@
+# Logits alone: what internal representations are compared with.
+_base_ = './baseline_segformer_digit-scenes.py'
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student=dict(model={{_base_.model}}),
+    teacher=dict(
+        cfg='{{ fileDirname }}/teacher_segformer_digit-scenes.py',
+        checkpoint='work_dirs/teacher_segformer_digit-scenes/iter_1500.pth',
+    ),
+    taps=dict(logits='decode_head.conv_seg'),
+    objectives=dict(soft=dict(loss=dict(type='PixelWiseKLLoss'), on='logits')),
+)

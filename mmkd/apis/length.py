@@ -1,0 +1,53 @@
+"""The length of a run, said once: what follows from train_cfg.max_iters."""
+
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkd.engine.hooks.length_check import lengths_left_out
+
+
+def follow_length(cfg: Config) -> Config:
+    """Fill in what a config leaves out and its length decides; what it writes out stays.
+
+    The end of a schedule that needs one and ``train_cfg.val_interval`` follow
+    ``train_cfg.max_iters``, the checkpoint's interval follows the validation's. An interval that is
+    longer than the run becomes that of the run, which changes nothing: mmengine validates and saves
+    at the end in any case.
+
+    Args:
+        cfg: The config, changed in place.
+
+    >>> cfg = Config(dict(
+    ...     train_cfg=dict(max_iters=880), val_cfg=dict(type='ValLoop'),
+    ...     param_scheduler=[dict(type='CosineAnnealingLR', by_epoch=False)],
+    ...     default_hooks=dict(checkpoint=dict(by_epoch=False, interval=4000))))
+    >>> cfg = follow_length(cfg)
+    >>> cfg.train_cfg.val_interval, cfg.param_scheduler[0]['end']
+    (880, 880)
+    >>> cfg.default_hooks.checkpoint.interval
+    880
+    """
+    for each in list(lengths_left_out(cfg)):
+        _insert(each.part, each.key, each.value, each.after)
+    loop: Any = cfg.get('train_cfg') or {}
+    length = loop.get('max_iters')
+    if length is None:
+        return cfg
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+    # with save_last=False an interval beyond the end means that nothing is saved
+    at_the_end = (
+        isinstance(hook, dict) and not hook.get('by_epoch', True) and hook.get('save_last', True)
+    )
+    for part, key in ((loop, 'val_interval'), *([(hook, 'interval')] if at_the_end else [])):
+        if (part.get(key) or 0) > length:
+            part[key] = length
+    return cfg
+
+
+def _insert(part: dict[str, Any], key: str, value: int, after: str) -> None:
+    # a finished member of an ensemble is known by a digest of its config, in which the order counts
+    items = list(part.items())
+    place = next((i + 1 for i, (name, _) in enumerate(items) if name == after), len(items))
+    part.clear()
+    part.update(dict([*items[:place], (key, value), *items[place:]]))
