@@ -4,8 +4,8 @@ Coloured discs of two sizes under heavy noise are found by a network with two le
 sigmoid a class for 'the middle of a disc of my size is here'. A teacher saw many images, a student
 has few; it is trained twice from the same weights for as many steps: alone, and with the binary
 divergence of the scores and the pair-wise term of the features, averaged over the levels, on images
-without boxes. Detectors of mmdet do the same through their configs, see docs/detection.md. Runs on
-a CPU in seconds: python examples/structured_kd_detection.py
+without boxes. Detectors of mmdet do the same through their configs, see
+docs/user_guides/detection.md. Runs on a CPU in seconds: python examples/structured_kd_detection.py
 """
 
 import copy

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.runs import ROOT, SGD, run_config, train, unformatted_configs, write_images  # noqa: F401  an autouse fixture
+from helpers.runs import ROOT, SGD, run_config, train
 from helpers.tiny import segmentor
 from mmengine.config import Config
 

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.runs import ROOT, free_port, run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.processes import as_main, end_of, free_port, start
+from helpers.runs import ROOT, run_config
 from mmengine.logging import MMLogger
 
 from mmkd.apis import cli
@@ -134,20 +135,14 @@ def config(folder: Path) -> Path:
 
 @pytest.mark.slow
 def test_ctrl_c_while_training(tmp_path: Path) -> None:
-    with (tmp_path / 'said').open('w') as said:
-        process = subprocess.Popen(
-            [sys.executable, str(ROOT / 'tools/train.py'), str(config(tmp_path))],
-            cwd=tmp_path,
-            stdout=said,
-            stderr=said,
-            env=ENV,
-        )
-        while not any((tmp_path / 'run').glob('*/vis_data/scalars.json')):
-            assert process.poll() is None, (tmp_path / 'said').read_text()
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
-    assert 'Traceback' not in (tmp_path / 'said').read_text()
+    said = tmp_path / 'said'
+    child = start(as_main(ROOT / 'tools/train.py', config(tmp_path), cwd=tmp_path), said)
+    while not any((tmp_path / 'run').glob('*/vis_data/scalars.json')):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), said.read_text()
+        time.sleep(0.1)
+    os.kill(child, signal.SIGINT)
+    assert end_of(child) == 130
+    assert 'Traceback' not in said.read_text()
 
 
 @pytest.mark.slow

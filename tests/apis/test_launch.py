@@ -9,7 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 import torch
 import torch.distributed as dist
-from helpers.runs import free_port
+from helpers.processes import free_port
 from helpers.tiny import distiller, holistic, objectives, segmentor
 from mmengine.config import Config
 from mmengine.dist import init_dist

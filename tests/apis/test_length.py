@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import run_config, train
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import PolyLR

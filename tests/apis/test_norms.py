@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import model_of, run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import model_of, run_config
 from helpers.tiny import segmentor
 from mmengine.registry import MODELS
 from torch import nn

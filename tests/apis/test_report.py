@@ -68,7 +68,8 @@ def test_the_whole_table_by_value(work: Path) -> None:
 | student alone | 40.00, 42.00, 44.00 | 42.00 ± 2.00 | 90.00 ± 0.00 | – | – | 51 s CPU |
 | + KD | 46.00, 48.00, 50.00 | 48.00 ± 2.00 | 90.00 ± 0.00 | +6.00 | 50 % | 80 s CPU |
 
-1 to 3 runs a row, mean ± sample standard deviation. device: A CPU, 1 threads. torch: 2.13.0. mmkd: 0.1.0.
+1 to 3 runs a row, mean ± sample standard deviation. \
+device: A CPU, 1 threads. torch: 2.13.0. mmkd: 0.1.0.
 """
     )
 
@@ -268,6 +269,17 @@ def test_the_tool_writes_between_two_lines(work: Path, monkeypatch: pytest.Monke
         assert text.endswith('mmkd: 0.1.0.\n<!-- end of report main -->\nafter\n')
         assert 'old' not in text
         assert text.count('| kd | ') == 1
+
+
+def test_sentences_in_a_file_are_wrapped_and_rows_are_not(tmp_path: Path) -> None:
+    page = tmp_path / 'README.md'
+    page.write_text('<!-- report main -->\n<!-- end of report main -->\n', encoding='utf-8')
+    row, sentence = f'| {"wide " * 40}|', 'device: a CPU. ' * 20
+    write_into(page, 'main', f'{row}\n\n{sentence}\n')
+    _, first, empty, *wrapped, _ = page.read_text(encoding='utf-8').splitlines()
+    assert (first, empty) == (row, '')
+    assert ' '.join(wrapped) == sentence.strip()
+    assert max(map(len, wrapped)) <= 120
 
 
 @pytest.mark.bad_input

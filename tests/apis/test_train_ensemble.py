@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import ROOT, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import ROOT, run_config, train
 from helpers.tiny import segmentor
 from mmengine.config import Config
 

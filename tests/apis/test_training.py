@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import ADAM, SGD, model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import ADAM, SGD, model_of, run_config, train
 from helpers.states import checkpoint, differences
 from helpers.tiny import segmentor
 from mmengine.hooks import Hook

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import tiny
-from helpers.runs import model_of, run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import model_of, run_config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from torch import Tensor, nn

@@ -1,7 +1,6 @@
 """Students leave as plain mmseg models: the same logits where no mmkd can be imported."""
 
 import json
-import os
 import subprocess
 import sys
 from itertools import product
@@ -11,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import CLASSES, ROOT, model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.processes import shell
+from helpers.runs import CLASSES, ROOT, model_of, run_config, train
 from helpers.tiny import build, preprocessor, segmentor
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -41,7 +41,8 @@ x = torch.load('x.pth')
 with torch.no_grad():
     logits = model(x, mode='tensor')
 predicted = inference_model(model, image).pred_sem_seg.data
-torch.save(dict(logits=logits, predicted=predicted, meta=model.dataset_meta, mmkd='mmkd' in sys.modules), out)
+found = dict(logits=logits, predicted=predicted, meta=model.dataset_meta)
+torch.save(found | dict(mmkd='mmkd' in sys.modules), out)
 """
 
 
@@ -336,21 +337,9 @@ def test_the_demos_student_is_tested_as_it_stands(tmp_path: Path) -> None:
     """A training by the tools, and a test by the two files that it leaves; then the same where
     there is no mmkd.
     """
-    work, env = tmp_path / 'run', {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-
-    def tool(name: str, *arguments: Any) -> str:
-        done = subprocess.run(
-            [sys.executable, str(ROOT / 'tools' / name), *map(str, arguments)],
-            cwd=tmp_path,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    tool(
-        'train.py',
+    work, tools = tmp_path / 'run', ROOT / 'tools'
+    shell(
+        tools / 'train.py',
         ROOT / 'configs/demo/distill.py',
         '--work-dir',
         work,
@@ -362,13 +351,15 @@ def test_the_demos_student_is_tested_as_it_stands(tmp_path: Path) -> None:
         'model.teacher.allow_untrained=True',
         'train_dataloader.batch_size=2',
         *(f'{split}_dataloader.dataset.num_scenes=4' for split in ('val', 'test')),
+        cwd=tmp_path,
     )
-    said = tool(
-        'test.py',
+    said = shell(
+        tools / 'test.py',
         work / 'student/config.py',
         work / 'student/iter_2.pth',
         '--work-dir',
         tmp_path / 'test',
+        cwd=tmp_path,
     )
     (result,) = (tmp_path / 'test').rglob('*/2*.json')
     assert f'mIoU: {json.loads(result.read_text())["mIoU"]:.4f}' in said

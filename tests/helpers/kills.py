@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from helpers.processes import forked
 from helpers.runs import run_config, train
 from mmengine.logging import HistoryBuffer
 
@@ -20,7 +21,7 @@ from mmkd.utils.checkpoints import load_checkpoint_file
 from mmkd.utils.work_dir import LOCK
 
 TOUCHES = ('fsync', 'replace', 'unlink', 'remove')  # every write is a sync, a rename and a sync
-TIMES = ('time', 'data_time', 'eta', 'memory')
+TIMES = ('time', 'data_time', 'eta', 'memory', 'mmengine_version')  # with the commit of today
 
 
 def start(folder: Path, name: str, resume: bool = False) -> None:
@@ -30,26 +31,6 @@ def start(folder: Path, name: str, resume: bool = False) -> None:
     cfg = run_config(folder, name=name, max_iters=6, interval=2, keep=1, val_interval=2)
     cfg.default_hooks.checkpoint.save_best = 'mIoU'
     train(cfg, resume)
-
-
-def forked(work: Callable[[], Any], kill_after: float | None = None) -> int:
-    """Run in a fork, which pays for no imports; return its exit code, minus the signal where one
-    ended it.
-    """
-    child = os.fork()
-    if not child:
-        code = 1
-        try:
-            silent = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(silent, 1), os.dup2(silent, 2)
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    if kill_after is not None:
-        time.sleep(kill_after)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def count_touches(do: Callable[[], Any], note: Path, die_before: int | None = None) -> None:
@@ -127,7 +108,7 @@ def differences(one: Any, other: Any, where: str = '') -> list[str]:
 
 
 def kill_everywhere(
-    folder: Path, every: int = 1, at_random: int = 30, seed: int = 0
+    folder: Path, every: int = 1, at_random: int = 30, share: slice = slice(None), seed: int = 0
 ) -> Iterator[tuple[str, list[str]]]:
     """Yield each fault that was injected, and what was lost by it.
 
@@ -135,8 +116,10 @@ def kill_everywhere(
         folder: Where the runs and their images lie.
         every: Kill before every so many-th touch of the disk.
         at_random: Kill so often at a random time of the run.
+        share: Which of all these faults; several tests divide them among processes.
         seed: Of these times.
     """
+    start(folder, 'first')  # what a first run imports and caches, every fork has then
     note = folder / 'touches'
     begin = time.monotonic()
     assert forked(lambda: count_touches(partial(start, folder, 'whole'), note)) == 0
@@ -152,7 +135,7 @@ def kill_everywhere(
         (f'kill at a random time {n}', dict(kill_after=moments.uniform(0, length)))
         for n in range(at_random)
     ]
-    for number, (fault, how) in enumerate(faults):
+    for number, (fault, how) in enumerate(faults[share]):
         name = f'parts_{number}'
         run = partial(count_touches, partial(start, folder, name), note, how.get('die_before'))
         code = forked(run, how.get('kill_after'))

@@ -1,6 +1,5 @@
 """Real runs of configs/_base_/runtime.py on a few small images, in this process or by the tools."""
 
-import socket
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,24 +26,9 @@ def need_mmdet() -> None:
     pytest.importorskip(
         'mmcv.ops',
         exc_type=ImportError,
-        reason='detectors need the compiled operations of mmcv: see docs/detection.md',
+        reason='detectors need the compiled operations of mmcv: see docs/user_guides/detection.md',
     )
-    pytest.importorskip('mmdet', reason='detectors need mmdet: see docs/detection.md')
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return free.getsockname()[1]
-
-
-@pytest.fixture(autouse=True)
-def unformatted_configs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave dumped configs unformatted: mmengine's formatter takes longer than these trainings.
-    Import to use.
-    """
-    monkeypatch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
+    pytest.importorskip('mmdet', reason='detectors need mmdet: see docs/user_guides/detection.md')
 
 
 def write_images(folder: Path, number: int = 6, seed: int = 0) -> None:

@@ -1,9 +1,7 @@
-"""The tools as they are called from a shell, or in this process."""
+"""The tools in this process, and what their tests need."""
 
-import os
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,18 +9,6 @@ from typing import Any
 import pytest
 from helpers.runs import ROOT, run_config
 from mmengine.config import Config
-
-
-def shell(*arguments: Any, cwd: Path) -> str:
-    """Run Python from another folder with nothing but the checkout on the path; return what it
-    printed.
-    """
-    env = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
 
 
 def here(tool: str, *arguments: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@ learns from what.
 """
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from helpers.peers import OPTIMIZERS, TAU, afd, batch, classifier, model_of, optimizers
 from helpers.phased import record_steps
+from helpers.processes import ranks
 from helpers.tiny import build, segmentor
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -272,24 +273,20 @@ def three_steps(rank: int | None, wrap: Any = None) -> dict[str, Tensor]:
     return {key: value.detach().clone() for key, value in model.state_dict().items()}
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: Path) -> None:
     """What each of the two processes does."""
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
-    torch.save(three_steps(rank, PhasedDDP), f'{folder}/rank{rank}.pth')
-    dist.barrier()
-    dist.destroy_process_group()
+    torch.save(three_steps(rank, PhasedDDP), folder / f'rank{rank}.pth')
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_on_the_joined_batch(tmp_path: Any) -> None:
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
-    ranks = [torch.load(tmp_path / f'rank{rank}.pth') for rank in range(2)]
+def test_two_processes_equal_one_on_the_joined_batch(tmp_path: Path) -> None:
+    ranks(work, tmp_path)
+    both = [torch.load(tmp_path / f'rank{rank}.pth') for rank in range(2)]
     joined, alone = three_steps(None), three_steps(0)
     apart = 0.0
     for key, value in joined.items():
-        assert torch.equal(ranks[0][key], ranks[1][key]), key
-        torch.testing.assert_close(ranks[0][key], value, rtol=1e-3, atol=1e-5, msg=key)
+        assert torch.equal(both[0][key], both[1][key]), key
+        torch.testing.assert_close(both[0][key], value, rtol=1e-3, atol=1e-5, msg=key)
         apart = max(apart, float((alone[key] - value).abs().max()))
     assert apart > 1e-3, 'a rank that steps alone ends elsewhere'
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.classification import classifier, config, distiller
-from helpers.runs import _RUNS, ROOT, train, unformatted_configs  # noqa: F401  the fixture is used by being here
+from helpers.runs import train
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import tiny
-from helpers.runs import model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import model_of, run_config, train
 from mmengine.model import ImgDataPreprocessor
 from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.runs import ROOT, free_port
+from helpers.processes import free_port
+from helpers.runs import ROOT
 from mmengine.registry import MODELS
 
 from mmkd.apis.launch import load_config

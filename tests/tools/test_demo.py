@@ -4,31 +4,22 @@ logs.
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from statistics import mean, stdev
 
 import cv2
 import pytest
+from helpers.processes import program, shell
 
 pytestmark = pytest.mark.slow
 DEMO = Path(__file__).resolve().parents[2] / 'tools' / 'demo.py'
-
-
-def call(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(DEMO), *arguments], capture_output=True, text=True, timeout=300
-    )
 
 
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """Return the folder and the print-out of a demo of two seeds, 6 iterations a training."""
     folder = tmp_path_factory.mktemp('demo')
-    run = call('--iters', '6', '--seeds', '0', '1', '--work-dir', str(folder))
-    assert run.returncode == 0, run.stdout + run.stderr
-    return folder, run.stdout
+    return folder, shell(DEMO, '--iters', 6, '--seeds', 0, 1, '--work-dir', folder, cwd=folder)
 
 
 def logged_miou(folder: Path) -> float:
@@ -76,8 +67,8 @@ def test_a_trained_teacher_is_loaded(demo: tuple[Path, str]) -> None:
     folder, _ = demo
     weights = folder / 'teacher' / 'iter_6.pth'
     before = weights.stat().st_mtime_ns
-    run = call('--iters', '6', '--seeds', '0', '--work-dir', str(folder))
-    assert 'The teacher is loaded' in run.stdout
+    said = shell(DEMO, '--iters', 6, '--seeds', 0, '--work-dir', folder, cwd=folder)
+    assert 'The teacher is loaded' in said
     assert weights.stat().st_mtime_ns == before
 
 
@@ -91,7 +82,7 @@ def test_a_trained_teacher_is_loaded(demo: tuple[Path, str]) -> None:
         ),
     ],
 )
-def test_bad_arguments(arguments: list[str], message: str) -> None:
-    run = call(*arguments)
-    assert run.returncode != 0
-    assert message in run.stderr
+def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> None:
+    code, said = program(DEMO, *arguments, cwd=tmp_path)
+    assert code != 0
+    assert message in said

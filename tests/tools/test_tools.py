@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import ROOT, free_port, model_of, run_config, unformatted_configs  # noqa: F401  an autouse fixture
-from helpers.shells import config_file, here, mious, names, refusal, shell
+from helpers.processes import shell, torchrun
+from helpers.runs import ROOT, model_of
+from helpers.shells import config_file, here, mious, names, refusal
 from helpers.tiny import segmentor
 from mmengine.config import Config
 
@@ -85,20 +86,8 @@ def test_two_processes_by_torchrun_on_a_cpu(tmp_path: Path) -> None:
     """SyncBN in the student, two optimizers, a validation by both ranks."""
     student = segmentor(4, num_classes=3, size=32, norm='SyncBN')
     path = config_file(tmp_path, model=model_of(student=student), max_iters=2)
-    text = shell(
-        '-m',
-        'torch.distributed.run',
-        '--nproc_per_node=2',
-        '--master_addr=127.0.0.1',
-        f'--master_port={free_port()}',
-        ROOT / 'tools/train.py',
-        path,
-        '--launcher',
-        'pytorch',
-        '--work-dir',
-        tmp_path / 'work',
-        cwd=tmp_path,
-    )
+    options = ('--launcher', 'pytorch', '--work-dir', tmp_path / 'work')
+    text = torchrun(ROOT / 'tools/train.py', path, *options, cwd=tmp_path)
     assert 'PhasedDDP: SyncBN cannot run on a CPU, so it is reverted to BN' in text
     saved = torch.load(tmp_path / 'work/iter_2.pth', weights_only=False)
     assert saved['meta']['iter'] == 2

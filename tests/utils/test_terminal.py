@@ -8,7 +8,7 @@ import warnings
 from pathlib import Path
 
 import pytest
-from helpers.runs import ROOT, run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import ROOT, run_config
 from mmengine.logging import MMLogger
 
 from mmkd.utils.terminal import ForUsers, quieten, warnings_to_file

@@ -132,7 +132,7 @@ def _describe(objective: Objective) -> tuple[str, str, str, str, str]:
         type(loss).__name__,
         reads,
         connectors,
-        f'{objective.weight:g} × {getattr(loss, "loss_weight", 1.0):g}',
+        f'{objective.weight:g} × {objective.contract.loss_weight:g}',
         normaliser(loss),
     )
 

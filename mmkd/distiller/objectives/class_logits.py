@@ -1,11 +1,11 @@
-"""Class logits: whether a tapped tensor is what a model says of its own classes, and whether two models' agree."""
+"""Class logits: whether a tap is what its model says of its classes, and whether two agree."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mmkd.losses.base import OTHER_CLASSES, shape_of
+from mmkd.losses.checks import OTHER_CLASSES, shape_of
 from mmkd.tasks.base import class_logits_of, task_of
 
 _MEND = (
@@ -87,7 +87,7 @@ def check_class_logits(
 def check_same_labels(what: str, labels: Mapping[str, LabelSet]) -> None:
     """Refuse to compare class logits of models that know different numbers of classes.
 
-    >>> check_same_labels('it', dict(a=LabelSet('segmentation', 19, 19), b=LabelSet('segmentation')))
+    >>> check_same_labels('it', dict(a=LabelSet('depth'), b=LabelSet('segmentation', 19, 19)))
 
     Args:
         what: How the error calls what compares them.

@@ -3,10 +3,7 @@ data.
 """
 
 import json
-import os
 import random
-import subprocess
-import sys
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -15,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import ROOT
+from helpers import two_ranks
+from helpers.processes import ranks
 from helpers.tiny_run import (
     Numbers,
     Script,
@@ -168,29 +166,8 @@ def test_epoch_loop_refuses_to_resume_inside_an_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes(data: Path, tmp_path: Path) -> None:
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(ROOT / 'tests/helpers/two_ranks.py'),
-                str(rank),
-                str(tmp_path),
-                str(data),
-            ],
-            env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1'},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    try:
-        output = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], output
-    first, second = (json.loads(out.splitlines()[-1]) for out, _ in output)
+    ranks(two_ranks.work, tmp_path, data)
+    first, second = (json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in range(2))
     # bit for bit, and the same on both ranks
     assert first['whole'] == first['resumed'] == second['whole'] == second['resumed']
     # rank 0 alone writes

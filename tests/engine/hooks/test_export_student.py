@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import model_of, run_config, train
 from helpers.tiny import build, distiller, segmentor
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook, EMAHook

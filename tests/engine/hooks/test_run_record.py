@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import run_config, train
 from helpers.tiny_run import Numbers, make_runner
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.runs import model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import model_of, run_config, train
 from helpers.tiny import preprocessor, segmentor
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner

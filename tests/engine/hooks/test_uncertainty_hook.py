@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.runs import run_config, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import run_config
 from helpers.tiny import segmentor
 from matplotlib import colormaps
 from mmengine.config import Config

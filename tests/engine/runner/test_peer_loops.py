@@ -3,14 +3,14 @@ resume, export.
 """
 
 import copy
-import os
 from pathlib import Path
 from typing import Any
 
 import mmseg.apis
 import pytest
 import torch
-from helpers.runs import ADAM, SGD, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.processes import ranks
+from helpers.runs import ADAM, SGD, run_config, train
 from helpers.states import checkpoint, differences
 from helpers.tiny import segmentor
 from mmengine.config import Config
@@ -311,21 +311,11 @@ def test_averaged_weights_are_validated(tmp_path: Path) -> None:
     assert found == {key: value for key, value in again.val().items() if key in found}
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: Path) -> None:
     """Validate on two processes."""
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE='2',
-        MASTER_ADDR='127.0.0.1',
-        MASTER_PORT='29613',
-    )
-    cfg = config(Path(folder), launcher='pytorch', name='two')
-    cfg.env_cfg.dist_cfg = dict(backend='gloo')
-    runner = build_runner(prepare_config(cfg, 'pytorch'))
+    runner = build_runner(prepare_config(config(folder, launcher='pytorch', name='two'), 'pytorch'))
     runner.load_checkpoint(f'{folder}/weights.pth')
-    torch.save(runner.val(), f'{folder}/rank{rank}.pth')
+    torch.save(runner.val(), folder / f'rank{rank}.pth')
 
 
 @pytest.mark.slow
@@ -336,7 +326,7 @@ def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
         torch.nn.init.normal_(student.decode_head.conv_seg.weight)
     torch.save(dict(state_dict=runner.model.state_dict(), meta={}), tmp_path / 'weights.pth')
     alone = runner.val()
-    torch.multiprocessing.spawn(work, (str(tmp_path),), nprocs=2)
+    ranks(work, tmp_path)
     assert torch.load(tmp_path / 'rank0.pth', weights_only=False) == alone
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from helpers.classification import classifier, config, distiller
-from helpers.runs import run_config, train, unformatted_configs  # noqa: F401  the fixture is used by being here
+from helpers.runs import run_config, train
 from helpers.shells import config_file, here, names
 from mmengine.registry import LOOPS
 from mmengine.runner import Runner

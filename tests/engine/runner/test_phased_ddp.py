@@ -4,12 +4,13 @@ wrapper refuses.
 
 import copy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from helpers.phased import THREE, quiet_distiller, wrappers
+from helpers.processes import ranks
 from helpers.tiny import batch, distiller, objectives, segmentor
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
@@ -80,10 +81,8 @@ def weights(model: Any) -> dict[str, dict[str, Tensor]]:
     }
 
 
-def work(rank: int, folder: str) -> None:
+def work(rank: int, folder: Path) -> None:
     """What each of the two processes does; its findings go to a file."""
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
     found: dict[str, Any] = {name: phased(name, PhasedDDP, rank) for name in PHASED}
     found['single'] = single(PhasedDDP, rank)
     found['mmengine'] = single(
@@ -112,9 +111,7 @@ def work(rank: int, folder: str) -> None:
     found['again'] = model.teacher.decode_head.conv_seg.weight.clone()
 
     found['average'] = average_over_ranks(*uneven(rank))
-    torch.save(found, f'{folder}/rank{rank}.pth')
-    dist.barrier()
-    dist.destroy_process_group()
+    torch.save(found, folder / f'rank{rank}.pth')
 
 
 def uneven(rank: int) -> tuple[list[Tensor | None], list[Tensor]]:
@@ -137,9 +134,9 @@ def uneven(rank: int) -> tuple[list[Tensor | None], list[Tensor]]:
 
 
 @pytest.fixture(scope='module')
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     folder = tmp_path_factory.mktemp('ranks')
-    torch.multiprocessing.spawn(work, (str(folder),), nprocs=2)
+    ranks(work, folder)
     return [torch.load(folder / f'rank{rank}.pth', weights_only=False) for rank in range(2)]
 
 
@@ -150,7 +147,7 @@ def joined(name: str) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [*PHASED, 'single', 'mmengine'])
-def test_two_processes_equal_one_on_the_joined_batch(ranks: list[dict], name: str) -> None:
+def test_two_processes_equal_one_on_the_joined_batch(both: list[dict], name: str) -> None:
     start = quiet_distiller(
         PHASED[name][0] if name in PHASED else None,
         **copy.deepcopy(PHASED[name][1] if name in PHASED else PLAIN),
@@ -158,8 +155,8 @@ def test_two_processes_equal_one_on_the_joined_batch(ranks: list[dict], name: st
     moved = max(float((value - start[key]).abs().max()) for key, value in joined(name).items())
     assert moved > 1e-3
     for key, value in joined(name).items():
-        assert torch.equal(ranks[0][name][key], ranks[1][name][key]), key
-        assert float((ranks[0][name][key] - value).abs().max()) < 1e-6 * max(
+        assert torch.equal(both[0][name][key], both[1][name][key]), key
+        assert float((both[0][name][key] - value).abs().max()) < 1e-6 * max(
             1.0, float(value.abs().max())
         ), key
 
@@ -174,33 +171,33 @@ def test_without_reduction_the_ranks_would_differ() -> None:
 
 
 @pytest.mark.slow
-def test_everything_starts_as_on_rank_0(ranks: list[dict]) -> None:
+def test_everything_starts_as_on_rank_0(both: list[dict]) -> None:
     for member in ('student', 'teacher'):
-        first, second = (found['before'][member] for found in ranks)
+        first, second = (found['before'][member] for found in both)
         assert any(not torch.equal(value, second[key]) for key, value in first.items())
-        for found in ranks:
+        for found in both:
             assert all(
                 torch.equal(found['after'][member][key], value) for key, value in first.items()
             )
-    assert torch.equal(ranks[0]['again'], ranks[1]['again'])
+    assert torch.equal(both[0]['again'], both[1]['again'])
 
 
 @pytest.mark.slow
-def test_sync_bn_is_reverted_on_a_cpu(ranks: list[dict]) -> None:
-    for found in ranks:
+def test_sync_bn_is_reverted_on_a_cpu(both: list[dict]) -> None:
+    for found in both:
         assert 'SyncBatchNorm' not in found['kinds']
         assert found['same']
         assert float(found['losses']['loss']) > 0
         for prediction in found['predictions'][:2]:
             assert torch.equal(prediction, found['predictions'][2])
-    assert ranks[0]['losses']['loss'] != ranks[1]['losses']['loss']  # each logs its own half
+    assert both[0]['losses']['loss'] != both[1]['losses']['loss']  # each logs its own half
 
 
 @pytest.mark.slow
-def test_unused_parameters(ranks: list[dict]) -> None:
-    for found in ranks:
-        both, one, none, transposed = found['average']
-        assert torch.equal(both, torch.full((2, 3), 1.5))
+def test_unused_parameters(both: list[dict]) -> None:
+    for found in both:
+        all_used, one, none, transposed = found['average']
+        assert torch.equal(all_used, torch.full((2, 3), 1.5))
         assert torch.equal(one, torch.full((4,), 0.5))  # rank 0 counts as zero, as in torch's DDP
         assert none is None  # so that weight decay leaves it alone
         assert torch.equal(transposed, torch.arange(6.0, dtype=torch.float64).view(2, 3).t() * 1.5)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.peers import afd
-from helpers.runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import run_config, train
 from helpers.states import checkpoint, differences
 from helpers.tiny import batch, build, distiller, segmentor
 from mmengine.logging import MessageHub

@@ -414,22 +414,28 @@ def _child(cases: list[Case], readers: Readers, folder: Path, limits: Limits) ->
     return reports
 
 
+_MEASURED: dict[Readers, Limits] = {}
+
+
 def _limits(readers: Readers, folder: Path) -> Limits:
-    """Twice what an honest file of 16 megabytes takes, real and virtual.
+    """Twice what an honest file of 16 megabytes takes, real and virtual; measured once.
 
     Where the process has memory to spare, reading it takes none that could be measured: it counts
     as its size then.
     """
+    if readers in _MEASURED:
+        return _MEASURED[readers]
     state = {f'layer{index}.weight': torch.full((2**18,), float(index)) for index in range(16)}
     size = 16 * 2**20
     (report,) = _child(
         [Case('large', saved({'state_dict': state}), accept=state)], readers, folder, None
     )
     assert not any(report.get(kind) for kind in COUNTED), report
-    return (
+    _MEASURED[readers] = (
         2 * max(size, *(real for real, _ in report['memory'])) + FLOOR,
         2 * max(size, *(virtual for _, virtual in report['memory'])) + VIRTUAL,
     )
+    return _MEASURED[readers]
 
 
 def _place(folder: Path) -> None:
@@ -460,19 +466,16 @@ def attack(cases: Iterable[Case], readers: Readers | None = None, load: bool = F
     result: dict[str, Any] = dict(files=0, **{kind: [] for kind in COUNTED})
     gc.collect()
     gc.freeze()  # a collection in a child would copy every page
-    try:
-        with tempfile.TemporaryDirectory() as name:
-            _place(Path(name))
-            limits, todo = _limits(readers, Path(name)), list(cases)
-            while todo:
-                reports = _child(todo, readers, Path(name), limits)
-                for case, report in zip(todo, reports, strict=False):
-                    _count(case, report, load, result)
-                todo = todo[len(reports) :]
-                for left in (Path(name) / 'inside').iterdir():
-                    left.unlink() if left.is_file() or left.is_symlink() else left.rmdir()
-    finally:
-        gc.unfreeze()
+    with tempfile.TemporaryDirectory() as name:
+        _place(Path(name))
+        limits, todo = _limits(readers, Path(name)), list(cases)
+        while todo:
+            reports = _child(todo, readers, Path(name), limits)
+            for case, report in zip(todo, reports, strict=False):
+                _count(case, report, load, result)
+            todo = todo[len(reports) :]
+            for left in (Path(name) / 'inside').iterdir():
+                left.unlink() if left.is_file() or left.is_symlink() else left.rmdir()
     return result
 
 

@@ -128,7 +128,7 @@ def test_the_image_is_resized_and_seen() -> None:
 
 def test_input_norm_levels_scales_in_training() -> None:
     critic = HolisticCritic(5, 0, (16, 16), SMALL, 'bn').double()
-    critic.blocks.eval()  # only the input norm is in training: the estimate of the spectral norm stands still
+    critic.blocks.eval()  # the estimate of the spectral norm stands still; the input norm trains
     x = torch.randn(4, 5, 16, 16, dtype=torch.float64)
     torch.testing.assert_close(critic(x * 100 + 7), critic(x), rtol=1e-3, atol=1e-4)
     plain = HolisticCritic(5, 0, (16, 16), SMALL).double().eval()

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from helpers import runs
-from helpers.runs import unformatted_configs  # noqa: F401  the fixture is used by being here
 from helpers.tiny import NUM_CLASSES, batch, build, distiller
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn

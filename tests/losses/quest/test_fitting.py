@@ -6,7 +6,7 @@ import pytest
 import torch
 from helpers.classification import config as classification
 from helpers.classification import distiller as classifiers
-from helpers.runs import model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import model_of, run_config, train
 from helpers.shells import config_file, here, names
 from mmengine.config import Config
 from mmengine.runner import Runner

@@ -1,10 +1,7 @@
 """VocabularyHook: fitted before the first step, frozen, saved, checked."""
 
 import json
-import os
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +9,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.runs import ROOT, model_of, run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers import two_ranks_vocabulary
+from helpers.processes import ranks
+from helpers.runs import model_of, run_config, train
 from helpers.tiny import segmentor
 from helpers.vocabularies import TAPS, WORDS, config, quest, without_hook
 from mmengine.config import Config
@@ -343,28 +342,8 @@ def test_two_ranks_share_the_vocabulary_of_one(tmp_path: Path) -> None:
     """Rank 0 fits what one process fits, and rank 1 receives words, tau and fingerprint."""
     runner = Runner.from_cfg(config(tmp_path))  # writes the images too
     VocabularyHook().before_train(runner)
-    processes = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                str(ROOT / 'tests/helpers/two_ranks_vocabulary.py'),
-                str(rank),
-                str(tmp_path),
-            ],
-            env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1'},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for rank in range(2)
-    ]
-    try:
-        output = [process.communicate(timeout=120) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], output
-    first, second = (json.loads(out.splitlines()[-1]) for out, _ in output)
+    ranks(two_ranks_vocabulary.work, tmp_path)
+    first, second = (json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in range(2))
     assert first['fits'] == 1
     assert second['fits'] == 0
     assert first['buffers'] == second['buffers']

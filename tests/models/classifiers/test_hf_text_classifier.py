@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import run_config, train, unformatted_configs  # noqa: F401  an autouse fixture
+from helpers.runs import run_config, train
 from helpers.states import checkpoint, differences
 from helpers.texts import classifier, loader, write_sentences, write_tokenizer
 from mmengine.config import Config

@@ -1,0 +1,214 @@
+"""What holds for every loss of a student and a teacher, whatever it compares: one proof a kind.
+
+A new loss gets all of them for one row in ``tests/losses/test_battery.py``.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+Compare = Callable[[Tensor, Tensor, Tensor | None], Any]
+MAP = (0, 2, 3)  # the dimensions that a mask has, of (N, C, H, W)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A loss, and what the battery must know of it.
+
+    Attributes:
+        name: Of the row.
+        function: The pure function of student, teacher and mask.
+        reference: The slow loop from the equation, of the same three.
+        module: What builds the Module of the same options; it takes ``loss_weight``.
+        shape: Of the student.
+        teacher: Of the teacher; as the student's unless given.
+        masked: The dimensions of the student that a mask has; none where there is no mask.
+        rows: What is made of random numbers, such as a softmax.
+        back: From rows to numbers that give them.
+        same: The student at no distance from a teacher; the teacher itself unless given.
+        tiles: How often each dimension of the student is repeated; the teacher's last ones too.
+        exact: How far from zero a value or a gradient may be that is zero.
+        left_out: Kinds that do not hold, and why.
+    """
+
+    name: str
+    function: Compare
+    reference: Compare
+    module: Callable[..., nn.Module]
+    shape: tuple[int, ...] = (2, 5, 3, 4)
+    teacher: tuple[int, ...] | None = None
+    masked: tuple[int, ...] = MAP
+    rows: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+    back: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+    same: Callable[[Tensor], Tensor] = field(default=lambda x: x)
+    tiles: tuple[int, ...] = (2, 1, 3, 2)
+    exact: float = 1e-13
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def draw(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+        """Return a student that learns and a teacher that does not."""
+        generator = torch.Generator().manual_seed(1)
+        student, teacher = (
+            self.rows(torch.randn(shape, dtype=torch.float64, generator=generator) * scale)
+            for shape, scale in ((self.shape, 1), (self.teacher or self.shape, 2))
+        )
+        return student.to(dtype).requires_grad_(), teacher.to(dtype)
+
+    def masks(self) -> list[Tensor | None]:
+        """Return no mask, and one that leaves out a third, if the loss takes masks."""
+        return [None, self.mask()] if self.masked else [None]
+
+    def mask(self) -> Tensor:
+        """Return a mask of valid places, some of every image."""
+        places = [self.shape[d] for d in self.masked]
+        mask = torch.arange(torch.Size(places).numel()).view(places) % 3 != 1
+        assert mask.any()
+        assert not mask.all()
+        return mask
+
+    def wide(self, mask: Tensor) -> Tensor:
+        """Return the mask as it broadcasts to the student, and to a teacher of more dimensions."""
+        sizes = [self.shape[d] if d in self.masked else 1 for d in range(len(self.shape))]
+        return mask.view(sizes)
+
+
+def gradient(value: Tensor, student: Tensor) -> Tensor:
+    return torch.autograd.grad(value, student)[0]
+
+
+def equals_reference(case: Case) -> None:
+    student, teacher = case.draw()
+    for mask in case.masks():
+        expected = case.reference(student.detach(), teacher, mask)
+        assert case.function(student, teacher, mask).item() == pytest.approx(expected, rel=1e-9)
+        assert abs(expected) > 1e-3, 'no value that a wrong normaliser would hide in'
+
+
+def zero_with_zero_gradient(case: Case) -> None:
+    """And more than zero beside it."""
+    student, teacher = case.draw()
+    same = case.back(case.same(teacher)).detach().clone().requires_grad_()
+    for mask in case.masks():
+        value = case.function(case.rows(same), teacher, mask)
+        assert abs(value.item()) < case.exact
+        assert gradient(value, same).abs().max() < case.exact
+        assert case.function(student, teacher, mask).item() > 1e-3
+
+
+def gradcheck(case: Case) -> None:
+    student, teacher = case.draw()
+    for mask in case.masks():
+        assert torch.autograd.gradcheck(
+            lambda s, mask=mask: case.function(s, teacher, mask), student
+        )
+
+
+def half_is_float32(case: Case) -> None:
+    """Half precision is widened first: the value is float32's, and the reference's."""
+    for dtype in (torch.float16, torch.bfloat16):
+        student, teacher = case.draw(dtype)
+        wide = student.detach().float().requires_grad_()
+        for mask in case.masks():
+            value = case.function(student, teacher, mask)
+            expected = case.function(wide, teacher.float(), mask)
+            assert value.dtype == torch.float32
+            assert value == expected
+            exact = case.reference(student.detach().double(), teacher.double(), mask)
+            assert value.item() == pytest.approx(exact, rel=1e-4)
+            got = gradient(value, student)
+            assert got.dtype == dtype
+            torch.testing.assert_close(got, gradient(expected, wide).to(dtype), rtol=0, atol=0)
+
+
+def autocast_changes_nothing(case: Case) -> None:
+    for dtype in (torch.float32, torch.float64):
+        student, teacher = case.draw(dtype)
+        outside = case.function(student, teacher, None)
+        with torch.autocast('cpu', torch.bfloat16):
+            inside = case.function(student, teacher, None)
+        assert inside.dtype == outside.dtype == dtype
+        assert inside == outside
+        assert torch.equal(gradient(inside, student), gradient(outside, student))
+
+
+def layout_changes_nothing(case: Case) -> None:
+    """Transposed and strided tensors, and channels last."""
+    student, teacher = case.draw()
+    expected = case.function(student, teacher, None)
+    strided = torch.stack([student, student], -1)[..., 0]
+    assert not strided.is_contiguous()
+    torch.testing.assert_close(case.function(strided, teacher, None), expected)
+    turned = teacher.mT.contiguous().mT
+    torch.testing.assert_close(case.function(student, turned, None), expected)
+    if student.dim() == 4:
+        last = student.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(case.function(last, teacher, None), expected)
+
+
+def nan_under_a_mask(case: Case) -> None:
+    """What lies at masked places changes no digit, and gets no gradient."""
+    student, teacher = case.draw()
+    mask = case.mask()
+    hidden = ~case.wide(mask)
+    clean = case.function(student, teacher, mask)
+    expected = gradient(clean, student)
+    assert (expected.masked_select(hidden) == 0).all()
+    for bad in (float('nan'), float('inf'), -float('inf')):
+        spoilt = student.detach().masked_fill(hidden, bad).requires_grad_()
+        value = case.function(spoilt, teacher.masked_fill(hidden, bad), mask)
+        assert value == clean
+        assert torch.equal(gradient(value, spoilt), expected)
+
+
+def empty_mask_is_zero(case: Case) -> None:
+    """A batch of nothing but void: an exact zero with an exact zero gradient."""
+    student, teacher = case.draw()
+    value = case.function(student, teacher, torch.zeros_like(case.mask()))
+    assert value.item() == 0
+    assert (gradient(value, student) == 0).all()
+
+
+def tiling_changes_nothing(case: Case) -> None:
+    """A mean over places: maps and batches that repeat have the same."""
+    student, teacher = case.draw()
+    more = [1] * (teacher.dim() - student.dim()) + list(case.tiles)
+    for mask in case.masks():
+        tiled = None if mask is None else mask.repeat([case.tiles[d] for d in case.masked])
+        torch.testing.assert_close(
+            case.function(student.repeat(case.tiles), teacher.repeat(more), tiled),
+            case.function(student, teacher, mask),
+        )
+
+
+def module_is_function(case: Case) -> None:
+    """Times its weight; and the teacher gets no gradient."""
+    student, teacher = case.draw()
+    teacher.requires_grad_()
+    for mask in case.masks():
+        given = {} if mask is None else dict(mask=mask)
+        value = case.module(loss_weight=0.5)(student, teacher, **given)
+        expected = 0.5 * case.function(student, teacher, mask)
+        torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+        value.backward()
+        assert teacher.grad is None
+        torch.testing.assert_close(student.grad, gradient(expected, student))
+        student.grad = None
+
+
+KINDS = (
+    equals_reference,
+    zero_with_zero_gradient,
+    gradcheck,
+    half_is_float32,
+    autocast_changes_nothing,
+    layout_changes_nothing,
+    nan_under_a_mask,
+    empty_mask_is_zero,
+    tiling_changes_nothing,
+    module_is_function,
+)
+NAMES = {kind.__name__ for kind in KINDS}

@@ -1,0 +1,243 @@
+"""Every loss through one battery; what is special of one is proved in a file of its own."""
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from helpers.battery import KINDS, NAMES, Case, Compare
+from references import (
+    assignment_kl,
+    binary_kl,
+    dirichlet,
+    feature_l1,
+    internal,
+    ksanc,
+    pair_wise_affinity,
+    pixel_wise_kl,
+)
+from torch import Tensor
+
+from mmkd import losses
+from mmkd.losses import Loss
+
+NO_MASK = dict.fromkeys(
+    ('nan_under_a_mask', 'empty_mask_is_zero'), 'it compares whole maps, and takes no mask'
+)
+NO_ZERO = 'a likelihood: its minimum depends on how the members scatter'
+OTHER_RULES = 'student and teacher are assigned by rules of their own: it has a test of its own'
+MEMBERS = (3, 2, 5, 3, 4)
+# losses that are not functions of two tensors
+OTHERS = {
+    'AdversarialLoss': 'a game with a critic: tests/losses/adversarial/',
+    'SqueezedKnowledgeLoss': 'estimators squeeze the maps: tests/losses/ksanc/',
+}
+
+
+def of(function: Callable, **options: Any) -> Compare:
+    """Return a function of student, teacher and mask, of these options."""
+    return lambda student, teacher, mask: function(student, teacher, mask=mask, **options)
+
+
+def without_mask(function: Callable, **options: Any) -> Compare:
+    return lambda student, teacher, mask: function(student, teacher, **options)
+
+
+def softmax(x: Tensor) -> Tensor:
+    return x.softmax(-1)
+
+
+def mean_logits(teachers: Tensor) -> Tensor:
+    """Return logits of the mean distribution at temperature 2."""
+    return 2 * (teachers / 2).softmax(2).mean(0).log()
+
+
+def proxy_logits(teachers: Tensor) -> Tensor:
+    """Return logits of the Dirichlet that the members make."""
+    mean = teachers.softmax(2).mean(0)
+    mkl = (mean * (mean.log() - teachers.log_softmax(2).mean(0))).sum(1, keepdim=True)
+    return (mean * (teachers.shape[2] - 1) / (2 * mkl + 1e-8)).log()
+
+
+GENERATOR = torch.Generator().manual_seed(7)
+WORDS, WEIGHT = (torch.randn(6, 5, dtype=torch.float64, generator=GENERATOR) for _ in range(2))
+
+
+def quest(loss_weight: float) -> Loss:
+    loss = losses.AssignmentKLLoss(5, 5, 6, tau=0.7, gamma=3.0, loss_weight=loss_weight).double()
+    loss.vocabulary.words.copy_(WORDS)
+    loss.predictor.weight.data.copy_(WEIGHT)
+    return loss
+
+
+def assigned(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    dtype = torch.promote_types(student.dtype, torch.float32)  # that of the module's parameters
+    words, weight = WORDS.to(dtype), WEIGHT.to(dtype)
+    return losses.assignment_kl(student, teacher, words, weight, tau=0.7, scale=3.0, mask=mask)
+
+
+def assigned_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
+    return assignment_kl.assignment_kl(student, teacher, WORDS, WEIGHT, 0.7, 3.0, mask)
+
+
+def pixel_wise(**options: Any) -> dict:
+    return dict(
+        function=of(losses.pixel_wise_kl, **options),
+        module=partial(losses.PixelWiseKLLoss, **options),
+    )
+
+
+def affinity(**options: Any) -> dict:
+    return dict(
+        function=without_mask(losses.pair_wise_affinity, **options),
+        module=partial(losses.PairWiseAffinityLoss, **options),
+        masked=(),
+    )
+
+
+CASES = [
+    Case(
+        'pixel_wise_kl forward',
+        **pixel_wise(tau=2.0),
+        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward'),
+        same=lambda x: x + 3,
+    ),
+    Case(
+        'pixel_wise_kl reverse',
+        **pixel_wise(tau=2.0, direction='reverse'),
+        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='reverse'),
+        same=lambda x: x + 3,
+    ),
+    Case(
+        'binary_kl',
+        function=of(losses.binary_kl, tau=2.0),
+        reference=of(binary_kl.binary_kl, tau=2.0),
+        module=partial(losses.BinaryKLLoss, 2.0),
+    ),
+    Case(
+        'logit_mse',
+        function=of(losses.logit_mse),
+        reference=of(ksanc.logit_mse),
+        module=losses.LogitMSELoss,
+    ),
+    Case(
+        'feature_l1',
+        function=of(losses.feature_l1),
+        reference=of(feature_l1.feature_l1),
+        module=losses.FeatureL1Loss,
+    ),
+    Case(
+        'hidden_cosine',
+        function=of(losses.hidden_cosine),
+        reference=of(internal.hidden_cosine),
+        module=losses.HiddenCosineLoss,
+        shape=(3, 4, 5),
+        masked=(0, 1),
+        same=lambda x: 2 * x,
+        tiles=(2, 3, 1),
+    ),
+    *(
+        Case(
+            f'attention_kl {heads}',
+            function=of(losses.attention_kl, heads=heads),
+            reference=of(internal.attention_kl, average=heads == 'mean'),
+            module=partial(losses.AttentionKLLoss, heads),
+            shape=(3, 2, 4, 5),
+            masked=(0, 2),
+            rows=softmax,
+            back=torch.log,
+            tiles=(2, 3, 2, 1),
+        )
+        for heads in ('match', 'mean')
+    ),
+    Case(
+        'ensemble_kl',
+        function=of(losses.ensemble_kl, temperature=2.0),
+        reference=of(dirichlet.ensemble_kl, temperature=2.0),
+        module=partial(losses.EnsembleKLLoss, 2.0),
+        teacher=MEMBERS,
+        same=mean_logits,
+    ),
+    Case(
+        'dirichlet_nll',
+        function=of(losses.dirichlet_nll, temperature=2.0, smoothing=1e-3),
+        reference=of(dirichlet.dirichlet_nll, temperature=2.0, smoothing=1e-3),
+        module=partial(losses.DirichletNLLLoss, 2.0, 1e-3),
+        teacher=MEMBERS,
+        left_out=dict(zero_with_zero_gradient=NO_ZERO),
+    ),
+    *(
+        Case(
+            f'proxy_dirichlet {direction}',
+            function=of(losses.proxy_dirichlet, direction=direction),
+            reference=of(dirichlet.proxy_dirichlet, direction=direction, offset=1.0),
+            module=partial(losses.ProxyDirichletLoss, direction),
+            teacher=MEMBERS,
+            same=proxy_logits,
+            exact=1e-11,
+        )
+        for direction in ('reverse', 'forward')
+    ),
+    Case(
+        'assignment_kl',
+        function=assigned,
+        reference=assigned_slowly,
+        module=quest,
+        left_out=dict(zero_with_zero_gradient=OTHER_RULES),
+    ),
+    *(
+        Case(
+            f'pair_wise_affinity {method}',
+            **affinity(method=method),
+            reference=without_mask(pair_wise_affinity.pair_wise_affinity),
+            same=lambda x: 2 * x,
+            left_out=NO_MASK,
+        )
+        for method in ('dense', 'gram')
+    ),
+    Case(
+        'pair_wise_affinity neighbourhood',
+        **affinity(neighbourhood=3),
+        reference=without_mask(pair_wise_affinity.pair_wise_affinity, neighbourhood=3),
+        same=lambda x: 2 * x,
+        left_out=NO_MASK | dict(tiling_changes_nothing='a border has fewer neighbours'),
+    ),
+    Case(
+        'squeezed_knowledge',
+        function=lambda student, teacher, mask: losses.squeezed_knowledge([student], [teacher]),
+        reference=lambda s, t, mask: ksanc.distance([s.tolist()], [t.tolist()]),
+        module=lambda **options: None,
+        shape=(4, 5),
+        masked=(),
+        tiles=(3, 1),
+        left_out=NO_MASK | dict(module_is_function=OTHERS['SqueezedKnowledgeLoss']),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ('case', 'kind'),
+    [
+        pytest.param(case, kind, id=f'{case.name}-{kind.__name__}')
+        for case in CASES
+        for kind in KINDS
+        if kind.__name__ not in case.left_out
+    ],
+)
+def test_every_loss(case: Case, kind: Callable[[Case], None]) -> None:
+    kind(case)
+
+
+def test_every_loss_has_a_row() -> None:
+    """And every kind that a row leaves out is one that there is."""
+    registered = {
+        name
+        for name, kind in inspect.getmembers(losses, inspect.isclass)
+        if issubclass(kind, Loss) and kind is not Loss
+    }
+    rows = {type(case.module(loss_weight=1.0)).__name__ for case in CASES} - {'NoneType'}
+    assert registered == rows | OTHERS.keys()
+    for case in CASES:
+        assert case.left_out.keys() <= NAMES
