@@ -122,8 +122,8 @@ def main(student_steps: int = 150, teacher_steps: int = 300) -> tuple[float, flo
         average_precision(distilled, test),
     )
     print(
-        f'average precision: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
-        f'student with Structured KD {result[2]:.1f}'
+        f'average precision: teacher {result[0]:.1f}, student alone {result[1]:.1f}, student with '
+        f'Structured KD {result[2]:.1f}'
     )
     return result
 

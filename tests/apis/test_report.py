@@ -153,9 +153,8 @@ def test_budgets_that_differ_within_a_row_and_seeds_that_differ_between_rows_are
             )
     told = markdown([read_row(str(tmp_path / name)) for name in 'ab']).splitlines()[-1]
     assert told.endswith(
-        'Budgets differ (iterations × batch × processes): a 100 × 8 × 1, 300 × 8 × 1, a step '
-        'every 2; '
-        'b 100 × 8 × 1, 300 × 8 × 1, a step every 3. Seeds differ: a 0, 1; b 0, 2.'
+        'Budgets differ (iterations × batch × processes): a 100 × 8 × 1, 300 × 8 × 1, a step every '
+        '2; b 100 × 8 × 1, 300 × 8 × 1, a step every 3. Seeds differ: a 0, 1; b 0, 2.'
     )
 
 

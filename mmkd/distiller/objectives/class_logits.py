@@ -68,19 +68,17 @@ def check_class_logits(
     if tensor.dim() != dims:
         raise ValueError(
             f'{what} {shape_of(tensor)} is no {shape}, as class logits of a model for '
-            f'{labels.kind} are. '
-            f'{_MEND}'
+            f'{labels.kind} are. {_MEND}'
         )
     if images is not None and (tensor.dim() == 0 or len(tensor) != images):
         raise ValueError(
             f'{what} {shape_of(tensor)} are no class logits (N, C, …): axis 0 is not the batch, '
-            f'which '
-            f'holds N={images}; layers, queries and proposals are no images. {_MEND}'
+            f'which holds N={images}; layers, queries and proposals are no images. {_MEND}'
         )
     if labels.channels is not None and tensor.shape[1] not in (labels.channels, labels.classes):
         raise ValueError(
-            f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits '
-            f'of its model have {labels.channels}. {_MEND}'
+            f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits of '
+            f'its model have {labels.channels}. {_MEND}'
         )
 
 

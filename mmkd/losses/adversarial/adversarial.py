@@ -306,13 +306,13 @@ def _check_bce(mode: str, sigmoid: bool, **weights: float) -> None:
     """Refuse weights below 0, and what means something in mode 'bce' alone, or nothing there."""
     if mode == 'bce' and sigmoid:
         raise ValueError(
-            "mode='bce' takes raw scores (its softplus holds the sigmoid), got sigmoid=True; "
-            'mend: sigmoid=False'
+            "mode='bce' takes raw scores (its softplus holds the sigmoid), got sigmoid=True; mend: "
+            'sigmoid=False'
         )
     for name, value in weights.items():
         check_non_negative(name, value)
     if weights['adversarial_sample'] and mode != 'bce':
         raise ValueError(
-            "adversarial_sample is −µ log D(S), a probability of mode='bce', got "
-            f"mode={mode!r}; mend: mode='bce', or adversarial_sample=0"
+            f"adversarial_sample is −µ log D(S), a probability of mode='bce', got mode={mode!r}; "
+            "mend: mode='bce', or adversarial_sample=0"
         )
