@@ -18,14 +18,13 @@ PGD_KEYS = ('epsilon', 'step', 'steps', 'random_start')
 
 @LOOPS.register_module()
 class PGDTestLoop(loops.TestLoop):
-    """Test on images that :func:`pgd` moved against the model.
+    """Test on images that were moved against the model by :func:`pgd`.
 
-    ``test_cfg=dict(type='mmkd.PGDTestLoop')``.
-
-    The loss that grows is the model's own, as it computes it from labels, in eval mode; of a
-    Distiller, that of the student that predicts. Images are attacked as the network gets them,
-    after resizing, in the pixel units of the data preprocessor; padding stays as it is. The start
-    is random, from a generator with a fixed seed.
+    A config says it by ``test_cfg=dict(type='mmkd.PGDTestLoop')``. The loss that grows is the
+    model's own, as it computes it from labels, in eval mode; of a Distiller, that of the student
+    that predicts. Images are attacked as the network gets them, after resizing, in the pixel units
+    of the data preprocessor; padding stays as it is. The start is random, from a generator with a
+    fixed seed.
 
     Args:
         runner: The Runner.
