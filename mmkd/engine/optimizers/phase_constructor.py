@@ -104,7 +104,7 @@ class PhaseOptimWrapperConstructor:
         return self._known(PhaseOptimWrapperDict(**wrappers))
 
     def _known(self, wrapper: OptimWrapper, name: str | None = None) -> OptimWrapper:
-        """Note for schedules which optimizer this is, where it is one, and which the config names."""
+        """Note for schedules which optimizer this is, if one alone, and which the config names."""
         wrapper.optimizer_name, wrapper.optimizer_names = name, list(self.configs)
         return wrapper
 
