@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from mmkd.engine.runner.pgd_loop import pgd
+from mmkd.evaluation.functional.pgd import pgd
 from mmkd.losses import PixelWiseKLLoss
 from mmkd.noise import GaussianInput, TeacherDropout
 

@@ -17,7 +17,7 @@ _PARTS = ['mmkd.losses', 'mmkd.connectors', 'mmkd.models', 'mmkd.noise', 'mmkd.d
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=_PARTS)
 DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['mmkd.datasets'])
 DATA_SAMPLERS = Registry(
-    'data sampler', parent=root.DATA_SAMPLERS, scope='mmkd', locations=['mmkd.datasets']
+    'data sampler', parent=root.DATA_SAMPLERS, scope='mmkd', locations=['mmkd.datasets.samplers']
 )
 TRANSFORMS = Registry(
     'transform', parent=root.TRANSFORMS, scope='mmkd', locations=['mmkd.datasets']
@@ -42,6 +42,8 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     scope='mmkd',
     locations=['mmkd.engine.optimizers'],
 )
+# Tasks are mmkd's own idea: no registry of mmengine lies above this one.
+TASKS = Registry('task', scope='mmkd', locations=['mmkd.tasks'])
 SCHEDULES = Registry('schedule', scope='mmkd', locations=['mmkd.engine.schedules'])
 LEVELS = Registry('order of levels', scope='mmkd', locations=['mmkd.engine.schedules'])
 

@@ -121,8 +121,6 @@ def test_every_room_has_a_floor() -> None:
 # Arrows that run up until the rooms of the heart are rebuilt: 'importing module -> imported room'.
 EARNED_LATER = {
     'mmkd.losses.quest.fitting -> distiller',
-    'mmkd.noise.base -> distiller',
-    'mmkd.noise.gaussian_input -> distiller',
 }
 
 
@@ -208,7 +206,7 @@ NOT_IN_CODE = {
     'types are imported as all else': (r'TYPE_CHECKING', ('',), ()),
 }
 # Of these, the ones that hold once the rooms of the heart are rebuilt.
-HOLDS_LATER = set(NOT_IN_CODE)
+HOLDS_LATER = set(NOT_IN_CODE) - {'a task is known in its room'}
 
 
 def lines_with(pattern: str, where: Iterable[str], allowed: Iterable[str]) -> list[str]:

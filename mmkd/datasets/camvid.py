@@ -66,7 +66,7 @@ class CamVid(BaseSegDataset):
         super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
     def load_data_list(self) -> list[dict]:
-        """List the frames by name; mmseg's own error for an empty folder would only speak of concatenation."""
+        """List the frames by name; of an empty folder mmseg would only speak of concatenation."""
         folder = self.data_prefix['img_path']
         found = super().load_data_list() if self.ann_file or os.path.isdir(folder) else []
         if not found:

@@ -1,4 +1,4 @@
-"""Data sets name the file that is broken: of a sample that fails, of a map that does not fit; or say that all is empty.
+"""Data sets name the file that is broken or does not fit, or say that they are empty.
 
 mmengine's own classes are mended, so that every data set does so once mmkd is imported, whoever
 wrote it.
@@ -15,17 +15,29 @@ from mmengine.dataset import BaseDataset, Compose
 from mmkd.utils.explain import explain, is_mistake
 
 PATHS = ('img_path', 'img_path2', 'seg_map_path', 'seg_map_path2', 'depth_map_path')
+LOOKED = [
+    'data_root',
+    'data_prefix',
+    'ann_file',
+    'img_suffix',
+    'seg_map_suffix',
+    'filter_cfg',
+    '_indices',
+]
 MAPS = {'gt_seg_map': 'seg_map_path', 'gt_depth_map': 'depth_map_path'}
 _PNG = b'\x89PNG\r\n\x1a\n'
 _REPLACE = 'Mend: replace the file, or take it out of the data set'
 
 
 class SampleError(ValueError):
-    """A sample that cannot be used, with its files. One text makes it, so that it comes out of a worker as it is."""
+    """A sample that cannot be used, with its files.
+
+    One text makes it, so that it comes out of a worker as it is.
+    """
 
 
 def call_checked(compose: Compose, data: dict) -> dict | None:
-    """Do what mmengine's ``Compose`` does; name the sample's files where a step fails; look at maps once loaded.
+    """Do what mmengine's ``Compose`` does, name files where a step fails, and look at loaded maps.
 
     Args:
         compose: The pipeline.
@@ -69,16 +81,14 @@ def check_map(data: dict, key: str, files: dict[str, str]) -> None:
     """
     shape, file = np.shape(data[key]), files.get(MAPS[key], key)
     wanted = tuple(data.get('ori_shape') or ())
-    wanted = (
-        wanted[:2] if len(shape) == 2 else wanted
-    )  # volumes have three numbers, and so may images with channels
+    # Volumes have three numbers, and so may images with channels.
+    wanted = wanted[:2] if len(shape) == 2 else wanted
     image = f'its image {files["img_path"]}' if 'img_path' in files else 'its image'
     if len(shape) != (len(wanted) or 2):
         raise SampleError(
-            f'{file} has the shape {shape}, but a map holds one value for each pixel'
-            f'{f" of {image} {wanted}" if wanted else ""}. Mend: one channel, of class ids and '
-            f'not of '
-            'colours; or take the file out of the data set'
+            f'{file} has the shape {shape}, but a map holds one value for each '
+            f'pixel{f" of {image} {wanted}" if wanted else ""}. Mend: one channel, of class ids '
+            'and not of colours; or take the file out of the data set'
         )
     if wanted and shape != wanted:
         raise SampleError(
@@ -90,13 +100,15 @@ def check_map(data: dict, key: str, files: dict[str, str]) -> None:
             made = '' if isinstance(strange, float) else f', which would make it {strange % 256}'
             raise SampleError(
                 f'{file} holds the id {strange}, but labels are read as 8 bits{made}. Mend: write '
-                f'ids of '
-                '0 to 255, 255 where nothing counts'
+                'ids of 0 to 255, 255 where nothing counts'
             )
 
 
 def strange_id(file: str) -> int | float | None:
-    """Return an id of a label file that 8 bits cannot hold: a large, negative or broken one; None of remote files."""
+    """Return an id of a label file that 8 bits cannot hold: a large, negative or broken one.
+
+    Remote files are not looked at.
+    """
     if not os.path.isfile(file):
         return None
     with open(file, 'rb') as content:
@@ -131,7 +143,8 @@ def _named(error: Exception, step: str, files: dict[str, str]) -> Exception:
 def unreadable(file: str, error: Exception, reader: str) -> str:
     """Return the sentence about a file that ``reader`` could not read.
 
-    >>> unreadable('ann/3.png', OSError('cannot identify image file <_io.BytesIO object at 0x7f0a>'), 'LoadAnnotations')
+    >>> error = OSError('cannot identify image file <_io.BytesIO object at 0x7f0a>')
+    >>> unreadable('ann/3.png', error, 'LoadAnnotations')
     'ann/3.png cannot be read by LoadAnnotations: cannot identify image file. Mend: replace the
     file, or take it out...'
     """
@@ -157,7 +170,7 @@ def _read_by(step: str, files: dict[str, str]) -> list[str]:
 
 
 def refuse_empty(dataset: BaseDataset) -> None:
-    """Refuse a data set without samples: mmengine would speak of arrays to concatenate, or of a length of 0.
+    """Refuse a data set without samples, of which mmengine's own errors say too little.
 
     Raises:
         ValueError: Says where it looked.
@@ -168,32 +181,16 @@ def refuse_empty(dataset: BaseDataset) -> None:
 
 def _looked(dataset: BaseDataset) -> str:
     """Return where a data set looks for its samples, and the mend."""
-    looked = {
-        name: getattr(dataset, name, None)
-        for name in (
-            'data_root',
-            'data_prefix',
-            'ann_file',
-            'img_suffix',
-            'seg_map_suffix',
-            'filter_cfg',
-            '_indices',
-        )
-    }
-    said = ', '.join(
-        f'{name.lstrip("_")}={value!r}'
-        for name, value in looked.items()
-        if value not in (None, '', {})
-    )
+    named = ((name, getattr(dataset, name, None)) for name in LOOKED)
+    said = ', '.join(f'{k.lstrip("_")}={v!r}' for k, v in named if v not in (None, '', {}))
     return (
         f' ({said}). Mend: data_root, data_prefix, suffixes and ann_file must lead to files '
-        f'(relative paths start '
-        f'at {os.getcwd()})'
+        f'(relative paths start at {os.getcwd()})'
     )
 
 
 def refuse_folder(dataset: BaseDataset) -> None:
-    """Refuse a folder as a segmentation set's ``ann_file``: mmseg would take all images in place of the listed ones.
+    """Refuse a folder as a segmentation set's ``ann_file``, where mmseg would take all images.
 
     Raises:
         ValueError: Names it.
@@ -207,8 +204,7 @@ def refuse_folder(dataset: BaseDataset) -> None:
     ):
         raise ValueError(
             f'ann_file={file!r} of {type(dataset).__name__} is a folder, but a list of names is '
-            f'read from '
-            'it. Mend: a text file; leave it out to take every image of data_prefix'
+            'read from it. Mend: a text file; leave it out to take every image of data_prefix'
         )
 
 
@@ -234,10 +230,8 @@ def mend_data_sets() -> None:
         try:
             full_init(dataset)
         except (AssertionError, UnicodeError, OSError) as error:
-            if (
-                isinstance(error, OSError) and error.errno is None
-            ):  # a sentence of the data set's own
-                raise
+            if isinstance(error, OSError) and error.errno is None:
+                raise  # a sentence of the data set's own
             raise _unlisted(dataset, error) from error
         if not dataset.serialize_data:  # else its list is empty because it was serialized
             refuse_empty(dataset)

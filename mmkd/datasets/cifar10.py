@@ -102,8 +102,7 @@ class CIFAR10(BaseDataset):
                 if last <= self.val_per_class:
                     raise ValueError(
                         f'val_per_class={self.val_per_class} leaves no training image of class '
-                        f'{name!r}, '
-                        f'which has {last}. Mend: a smaller val_per_class'
+                        f'{name!r}, which has {last}. Mend: a smaller val_per_class'
                     )
                 border = last - self.val_per_class
                 first, last = (0, border) if self.split == 'train' else (border, last)
@@ -111,8 +110,7 @@ class CIFAR10(BaseDataset):
             if wanted > last - first:
                 raise ValueError(
                     f'images_per_class={wanted}, but class {name!r} has {last - first} images in '
-                    f'split '
-                    f'{self.split!r}. Mend: images_per_class={last - first} at most'
+                    f'split {self.split!r}. Mend: images_per_class={last - first} at most'
                 )
             entries += [
                 dict(img_path=own[i], gt_label=label, image=start + i, ood=False)
@@ -158,10 +156,12 @@ def load_part(
         raise ValueError(
             f'the images of {Path(data_root) / part} must have one size, got {sorted(shapes)[:3]}'
         )
-    return (
-        [(name, [path for path, _ in images]) for name, images in found.items()],
-        np.stack([image for images in found.values() for _, image in images]),
-    )
+    paths: list[tuple[str, list[str]]] = []
+    stacked: list[np.ndarray] = []
+    for name, images in found.items():
+        paths.append((name, [path for path, _ in images]))
+        stacked += [image for _, image in images]
+    return paths, np.stack(stacked)
 
 
 def _archived(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:

@@ -12,7 +12,8 @@ from mmkd.utils.checks import check_choice, check_count, check_keys
 # Neighbours in the source tend to be by one writer: contiguous blocks keep handwriting apart as
 # well as digits.
 SPLITS = dict(train=(0, 1257), val=(1257, 1437), test=(1437, 1797))
-INK = 0.47  # ink from here on is the digit's: between two of the source's 17 levels, so that no rounding decides
+# Ink from here on is the digit's: between two of the source's 17 levels, so no rounding decides.
+INK = 0.47
 OWN = ('split', 'num_scenes', 'size', 'seed', 'num_digits', 'digit_size', 'clutter', 'noise')
 INHERITED = (
     'pipeline',
@@ -27,9 +28,8 @@ INHERITED = (
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import (
-        load_digits,
-    )  # loads 1,797 digits from scikit-learn's own folder in about 20 ms
+    # 1,797 digits from scikit-learn's own folder, in about 20 ms
+    from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     return (pixels.reshape(-1, 8, 8) / 16).astype(np.float64), labels.astype(np.int64)
@@ -51,7 +51,7 @@ def split_digits(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def scramble(ink: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Shuffle the four quadrants of a digit (never back to the same order): a digit's strokes without its shape."""
+    """Shuffle the four quadrants of a digit, to any other order: its strokes without its shape."""
     a, b, c, d = ink[:4, :4], ink[:4, 4:], ink[4:, :4], ink[4:, 4:]
     shuffled = [[d, c, b, a], [b, d, a, c], [c, a, d, b], [d, a, c, b]][rng.integers(4)]
     return np.block([shuffled[:2], shuffled[2:]])
@@ -75,9 +75,8 @@ def sample_ink(
     Returns:
         The window of the canvas that the digit can touch, and the ink inside it.
     """
-    reach = (
-        side * 0.7072 * 9 / 8 + 1
-    )  # half the diagonal, with the half pixel over which bilinear ink fades
+    # Half the diagonal, with the half pixel over which bilinear ink fades.
+    reach = side * 0.7072 * 9 / 8 + 1
     top, left = (int(max(0, np.floor(c - reach))) for c in centre)
     bottom, right = (int(min(size, np.ceil(c + reach) + 1)) for c in centre)
     dy = (np.arange(top, bottom) - centre[0])[:, None] * (8 / side)
@@ -182,7 +181,7 @@ class DigitScenes(BaseSegDataset):
 
     Examples:
         >>> scenes = DigitScenes(split='val', num_scenes=4)
-        >>> len(scenes), scenes[0]['img'].shape, [int(label) for label in np.unique(scenes[0]['gt_seg_map'])]
+        >>> len(scenes), scenes[0]['img'].shape, np.unique(scenes[0]['gt_seg_map']).tolist()
         (4, (64, 64, 3), [0, 1, 3, 6, 8, 9])
     """
 
@@ -276,6 +275,6 @@ def _check_range(name: str, value: Any, least: float, most: float) -> None:
         or not least <= value[0] <= value[1] <= most
     ):
         raise ValueError(
-            f'{name} must be (smallest, largest) with {least} <= smallest <= largest <= {most}'
-            f'{" (whole numbers)" if number is int else ""}, got {value!r}'
+            f'{name} must be (smallest, largest) with {least} <= smallest <= largest <= '
+            f'{most}{" (whole numbers)" if number is int else ""}, got {value!r}'
         )

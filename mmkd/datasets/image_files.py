@@ -25,7 +25,7 @@ INHERITED = (
 
 @DATASETS.register_module()
 class ImageFiles(BaseDataset):
-    """Images from a folder or from another data set, resized and marked ``ood=True``, without labels.
+    """Images of a folder or of another data set, resized and marked ``ood=True``, without labels.
 
     What a model that was trained on something else should be unsure about. To mix them with a
     labelled set use mmengine's ``ConcatDataset``, and give both the same ``metainfo``.
@@ -64,9 +64,8 @@ class ImageFiles(BaseDataset):
         check_keys(kwargs, (*OWN, *INHERITED), 'ImageFiles')
         if (data_root is None) == (dataset is None):
             raise ValueError(
-                'ImageFiles needs exactly one of data_root (a folder) and dataset (the config of '
-                'a data '
-                f'set), got data_root={data_root!r}, dataset={dataset!r}'
+                'ImageFiles needs exactly one of data_root (a folder) and dataset (the config of a '
+                f'data set), got data_root={data_root!r}, dataset={dataset!r}'
             )
         for side in size:
             check_count('size', side, 1)
@@ -105,9 +104,8 @@ class ImageFiles(BaseDataset):
             sample = self.source[index]
             if 'img' not in sample:
                 raise ValueError(
-                    f"ImageFiles: the samples of dataset have no 'img' (they have "
-                    f'{sorted(sample)}). '
-                    'Mend: a pipeline that ends before packing, such as '
+                    "ImageFiles: the samples of dataset have no 'img' (they have "
+                    f'{sorted(sample)}). Mend: a pipeline that ends before packing, such as '
                     "[dict(type='LoadImageFromFile')]"
                 )
             yield str(sample.get('img_path', index)), sample['img']

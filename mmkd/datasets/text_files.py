@@ -1,4 +1,4 @@
-"""Sentences, or pairs of them, with a label: tab-separated files such as those of GLUE, and their tokens."""
+"""Sentences or pairs of them, with a label: tab-separated files as of GLUE, and their tokens."""
 
 import csv
 from collections.abc import Sequence
@@ -77,47 +77,35 @@ class TextFiles(BaseDataset):
         if not classes:
             raise ValueError(
                 'TextFiles needs the names of the classes. Mend: '
-                "metainfo=dict(classes=['negative', "
-                "'positive'])"
+                "metainfo=dict(classes=['negative', 'positive'])"
             )
         rows, columns = _read(path)
-        for column in (*self.text, self.label):
+        wanted = (*self.text, self.label)
+        for column in wanted:
             if column not in columns:
                 raise KeyError(
                     f'TextFiles: {path} has no column {column!r}{nearest(column, columns)} (its '
-                    f'columns: '
-                    f'{columns})'
+                    f'columns: {columns})'
                 )
-        short = [
-            i
-            for i, row in enumerate(rows)
-            if None in [row[column] for column in (*self.text, self.label)]
-        ]
+        short = [i for i, row in enumerate(rows) if None in map(row.get, wanted)]
         if not rows or short:
             fault = f'too few columns in line {short[0] + 2}' if short else 'no rows'
             raise ValueError(
                 f'TextFiles: {path} has {fault}. Mend: a label and a sentence in every row, '
-                f'between tabs'
+                'between tabs'
             )
         if self.limit is not None and self.limit > len(rows):
             raise ValueError(
                 f'limit={self.limit}, but {path} has {len(rows)} rows. Mend: limit={len(rows)} at '
-                f'most'
+                'most'
             )
-        chosen = (
-            range(len(rows))
-            if self.limit is None
-            else np.linspace(0, len(rows) - 1, self.limit).round()
-        )
-        return [
-            dict(
-                text=[rows[int(i)][column] for column in self.text],
-                row=int(i),
-                ood=False,
-                gt_label=self._label(rows[int(i)][self.label], classes, path),
-            )
-            for i in chosen
-        ]
+        number = len(rows) if self.limit is None else self.limit
+        samples = []
+        for i in np.linspace(0, len(rows) - 1, number).round().astype(int).tolist():
+            label = self._label(rows[i][self.label], classes, path)
+            text = [rows[i][column] for column in self.text]
+            samples.append(dict(text=text, row=i, ood=False, gt_label=label))
+        return samples
 
     def _label(self, value: str, classes: list[str], path: Path) -> int:
         if value in classes:
@@ -144,7 +132,7 @@ def _read(path: Path) -> tuple[list[dict], list[str]]:
 
 @TRANSFORMS.register_module()
 class PackTextInputs(BaseTransform):
-    """Tokenize, and pack ids, attention mask and segments as one tensor (3, L), with the label beside it.
+    """Tokenize, and pack ids, attention mask and segments as one tensor (3, L), beside the label.
 
     Args:
         tokenizer: Folder of a Hugging Face tokenizer, or ``package::path``.

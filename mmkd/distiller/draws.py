@@ -1,7 +1,7 @@
 """Initial weights that depend on a seed and a name, not on what was built before."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,7 +10,7 @@ from mmengine.model import ModuleDict
 from mmengine.model.weight_init import update_init_info
 from torch import nn
 
-from mmkd.datasets.seeded import name_seed, seed_everything
+from mmkd.utils.seeds import name_seed, seed_everything
 
 
 @contextmanager
@@ -53,12 +53,14 @@ class Apart(ModuleDict):
             None: there is none.
     """
 
-    def __init__(self, modules: dict[str, nn.Module], kind: str, plain: str | None = None) -> None:
+    def __init__(
+        self, modules: Mapping[str, nn.Module], kind: str, plain: str | None = None
+    ) -> None:
         super().__init__(modules)
         self.kind, self.plain = kind, plain
 
     def init_weights(self) -> None:
-        """Initialise each that is not initialised yet, as mmengine does of the children of a module."""
+        """Initialise each that is not yet, as mmengine does of the children of a module."""
         for name, module in self.items():
             if not hasattr(module, 'init_weights') or getattr(module, 'is_init', False):
                 continue

@@ -9,7 +9,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from mmkd.distiller.members.member import Member, plain_model_cfg
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.plain_config import plain_model_cfg
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import load_checkpoint_file, state_dict_in
 from mmkd.utils.checks import nearest
@@ -93,7 +94,7 @@ def student_config(member: Member, run: Config) -> Config:
 
 
 def _custom_imports(own: Any, member: Member, config: dict[str, Any]) -> dict[str, Any] | None:
-    """Return what an exported config imports: mmkd where it is made of it, and what else the run's config imported.
+    """Return what an exported config imports: mmkd where it needs it, and what the run imported.
 
     A model loads where mmkd is not installed if only its data or metrics are mmkd's: mmengine warns
     and goes on.
@@ -118,7 +119,7 @@ def _custom_imports(own: Any, member: Member, config: dict[str, Any]) -> dict[st
 def _is_of_mmkd(node: Any) -> bool:
     """Return whether a part of a config is built from a class of mmkd.
 
-    >>> _is_of_mmkd(dict(dataset=dict(type='mmkd.CamVid'))), _is_of_mmkd(dict(data_root='/data/mmkd.2/'))
+    >>> _is_of_mmkd(dict(dataset=dict(type='mmkd.CamVid'))), _is_of_mmkd(dict(root='/data/mmkd.2/'))
     (True, False)
     """
     if isinstance(node, dict):
@@ -146,7 +147,7 @@ def _find_pipeline(dataset: Any) -> Any:
 def write_student(
     state_dict: dict[str, Any], meta: dict[str, Any], path: Path, config: str
 ) -> Path:
-    """Write weights, and the text ``config`` beside them, each as a whole or not at all; return the config's path."""
+    """Write weights, and the config beside them, each whole or not at all; return its path."""
     content = BytesIO()
     torch.save(dict(state_dict=state_dict, meta=meta), content)
     write_atomically(
@@ -157,7 +158,7 @@ def write_student(
 
 
 def student_meta(meta: dict[str, Any], member: str) -> dict[str, Any]:
-    """Return the plain part of a checkpoint's meta: what ``mmseg.apis.init_model`` reads, and where it came from."""
+    """Return the plain part of a checkpoint's meta: what ``init_model`` reads, and its origin."""
     kept: dict[str, Any] = {
         key: meta[key] for key in ('dataset_meta', 'iter', 'epoch', 'seed', 'time') if key in meta
     }
@@ -167,7 +168,7 @@ def student_meta(meta: dict[str, Any], member: str) -> dict[str, Any]:
 def export_student(
     checkpoint: str | os.PathLike, out: str | os.PathLike, member: str = 'student'
 ) -> tuple[Path, Path]:
-    """Write a plain student out of an mmkd checkpoint: ``out`` (weights) and ``config.py`` beside it.
+    """Write a plain student out of a checkpoint: ``out`` (weights) and ``config.py`` beside it.
 
     Args:
         checkpoint: A checkpoint of a Distiller run.

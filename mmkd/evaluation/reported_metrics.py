@@ -14,8 +14,9 @@ from mmkd.utils.checks import nearest
 
 @torch.no_grad()
 def reported_metrics(model: Any, dataloader: Any, evaluator: Evaluator) -> list[str]:
-    """Return the names of the metrics that a validation will report; nothing where one batch is too little to know.
+    """Return the names of the metrics that a validation will report.
 
+    Nothing, where one batch is too little to know.
     The evaluator is copied, no random number is drawn, and nothing is printed; the model is left in
     eval mode.
 
@@ -71,6 +72,5 @@ def check_best_metrics(wanted: list[str], found: list[str]) -> None:
         if found and key != 'auto' and key not in found:
             raise KeyError(
                 f'the checkpoint hook keeps the best by save_best={key!r}, which the validation '
-                f'does '
-                f'not report{nearest(key, found)} (it reports {sorted(found)})'
+                f'does not report{nearest(key, found)} (it reports {sorted(found)})'
             )

@@ -1,4 +1,4 @@
-"""Ensemble: several trained networks that predict as one, and say where their uncertainty comes from."""
+"""Ensemble: trained networks that predict as one, and say where uncertainty comes from."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,8 @@ from mmengine.model import BaseModel
 from mmengine.structures import PixelData
 from torch import Tensor, nn
 
-from mmkd.distiller.members.member import Member, as_dict
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.reading import as_dict
 from mmkd.distiller.members.teacher import Teacher
 from mmkd.evaluation.functional.predictions import logits_of
 from mmkd.evaluation.functional.uncertainty import EnsembleUncertainty
@@ -110,10 +111,8 @@ class Ensemble(BaseModel):
         if mode != 'predict':
             raise RuntimeError(
                 f"mmkd.Ensemble only answers mode='predict', got mode={mode!r}. Mend: train the "
-                f'members '
-                'one by one with tools/train_ensemble.py; to distil them, give them as '
-                'teachers=dict(…) '
-                "of an mmkd.Distiller and read 't*.logits'"
+                'members one by one with tools/train_ensemble.py; to distil them, give them as '
+                "teachers=dict(…) of an mmkd.Distiller and read 't*.logits'"
             )
         batch, samples = Batch(inputs, data_samples), data_samples
         sums = [EnsembleUncertainty() for _ in inputs]
@@ -145,15 +144,15 @@ def probabilities_of(prediction: Any) -> Tensor:
     logits = logits_of(prediction.to_dict())
     if logits.shape[1] < 2:
         raise ValueError(
-            f'an ensemble averages softmax probabilities of two classes or more, got '
-            f'{logits.shape[1]} '
-            'output channel. Mend: members with out_channels=num_classes, background included'
+            'an ensemble averages softmax probabilities of two classes or more, got '
+            f'{logits.shape[1]} output channel. Mend: members with out_channels=num_classes, '
+            'background included'
         )
     return F.softmax(logits.double(), 1)
 
 
 def write_prediction(sample: Any, sums: EnsembleUncertainty) -> None:
-    """Write the mean prediction and its uncertainties into a data sample, as :class:`Ensemble` says."""
+    """Write the mean prediction and its uncertainties into a sample, see :class:`Ensemble`."""
     mean = sums.mean[0]
     logits, best = mean.log().float(), mean.argmax(0, keepdim=True)
     measures = {

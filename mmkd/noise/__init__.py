@@ -1,4 +1,4 @@
-"""Noises of training: on the student's images, on labels, inside the teacher and on what it says."""
+"""Noises of training: on the student's images, on labels, in the teacher and on what it says."""
 
 from mmkd.noise.base import Noise as Noise
 from mmkd.noise.base import Noises as Noises

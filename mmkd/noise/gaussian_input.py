@@ -1,4 +1,4 @@
-"""Soft Randomization: Gaussian noise on the images that students see, while the teacher sees them clean."""
+"""Soft Randomization: students see images with Gaussian noise, the teacher sees them clean."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mmkd.distiller.members.member import pixel_statistics
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
 from mmkd.structures.batch import Batch
 from mmkd.utils.checks import check_non_negative
+from mmkd.utils.pixels import pixel_statistics
 
 
 @MODELS.register_module()
@@ -20,7 +20,8 @@ class GaussianInput(Noise):
     Paper: Arani, Sarfraz, Zonooz, Noise as a Resource for Learning in Knowledge Distillation, WACV
     2021, arXiv 1910.05057, Soft Randomization:
 
-    .. math:: \mathcal L = (1-\alpha)\,CE(S(x+\delta), y) + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x+\delta)),
+    .. math:: \mathcal L = (1-\alpha)\,CE(S(x+\delta), y)
+              + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x+\delta)),
               \quad \delta \sim \mathcal N(0, \sigma^2)
 
     Additive, independent for each value of each image, and not clipped to [0, 1], as in the
@@ -57,7 +58,7 @@ class GaussianInput(Noise):
         """Take the standard deviation that the images are divided by."""
         self.scale = 255 * self.std / pixel_statistics(host.preprocessor)[1]
 
-    def see(self, batch: Batch) -> Batch:
+    def on_batch(self, batch: Batch) -> Batch:
         """Return the batch with noise on its images, padding left out."""
         noisy = _add(batch.inputs, self.scale)
         height, width = noisy.shape[2:]
@@ -76,7 +77,6 @@ def _add(images: Tensor, scale: Tensor) -> Tensor:
         raise TypeError(
             'GaussianInput needs images (N, C, H, W) of floating point, got '
             f'{str(images.dtype).removeprefix("torch.")} {tuple(images.shape)}. Mend: images in '
-            f'[0, 1]; a '
-            'text has no pixels'
+            '[0, 1]; a text has no pixels'
         )
     return torch.addcmul(images, torch.randn_like(images), scale.to(images))

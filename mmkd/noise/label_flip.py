@@ -2,30 +2,29 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from mmengine.structures import PixelData
 from torch import Tensor
 
-from mmkd.datasets.seeded import image_name, name_seed
 from mmkd.noise.base import Host, Noise
 from mmkd.registry import MODELS
 from mmkd.structures.batch import IGNORED_IMAGE, Batch
 from mmkd.tasks.base import task_of
 from mmkd.utils.checks import check_choice, check_count, check_fraction
+from mmkd.utils.seeds import image_name, name_seed
 
 
 @MODELS.register_module()
 class LabelFlip(Noise):
-    r"""Replace labels by wrong ones, each with probability ``rate``, uniformly over the C − 1 other classes.
+    r"""Replace labels, each with probability ``rate``, by any of the C − 1 other classes.
 
     Paper: Arani, Sarfraz, Zonooz, Noise as a Resource for Learning in Knowledge Distillation, WACV
     2021, arXiv 1910.05057, Messy Collaboration:
 
-    .. math:: \mathcal L = (1-\alpha)\,CE(S(x), \tilde y) + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x)),
+    .. math:: \mathcal L = (1-\alpha)\,CE(S(x), \tilde y)
+              + \alpha\tau^2 KL(T^\tau(x) \Vert S^\tau(x)),
               \quad \tilde y = y' \ne y \text{ with probability } p, \text{ else } y
 
     In a Distiller the students' own losses (and the accuracy that they log) see the wrong labels.
@@ -76,13 +75,8 @@ class LabelFlip(Noise):
         check_count('seed of LabelFlip', seed, 0)
         if num_classes is not None:
             check_count('num_classes of LabelFlip', num_classes, 2)
-        self.rate, self.num_classes, self.per, self.fresh, self.seed = (
-            rate,
-            num_classes,
-            per,
-            fresh,
-            seed,
-        )
+        self.rate, self.num_classes, self.per = rate, num_classes, per
+        self.fresh, self.seed = fresh, seed
 
     def __call__(
         self, labels: Tensor, names: Sequence[str] | None = None, ignore_index: int | None = None
@@ -103,31 +97,14 @@ class LabelFlip(Noise):
             raise ValueError(
                 'LabelFlip does not know how many classes there are. Mend: num_classes=…'
             )
-        if labels.dim() not in (1, 3):
-            raise ValueError(f'LabelFlip needs labels (N,) or (N, H, W), got {tuple(labels.shape)}')
-        if labels.is_floating_point():
-            raise TypeError(
-                f'LabelFlip needs whole numbers as labels, got {labels.dtype}. Mend: labels.long()'
-            )
-        if names is not None and len(names) != len(labels):
-            raise ValueError(
-                f'LabelFlip needs a name for each image, got {len(names)} for {len(labels)} labels'
-            )
-        ignored = (
-            ignore_index
-            if ignore_index is not None
-            else 255
-            if labels.dim() == 3
-            else IGNORED_IMAGE
-        )
+        _check_labels(labels, names)
+        if ignore_index is None:
+            ignore_index = 255 if labels.dim() == 3 else IGNORED_IMAGE
         flat = labels.reshape(len(labels), -1).int()
-        valid = (flat != ignored) & (flat >= 0) & (flat < self.num_classes)
+        valid = (flat != ignore_index) & (flat >= 0) & (flat < self.num_classes)
         unit, count = self._units(labels, flat, self.num_classes)
-        chance = self._draw(
-            names if names is not None else [str(i) for i in range(len(labels))],
-            count,
-            labels.device,
-        )
+        named = [str(i) for i in range(len(labels))] if names is None else names
+        chance = self._draw(named, count, labels.device)
         if unit is not None:
             chance = chance.gather(1, unit)
         # One draw says both: below the rate it flips, and where below says to which of the other
@@ -149,39 +126,29 @@ class LabelFlip(Noise):
             self.num_classes = own
         if self.num_classes is None:
             raise ValueError(
-                f'LabelFlip: {host.member.where} does not say how many classes it has. Mend: '
-                'num_classes=…'
+                f'LabelFlip: {host.where} does not say how many classes it has. Mend: num_classes=…'
             )
         if own is not None and own != self.num_classes:
             raise ValueError(
-                f'LabelFlip(num_classes={self.num_classes}), but {host.member.where} has {own} '
-                f'classes. '
-                f'Mend: num_classes={own}, or leave it out'
+                f'LabelFlip(num_classes={self.num_classes}), but {host.where} has {own} '
+                f'classes. Mend: num_classes={own}, or leave it out'
             )
 
-    def see(self, batch: Batch) -> Batch:
+    def on_batch(self, batch: Batch) -> Batch:
         """Return the batch with other data samples, whose labels are flipped."""
         clean, samples = batch.labels, batch.data_samples or []
-        names = (
-            None
-            if self.fresh
-            else [
-                image_name(sample.metainfo, 'LabelFlip(fresh=False)', ', or fresh=True')
-                for sample in samples
-            ]
-        )
+        user, mend = 'LabelFlip(fresh=False)', ', or fresh=True'
+        names = None if self.fresh else [image_name(s.metainfo, user, mend) for s in samples]
         labels = self(clean, names, batch.ignored)
         changed = (labels != clean).view(len(labels), -1).any(1).tolist()
-        return replace(
-            batch,
-            data_samples=[
-                _relabelled(sample, own) if differs else sample
-                for sample, own, differs in zip(samples, labels, changed, strict=True)
-            ],
-        )
+        flipped = [
+            batch.task.relabel(sample, own) if differs else sample
+            for sample, own, differs in zip(samples, labels, changed, strict=True)
+        ]
+        return replace(batch, data_samples=flipped)
 
     def _units(self, labels: Tensor, flat: Tensor, classes: int) -> tuple[Tensor | None, int]:
-        """Return which unit each position belongs to (None: one each), and how many units an image has."""
+        """Return the unit of each position (None: one each), and how many units an image has."""
         if labels.dim() == 1 or self.per == 'pixel':
             return None, flat.shape[1]
         if self.per == 'image':
@@ -197,8 +164,21 @@ class LabelFlip(Noise):
         return torch.stack(own).to(device)
 
 
+def _check_labels(labels: Tensor, names: Sequence[str] | None) -> None:
+    if labels.dim() not in (1, 3):
+        raise ValueError(f'LabelFlip needs labels (N,) or (N, H, W), got {tuple(labels.shape)}')
+    if labels.is_floating_point():
+        raise TypeError(
+            f'LabelFlip needs whole numbers as labels, got {labels.dtype}. Mend: labels.long()'
+        )
+    if names is not None and len(names) != len(labels):
+        raise ValueError(
+            f'LabelFlip needs a name for each image, got {len(names)} for {len(labels)} labels'
+        )
+
+
 def label_regions(labels: np.ndarray) -> np.ndarray:
-    """Return the number of each pixel's region: 4-connected pixels of one label; regions count from 0.
+    """Return the number, from 0 on, of each pixel's region: 4-connected pixels of one label.
 
     >>> label_regions(np.array([[1, 1, 2], [3, 1, 2], [1, 3, 2]])).tolist()
     [[0, 0, 1], [2, 0, 1], [3, 4, 1]]
@@ -211,13 +191,3 @@ def label_regions(labels: np.ndarray) -> np.ndarray:
     grid[1::2, ::2] = labels[1:] == labels[:-1]
     grid[::2, 1::2] = labels[:, 1:] == labels[:, :-1]
     return cv2.connectedComponents(grid, connectivity=4, ltype=cv2.CV_32S)[1][::2, ::2] - 1
-
-
-def _relabelled(sample: Any, labels: Tensor) -> Any:
-    """Return a data sample with these labels; the other data are shared with the one given."""
-    copy = sample.clone()
-    if labels.dim():
-        copy.gt_sem_seg = PixelData(data=labels[None])
-    else:
-        copy.gt_label = labels.view(1)
-    return copy

@@ -52,7 +52,7 @@ class TargetNoise(Noise):
         self.std, self.taps = std, tuple(taps)
 
     def __call__(self, values: Tensor) -> Tensor:
-        """Return the values with noise; half precision, which would round it off, becomes float32."""
+        """Return the values with noise; half precision would round it off, and becomes float32."""
         (values,) = widen(values)
         return torch.addcmul(values, values, torch.randn_like(values), value=self.std)
 
@@ -61,18 +61,15 @@ class TargetNoise(Noise):
         for tap in self.taps:
             if tap not in host.taps:
                 raise KeyError(
-                    f'TargetNoise: no objective reads the tap {tap!r} of {host.member.where}'
-                    f'{nearest(tap, host.taps)} (read: {list(host.taps)}). Mend: '
-                    f'taps={list(host.taps)}'
+                    f'TargetNoise: no objective reads the tap {tap!r} of '
+                    f'{host.where}{nearest(tap, host.taps)} (read: {list(host.taps)}). '
+                    f'Mend: taps={list(host.taps)}'
                 )
 
-    def hear(self, seen: dict[str, Any]) -> dict[str, Any]:
+    def on_taps(self, seen: dict[str, Any]) -> dict[str, Any]:
         """Return what the taps saw, these with noise."""
-        return {
-            name: value
-            if name not in self.taps
-            else [self(v) for v in value]
-            if isinstance(value, list)
-            else self(value)
-            for name, value in seen.items()
-        }
+        heard = dict(seen)
+        for name, value in seen.items():  # in their order: each draws from one generator
+            if name in self.taps:
+                heard[name] = [self(v) for v in value] if isinstance(value, list) else self(value)
+        return heard

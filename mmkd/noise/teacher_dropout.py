@@ -34,7 +34,8 @@ class TeacherDropout(Noise):
             reads.
 
     >>> _ = torch.manual_seed(0)
-    >>> model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4, eps=0)).eval().requires_grad_(False)
+    >>> model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm1d(4, eps=0)).eval()
+    >>> _ = model.requires_grad_(False)
     >>> with TeacherDropout()(model):
     ...     model(torch.ones(1, 4)), model[0].training, model[1].training
     (tensor([[0., 0., 2., 0.]]), True, False)
@@ -50,28 +51,26 @@ class TeacherDropout(Noise):
 
     def bind(self, host: Host) -> None:
         """Refuse a teacher without dropout before training starts."""
-        _dropouts(host.model, host.member.where)
+        _dropouts(host.model, host.where)
 
-    def awake(self, model: nn.Module) -> AbstractContextManager[None]:
+    def around_forward(self, model: nn.Module) -> AbstractContextManager[None]:
         """Return the context in which the teacher supervises."""
         return self(model)
 
-    def prove(self, model: nn.Module, observe: Callable[[], dict[str, Any]], where: str) -> None:
-        """Refuse a teacher whose dropout reaches no tap: in an auxiliary head, say, or behind the last one."""
-        quiet = observe()
+    def check(self, model: nn.Module, watch: Callable[[], dict[str, Any]], where: str) -> None:
+        """Refuse a teacher whose dropout reaches no tap: one behind the last of them, say."""
+        quiet = watch()
         dropouts = _dropouts(model, where)
         with self(model), _rates(dropouts, 0.999):
-            noisy = observe()
+            noisy = watch()
         if all(_equal(quiet[tap], noisy[tap]) for tap in quiet):
             names = ', '.join(
                 [name for name, module in model.named_modules() if module in dropouts][:5]
             )
             raise ValueError(
                 f'TeacherDropout: the dropout of {where} ({names}) reaches none of the taps that '
-                f'objectives read '
-                f'({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in front of a tap, '
-                f'such as dropout_ratio '
-                'of the decode head in front of its logits'
+                f'objectives read ({", ".join(quiet)}), so it cannot be fickle. Mend: dropout in '
+                'front of a tap, such as dropout_ratio of the decode head in front of its logits'
             )
 
 
@@ -120,9 +119,7 @@ def _dropouts(model: nn.Module, where: str) -> list[nn.Module]:
         has = f'{len(rates)} dropout modules, all of rate 0' if rates else 'no dropout module'
         raise ValueError(
             f'TeacherDropout: {where} has {has}, so it cannot be fickle. Mend: a teacher that was '
-            f'trained '
-            'with dropout, such as backbone=dict(dropout=0.4) of a WideResNet or '
-            'dropout_ratio=0.1 of a '
-            'decode head'
+            'trained with dropout, such as backbone=dict(dropout=0.4) of a WideResNet or '
+            'dropout_ratio=0.1 of a decode head'
         )
     return found

@@ -1,79 +1,309 @@
-"""What a model is for, as its heads tell: which labels it learns from, and of how many classes."""
+"""What a task is: all that mmkd asks of one, and how the task of a model or of a batch is found."""
 
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-SEGMENTATION, DEPTH, DETECTION, CLASSIFICATION, UNKNOWN = (
-    'segmentation',
-    'depth',
-    'detection',
-    'classification',
-    '',
+from mmkd.registry import TASKS
+from mmkd.structures.batch import IGNORED_IMAGE, Batch
+
+Own = TypeVar('Own', bound='Task')
+Tapped = Mapping[str, tuple[nn.Module, str]]  # 'member.tap' -> model, path of the module
+NO_LABELS = (
+    "batch.labels: the data samples hold neither 'gt_sem_seg' nor 'gt_label'. Mend: load "
+    'annotations in the training pipeline'
 )
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a model learns.
+    """What a model learns, and all that mmkd asks of it; one class in one file is one task.
+
+    A task of your own is a class below this one, under ``@TASKS.register_module()``. It says what
+    it must, :meth:`of` and :meth:`sample`, its ``kind`` and its ``field``, and of the rest what
+    differs. The Distiller, its probe, the doctor and the benchmark then serve it. The task that was
+    registered last is asked first, so yours is asked before mmkd's own.
+
+    Without arguments a task stands for samples alone, of which no model is known.
 
     Args:
-        kind: SEGMENTATION, DEPTH, DETECTION, CLASSIFICATION, or UNKNOWN.
-        num_classes: Of its last head; None where it has none, or sees no classes (mmdet's RPN).
-        depth: The range of depth that it knows, in its own unit.
+        num_classes: Classes of the model; None where it has none, or does not say.
+        ignore_index: The label of a pixel that does not count.
+
+    Attributes:
+        kind: Its name, in sentences and where tasks are compared.
+        field: Where a data sample holds its labels.
+        holding: How errors call what the samples hold, where that is no class of a pixel or image.
+        gives_labels: Whether ``batch.labels`` has classes of pixels (N, H, W) or of images (N,).
+        paths: Entries of a sample's metainfo that name its files, the first one known is told.
+        size: Height and width on which any model of this task runs.
+        sized: Whether inputs have a height and a width.
+        class_logits: Number of axes of a model's class logits, and how errors call them; None
+            where its output is not one logit for each class and place.
+        reads: What objectives may read as ``batch.<name>`` of such batches besides labels.
     """
 
-    kind: str
     num_classes: int | None = None
-    depth: tuple[float, float] = (0.0, 1.0)
+    ignore_index: int = 255
+
+    kind: ClassVar[str] = ''
+    field: ClassVar[str | None] = None
+    holding: ClassVar[str] = 'something else'
+    gives_labels: ClassVar[bool] = False
+    paths: ClassVar[tuple[str, ...]] = ('img_path',)
+    size: ClassVar[tuple[int, int]] = (64, 64)
+    sized: ClassVar[bool] = True
+    class_logits: ClassVar[tuple[int, str] | None] = None
+    reads: ClassVar[Mapping[str, Callable[[Batch], Any]]] = {}
+
+    # ------------------------------------------------------------------ its models
+
+    @classmethod
+    def of(cls: type[Own], model: Any, source: Any = None) -> Own | None:
+        """Return the task of a model, None where the model is for something else.
+
+        Args:
+            model: Any model.
+            source: The data preprocessor that makes its batches.
+        """
+        raise NotImplementedError(
+            f'{cls.__name__} does not say how its models are known. Mend: a classmethod of(cls, '
+            'model, source=None) that returns a task, or None of other models'
+        )
+
+    @property
+    def known(self) -> bool:
+        """Whether enough is known of the model to make labels that it can learn from."""
+        return True
+
+    def channels(self, model: nn.Module) -> int | None:
+        """Return how many channels the class logits of a model have."""
+        return self.num_classes
+
+    def refuse_other(self, preprocessor: Any, where: str) -> None:
+        """Refuse a member to which the inputs of this task's batches mean something else."""
+
+    @classmethod
+    def check_places(cls, objective: str, tapped: Tapped, by_channel: bool) -> None:
+        """Refuse tensors that look alike and differ in meaning, see :func:`check_same_places`."""
+
+    @classmethod
+    def tell_poor(cls, metrics: Mapping[str, float], classes: int) -> str | None:
+        """Return what is to be said of a model whose metrics are no better than chance, else None.
+
+        Args:
+            metrics: Name -> value, as an evaluator reports them; nothing where it reports nothing.
+            classes: Of the data set.
+        """
+        return None
+
+    # ------------------------------------------------------------------ labels
+
+    @classmethod
+    def holds(cls, samples: list | None) -> bool:
+        """Return whether data samples, as the first one tells, hold labels of this task."""
+        return bool(samples) and cls.field is not None and cls.field in samples[0]  # type: ignore[index]
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return the labels (N, H, W) of pixels or (N,) of images.
+
+        A task without such labels gives those of another one that its samples hold as well: the
+        label maps of a panoptic set, say.
+
+        Raises:
+            ValueError: There are none.
+        """
+        return self._beside(batch.data_samples).labels(batch)
+
+    def ignored(self, batch: Batch) -> int:
+        """Return the label that does not count: of a pixel the batch's, of a whole image −100."""
+        return batch.ignore_index if batch.labels.dim() > 1 else IGNORED_IMAGE
+
+    def valid(self, batch: Batch) -> Tensor:
+        """Return True where the labels count."""
+        return batch.labels != self.ignored(batch)
+
+    def check(self, batch: Batch, num_classes: int | None) -> bool:
+        """Refuse labels that the student cannot learn from, before a device assert hides which.
+
+        Args:
+            batch: Labels and the files that they came from.
+            num_classes: Of the student; None where it does not say.
+
+        Returns:
+            Whether any position is valid.
+
+        Raises:
+            ValueError: There are such labels; names their files.
+        """
+        return True
+
+    def tell_void(self, batch: Batch) -> str:
+        """Return what is to be said of a batch without a valid position."""
+        return (
+            f'no valid position: nothing of this batch counts{batch.files(*self.paths)}. Mend: a '
+            'data set with labels'
+        )
+
+    def relabel(self, sample: Any, labels: Tensor) -> Any:
+        """Return a data sample with other labels; its other data are shared with the one given."""
+        return self._beside([sample]).relabel(sample, labels)
+
+    def pad_labels(self, sample: Any, size: tuple[int, ...]) -> Any:
+        """Return a sample whose labels cover an image padded to ``size``, and are ignored there."""
+        return sample
+
+    def _beside(self, samples: list | None) -> 'Task':
+        for task in tasks_of_samples(samples):
+            if task.gives_labels:
+                return task
+        raise ValueError(
+            f'batch.labels: these samples hold {self.holding}, no class of a pixel or an image. '
+            'Mend: an objective that reads no labels (batch.valid of a depth map is where it is '
+            'known)'
+        )
+
+    # ------------------------------------------------------------------ what the doctor counts
+
+    def count(self, batch: Batch) -> Counter:
+        """Return what a batch holds, as numbers that can be added up over batches."""
+        return Counter()
+
+    def tell(self, counts: Counter) -> tuple[list[tuple[str, str]], list[str]]:
+        """Return what was counted, as rows of a table, and what is to be warned of."""
+        return [], []
+
+    # ------------------------------------------------------------------ generated batches
+
+    def inputs(
+        self, number: int, size: tuple[int, int], generator: torch.Generator
+    ) -> Iterator[Tensor]:
+        """Yield random inputs as a data loader gives them: images, uint8 (3, H, W)."""
+        for _ in range(number):
+            yield torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+
+    def preprocessed(self, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Return one random input as a data preprocessor leaves it: images, (1, 3, H, W)."""
+        return torch.randn(1, 3, *size, generator=generator)
+
+    def sample(self, size: tuple[int, int], generator: torch.Generator, masked: bool = True) -> Any:
+        """Return a data sample of random labels that a model of this task can learn from.
+
+        Args:
+            size: Height and width of the image.
+            generator: Of the labels.
+            masked: Whether some labels are to be such as do not count, where there are such.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__} does not say how its labels look. Mend: a method sample(self, '
+            'size, generator, masked=True) that returns a data sample'
+        )
 
 
-def task_of(model: Any) -> Task:
-    """Return what a model of mmseg, mmdet or mmpretrain, or one that looks like these, learns.
+def last_head(model: Any) -> Any:
+    """Return a segmentor's head, the last one of a cascade, or None."""
+    head = getattr(model, 'decode_head', None)
+    return head[-1] if isinstance(head, nn.ModuleList) else head
 
-    Segmentors and depth estimators have a ``decode_head``, the latter's with a ``max_depth``;
-    detectors a ``bbox_head`` or ``roi_head``; classifiers a ``head``, or ``num_classes`` of their
-    own.
 
-    >>> task_of(nn.Linear(1, 1))
-    Task(kind='', num_classes=None, depth=(0.0, 1.0))
+def first_number(*owners: Any) -> int | None:
+    """Return the first ``num_classes`` that is a number.
+
+    >>> first_number(nn.Identity(), ImportError, type('Head', (), dict(num_classes=3)))
+    3
     """
-    head: Any = getattr(model, 'decode_head', None)
-    if head is not None:
-        last: Any = head[-1] if isinstance(head, nn.ModuleList) else head
-        if hasattr(last, 'max_depth'):
-            return Task(DEPTH, depth=(getattr(last, 'min_depth', 0.0), float(last.max_depth)))
-        return Task(SEGMENTATION, _number(model, last))
-    for owner in (model, getattr(model, 'roi_head', None)):
-        head = getattr(owner, 'bbox_head', None)
-        if (
-            head is not None and type(model).__name__ == 'RPN'
-        ):  # it takes every box for one of class 0
-            return Task(DETECTION)
-        if head is not None:  # a cascade has one a stage
-            return Task(DETECTION, _number(head[-1] if isinstance(head, nn.ModuleList) else head))
-    if hasattr(model, 'head') or hasattr(model, 'num_classes'):
-        return Task(
-            CLASSIFICATION, _number(model, getattr(model, 'head', None))
-        )  # mmpretrain's keep it in the head
-    return Task(UNKNOWN)
+    for owner in owners:
+        number = getattr(owner, 'num_classes', None)
+        if isinstance(number, int):
+            return number
+    return None
 
 
-def _number(*owners: Any) -> int | None:
-    return next(
-        (
-            n
-            for n in (getattr(owner, 'num_classes', None) for owner in owners)
-            if isinstance(n, int)
-        ),
-        None,
-    )
+# ---------------------------------------------------------------------- which task it is
 
 
-def check_same_places(
-    objective: str, tapped: dict[str, tuple[nn.Module, str]], by_channel: bool = True
-) -> None:
+def registered() -> list[type[Task]]:
+    """Return the tasks in the order in which they are asked: the last one registered comes first.
+
+    >>> [task.__name__ for task in registered()][-2:]
+    ['Classification', 'Unknown']
+    """
+    return list(reversed(TASKS.module_dict.values()))
+
+
+def task_of(model: Any, source: Any = None) -> Task:
+    """Return what a model learns, as the first task says that knows it.
+
+    Args:
+        model: A model of mmseg, mmdet or mmpretrain, one that looks like these, or one that a
+            registered task of your own knows.
+        source: The data preprocessor that makes its batches; None takes the model's own.
+
+    >>> task_of(nn.Linear(1, 1)), task_of(type('Net', (), dict(num_classes=3)))
+    (Unknown(num_classes=None, ignore_index=255), Classification(num_classes=3, ignore_index=255))
+    """
+    source = getattr(model, 'data_preprocessor', None) if source is None else source
+    for task in registered():
+        found = task.of(model, source)
+        if found is not None:
+            return found
+    raise LookupError(f'no task knows a {type(model).__name__}')
+
+
+def tasks_of_samples(samples: list | None) -> list[Task]:
+    """Return every task whose labels the data samples hold, in the order of :func:`registered`."""
+    return [task() for task in registered() if task.holds(samples)]
+
+
+def task_of_samples(samples: list | None, wanted: Task | None = None) -> Task:
+    """Return whose labels data samples hold.
+
+    Args:
+        samples: Of one batch; None has labels of nobody.
+        wanted: The task of the model that will see them, which wins where they hold its labels.
+
+    >>> from mmengine.structures import BaseDataElement
+    >>> task_of_samples([BaseDataElement(gt_label=torch.tensor([1]))])
+    Classification(num_classes=None, ignore_index=255)
+    """
+    if wanted is not None and wanted.field is not None and wanted.holds(samples):
+        return wanted
+    return tasks_of_samples(samples)[0]
+
+
+def offered_reads() -> dict[str, Callable[[Batch], Any]]:
+    """Return what tasks let objectives read of a batch: name -> function.
+
+    >>> list(offered_reads())
+    ['tokens']
+    """
+    offered: dict[str, Callable[[Batch], Any]] = {}
+    for task in registered():
+        offered = {**task.reads, **offered}
+    return offered
+
+
+# Batches lie below tasks: they are told here whom to ask.
+Batch.find_task, Batch.offered_reads = task_of_samples, offered_reads
+
+
+def class_logits_of(kind: str) -> tuple[int, str] | None:
+    """Return the axes of class logits of a kind of model, and how errors call such a tensor.
+
+    >>> class_logits_of('classification'), class_logits_of('depth')
+    ((2, 'vector (N, C)'), None)
+    """
+    return next((task.class_logits for task in registered() if task.kind == kind), None)
+
+
+# ---------------------------------------------------------------------- what may be compared
+
+
+def check_same_places(objective: str, tapped: Tapped, by_channel: bool = True) -> None:
     """Refuse tensors of two members that look alike and do not mean the same.
 
     Args:
@@ -85,33 +315,13 @@ def check_same_places(
 
     Raises:
         ValueError: A second stage of detectors, which sees each one's own proposals; bins of depth
-            of other ranges.
+            of other ranges; what a task of your own refuses.
     """
-    second = sorted(
-        {name.split('.')[0] for name, (_, path) in tapped.items() if path.startswith('roi_head.')}
-    )
-    if len(second) > 1:
-        raise ValueError(
-            f'objective {objective!r} compares the roi_head of {" and ".join(second)}, which see '
-            'proposals of their own: row i of one is another box than row i of the other. Mend: '
-            'tap the '
-            'neck or the rpn_head'
-        )
-    bins = {
-        name: task_of(model).depth
-        for name, (model, path) in tapped.items()
-        if path.endswith('.conv_seg') and task_of(model).kind == DEPTH
-    }
-    if by_channel and len(set(bins.values())) > 1:
-        raise ValueError(
-            f'objective {objective!r} compares bins of depth of other ranges: {bins}, so bin k is '
-            f'another '
-            'depth for each. Mend: the same min_depth and max_depth, or tap metres '
-            '(decode_head.depth)'
-        )
+    for task in reversed(registered()):
+        task.check_places(objective, tapped, by_channel)
 
 
-def check_same_classes(models: dict[str, nn.Module], what: str) -> None:
+def check_same_classes(models: Mapping[str, nn.Module], what: str) -> None:
     """Refuse models that learn from, or predict, one label but have different numbers of classes.
 
     Raises:
@@ -121,6 +331,5 @@ def check_same_classes(models: dict[str, nn.Module], what: str) -> None:
     if len({number for number in classes.values() if number is not None}) > 1:
         raise ValueError(
             f'{what} disagree on classes: {classes}. Mend: the same classes, in the same order, '
-            f'for all '
-            'of them'
+            'for all of them'
         )

@@ -2,26 +2,38 @@
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from mmengine.structures import BaseDataElement, InstanceData, PixelData
-from torch import Tensor, nn
-
-from mmkd.tasks.base import CLASSIFICATION, DEPTH, DETECTION, Task, task_of
+from mmengine.structures import PixelData
+from torch import Tensor
 
 if TYPE_CHECKING:
     from mmseg.structures import SegDataSample
 
-DEFAULT_SIZE, DETECTION_SIZE = (64, 64), (256, 256)  # where no data preprocessor says one
+BLOCK = 8  # pixels a side; labels of single pixels would not survive a map of stride 8
 
 
-def default_size(model: Any) -> tuple[int, int]:
-    """Return a size on which a model can be run; the coarsest level of a detector has a stride of 128."""
-    return DETECTION_SIZE if task_of(model).kind == DETECTION else DEFAULT_SIZE
+def blocks(values: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return a map (1, H, W) in which each value (1, h, w) fills a block of 8×8 pixels.
+
+    >>> blocks(torch.tensor([[[1, 2]]]), (1, 10)).tolist()
+    [[[1, 1, 1, 1, 1, 1, 1, 1, 2, 2]]]
+    """
+    height, width = size
+    large = values.repeat_interleave(BLOCK, 1).repeat_interleave(BLOCK, 2)
+    return large[:, :height, :width].clone()
+
+
+def blocks_of(size: tuple[int, int]) -> tuple[int, int, int]:
+    """Return the shape of the values of which :func:`blocks` makes a map of this size.
+
+    >>> blocks_of((16, 17))
+    (1, 2, 3)
+    """
+    return 1, -(-size[0] // BLOCK), -(-size[1] // BLOCK)
 
 
 def map_sample(name: str, values: Tensor) -> 'SegDataSample':
-    """Return the data sample of a map (1, H, W), as a training pipeline of mmseg packs it, without padding."""
+    """Return the data sample of a map (1, H, W), as mmseg's pipelines pack it, without padding."""
     from mmseg.structures import SegDataSample
 
     size = tuple(values.shape[1:])
@@ -44,112 +56,55 @@ def edges_of(labels: Tensor) -> Tensor:
     return edges
 
 
-def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Any:
-    """Return the data sample of boxes (M, 4) and labels (M,), as mmdet's data preprocessor leaves it.
+def label_map(
+    classes: int, size: tuple[int, int], generator: torch.Generator, masked: bool
+) -> 'SegDataSample':
+    """Return a sample with blocks of random classes, and their edges, which a PIDNet learns from.
 
-    Each box is its own mask too, which detectors that segment read.
+    Args:
+        classes: How many.
+        size: Height and width.
+        generator: Of the classes.
+        masked: Whether every 20th row is the ignore index 255, so that masks have something to
+            mask.
     """
-    from mmdet.structures import DetDataSample
-    from mmdet.structures.mask import BitmapMasks
-
-    masks = np.zeros((len(boxes), *size), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
-        mask[top:bottom, left:right] = 1
-    instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *size))
-    sample = DetDataSample(
-        gt_instances=instances, ignored_instances=InstanceData(bboxes=boxes[:0], labels=labels[:0])
-    )
-    sample.set_metainfo(
-        dict(
-            img_shape=size,
-            ori_shape=size,
-            pad_shape=size,
-            batch_input_shape=size,
-            scale_factor=(1.0, 1.0),
-        )
-    )
-    return sample
-
-
-def cls_sample(label: Tensor) -> BaseDataElement:
-    """Return the data sample of a class label (1,), as a training pipeline of classification packs it."""
-    return BaseDataElement(gt_label=label)
-
-
-def generated_sample(
-    task: Task,
-    size: tuple[int, int],
-    generator: torch.Generator,
-    device: str | torch.device = 'cpu',
-    masked: bool = True,
-) -> BaseDataElement:
-    """Return one sample of random labels, of what a model of this task learns from; label maps where that is unknown.
-
-    Maps hold blocks of 8×8; beside a label map lie its edges, which a PIDNet learns from. Where
-    ``masked``, every 20th row of a label map is the ignore index 255, and of a depth map 0, so that
-    masks have something to mask.
-    """
-    height, width = size
-    classes = task.num_classes or 2
-    if task.kind == CLASSIFICATION:
-        return cls_sample(torch.randint(0, classes, (1,), generator=generator).to(device))
-    if task.kind == DETECTION:
-        label = torch.randint(0, classes, (1,), generator=generator)
-        box = torch.tensor([[width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
-        return det_sample(box.to(device), label.to(device), size)
-    shape = (1, -(-height // 8), -(-width // 8))
-    if task.kind == DEPTH:
-        low, high = task.depth
-        blocks = low + (high - low) * (0.1 + 0.8 * torch.rand(shape, generator=generator))
-    else:
-        blocks = torch.randint(0, classes, shape, generator=generator)
-    values = blocks.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width].clone()
-    clean = values.clone()
+    clean = blocks(torch.randint(0, classes, blocks_of(size), generator=generator), size)
+    labels = clean.clone()
     if masked:
-        values[:, 19::20] = 0 if task.kind == DEPTH else 255
-    if task.kind == DEPTH:
-        return map_sample('gt_depth_map', values.to(device))
-    sample = map_sample('gt_sem_seg', values.to(device))
-    sample.set_data(dict(gt_edge_map=PixelData(data=edges_of(clean).to(device))))
+        labels[:, 19::20] = 255
+    sample = map_sample('gt_sem_seg', labels)
+    sample.set_data(dict(gt_edge_map=PixelData(data=edges_of(clean))))
     return sample
 
 
 def generated_batch(
     batch_size: int,
     size: tuple[int, int],
-    task: Task,
+    task: Any,
     seed: int = 0,
     device: str | torch.device = 'cpu',
-    preprocessor: nn.Module | None = None,
 ) -> dict:
-    """Return random images and labels, as a data loader gives them to a model of this task.
+    """Return random inputs and labels, as a data loader gives them to a model of this task.
 
     Args:
         batch_size: Number of images.
         size: Height and width.
-        task: What the labels are, see :func:`generated_sample`.
+        task: What the inputs and labels are, a :class:`mmkd.tasks.base.Task`.
         seed: Seed of everything that is random.
         device: Where the tensors lie.
-        preprocessor: One that generates its own inputs (``generate(number, generator)``), such as
-            sentences, does.
 
     Returns:
         ``dict(inputs=[uint8 (3, H, W)], data_samples=[a data sample])``.
 
-    >>> batch = generated_batch(2, (4, 8), Task('segmentation', 3))
-    >>> len(batch['inputs']), batch['inputs'][0].shape, batch['data_samples'][0].gt_sem_seg.data.shape
-    (2, torch.Size([3, 4, 8]), torch.Size([1, 4, 8]))
+    >>> from mmkd.tasks import Segmentation
+    >>> batch = generated_batch(2, (4, 8), Segmentation(num_classes=3))
+    >>> len(batch['inputs']), batch['inputs'][0].shape, batch['data_samples'][0].gt_sem_seg.shape
+    (2, torch.Size([3, 4, 8]), (4, 8))
     """
     generator = torch.Generator().manual_seed(seed)
-    images: list[Tensor] = []
-    samples: list[BaseDataElement] = []
-    if hasattr(preprocessor, 'generate'):
-        images = [x.to(device) for x in preprocessor.generate(batch_size, generator)]  # type: ignore[union-attr, operator]
-    for index in range(batch_size):
-        if len(images) < batch_size:
-            images.append(
-                torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator).to(device)
-            )
-        samples.append(generated_sample(task, size, generator, device))
+    inputs, samples = [], []
+    for index, one in enumerate(task.inputs(batch_size, size, generator)):
+        inputs.append(one.to(device))
+        samples.append(task.sample(size, generator).to(device))
         samples[-1].set_metainfo(dict(sample_idx=index))
-    return dict(inputs=images, data_samples=samples)
+    return dict(inputs=inputs, data_samples=samples)

@@ -15,18 +15,19 @@ import pytest
 import torch
 from helpers import tiny
 from mmengine.config import Config, DictAction
+from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
+from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from mmkd.apis.doctor import Report, diagnose
-from mmkd.apis.doctor.data import check_boxes
+from mmkd.apis.doctor.data import check_labels
 from mmkd.apis.doctor.measure import gradient_norm, measure_objectives, normaliser, table_cost
 from mmkd.apis.doctor.run import check_run
 from mmkd.losses import PairWiseAffinityLoss, PixelWiseKLLoss
-from mmkd.tasks.base import Task
-from mmkd.tasks.generated import generated_batch
+from mmkd.tasks import Detection, Segmentation, generated_batch
 
 ROOT = Path(__file__).resolve().parents[2]
 SEVEN = [f'class {i}' for i in range(7)]
@@ -294,13 +295,13 @@ def test_memory_of_a_step_scales_with_the_batch(tmp_path: Path) -> None:
 
 
 def test_generated_batch_is_what_a_loader_gives() -> None:
-    batch = generated_batch(3, (20, 24), Task('segmentation', 5))
+    batch = generated_batch(3, (20, 24), Segmentation(5))
     labels = torch.stack([s.gt_sem_seg.data for s in batch['data_samples']])
     assert labels.shape == (3, 1, 20, 24)
     assert (labels[:, :, 19] == 255).all()
     assert set(labels.unique().tolist()) <= {0, 1, 2, 3, 4, 255}
     assert (labels[..., :8, :8] == labels[..., :1, :1]).all()  # blocks
-    again = generated_batch(3, (20, 24), Task('segmentation', 5))
+    again = generated_batch(3, (20, 24), Segmentation(5))
     assert all(torch.equal(a, b) for a, b in zip(batch['inputs'], again['inputs'], strict=True))
 
 
@@ -579,33 +580,35 @@ def test_classes_of_data_and_student(data_root: Path) -> None:
 
 def test_boxes_are_counted_and_their_labels_checked() -> None:
     def images(*labels: list[int]) -> dict:
-        return dict(
-            data_samples=[
-                SimpleNamespace(gt_instances=SimpleNamespace(labels=torch.tensor(own)), metainfo={})
-                for own in labels
-            ]
-        )
+        boxes = [InstanceData(labels=torch.tensor(own, dtype=torch.long)) for own in labels]
+        samples = [BaseDataElement(gt_instances=own) for own in boxes]
+        return dict(inputs=torch.zeros(0), data_samples=samples)
 
     report = Report()
-    rows = check_boxes([images([0, 2, 2], []), images([1])], 3, report)
+    preprocessor = BaseDataPreprocessor()
+    rows, good = check_labels(
+        [images([0, 2, 2], []), images([1])], preprocessor, Detection(3), report
+    )
+    assert len(good) == 2
     assert rows == [
         ('boxes an image', '1.3'),
         ('images without boxes', '1 of 3'),
         ('classes seen', '3 of 3'),
     ]
     assert not report.errors
-    check_boxes([images([0, 3, 80])], 3, report)
+    check_labels([images([0, 3, 80])], preprocessor, Detection(3), report)
     assert has(
         report.errors,
-        r'boxes have the labels \[3, 80\], but the student has 3 classes .*Mend: num_classes',
+        r'boxes have the labels \[3, 80\], but the student has 3 classes .*Mend: num_classes of .*\[1 of 1 batches\]',
     )
-    check_boxes([images([], [])], 3, report)
+    check_labels([images([], [])], preprocessor, Detection(3), report)
     assert len(report.errors) == 1, 'images without boxes are legal'
     assert has(
         report.warnings,
         r'none of the first 2 images has a box.*metainfo=dict\(classes=…\) of the data set',
     )
-    assert check_boxes([images([5])], None, report)[-1] == ('classes seen', '1')
+    rows, _ = check_labels([images([5])], preprocessor, Detection(), report)
+    assert rows[-1] == ('classes seen', '1')
     assert len(report.errors) == 1, 'proposals have no classes'
 
 

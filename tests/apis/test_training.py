@@ -169,10 +169,10 @@ def test_a_copy_shares_the_teacher_however_it_was_given(built: bool) -> None:
     twin = copy.deepcopy(model)
     assert twin.teacher is model.teacher
     assert (
-        twin.members['teacher'].model is model.members['teacher'].model
+        twin.runs['teacher'].member.model is model.runs['teacher'].member.model
     )  # the description may hold it too
     assert twin.student is not model.student
-    assert twin.taps['student'].model is twin.student
+    assert twin.runs['student'].taps.model is twin.student
 
 
 # ---------------------------------------------------------------- optimizers

@@ -17,7 +17,8 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from mmkd.datasets import CIFAR10, PackClsInputs, PadCrop
-from mmkd.datasets.seeded import seed_everything, seeded_loader
+from mmkd.datasets.seeded import seeded_loader
+from mmkd.utils.seeds import seed_everything
 
 CONFIG = Path(__file__).resolve().parents[2] / 'configs/_base_/cifar10.py'
 

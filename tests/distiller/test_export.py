@@ -21,7 +21,8 @@ from mmseg.apis import init_model
 from mmkd import export_student
 from mmkd.apis.prepare import is_distiller
 from mmkd.distiller.export import student_config, student_meta, student_state_dict
-from mmkd.distiller.members.member import Member, name_members
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.reading import name_members
 from mmkd.version import __version__
 
 # mmseg's own two functions, in a Python that cannot import mmkd
@@ -201,7 +202,7 @@ def test_the_runs_own_preprocessor_wins(place: str, tmp_path: Path) -> None:
         model=model_of(**(dict(data_preprocessor=other) if place == 'model' else {})),
     )
     runner = Runner.from_cfg(cfg)
-    config = student_config(runner.model.members['student'], runner.cfg)
+    config = student_config(runner.model.runs['student'].member, runner.cfg)
     assert list(config.model.data_preprocessor.mean) == [10.0] * 3
     exported = MODELS.build({**config.model, '_scope_': 'mmseg'}).data_preprocessor
     image = [torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)]

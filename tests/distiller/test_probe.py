@@ -12,8 +12,9 @@ from mmengine.registry import MODELS
 from mmseg.models.decode_heads import FCNHead
 from torch import Tensor, nn
 
-from mmkd.tasks.base import Task
-from mmkd.tasks.generated import det_sample, edges_of, generated_batch, generated_sample
+from mmkd.tasks import Depth, Segmentation, generated_batch
+from mmkd.tasks.detection import det_sample
+from mmkd.tasks.generated import edges_of
 
 
 def ddrnet() -> dict:
@@ -74,7 +75,7 @@ def train(net: dict, with_edges: bool = False) -> dict[str, Tensor]:
             ),
         )
     )
-    data = generated_batch(2, (128, 128), Task('segmentation', 11))
+    data = generated_batch(2, (128, 128), Segmentation(11))
     if not with_edges:
         for sample in data['data_samples']:
             del sample.gt_edge_map
@@ -151,14 +152,12 @@ def test_edges_by_hand_and_beside_generated_labels() -> None:
         for y in range(7)
     ]
     assert edges_of(labels).tolist() == [by_hand]
-    sample = generated_sample(
-        Task('segmentation', 19), (24, 40), torch.Generator().manual_seed(0), masked=False
-    )
+    sample = Segmentation(19).sample((24, 40), torch.Generator().manual_seed(0), masked=False)
     assert torch.equal(sample.gt_edge_map.data, edges_of(sample.gt_sem_seg.data))
     assert sample.gt_edge_map.data.unique().tolist() == [0, 1]
-    rows = generated_sample(Task('segmentation', 19), (24, 40), torch.Generator().manual_seed(0))
+    rows = Segmentation(19).sample((24, 40), torch.Generator().manual_seed(0))
     assert torch.equal(rows.gt_edge_map.data, sample.gt_edge_map.data)  # void rows are no edges
-    assert 'gt_edge_map' not in generated_sample(Task('depth'), (24, 40), torch.Generator())
+    assert 'gt_edge_map' not in Depth().sample((24, 40), torch.Generator())
 
 
 def test_boxes_carry_masks() -> None:

@@ -9,8 +9,7 @@ import torch
 from helpers.tiny import build
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
-from mmkd.tasks.base import Task
-from mmkd.tasks.generated import generated_batch
+from mmkd.tasks import Classification, generated_batch
 
 TAU = 3.0
 OPTIMIZERS = dict(
@@ -93,4 +92,4 @@ def optimizers(model: Any, kind: str = 'OptimWrapper', **options: Any) -> Any:
 
 def batch(n: int = 4, seed: int = 0) -> dict:
     """Return generated images and labels for ``train_step``."""
-    return generated_batch(n, (32, 32), Task('classification', 3), seed=seed)
+    return generated_batch(n, (32, 32), Classification(3), seed=seed)

@@ -22,8 +22,7 @@ from mmkd.apis.doctor.checkup import diagnose
 from mmkd.apis.launch import build_runner
 from mmkd.apis.prepare import prepare_config
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import Task
-from mmkd.tasks.generated import generated_batch
+from mmkd.tasks import Classification, generated_batch
 
 
 def weights(runner: Runner) -> dict[str, Tensor]:
@@ -70,7 +69,7 @@ def test_the_exported_student_predicts_the_same(tmp_path: Path) -> None:
     model.load_state_dict(torch.load(path, weights_only=False)['state_dict'])
     model.eval()
     runner.model.eval()
-    batch = runner.model.data_preprocessor(generated_batch(3, (16, 16), Task('classification', 3)))
+    batch = runner.model.data_preprocessor(generated_batch(3, (16, 16), Classification(3)))
     expected = runner.model(batch['inputs'], None, mode='predict')
     for theirs, own in zip(expected, model(batch['inputs'], None, mode='predict'), strict=True):
         assert torch.equal(theirs.pred_score, own.pred_score)
@@ -93,7 +92,7 @@ def test_labels_that_no_class_has() -> None:
     count.
     """
     model = MODELS.build(distiller())
-    data = model.data_preprocessor(generated_batch(2, (16, 16), Task('classification', 3)), True)
+    data = model.data_preprocessor(generated_batch(2, (16, 16), Classification(3)), True)
     data['data_samples'][1].gt_label[:] = 7
     with pytest.raises(
         ValueError, match=r'ids \[7\], but the student has 3 classes .*Mend: num_classes'
@@ -208,7 +207,7 @@ def test_mmpretrain_members(mmpretrain: Any) -> None:
             objectives=dict(kd=dict(loss=dict(type='PixelWiseKLLoss'), on='logits')),
         )
     )
-    data = generated_batch(2, (32, 32), Task('classification', 3))
+    data = generated_batch(2, (32, 32), Classification(3))
     structures = importlib.import_module('mmpretrain.structures')
     data['data_samples'] = [
         structures.DataSample(gt_label=s.gt_label) for s in data['data_samples']

@@ -19,8 +19,7 @@ from mmkd.apis.launch import load_config
 from mmkd.apis.prepare import prepare_config
 from mmkd.compat import require_library
 from mmkd.losses import binary_kl, pair_wise_affinity
-from mmkd.tasks.base import Task, task_of
-from mmkd.tasks.generated import default_size, generated_batch
+from mmkd.tasks import Detection, generated_batch, task_of
 
 
 @pytest.fixture
@@ -248,8 +247,8 @@ def test_detectors_learn_from_every_level(
     mmdet: None, make: Any, score: str, own: set[str]
 ) -> None:
     model = build(distiller(make(8), make(16), score))
-    assert task_of(model.student) == Task('detection', 3)
-    assert default_size(model.student) == (256, 256)
+    assert task_of(model.student) == Detection(3)
+    assert task_of(model.student).size == (256, 256)
     before = {k: v.clone() for k, v in model.teacher.state_dict().items()}
     neck = [p.clone() for p in model.student.neck.parameters()]
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01))

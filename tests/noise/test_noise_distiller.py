@@ -15,9 +15,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
-from mmkd.distiller.members.member import Member
 from mmkd.noise import GaussianInput, LabelFlip, TargetNoise, TeacherDropout
-from mmkd.noise.base import Host
+from mmkd.noise.base import Host, Noises
 from mmkd.structures.batch import Batch
 
 LOGITS = dict(logits='decode_head.conv_seg')
@@ -72,7 +71,7 @@ def test_students_see_the_noise_in_both_terms_and_the_teacher_does_not() -> None
     torch.manual_seed(1)
     seen, own = model.observe(**data)
     x = student[-1]['inputs']
-    model.noises = type(model.noises)()
+    model.runs['student'].noises = Noises()
     torch.manual_seed(1)
     torch.randn_like(x)  # what the noise drew: the student's dropout comes next
     again, expected = model.observe(x, data['data_samples'])
@@ -100,11 +99,11 @@ def test_noise_on_normalised_images_is_noise_on_pixels(preprocessor: dict, scale
     """
     source = ImgDataPreprocessor(**preprocessor)
     noise = GaussianInput(std=0.1)
-    noise.bind(Host(Member('student', 'student', nn.Identity()), nn.Identity(), [], source))
+    noise.bind(Host('student', 'student', nn.Identity(), [], source))
     pixels = torch.rand(2, 3, 32, 32) * 255
     inputs = source(dict(inputs=list(pixels)))['inputs']
     torch.manual_seed(3)
-    got = noise.see(Batch(inputs)).inputs
+    got = noise.on_batch(Batch(inputs)).inputs
     torch.manual_seed(3)
     delta = 0.1 * torch.randn(2, 3, 32, 32).flip(1)  # drawn for RGB, the pixels are BGR
     expected = source(dict(inputs=list(pixels + 255 * delta)))['inputs']
@@ -119,7 +118,7 @@ def test_padding_stays_as_it_is() -> None:
         BaseDataElement(metainfo=dict(img_shape=shape)) for shape in ((6, 8), (8, 5), (8, 8))
     ]
     inputs = torch.zeros(3, 3, 8, 8)
-    got = GaussianInput(std=0.1).see(Batch(inputs, samples)).inputs
+    got = GaussianInput(std=0.1).on_batch(Batch(inputs, samples)).inputs
     assert (got[0, :, 6:] == 0).all()
     assert (got[1, :, :, 5:] == 0).all()
     assert [(image != 0).sum().item() for image in got] == [3 * 48, 3 * 40, 3 * 64]
@@ -164,7 +163,7 @@ def test_names_are_the_last_parts_of_paths_or_numbers() -> None:
         return BaseDataElement(gt_label=torch.tensor([label]), metainfo=metainfo)
 
     def flipped(samples: list) -> list[int]:
-        batch = LabelFlip(rate=0.9, num_classes=50).see(Batch(torch.zeros(1), samples))
+        batch = LabelFlip(rate=0.9, num_classes=50).on_batch(Batch(torch.zeros(1), samples))
         assert [s.gt_label.tolist() for s in samples] == [[i] for i in range(len(samples))]
         return batch.labels.tolist()
 
@@ -198,11 +197,11 @@ def test_a_fickle_teacher_says_another_thing_each_step_and_stays_bit_identical()
     # Dropout2d before a linear classifier: the mean over masks is what the sleeping teacher says
     sleeping = plain.observe(**data)[0]['teacher']['logits']
     mean = torch.stack(
-        [model.teachers.runs['teacher'].observe(Batch(**data))['logits'] for _ in range(2)]
+        [model.runs['teacher'].watch(Batch(**data))['logits'] for _ in range(2)]
     ).mean(0)
     assert torch.equal(mean, sleeping)  # outside the noise it is steady
     draws = torch.stack(
-        [model.observe_teachers(Batch(**data))['teacher']['logits'] for _ in range(60)]
+        [model.runs['teacher'].observe(Batch(**data))[0]['logits'] for _ in range(60)]
     )
     error = (draws.mean(0) - sleeping).abs() / (draws.std(0) / 60**0.5 + 1e-6)
     assert error.mean() < 1.2  # 0.8 for a normal one
@@ -223,7 +222,8 @@ def test_target_noise_disturbs_the_named_taps_of_the_named_teacher() -> None:
         teachers=dict(one=teacher, two=teacher),
     )
     batch = Batch(**data_of(model))
-    clean, record = dict(model.teachers.observe(batch)), model.observe_teachers(batch)
+    clean = {name: model.runs[name].watch(batch) for name in ('one', 'two')}
+    record = {name: model.runs[name].observe(batch)[0] for name in ('one', 'two')}
     assert torch.equal(record['one']['logits'], clean['one']['logits'])
     ratio = record['two']['logits'] / clean['two']['logits'] - 1
     assert abs(ratio.std() - 0.1) < 0.01
@@ -319,7 +319,7 @@ def test_a_compiled_teacher_is_fickle_too() -> None:
     said = []
     for distiller in (model, plain, model):
         torch.manual_seed(5)
-        said.append([distiller.observe_teachers(batch)['teacher']['logits'] for _ in range(2)])
+        said.append([distiller.runs['teacher'].observe(batch)[0]['logits'] for _ in range(2)])
     assert not torch.equal(said[0][0], said[0][1])
     for compiled, expected, again in zip(*said, strict=True):
         assert torch.allclose(compiled, expected, atol=1e-5)
@@ -490,13 +490,11 @@ def test_a_student_of_unknown_classes_must_be_told() -> None:
     with pytest.raises(
         ValueError, match='student does not say how many classes it has. Mend: num_classes'
     ):
-        flip.bind(
-            Host(Member('student', 'student', nn.Identity()), nn.Identity(), [], nn.Identity())
-        )
+        flip.bind(Host('student', 'student', nn.Identity(), [], nn.Identity()))
 
 
 def test_noises_may_be_given_built() -> None:
     model = noisy([GaussianInput(0.1), TeacherDropout(), TargetNoise(0.1)])
-    assert {name: len(found) for name, found in model.noises._of.items()} == dict(
+    assert {name: len(run.noises.each) for name, run in model.runs.items()} == dict(
         student=1, teacher=2
     )

@@ -73,8 +73,8 @@ def test_labels_of_boxes() -> None:
         sample.set_metainfo(dict(img_path=path))
         return sample
 
-    Batch(torch.zeros(2, 3, 2, 2), [boxes(0, 2), boxes()]).check_boxes(3)
-    Batch(torch.zeros(1, 3, 2, 2), [boxes()]).check_boxes(3)
+    Batch(torch.zeros(2, 3, 2, 2), [boxes(0, 2), boxes()]).check_labels(3)
+    Batch(torch.zeros(1, 3, 2, 2), [boxes()]).check_labels(3)
     with pytest.raises(
         ValueError,
         match=r'boxes have the labels \[3, 7\], but the student has 3 classes \(0 … 2\) '
@@ -83,7 +83,7 @@ def test_labels_of_boxes() -> None:
         Batch(
             torch.zeros(4, 3, 2, 2),
             [boxes(1), boxes(7, 0, path='b.jpg'), boxes(path='c.jpg'), boxes(3, path='d.jpg')],
-        ).check_boxes(3)
+        ).check_labels(3)
     with pytest.raises(
         ValueError, match='batch.labels: these samples hold boxes, no class of a pixel'
     ):

@@ -2,13 +2,30 @@
 
 import pytest
 import torch
+from helpers.classification import classifier
+from helpers.runs import need_mmdet
 from helpers.tiny import segmentor
+from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from torch import nn
 
+from mmkd.models import TextDataPreprocessor
 from mmkd.models.decode_heads.depth_head import DepthHead
+from mmkd.noise import LabelFlip
 from mmkd.registry import MODELS
-from mmkd.tasks.base import Task, check_same_classes, check_same_places, task_of
-from mmkd.tasks.generated import generated_batch
+from mmkd.structures.batch import Batch
+from mmkd.tasks import (
+    Classification,
+    Depth,
+    Detection,
+    Segmentation,
+    Task,
+    Text,
+    Unknown,
+    check_same_classes,
+    check_same_places,
+    generated_batch,
+    task_of,
+)
 
 
 def model(**parts: object) -> nn.Module:
@@ -24,29 +41,43 @@ def model(**parts: object) -> nn.Module:
     [
         (
             lambda: MODELS.build(dict(segmentor(num_classes=5), _scope_='mmseg')),
-            Task('segmentation', 5),
+            Segmentation(5),
         ),
         (
             lambda: model(decode_head=DepthHead(0.5, 8.0, num_bins=4, in_channels=2, channels=2)),
-            Task('depth', None, (0.5, 8.0)),
+            Depth(min_depth=0.5, max_depth=8.0),
         ),
         (
             lambda: model(decode_head=nn.ModuleList([model(), model(num_classes=3)])),
-            Task('segmentation', 3),
+            Segmentation(3),
         ),
-        (lambda: model(bbox_head=model(num_classes=7)), Task('detection', 7)),
+        (lambda: model(bbox_head=model(num_classes=7)), Detection(7)),
         (
             lambda: model(roi_head=model(bbox_head=nn.ModuleList([model(num_classes=7)]))),
-            Task('detection', 7),
+            Detection(7),
         ),
         (
             lambda: type('RPN', (nn.Module,), dict(bbox_head=model(num_classes=1)))(),
-            Task('detection'),
+            Detection(),
         ),
-        (lambda: model(num_classes=4), Task('classification', 4)),
-        (lambda: model(head=model(num_classes=6)), Task('classification', 6)),
-        (lambda: model(head=model()), Task('classification')),
-        (model, Task('')),
+        (lambda: model(num_classes=4), Classification(4)),
+        (lambda: model(head=model(num_classes=6)), Classification(6)),
+        (lambda: model(head=model()), Classification()),
+        (model, Unknown()),
+        (lambda: MODELS.build(classifier(2)), Classification(3)),
+        (
+            lambda: model(num_classes=2, data_preprocessor=TextDataPreprocessor(1, 9)),
+            Text(2, 255, 9, 1),
+        ),
+        (
+            lambda: model(
+                decode_head=nn.ModuleList([model(ignore_index=7, num_classes=4)]),
+                bbox_head=model(num_classes=9),
+                num_classes=6,
+            ),
+            Segmentation(6),
+        ),
+        (lambda: model(decode_head=model(ignore_index=7, num_classes=4)), Segmentation(4, 7)),
     ],
 )
 def test_task_of(build: object, expected: Task) -> None:
@@ -67,11 +98,9 @@ def test_generated_depth_is_what_its_head_can_learn() -> None:
 
 
 def test_generated_labels_repeat_with_their_seed() -> None:
-    for kind, name in (('segmentation', 'gt_sem_seg'), ('depth', 'gt_depth_map')):
+    for task in (Segmentation(9), Depth(min_depth=1.0, max_depth=2.0)):
         one, again, other = (
-            generated_batch(2, (16, 16), Task(kind, 9, (1.0, 2.0)), seed)['data_samples'][1]
-            .get(name)
-            .data
+            generated_batch(2, (16, 16), task, seed)['data_samples'][1].get(task.field).data
             for seed in (3, 3, 4)
         )
         assert torch.equal(one, again)
@@ -117,3 +146,101 @@ def test_classes_that_differ() -> None:
         match=r"the students disagree on classes: {'a': 3, 'b': 4}. Mend: the same classes",
     ):
         check_same_classes(dict(a=model(num_classes=3), b=model(num_classes=4)), 'the students')
+
+
+ALL = (
+    Segmentation(5),
+    Depth(min_depth=1.0, max_depth=2.0),
+    Detection(5),
+    Classification(5),
+    Text(5, vocab_size=7),
+    Unknown(),
+)
+
+
+@pytest.mark.parametrize('task', ALL, ids=lambda task: type(task).__name__)
+def test_what_a_task_generates_it_takes(task: Task) -> None:
+    """Its inputs and labels are a batch of it, of which everything is valid or masked."""
+    if isinstance(task, Detection):
+        need_mmdet()
+    data = generated_batch(2, (32, 40), task)
+    assert [sample.sample_idx for sample in data['data_samples']] == [0, 1]
+    if task.sized:
+        assert [x.shape for x in data['inputs']] == [(3, 32, 40)] * 2
+    else:
+        assert [x.shape for x in data['inputs']] == [(3, 16), (3, 12)]
+        assert max(int(x[0].max()) for x in data['inputs']) < 7
+    inputs = task.preprocessed((32, 40), torch.Generator().manual_seed(0))
+    batch = Batch(inputs, data['data_samples'], task=task)
+    assert batch.task.kind == (task.kind or 'segmentation')
+    assert batch.check_labels(task.num_classes) is True
+    if not isinstance(task, Detection):
+        void = 0.05 if isinstance(task, Depth | Segmentation | Unknown) else 0.0
+        assert (~batch.valid).float().mean().item() == pytest.approx(void, abs=0.02)
+    if batch.task.gives_labels:
+        assert batch.labels[batch.valid].max() < (task.num_classes or 2)
+    clean = Batch(inputs, [task.sample((32, 40), torch.Generator(), masked=False)], task=task)
+    assert isinstance(task, Detection) or clean.valid.all()
+
+
+def panoptic() -> BaseDataElement:
+    """Boxes beside a label map, as mmdet's panoptic sets have them."""
+    sample = BaseDataElement(
+        gt_instances=InstanceData(labels=torch.tensor([1])),
+        gt_sem_seg=PixelData(data=torch.tensor([[[0, 4], [255, 2]]])),
+    )
+    sample.set_metainfo(dict(img_path='a.png'))
+    return sample
+
+
+def test_the_maps_of_a_panoptic_set_are_labels_and_its_boxes_are_checked() -> None:
+    got = Batch(torch.zeros(1, 3, 2, 2), [panoptic()], task=Detection(3))
+    assert got.labels.tolist() == [[[0, 4], [255, 2]]]
+    assert got.valid.tolist() == [[[True, True], [False, True]]]
+    assert got.check_labels(3), 'the label 4 is none of a box'
+    with pytest.raises(ValueError, match=r'boxes have the labels \[1\].*from a.png'):
+        got.check_labels(1)
+    flipped = LabelFlip(rate=0.99, num_classes=5).see(got)
+    assert flipped.data_samples[0].gt_sem_seg.data.shape == (1, 2, 2)
+    assert flipped.data_samples[0].gt_sem_seg.data[0, 1, 0] == 255
+    assert (flipped.labels != got.labels).any()
+    maps = Batch(torch.zeros(1, 3, 2, 2), [panoptic()], task=Segmentation(3))
+    with pytest.raises(ValueError, match=r'labels hold the ids \[4\]'):
+        maps.check_labels(3)
+
+
+def test_the_samples_say_more_than_a_model_that_they_do_not_suit() -> None:
+    """A dense model that mmkd takes for a classifier: its label maps are checked all the same."""
+    labels = BaseDataElement(gt_sem_seg=PixelData(data=torch.tensor([[[0, 4]]])))
+    got = Batch(torch.zeros(1, 3, 1, 2), [labels], task=Classification(3))
+    with pytest.raises(ValueError, match=r'labels hold the ids \[4\], but the student has 3 cl'):
+        got.check_labels(3)
+    assert Batch(torch.zeros(1, 3, 1, 2), [BaseDataElement()], task=Classification(3)).check_labels(
+        3
+    )
+
+
+@pytest.mark.bad_input
+def test_a_task_says_what_it_must() -> None:
+    class Bare(Task):
+        pass
+
+    with pytest.raises(NotImplementedError, match='Bare does not say how its models are known'):
+        Bare.of(model())
+    with pytest.raises(NotImplementedError, match='Bare does not say how its labels look. Mend'):
+        Bare().sample((8, 8), torch.Generator())
+    batch = Batch(torch.zeros(1, 3, 2, 2), [BaseDataElement(metainfo=dict(img_path='a.png'))])
+    assert Bare().tell_void(batch).startswith('no valid position: nothing of this batch counts (fr')
+    assert Bare().count(batch) == {}
+    assert Bare().tell(Bare().count(batch)) == ([], [])
+
+
+def test_only_a_text_minds_another_vocabulary() -> None:
+    other = TextDataPreprocessor(pad_token=1, vocab_size=9)
+    Text(2, vocab_size=9, pad_token=1).refuse_other(other, 'teacher')
+    Segmentation(2).refuse_other(other, 'teacher')
+    for task, its in ((Text(2), other), (Text(2), nn.Identity())):
+        with pytest.raises(ValueError, match=r'teacher has another vocabulary and padding than'):
+            task.refuse_other(its, 'teacher')
+    assert task_of(model(num_classes=4), other) == Text(4, 255, 9, 1)
+    assert not task_of(model(), other).known

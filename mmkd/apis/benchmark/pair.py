@@ -1,8 +1,8 @@
-"""The models of a config, ready to be measured: ours, the student alone, and both as peers run them."""
+"""The models of a config, ready to be measured: ours, the student alone, both as peers do."""
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
@@ -15,11 +15,15 @@ from torch import nn
 from mmkd.apis.prepare import is_distiller
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
-from mmkd.distiller.members.member import Member, as_dict, name_members
+from mmkd.distiller.assembly import Settings, assemble
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.reading import as_dict
+from mmkd.distiller.phases.phase import Phase
 from mmkd.losses.quest.fitting import draw_words
 from mmkd.structures.batch import Batch
+from mmkd.structures.record import Record
 from mmkd.tasks.base import task_of
-from mmkd.tasks.generated import DEFAULT_SIZE, generated_batch
+from mmkd.tasks.generated import generated_batch
 from mmkd.utils.checks import check_choice
 
 AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
@@ -64,7 +68,7 @@ class Options:
 
 
 class Pair:
-    """Builds a config's members, untrained and without downloads, and one function for each thing to measure.
+    """A config's members, untrained and without downloads, and one function a thing to measure.
 
     Objectives and optimizers are the config's; only the learning rates are tiny, for every step
     sees the same batch.
@@ -88,26 +92,25 @@ class Pair:
         batch_size: int | None = None,
         device: str | torch.device = 'cpu',
     ) -> None:
-        if not is_distiller(cfg):
-            raise ValueError(
-                'the benchmark compares students and teachers, but the model of this config is '
-                f'{cfg.model.get("type")!r}. Mend: a config with '
-                f"model=dict(type='mmkd.Distiller', …)"
-            )
+        _refuse_plain(cfg)
         self.device = torch.device(device)
-        rest = copy.deepcopy(cfg.model.to_dict())
-        members = {role: _take(rest, role, size) for role in ('student', 'teacher')}
-        self.rest = {key: value for key, value in rest.items() if key not in ('type', '_scope_')}
-        if size is not None and isinstance(self.rest.get('data_preprocessor'), dict):
-            self.rest['data_preprocessor']['size'] = size
-
-        own: dict[str, dict] = {
-            role: {name: {**member, **options.member(role)} for name, member in named.items()}
-            for role, named in members.items()
-        }
-        self.full: Any = self._ready(
-            Distiller(students=own['student'], teachers=own['teacher'], **self.rest)
+        settings = Settings.of(copy.deepcopy(cfg.model.to_dict()))
+        members = {role: _offline_members(settings, role, size) for role in ('student', 'teacher')}
+        if size is not None and isinstance(settings.data_preprocessor, dict):
+            settings.data_preprocessor['size'] = size
+        own: dict[str, dict] = {}
+        for role, named in members.items():
+            chosen = options.member(role)
+            own[role] = {name: {**member, **chosen} for name, member in named.items()}
+        settings = replace(
+            settings,
+            student=None,
+            teacher=None,
+            students=own['student'],
+            teachers=own['teacher'],
         )
+        self.settings, self.parts = settings, assemble(settings)
+        self.full: Any = self._ready(Distiller.of(self.parts, settings))
         draw_words(self.full)
         self.lean = self._without_critics()
         self.layouts = [
@@ -124,18 +127,13 @@ class Pair:
 
         source = self.full.data_preprocessor
         size = size or getattr(source, 'size', None) or cfg.get('crop_size')
-        if size is None and hasattr(source, 'generate'):
-            size = DEFAULT_SIZE  # of images, where there are sentences
+        task = task_of(self.plain[0], source)
+        if size is None and not task.sized:
+            size = task.size
         if size is None:
             raise ValueError('the data preprocessor has no size. Mend: --size H W')
         self.size, self.batch_size = tuple(size), batch_size or cfg.train_dataloader.batch_size
-        self.data = generated_batch(
-            self.batch_size,
-            self.size,
-            task_of(self.plain[0]),
-            device=self.device,
-            preprocessor=source,
-        )
+        self.data = generated_batch(self.batch_size, self.size, task, device=self.device)
 
     def cases(self) -> dict[str, Callable[[], Any]]:
         """Return name -> function.
@@ -147,30 +145,23 @@ class Pair:
         """
         inputs = self.full.data_preprocessor(copy.deepcopy(self.data), True)
         batch = Batch(inputs['inputs'], inputs['data_samples'])
-        own, peers = (
-            [
-                (model, self.plain_wrapper(name, model, optimizers))
-                for name, model in zip(self.full.students, models, strict=True)
-            ]
-            for models, optimizers in (
-                (self.plain, self.optimizers),
-                (self.peer_students, self.peer_optimizers),
-            )
-        )
+        own = self._with_optimizers(self.plain, self.optimizers)
+        peers = self._with_optimizers(self.peer_students, self.peer_optimizers)
         nchw = [torch.contiguous_format] * len(peers)
+        runs = self.full.runs.values()
+        teachers = [run for run in runs if run.role == 'teacher']
+        noisy = [run for run in runs if run.noises and run.role == 'student']
         cases: dict[str, Callable[[], Any]] = dict(
             student=lambda: _step(own, self.layouts, self.data),
-            teacher=lambda: dict(self.full.teachers.observe(batch)),
+            teacher=lambda: [run.watch(batch) for run in teachers],
         )
-        noises, students = self.full.noises, list(self.full.students)
-        if any(noises.on(name) for name in students):
-            cases['noise'] = lambda: [noises.see(name, batch) for name in students]
-        if any(noises.on(name) for name in self.full.teachers):
-            cases['noisy_teacher'] = lambda: dict(self.full.teachers.observe(batch, noises=noises))
-        plain, adversarial = (
-            [o for o in self.full.objectives.values() if o.adversarial is kind]
-            for kind in (False, True)
-        )
+        if noisy:
+            cases['noise'] = lambda: [run.noises.on_batch(batch) for run in noisy]
+        if any(run.noises for run in teachers):
+            cases['noisy_teacher'] = lambda: [run.observe(batch) for run in teachers]
+        objectives = self.full.objectives.values()
+        plain = [objective for objective in objectives if not objective.adversarial]
+        adversarial = [objective for objective in objectives if objective.adversarial]
         observed = self._observed(batch)
         if plain:
             cases['objectives'] = lambda: _objectives_alone(plain, *observed())
@@ -187,24 +178,27 @@ class Pair:
         cases['peer_teacher'] = lambda: _forward_with_losses(self.peer_teachers, batch)
         return cases
 
-    def _observed(self, batch: Batch) -> Callable[[], tuple[dict[str, Any], dict[str, Any]]]:
-        """Return a function that gives what one forward of the members left: the record, and what teachers' taps saw.
+    def _with_optimizers(self, models: list[Any], optimizers: dict) -> list[tuple[Any, Any]]:
+        named = zip(self.full.students, models, strict=True)
+        return [(model, self.plain_wrapper(name, model, optimizers)) for name, model in named]
+
+    def _observed(self, batch: Batch) -> Callable[[], tuple[Record, dict[str, Any]]]:
+        """Return what gives the record of one forward of the members, and what teachers' taps saw.
 
         The student's part are leaves of a graph.
         """
 
         @cache  # the members run in the first round, which does not count
-        def observed() -> tuple[dict[str, Any], dict[str, Any]]:
+        def observed() -> tuple[Record, dict[str, Any]]:
             with torch.no_grad():
                 record, _ = self.full.observe(batch.inputs, batch.data_samples)
-            seen = dict(self.full.teachers.observe(batch))
-            return {
-                **record,
-                **{
-                    name: {tap: value.requires_grad_() for tap, value in record[name].items()}
-                    for name in self.full.students
-                },
-            }, seen
+            seen = {}
+            for name, run in self.full.runs.items():
+                if run.role == 'teacher':
+                    seen[name] = run.watch(batch)
+                else:
+                    record[name] = {tap: x.requires_grad_() for tap, x in record[name].items()}
+            return record, seen
 
         return observed
 
@@ -228,61 +222,35 @@ class Pair:
         return revert_sync_batchnorm(model).to(self.device).train()
 
     def _alone(self, member: dict) -> Any:
-        return self._ready(
-            Member.parse('student', 'student', {k: member[k] for k in ('model', 'scope')}).build()
-        )
+        plain = {key: member[key] for key in ('model', 'scope')}
+        return self._ready(Member.parse('student', 'student', plain).build())
 
     def _without_critics(self) -> Distiller | None:
-        """Return a Distiller of the same modules without the adversarial objectives; None where there are none."""
-        others = {
-            n: o
-            for n, o in self.rest['objectives'].items()
-            if not self.full.objectives[n].adversarial
-        }
-        if len(others) in (0, len(self.rest['objectives'])):
+        """Return a Distiller without the adversarial objectives; None where there are none."""
+        others = {n: o for n, o in self.parts.objectives.items() if not o.adversarial}
+        if len(others) in (0, len(self.parts.objectives)):
             return None
-        folded = (
-            'fuse_bn',
-            'compile',
-        )  # the same models again: norms that are folded already cannot be folded twice
-        students, teachers = (
-            {
-                name: dict(
-                    model=models[name],
-                    taps=self.full.members[name].taps,
-                    **{
-                        key: value
-                        for key, value in self.full.members[name].options.items()
-                        if key not in folded
-                    },
-                )
-                for name in models
-            }
-            for models in (self.full.students, self.full.teachers)
+        phases = _lean_phases(self.parts.phases, others)
+        parts = replace(self.parts, objectives=others, phases=phases, fitted=[])
+        return self._ready(Distiller.of(parts, self.settings))
+
+
+def _refuse_plain(cfg: Config) -> None:
+    if not is_distiller(cfg):
+        raise ValueError(
+            'the benchmark compares students and teachers, but the model of this config is '
+            f"{cfg.model.get('type')!r}. Mend: a config with model=dict(type='mmkd.Distiller', …)"
         )
-        rest = {
-            **copy.deepcopy(self.rest),
-            'objectives': others,
-            'phases': _lean_phases(self.rest.get('phases'), others),
-        }
-        lean = Distiller(students=students, teachers=teachers, **rest)
-        lean.teachers = self.full.teachers
-        return self._ready(lean)
 
 
-def _lean_phases(phases: list[dict] | None, objectives: dict) -> list[dict] | None:
+def _lean_phases(phases: list[Phase], objectives: dict) -> list[Phase]:
     """Return the phases that have something to do without critics."""
-    if phases is None:
-        return None
-    kept = [
-        {
-            **phase,
-            'objectives': [name for name in phase.get('objectives') or () if name in objectives],
-            'critics': [],
-        }
-        for phase in phases
-    ]
-    return [phase for phase in kept if phase.get('task') or phase['objectives']]
+    kept = []
+    for phase in phases:
+        own = tuple(name for name in phase.objectives if name in objectives)
+        if phase.task or own:
+            kept.append(replace(phase, objectives=own, critics=()))
+    return kept
 
 
 def quiet_optimizers(config: dict, amp: str | None) -> dict:
@@ -297,13 +265,12 @@ def quiet_optimizers(config: dict, amp: str | None) -> dict:
     return config
 
 
-def _take(model: dict, role: str, size: tuple[int, int] | None) -> dict[str, dict]:
-    """Take the members of a role out of a Distiller's config, without checkpoints and at another size."""
-    one, many = model.pop(role, None), model.pop(f'{role}s', None)
-    return {
-        name: _offline(name, role, value, size)
-        for name, value in name_members(role, one, many).items()
-    }
+def _offline_members(
+    settings: Settings, role: str, size: tuple[int, int] | None
+) -> dict[str, dict]:
+    """Return the members of a role, without checkpoints and at another size."""
+    named = settings.named(role).items()
+    return {name: _offline(name, role, value, size) for name, value in named}
 
 
 def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> dict:
@@ -318,18 +285,19 @@ def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> 
     return dict(model=model, scope=member.scope, taps=member.taps, **member.options)
 
 
-def _objectives_alone(objectives: list[Any], record: dict[str, Any], seen: dict[str, Any]) -> None:
+def _objectives_alone(objectives: list[Any], record: Record, seen: dict[str, Any]) -> None:
     """Running statistics of ensembles, then forward and backward of objectives."""
     for objective in objectives:
-        for role in objective.streams:
-            record.pop(f'{objective.name}({role})')
-        for member, taps in seen.items():
-            objective.absorb(member, taps, record)
+        for stream in objective.running():
+            statistics = record[stream.key] = stream.start()
+            for member, taps in seen.items():
+                for tap in stream.taps_of(member):
+                    stream.update(statistics, taps[tap])
     sum(objective(record)[f'{objective.name}.loss'] for objective in objectives).backward()
 
 
-def _critics_alone(objectives: list[Any], record: dict[str, Any], seen: dict[str, Any]) -> None:
-    """Forward and backward of what the student gets from critics, and of what the critics learn from."""
+def _critics_alone(objectives: list[Any], record: Record, seen: dict[str, Any]) -> None:
+    """Forward and backward of what students get from critics, and of what critics learn from."""
     _objectives_alone(objectives, record, seen)
     sum(
         objective.critic_loss(record)[f'{objective.name}.critic_loss'] for objective in objectives

@@ -31,7 +31,7 @@ def mmrazor_case(pair: 'Pair') -> tuple[Callable[[], Any] | None, str]:
     sources = {}
     for role in ('student', 'teacher'):
         member, tap = pixel.reads[role].split('.')
-        runs = pair.full.taps[member] if role == 'student' else pair.full.teachers.runs[member].taps
+        runs = pair.full.runs[member].taps
         sources[role] = runs.paths[tap].module
     try:
         step = _step(pair, sources)

@@ -1,4 +1,4 @@
-"""What a distillation step costs, beside its student alone, its teacher alone, and the way that peers run both."""
+"""What a distillation step costs, beside its student, its teacher, and both as peers run them."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -125,7 +125,7 @@ def run(
 def run_variants(
     cfg: Config, variants: dict[str, Options], **kwargs: Any
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measure in several ways, in turn; one that fails (no memory, no compiler) yields ``dict(options, error)``."""
+    """Measure in several ways, in turn; one that fails yields ``dict(options, error)``."""
     for name, options in variants.items():
         try:
             result = run(cfg, options, **kwargs)

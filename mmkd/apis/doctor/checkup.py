@@ -11,7 +11,6 @@ from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmkd.apis.doctor.data import (
-    check_boxes,
     check_classes,
     check_folders,
     check_labels,
@@ -27,8 +26,8 @@ from mmkd.apis.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.apis.prepare import has_gpu, is_distiller
 from mmkd.apis.settings import check_sections, optim_wrappers
 from mmkd.losses.quest.fitting import draw_words
-from mmkd.tasks.base import CLASSIFICATION, DETECTION, SEGMENTATION, task_of
-from mmkd.tasks.generated import default_size, generated_batch
+from mmkd.tasks.base import task_of
+from mmkd.tasks.generated import generated_batch
 from mmkd.utils.explain import explain
 from mmkd.utils.pretrained import pretrained_keys
 from mmkd.utils.timing import peak_memory
@@ -111,19 +110,14 @@ def _examine_data(
     drawn, samples = draw_batches(cfg, report, batches, batch_size)
     check_last_batch(cfg, samples, wiring.students, report)
     student: Any = next(iter(wiring.students.values()), None)
-    task = task_of(student)
-    if student is None or not drawn:
+    preprocessor = getattr(wiring.model, 'data_preprocessor', None) or getattr(
+        student, 'data_preprocessor', None
+    )
+    task = task_of(student, preprocessor)
+    if not drawn or preprocessor is None or not task.known:
         return next(iter(drawn), None)
+    rows, good = check_labels(drawn, preprocessor, task, report)
     looked = [('training samples', samples), ('looked at', f'{len(drawn)} batches of {batch_size}')]
-    if task.kind == DETECTION:
-        report.table(
-            'data', ('what', 'value'), [*looked, *check_boxes(drawn, task.num_classes, report)]
-        )
-    if task.kind not in (SEGMENTATION, CLASSIFICATION) or not task.num_classes:
-        return drawn[0]
-    ignored = getattr(getattr(student, 'decode_head', None), 'ignore_index', 255)
-    preprocessor = getattr(wiring.model, 'data_preprocessor', None) or student.data_preprocessor
-    rows, good = check_labels(drawn, preprocessor, task.num_classes, ignored, report)
     report.table('data', ('what', 'value'), [*looked, *rows])
     return next(iter(good), None)
 
@@ -143,19 +137,14 @@ def _check_norms(wiring: Wiring, batch_size: int, device: str, report: Report) -
 
 
 def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> dict:
-    student = next(iter(wiring.students.values()))
-    size = (
-        getattr(wiring.model.data_preprocessor, 'size', None)
-        or cfg.get('crop_size')
-        or default_size(student)
-    )
+    source = wiring.model.data_preprocessor
+    task = task_of(next(iter(wiring.students.values())), source)
+    size = getattr(source, 'size', None) or cfg.get('crop_size') or task.size
     report.note(
         f'values, gradients and memory are measured on generated images of {tuple(size)}, not on '
         f'data'
     )
-    return generated_batch(
-        batch_size, tuple(size), task_of(student), preprocessor=wiring.model.data_preprocessor
-    )
+    return generated_batch(batch_size, tuple(size), task)
 
 
 def _train(
@@ -173,7 +162,7 @@ def _train(
     try:
         model = revert_sync_batchnorm(model).to(device).train()
         if is_distiller(cfg):
-            for run in model.teachers.runs.values():
+            for run in model.runs.values():
                 run.member.options.pop('compile', None)  # it takes minutes and changes no value
             for name in draw_words(model):
                 report.note(f'objective {name!r} has random words here: training fits them first')
@@ -197,11 +186,10 @@ def _without_weights(cfg: Config, model: Any) -> str:
     if not is_distiller(cfg):
         options = ' '.join(f'{key}={value}' for key, value in pretrained_keys(cfg.model))
         return f', or start without them: --cfg-options {options}' if options else ''
-    wanted = {
-        name: dict(pretrained_keys(member.model))
-        for name, member in model.members.items()
-        if member.role == 'student' or member.checkpoint is None
-    }
+    wanted = {}
+    for name, run in model.runs.items():
+        if run.role == 'student' or run.member.checkpoint is None:
+            wanted[name] = dict(pretrained_keys(run.member.model))
     mends = [
         f'{name}=dict(…, cfg_options={options})' for name, options in wanted.items() if options
     ]

@@ -4,24 +4,28 @@ import copy
 import inspect
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 from mmengine.runner import Runner
-from torch import Tensor, nn
+from torch import nn
 
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.norms import judge_one_image, last_batch_of_one
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import task_of
+from mmkd.tasks.base import Task, task_of
 from mmkd.utils.explain import explain
 
 
 def check_folders(cfg: Config, report: Report) -> set[str]:
-    """Say which folders of images and labels are not there, and how they should lie; return whose: 'train', …."""
+    """Say which folders of images and labels are missing, and how they should lie.
+
+    Returns:
+        Whose they are: 'train', 'val', 'test'.
+    """
     lost = set()
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
@@ -35,7 +39,7 @@ def check_folders(cfg: Config, report: Report) -> set[str]:
 
 
 def missing_folders(dataset: dict) -> list[str]:
-    """Return the folders (and the list of files) that a data set's config names and that do not exist."""
+    """Return what a data set's config names and is not there: folders, and the list of files."""
     root = dataset.get('data_root') or ''
     named = [
         os.path.join(root, path)
@@ -56,11 +60,11 @@ def _layout(split: str, dataset: dict, missing: list[str]) -> str:
         default = getattr(parameters.get(name), 'default', '.*')
         return dataset.get(name, default if isinstance(default, str) else '.*')
 
-    lines = [
-        f'  {os.path.join(path, "*" + suffix("img_suffix" if key == "img_path" else "seg_map_suffix"))}'
-        for key, path in (dataset.get('data_prefix') or {}).items()
-        if path is not None
-    ]
+    lines = []
+    for key, path in (dataset.get('data_prefix') or {}).items():
+        if path is not None:
+            ending = suffix('img_suffix' if key == 'img_path' else 'seg_map_suffix')
+            lines.append(f'  {os.path.join(path, "*" + ending)}')
     listed = f'  {dataset["ann_file"]}\n' if dataset.get('ann_file') else ''
     return (
         f'{split} data is not there: {", ".join(missing)} (relative paths start at '
@@ -74,7 +78,7 @@ def _layout(split: str, dataset: dict, missing: list[str]) -> str:
 def draw_batches(
     cfg: Config, report: Report, count: int, batch_size: int
 ) -> tuple[list[dict], int]:
-    """Return the first training batches (as many as could be drawn) and the size of the data set."""
+    """Return the first training batches, as many as could be drawn, and the data set's size."""
     loader: Any = None
     batches: list[dict] = []
     try:
@@ -88,7 +92,7 @@ def draw_batches(
     if loader is not None and not batches and not report.errors:
         report.error(
             f'the training data set gives no batch of {batch_size}: it has {len(loader.dataset)} '
-            f'samples'
+            'samples'
         )
     return batches, len(loader.dataset) if loader is not None else 0
 
@@ -122,27 +126,27 @@ def check_classes(
         if classes and heads[name] and heads[name] != classes:
             report.error(
                 f'student {name!r} has {heads[name]} classes, the training data {classes}. Mend: '
-                f'num_classes '
-                'of every head, or the data set'
+                'num_classes of every head, or the data set'
             )
     first = next((heads[name] for name in students), None)
     for name in teachers:
         if first and heads[name] and heads[name] != first:
             report.warn(
                 f'teacher {name!r} has {heads[name]} classes, the student {first}: only their '
-                f'features can be '
-                'compared'
+                'features can be compared'
             )
 
 
 def check_labels(
-    batches: list[dict],
-    preprocessor: nn.Module,
-    num_classes: int,
-    ignore_index: int,
-    report: Report,
+    batches: list[dict], preprocessor: nn.Module, task: Task, report: Report
 ) -> tuple[list[tuple[str, str]], list[dict]]:
-    """Report label ids that no class has, and batches without a valid position.
+    """Report labels that the student cannot learn from, and batches without a valid position.
+
+    Args:
+        batches: As the data loader gives them.
+        preprocessor: Stacks them.
+        task: Of the student.
+        report: Where the findings go.
 
     Returns:
         What the labels hold, as rows of a table, and the batches that could be trained on.
@@ -150,70 +154,29 @@ def check_labels(
     good: list[dict] = []
     wrong: dict[str, list[str]] = {}
     voids: list[str] = []
-    seen = torch.zeros(num_classes, dtype=torch.long)
-    void = total = 0
+    counts: Counter = Counter()
     for data in batches:
         try:
             ready = preprocessor(copy.deepcopy(data), True)  # it pads the labels in place
-            batch = Batch(ready['inputs'], ready['data_samples'], ignore_index)
-            labels = batch.labels
-            void, total = void + int((~batch.valid).sum()), total + labels.numel()
-            seen += _histogram(labels.cpu(), num_classes)
-            if batch.check_labels(num_classes):
+            batch = Batch(ready['inputs'], ready['data_samples'], task.ignore_index, task)
+            counts.update(task.count(batch))
+            if batch.check_labels(task.num_classes):
                 good.append(data)
             else:
                 voids.append(batch.tell_void())
         except Exception as error:
             text = explain(error)
-            wrong.setdefault(re.sub(r' \(from .*?\)', '', text), []).append(
-                text
-            )  # one mistake, many files
+            mistake = re.sub(r' \(from .*?\)', '', text)  # one mistake, many files
+            wrong.setdefault(mistake, []).append(text)
     for texts in wrong.values():
         report.error(f'{texts[0]} [{len(texts)} of {len(batches)} batches]')
     if voids:  # a training goes on after one
         say = report.error if len(voids) == len(batches) else report.warn
         say(f'{voids[0]} [{len(voids)} of {len(batches)} batches]')
-    absent = [i for i, n in enumerate(seen.tolist()) if n == 0]
-    unseen = f', not {absent[:10]}' if absent else ''
-    rows = [
-        ('classes seen', f'{num_classes - len(absent)} of {num_classes}{unseen}'),
-        ('ignored labels', f'{100 * void / max(total, 1):.1f} %'),
-    ]
+    rows, warnings = task.tell(counts)
+    for text in warnings:
+        report.warn(text)
     return rows, good
-
-
-def check_boxes(
-    batches: list[dict], num_classes: int | None, report: Report
-) -> list[tuple[str, str]]:
-    """Report labels of boxes that no class has; return what the images hold, as rows of a table."""
-    samples = [sample for data in batches for sample in data['data_samples']]
-    labels = [torch.as_tensor(sample.gt_instances.labels) for sample in samples]
-    found = torch.cat(labels) if labels else torch.zeros(0)
-    try:
-        if num_classes is not None:
-            Batch(torch.zeros(0), samples).check_boxes(num_classes)
-    except ValueError as error:
-        report.error(error)
-    if labels and not len(found):
-        report.warn(
-            f'none of the first {len(labels)} images has a box: if none has, the student learns '
-            f'from its '
-            'teachers alone. If that is not meant: metainfo=dict(classes=…) of the data set must '
-            'be the names '
-            'in its annotation file, letter by letter; boxes of other names are dropped'
-        )
-    seen = found[(found >= 0) & (found < num_classes)] if num_classes is not None else found
-    of = f' of {num_classes}' if num_classes is not None else ''
-    return [
-        ('boxes an image', f'{len(found) / max(len(labels), 1):.1f}'),
-        ('images without boxes', f'{sum(not len(x) for x in labels)} of {len(labels)}'),
-        ('classes seen', f'{len(seen.unique())}{of}'),
-    ]
-
-
-def _histogram(labels: Tensor, num_classes: int) -> Tensor:
-    inside = labels[(labels >= 0) & (labels < num_classes)]
-    return torch.bincount(inside.flatten().long(), minlength=num_classes)
 
 
 def in_this_process(loader: Any, batch_size: int) -> dict:

@@ -12,7 +12,7 @@ from mmkd.apis.doctor.report import Report
 from mmkd.apis.doctor.wiring import Wiring
 from mmkd.evaluation.reported_metrics import check_best_metrics, reported_metrics
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import CLASSIFICATION, SEGMENTATION, task_of
+from mmkd.tasks.base import task_of
 from mmkd.utils.explain import explain
 
 SHOWN = 3  # of what is wrong with many samples
@@ -21,7 +21,7 @@ SHOWN = 3  # of what is wrong with many samples
 def check_evaluation(
     cfg: Config, split: str, wiring: Wiring, batches: int | None, report: Report
 ) -> None:
-    """Read a split as its loop would, and report what would stop or spoil it: files, sizes, label ids.
+    """Read a split as its loop would; report what would stop or spoil it: files, sizes, labels.
 
     Args:
         cfg: The config.
@@ -89,10 +89,7 @@ class _Reader:
         self.preprocessor: nn.Module | None = getattr(
             wiring.model, 'data_preprocessor', None
         ) or getattr(student, 'data_preprocessor', None)
-        task = task_of(student) if student is not None else None
-        labelled = task is not None and task.kind in (SEGMENTATION, CLASSIFICATION)
-        self.classes = task.num_classes if task is not None and labelled else None
-        self.ignored = getattr(getattr(student, 'decode_head', None), 'ignore_index', 255)
+        self.task = task_of(student)
         self.problems: dict[str, list[str]] = {}
 
     def read(self, indices: range) -> None:
@@ -108,8 +105,8 @@ class _Reader:
                 {tuple(getattr(sample.get('inputs'), 'shape', ())) for sample in samples}
             )
             mend = (
-                f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to '
-                f'one size'
+                f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to one '
+                'size'
             )
             self._note(
                 'does not make a batch',
@@ -123,11 +120,10 @@ class _Reader:
             self._note('cannot be read', explain(error))
             return None
         labelled = sample.get('data_samples')
-        if self.classes and any(key in (labelled or ()) for key in ('gt_sem_seg', 'gt_label')):
-            try:
-                batch = Batch(sample['inputs'], [labelled], self.ignored)
-                if batch.valid.any():  # a validation image may be nothing but void
-                    batch.check_labels(self.classes)
+        if self.task.known and labelled is not None and self.task.holds([labelled]):
+            try:  # that nothing is valid is no mistake of a validation image
+                batch = Batch(sample['inputs'], [labelled], self.task.ignore_index, self.task)
+                batch.check_labels(self.task.num_classes)
             except ValueError as error:
                 self._note('has wrong labels', explain(error))
         return sample

@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from mmkd.apis.doctor.report import Report
 from mmkd.connectors.connector import Connector
 from mmkd.distiller import Distiller
+from mmkd.distiller.members.run import Run
 from mmkd.distiller.objectives.objective import Objective
 
 DOMINATES = 100.0
 
 
 def gradient_norm(value: Tensor, parameters: Iterable[Tensor]) -> float:
-    """Return the Euclidean norm of the gradient of ``value`` with respect to all parameters; the graph stays.
+    """Return the Euclidean norm of the gradient of ``value`` by all parameters; the graph stays.
 
     >>> w = torch.tensor([3., 4.], requires_grad=True)
     >>> gradient_norm(w.square().sum() / 2, [w])
@@ -35,7 +36,7 @@ def gradient_norm(value: Tensor, parameters: Iterable[Tensor]) -> float:
 
 
 def measure_objectives(model: Distiller, data: dict, report: Report) -> None:
-    """Run every member once on a preprocessed batch, in float32 and train mode, and table taps and objectives."""
+    """Run every member once on a batch, in float32 and train mode; table taps and objectives."""
     parameters = [p for p in model.students.parameters() if p.requires_grad]
     with _counting_calls(model) as calls:
         record, task = model.observe(**data)
@@ -137,7 +138,7 @@ def _describe(objective: Objective) -> tuple[str, str, str, str, str]:
 
 
 def normaliser(loss: nn.Module) -> str:
-    """Return what a loss's documentation says after ``Normaliser:``, of the class or of the function behind it."""
+    """Return what a loss says after ``Normaliser:``, in its class or the function behind it."""
     module = sys.modules[type(loss).__module__]
     documents = [
         type(loss).__doc__,
@@ -177,7 +178,12 @@ def _shape(value: Any) -> tuple[str, str]:
 
 
 def _taps(model: Distiller) -> dict[str, Any]:
-    return {**model.taps, **{name: run.taps for name, run in model.teachers.runs.items()}}
+    return {run.name: run.taps for run in students_first(model.runs)}
+
+
+def students_first(runs: Mapping[str, Run]) -> list[Run]:
+    """Return the members in the order in which people read them."""
+    return sorted(runs.values(), key=lambda run: run.role)
 
 
 @contextmanager
@@ -293,8 +299,8 @@ def table_cost(
     averaged = sum(
         weights for hook in cfg.get('custom_hooks') or [] if 'EMAHook' in str(hook.get('type'))
     )
-    runs = getattr(getattr(model, 'teachers', None), 'runs', {})
-    teachers = sum(_bytes(run.model.state_dict().values()) for run in runs.values())
+    frozen = getattr(model, 'teachers', {}).values()
+    teachers = sum(_bytes(teacher.state_dict().values()) for teacher in frozen)
     checkpoint = weights + state + averaged
     resident = checkpoint + teachers
     report.table(

@@ -9,7 +9,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmkd.apis.doctor.data import in_this_process
-from mmkd.apis.doctor.measure import count
+from mmkd.apis.doctor.measure import count, students_first
 from mmkd.apis.doctor.report import Report
 from mmkd.engine.hooks import TeacherCheckHook
 
@@ -18,9 +18,9 @@ SHOWN = ('precision', 'channels_last', 'fuse_bn', 'compile', 'input_size')
 
 def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Report) -> None:
     """Table students and teachers; warn of teachers that have no weights."""
-    models = {**dict(model.students.items()), **dict(model.teachers)}
     rows = []
-    for name, member in model.members.items():
+    for run in students_first(model.runs):
+        name, member = run.name, run.member
         written = _written(cfg.model, name, member.role)
         teaches = member.role == 'teacher'
         checkpoint = written.get('checkpoint')
@@ -30,8 +30,8 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
             (
                 name,
                 member.role,
-                _kind(models[name]),
-                count(models[name].parameters()),
+                _kind(run.model),
+                count(run.model.parameters()),
                 checkpoint or ('untrained' if teaches else '–'),
                 ', '.join(f'{key}={written[key]}' for key in SHOWN if written.get(key)) or '–',
                 quality.get(name, 'not measured') if teaches else '–',
@@ -47,7 +47,7 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
 def evaluate_teachers(
     cfg: Config, model: Any, batches: int, device: str, report: Report
 ) -> dict[str, str]:
-    """Evaluate every teacher on the first validation batches, by the hook that does so before training.
+    """Evaluate every teacher on validation batches, by the hook that does so before training.
 
     A teacher that is hardly better than chance is an error: it would spoil the training.
     """

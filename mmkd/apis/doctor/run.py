@@ -54,7 +54,7 @@ def check_run(cfg: Config, report: Report) -> None:
 
 
 def check_disk(cfg: Config, checkpoint: int, report: Report) -> None:
-    """Warn where the checkpoints that a run keeps, of so many bytes each, do not fit on the disk."""
+    """Warn where the checkpoints that a run keeps, of so many bytes, do not fit on the disk."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     kept = hook.get('max_keep_ckpts', -1)
     iterations = (cfg.get('train_cfg') or {}).get('max_iters') or 0
@@ -99,7 +99,7 @@ def _check_hooks(cfg: Config, report: Report) -> None:
 
 
 def _make_visualizer(cfg: Config, report: Report) -> None:
-    """Make the visualizer that a Runner has made before its hooks: some of them take the current one."""
+    """Make the visualizer, as a Runner does before its hooks: some take the current one."""
     visualizer = cfg.get('visualizer') or dict(type='Visualizer')
     try:
         if isinstance(visualizer, dict):  # its back-ends would write files
@@ -130,7 +130,7 @@ def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None
 
 
 def _batch(cfg: Config) -> tuple[int, int, int | None]:
-    """Return the batch size of a device, the gradient accumulation, and the batch size that the recipe is for."""
+    """Return batch size of a device, gradient accumulation, and the recipe's batch size."""
     wrappers = cfg.get('optim_wrapper') or {}
     counts = [
         one.get('accumulative_counts', 1)

@@ -65,15 +65,14 @@ class PackClsInputs(BaseTransform):
         """Return ``dict(inputs=…, data_samples=…)``."""
         image = results['img']
         sample = BaseDataElement()
-        for key, value in dict(
+        known = dict(
             img_path=results.get('img_path'),
             img_shape=image.shape[:2],
             ori_shape=results.get('ori_shape', image.shape[:2]),
             ood=results.get('ood', False),
-        ).items():
-            sample.set_field(
-                value, key, field_type='metainfo'
-            )  # set_metainfo would copy all of them deeply
+        )
+        for key, value in known.items():  # set_metainfo would copy all of them deeply
+            sample.set_field(value, key, field_type='metainfo')
         if results.get('gt_label') is not None:
             sample.gt_label = torch.tensor([results['gt_label']])
         return dict(

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 from mmcv.transforms import BaseTransform
 
-from mmkd.datasets.seeded import image_name, name_seed
 from mmkd.registry import TRANSFORMS
 from mmkd.utils.checks import check_choice, check_count
+from mmkd.utils.seeds import image_name, name_seed
 
 Image = np.ndarray  # (H, W, 3), float32, BGR in [0, 1]
 
@@ -30,12 +30,12 @@ def impulse_noise(x: Image, strength: float, rng: np.random.Generator) -> Image:
 
 
 def gaussian_blur(x: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Blur by a Gaussian whose standard deviation is ``strength`` pixels; the border is repeated."""
+    """Blur by a Gaussian, its standard deviation ``strength`` pixels; the border is repeated."""
     return cv2.GaussianBlur(x, (0, 0), strength, borderType=cv2.BORDER_REPLICATE)
 
 
 def zoom_blur(x: Image, strength: float, rng: np.random.Generator) -> Image:
-    """Average the image over zooms around its centre, from 1 to below 1 + ``strength`` in steps of 0.01."""
+    """Average over zooms around the centre, from 1 to below 1 + ``strength`` in steps of 0.01."""
     height, width = x.shape[:2]
     zooms = [1 + 0.01 * step for step in range(round(100 * strength))]
     centre = ((width - 1) / 2, (height - 1) / 2)
@@ -112,8 +112,9 @@ class Corrupt(BaseTransform):
     Raises:
         ValueError: An unknown corruption or severity; an image that is not (H, W, 3) of uint8.
 
-    >>> results = dict(img=np.array([[[0, 100, 200]], [[100, 100, 100]]], np.uint8), img_path='a.png')
-    >>> Corrupt('contrast', severity=2)(results)['img'].tolist()  # halfway to the means 50, 100, 150
+    >>> image = np.array([[[0, 100, 200]], [[100, 100, 100]]], np.uint8)  # means: 50, 100, 150
+    >>> half = Corrupt('contrast', severity=2)(dict(img=image, img_path='a.png'))
+    >>> half['img'].tolist()
     [[[25, 100, 175]], [[75, 100, 125]]]
     """
 
@@ -129,8 +130,7 @@ class Corrupt(BaseTransform):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
                 f'Corrupt needs an image (H, W, 3) of uint8, got {image.dtype} {image.shape}. '
-                f'Mend: put '
-                'it before transforms that normalise'
+                'Mend: put it before transforms that normalise'
             )
         corrupt, strengths = CORRUPTIONS[self.corruption]
         rng = np.random.default_rng(

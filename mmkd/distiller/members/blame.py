@@ -25,7 +25,7 @@ def during(when: str) -> Iterator[None]:
 
 @contextmanager
 def blaming(where: str, model: nn.Module, mode: str, inputs: Tensor) -> Iterator[None]:
-    """Tell an error of a member's forward with the member, its head, the mode and the inputs' shape.
+    """Tell an error of a member's forward with the member, its head, the mode, the inputs' shape.
 
     Args:
         where: How errors call the member.

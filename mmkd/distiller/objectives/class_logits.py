@@ -2,14 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor, nn
 
 from mmkd.losses.base import OTHER_CLASSES, shape_of
-from mmkd.tasks.base import CLASSIFICATION, SEGMENTATION, task_of
+from mmkd.tasks.base import class_logits_of, task_of
 
-_SHAPES = {SEGMENTATION: (4, 'map (N, C, H, W)'), CLASSIFICATION: (2, 'vector (N, C)')}
 _MEND = (
     "Mend: tap class logits (of most segmentors 'decode_head.conv_seg'); features are compared by "
     'PairWiseAffinityLoss or FeatureL1Loss, tokens by HiddenCosineLoss'
@@ -39,13 +37,11 @@ def label_set(model: nn.Module) -> LabelSet:
     LabelSet(kind='', classes=None, channels=None)
     """
     task = task_of(model)
-    if task.kind == CLASSIFICATION and task.num_classes is None:
-        return LabelSet('')  # no more is known than that something is called head
-    if task.kind not in _SHAPES:
+    if not task.known:
+        return LabelSet('')
+    if task.class_logits is None:
         return LabelSet(task.kind)
-    head: Any = getattr(model, 'decode_head', None)
-    own = getattr(head[-1] if isinstance(head, nn.ModuleList) else head, 'out_channels', None)
-    return LabelSet(task.kind, task.num_classes, own if isinstance(own, int) else task.num_classes)
+    return LabelSet(task.kind, task.num_classes, task.channels(model))
 
 
 def check_class_logits(
@@ -68,7 +64,7 @@ def check_class_logits(
     >>> import torch
     >>> check_class_logits('x', torch.zeros(1, 19, 4, 4), LabelSet('segmentation', 19, 19), 1)
     """
-    dims, shape = _SHAPES.get(labels.kind, (tensor.dim(), ''))
+    dims, shape = class_logits_of(labels.kind) or (tensor.dim(), '')
     if tensor.dim() != dims:
         raise ValueError(
             f'{what} {shape_of(tensor)} is no {shape}, as class logits of a model for '

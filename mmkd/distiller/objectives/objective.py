@@ -1,6 +1,7 @@
 """Objectives: a loss, the references it reads, its weight and its connectors."""
 
 import inspect
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from mmkd.distiller.objectives.references import Record, follow, references, res
 from mmkd.losses.base import OTHER_CLASSES, needs_of
 from mmkd.registry import build_part
 from mmkd.structures.batch import read_batch
+from mmkd.structures.record import Stream
 from mmkd.utils.checks import check_dict, check_keys, check_positive, nearest
 
 OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors')
@@ -154,13 +156,33 @@ class Objective(BaseModule):
             if role in offered and isinstance(reads, list) and role not in self.connectors
         }
 
-    @torch.no_grad()
-    def absorb(self, member: str, seen: dict[str, Any], record: Record) -> None:
-        """Update the running statistics with what the taps of one more member saw."""
-        for role, reads in self.streams.items():
-            for tap in [r.split('.', 1)[1] for r in reads if r.startswith(f'{member}.')]:
-                statistics = record.setdefault(f'{self.name}({role})', self.loss.running())
-                self._guard(partial(statistics.update, seen[tap]), {role: seen[tap]})
+    @property
+    def references(self) -> list[str]:
+        """Every ``'member.tap'`` that it reads."""
+        return [reference for value in self.reads.values() for reference in references(value)]
+
+    @property
+    def kept(self) -> list[str]:
+        """Every ``'member.tap'`` that it reads itself, not as running statistics alone."""
+        values = [value for role, value in self.reads.items() if role not in self.streams]
+        return [reference for value in values for reference in references(value)]
+
+    @property
+    def reads_labels(self) -> bool:
+        """Whether it reads labels of the batch, or where they are valid."""
+        return bool({'batch.labels', 'batch.valid'} & {str(value) for value in self.reads.values()})
+
+    def running(self) -> list[Stream]:
+        """Return what a record keeps running statistics of for this objective."""
+        return [
+            Stream(
+                f'{self.name}({role})', tuple(reads), self.loss.running, partial(self._update, role)
+            )
+            for role, reads in self.streams.items()
+        ]
+
+    def _update(self, role: str, statistics: Any, value: Tensor) -> None:
+        self._guard(partial(statistics.update, value), {role: value})
 
     @torch.no_grad()
     def fit(self, record: Record) -> list[str]:
@@ -506,18 +528,14 @@ def build_objective(name: str, config: dict, known: dict[str, list[str]]) -> Obj
     return Objective(name, known=known, **config)
 
 
-def build_objectives(configs: dict[str, dict], known: dict[str, list[str]]) -> ModuleDict:
-    """Build every objective.
+def refuse_no_objectives(configs: Mapping[str, dict]) -> None:
+    """Refuse a Distiller that would distil nothing.
 
     Raises:
-        ValueError: There is none.
+        ValueError: There is no objective.
     """
     if not configs:
         raise ValueError(
             'objectives is empty: a Distiller without objectives is plain training. Mend: train '
-            'the '
-            'student by its own config, or add an objective'
+            'the student by its own config, or add an objective'
         )
-    return ModuleDict(
-        {name: build_objective(name, config, known) for name, config in configs.items()}
-    )

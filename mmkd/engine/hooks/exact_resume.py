@@ -8,8 +8,9 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from mmkd.datasets.seeded import TRAIN_STEP, VALIDATION, seed_everything, seeded_loader
+from mmkd.datasets.seeded import seeded_loader
 from mmkd.registry import HOOKS
+from mmkd.utils.seeds import TRAIN_STEP, VALIDATION, seed_everything
 
 
 @HOOKS.register_module()

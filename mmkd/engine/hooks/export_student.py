@@ -87,7 +87,7 @@ class ExportStudentHook(Hook):
                     f'ExportStudentHook: members names {name!r}, which is no student'
                     f'{nearest(name, students)} (students: {list(students)})'
                 )
-            self.configs[name] = student_config(model.members[name], runner.cfg).pretty_text
+            self.configs[name] = student_config(model.runs[name].member, runner.cfg).pretty_text
         self.several = len(students) > 1
 
     def _folder(self, runner: Runner, name: str) -> Path:

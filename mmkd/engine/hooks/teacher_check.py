@@ -11,6 +11,7 @@ from mmengine.runner import Runner
 
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
+from mmkd.tasks.base import registered
 from mmkd.utils.checks import check_dict, nearest
 from mmkd.utils.unwrap import unwrap
 
@@ -61,7 +62,8 @@ class TeacherCheckHook(Hook):
                 'TeacherCheckHook: no validation set, so the quality of the teachers is unknown'
             )
             return
-        for name, run in model.teachers.runs.items():
+        teachers = {name: run for name, run in model.runs.items() if run.role == 'teacher'}
+        for name, run in teachers.items():
             try:
                 self.results[name] = self._evaluate(runner, model, name)
             except RuntimeError as error:
@@ -86,7 +88,7 @@ class TeacherCheckHook(Hook):
         loop = runner.val_loop
         evaluator: Evaluator = loop.evaluator
         evaluator.dataset_meta = loop.dataloader.dataset.metainfo
-        run, seen = model.teachers.runs[name], 0
+        run, seen = model.runs[name], 0
         for i, data in enumerate(loop.dataloader):
             if i == self.max_batches:
                 break
@@ -101,18 +103,20 @@ class TeacherCheckHook(Hook):
         return {key: float(value) for key, value in evaluator.evaluate(size).items()}
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
-        # mmdet reports nothing where nothing is found
-        if not metrics or metrics.get('coco/bbox_mAP', 1.0) < 0.01:
-            poor = (
-                f'teacher {name!r} finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP '
-                f'{metrics.get("coco/bbox_mAP", 0.0):.4g}). Check its checkpoint, the order of its '
-                'classes and its data_preprocessor'
-            )
-            if not metrics and (self.minimum or self.maximum):
-                raise ValueError(poor)
-            runner.logger.warning(poor)
-            if not metrics:
-                return
+        classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
+        said = [task.tell_poor(metrics, classes) for task in registered()]
+        poor = [
+            f'teacher {name!r} {text}. Check its checkpoint, the order of its classes and its '
+            'data_preprocessor'
+            for text in said
+            if text
+        ]
+        if not metrics and (self.minimum or self.maximum):
+            raise ValueError('; '.join(poor))
+        for text in poor:
+            runner.logger.warning(text)
+        if not metrics:
+            return
         for limits, sign, what, wrong in (
             (self.minimum, 1, 'minimum', 'below'),
             (self.maximum, -1, 'maximum', 'above'),
@@ -135,11 +139,3 @@ class TeacherCheckHook(Hook):
                 f'teacher {name!r} has no number for {", ".join(lost)} (NaN). Check its checkpoint '
                 'and the labels of the validation set'
             )
-        classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
-        for key in ('mIoU', 'accuracy/top1'):
-            if classes > 1 and metrics.get(key, 100.0) < 150.0 / classes:
-                runner.logger.warning(
-                    f'teacher {name!r} is hardly better than chance ({key} {metrics[key]:.2f} of '
-                    f'{classes} classes). Check its checkpoint, the order of its classes and its '
-                    'data_preprocessor'
-                )

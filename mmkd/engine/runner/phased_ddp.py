@@ -83,7 +83,7 @@ class PhasedDDP(nn.Module):
         module.phase_runner.reduce = average_over_ranks
         for tensor in [*module.parameters(), *module.buffers()]:
             dist.broadcast(tensor.data, src=0)
-        module.teachers.broadcast()
+        module.broadcast_teachers()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the module."""

@@ -13,7 +13,7 @@ BINS = 15
 
 @dataclass(frozen=True)
 class CalibrationSums:
-    """What NLL, Brier score, ECE and error need of any number of predictions: 4 + 3·15 numbers, which add up.
+    """What NLL, Brier score, ECE and error need of predictions: 4 + 3·15 numbers, which add up.
 
     Args:
         count: Predictions that count.
@@ -70,14 +70,14 @@ class CalibrationSums:
         if not self.count:
             raise ValueError(
                 'calibration needs one labelled prediction or more, got none: every label is '
-                'ignored or '
-                'every sample is out of distribution. Mend: check ignore_index and the data set'
+                'ignored or every sample is out of distribution. Mend: check ignore_index and the '
+                'data set'
             )
         return self.count
 
 
 def calibration_sums(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> CalibrationSums:
-    r"""Sum what :func:`nll`, :func:`brier_score` and :func:`expected_calibration_error` average, batch by batch.
+    r"""Sum what NLL, Brier score and ECE average, batch by batch.
 
     Args:
         logits: (N, C, \*S); log-probabilities serve as well.
@@ -97,8 +97,7 @@ def calibration_sums(logits: Tensor, labels: Tensor, mask: Tensor | None = None)
         if wrong_ids.any():
             raise ValueError(
                 f'labels hold the ids {labels[wrong_ids].unique().tolist()[:8]}, but the logits '
-                f'have '
-                f'{log_prob.shape[1]} classes. Mend: mask=labels != ignore_index'
+                f'have {log_prob.shape[1]} classes. Mend: mask=labels != ignore_index'
             )
         picked = log_prob.gather(1, labels[:, None]).squeeze(1).double()
         prob = log_prob.exp()
@@ -137,7 +136,7 @@ def nll(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> float:
 
 
 def brier_score(logits: Tensor, labels: Tensor, mask: Tensor | None = None) -> float:
-    r"""Return the Brier score, summed over classes (0 to 2) and averaged over the positions that count.
+    r"""Return the Brier score, summed over classes (0 to 2), averaged over what counts.
 
     .. math:: \mathrm{Brier} = \frac{1}{|V|} \sum_{i \in V} \sum_c (p_{ic} - [c = y_i])^2
 
@@ -155,12 +154,14 @@ def expected_calibration_error(logits: Tensor, labels: Tensor, mask: Tensor | No
     Paper: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, arXiv 1706.04599, eq. 3.
     The value depends on the number of bins: 15 is theirs, other work on ensembles prints 100.
 
-    .. math:: \mathrm{ECE} = \sum_{b=1}^{15} \frac{|B_b|}{|V|} |\mathrm{acc}(B_b) - \mathrm{conf}(B_b)|, \quad
+    .. math:: \mathrm{ECE} = \sum_{b=1}^{15} \frac{|B_b|}{|V|}
+              |\mathrm{acc}(B_b) - \mathrm{conf}(B_b)|, \quad
               B_b = \{i : \max_c p_{ic} \in ((b - 1)/15, b/15]\}
 
     Args and Raises: as for :func:`calibration_sums`.
 
-    >>> round(expected_calibration_error(torch.tensor([[1., 3.]]).log(), torch.tensor([0])), 4)  # |0 − 3/4|
+    >>> logits = torch.tensor([[1., 3.]]).log()
+    >>> round(expected_calibration_error(logits, torch.tensor([0])), 4)  # |0 − 3/4|
     0.75
     """
     return calibration_sums(logits, labels, mask).ece
@@ -175,7 +176,6 @@ def _check(logits: Tensor, labels: Tensor, mask: Tensor | None) -> None:
     if labels.shape != expected:
         raise ValueError(
             f'labels must have the shape {expected} of logits {shape_of(logits)} without their '
-            f'classes, '
-            f'got {shape_of(labels)}'
+            f'classes, got {shape_of(labels)}'
         )
     check_mask(mask, logits)

@@ -14,7 +14,7 @@ def is_ood(sample: dict) -> bool:
 
 
 def logits_of(sample: dict) -> Tensor:
-    r"""Return the logits (1, C, \*S) of a predicted sample; log-probabilities of a classifier that keeps no logits.
+    r"""Return the logits (1, C, \*S) of a predicted sample, log-probabilities where it has none.
 
     Args:
         sample: A data sample as a dict with ``seg_logits`` (mmseg), ``pred_logits`` or
@@ -34,9 +34,9 @@ def logits_of(sample: dict) -> Tensor:
         score = sample['pred_score']
         return score.clamp(min=torch.finfo(score.dtype).tiny).log()[None]
     raise KeyError(
-        f"a prediction holds 'seg_logits', 'pred_logits' or 'pred_score', this one "
-        f'{_fields(sample)}. Mend: '
-        'these are what mmseg segmentors, mmkd.ImageClassifier and mmkd.Ensemble give'
+        "a prediction holds 'seg_logits', 'pred_logits' or 'pred_score', this one "
+        f'{_fields(sample)}. Mend: these are what mmseg segmentors, mmkd.ImageClassifier and '
+        'mmkd.Ensemble give'
     )
 
 
@@ -54,10 +54,8 @@ def labels_of(sample: dict, ignore_index: int) -> tuple[Tensor, Tensor]:
     else:
         raise KeyError(
             f"a sample holds the truth in 'gt_sem_seg' or 'gt_label', this one {_fields(sample)}. "
-            f'Mend: '
-            'load annotations in the test pipeline, or mark out-of-distribution samples by '
-            'ood=True in '
-            'their metainfo'
+            'Mend: load annotations in the test pipeline, or mark out-of-distribution samples by '
+            'ood=True in their metainfo'
         )
     return labels, labels != ignore_index
 

@@ -1,4 +1,4 @@
-"""Does uncertainty find the mistakes and the foreign inputs: prediction-rejection ratio and AUROC."""
+"""Does uncertainty find mistakes and foreign inputs: prediction-rejection ratio and AUROC."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 
 def rejection_area(uncertainty: ArrayLike, wrong: ArrayLike) -> float:
-    r"""Return the area under the error that is left as the most uncertain samples are rejected, one by one.
+    r"""Return the area under the error that is left as the most uncertain samples are rejected.
 
     The error is counted over all samples, rejected ones counting as right: an oracle takes them
     over. The curve is piecewise linear over the share rejected; samples of equal uncertainty are
@@ -21,21 +21,20 @@ def rejection_area(uncertainty: ArrayLike, wrong: ArrayLike) -> float:
     Raises:
         ValueError: Lengths that differ, no samples, a NaN.
 
-    >>> rejection_area([0.9, 0.1], [True, False])  # the error falls from 1/2 to 0 with the first of two
+    >>> rejection_area([0.9, 0.1], [True, False])  # the error falls from 1/2 to 0 with the first
     0.125
     """
     values, errors = _arrays(uncertainty, wrong)
     order = np.argsort(-values, kind='stable')
-    ends = np.append(
-        np.flatnonzero(np.diff(values[order])) + 1, len(values)
-    )  # where a group of equals ends
+    groups = np.flatnonzero(np.diff(values[order])) + 1  # of equals: where one ends
+    ends = np.append(groups, len(values))
     left = errors.sum() - np.cumsum(errors[order])[ends - 1]
     share, error = np.append(0, ends) / len(values), np.append(errors.sum(), left) / len(values)
     return float((np.diff(share) * (error[1:] + error[:-1]) / 2).sum())
 
 
 def prediction_rejection_ratio(uncertainty: ArrayLike, wrong: ArrayLike) -> float:
-    r"""Return how far uncertainty goes from random rejection (0) to rejecting exactly the mistakes (100).
+    r"""Return how far uncertainty goes from random rejection (0) to that of the mistakes (100).
 
     Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076, appendix
     B, by the ranks of all samples (the authors' code does; a later reproduction takes 100
@@ -72,7 +71,7 @@ def prediction_rejection_ratio(uncertainty: ArrayLike, wrong: ArrayLike) -> floa
 
 
 def ood_auroc(uncertainty: ArrayLike, ood: ArrayLike) -> float:
-    """Return the area under the ROC curve of telling out-of-distribution samples by their uncertainty, from 0 to 1.
+    """Return the area under the ROC curve, 0 to 1, of telling foreign samples by uncertainty.
 
     Args:
         uncertainty: (N,), larger means further from the training data.
@@ -89,8 +88,7 @@ def ood_auroc(uncertainty: ArrayLike, ood: ArrayLike) -> float:
         kind = 'out of' if foreign.all() else 'in'
         raise ValueError(
             f'AUROC needs samples of both kinds, but all {len(foreign)} are {kind} distribution. '
-            f'Mend: '
-            'a test set that joins both, the foreign samples with metainfo ood=True'
+            'Mend: a test set that joins both, the foreign samples with metainfo ood=True'
         )
     return float(roc_auc_score(foreign, values))
 
@@ -100,13 +98,11 @@ def _arrays(uncertainty: ArrayLike, marks: ArrayLike) -> tuple[Any, Any]:
     if values.ndim != 1 or values.shape != marked.shape or not len(values):
         raise ValueError(
             'uncertainty and its marks must be two lists of the same length, not empty, got the '
-            'shapes '
-            f'{values.shape} and {marked.shape}'
+            f'shapes {values.shape} and {marked.shape}'
         )
     if np.isnan(values).any():
         raise ValueError(
             f'{int(np.isnan(values).sum())} of {len(values)} uncertainties are NaN, which have no '
-            f'rank. '
-            'Mend: look for NaN in the logits'
+            'rank. Mend: look for NaN in the logits'
         )
     return values, marked

@@ -1,4 +1,4 @@
-"""Uncertainty of a prediction and where it comes from: closed forms of a Dirichlet, running sums over an ensemble."""
+"""Uncertainty and where it comes from: closed forms of a Dirichlet, sums over an ensemble."""
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ def concentration(logits: Tensor, offset: float = 0.0) -> Tensor:
 
 
 def check_outputs(outputs: str, allowed: tuple[str, ...], offset: float) -> None:
-    """Refuse a reading of the network's output that is unknown, and an offset that it would not use.
+    """Refuse an unknown reading of the network's output, and an offset that it would not use.
 
     Raises:
         ValueError: Says what is allowed.
@@ -42,8 +42,7 @@ def check_outputs(outputs: str, allowed: tuple[str, ...], offset: float) -> None
     if offset and outputs != 'dirichlet':
         raise ValueError(
             f"offset={offset} is added to a Dirichlet's α, which outputs={outputs!r} does not "
-            f'have. '
-            "Mend: outputs='dirichlet', or leave offset out"
+            "have. Mend: outputs='dirichlet', or leave offset out"
         )
 
 
@@ -79,8 +78,9 @@ def dirichlet_uncertainty(alpha: Tensor) -> dict[str, Tensor]:
         ValueError: A single class or none, or a value that is not above 0.
 
     Examples:
-        >>> flat = dirichlet_uncertainty(torch.ones(1, 2))  # uniform over the simplex of two classes
-        >>> {name: round(value.item(), 4) for name, value in flat.items()}  # ln 2, 1/2, ln 2 - 1/2, 1/2, 1 - ln 2, 0
+        >>> flat = dirichlet_uncertainty(torch.ones(1, 2))  # uniform over two classes' simplex
+        >>> # ln 2, 1/2, ln 2 - 1/2, 1/2, 1 - ln 2, 0
+        >>> {name: round(value.item(), 4) for name, value in flat.items()}
         {'total': 0.6931, 'data': 0.5, 'knowledge': 0.1931, 'epkl': 0.5, 'mkl': 0.3069,
         'differential_entropy': 0.0}
     """
@@ -112,7 +112,7 @@ def dirichlet_uncertainty(alpha: Tensor) -> dict[str, Tensor]:
 
 
 def ensemble_uncertainty(probs: Tensor) -> dict[str, Tensor]:
-    r"""Split the uncertainty of an ensemble of class distributions; see :class:`EnsembleUncertainty`.
+    r"""Split the uncertainty of an ensemble of distributions; see :class:`EnsembleUncertainty`.
 
     Args:
         probs: Probabilities of every member, (M, N, C, \*S).
@@ -124,8 +124,8 @@ def ensemble_uncertainty(probs: Tensor) -> dict[str, Tensor]:
         ValueError: Fewer than two members or than two classes.
 
     Examples:
-        >>> sure = torch.tensor([[[1., 0.]], [[0., 1.]]])  # two members, each certain, of another class
-        >>> ensemble_uncertainty(sure)['knowledge'].exp()  # all of the uncertainty is knowledge: ln 2
+        >>> sure = torch.tensor([[[1., 0.]], [[0., 1.]]])  # two members, certain of other classes
+        >>> ensemble_uncertainty(sure)['knowledge'].exp()  # all uncertainty is knowledge: ln 2
         tensor([2.], dtype=torch.float64)
     """
     _check_classes('probs', probs.shape[1:], probs.dim() - 3)
@@ -210,8 +210,7 @@ class EnsembleUncertainty:
         if self.count < 2:
             raise ValueError(
                 f'an ensemble has two members or more, got {self.count}: one alone disagrees with '
-                f'nobody. '
-                'Mend: train more with tools/train_ensemble.py'
+                'nobody. Mend: train more with tools/train_ensemble.py'
             )
         mean = self.mean
         total, data = entropy(mean), self._entropy / self.count
@@ -239,6 +238,6 @@ def _check_classes(name: str, shape: torch.Size, spatial: int) -> None:
     if spatial < 0 or shape[1] < 2:
         leading = '(M, N, C, *S)' if name == 'probs' else '(N, C, *S)'
         raise ValueError(
-            f'{name} must be {leading} with two classes or more, got {tuple(shape)}'
-            f'{" for one member" if name == "probs" else ""}'
+            f'{name} must be {leading} with two classes or more, got '
+            f'{tuple(shape)}{" for one member" if name == "probs" else ""}'
         )

@@ -7,12 +7,13 @@ import torch
 from mmengine.evaluator import BaseMetric
 
 from mmkd.registry import METRICS
+from mmkd.tasks.classification import LABEL
 from mmkd.utils.checks import check_count
 
 
 @METRICS.register_module()
 class Accuracy(BaseMetric):
-    """Share of images whose class is among the k highest scores, in percent, as ``accuracy/top<k>``.
+    """Percentage of images whose class is among the k highest scores, as ``accuracy/top<k>``.
 
     Samples marked ``ood`` do not count: they have no right answer.
 
@@ -23,11 +24,12 @@ class Accuracy(BaseMetric):
 
     Raises:
         ValueError: k is no whole number above 0, or more than there are classes; no sample counts.
-        KeyError: A sample without ``pred_score`` or ``gt_label``.
+        KeyError: A sample without ``pred_score`` or without its label.
 
-    >>> metric = Accuracy(topk=(1, 2))
+    >>> from mmkd.tasks.classification import cls_sample
+    >>> metric, truth = Accuracy(topk=(1, 2)), cls_sample(torch.tensor([1])).to_dict()
     >>> scores = torch.tensor([[.5, .3, .2], [.1, .3, .6]])
-    >>> metric.process({}, [dict(pred_score=s, gt_label=torch.tensor([1])) for s in scores])
+    >>> metric.process({}, [dict(truth, pred_score=own) for own in scores])
     >>> metric.evaluate(2)
     {'accuracy/top1': 0.0, 'accuracy/top2': 100.0}
     """
@@ -43,15 +45,15 @@ class Accuracy(BaseMetric):
         self.topk = tuple(topk)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Note for every sample how many classes come before its own; None where it does not count."""
+        """Note of every sample how many classes come before its own; None where none counts."""
         counted = [sample for sample in data_samples if not sample.get('ood')]
         for sample in counted:
-            for key in ('pred_score', 'gt_label'):
+            for key in ('pred_score', LABEL):
                 if key not in sample:
                     raise KeyError(
-                        f'Accuracy needs {key!r} in every data sample, which has '
-                        f'{sorted(sample)}. Mend: a '
-                        'labelled data set, a classifier that predicts, or ood=True in the metainfo'
+                        f'Accuracy needs {key!r} in every data sample, which has {sorted(sample)}. '
+                        'Mend: a labelled data set, a classifier that predicts, or ood=True in the '
+                        'metainfo'
                     )
         ahead = iter(self._ahead(counted) if counted else [])
         # An entry a sample, in order: what the ranks gather is cut to the size of the data set.
@@ -59,9 +61,9 @@ class Accuracy(BaseMetric):
 
     def _ahead(self, samples: list[dict]) -> list[int]:
         scores = torch.stack([sample['pred_score'] for sample in samples])
-        labels = torch.stack(
-            [torch.as_tensor(sample['gt_label']).view(1) for sample in samples]
-        ).to(scores.device)
+        labels = torch.stack([torch.as_tensor(sample[LABEL]).view(1) for sample in samples]).to(
+            scores.device
+        )
         classes = scores.shape[1]
         if max(self.topk) > classes:
             raise ValueError(
@@ -80,6 +82,6 @@ class Accuracy(BaseMetric):
         if not len(ranks):
             raise ValueError(
                 f'Accuracy has no sample with a label (of {len(results)}). Mend: evaluate a '
-                f'labelled set'
+                'labelled set'
             )
         return {f'top{k}': 100.0 * (ranks < k).double().mean().item() for k in self.topk}

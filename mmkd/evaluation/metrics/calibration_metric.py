@@ -1,4 +1,4 @@
-"""CalibrationMetric: NLL, Brier score, ECE and error of a classifier or, over all pixels, of a segmentor."""
+"""CalibrationMetric: NLL, Brier score, ECE and error of a classifier or of a segmentor's pixels."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -15,7 +15,7 @@ from mmkd.registry import METRICS
 
 @METRICS.register_module()
 class CalibrationMetric(BaseMetric):
-    """Report ``calibration/NLL`` (nats), ``Brier`` (0 to 2), ``ECE`` (%, 15 bins) and ``error`` (%).
+    """Report ``calibration/NLL`` (nats), ``Brier`` (0 to 2), ``ECE`` (15 bins) and ``error`` (%).
 
     Averages run over all images, or over all labelled pixels of all images: pixels are summed image
     by image, 49 numbers each, never stored. Probabilities are softmax(logits); samples with
@@ -28,8 +28,9 @@ class CalibrationMetric(BaseMetric):
         prefix: What stands before the names.
 
     Examples:
-        >>> metric = CalibrationMetric()
-        >>> metric.process(None, [dict(pred_score=torch.tensor([0.25, 0.75]), gt_label=torch.tensor([0]))])
+        >>> from mmkd.tasks.classification import cls_sample
+        >>> metric, truth = CalibrationMetric(), cls_sample(torch.tensor([0])).to_dict()
+        >>> metric.process(None, [dict(truth, pred_score=torch.tensor([0.25, 0.75]))])
         >>> {name: round(value, 3) for name, value in metric.evaluate(1).items()}
         {'calibration/NLL': 1.386, 'calibration/Brier': 1.125, 'calibration/ECE': 75.0,
         'calibration/error': 100.0}
@@ -44,7 +45,7 @@ class CalibrationMetric(BaseMetric):
         self.ignore_index = ignore_index
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Sum over each sample; one entry a sample, so that mmengine can drop what a sampler repeated."""
+        """Sum over each sample: one entry a sample, for mmengine drops what a sampler repeated."""
         for sample in data_samples:
             if is_ood(sample):
                 self.results.append(

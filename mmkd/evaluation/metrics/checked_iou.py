@@ -1,8 +1,10 @@
-"""mmseg's IoUMetric refuses what it would count wrongly in silence: labels out of range, and other classes."""
+"""mmseg's IoUMetric refuses what it would count wrongly: labels out of range, other classes."""
 
 from collections.abc import Sequence
 
 from mmseg.evaluation.metrics import IoUMetric
+
+from mmkd.tasks.segmentation import MAP
 
 _process = IoUMetric.process
 
@@ -24,21 +26,18 @@ def check_samples(samples: Sequence[dict], num_classes: int, ignore_index: int) 
             raise ValueError(
                 f'the model predicts {scores.shape[0]} classes, the data set of the evaluation has '
                 f'{num_classes}. Mend: num_classes of every head, or metainfo=dict(classes=…) of '
-                f'the data'
+                'the data'
             )
-        if 'gt_sem_seg' not in sample:
+        if MAP not in sample:
             continue
-        labels = sample['gt_sem_seg']['data']
+        labels = sample[MAP]['data']
         wrong = labels[((labels < 0) | (labels >= num_classes)) & (labels != ignore_index)]
         if wrong.numel():
             raise ValueError(
                 f'labels hold the ids {wrong.unique().tolist()[:10]}, but the data set of the '
-                f'evaluation '
-                f'has {num_classes} classes (0 … {num_classes - 1}; {ignore_index} is ignored) '
-                f'(from '
-                f'{sample.get("seg_map_path", "a sample")}). Mend: reduce_zero_label, a '
-                f'label_map, or '
-                'the classes of the data set'
+                f'evaluation has {num_classes} classes (0 … {num_classes - 1}; {ignore_index} is '
+                f'ignored) (from {sample.get("seg_map_path", "a sample")}). Mend: '
+                'reduce_zero_label, a label_map, or the classes of the data set'
             )
 
 

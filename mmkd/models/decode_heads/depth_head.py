@@ -1,6 +1,7 @@
-"""A thin depth head on any mm backbone: log-spaced bins with a soft-weighted sum, or direct regression."""
+"""A thin depth head on any mm backbone: a soft-weighted sum of log-spaced bins, or regression."""
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -16,12 +17,13 @@ from mmkd.utils.checks import check_count, check_positive
 
 
 class LogDepth(nn.Module):
-    r"""Turn logits into metres; a module, so that a tap can read the depth map: ``decode_head.depth``.
+    r"""Turn logits into metres; a module, so that a tap can read them: ``decode_head.depth``.
 
     With K > 1 bins the depth is the soft-weighted sum of their centres in log space, with one
     channel it is direct:
 
-    .. math:: \ln d = \sum_k p_k \ln c_k, \quad \ln c_k = \ln d_{min} + \tfrac{k + 1/2}{K} \ln \tfrac{d_{max}}{d_{min}};
+    .. math:: \ln d = \sum_k p_k \ln c_k, \quad
+              \ln c_k = \ln d_{min} + \tfrac{k + 1/2}{K} \ln \tfrac{d_{max}}{d_{min}};
               \qquad \ln d = \ln d_{min} + \sigma(x) \ln \tfrac{d_{max}}{d_{min}}
 
     Args:
@@ -30,7 +32,8 @@ class LogDepth(nn.Module):
         max_depth: Metres.
 
     Examples:
-        >>> LogDepth(2, 1., 16.)(torch.tensor([[[[9.]], [[9.]]]]))  # centres 2 and 8, alike: sqrt(16)
+        >>> alike = torch.tensor([[[[9.]], [[9.]]]])
+        >>> LogDepth(2, 1., 16.)(alike)  # centres 2 and 8: sqrt(16)
         tensor([[[[4.]]]])
         >>> LogDepth(1, 1., 16.)(torch.zeros(1, 1, 1, 1))
         tensor([[[[4.]]]])
@@ -38,11 +41,8 @@ class LogDepth(nn.Module):
 
     def __init__(self, num_bins: int, min_depth: float, max_depth: float) -> None:
         super().__init__()
-        self.num_bins, self.begin, self.width = (
-            num_bins,
-            math.log(min_depth),
-            math.log(max_depth / min_depth),
-        )
+        self.num_bins, self.begin = num_bins, math.log(min_depth)
+        self.width = math.log(max_depth / min_depth)
 
     def forward(self, logits: Tensor) -> Tensor:
         """Return metres (N, 1, H, W), float32 or wider, of logits (N, K, H, W)."""
@@ -50,10 +50,8 @@ class LogDepth(nn.Module):
         if logits.shape[1] == 1:
             return (self.begin + self.width * logits.sigmoid()).exp()
         # no buffer: a teacher in bfloat16 would round it
-        places = torch.arange(self.num_bins, device=logits.device, dtype=logits.dtype).view(
-            -1, 1, 1
-        )
-        centres = self.begin + (places + 0.5) / self.num_bins * self.width
+        places = torch.arange(self.num_bins, device=logits.device, dtype=logits.dtype)
+        centres = self.begin + (places.view(-1, 1, 1) + 0.5) / self.num_bins * self.width
         return (logits.softmax(1) * centres).sum(1, keepdim=True).exp()
 
 
@@ -108,19 +106,10 @@ class DepthHead(BaseDecodeHead):
         check_count('num_convs', num_convs, 0)
         super().__init__(num_classes=num_bins, threshold=0.0, loss_decode=loss_decode, **kwargs)
         self.min_depth, self.max_depth = min_depth, max_depth
+        given = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg, act_cfg=self.act_cfg)
+        widths = [self.in_channels] + [self.channels] * num_convs
         self.convs = nn.Sequential(
-            *(
-                ConvModule(
-                    self.channels if i else self.in_channels,
-                    self.channels,
-                    3,
-                    padding=1,
-                    conv_cfg=self.conv_cfg,
-                    norm_cfg=self.norm_cfg,
-                    act_cfg=self.act_cfg,
-                )
-                for i in range(num_convs)
-            )
+            *(ConvModule(*pair, 3, padding=1, **given) for pair in pairwise(widths))
         )
         if not num_convs and self.in_channels != self.channels:
             raise ValueError(
@@ -141,9 +130,8 @@ class DepthHead(BaseDecodeHead):
         )
         known = truth.flatten(1).any(1)
         losses: dict[str, Tensor] = {}
-        for loss in (
-            self.loss_decode if isinstance(self.loss_decode, nn.ModuleList) else [self.loss_decode]
-        ):
+        several = isinstance(self.loss_decode, nn.ModuleList)
+        for loss in self.loss_decode if several else [self.loss_decode]:
             name = str(loss.loss_name)
             # of no image at all the losses' own gradient would be NaN
             value = loss(metres[known], truth[known]) if known.any() else 0.0 * metres.sum()
@@ -162,8 +150,8 @@ class DepthHead(BaseDecodeHead):
         odd = [sample for sample in samples if sample.gt_depth_map.data.shape[:-2] != (1,)]
         if odd or len(shapes) > 1:
             raise ValueError(
-                f'depth maps must be (1, H, W) of one size, got {sorted(shapes)}'
-                f'{_files(odd or list(shapes.values()))}. Mend: depth files of one '
+                'depth maps must be (1, H, W) of one size, got '
+                f'{sorted(shapes)}{_files(odd or list(shapes.values()))}. Mend: depth files of one '
                 'channel; Resize, RandomCrop, or size of the data preprocessor'
             )
         truth = torch.stack([sample.gt_depth_map.data for sample in samples]).float()
@@ -175,17 +163,15 @@ class DepthHead(BaseDecodeHead):
             far = 20 * (given & inside).flatten(1).sum(1) < given.flatten(1).sum(1)
             theirs = [sample for sample, own in zip(samples, far.tolist(), strict=True) if own]
             raise ValueError(
-                f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: '
-                f'median {float(truth[given].median()):.4g}{_files(theirs)}. Mend: '
-                f'{self._unit()}'
+                f'depth of this batch is outside {self.min_depth} … {self.max_depth} m: median '
+                f'{float(truth[given].median()):.4g}{_files(theirs)}. Mend: {self._unit()}'
             )
         return truth.where(inside, truth.new_zeros(()))
 
     def _unit(self) -> str:
         return (
             'LoadDepthAnnotation(depth_rescale_factor=…) must give metres (0.001 for files in '
-            'millimetres), and '
-            f'their range must be that of the head (min_depth={self.min_depth}, '
+            f'millimetres), and their range must be that of the head (min_depth={self.min_depth}, '
             f'max_depth={self.max_depth})'
         )
 

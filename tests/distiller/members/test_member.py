@@ -14,7 +14,10 @@ from mmengine.registry import MODELS, DefaultScope
 from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 
-from mmkd.distiller.members.member import Member, Renormalise, pixel_statistics, plain_model_cfg
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.plain_config import plain_model_cfg
+from mmkd.distiller.members.renormalise import Renormalise
+from mmkd.utils.pixels import pixel_statistics
 
 PSPNET = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
 UNTRAINED = dict(allow_untrained=True)

@@ -15,7 +15,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmkd.distiller.members.member import Member
-from mmkd.distiller.members.teacher import Teacher, Teachers
+from mmkd.distiller.members.teacher import Teacher
 from mmkd.structures.batch import Batch
 
 TAPS = dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck', stage='backbone[2]')
@@ -77,7 +77,7 @@ def error(got: dict, expected: dict) -> dict[str, float]:
 
 
 def test_taps_equal_the_plain_model() -> None:
-    got = teacher().observe(batch())
+    got = teacher().watch(batch())
     expected = reference(batch().inputs)
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[name], expected[name]) for name in expected)
@@ -89,7 +89,7 @@ def test_frozen_and_without_gradient() -> None:
     assert not any(module.training for module in run.model.modules())
     assert not any(p.requires_grad for p in run.model.parameters())
     before = {k: v.clone() for k, v in run.model.state_dict().items()}
-    got = [run.observe(batch(seed=seed)) for seed in range(2)]
+    got = [run.watch(batch(seed=seed)) for seed in range(2)]
     assert not any(
         t.requires_grad or t.grad_fn is not None for record in got for t in record.values()
     )
@@ -104,7 +104,7 @@ def test_one_forward_in_tensor_mode_and_no_loss() -> None:
         ),
         mock.patch.object(run.model, 'forward', wraps=run.model.forward) as forward,
     ):
-        run.observe(data)
+        run.watch(data)
     assert forward.call_count == 1
     assert forward.call_args.kwargs['mode'] == 'tensor'
 
@@ -143,18 +143,18 @@ def test_dropout_and_drop_path_are_off() -> None:
     )
     for model in (trained(), trained(mit)):
         run = teacher(model, dict(logits='decode_head.conv_seg'))
-        first, again = (run.observe(batch())['logits'] for _ in range(2))
+        first, again = (run.watch(batch())['logits'] for _ in range(2))
         assert torch.equal(first, again)
         run.model.train()
         assert not torch.equal(
-            run.observe(batch())['logits'], first
+            run.watch(batch())['logits'], first
         )  # so there was something to switch off
 
 
 def test_autocast_of_the_student_leaves_the_teacher_alone() -> None:
     run, expected = teacher(), reference(batch().inputs)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        got = run.observe(batch())
+        got = run.watch(batch())
         assert torch.is_autocast_enabled('cpu')
     assert got['logits'].dtype == torch.float32
     assert all(torch.equal(got[name], expected[name]) for name in expected)
@@ -166,7 +166,7 @@ def test_no_hooks_afterwards_and_only_read_taps_are_hooked() -> None:
     run.model.backbone.register_forward_hook(
         lambda *_: during.append(sum(len(m._forward_hooks) for m in run.model.modules()))
     )
-    assert list(run.observe(batch())) == ['logits']
+    assert list(run.watch(batch())) == ['logits']
     assert during == [2]  # the tap's and this one
     assert len(run.model.decode_head.conv_seg._forward_hooks) == 0
 
@@ -174,7 +174,7 @@ def test_no_hooks_afterwards_and_only_read_taps_are_hooked() -> None:
 def test_sync_bn_is_reverted() -> None:
     run = teacher(trained(tiny.segmentor(8, norm='SyncBN')))
     assert not any(isinstance(m, nn.SyncBatchNorm) for m in run.model.modules())
-    assert torch.equal(run.observe(batch())['logits'], reference(batch().inputs)['logits'])
+    assert torch.equal(run.watch(batch())['logits'], reference(batch().inputs)['logits'])
 
 
 # ---------------------------------------------------------------------- its inputs
@@ -216,8 +216,8 @@ def test_input_size() -> None:
     torch.testing.assert_close(
         seen, F.interpolate(data.inputs, (48, 64), mode='bilinear', align_corners=False)
     )
-    assert run.observe(data)['logits'].shape == (2, 11, 6, 8)
-    assert torch.equal(run.observe(data)['logits'], reference(seen)['logits'])
+    assert run.watch(data)['logits'].shape == (2, 11, 6, 8)
+    assert torch.equal(run.watch(data)['logits'], reference(seen)['logits'])
 
 
 # ---------------------------------------------------------------------- speed options keep the
@@ -242,7 +242,7 @@ TOLERANCE = dict(bf16=3e-2, fp16=4e-3, channels_last=4e-6, fuse_bn=4e-6, compile
 def test_options_leave_the_taps_within_tolerance(options: dict) -> None:
     allowed = max(TOLERANCE.get(key, TOLERANCE.get(value, 0.0)) for key, value in options.items())
     for seed in range(3):
-        got = teacher(trained(seed=seed), **options).observe(batch(seed=seed))
+        got = teacher(trained(seed=seed), **options).watch(batch(seed=seed))
         assert (
             max(error(got, reference(batch(seed=seed).inputs, trained(seed=seed))).values())
             < allowed
@@ -252,7 +252,7 @@ def test_options_leave_the_taps_within_tolerance(options: dict) -> None:
 def test_precision_and_layout_are_what_was_asked_for() -> None:
     run = teacher(precision='bf16', channels_last=True)
     assert {p.dtype for p in run.model.parameters()} == {torch.bfloat16}
-    assert run.observe(batch())['logits'].dtype == torch.bfloat16
+    assert run.watch(batch())['logits'].dtype == torch.bfloat16
     conv = run.model.backbone.layer1[0].conv1.weight
     assert conv.is_contiguous(memory_format=torch.channels_last)
     assert run.prepare(batch()).is_contiguous(memory_format=torch.channels_last)
@@ -310,7 +310,7 @@ def quiet() -> nn.Module:
 )
 def test_fuse_bn_allows_blocks_and_heads(path: str) -> None:
     plain, fused = (
-        teacher(taps=dict(t=path), fuse_bn=fuse).observe(batch()) for fuse in (False, True)
+        teacher(taps=dict(t=path), fuse_bn=fuse).watch(batch()) for fuse in (False, True)
     )
     assert error(fused, plain)['t'] < TOLERANCE['fuse_bn']
 
@@ -380,7 +380,7 @@ SHALLOW = dict(
 
 
 def observe_plainly(data: Batch) -> dict[str, Tensor]:
-    return teacher(shallow(), SHALLOW).observe(data)
+    return teacher(shallow(), SHALLOW).watch(data)
 
 
 def test_compiled_taps_fire_on_every_iteration_after_a_prediction() -> None:
@@ -394,18 +394,18 @@ def test_compiled_taps_fire_on_every_iteration_after_a_prediction() -> None:
         SHALLOW,
         compile=dict(backend=lambda graph, inputs: graphs.append(graph) or graph.forward),
     )
-    run.observe(batch(), compiled=False)
+    run.watch(batch(), compiled=False)
     run.model(batch().inputs, batch().data_samples, mode='predict')
     for seed in range(4):
         assert (
-            max(error(run.observe(batch(seed=seed)), observe_plainly(batch(seed=seed))).values())
+            max(error(run.watch(batch(seed=seed)), observe_plainly(batch(seed=seed))).values())
             < 1e-6
         )
     assert len(graphs) == 1  # compiled once, in one piece
     run.model(
         batch(seed=7).inputs, batch().data_samples, mode='predict'
     )  # leaves nothing in the next record
-    got = run.observe(batch(n=3, seed=5))
+    got = run.watch(batch(n=3, seed=5))
     assert got['logits'].shape[0] == 3
     assert max(error(got, observe_plainly(batch(n=3, seed=5))).values()) < 1e-6
 
@@ -414,13 +414,13 @@ def test_compiled_once_and_with_the_given_arguments() -> None:
     run = teacher(compile=dict(mode='max-autotune'))
     with mock.patch('torch.compile', side_effect=lambda function, **_: function) as compiler:
         for _ in range(3):
-            got = run.observe(batch())
+            got = run.watch(batch())
     assert compiler.call_count == 1
     assert compiler.call_args.kwargs == dict(mode='max-autotune')
     assert max(error(got, reference(batch().inputs)).values()) < 1e-6
     with mock.patch('torch.compile', side_effect=lambda function, **_: function) as compiler:
-        teacher(compile=True).observe(batch())
-        teacher(compile=False).observe(batch())
+        teacher(compile=True).watch(batch())
+        teacher(compile=False).watch(batch())
     assert [call.kwargs for call in compiler.call_args_list] == [{}]
 
 
@@ -435,7 +435,7 @@ def test_compiled_tap_that_never_fires_is_an_error() -> None:
         match=r"tap 'logits' of teacher \('auxiliary_head.0'\) never ran in this "
         r"forward. A teacher runs mode='tensor', which leaves out auxiliary heads",
     ):
-        run.observe(batch())
+        run.watch(batch())
 
 
 @pytest.mark.slow
@@ -444,7 +444,7 @@ def test_inductor_leaves_the_taps_within_tolerance() -> None:
     run = teacher(shallow(), SHALLOW, compile=True)
     run.model(batch().inputs, batch().data_samples, mode='predict')
     for seed in range(2):
-        got = run.observe(batch(seed=seed))
+        got = run.watch(batch(seed=seed))
         assert max(error(got, observe_plainly(batch(seed=seed))).values()) < TOLERANCE['compile']
 
 
@@ -512,7 +512,7 @@ def test_heads_that_only_predict_teach_too(kind: type, tap: str, options: dict) 
         )
         features = plain.backbone(data.inputs)[3]
     before = [dict(sample.metainfo) for sample in data.data_samples]
-    got = run.observe(data)
+    got = run.watch(data)
     assert max(error(got, dict(logits=seen[0], feat=features)).values()) < 4e-6
     torch.testing.assert_close(
         F.interpolate(got['logits'], (32, 32), mode='bilinear'), expected, rtol=1e-5, atol=1e-5
@@ -527,7 +527,7 @@ def test_heads_that_only_predict_see_the_size_of_their_own_images() -> None:
     run = teacher(
         trained(unusual(Querying)), dict(logits='decode_head.conv_seg'), input_size=(48, 64)
     )
-    assert run.observe(batch())['logits'].shape == (2, 11, 6, 8)
+    assert run.watch(batch())['logits'].shape == (2, 11, 6, 8)
     assert Querying.sizes == [[(48, 64), (48, 64)]]
 
 
@@ -546,7 +546,7 @@ def test_other_heads_run_in_tensor_mode(head: Any, mode: str) -> None:
     )
     run = teacher(trained(cascade), dict(logits='decode_head.1.conv_seg'))
     assert run.mode == 'tensor'
-    assert run.observe(batch())['logits'].shape == (2, 11, 4, 4)
+    assert run.watch(batch())['logits'].shape == (2, 11, 4, 4)
 
 
 # ---------------------------------------------------------------------- weights that cannot teach
@@ -588,25 +588,15 @@ def test_auxiliary_head_of_a_teacher_never_runs() -> None:
         match=r"tap 'aux' of teacher \('auxiliary_head.conv_seg'\) never ran in this "
         r"forward. A teacher runs mode='tensor', which leaves out auxiliary heads",
     ):
-        teacher(taps=dict(aux='auxiliary_head.conv_seg')).observe(batch())
+        teacher(taps=dict(aux='auxiliary_head.conv_seg')).watch(batch())
 
 
-def test_teachers_are_a_mapping_of_models() -> None:
-    runs = dict(small=teacher(trained(tiny.segmentor(4))), large=teacher(precision='bf16'))
-    teachers = Teachers(runs)
-    assert not isinstance(teachers, nn.Module)
-    assert (list(teachers), len(teachers), teachers['large']) == (
-        ['small', 'large'],
-        2,
-        runs['large'].model,
-    )
-    assert copy.deepcopy(teachers) is teachers
-    record = dict(teachers.observe(batch()))
-    assert record['large']['logits'].dtype == torch.bfloat16
-    assert torch.equal(
-        record['small']['logits'], reference(batch().inputs, trained(tiny.segmentor(4)))['logits']
-    )
-    teachers.to(torch.device('meta'))
-    assert {(p.device.type, p.dtype) for p in teachers['large'].parameters()} == {
-        ('meta', torch.bfloat16)
-    }
+def test_a_teacher_moves_keeps_its_precision_and_is_not_copied() -> None:
+    run = teacher(precision='bf16')
+    assert not isinstance(run, nn.Module)
+    assert copy.deepcopy(dict(large=run))['large'] is run
+    seen, losses = run.observe(batch())
+    assert losses == {}
+    assert torch.equal(seen['logits'], run.watch(batch())['logits'])
+    run.to(torch.device('meta'))
+    assert {(p.device.type, p.dtype) for p in run.model.parameters()} == {('meta', torch.bfloat16)}

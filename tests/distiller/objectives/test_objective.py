@@ -13,7 +13,12 @@ from mmseg.structures import SegDataSample
 from torch import Tensor, nn
 
 from mmkd.connectors import Connector
-from mmkd.distiller.objectives.objective import Objective, build_objectives, check_name
+from mmkd.distiller.objectives.objective import (
+    Objective,
+    build_objective,
+    check_name,
+    refuse_no_objectives,
+)
 from mmkd.distiller.objectives.references import references
 from mmkd.losses import AdversarialLoss, Loss, PixelWiseKLLoss, pixel_wise_kl
 from mmkd.structures.batch import Batch
@@ -545,7 +550,13 @@ def test_allowed_names() -> None:
 )
 def test_build_objectives_refuses(configs: dict, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        build_objectives(configs, KNOWN)
+        build_all(configs)
+
+
+def build_all(configs: dict) -> None:
+    refuse_no_objectives(configs)
+    for name, config in configs.items():
+        build_objective(name, config, KNOWN)
 
 
 def test_references_leave_the_batch_out() -> None:
@@ -847,8 +858,10 @@ def test_stacks_of_class_logits_are_refused_with_the_mend() -> None:
             objective(dict(type=loss), reads=dict(student='student.logits', teachers='t?.logits')),
             maps((1, 4, 2, 2), (1, 4, 4, 4)),
         )
+        (stream,) = one.running()
+        rec[stream.key] = stream.start()
         for member in ('t1', 't2'):
-            one.absorb(member, rec[member], rec)
+            stream.update(rec[stream.key], rec[member]['logits'])
         assert one.fit(rec) == []
         with pytest.raises(
             ValueError, match=r"Mend: connectors=dict\(student='auto'\) resizes the student"

@@ -11,7 +11,8 @@ from helpers.tiny import batch, build, distiller, segmentor, sgd
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmkd.distiller.phases.phase import Phase, PhaseRunner, read_phases
+from mmkd.distiller.phases.gradients import PhaseRunner
+from mmkd.distiller.phases.phase import Phase, read_phases
 from mmkd.engine.optimizers.phase_constructor import PhaseOptimWrapperDict
 
 CRITIC = dict(pixel=False, holistic=True)

@@ -9,7 +9,9 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-from mmkd.distiller.taps.taps import TapPath, Taps, is_loss, tappable
+from mmkd.distiller.taps.tap_path import TapPath
+from mmkd.distiller.taps.tappable import is_loss, tappable
+from mmkd.distiller.taps.taps import Taps
 from mmkd.losses import HiddenCosineLoss
 from mmkd.losses.relations.attention_kl import attention_rows
 

@@ -4,6 +4,7 @@ data.
 
 import json
 import os
+import random
 import subprocess
 import sys
 from functools import partial
@@ -11,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.runs import ROOT
@@ -33,14 +35,10 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
-from mmkd.datasets import seeded
-from mmkd.datasets.seeded import (
-    PositionSampler,
-    SeededDataset,
-    derive_seed,
-    seed_everything,
-    seeded_loader,
-)
+from mmkd.datasets.samplers import PositionSampler, position_sampler
+from mmkd.datasets.seeded import SeededDataset, seeded_loader
+from mmkd.utils import seeds
+from mmkd.utils.seeds import derive_seed, seed_everything
 
 EXACT = [dict(type='mmkd.ExactResumeHook')]
 
@@ -229,9 +227,9 @@ def test_batches_are_a_function_of_seed_and_position(num_workers: int, data: Pat
             turn, offset = divmod(position, len(dataset))
             order = torch.randperm(
                 len(dataset),
-                generator=torch.Generator().manual_seed(derive_seed(5, seeded.ORDER, turn)),
+                generator=torch.Generator().manual_seed(derive_seed(5, seeds.ORDER, turn)),
             ).tolist()
-            seed_everything(5, seeded.SAMPLE, position)
+            seed_everything(5, seeds.SAMPLE, position)
             assert torch.equal(batch['inputs'][place], dataset[order[offset]]['inputs'])
     # from the middle on
     moved = seeded_loader(plain, seed=5)
@@ -251,7 +249,7 @@ def test_each_pass_holds_each_sample_once_over_ranks(
 ) -> None:
     taken = {}
     for rank in range(world):
-        monkeypatch.setattr(seeded, 'get_dist_info', partial(lambda r: (r, world), rank))
+        monkeypatch.setattr(position_sampler, 'get_dist_info', partial(lambda r: (r, world), rank))
         for index, position in islice(PositionSampler(size, seed=3), 2 * size):
             assert position % world == rank
             assert position not in taken
@@ -262,7 +260,7 @@ def test_each_pass_holds_each_sample_once_over_ranks(
     assert [sorted(order) for order in passes] == [list(range(size))] * 2
     assert passes[0] != passes[1]  # shuffled anew
     # one process sees the same order: rank and world only deal it out
-    monkeypatch.setattr(seeded, 'get_dist_info', lambda: (0, 1))
+    monkeypatch.setattr(position_sampler, 'get_dist_info', lambda: (0, 1))
     assert [index for index, _ in islice(PositionSampler(size, seed=3), 2 * size)] == passes[
         0
     ] + passes[1]
@@ -273,7 +271,7 @@ def test_epochs_fill_up_from_their_beginning(monkeypatch: pytest.MonkeyPatch) ->
     # does
     taken = []
     for rank in range(2):
-        monkeypatch.setattr(seeded, 'get_dist_info', partial(lambda r: (r, 2), rank))
+        monkeypatch.setattr(position_sampler, 'get_dist_info', partial(lambda r: (r, 2), rank))
         sampler = PositionSampler(5, seed=0, shuffle=False, length=3)
         sampler.set_epoch(1)
         assert len(sampler) == 3
@@ -335,9 +333,9 @@ def test_the_data_set_shows_through_but_not_its_batch_fetch(data: Path) -> None:
 
 def test_seeds_reach_all_three_generators_and_never_collide() -> None:
     seed_everything(0, 1, 2)
-    first = torch.rand(3), *seeded.np.random.rand(3), seeded.random.random()
+    first = torch.rand(3), *np.random.rand(3), random.random()
     seed_everything(0, 1, 2)
-    again = torch.rand(3), *seeded.np.random.rand(3), seeded.random.random()
+    again = torch.rand(3), *np.random.rand(3), random.random()
     assert torch.equal(first[0], again[0])
     assert first[1:] == again[1:]
     keys = [

@@ -186,7 +186,7 @@ def test_a_teacher_that_cannot_predict_in_its_precision(
     monkeypatch.setattr(TeacherCheckHook, '_evaluate', fail)
     with pytest.raises(RuntimeError, match='expected scalar type'):
         TeacherCheckHook().before_train(runner)
-    runner.model.teachers.runs['teacher'].dtype = torch.bfloat16
+    runner.model.runs['teacher'].dtype = torch.bfloat16
     TeacherCheckHook().before_train(runner)
     assert "teacher 'teacher' cannot predict in torch.bfloat16 (expected scalar type" in said[0]
     with pytest.raises(

@@ -21,8 +21,7 @@ from mmkd.engine.hooks import ScheduleHook
 from mmkd.engine.schedules import Progressive, Stacked
 from mmkd.engine.schedules.level_weights import forget_silence
 from mmkd.engine.schedules.levels import LevelPlan, LevelState, build_levels
-from mmkd.tasks.base import Task
-from mmkd.tasks.generated import generated_batch
+from mmkd.tasks import Classification, generated_batch
 
 NAMES = [['layer1'], ['layer2'], ['soft']]
 
@@ -305,7 +304,7 @@ def test_a_phase_of_nothing_but_mute_objectives_goes_on() -> None:
     for k in range(2):
         model.objectives[f'map{k}'].weight = 0.0
     before = [p.clone() for p in model.students.parameters()]
-    logs = model.train_step(generated_batch(4, (32, 32), Task('classification', 3)), optim)
+    logs = model.train_step(generated_batch(4, (32, 32), Classification(3)), optim)
     assert logs['map0.loss'] == 0 < logs['logit0.loss']
     assert not all(
         torch.equal(a, b) for a, b in zip(before, model.students.parameters(), strict=True)

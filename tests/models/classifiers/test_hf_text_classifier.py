@@ -19,7 +19,7 @@ from mmkd.datasets import PackTextInputs, TextFiles
 from mmkd.distiller.taps.taps import Taps
 from mmkd.losses.relations.attention_kl import attention_kl, attention_rows
 from mmkd.models import TextDataPreprocessor
-from mmkd.structures.batch import Batch
+from mmkd.structures.batch import Batch, read_batch
 
 
 def build(config: dict, seed: int = 0) -> Any:
@@ -160,9 +160,9 @@ def test_a_text_teacher_keeps_its_precision_under_autocast(tmp_path: Path) -> No
     torch.save(dict(state_dict=build(classifier(4)).state_dict()), teacher)
     model = build(distiller(teacher))
     batch = Batch(sentences(), [BaseDataElement(gt_label=torch.tensor([0]))] * 2)
-    plain = model.observe_teachers(batch)['teacher']['logits']
+    plain = model.runs['teacher'].observe(batch)[0]['logits']
     with torch.autocast('cpu', torch.bfloat16):
-        found = model.observe_teachers(batch)['teacher']['logits']
+        found = model.runs['teacher'].observe(batch)[0]['logits']
     assert found.dtype == torch.float32
     assert torch.equal(found, plain)
 
@@ -529,11 +529,11 @@ def test_padding_everywhere_and_images_have_no_tokens() -> None:
     with pytest.raises(
         ValueError, match=r'batch.tokens: the inputs \(1, 3, 8, 8\) are no sentences'
     ):
-        _ = Batch(torch.zeros(1, 3, 8, 8)).tokens
-    assert Batch(sentences()).tokens.sum(1).tolist() == [6, 4]
+        read_batch(Batch(torch.zeros(1, 3, 8, 8)), 'tokens', None)
+    assert read_batch(Batch(sentences()), 'tokens', None).sum(1).tolist() == [6, 4]
     empty = sentences()
     empty[1, 1] = 0
     with pytest.raises(
         ValueError, match=r'the sentences \[1\] of this batch are nothing but padding'
     ):
-        _ = Batch(empty).tokens
+        read_batch(Batch(empty), 'tokens', None)

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS
 from torch import nn
 from torch.nn.utils import weight_norm
 
-from mmkd.distiller.stand_in import copy_module, sleeps, stand_in
+from mmkd.distiller.members.stand_in import copy_module, sleeps, stand_in
 
 
 def generator() -> torch.Generator:

@@ -78,7 +78,7 @@ def sleeps(module: nn.Module) -> bool:
 
 
 def _small(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Return weights under which nothing explodes or dies: vectors (scales, biases) from 0.5 to 1."""
+    """Return weights under which nothing explodes or dies: scales and biases from 0.5 to 1."""
     values = torch.rand(parameter.shape, generator=generator)
     if parameter.dim() < 2:
         return 0.5 + values / 2

@@ -1,0 +1,3 @@
+"""Samplers: in which order samples come."""
+
+from mmkd.datasets.samplers.position_sampler import PositionSampler as PositionSampler

@@ -1,0 +1,53 @@
+"""Students: models that learn, by their own losses and by objectives."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmkd.distiller.members.blame import blaming
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.run import Run
+from mmkd.distiller.members.stand_in import stand_in
+from mmkd.distiller.taps.taps import Taps
+from mmkd.structures.batch import Batch
+
+
+class Student(Run):
+    """One student: it runs ``mode='loss'``, which computes its own losses.
+
+    Args:
+        member: Its description.
+        model: The model; the Distiller holds it as a module.
+        taps: The taps that objectives read, name -> path.
+        prefix: What the log keys of its own losses begin with.
+    """
+
+    def __init__(
+        self, member: Member, model: nn.Module, taps: dict[str, str], prefix: str = ''
+    ) -> None:
+        super().__init__(member, model, Taps(model, taps, member.where))
+        self.prefix = prefix
+        last = member.options.get('channels_last')
+        self.layout = torch.channels_last if last else torch.preserve_format
+        if last:
+            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def run(self, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Run once without noise; return tap name -> tensor, and its own losses by log key."""
+        x = batch.inputs.to(memory_format=self.layout)
+        with blaming(self.where, self.model, 'loss', x), self.taps.recording() as seen:
+            losses = self.model(x, batch.data_samples, mode='loss')
+        return self.taps.read(seen), {f'{self.prefix}{key}': x for key, x in losses.items()}
+
+    def probe(self, batch: Batch) -> dict[str, Any]:
+        """Run a stand-in once, nothing of the student is touched; return tap name -> tensor.
+
+        Taps of auxiliary heads fire in ``mode='loss'`` alone.
+        """
+        model = stand_in(self.model, self.where, torch.Generator().manual_seed(0))
+        taps = Taps(model, {tap: path.text for tap, path in self.taps.paths.items()}, self.where)
+        mode = 'loss' if batch.data_samples else 'tensor'
+        with blaming(self.where, model, mode, batch.inputs), taps.recording() as seen:
+            model(batch.inputs, batch.data_samples, mode=mode)
+        return taps.read(seen)

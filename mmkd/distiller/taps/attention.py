@@ -1,0 +1,161 @@
+"""Attention of two libraries: what its heads compare, and what they attend to."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+Take = Callable[[Any], None]  # what is done with a tensor that was seen
+
+# Self-attention of Hugging Face that is softmax(q·kᵀ/√d) and nothing else: no rotary or relative
+# positions.
+_PLAIN = (
+    'Bert',
+    'Roberta',
+    'XLMRoberta',
+    'Electra',
+    'Albert',
+    'RemBert',
+    'Camembert',
+    'ViT',
+    'DeiT',
+)
+
+
+class Reader(Protocol):
+    """How queries and keys of one kind of attention are read, (N, heads, tokens, d)."""
+
+    def reads(self, module: nn.Module) -> bool:
+        """Return whether a module is such attention."""
+
+    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> Any:
+        """Hook what makes its queries or keys; return the handle."""
+
+
+class HuggingFaceReader:
+    """Self-attention of BERT-like models of Hugging Face: linear layers ``query`` and ``key``."""
+
+    def reads(self, module: nn.Module) -> bool:
+        """Return whether a module is such attention."""
+        return is_hugging_face(module)
+
+    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> Any:
+        """Hook the linear layer; refuse attention that compares more than queries and keys.
+
+        Raises:
+            TypeError: It is not known to attend by its queries and keys alone.
+        """
+        if not type(module).__name__.startswith(_PLAIN):
+            raise TypeError(
+                f'{where}: a {type(module).__name__} is not known to attend by its queries and '
+                'keys alone (rotary or relative positions come on top); known are '
+                f"{', '.join(_PLAIN)}. Mend: ':output[1]' with attn_implementation='eager' and "
+                'attention dropout 0'
+            )
+        heads = (int(module.num_attention_heads), -1)  # type: ignore[arg-type]
+        return getattr(module, side).register_forward_hook(
+            lambda _, args, output: take(output.unflatten(-1, heads).transpose(1, 2))
+        )
+
+
+class MultiheadReader:
+    """``nn.MultiheadAttention``, whose projections are made again from what it is given."""
+
+    def reads(self, module: nn.Module) -> bool:
+        """Return whether a module is such attention, without bias_kv and zero attention."""
+        attends = isinstance(module, nn.MultiheadAttention)
+        return attends and module.bias_k is None and not module.add_zero_attn
+
+    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> Any:
+        """Hook its call, whose arguments are projected."""
+
+        def take_heads(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+            if given.get('attn_mask') is not None:
+                raise ValueError(
+                    f'{where}: this attention has an attn_mask, so its rows are not those of its '
+                    "queries and keys. Mend: ':output[1]' with dropout 0"
+                )
+            take(_project(module, side, given[side]))
+
+        return module.register_forward_pre_hook(take_heads, with_kwargs=True)
+
+
+READERS: tuple[Reader, ...] = (HuggingFaceReader(), MultiheadReader())
+
+
+def reader_of(module: nn.Module, where: str) -> Reader:
+    """Return what reads the queries and keys of a module.
+
+    Raises:
+        TypeError: It has no heads.
+    """
+    for reader in READERS:
+        if reader.reads(module):
+            return reader
+    raise TypeError(
+        f'{where}: a {type(module).__name__} has no heads to read: queries and keys are those of '
+        'nn.MultiheadAttention, without bias_kv and zero attention, and of self-attention of '
+        'Hugging Face. Mend: tap the linear layers that make them'
+    )
+
+
+def hook_probabilities(module: nn.Module, where: str) -> list[Any]:
+    """Let attention return its probabilities (N, heads, Q, K) as ``[1]``; return the handles.
+
+    Raises:
+        ValueError: Dropout changes them in training.
+    """
+    attends = isinstance(module, nn.MultiheadAttention)
+    if not attends and not is_hugging_face(module):
+        return []
+    if _drops(module):
+        raise ValueError(
+            f'{where}: in training these are probabilities after dropout of {_drops(module)}, '
+            "which do not sum to 1. Mend: ':query' and ':key' with reads=dict(student_key=…, "
+            'teacher_key=…), or no dropout of attention'
+        )
+    return [module.register_forward_pre_hook(_give_heads, with_kwargs=True)] if attends else []
+
+
+def is_hugging_face(module: nn.Module) -> bool:
+    """Return whether a module is self-attention as Hugging Face writes it."""
+    parts = [getattr(module, name, None) for name in ('query', 'key')]
+    return all(isinstance(part, nn.Linear) for part in parts) and hasattr(
+        module, 'num_attention_heads'
+    )
+
+
+def _give_heads(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """Make ``nn.MultiheadAttention`` return its attention by head; by itself it averages."""
+    late = dict(
+        zip(
+            ('need_weights', 'attn_mask', 'average_attn_weights', 'is_causal'),
+            args[4:],
+            strict=False,
+        )
+    )
+    return args[:4], {**kwargs, **late, 'need_weights': True, 'average_attn_weights': False}
+
+
+def _drops(module: nn.Module) -> float:
+    """Return the dropout of attention while a module trains, 0 where it has none."""
+    for name in ('dropout', 'attention_dropout', 'dropout_prob'):
+        found = getattr(module, name, 0.0)
+        rate = found.p if isinstance(found, nn.Dropout) else found
+        if module.training and isinstance(rate, int | float) and rate:
+            return float(rate)
+    return 0.0
+
+
+def _project(module: nn.Module, side: str, x: Tensor) -> Tensor:
+    """Return the queries or keys of ``nn.MultiheadAttention`` by head, (N, heads, tokens, d)."""
+    part = ('query', 'key').index(side)
+    if module._qkv_same_embed_dim:
+        weight = module.in_proj_weight.chunk(3)[part]  # type: ignore[operator]
+    else:
+        weight = getattr(module, f'{side[0]}_proj_weight')
+    bias = None if module.in_proj_bias is None else module.in_proj_bias.chunk(3)[part]  # type: ignore[operator]
+    x = nn.functional.linear(x if module.batch_first else x.transpose(0, 1), weight, bias)
+    return x.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)

@@ -1,0 +1,68 @@
+"""Sides of a module at which a tap reads: output, input, queries and keys of attention."""
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from mmkd.distiller.taps.attention import Take, hook_probabilities, reader_of
+from mmkd.distiller.taps.tap_path import TapPath
+
+
+class Side:
+    """One side of a module."""
+
+    def hook(self, module: nn.Module, path: TapPath, take: Take, where: str) -> list[Any]:
+        """Install what hands the tensor to ``take``; return the handles.
+
+        Args:
+            module: The module.
+            path: The tap.
+            take: What is done with what is seen.
+            where: How errors call the tap.
+        """
+        raise NotImplementedError
+
+
+class Output(Side):
+    """What a module returns."""
+
+    def hook(self, module: nn.Module, path: TapPath, take: Take, where: str) -> list[Any]:
+        """Hook the end of the forward; index 1 of attention is its probabilities by head."""
+        handles = [module.register_forward_hook(lambda _, args, output: take(output))]
+        if path.index[:1] == (1,):
+            handles += hook_probabilities(module, where)
+        return handles
+
+
+class Input(Side):
+    """What a module is called with: the first argument, one by its place, or one by its name."""
+
+    def hook(self, module: nn.Module, path: TapPath, take: Take, where: str) -> list[Any]:
+        """Hook the begin of the forward."""
+
+        def take_input(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            if not path.index:
+                take(next(iter([*args, *kwargs.values()]), None))
+            elif isinstance(path.index[0], int):
+                take(args)
+            else:
+                named = path.index[0] in kwargs
+                bound = inspect.signature(module.forward).bind
+                take(kwargs if named else bound(*args, **kwargs).arguments)
+
+        return [module.register_forward_pre_hook(take_input, with_kwargs=True)]
+
+
+class Heads(Side):
+    """The queries or the keys of attention, (N, heads, tokens, d)."""
+
+    def __init__(self, side: str) -> None:
+        self.side = side
+
+    def hook(self, module: nn.Module, path: TapPath, take: Take, where: str) -> list[Any]:
+        """Hook what makes them."""
+        return [reader_of(module, where).hook(module, self.side, take, where)]
+
+
+SIDES = dict(output=Output(), input=Input(), query=Heads('query'), key=Heads('key'))

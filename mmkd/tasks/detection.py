@@ -1,0 +1,143 @@
+"""Detection: boxes with classes."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from mmkd.registry import TASKS
+from mmkd.structures.batch import Batch
+from mmkd.tasks.base import Tapped, Task, first_number, last_head
+
+if TYPE_CHECKING:
+    from mmdet.structures import DetDataSample
+
+
+@TASKS.register_module()
+@dataclass(frozen=True)
+class Detection(Task):
+    """Detectors of mmdet: what has a ``bbox_head``, of its own or in a ``roi_head``."""
+
+    kind = 'detection'
+    field = 'gt_instances'
+    holding = 'boxes'
+    paths = ('seg_map_path', 'img_path')
+    size = (256, 256)  # the coarsest level has a stride of 128
+
+    @classmethod
+    def of(cls, model: Any, source: Any = None) -> 'Detection | None':
+        """Know a model by its ``bbox_head``, unless it has a ``decode_head`` too."""
+        if last_head(model) is not None:
+            return None
+        for owner in (model, getattr(model, 'roi_head', None)):
+            head: Any = getattr(owner, 'bbox_head', None)
+            if head is not None and type(model).__name__ == 'RPN':
+                return cls()  # it takes every box for one of class 0
+            if head is not None:  # a cascade has one a stage
+                return cls(first_number(head[-1] if isinstance(head, nn.ModuleList) else head))
+        return None
+
+    @classmethod
+    def check_places(cls, objective: str, tapped: Tapped, by_channel: bool) -> None:
+        """Refuse second stages of two members, which see each one's own proposals."""
+        second = {
+            name.split('.')[0] for name, (_, path) in tapped.items() if path.startswith('roi_head.')
+        }
+        if len(second) > 1:
+            raise ValueError(
+                f'objective {objective!r} compares the roi_head of {" and ".join(sorted(second))}, '
+                'which see proposals of their own: row i of one is another box than row i of the '
+                'other. Mend: tap the neck or the rpn_head'
+            )
+
+    @classmethod
+    def tell_poor(cls, metrics: Mapping[str, float], classes: int) -> str | None:
+        """Speak of a detector that finds nothing, of which mmdet reports nothing."""
+        if metrics and metrics.get('coco/bbox_mAP', 1.0) >= 0.01:
+            return None
+        found = metrics.get('coco/bbox_mAP', 0.0)
+        return f'finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP {found:.4g})'
+
+    def check(self, batch: Batch, num_classes: int | None) -> bool:
+        """Refuse classes that the student lacks: some heads take them for background."""
+        each = _labels(batch)
+        if num_classes is None or not each:
+            return True
+        labels = torch.cat(each)
+        wrong = (labels < 0) | (labels >= num_classes)
+        if wrong.any():
+            sizes = [len(own) for own in each]
+            theirs = torch.stack([part.any() for part in wrong.split(sizes)])
+            raise ValueError(
+                f'boxes have the labels {labels[wrong].unique().tolist()[:8]}, but the student has '
+                f'{num_classes} classes (0 … '
+                f'{num_classes - 1}){batch.files(*self.paths, chosen=theirs)}. Mend: num_classes '
+                'of the head, or metainfo=dict(classes=…) of the data set'
+            )
+        return True
+
+    def count(self, batch: Batch) -> Counter:
+        """Count images, boxes, and boxes of each class."""
+        each = _labels(batch)
+        counts = Counter(images=len(each), without=sum(not len(own) for own in each))
+        for own in each:
+            counts.update(boxes=len(own))
+            counts.update(own.tolist())
+        return counts
+
+    def tell(self, counts: Counter) -> tuple[list[tuple[str, str]], list[str]]:
+        """Tell how many boxes there are; warn where there is none at all."""
+        images, boxes, without = counts['images'], counts['boxes'], counts['without']
+        seen = [key for key in counts if isinstance(key, int) and key >= 0]
+        of = ''
+        if self.num_classes is not None:
+            seen, of = [key for key in seen if key < self.num_classes], f' of {self.num_classes}'
+        rows = [
+            ('boxes an image', f'{boxes / max(images, 1):.1f}'),
+            ('images without boxes', f'{without} of {images}'),
+            ('classes seen', f'{len(seen)}{of}'),
+        ]
+        warning = (
+            f'none of the first {images} images has a box: if none has, the student learns from '
+            'its teachers alone. If that is not meant: metainfo=dict(classes=…) of the data set '
+            'must be the names in its annotation file, letter by letter; boxes of other names are '
+            'dropped'
+        )
+        return rows, [warning] if images and not boxes else []
+
+    def sample(
+        self, size: tuple[int, int], generator: torch.Generator, masked: bool = True
+    ) -> 'DetDataSample':
+        """Return one box of a random class, in the middle of the image."""
+        height, width = size
+        label = torch.randint(0, self.num_classes or 2, (1,), generator=generator)
+        box = torch.tensor([[width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
+        return det_sample(box, label, size)
+
+
+def _labels(batch: Batch) -> list[Tensor]:
+    return [torch.as_tensor(sample.gt_instances.labels) for sample in batch.data_samples or []]
+
+
+def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> 'DetDataSample':
+    """Return the sample of boxes (M, 4) and labels (M,), as mmdet's data preprocessor leaves it.
+
+    Each box is its own mask too, which detectors that segment read.
+    """
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+
+    masks = np.zeros((len(boxes), *size), np.uint8)
+    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
+        mask[top:bottom, left:right] = 1
+    instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *size))
+    nothing = InstanceData(bboxes=boxes[:0], labels=labels[:0])
+    sample = DetDataSample(gt_instances=instances, ignored_instances=nothing)
+    shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)
+    sample.set_metainfo(dict(**shapes, scale_factor=(1.0, 1.0)))
+    return sample

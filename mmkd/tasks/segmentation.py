@@ -1,0 +1,102 @@
+"""Semantic segmentation: a class for each pixel."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.structures import PixelData
+from torch import Tensor, nn
+
+from mmkd.registry import TASKS
+from mmkd.structures.batch import Batch
+from mmkd.tasks.base import NO_LABELS, Task, first_number, last_head
+from mmkd.tasks.generated import label_map
+from mmkd.tasks.labels import check_ids, count_ids, stacked, tell_chance, tell_ids, tell_ignored
+
+MAP = 'gt_sem_seg'  # where mmseg's data samples hold it
+
+
+@TASKS.register_module()
+@dataclass(frozen=True)
+class Segmentation(Task):
+    """Segmentors of mmseg, and what has a ``decode_head`` like them, or a cascade of such heads."""
+
+    kind = 'segmentation'
+    field = MAP
+    gives_labels = True
+    paths = ('seg_map_path', 'img_path')
+    class_logits = (4, 'map (N, C, H, W)')
+
+    @classmethod
+    def of(cls, model: Any, source: Any = None) -> 'Segmentation | None':
+        """Know a model by its ``decode_head``."""
+        head = last_head(model)
+        if head is None:
+            return None
+        ignored = getattr(model.decode_head, 'ignore_index', 255)
+        return cls(first_number(model, head), ignored)
+
+    def channels(self, model: nn.Module) -> int | None:
+        """Return the channels of the head: 1 where two classes are one sigmoid."""
+        own = getattr(last_head(model), 'out_channels', None)
+        return own if isinstance(own, int) else self.num_classes
+
+    @classmethod
+    def tell_poor(cls, metrics: Mapping[str, float], classes: int) -> str | None:
+        """Compare the mIoU with that of guessing."""
+        return tell_chance('mIoU', metrics, classes)
+
+    def labels(self, batch: Batch) -> Tensor:
+        """Return the label maps (N, H, W)."""
+        samples = batch.data_samples or []
+        if not samples or not all(self.field in sample for sample in samples):
+            raise ValueError(NO_LABELS)
+        return stacked(batch, self.field)
+
+    def check(self, batch: Batch, num_classes: int | None) -> bool:
+        """Refuse ids that no class has."""
+        mend = 'reduce_zero_label, a label_map, or num_classes'
+        return check_ids(batch, num_classes, self.paths, mend)
+
+    def tell_void(self, batch: Batch) -> str:
+        """Speak of label files and crops."""
+        mend = (
+            'check ignore_index, reduce_zero_label and the label files; a larger crop or '
+            'RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void'
+        )
+        return tell_ignored(batch, self.paths, mend)
+
+    def relabel(self, sample: Any, labels: Tensor) -> Any:
+        """Return the sample with another label map (H, W)."""
+        copy = sample.clone()
+        copy.set_data({self.field: PixelData(data=labels[None])})
+        return copy
+
+    def pad_labels(self, sample: Any, size: tuple[int, ...]) -> Any:
+        """Extend the label map: in a test mmseg pads images alone."""
+        shape = tuple(sample.metainfo.get('img_shape', size)[:2])
+        if shape == size:
+            return sample
+        labels = sample.get(self.field).data
+        # Labels may be larger than the image that the network gets.
+        extra = [
+            round(total * own / part) - own
+            for total, part, own in zip(size, shape, labels.shape[-2:], strict=True)
+        ]
+        padded = F.pad(labels, (0, extra[1], 0, extra[0]), value=255)
+        return self.relabel(sample, padded[0])
+
+    def count(self, batch: Batch) -> Counter:
+        """Count the labels."""
+        return count_ids(batch, self.num_classes)
+
+    def tell(self, counts: Counter) -> tuple[list[tuple[str, str]], list[str]]:
+        """Tell which classes were seen."""
+        return tell_ids(counts, self.num_classes), []
+
+    def sample(self, size: tuple[int, int], generator: torch.Generator, masked: bool = True) -> Any:
+        """Return blocks of random classes and their edges; where masked, every 20th row is void."""
+        return label_map(self.num_classes or 2, size, generator, masked)
