@@ -18,8 +18,8 @@ from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Settings, assemble
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
+from mmkd.distiller.objectives.objective import stand_in
 from mmkd.distiller.phases.phase import Phase
-from mmkd.losses.quest.fitting import draw_words
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record
 from mmkd.tasks.base import task_of
@@ -111,7 +111,7 @@ class Pair:
         )
         self.settings, self.parts = settings, assemble(settings)
         self.full: Any = self._ready(Distiller.of(self.parts, settings))
-        draw_words(self.full)
+        stand_in(self.full.objectives.values())
         self.lean = self._without_critics()
         self.layouts = [
             torch.channels_last if member.get('channels_last') else torch.contiguous_format
