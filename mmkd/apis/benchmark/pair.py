@@ -153,7 +153,7 @@ class Pair:
         noisy = [run for run in runs if run.noises and run.role == 'student']
         cases: dict[str, Callable[[], Any]] = dict(
             student=lambda: _step(own, self.layouts, self.data),
-            teacher=lambda: [run.watch(batch) for run in teachers],
+            teacher=lambda: {run.name: run.watch(batch) for run in teachers},
         )
         if noisy:
             cases['noise'] = lambda: [run.noises.on_batch(batch) for run in noisy]
