@@ -599,7 +599,8 @@ def test_boxes_are_counted_and_their_labels_checked() -> None:
     check_labels([images([0, 3, 80])], preprocessor, Detection(3), report)
     assert has(
         report.errors,
-        r'boxes have the labels \[3, 80\], but the student has 3 classes .*Mend: num_classes of .*\[1 of 1 batches\]',
+        r'boxes have the labels \[3, 80\], but the student has 3 classes '
+        r'.*Mend: num_classes of .*\[1 of 1 batches\]',
     )
     check_labels([images([], [])], preprocessor, Detection(3), report)
     assert len(report.errors) == 1, 'images without boxes are legal'
