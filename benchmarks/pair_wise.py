@@ -101,9 +101,9 @@ def main() -> None:
     for r in results:
         if 'materialised' in r['seconds']:
             console.print(
-                f'{_size(r)}: ours is '
-                f'{r["seconds"]["materialised"] / r["seconds"]["ours"]:.1f}× faster and needs '
-                f'{r["bytes"]["materialised"] / r["bytes"]["ours"]:.1f}× less extra memory'
+                f'{_size(r)}: ours is {r["seconds"]["materialised"] / r["seconds"]["ours"]:.1f}× '
+                f'faster and needs {r["bytes"]["materialised"] / r["bytes"]["ours"]:.1f}× less '
+                'extra memory'
             )
         else:
             console.print(

@@ -126,8 +126,8 @@ def main(steps: int = 300, teacher_steps: int = 300) -> tuple[float, float, floa
     taught = train(copy.deepcopy(student), few, steps, teacher)
     result = accuracy(teacher, test), accuracy(alone, test), accuracy(taught, test)
     print(
-        f'accuracy on new digits: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
-        f'student by KSANC {result[2]:.1f}'
+        f'accuracy on new digits: teacher {result[0]:.1f}, student alone {result[1]:.1f}, student '
+        f'by KSANC {result[2]:.1f}'
     )
     return result
 

@@ -99,8 +99,8 @@ def main(student_steps: int = 200, teacher_steps: int = 200) -> tuple[float, flo
     taught = train(copy.deepcopy(student), few, student_steps, quest, teacher)
     result = accuracy(teacher, test), accuracy(alone, test), accuracy(taught, test)
     print(
-        f'accuracy on new digits: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
-        f'student with QUEST {result[2]:.1f}'
+        f'accuracy on new digits: teacher {result[0]:.1f}, student alone {result[1]:.1f}, student '
+        f'with QUEST {result[2]:.1f}'
     )
     return result
 

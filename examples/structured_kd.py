@@ -107,8 +107,8 @@ def main(student_steps: int = 100, teacher_steps: int = 150) -> tuple[float, flo
     distilled = train(copy.deepcopy(student), few, student_steps, teacher)
     result = mean_iou(teacher, test), mean_iou(alone, test), mean_iou(distilled, test)
     print(
-        f'mIoU on new images: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
-        f'student with Structured KD {result[2]:.1f}'
+        f'mIoU on new images: teacher {result[0]:.1f}, student alone {result[1]:.1f}, student with '
+        f'Structured KD {result[2]:.1f}'
     )
     return result
 

@@ -109,8 +109,8 @@ def main(student_steps: int = 100, teacher_steps: int = 200) -> tuple[float, flo
     distilled = train(copy.deepcopy(student), few, student_steps, teacher, more)
     result = within(teacher, test), within(alone, test), within(distilled, test)
     print(
-        f'right within 25 %: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
-        f'student with Structured KD {result[2]:.1f}'
+        f'right within 25 %: teacher {result[0]:.1f}, student alone {result[1]:.1f}, student with '
+        f'Structured KD {result[2]:.1f}'
     )
     return result
 

@@ -4,8 +4,8 @@ Coloured discs of two sizes under heavy noise are found by a network with two le
 sigmoid a class for 'the middle of a disc of my size is here'. A teacher saw many images, a student
 has few; it is trained twice from the same weights for as many steps: alone, and with the binary
 divergence of the scores and the pair-wise term of the features, averaged over the levels, on images
-without boxes. Detectors of mmdet do the same through their configs, see docs/detection.md. Runs on
-a CPU in seconds: python examples/structured_kd_detection.py
+without boxes. Detectors of mmdet do the same through their configs, see
+docs/user_guides/detection.md. Runs on a CPU in seconds: python examples/structured_kd_detection.py
 """
 
 import copy
@@ -122,8 +122,8 @@ def main(student_steps: int = 150, teacher_steps: int = 300) -> tuple[float, flo
         average_precision(distilled, test),
     )
     print(
-        f'average precision: teacher {result[0]:.1f}, student alone {result[1]:.1f}, '
-        f'student with Structured KD {result[2]:.1f}'
+        f'average precision: teacher {result[0]:.1f}, student alone {result[1]:.1f}, student with '
+        f'Structured KD {result[2]:.1f}'
     )
     return result
 

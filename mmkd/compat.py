@@ -45,8 +45,8 @@ def refuse_two_distributions() -> None:
     both = ', '.join(f'{upstream} and {fork}' for upstream, fork in pairs)
     remove = ' '.join([*(upstream for upstream, _ in pairs), *forks])
     raise ImportError(
-        f'{both} are both installed and write into the same folder. Mend: '
-        f'pip uninstall -y {remove} && pip install {" ".join(forks)}'
+        f'{both} are both installed and write into the same folder. Mend: pip uninstall -y '
+        f'{remove} && pip install {" ".join(forks)}'
     )
 
 

@@ -109,9 +109,9 @@ def shared() -> Callable[[str], Path]:
 def fresh_import() -> subprocess.CompletedProcess:
     """Return what a new interpreter says that imports nothing but mmkd."""
     code = (
-        'import mmkd, sys; from mmengine.registry import MODELS; '
-        "found = MODELS.get('mmkd.PixelWiseKLLoss') is mmkd.losses.PixelWiseKLLoss; "
-        "print('registered' * found, 'mmseg.datasets' * ('mmseg.datasets' in sys.modules))"
+        'import mmkd, sys; from mmengine.registry import MODELS; found = '
+        "MODELS.get('mmkd.PixelWiseKLLoss') is mmkd.losses.PixelWiseKLLoss; print('registered' * "
+        "found, 'mmseg.datasets' * ('mmseg.datasets' in sys.modules))"
     )
     env = {**os.environ, 'PYTHONPATH': str(ROOT)}
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=env)

@@ -85,10 +85,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     config = folder / '.mim' / 'configs' / 'paper' / 'recipe.py'
     config.parent.mkdir(parents=True)
     config.write_text(
-        "val_evaluator = dict(type='IoUMetric')\n"
-        "model = dict(type='mmseg.FCNHead', num_convs=0, concat_input=False, in_channels=4, "
-        'channels=4,\n'
-        "             num_classes=2, loss_decode=dict(type='CrossEntropyLoss'))\n"
+        "val_evaluator = dict(type='IoUMetric')\nmodel = dict(type='mmseg.FCNHead', num_convs=0, "
+        'concat_input=False, in_channels=4, channels=4,\n             num_classes=2, '
+        "loss_decode=dict(type='CrossEntropyLoss'))\n"
     )
     (folder / '.mim' / 'model-index.yml').write_text('Import: [configs/paper/metafile.yml]\n')
     (config.parent / 'metafile.yml').write_text(
@@ -152,8 +151,8 @@ def test_two_distributions_are_refused(
     with pytest.raises(ImportError) as error:
         compat.refuse_two_distributions()
     assert str(error.value) == (
-        f'{upstream} and {fork} are both installed and write into the same folder. '
-        f'Mend: pip uninstall -y {upstream} {fork} && pip install {fork}'
+        f'{upstream} and {fork} are both installed and write into the same folder. Mend: pip '
+        f'uninstall -y {upstream} {fork} && pip install {fork}'
     )
 
 
@@ -171,10 +170,8 @@ def test_all_pairs_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         compat.refuse_two_distributions()
     assert str(error.value) == (
         'mmengine and onedl-mmengine, mmcv and onedl-mmcv, mmcv-lite and onedl-mmcv are both '
-        'installed and write into '
-        'the same folder. Mend: pip uninstall -y mmengine mmcv mmcv-lite onedl-mmengine '
-        'onedl-mmcv && pip install '
-        'onedl-mmengine onedl-mmcv'
+        'installed and write into the same folder. Mend: pip uninstall -y mmengine mmcv mmcv-lite '
+        'onedl-mmengine onedl-mmcv && pip install onedl-mmengine onedl-mmcv'
     )
 
 

@@ -1,23 +1,64 @@
-"""What the documents show is run: code blocks, the ten-line config, the names of files."""
+"""What the documents show is run: code, configs, names of files, links; and how they look."""
 
+import ast
+import doctest
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+from pkgutil import walk_packages
 
 import pytest
+import torch
+import yaml
 from mmengine.config import Config
 
+import mmkd
+from mmkd.registry import HOOKS, SCHEDULES, TASKS, build_part
+from mmkd.structures.batch import Batch
+from mmkd.tasks import task_of
+
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
+GUIDES = sorted((ROOT / 'docs').rglob('*.md'))
+RECIPES = sorted((ROOT / 'configs').glob('*/README.md'))
+DOCUMENTS = [
+    *sorted(ROOT.glob('*.md')),
+    *GUIDES,
+    *RECIPES,
+    *sorted((ROOT / 'benchmarks').glob('*.md')),
+]
+HISTORY = ('CHANGELOG.md',)  # names what has been, too
 
 
-def _blocks(document: str) -> list[str]:
+def name_of(document: Path) -> str:
+    return document.relative_to(ROOT).as_posix()
+
+
+def blocks_of(document: str) -> list[str]:
     return re.findall(r'```python\n(.*?)```', (ROOT / document).read_text(), re.DOTALL)
 
 
+def without_code(document: Path) -> str:
+    return re.sub(r'```.*?```|`[^`\n]*`', '', document.read_text(), flags=re.DOTALL)
+
+
+BLOCKS = [
+    (name_of(document), block) for document in DOCUMENTS for block in blocks_of(name_of(document))
+]
+OWN_PARTS = (
+    'docs/advanced_guides/add-a-loss.md',
+    'docs/advanced_guides/add-a-schedule.md',
+)  # they register their own
+SETTINGS = [
+    (name, block)
+    for name, block in BLOCKS
+    if name not in OWN_PARTS and re.search(r'(objectives|noise|schedules|levels) ?=', block)
+]
+
+
 def test_the_loss_of_the_guide_passes_its_own_test(tmp_path):
-    loss, test, config = _blocks('docs/add-a-loss.md')
+    loss, test, config = blocks_of('docs/advanced_guides/add-a-loss.md')
     (tmp_path / 'channel_wise.py').write_text(loss)
     (tmp_path / 'test_channel_wise.py').write_text(test)
     (tmp_path / 'config.py').write_text(config)
@@ -42,9 +83,9 @@ def test_the_loss_of_the_guide_passes_its_own_test(tmp_path):
     assert '4 passed' in run.stdout, run.stdout + run.stderr
 
 
-@pytest.mark.parametrize('document', ['README.md', 'docs/five-minutes.md'])
+@pytest.mark.parametrize('document', ['README.md', 'docs/get_started.md'])
 def test_the_config_of_the_document_parses(document, tmp_path):
-    block = next(b for b in _blocks(document) if "type='mmkd.Distiller'" in b)
+    block = next(b for b in blocks_of(document) if "type='mmkd.Distiller'" in b)
     assert len([line for line in block.splitlines() if line.strip()]) <= 14
     (tmp_path / 'config.py').write_text(block)
     config = Config.fromfile(tmp_path / 'config.py')
@@ -53,10 +94,174 @@ def test_the_config_of_the_document_parses(document, tmp_path):
     assert config.model.objectives.pixel.weight == 10.0
 
 
-@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda d: d.name)
+def as_module(block: str) -> str:
+    """Return a block that is a module, or the arguments of a Distiller, as a module."""
+    try:
+        ast.parse(block)
+    except SyntaxError:
+        return f'settings = dict(\n{block})'
+    return block
+
+
+@pytest.mark.parametrize(('document', 'block'), BLOCKS, ids=[name for name, _ in BLOCKS])
+def test_code_compiles(document, block):
+    compile(as_module(block), document, 'exec')
+
+
+def parts_in(value, key=''):
+    """Yield (key, config) of every part in nested settings."""
+    if key in ('loss', 'schedules') or (key in ('levels', 'noise') and isinstance(value, dict)):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, each in value.items():
+            yield from parts_in(each, name)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from parts_in(each, key)
+
+
+@pytest.mark.parametrize(('document', 'block'), SETTINGS, ids=[name for name, _ in SETTINGS])
+def test_parts_of_the_configs_build(document, block):
+    found: dict = {}
+    exec(as_module(block), found)
+    parts = list(parts_in({name: value for name, value in found.items() if name != '__builtins__'}))
+    assert parts or 'phases' in block
+    for key, config in parts:
+        if key in ('loss', 'noise'):
+            build_part(config)
+        else:
+            HOOKS.build(dict(type='mmkd.ScheduleHook', **{key: config}))
+
+
+@pytest.mark.parametrize('document', [d for d in DOCUMENTS if d.name not in HISTORY], ids=name_of)
 def test_files_that_documents_name_exist(document):
     named = re.findall(
         r'`((?:mmkd|tools|configs|docs|tests|benchmarks|examples)/[\w./-]+)`', document.read_text()
     )
-    missing = [name for name in named if not (ROOT / name).exists()]
-    assert not missing
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def anchors_in(document: Path) -> set[str]:
+    headings = re.findall(r'^#+ (.+)$', document.read_text(), re.MULTILINE)
+    return {re.sub(r'[^\w\- ]', '', heading.lower()).replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(document):
+    text = without_code(document)
+    links = re.findall(r'\]\(([^)\s]+)\)', text) + re.findall(
+        r'^\[[\w ]+\]: (\S+)$', text, re.MULTILINE
+    )
+    broken = []
+    for link in links:
+        path, _, anchor = link.partition('#')
+        target = document.parent / path if path else document
+        if re.match(r'https?://', link):
+            continue
+        if not target.exists() or (anchor and anchor not in anchors_in(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize('document', DOCUMENTS, ids=name_of)
+def test_no_line_is_wider_than_120_columns(document):
+    lines = enumerate(document.read_text().splitlines(), 1)
+    assert [
+        f'line {n}'
+        for n, line in lines
+        if len(line) > 120 and not re.fullmatch(r'\W*https?://\S+', line)
+    ] == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 110
+
+
+def test_numbers_of_the_readme_stand_in_the_results():
+    results = (ROOT / 'docs' / 'results.md').read_text()
+    numbers = re.findall(r'[\d.]+ ± [\d.]+', (ROOT / 'README.md').read_text())
+    assert len(numbers) > 20
+    assert [number for number in numbers if number.rstrip('.') not in results] == []
+
+
+def test_every_page_of_the_site_is_listed():
+    listed = set()
+    for contents in (ROOT / 'docs').rglob('index.md'):
+        for tree in re.findall(r'```{toctree}(.*?)```', contents.read_text(), re.DOTALL):
+            for page in re.findall(r'^(/?\w[\w/*-]*)$', tree, re.MULTILINE):
+                folder = ROOT if page.startswith('/') else contents.parent
+                found = list(folder.glob(f'{page.lstrip("/")}.md'))
+                assert found, f'{contents}: {page}'
+                listed |= set(found)
+    assert listed >= {*GUIDES, *RECIPES} - {ROOT / 'docs' / 'index.md'}
+
+
+def test_every_module_is_in_the_api():
+    pages = [page.read_text() for page in (ROOT / 'docs' / 'api').glob('*.md')]
+    shown = re.findall(r'^```{room} (.+)$', '\n'.join(pages), re.MULTILINE)
+    shown = ' '.join(shown).split()
+    modules = [module.name for module in walk_packages(mmkd.__path__, 'mmkd.')]
+    missing = [
+        m for m in modules if not any(m == name or m.startswith(f'{name}.') for name in shown)
+    ]
+    assert [m for m in missing if m != 'mmkd.__main__'] == []
+
+
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
+    assert citation['version'] == mmkd.__version__
+    assert {
+        'cff-version',
+        'message',
+        'title',
+        'authors',
+        'license',
+        'date-released',
+    } <= citation.keys()
+    assert (
+        f'## [{mmkd.__version__}] - {citation["date-released"]}'
+        in (ROOT / 'CHANGELOG.md').read_text()
+    )
+
+
+@pytest.mark.parametrize(
+    'template', sorted((ROOT / '.github' / 'ISSUE_TEMPLATE').glob('*.md')), ids=lambda t: t.stem
+)
+def test_issue_templates_have_a_head(template):
+    head = yaml.safe_load(template.read_text().split('---')[1])
+    assert {'name', 'about', 'labels'} <= head.keys()
+
+
+@pytest.fixture
+def module_of(tmp_path, monkeypatch):
+    """Import a block of a guide as a module; what it registers is taken back afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    for registry in (SCHEDULES, TASKS):
+        monkeypatch.setattr(registry, '_module_dict', dict(registry.module_dict))
+
+    def load(name, block):
+        (tmp_path / f'{name}.py').write_text(block)
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
+    return load
+
+
+def test_the_schedule_of_the_guide(module_of):
+    code, config = blocks_of('docs/advanced_guides/add-a-schedule.md')
+    assert doctest.testmod(module_of('halving', code)).failed == 0
+    settings: dict = {}
+    exec(config, settings)
+    hook = HOOKS.build(settings['default_hooks']['schedule'])
+    assert [hook.schedules['kd.weight'](step) for step in (0, 500, 1500)] == [8.0, 4.0, 1.0]
+
+
+def test_the_task_of_the_guide(module_of):
+    (code,) = blocks_of('docs/advanced_guides/add-a-task.md')
+    poses = module_of('poses', code).Poses
+    net = torch.nn.Module()
+    net.keypoint_head = torch.nn.Conv2d(1, 2, 1)
+    assert task_of(net) == poses(2)
+    sample = task_of(net).sample((4, 6), torch.Generator().manual_seed(0))
+    batch = Batch(torch.zeros(1, 3, 4, 6), [sample])
+    assert batch.valid.tolist() == [[[True] * 6] * 4]

@@ -153,23 +153,6 @@ def test_a_circle_is_found() -> None:
     assert circle(dict(a={'b', 'c'}, b={'c'})) == []
 
 
-# Files with a comprehension inside a comprehension until their rooms are rebuilt.
-NESTED_LATER = {
-    'apis/benchmark/pair.py',
-    'apis/doctor/members.py',
-    'datasets/cifar10.py',
-    'datasets/text_files.py',
-    'distiller/members/teacher.py',
-    'evaluation/metrics/uncertainty_metric.py',
-    'models/backbones/espnet.py',
-    'models/backbones/wide_resnet.py',
-    'models/classifiers/hf_text_classifier.py',
-    'noise/target_noise.py',
-    'structures/batch.py',
-    'tasks/base.py',
-}
-
-
 def nested(tree: ast.AST, inside: bool = False) -> Iterator[int]:
     """Yield the lines of comprehensions that stand in another one."""
     here = isinstance(tree, COMPREHENSIONS)
@@ -185,8 +168,7 @@ def test_no_comprehension_inside_a_comprehension() -> None:
         lines = list(nested(tree_of(path)))
         if lines:
             found[path.relative_to(MMKD).as_posix()] = lines
-    assert {name: lines for name, lines in found.items() if name not in NESTED_LATER} == {}
-    assert not NESTED_LATER - set(found), 'mended by now: take it off the list'
+    assert found == {}
 
 
 TASK_ROOMS = ('tasks', 'datasets', 'models', 'evaluation/functional/predictions.py')

@@ -37,8 +37,8 @@ def member_config(
     cfg = follow_length(load_config(path, cfg_options, work_dir))
     if is_distiller(cfg):
         raise SystemExit(
-            f"{path} is a Distiller's; members are plain models. Mend: give the config of "
-            'the model alone'
+            f"{path} is a Distiller's; members are plain models. Mend: give the config of the "
+            'model alone'
         )
     if cfg.get('train_cfg') is None:
         raise SystemExit(f'{cfg.filename} has no train_cfg, so nothing can be trained')

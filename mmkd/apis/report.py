@@ -4,7 +4,9 @@ import html
 import re
 import statistics
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from mmkd.apis.results import Row
@@ -212,6 +214,8 @@ def _budget(record: dict[str, Any]) -> str:
 def write_into(path: Path, name: str, table: str) -> None:
     """Replace what a file has between ``<!-- report NAME -->`` and ``<!-- end of report NAME -->``.
 
+    Sentences are wrapped at 120 columns, rows of the table are not.
+
     Raises:
         ValueError: The file cannot be read, lacks one of the two lines, or has it twice.
     """
@@ -229,4 +233,7 @@ def write_into(path: Path, name: str, table: str) -> None:
             'this order'
         )
     head, rest = text.split(begin)
-    write_atomically(f'{head}{begin}\n{table}{end}{rest.split(end)[1]}'.encode(), path)
+    wrap = partial(fill, width=120, break_long_words=False, break_on_hyphens=False)
+    lines = [line if line.startswith('|') else wrap(line) for line in table.splitlines()]
+    new = '\n'.join([begin, *lines, end])
+    write_atomically(f'{head}{new}{rest.split(end)[1]}'.encode(), path)

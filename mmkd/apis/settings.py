@@ -125,7 +125,7 @@ def check_groups(cfg: Config) -> None:
         if isinstance(cfg.get(keys[0]), dict) and cfg[keys[0]].get('dataset') is None:
             raise ValueError(
                 f'{keys[0]} has no dataset (it has {sorted(cfg[keys[0]])}). Mend: '
-                f'dataset=dict(type=...)'
+                'dataset=dict(type=...)'
             )
 
 
@@ -226,7 +226,7 @@ def check_work_dir(work_dir: Any) -> None:
     if work_dir is not None and not isinstance(work_dir, str | Path):
         raise ValueError(
             f'work_dir must be the path of a folder, got {work_dir!r}. Mend: --work-dir '
-            f'work_dirs/NAME'
+            'work_dirs/NAME'
         )
     for part in (Path(work_dir), *Path(work_dir).parents) if work_dir else ():
         if part.is_file():

@@ -76,14 +76,14 @@ def check_checkpoint(cfg: Config, path: str) -> None:
     hand_over(path, content)  # mmengine would open the file once more
     if is_distiller(cfg) and not any(key.startswith('students.') for key in state):
         raise ValueError(
-            f'{path} holds no students: it is the checkpoint of a plain model, but the config is '
-            "a Distiller's. Mend: test it by its own config (config.py beside an exported student)"
+            f'{path} holds no students: it is the checkpoint of a plain model, but the config is a '
+            "Distiller's. Mend: test it by its own config (config.py beside an exported student)"
         )
     if not is_distiller(cfg) and any(key.startswith('students.') for key in state):
         raise ValueError(
             f"{path} is the checkpoint of a Distiller, but the config is a plain model's. Mend: "
-            f'test it '
-            "by the Distiller's config, or export the student first: tools/export_student.py"
+            "test it by the Distiller's config, or export the student first: "
+            'tools/export_student.py'
         )
 
 

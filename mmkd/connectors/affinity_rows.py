@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmkd.losses.base import no_autocast, shape_of, unit_vectors, widen
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import no_autocast, unit_vectors, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_positive
 
@@ -55,7 +56,7 @@ class AffinityRows(BaseModule):
             if value is not None and (not isinstance(value, list | tuple) or len(value) != 2):
                 raise ValueError(
                     f'{name} must be height and width, or None, got {value!r}. Mend: {name}=(16, '
-                    f'16)'
+                    '16)'
                 )
             for side in value or ():
                 check_count(name, side, 1)

@@ -30,7 +30,6 @@ from mmkd.distiller.objectives.objective import (
 from mmkd.distiller.phases.phase import Phase, read_phases
 from mmkd.distiller.probe import probe, try_objective
 from mmkd.distiller.taps.taps import Taps
-from mmkd.losses.base import needs_of
 from mmkd.noise.base import build_noises, refuse_label_noise
 from mmkd.structures.record import Streams
 from mmkd.tasks.base import check_same_classes, check_same_places
@@ -366,7 +365,7 @@ def compare_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> Non
                 member, tap = reference.split('.', 1)
                 run = parts.runs[member]
                 tapped[reference] = run.model, run.taps.paths[tap].module
-            check_same_places(name, tapped, 'channels' in needs_of(objective.loss))
+            check_same_places(name, tapped, objective.compares_channels)
             objective.label_sets = {r: label_set(model) for r, (model, _) in tapped.items()}
 
 

@@ -48,8 +48,8 @@ def student_state_dict(state_dict: dict[str, Any], member: str = 'student') -> d
     if not state:
         names = sorted({key.split('.')[1] for key in state_dict if key.startswith('students.')})
         raise KeyError(
-            f'no student {member!r} in this checkpoint{nearest(member, names)} '
-            f'(students: {names or "none; is it a checkpoint of mmkd?"})'
+            f'no student {member!r} in this checkpoint{nearest(member, names)} (students: '
+            f'{names or "none; is it a checkpoint of mmkd?"})'
         )
     return {key: value for key, value in state.items() if not key.startswith('data_preprocessor.')}
 
@@ -190,9 +190,8 @@ def export_student(
     meta = loaded.get('meta')
     if not isinstance(meta, dict) or not isinstance(meta.get('cfg'), str):
         raise ValueError(
-            f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's "
-            f'config cannot '
-            'be written. Mend: use a checkpoint that the Runner saved'
+            f"{checkpoint} does not hold the config of its run (meta.cfg), so the student's config "
+            'cannot be written. Mend: use a checkpoint that the Runner saved'
         )
     run = read_config_text(meta['cfg'], f'the config in {checkpoint}')
     if not isinstance(run.get('model'), dict) or not (
@@ -209,8 +208,7 @@ def export_student(
     if (weights.parent / 'last_checkpoint').exists():
         raise ValueError(
             f'{weights.parent} holds the checkpoints of a run, which an export would overwrite. '
-            f'Mend: '
-            'another folder'
+            'Mend: another folder'
         )
     config = student_config(Member.parse(member, 'student', value), run)
     there = weights.parent / 'config.py'
@@ -221,7 +219,6 @@ def export_student(
     ):
         raise ValueError(
             f'{there} is the config of other weights in {weights.parent}, which would no longer '
-            f'load. '
-            'Mend: another folder'
+            'load. Mend: another folder'
         )
     return weights, write_student(state, student_meta(meta, member), weights, config.pretty_text)

@@ -40,8 +40,8 @@ class VoidBatches:
         if not self.total & (self.total - 1):  # a power of two
             batches = 'a batch has' if self.total == 1 else f'{self.total} batches so far have'
             print_log(
-                f'mmkd: {batches} no valid position, and the labels teach nothing in such a '
-                f'step. This one: {batch.tell_void()}',
+                f'mmkd: {batches} no valid position, and the labels teach nothing in such a step. '
+                f'This one: {batch.tell_void()}',
                 logger='current',
                 level=logging.WARNING,
             )

@@ -80,13 +80,13 @@ class Noise:
         for name in self.members or ():
             if name not in hosts:
                 raise KeyError(
-                    f'noise {kind} names no member: {name!r}{nearest(name, mine)} '
-                    f'({self.role}s: {mine})'
+                    f'noise {kind} names no member: {name!r}{nearest(name, mine)} ({self.role}s: '
+                    f'{mine})'
                 )
             if name not in mine:
                 raise ValueError(
-                    f'noise {kind} acts on a {self.role}, but {name!r} is a '
-                    f'{hosts[name].role} ({self.role}s: {mine})'
+                    f'noise {kind} acts on a {self.role}, but {name!r} is a {hosts[name].role} '
+                    f'({self.role}s: {mine})'
                 )
         if not mine:
             raise ValueError(f'noise {kind} acts on a {self.role}, but there is none')

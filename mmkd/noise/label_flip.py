@@ -130,8 +130,8 @@ class LabelFlip(Noise):
             )
         if own is not None and own != self.num_classes:
             raise ValueError(
-                f'LabelFlip(num_classes={self.num_classes}), but {host.where} has {own} '
-                f'classes. Mend: num_classes={own}, or leave it out'
+                f'LabelFlip(num_classes={self.num_classes}), but {host.where} has {own} classes. '
+                f'Mend: num_classes={own}, or leave it out'
             )
 
     def on_batch(self, batch: Batch) -> Batch:

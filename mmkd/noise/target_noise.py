@@ -62,8 +62,8 @@ class TargetNoise(Noise):
             if tap not in host.taps:
                 raise KeyError(
                     f'TargetNoise: no objective reads the tap {tap!r} of '
-                    f'{host.where}{nearest(tap, host.taps)} (read: {list(host.taps)}). '
-                    f'Mend: taps={list(host.taps)}'
+                    f'{host.where}{nearest(tap, host.taps)} (read: {list(host.taps)}). Mend: '
+                    f'taps={list(host.taps)}'
                 )
 
     def on_taps(self, seen: dict[str, Any]) -> dict[str, Any]:

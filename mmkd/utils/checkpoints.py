@@ -96,8 +96,8 @@ def latest_checkpoint(folder: str | Path) -> str | None:
     files = sorted(other.name for other in note.parent.glob('*.pth'))
     raise FileNotFoundError(
         f'{note} names {printable(text)!r}, but no such file lies beside it (checkpoints there: '
-        f'{listed(files) or "none"}). Mend: write the name of one of them into it, or delete it; '
-        'a checkpoint of elsewhere is resumed by --resume --cfg-options load_from=PATH'
+        f'{listed(files) or "none"}). Mend: write the name of one of them into it, or delete it; a '
+        'checkpoint of elsewhere is resumed by --resume --cfg-options load_from=PATH'
     )
 
 
@@ -148,8 +148,8 @@ def select_prefix(
     depth = max(prefix.count('.') for prefix in wanted)
     present = sorted({'.'.join(key.split('.')[:depth]) + '.' for key in state_dict})
     raise KeyError(
-        f'no key begins with {" or ".join(map(repr, wanted))}{nearest(wanted[0], present)} '
-        f'(the {len(state_dict)} keys begin with: {listed(present)})'
+        f'no key begins with {" or ".join(map(repr, wanted))}{nearest(wanted[0], present)} (the '
+        f'{len(state_dict)} keys begin with: {listed(present)})'
     )
 
 
@@ -242,9 +242,9 @@ def refuse_spoilt(model: nn.Module, where: str) -> None:
     bad = spoilt(model)
     if bad:
         raise FloatingPointError(
-            f'{where} has weights that are NaN or Inf: {listed(bad)}. Mend: a '
-            'checkpoint of before they became so (a training that diverged writes '
-            'such ones); of float64, weights that float32 can hold'
+            f'{where} has weights that are NaN or Inf: {listed(bad)}. Mend: a checkpoint of before '
+            'they became so (a training that diverged writes such ones); of float64, weights that '
+            'float32 can hold'
         )
     negative = [
         key
@@ -253,9 +253,9 @@ def refuse_spoilt(model: nn.Module, where: str) -> None:
     ]
     if negative:
         raise FloatingPointError(
-            f'{where} has negative running variances, of which BatchNorm takes '
-            f'the root: {listed(negative)}. Mend: a checkpoint as it was written; '
-            'sums and differences of state dicts must leave variances alone'
+            f'{where} has negative running variances, of which BatchNorm takes the root: '
+            f'{listed(negative)}. Mend: a checkpoint as it was written; sums and differences of '
+            'state dicts must leave variances alone'
         )
 
 
@@ -403,6 +403,6 @@ def _existing(file: Path) -> Path:
     folder = file if file.is_dir() else file.parent
     files = sorted(name for name in os.listdir(folder) if (folder / name).is_file())
     raise FileNotFoundError(
-        f'checkpoint {file} {kind}{nearest(file.name, files)} '
-        f'(files in {folder.absolute()}: {listed(files) or "none"})'
+        f'checkpoint {file} {kind}{nearest(file.name, files)} (files in {folder.absolute()}: '
+        f'{listed(files) or "none"})'
     )

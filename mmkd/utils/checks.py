@@ -46,8 +46,8 @@ def check_keys(got: Iterable[str], allowed: Iterable[str], where: str) -> None:
     for key in got:
         if key not in allowed:
             raise TypeError(
-                f'{where} got an unknown key {key!r}{nearest(str(key), allowed)} '
-                f'(allowed: {", ".join(sorted(allowed))})'
+                f'{where} got an unknown key {key!r}{nearest(str(key), allowed)} (allowed: '
+                f'{", ".join(sorted(allowed))})'
             )
 
 

@@ -76,10 +76,10 @@ def _reason(error: Exception) -> str:
         missing = Path(str(error.filename or ''))
         return (
             f'{explain(error)}{nearest_file(missing)}. Mend: paths of _base_ start at the file '
-            f'that names them'
+            'that names them'
         )
     text = explain(error).split(', the current sys.path')[0]
     return (
-        f'{type(error).__name__}: {text}. Mend: a config is a Python file that runs by itself, '
-        f'of assignments'
+        f'{type(error).__name__}: {text}. Mend: a config is a Python file that runs by itself, of '
+        'assignments'
     )

@@ -43,8 +43,8 @@ def fetch(url: str, read: Callable[[Path], Any]) -> Any:
         file.unlink(missing_ok=True)
         raise RuntimeError(
             f'{error}. It came from {url} a moment ago and was deleted again. Mend: is the URL '
-            f'that of '
-            'a file, not of a page? Else fetch it by hand and give its local path as checkpoint'
+            'that of a file, not of a page? Else fetch it by hand and give its local path as '
+            'checkpoint'
         ) from error
 
 
@@ -68,8 +68,8 @@ def _download(url: str, file: Path) -> None:
         torch.hub.download_url_to_file(url, str(file), progress=False)
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         raise ConnectionError(
-            f'cannot download {url} ({error}). Without a network: fetch it elsewhere and put it '
-            f'at {file}, or give the local path as checkpoint'
+            f'cannot download {url} ({error}). Without a network: fetch it elsewhere and put it at '
+            f'{file}, or give the local path as checkpoint'
         ) from error
 
 

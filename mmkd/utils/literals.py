@@ -39,8 +39,8 @@ def read_config_text(text: str, where: str) -> Config:
         )
         raise ValueError(
             f'{where} is no config of plain values ({reason}), and no string of a file is '
-            f'executed. Mend: '
-            'a checkpoint that the Runner saved, of a config without calls other than dict(…)'
+            'executed. Mend: a checkpoint that the Runner saved, of a config without calls other '
+            'than dict(…)'
         ) from error
 
 

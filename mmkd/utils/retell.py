@@ -17,8 +17,7 @@ _UNKNOWN_TYPE = re.compile(
     r'(\S+) is not in the (\w+)::([\w ]+) registry\. Please check whether .*', re.DOTALL
 )
 _UNKNOWN_ARGUMENT = re.compile(
-    r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
-    r'( in <.* object at 0x\w+>)?'
+    r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'( in <.* object at 0x\w+>)?"
 )
 # of mmcv, which forgets the name
 _NO_LAYER = re.compile(r'Cannot find None in registry under scope name \w+')
@@ -70,7 +69,7 @@ def _unknown_type(found: re.Match) -> str:
     else:
         mend = (
             f'Mend: a registered name{nearest(bare, names)} What is your own is registered by '
-            f'custom_imports'
+            'custom_imports'
         )
     return (
         f'{scope} has no {kind} {name!r}{"; " if homes else ". "}{mend} ({name} is not in the '

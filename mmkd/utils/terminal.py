@@ -12,9 +12,8 @@ from mmengine.logging import MMLogger
 # they say.
 _NOT_FOR_USERS = re.compile(
     r'\s*-{20,}\nSystem environment:|Config:\n|Hooks will be executed in the following order|Exp '
-    r'name: |'
-    r'The prefix is not set in metric class|Distributed training is not used, all SyncBatchNorm|'
-    r'Attribute `_fully_initialized`|"HardDiskBackend" is the alias|.*\bdeprecated\b',
+    r'name: |The prefix is not set in metric class|Distributed training is not used, all '
+    r'SyncBatchNorm|Attribute `_fully_initialized`|"HardDiskBackend" is the alias|.*\bdeprecated\b',
     re.IGNORECASE,
 )
 _WARNINGS = 'py.warnings'  # where logging.captureWarnings sends them

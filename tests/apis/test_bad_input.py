@@ -47,21 +47,18 @@ def pixel(**changes: Any) -> dict:
             dict(logits='decode_head.conv_sge'),
             KeyError,
             r"tap 'logits' of student \('decode_head.conv_sge'\): student has no module .*; did "
-            r'you mean '
-            r"'decode_head.conv_seg'",
+            r"you mean 'decode_head.conv_seg'",
         ),
         (
             dict(logits='decode_head:outputs'),
             ValueError,
-            r'a tap is module\[#call\]\[:input\|:output\|:query\|:key\]'
-            r'\[index\], for instance',
+            r'a tap is module\[#call\]\[:input\|:output\|:query\|:key\]\[index\], for instance',
         ),
         (
             dict(logits='decode_head.psp_modules.0.1', feat='decode_head.psp_modules'),
             TypeError,
             "tap 'feat' of teacher .* the output is a list of 2, not a Tensor. Mend: choose one "
-            'with '
-            "'decode_head.psp_modules.i.'",
+            "with 'decode_head.psp_modules.i.'",
         ),
         (
             dict(logits='decode_head.convs'),
@@ -89,15 +86,13 @@ def pixel(**changes: Any) -> dict:
         (
             dict(logits='backbone.layer1[0]'),
             TypeError,
-            r'is a Tensor of shape \(1, 8, 16, 16\), and \[0\] would '
-            r'take a sample '
-            r"of the batch. Mend: 'backbone.layer1.0' for a child module",
+            r'is a Tensor of shape \(1, 8, 16, 16\), and \[0\] would take a sample of the batch. '
+            r"Mend: 'backbone.layer1.0' for a child module",
         ),
         (
             dict(logits='backbone'),
             TypeError,
-            r'the output is a tuple of 4, not a Tensor. Mend: choose one with '
-            r"'backbone\[i\]'",
+            r"the output is a tuple of 4, not a Tensor. Mend: choose one with 'backbone\[i\]'",
         ),
         (dict(logits='backbone[4]'), IndexError, r'index 0 \[4\] is not in a tuple of 4 items'),
         (dict(logits='decode_head'), RuntimeError, "mmseg calls a head's forward past its hooks"),
@@ -122,9 +117,8 @@ def test_tap_on_a_container_that_never_runs() -> None:
     net['auxiliary_head'] = [net['auxiliary_head']]
     refuse(
         RuntimeError,
-        r"tap 'logits' of student \('auxiliary_head'\) never ran: a ModuleList is a container "
-        r'and has no '
-        r"forward. Mend: tap one of \['auxiliary_head.0'\]",
+        r"tap 'logits' of student \('auxiliary_head'\) never ran: a ModuleList is a container and "
+        r"has no forward. Mend: tap one of \['auxiliary_head.0'\]",
         student=dict(model=net, taps=dict(logits='auxiliary_head')),
         objectives=pixel(),
     )
@@ -251,8 +245,7 @@ def test_students_of_different_normalisation() -> None:
     refuse(
         ValueError,
         r"the students 'one' and 'two' have data preprocessors of different mean, std, padding "
-        r'value or '
-        r'channel order, but see one batch. Mend: data_preprocessor=dict\(...\)',
+        r'value or channel order, but see one batch. Mend: data_preprocessor=dict\(...\)',
         student=None,
         teacher=None,
         students=students,
@@ -313,8 +306,7 @@ def test_students_of_different_normalisation() -> None:
             pixel(on='feat'),
             ValueError,
             r"objective 'pixel': student='student.feat' \(1, 8, 8, 8\) has 8 channels, but the "
-            r'class '
-            r'logits of its model have 11. Mend: tap class logits \(of most segmentors '
+            r'class logits of its model have 11. Mend: tap class logits \(of most segmentors '
             r"'decode_head.conv_seg'\)",
         ),
         (
@@ -338,8 +330,7 @@ def test_students_of_different_normalisation() -> None:
             dict(pair=PAIR | dict(loss=dict(type='PairWiseAffinityLoss', patch=8))),
             ValueError,
             r"objective 'pair': PairWiseAffinityLoss got student='student.feat' \(1, 8, 8, 8\).* "
-            r'patch \(8, 8\) leaves '
-            r'a single node',
+            r'patch \(8, 8\) leaves a single node',
         ),
         (
             dict(keys=PIXEL),
@@ -472,8 +463,8 @@ def test_tap_without_gradient(backbone: dict, tap: str) -> None:
 def test_a_critic_that_nothing_trains() -> None:
     text = message(ValueError, lambda: step(objectives=dict(pixel=PIXEL, holistic=HOLISTIC)))
     assert (
-        "objective 'holistic' has a critic, but there is one optimizer and nothing would train "
-        'it. Mend: ' in text
+        "objective 'holistic' has a critic, but there is one optimizer and nothing would train it. "
+        'Mend: ' in text
     )
 
 

@@ -122,8 +122,8 @@ def attempt(
         (b"_base_ = ['mmkd::_base_/scedule_40k.py']\n", r'scedule_40k.py" does not exist. Mend: '),
         (
             b"custom_imports = dict(imports=['no_such_module'])\n",
-            r'ImportError: Failed to import custom modules from '
-            r"\{'imports': \['no_such_module'\]\}. Mend",
+            r"ImportError: Failed to import custom modules from \{'imports': "
+            r"\['no_such_module'\]\}. Mend",
         ),
         (b'', "has no 'model', so there is nothing to train or test. Mend: model=dict"),
         (
@@ -415,7 +415,7 @@ def test_labels_of_the_validation_out_of_range(attempt: Attempt, value: int) -> 
     )
     assert (
         f'labels hold the ids [{value}], but the data set of the evaluation has 3 classes (0 … 2; '
-        f'255' in said
+        '255' in said
     )
     assert 'val/ann/4.png' in said
 
@@ -442,10 +442,8 @@ def test_checkpoints_of_another_width_are_not_tested(attempt: Attempt, name: str
     said = attempt.refused(name, attempt.config(**OTHER), attempt.trained / 'plain/iter_2.pth')
     assert re.search(
         r'plain/iter_2.pth does not fit the model of this config, which would be tested with '
-        r'random '
-        r'weights: \d+ weights are missing or of another shape: backbone.stem.0.weight \(2, 3, 3, '
-        r'3\), '
-        r'the model has \(4, 3, 3, 3\)',
+        r'random weights: \d+ weights are missing or of another shape: backbone.stem.0.weight \(2, '
+        r'3, 3, 3\), the model has \(4, 3, 3, 3\)',
         said,
     )
 
@@ -481,8 +479,8 @@ def test_load_from_of_another_kind(attempt: Attempt, of: str) -> None:
     [
         (
             "model['student']['model']['backbone']['base_channels'] = "
-            "8\nmodel['student']['model']['backbone']"
-            "['stem_channels'] = 8\nmodel['student']['model']['decode_head']['in_channels'] = 64\n"
+            "8\nmodel['student']['model']['backbone']['stem_channels'] = "
+            "8\nmodel['student']['model']['decode_head']['in_channels'] = 64\n"
             "model['student']['model']['auxiliary_head']['in_channels'] = 32",
             r'iter_2.pth cannot be resumed by this config: \d+ weights are missing or of another '
             r'shape',

@@ -666,8 +666,8 @@ def test_validation_images_that_do_not_stack(data_root: Path) -> None:
     report = diagnose(val_of(data_root))
     assert has(
         report.errors,
-        r'the val data does not make a batch: The image size in a batch should be the same '
-        r'.shapes .3, 64, 64., .3, 64, 96... Mend: batch_size=1, or a Resize to one size',
+        r'the val data does not make a batch: The image size in a batch should be the same .shapes '
+        r'.3, 64, 64., .3, 64, 96... Mend: batch_size=1, or a Resize to one size',
     )
     assert diagnose(val_of(data_root, batch_size=1)).ok
 

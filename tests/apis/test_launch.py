@@ -322,8 +322,8 @@ def test_build_runner(tmp_path: Path) -> None:
             16,
             False,
             'the recipe was made for a batch of 16, this run has 4: published numbers will not be '
-            'reached. Mend: '
-            '--auto-scale-lr (learning rate x 0.25), or train_dataloader.batch_size=8',
+            'reached. Mend: --auto-scale-lr (learning rate x 0.25), or '
+            'train_dataloader.batch_size=8',
         ),
         (16, True, None),
         (4, False, None),

@@ -68,8 +68,7 @@ def test_an_error_a_warning_or_nothing() -> None:
     error, warning = judge_one_image([net()], *found)
     assert error == (
         'the last batch of every pass over the data has one image (6 samples by 5), and the '
-        'BatchNorm '
-        "'decode_head.psp_modules.0.1.bn' fails on one value for each channel. Mend: "
+        "BatchNorm 'decode_head.psp_modules.0.1.bn' fails on one value for each channel. Mend: "
         'train_dataloader.drop_last=True, or another batch_size'
     )
     assert warning is None

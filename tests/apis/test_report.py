@@ -153,9 +153,8 @@ def test_budgets_that_differ_within_a_row_and_seeds_that_differ_between_rows_are
             )
     told = markdown([read_row(str(tmp_path / name)) for name in 'ab']).splitlines()[-1]
     assert told.endswith(
-        'Budgets differ (iterations × batch × processes): a 100 × 8 × 1, 300 × 8 × 1, a step '
-        'every 2; '
-        'b 100 × 8 × 1, 300 × 8 × 1, a step every 3. Seeds differ: a 0, 1; b 0, 2.'
+        'Budgets differ (iterations × batch × processes): a 100 × 8 × 1, 300 × 8 × 1, a step every '
+        '2; b 100 × 8 × 1, 300 × 8 × 1, a step every 3. Seeds differ: a 0, 1; b 0, 2.'
     )
 
 
@@ -269,6 +268,17 @@ def test_the_tool_writes_between_two_lines(work: Path, monkeypatch: pytest.Monke
         assert text.endswith('mmkd: 0.1.0.\n<!-- end of report main -->\nafter\n')
         assert 'old' not in text
         assert text.count('| kd | ') == 1
+
+
+def test_sentences_in_a_file_are_wrapped_and_rows_are_not(tmp_path: Path) -> None:
+    page = tmp_path / 'README.md'
+    page.write_text('<!-- report main -->\n<!-- end of report main -->\n', encoding='utf-8')
+    row, sentence = f'| {"wide " * 40}|', 'device: a CPU. ' * 20
+    write_into(page, 'main', f'{row}\n\n{sentence}\n')
+    _, first, empty, *wrapped, _ = page.read_text(encoding='utf-8').splitlines()
+    assert (first, empty) == (row, '')
+    assert ' '.join(wrapped) == sentence.strip()
+    assert max(map(len, wrapped)) <= 120
 
 
 @pytest.mark.bad_input

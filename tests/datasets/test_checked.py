@@ -101,9 +101,8 @@ def test_a_label_of_three_channels(data: Path) -> None:
     file = spoil(data / 'ann/1.png', np.zeros((40, 40, 3), np.uint8))
     assert refusal(data) == (
         f'{file} has the shape (40, 40, 3), but a map holds one value for each pixel of its image '
-        f'{data}/img/1.png '
-        '(40, 40). Mend: one channel, of class ids and not of colours; or take the file out of '
-        'the data set'
+        f'{data}/img/1.png (40, 40). Mend: one channel, of class ids and not of colours; or take '
+        'the file out of the data set'
     )
 
 
@@ -111,8 +110,8 @@ def test_a_label_of_three_channels(data: Path) -> None:
 def test_a_label_of_another_size(data: Path) -> None:
     file = spoil(data / 'ann/1.png', np.zeros((60, 50), np.uint8))
     assert refusal(data).startswith(
-        f'{file} has the size (60, 50) (height, width), but its image {data}/img/1.png '
-        '(40, 40). Mend: '
+        f'{file} has the size (60, 50) (height, width), but its image {data}/img/1.png (40, 40). '
+        'Mend: '
     )
     pipeline = [
         dict(type='LoadImageFromFile'),
@@ -131,8 +130,8 @@ def test_a_label_of_another_size(data: Path) -> None:
 def test_ids_beyond_8_bits(data: Path, largest: int, cut: int) -> None:
     file = spoil(data / 'ann/1.png', wide(largest))
     assert refusal(data) == (
-        f'{file} holds the id {largest}, but labels are read as 8 bits, which would make it '
-        f'{cut}. Mend: write ids of 0 to 255, 255 where nothing counts'
+        f'{file} holds the id {largest}, but labels are read as 8 bits, which would make it {cut}. '
+        'Mend: write ids of 0 to 255, 255 where nothing counts'
     )
 
 

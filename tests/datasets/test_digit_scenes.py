@@ -357,8 +357,8 @@ def test_the_base_config_builds_disjoint_loaders() -> None:
         (dict(num_digits=(1.5, 3)), r'num_digits must be .*\(whole numbers\), got \(1\.5, 3\)'),
         (
             dict(digit_size=(4, 30)),
-            r'digit_size must be \(smallest, largest\) with 8 <= smallest <= largest <= 64, '
-            r'got \(4, 30\)',
+            r'digit_size must be \(smallest, largest\) with 8 <= smallest <= largest <= 64, got '
+            r'\(4, 30\)',
         ),
         (dict(digit_size=(20, 80)), r'digit_size must be .* <= 64, got \(20, 80\)'),
     ],

@@ -136,6 +136,6 @@ def test_depth_that_nobody_knows_is_void_too() -> None:
     batch = Batch(torch.zeros(1, 3, 2, 2), [unknown])
     assert not batch.valid.any()
     assert batch.tell_void() == (
-        'no valid position: no depth of this batch is known (from a.png). Mend: look at the '
-        'depth files, and at depth_rescale_factor'
+        'no valid position: no depth of this batch is known (from a.png). Mend: look at the depth '
+        'files, and at depth_rescale_factor'
     )

@@ -53,8 +53,8 @@ def check_refusals(loss: Callable[..., Tensor]) -> None:
     refused(
         (2, 19, 4, 4),
         (3, 2, 11, 4, 4),
-        r'student has 19 classes but the ensemble has 11 \(student \(2, 19, 4, 4\)'
-        r', teachers \(3, 2, 11, 4, 4\)\).*Mend: members of the same classes',
+        r'student has 19 classes but the ensemble has 11 \(student \(2, 19, 4, 4\), teachers \(3, '
+        r'2, 11, 4, 4\)\).*Mend: members of the same classes',
     )
     refused(
         (2, 3, 4, 4),

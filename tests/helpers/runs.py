@@ -26,9 +26,9 @@ def need_mmdet() -> None:
     pytest.importorskip(
         'mmcv.ops',
         exc_type=ImportError,
-        reason='detectors need the compiled operations of mmcv: see docs/detection.md',
+        reason='detectors need the compiled operations of mmcv: see docs/user_guides/detection.md',
     )
-    pytest.importorskip('mmdet', reason='detectors need mmdet: see docs/detection.md')
+    pytest.importorskip('mmdet', reason='detectors need mmdet: see docs/user_guides/detection.md')
 
 
 def write_images(folder: Path, number: int = 6, seed: int = 0) -> None:

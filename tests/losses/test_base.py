@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmkd.losses.as_loss import role_of
 from mmkd.losses.base import snake_case
 from mmkd.registry import build_part
 
@@ -25,7 +26,7 @@ LOSSES = {
 def test_builds_from_every_registry_and_weighs_its_value(
     registry: mmengine.registry.Registry, name: str
 ) -> None:
-    options, loss_name, needs = LOSSES[name]
+    options, loss_name, alike = LOSSES[name]
     loss = registry.build(dict(type=f'mmkd.{name}', **options))
     heavy = registry.build(
         dict(type=f'mmkd.{name}', loss_weight=2.5, loss_name='loss_mine', **options)
@@ -35,7 +36,8 @@ def test_builds_from_every_registry_and_weighs_its_value(
     assert heavy(student, teacher).item() == pytest.approx(
         2.5 * loss(student, teacher).item(), rel=1e-6
     )
-    assert (loss.loss_name, heavy.loss_name, loss.needs) == (loss_name, 'loss_mine', needs)
+    assert (loss.loss_name, heavy.loss_name) == (loss_name, 'loss_mine')
+    assert role_of(loss, 'student').alike == role_of(loss, 'teacher').alike == alike
 
 
 @pytest.mark.parametrize('weight', [0, -1.0, float('nan'), float('inf'), True])

@@ -305,8 +305,7 @@ def without(config: dict, phase: str) -> dict:
             afd(1),
             ValueError,
             "objective 'logit0': student and teacher both read 'peer0.logits', and a network has "
-            'nothing '
-            'to learn from itself. Mend: .*; peers that teach each other are two or more',
+            'nothing to learn from itself. Mend: .*; peers that teach each other are two or more',
         ),
         (
             afd(2)
@@ -356,17 +355,15 @@ def test_a_segmentor_and_a_classifier_are_no_peers() -> None:
         (
             ['students'],
             ['objectives'],
-            "phase 'feature' takes the gradient of objective 'map0', but its optimizer "
-            "'feature' does not hold objectives.map0.connectors.student.conv.weight .the "
-            "optimizer 'logit' holds it.*Mend: "
-            "add 'objectives.map0'",
+            "phase 'feature' takes the gradient of objective 'map0', but its optimizer 'feature' "
+            "does not hold objectives.map0.connectors.student.conv.weight .the optimizer 'logit' "
+            "holds it.*Mend: add 'objectives.map0'",
         ),
         (
             ['students', 'objectives'],
             ['objectives.map0'],
-            "phase 'critic' takes the gradient of objective 'map1', but its "
-            "optimizer 'critic' does not hold objectives.map1.loss.critic.* .the optimizer "
-            "'feature' holds it",
+            "phase 'critic' takes the gradient of objective 'map1', but its optimizer 'critic' "
+            "does not hold objectives.map1.loss.critic.* .the optimizer 'feature' holds it",
         ),
         (
             ['students', 'objectives.map'],

@@ -107,8 +107,8 @@ def test_labels_that_no_class_has() -> None:
     nothing = Batch(torch.zeros(1, 3, 1, 1), [BaseDataElement(gt_label=torch.tensor([-100]))])
     assert not nothing.check_labels(3)
     assert nothing.tell_void() == (
-        'no valid position: every label of this batch is the ignore index -100. Mend: a '
-        'data set with labels'
+        'no valid position: every label of this batch is the ignore index -100. Mend: a data set '
+        'with labels'
     )
 
 

@@ -466,4 +466,4 @@ def test_a_library_that_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(ImportError, match=message):  # its pictures, metric and data set are mmdet's
         prepare_config(recipe)
     require_library('mmseg', 'EncoderDecoder', 'the config')
-    assert (ROOT / 'docs/detection.md').is_file()
+    assert (ROOT / 'docs/user_guides/detection.md').is_file()

@@ -263,8 +263,7 @@ def test_masks_have_the_rate_and_the_mean_of_dropout() -> None:
         (
             lambda: TargetNoise(std=1, taps='logits'),
             TypeError,
-            r'taps of TargetNoise must be a list of names such as '
-            r"\['logits'\]",
+            r"taps of TargetNoise must be a list of names such as \['logits'\]",
         ),
         (
             lambda: LabelFlip(rate=1.0),
@@ -299,8 +298,7 @@ def test_masks_have_the_rate_and_the_mean_of_dropout() -> None:
         (
             lambda: LabelFlip(rate=0.1, num_classes=3)(torch.zeros(2, 2)),
             ValueError,
-            r'labels \(N,\) or \(N, H, W\), got '
-            r'\(2, 2\)',
+            r'labels \(N,\) or \(N, H, W\), got \(2, 2\)',
         ),
         (
             lambda: GaussianInput(0.1)(torch.zeros(1, 5, dtype=torch.long)),

@@ -404,8 +404,8 @@ def dry(dropout: float = 0.0) -> dict:
             [dict(type='GaussianInput', std=0.1, members=['studnet'])],
             {},
             KeyError,
-            r"noise GaussianInput names no member: 'studnet'; did you mean 'student'\? "
-            r"\(students: \['student'\]\)",
+            r"noise GaussianInput names no member: 'studnet'; did you mean 'student'\? \(students: "
+            r"\['student'\]\)",
         ),
         (
             [dict(type='GaussianInput', std=0.1, members=['teacher'])],

@@ -162,8 +162,8 @@ def test_the_scripts_pass_their_flags_on(tmp_path: Path) -> None:
         tools / 'dist_train.sh', 'c.py', 4, '--amp', '--cfg-options', 'a=1 b', PORT='7'
     ) == (
         'python -m torch.distributed.run --nnodes=1 --node_rank=0 --master_addr=127.0.0.1 '
-        '--master_port=7 '
-        f'--nproc_per_node=4 {tools}/train.py c.py --launcher pytorch --amp --cfg-options a=1 b\n'
+        f'--master_port=7 --nproc_per_node=4 {tools}/train.py c.py --launcher pytorch --amp '
+        '--cfg-options a=1 b\n'
     )
     assert printed(tools / 'dist_test.sh', 'c.py', 'x.pth', 2, '--show-dir', 'd').endswith(
         f'--nproc_per_node=2 {tools}/test.py c.py x.pth --launcher pytorch --show-dir d\n'
@@ -179,9 +179,8 @@ def test_the_scripts_pass_their_flags_on(tmp_path: Path) -> None:
     )
     assert text == (
         'srun -p part --job-name=job --gres=gpu:8 --ntasks=16 --ntasks-per-node=8 '
-        '--cpus-per-task=5 '
-        f'--kill-on-bad-exit=1 --exclude n -q python -u {tools}/train.py c.py --launcher=slurm '
-        f'--resume\n'
+        f'--cpus-per-task=5 --kill-on-bad-exit=1 --exclude n -q python -u {tools}/train.py c.py '
+        '--launcher=slurm --resume\n'
     )
 
 

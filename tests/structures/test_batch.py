@@ -174,11 +174,9 @@ def test_nothing_but_void() -> None:
     got = batch([[255, 255], [255, 255]], [[255, 255], [255, 255]], img_path='scenes/a.jpg')
     assert got.check_labels(11) is False
     assert got.tell_void() == (
-        'no valid position: every label of this batch is the ignore index 255 (from '
-        'scenes/a.jpg). Mend: check '
-        'ignore_index, reduce_zero_label and the label files; a larger crop or '
-        'RandomCrop(cat_max_ratio=0.75) avoids '
-        'crops of nothing but void'
+        'no valid position: every label of this batch is the ignore index 255 (from scenes/a.jpg). '
+        'Mend: check ignore_index, reduce_zero_label and the label files; a larger crop or '
+        'RandomCrop(cat_max_ratio=0.75) avoids crops of nothing but void'
     )
 
 

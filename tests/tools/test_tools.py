@@ -67,7 +67,7 @@ def test_train_resume_test_and_export(
     )
     assert (
         f'wrote {tmp_path}/out/net.pth and {tmp_path}/out/config.py; load them with '
-        f'mmseg.apis.init_model(' in capfd.readouterr().out
+        'mmseg.apis.init_model(' in capfd.readouterr().out
     )
     here(
         'test.py',

@@ -456,9 +456,9 @@ def test_no_network_says_which_file_to_put_where(hub: Path) -> None:
     with pytest.raises(
         ConnectionError,
         match=(
-            r'cannot download https://models\.example/v1/net-0123abcd\.pth \(.*known.*\)\. '
-            r'Without a network: fetch '
-            rf'it elsewhere and put it at {hub}/net-0123abcd\.pth, or give the local path'
+            r'cannot download https://models\.example/v1/net-0123abcd\.pth \(.*known.*\)\. Without '
+            rf'a network: fetch it elsewhere and put it at {hub}/net-0123abcd\.pth, or give the '
+            r'local path'
         ),
     ):
         load_state_dict_file('https://models.example/v1/net-0123abcd.pth')
@@ -575,12 +575,11 @@ def test_one_error_lists_everything() -> None:
     with pytest.raises(RuntimeError) as info:
         load_strict(network(), state, "teacher 'teacher' from best.pth")
     assert str(info.value) == (
-        "teacher 'teacher' from best.pth does not fit Sequential (9 entries):\n"
-        '  1 missing: conv.bias\n'
-        '  1 unexpected: extra.weight\n'
-        '  3 of another shape: conv.weight (4, 4, 3, 3), the model has (4, 3, 3, 3), '
-        'head.weight (7, 4, 1, 1), the model has (5, 4, 1, 1), head.bias (7,), the model has (5,)\n'
-        '  Mend: is this the checkpoint of another architecture, or of another number of classes?'
+        "teacher 'teacher' from best.pth does not fit Sequential (9 entries):\n  1 missing: "
+        'conv.bias\n  1 unexpected: extra.weight\n  3 of another shape: conv.weight (4, 4, 3, 3), '
+        'the model has (4, 3, 3, 3), head.weight (7, 4, 1, 1), the model has (5, 4, 1, 1), '
+        'head.bias (7,), the model has (5,)\n  Mend: is this the checkpoint of another '
+        'architecture, or of another number of classes?'
     )
 
 

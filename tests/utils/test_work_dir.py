@@ -62,7 +62,7 @@ def test_a_folder_that_a_live_run_holds_is_refused(tmp_path: Path, holder: Holde
         match=(
             rf'{re.escape(str(tmp_path))} is in use by another run \(process {holder.pid} on '
             rf'{re.escape(socket.gethostname())}, since 20.*Mend: another --work-dir, or wait '
-            rf'until it ends'
+            r'until it ends'
         ),
     ):
         hold(tmp_path)

@@ -131,8 +131,7 @@ def _check_norms(wiring: Wiring, batch_size: int, device: str, report: Report) -
     ):
         report.warn(
             'BatchNorm with one image on a device: its statistics are noise, and a map pooled to '
-            '1×1 (PSPNet, '
-            'ASPP) is an error. Mend: train_dataloader.batch_size of at least 2'
+            '1×1 (PSPNet, ASPP) is an error. Mend: train_dataloader.batch_size of at least 2'
         )
 
 
@@ -142,7 +141,7 @@ def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> 
     size = getattr(source, 'size', None) or cfg.get('crop_size') or task.size
     report.note(
         f'values, gradients and memory are measured on generated images of {tuple(size)}, not on '
-        f'data'
+        'data'
     )
     return generated_batch(batch_size, tuple(size), task)
 

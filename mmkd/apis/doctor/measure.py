@@ -108,14 +108,13 @@ def _judge(
     elif norm == 0:
         report.warn(
             f'objective {name!r} has no gradient on the first batch (value {value:.4g}): the '
-            f'student would '
-            'learn nothing from it'
+            'student would learn nothing from it'
         )
     elif task_norm and norm > DOMINATES * task_norm:
         report.warn(
             f'objective {name!r}: its gradient is {norm / task_norm:.3g} times that of the task '
-            f'loss, which it '
-            f'drowns. Mend: weight={objective.weight * task_norm / norm:.2g} would make them equal'
+            f'loss, which it drowns. Mend: weight={objective.weight * task_norm / norm:.2g} would '
+            'make them equal'
         )
 
 
@@ -132,7 +131,7 @@ def _describe(objective: Objective) -> tuple[str, str, str, str, str]:
         type(loss).__name__,
         reads,
         connectors,
-        f'{objective.weight:g} × {getattr(loss, "loss_weight", 1.0):g}',
+        f'{objective.weight:g} × {objective.contract.loss_weight:g}',
         normaliser(loss),
     )
 
@@ -315,8 +314,8 @@ def table_cost(
             ('teachers, in memory alone', _mib(teachers)),
             (
                 'memory of a step, about',
-                f'{_mib(resident + transient * share)} = weights and optimizer {_mib(resident)} '
-                f'+ activations and gradients {_mib(transient * share)}',
+                f'{_mib(resident + transient * share)} = weights and optimizer {_mib(resident)} + '
+                f'activations and gradients {_mib(transient * share)}',
             ),
         ],
     )

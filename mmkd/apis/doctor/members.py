@@ -69,24 +69,20 @@ def evaluate_teachers(
             SimpleNamespace(model=model.to(device), iter=0, val_loop=loop, logger=logger)
         )
         for text in said:  # a teacher without results is not known to be bad
-            (report.error if any(repr(name) in text for name in hook.results) else report.warn)(
-                text
-            )
+            bad = any(repr(name) in text for name in hook.results)
+            (report.error if bad else report.warn)(text)
     except Exception as error:
         report.error(error)
-    return {
-        name: ', '.join(f'{key} {value:.4g}' for key, value in metrics.items())
-        + f' on {batches} batches'
-        for name, metrics in hook.results.items()
-    }
+    quality = {}
+    for name, metrics in hook.results.items():
+        values = ', '.join(f'{key} {value:.4g}' for key, value in metrics.items())
+        quality[name] = f'{values} on {batches} batches'
+    return quality
 
 
 def _written(config: dict, name: str, role: str) -> dict:
-    value = (
-        config.get(role)
-        if config.get(role) is not None
-        else (config.get(f'{role}s') or {}).get(name)
-    )
+    one = config.get(role)
+    value = (config.get(f'{role}s') or {}).get(name) if one is None else one
     return value if isinstance(value, dict) else {}
 
 

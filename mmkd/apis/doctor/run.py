@@ -36,8 +36,7 @@ def check_run(cfg: Config, report: Report) -> None:
         many = f' on {base // (batch * counts)} devices, or' if base % (batch * counts) == 0 else ''
         report.warn(
             f'the learning rate is meant for a batch of {base}, one device sees {batch * counts}. '
-            f'Mend: '
-            f'train{many} with --auto-scale-lr'
+            f'Mend: train{many} with --auto-scale-lr'
         )
     report.table(
         'run',
@@ -66,9 +65,8 @@ def check_disk(cfg: Config, checkpoint: int, report: Report) -> None:
     if files * checkpoint > free:
         report.warn(
             f'{files} checkpoints of {checkpoint / 2**20:.0f} MiB need '
-            f'{files * checkpoint / 2**30:.1f} GiB, '
-            f'but {folder} has {free / 2**30:.1f} GiB free. Mend: '
-            f'default_hooks.checkpoint.max_keep_ckpts'
+            f'{files * checkpoint / 2**30:.1f} GiB, but {folder} has {free / 2**30:.1f} GiB free. '
+            'Mend: default_hooks.checkpoint.max_keep_ckpts'
         )
 
 
@@ -124,8 +122,8 @@ def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None
         if iterations and ends and max(ends) != iterations:
             report.warn(
                 f'the learning rate is scheduled for {max(ends)} iterations, but training takes '
-                f'{iterations}. '
-                'Mend: one number for train_cfg.max_iters and the end of param_scheduler'
+                f'{iterations}. Mend: one number for train_cfg.max_iters and the end of '
+                'param_scheduler'
             )
 
 

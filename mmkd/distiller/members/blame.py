@@ -51,20 +51,20 @@ def blaming(where: str, model: nn.Module, mode: str, inputs: Tensor) -> Iterator
         mend = ''
         if _ONE_VALUE in str(error):
             mend = (
-                '. Mend: BatchNorm in training needs two values a channel, so two images or '
-                'more a device: train_dataloader=dict(batch_size=2, drop_last=True); the last '
-                'batch of an epoch may be smaller'
+                '. Mend: BatchNorm in training needs two values a channel, so two images or more a '
+                'device: train_dataloader=dict(batch_size=2, drop_last=True); the last batch of an '
+                'epoch may be smaller'
             )
         missing = _NO_LABELS.search(str(error)) if isinstance(error, AttributeError) else None
         if missing:
             error = ValueError(f'the samples have no {missing[1]}, which its loss reads')
             mend = (
-                ". Mend: a pipeline that loads it, such as dict(type='LoadAnnotations') before "
-                'it is packed'
+                ". Mend: a pipeline that loads it, such as dict(type='LoadAnnotations') before it "
+                'is packed'
             )
         text = (
-            f'{where} ({_kind(model)}), mode={mode!r}, inputs {tuple(inputs.shape)}'
-            f'{_WHEN.get()}: {error}{mend}'
+            f'{where} ({_kind(model)}), mode={mode!r}, inputs {tuple(inputs.shape)}{_WHEN.get()}: '
+            f'{error}{mend}'
         )
         raise _retold(error, text) from error
 

@@ -35,8 +35,8 @@ def fuse_bn(taps: Taps, size: tuple[int, int], forward: Forward) -> None:
         if path.module in changed:
             raise ValueError(
                 f'tap {name!r} of {taps.where} ({path.text!r}) reads a convolution or norm that '
-                'fuse_bn=True folds together, so it would give another tensor. Mend: tap the '
-                'whole block, or fuse_bn=False'
+                'fuse_bn=True folds together, so it would give another tensor. Mend: tap the whole '
+                'block, or fuse_bn=False'
             )
     # mmcv goes by the order in which modules were registered, not by that in which they run
     now = _look(taps, images, forward)

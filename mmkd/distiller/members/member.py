@@ -158,17 +158,16 @@ def _check_values(value: dict, where: str) -> None:
     """Refuse values of another kind: any text would be a checkpoint, or switch something on."""
     if ('cfg' in value) == ('model' in value):
         raise ValueError(
-            f"{where} needs exactly one of 'cfg' (a path, pkg::path or Config) and 'model' "
-            f'(a model dict), got {sorted(value)}'
+            f"{where} needs exactly one of 'cfg' (a path, pkg::path or Config) and 'model' (a "
+            f'model dict), got {sorted(value)}'
         )
     check_dict(f'taps of {where}', value.get('taps'), "taps=dict(logits='decode_head.conv_seg')")
     check_dict(f'cfg_options of {where}', value.get('cfg_options'), "{'model.backbone.depth': 18}")
     path = value.get('checkpoint')
     if path is not None and (not isinstance(path, str | Path) or not str(path).strip()):
         raise TypeError(
-            f'checkpoint of {where} must be a path or URL, got {path!r}. Mend: '
-            f"checkpoint='….pth'; of "
-            'several, teachers=dict(a=…, b=…)'
+            f"checkpoint of {where} must be a path or URL, got {path!r}. Mend: checkpoint='….pth'; "
+            'of several, teachers=dict(a=…, b=…)'
         )
     for key in SWITCHES:
         if not isinstance(value.get(key, False), bool):

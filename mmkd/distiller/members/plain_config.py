@@ -20,9 +20,8 @@ def plain_model_cfg(member: Member) -> ConfigDict:
     """
     if isinstance(member.model, nn.Module):
         raise TypeError(
-            f'{member.where} was given as a built model, so no config can be written for it. '
-            f'Mend: give '
-            "its config: dict(cfg='….py') or dict(model=dict(...))"
+            f'{member.where} was given as a built model, so no config can be written for it. Mend: '
+            "give its config: dict(cfg='….py') or dict(model=dict(...))"
         )
     model = ConfigDict(copy.deepcopy(member.model))
     with ROOT_MODELS.switch_scope_and_registry(member.scope) as registry:

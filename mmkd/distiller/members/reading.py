@@ -43,8 +43,8 @@ def as_dict(value: Any, where: str) -> dict:
     if isinstance(value, dict):
         return dict(model=value) if 'type' in value else dict(value)
     raise TypeError(
-        f'{where} must be dict(cfg=…) or dict(model=…), a config path, a Config or a model, '
-        f'got {type(value).__name__}'
+        f'{where} must be dict(cfg=…) or dict(model=…), a config path, a Config or a model, got '
+        f'{type(value).__name__}'
     )
 
 

@@ -27,11 +27,10 @@ def copy_module(module: nn.Module, where: str) -> Any:
         return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
     except Exception as error:  # __deepcopy__ and __reduce__ of any class run here
         raise TypeError(
-            f'{where} (a {type(module).__name__}) cannot be copied '
-            f'({type(error).__name__}: {error}). It is run once on generated images before '
-            'training, and on a copy, so that nothing of it changes. Mend: hold no open '
-            'files, locks or computed tensors as attributes, or a __deepcopy__ of your '
-            'own'
+            f'{where} (a {type(module).__name__}) cannot be copied ({type(error).__name__}: '
+            f'{error}). It is run once on generated images before training, and on a copy, so that '
+            'nothing of it changes. Mend: hold no open files, locks or computed tensors as '
+            'attributes, or a __deepcopy__ of your own'
         ) from error
 
 

@@ -210,6 +210,6 @@ def _refuse_two_stages(model: nn.Module, options: Mapping[str, Any], where: str)
     if hasattr(model, 'roi_head') and used:
         raise ValueError(
             f'{where}: {", ".join(used)} is not for a {type(model).__name__}, whose second stage '
-            f'runs on '
-            'boxes in float32, found for each image. Mend: leave it out, or a teacher of one stage'
+            'runs on boxes in float32, found for each image. Mend: leave it out, or a teacher of '
+            'one stage'
         )

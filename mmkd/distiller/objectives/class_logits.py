@@ -1,11 +1,11 @@
-"""Class logits: whether a tapped tensor is what a model says of its own classes, and whether two models' agree."""
+"""Class logits: whether a tap is what its model says of its classes, and whether two agree."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mmkd.losses.base import OTHER_CLASSES, shape_of
+from mmkd.losses.checks import OTHER_CLASSES, shape_of
 from mmkd.tasks.base import class_logits_of, task_of
 
 _MEND = (
@@ -68,26 +68,24 @@ def check_class_logits(
     if tensor.dim() != dims:
         raise ValueError(
             f'{what} {shape_of(tensor)} is no {shape}, as class logits of a model for '
-            f'{labels.kind} are. '
-            f'{_MEND}'
+            f'{labels.kind} are. {_MEND}'
         )
     if images is not None and (tensor.dim() == 0 or len(tensor) != images):
         raise ValueError(
             f'{what} {shape_of(tensor)} are no class logits (N, C, …): axis 0 is not the batch, '
-            f'which '
-            f'holds N={images}; layers, queries and proposals are no images. {_MEND}'
+            f'which holds N={images}; layers, queries and proposals are no images. {_MEND}'
         )
     if labels.channels is not None and tensor.shape[1] not in (labels.channels, labels.classes):
         raise ValueError(
-            f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits '
-            f'of its model have {labels.channels}. {_MEND}'
+            f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits of '
+            f'its model have {labels.channels}. {_MEND}'
         )
 
 
 def check_same_labels(what: str, labels: Mapping[str, LabelSet]) -> None:
     """Refuse to compare class logits of models that know different numbers of classes.
 
-    >>> check_same_labels('it', dict(a=LabelSet('segmentation', 19, 19), b=LabelSet('segmentation')))
+    >>> check_same_labels('it', dict(a=LabelSet('depth'), b=LabelSet('segmentation', 19, 19)))
 
     Args:
         what: How the error calls what compares them.

@@ -1,5 +1,6 @@
 """References: how an objective names what it reads, ``'<member>.<tap>'`` or ``'batch.<name>'``."""
 
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -9,7 +10,7 @@ from mmkd.utils.checks import nearest
 Record = dict[str, Any]
 
 
-def resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:
+def resolve(reference: Any, known: Mapping[str, list[str]], where: str) -> Any:
     """Check a reference and expand a list or a glob into a list of references.
 
     >>> resolve('t*.logits', dict(t0=['logits'], t1=['logits'], student=['logits']), 'teachers')
@@ -25,9 +26,11 @@ def resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:
         ValueError: Not a reference; a list that stacks anything but taps.
     """
     if isinstance(reference, list | tuple):
-        found = [resolve(r, known, where) for r in reference]
-        flat = [r for item in found for r in (item if isinstance(item, list) else [item])]
-        if not references(flat) or references(flat) != flat:
+        flat: list[str] = []
+        for one in reference:
+            found = resolve(one, known, where)
+            flat += found if isinstance(found, list) else [found]
+        if not flat or any(map(is_of_batch, flat)):
             raise ValueError(
                 f"{where}: a list stacks taps of members ('<member>.<tap>'), got {reference!r}"
             )
@@ -54,8 +57,7 @@ def resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:
         if tap not in known[name]:
             raise KeyError(
                 f'{where}: member {name!r} has no tap {tap!r}{nearest(tap, known[name])} (its '
-                f'taps: '
-                f"{sorted(known[name])}). Mend: taps=dict({tap}='<module path>')"
+                f"taps: {sorted(known[name])}). Mend: taps=dict({tap}='<module path>')"
             )
     return [f'{m}.{tap}' for m in members] if any(c in member for c in '*?[') else reference
 
@@ -63,7 +65,16 @@ def resolve(reference: Any, known: dict[str, list[str]], where: str) -> Any:
 def references(value: Any) -> list[str]:
     """Return every ``'member.tap'`` of a read, batch reads left out."""
     values = value if isinstance(value, list) else [value]
-    return [v for v in values if not v.startswith('batch.')]
+    return [v for v in values if not is_of_batch(v)]
+
+
+def is_of_batch(reference: Any) -> bool:
+    """Return whether a reference is one of the batch, and not of a tap.
+
+    >>> is_of_batch('batch.labels'), is_of_batch('student.logits')
+    (True, False)
+    """
+    return isinstance(reference, str) and reference.startswith('batch.')
 
 
 def follow(reference: str, record: Record) -> Any:

@@ -37,9 +37,8 @@ class PhaseRunner:
                 raise ValueError(
                     f'the phases {[p.name for p in self.phases]} need the optimizers '
                     f'{[p.optimizer for p in self.phases]}, but there is one. Mend: '
-                    f'optim_wrapper=dict('
-                    "constructor='mmkd.PhaseOptimWrapperConstructor', student=dict(...), "
-                    'critic=dict(...))'
+                    "optim_wrapper=dict(constructor='mmkd.PhaseOptimWrapperConstructor', "
+                    'student=dict(...), critic=dict(...))'
                 )
             return {self.phases[0].optimizer: optim_wrapper}
         wrappers = dict(optim_wrapper.items())
@@ -47,8 +46,8 @@ class PhaseRunner:
         idle = set(wrappers) - {phase.optimizer for phase in self.phases}
         if idle:
             raise ValueError(
-                f'the optimizers {sorted(idle)} serve no phase. Mend: remove them, or name them '
-                f'in phases'
+                f'the optimizers {sorted(idle)} serve no phase. Mend: remove them, or name them in '
+                'phases'
             )
         return wrappers
 
@@ -65,9 +64,8 @@ class PhaseRunner:
         }
         if len(set(kinds.values())) > 1:
             raise ValueError(
-                f'one forward serves all phases, so their optimizer wrappers need one precision, '
-                f'got '
-                f'{kinds}. Mend: the same type and dtype for every optimizer'
+                'one forward serves all phases, so their optimizer wrappers need one precision, '
+                f'got {kinds}. Mend: the same type and dtype for every optimizer'
             )
         with next(iter(wrappers.values())).optim_context(model):
             yield
@@ -79,8 +77,7 @@ class PhaseRunner:
         if not loss.requires_grad:
             raise ValueError(
                 f'phase {phase.name!r}: its losses carry no gradient, so it would train nothing. '
-                f'Mend: '
-                'train what they read, or remove the phase'
+                'Mend: train what they read, or remove the phase'
             )
         loss = wrapper.scale_loss(loss)
         if hasattr(wrapper, 'loss_scaler'):
@@ -98,16 +95,13 @@ class PhaseRunner:
                 raise
             raise RuntimeError(
                 'several phases take their gradients by autograd.grad, which reentrant activation '
-                'checkpointing '
-                '(with_cp=True of mmcv backbones) cannot serve. Mend: with_cp=False'
+                'checkpointing (with_cp=True of mmcv backbones) cannot serve. Mend: with_cp=False'
             ) from error
         if all(gradient is None for gradient in gradients):
             raise ValueError(
                 f'phase {phase.name!r}: no parameter of its optimizer {phase.optimizer!r} has a '
-                f'part in '
-                "its losses, so it would train nothing. Mend: params='students' | 'critics' | "
-                '[prefixes] '
-                'in that optimizer'
+                "part in its losses, so it would train nothing. Mend: params='students' | "
+                "'critics' | [prefixes] in that optimizer"
             )
         old = self.buffers.get(phase.name) or [None] * len(parameters)
         self.buffers[phase.name] = [

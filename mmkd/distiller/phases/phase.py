@@ -72,9 +72,8 @@ def read_phases(
     for name in objectives:
         if not any(name in p.objectives for p in read):
             raise ValueError(
-                f'no phase names the objective {name!r}, so it would contribute nothing. Mend: '
-                f'add it to '
-                "a phase's objectives, or remove it"
+                f'no phase names the objective {name!r}, so it would contribute nothing. Mend: add '
+                "it to a phase's objectives, or remove it"
             )
     for name in critics:
         if not any(name in p.critics for p in read):
@@ -124,15 +123,13 @@ def _read_phase(config: dict, objectives: dict[str, bool], students: Sequence[st
         if name not in students:
             raise KeyError(
                 f'{where} takes the own losses of {name!r}, which is no '
-                f'student{nearest(name, students)} '
-                f'(students: {list(students)})'
+                f'student{nearest(name, students)} (students: {list(students)})'
             )
     for name in phase.objectives + phase.critics:
         if name not in objectives:
             raise KeyError(
                 f'{where} names the objective {name!r}, which is not '
-                f'there{nearest(name, objectives)} '
-                f'(objectives: {list(objectives)})'
+                f'there{nearest(name, objectives)} (objectives: {list(objectives)})'
             )
     for name in phase.critics:
         if not objectives[name]:

@@ -12,8 +12,7 @@ _GRAMMAR = re.compile(
 )
 _EXAMPLES = (
     "'decode_head.conv_seg', 'decode_head.conv_seg:input', 'backbone[3]', 'head.conv#*', "
-    "'attn:output[1]', "
-    "'attn:query'"
+    "'attn:output[1]', 'attn:query'"
 )
 
 
@@ -63,10 +62,8 @@ class TapPath:
                 offered = f'{child!r} for a child module, ' if child else ''
                 raise TypeError(
                     f'{where}: the {self.side} is a Tensor of shape {tuple(value.shape)}, and '
-                    f'[{key}] '
-                    f"would take a sample of the batch. Mend: {offered}'{self.module}' for the "
-                    f'whole '
-                    'tensor'
+                    f"[{key}] would take a sample of the batch. Mend: {offered}'{self.module}' for "
+                    'the whole tensor'
                 )
             try:
                 value = value[key]
@@ -79,8 +76,7 @@ class TapPath:
                     else ''
                 )
                 raise type(error)(
-                    f'{where}: index {step} [{key}] is not in a {type(value).__name__}{got}. '
-                    f'Mend: an '
-                    'index that is there, in both members if both are read (FPN levels)'
+                    f'{where}: index {step} [{key}] is not in a {type(value).__name__}{got}. Mend: '
+                    'an index that is there, in both members if both are read (FPN levels)'
                 ) from None
         return value

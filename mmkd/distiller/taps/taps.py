@@ -77,8 +77,8 @@ class Taps:
         )[-4:]
         return (
             f'{self._call(name)}: {loss!r} is a loss ({type(modules[loss]).__name__}): it gives a '
-            f'number, and '
-            f'nothing that could be compared. Mend: tap what comes before it, one of {others[:4]}'
+            'number, and nothing that could be compared. Mend: tap what comes before it, one of '
+            f'{others[:4]}'
         )
 
     def _call(self, name: str) -> str:
@@ -130,8 +130,7 @@ class Taps:
             if any(v._version != old for v, old in zip(values, reading.versions, strict=False)):
                 raise RuntimeError(
                     f'{self._call(name)} was changed in place after it was read (an in-place ReLU '
-                    f'or '
-                    'add follows it). Mend: tap the module that makes the change, or set its '
+                    'or add follows it). Mend: tap the module that makes the change, or set its '
                     'inplace=False'
                 )
             if path.call is None and len(values) > 1:
@@ -143,9 +142,8 @@ class Taps:
             if path.call not in (None, '*') and int(path.call) >= len(values):
                 raise RuntimeError(
                     f'{self._call(name)}: the module ran {len(values)} times, so #{path.call} is '
-                    f'not '
-                    f'there. Mend: #0 … #{len(values) - 1}, in both members if both are read (FPN '
-                    'levels)'
+                    f'not there. Mend: #0 … #{len(values) - 1}, in both members if both are read '
+                    '(FPN levels)'
                 )
             record[name] = list(values) if path.call == '*' else values[int(path.call or 0)]
         return record
@@ -162,15 +160,12 @@ class Taps:
             meant = self._meant[name]
             return (
                 f'{self._call(name)} never ran: a {type(module).__name__} is a container and has '
-                f'no forward. '
-                f'Mend: {repr(meant) if meant else f"tap one of {children}"}'
+                f'no forward. Mend: {repr(meant) if meant else f"tap one of {children}"}'
             )
         return (
             f"{self._call(name)} never ran in this forward. A teacher runs mode='tensor', which "
-            f'leaves out '
-            f"auxiliary heads and losses; a student runs mode='loss'; and mmseg calls a head's "
-            f'forward past its '
-            f'hooks. Mend: tap a module that this forward runs'
+            "leaves out auxiliary heads and losses; a student runs mode='loss'; and mmseg calls a "
+            "head's forward past its hooks. Mend: tap a module that this forward runs"
             f'{", for instance one of " + str(children) if children else ""}'
         )
 

@@ -44,7 +44,7 @@ class ExactResumeHook(Hook):
         loop = runner.train_loop
         if type(loop) not in (IterBasedTrainLoop, EpochBasedTrainLoop):
             raise TypeError(
-                f'ExactResumeHook serves IterBasedTrainLoop and EpochBasedTrainLoop, got '
+                'ExactResumeHook serves IterBasedTrainLoop and EpochBasedTrainLoop, got '
                 f'{type(loop).__name__}; take it out of custom_hooks to train without exact resume'
             )
         self.seed = _seed_of(runner)
@@ -106,8 +106,8 @@ def _seed_of(runner: Runner) -> int:
     seed = runner._randomness_cfg.get('seed')
     if seed is None:
         raise ValueError(
-            'ExactResumeHook needs a seed: write randomness=dict(seed=0) in the config '
-            '(with seed=None every start of the run draws another one)'
+            'ExactResumeHook needs a seed: write randomness=dict(seed=0) in the config (with '
+            'seed=None every start of the run draws another one)'
         )
     return seed
 

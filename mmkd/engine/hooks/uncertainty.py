@@ -105,9 +105,9 @@ class UncertaintyHook(Hook):
         """Write the three maps into a predicted sample, unless it has them."""
         if 'seg_logits' not in sample:
             raise ValueError(
-                f"UncertaintyHook reads 'seg_logits', which this prediction lacks (it has "
+                "UncertaintyHook reads 'seg_logits', which this prediction lacks (it has "
                 f'{sorted(sample.keys())}). Mend: use it with segmentors; a classifier needs no '
-                f'maps'
+                'maps'
             )
         if all(f'{name}_uncertainty' in sample for name in FIELDS):
             return

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmkd.engine.schedules.levels import TASK
 from mmkd.engine.schedules.targets import Target
+from mmkd.losses.as_loss import as_loss
 
 
 class LevelWeights:
@@ -39,7 +40,7 @@ class LevelWeights:
         """
         plain = [
             losses[f'{name}.loss'].detach()
-            / (self._full[name] * self._owners[name].loss.loss_weight)
+            / (self._full[name] * as_loss(self._owners[name].loss).loss_weight)
             for name in names
         ]
         return torch.stack(plain).mean()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmkd.engine.schedules.values import Schedule
+from mmkd.losses.as_loss import as_loss
 from mmkd.utils.checks import check_positive, nearest
 
 
@@ -103,7 +104,7 @@ class Target:
 
     def _check_number(self, objective: Any) -> None:
         loss = type(objective.loss).__name__
-        fixed = getattr(objective.loss, 'fixed', ())
+        fixed = as_loss(objective.loss).fixed
         numbers = [name for name in _numbers(objective.loss) if name not in fixed]
         if self.attribute in fixed:
             raise ValueError(

@@ -1,54 +1,46 @@
-"""Adversarial distillation: a critic learns to tell the teacher's map from the student's, which learns to pass."""
+"""Adversarial distillation: a critic learns to tell the teacher's map from the student's."""
 
 import inspect
-from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.losses.adversarial.critic_terms import (
     category_cross_entropy,
     draw_positions,
     frozen,
-    masked_mean,
     weight_norms,
 )
-from mmkd.losses.base import (
-    OTHER_CLASSES,
-    Loss,
-    call_in_dtype,
-    check_mask,
-    fill_masked,
-    infinite_to_nan,
-    no_autocast,
-    shape_of,
-    widen,
-)
+from mmkd.losses.adversarial.modes import MODES
+from mmkd.losses.adversarial.penalty import gradient_penalty
+from mmkd.losses.adversarial.scores import Side, is_joint, score_map, score_maps
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import OTHER_CLASSES, check_mask, shape_of
+from mmkd.losses.functional import fill_masked, infinite_to_nan, no_autocast, widen
 from mmkd.registry import MODELS, build_part
 from mmkd.utils.checks import check_choice, check_count, check_non_negative, check_positive
-
-_Scores = tuple[
-    Tensor, Any, Tensor | None
-]  # the scores, the category units or None, which scores count (None: all)
 
 
 @MODELS.register_module()
 class AdversarialLoss(Loss):
-    r"""Holistic distillation of Structured KD; also the adversarial part of AFD and of KSANC. The teacher is real.
+    r"""Holistic distillation of Structured KD; also the adversarial part of AFD and of KSANC.
+
+    The teacher's map is real, the student's fake: the critic learns to tell them apart, the student
+    learns to pass.
 
     Paper: Liu et al., Structured Knowledge Distillation for Dense Prediction, CVPR 2019 / TPAMI
     2020, arXiv 1903.04197, eq. 4, with the gradient penalty of WGAN-GP. With d the critic's raw
     score, S and T the maps:
 
-    ========= ========================= ======================================================================
-    mode      student: ``forward``      critic: ``critic_loss``
-    ========= ========================= ======================================================================
-    wgan-gp   −mean d(S)                mean d(S) − mean d(T) + λ · mean (‖∇d(x̂)‖ − 1)², x̂ = εT +
-    (1−ε)S hinge     −mean d(S)                mean relu(1 − d(T)) + mean relu(1 + d(S))
-    lsgan     mean (1 − d(S))²          mean (1 − d(T))² + mean d(S)²
-    bce       mean softplus(−d(S))      mean softplus(−d(T)) + mean softplus(d(S))
-    ========= ========================= ======================================================================
+    ======= ==================== ==================================================================
+    mode    student: ``forward`` critic: ``critic_loss``
+    ======= ==================== ==================================================================
+    wgan-gp −mean d(S)           mean d(S) − mean d(T) + λ · mean (‖∇d(x̂)‖ − 1)²
+    hinge   −mean d(S)           mean relu(1 − d(T)) + mean relu(1 + d(S))
+    lsgan   mean (1 − d(S))²     mean (1 − d(T))² + mean d(S)²
+    bce     mean softplus(−d(S)) mean softplus(−d(T)) + mean softplus(d(S))
+    ======= ==================== ==================================================================
+
+    with x̂ = εT + (1−ε)S.
 
     Normaliser: means over all (valid) scores of the batch; the penalty over the images, with ε ~
     U(0,1) for each, the gradient of the sum of an image's scores with respect to its map as the
@@ -63,17 +55,18 @@ class AdversarialLoss(Loss):
 
     With ``labels``, a critic that returns (N, 1 + C, …) scores is also a classifier (C_S, C_T: its
     last C units), and both sides add cross-entropies: the student CE(C_S, y), the critic CE(C_T, y)
-    + CE(C_S, y). This, mode 'bce' and ``l1``, ``l2`` and ``adversarial_sample`` are the adversarial loss of KSANC (Shu et al., Knowledge Squeezed
-    Adversarial Network Compression, arXiv 1904.05100, L_adv with its regularisers; one µ there,
-    three here):
+    + CE(C_S, y). This, mode 'bce' and ``l1``, ``l2`` and ``adversarial_sample`` are the adversarial
+    loss of KSANC (Shu et al., Knowledge Squeezed Adversarial Network Compression, arXiv 1904.05100,
+    L_adv with its regularisers; one µ there, three here):
 
-    .. math:: \ldots + \mu_1 |\omega_D| + \mu_2 \Vert\omega_D\Vert_2^2 + \mu_3 \overline{\mathrm{softplus}(-d(S))}
+    .. math:: \ldots + \mu_1 |\omega_D| + \mu_2 \Vert\omega_D\Vert_2^2
+              + \mu_3 \overline{\mathrm{softplus}(-d(S))}
 
     on the critic's side, with ω_D its trainable parameters. The last one, −µ₃ log D(S), rewards the
     critic for calling the student real: at the best it then says D(S) = µ₃ / (1 + µ₃) instead of 0.
     Read literally the paper has the student unlearn the labels and minimise log(1 − D), which
-    stands still where it is worst; here both sides learn the labels and the student minimises −log
-    D.
+    stands still where it is worst; here both sides learn the labels and the student minimises
+    −log D.
 
     ``forward`` leaves no gradient in the critic, ``critic_loss`` none in student or teacher. In
     train mode each call of a critic with spectral norm moves that norm's estimate: call ``forward``
@@ -105,7 +98,8 @@ class AdversarialLoss(Loss):
         critic: The critic, None until it is built.
 
     Examples:
-        >>> loss = AdversarialLoss(critic=torch.nn.Flatten(), mode='lsgan')  # the map is its own score
+        >>> import torch
+        >>> loss = AdversarialLoss(critic=nn.Flatten(), mode='lsgan')  # the map is its own score
         >>> loss(torch.tensor([[.5], [0.]]), torch.ones(2, 1))  # (.25 + 1) / 2
         tensor(0.6250)
         >>> loss.critic_loss(torch.tensor([[.5], [0.]]), torch.ones(2, 1))  # 0 + (.25 + 0) / 2
@@ -127,41 +121,20 @@ class AdversarialLoss(Loss):
         positions: int | None = None,
     ) -> None:
         super().__init__(loss_weight, loss_name)
-        check_choice('mode', mode, ('wgan-gp', 'hinge', 'lsgan', 'bce'))
+        check_choice('mode', mode, tuple(MODES))
         check_choice('activation', activation, (None, 'softmax', 'sigmoid'))
         if mode == 'wgan-gp':
             check_positive('gradient_penalty', gradient_penalty)
-        if mode == 'bce' and sigmoid:
-            raise ValueError(
-                "mode='bce' takes raw scores (its softplus holds the sigmoid), got sigmoid=True; "
-                'mend: '
-                'sigmoid=False'
-            )
-        for name, value in (('l1', l1), ('l2', l2), ('adversarial_sample', adversarial_sample)):
-            check_non_negative(name, value)
-        if adversarial_sample and mode != 'bce':
-            raise ValueError(
-                f"adversarial_sample is −µ log D(S), a probability of mode='bce', got "
-                f'mode={mode!r}; '
-                "mend: mode='bce', or adversarial_sample=0"
-            )
-        self.mode, self.gradient_penalty, self.activation, self.sigmoid = (
-            mode,
-            gradient_penalty,
-            activation,
-            sigmoid,
-        )
-        self.class_logits = ('student', 'teacher') if activation else ()
+        _check_bce(mode, sigmoid, l1=l1, l2=l2, adversarial_sample=adversarial_sample)
         if positions is not None:
             check_count('positions', positions, 1)
-        self.l1, self.l2, self.adversarial_sample, self.positions = (
-            l1,
-            l2,
-            adversarial_sample,
-            positions,
-        )
+        if activation:  # it makes probabilities of scores
+            self.roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
+        self.mode, self.gradient_penalty = mode, gradient_penalty
+        self.activation, self.sigmoid, self.positions = activation, sigmoid, positions
+        self.l1, self.l2, self.adversarial_sample = l1, l2, adversarial_sample
         self.register_module('critic', None)
-        self._checked_twice = False
+        self._proved = False
         if isinstance(critic, nn.Module):
             self.critic = critic
             return
@@ -175,7 +148,7 @@ class AdversarialLoss(Loss):
             self.critic = build_part(self._config, 'critic')
 
     def build(self, student: Tensor, image: Tensor | None = None, **others: Tensor) -> str:
-        """Build a critic whose config left out what only the maps tell; what the config says stands.
+        """Build a critic whose config left out what only maps tell; what it says stands.
 
         Args:
             student: Map (N, C, H, W) or (N, C).
@@ -206,7 +179,9 @@ class AdversarialLoss(Loss):
         labels: Tensor | None = None,
         mask: Tensor | None = None,
     ) -> Tensor:
-        r"""Return the student's loss; of the teacher only the shape matters, unless the critic is ``joint``.
+        """Return the student's loss.
+
+        Of the teacher only the shape matters, unless the critic is ``joint``.
 
         Args:
             student: Map (N, C, H, W) or (N, C).
@@ -216,20 +191,14 @@ class AdversarialLoss(Loss):
             mask: Bool (N, H, W) or (N,), True where a position counts; masked positions of the maps
                 are shown as 0, and scores whose (nearest) position is masked are left out.
         """
-        student, teacher, labels, mask = self._take(student, teacher, image, labels, mask)
+        student, teacher, beside = self._take(student, teacher, image, labels, mask)
         with no_autocast(student), frozen(self.critic):
-            maps = widen(student, teacher.detach()) if self._joint else widen(student)
-            (score, classes, valid), *_ = self._see(
-                [self._activate(x, mask) for x in maps], image, labels, mask
-            )
-            if self.mode in ('wgan-gp', 'hinge'):
-                value = -masked_mean(score, valid)
-            else:
-                value = masked_mean(
-                    (1 - score).square() if self.mode == 'lsgan' else F.softplus(-score), valid
-                )
-            if labels is not None:
-                value = value + category_cross_entropy(classes, labels, valid)
+            maps = widen(student, teacher.detach()) if is_joint(self.critic) else widen(student)
+            shown = [self._activate(x, beside.mask) for x in maps]
+            seen, *_ = score_maps(self.critic, shown, beside, self.sigmoid)
+            value = MODES[self.mode].student(seen.score, seen.valid)
+            if beside.labels is not None:
+                value = value + category_cross_entropy(seen.classes, beside.labels, seen.valid)
             return self.loss_weight * value
 
     def critic_loss(
@@ -245,151 +214,40 @@ class AdversarialLoss(Loss):
         Raises:
             RuntimeError: wgan-gp with a critic that cannot be differentiated twice.
         """
-        student, teacher, labels, mask = self._take(student, teacher, image, labels, mask)
+        student, teacher, beside = self._take(student, teacher, image, labels, mask)
         with no_autocast(student):
-            fake, real = (
-                self._activate(x, mask) for x in widen(student.detach(), teacher.detach())
-            )
-            (d_fake, c_fake, valid), (d_real, c_real, _) = self._see(
-                [fake, real], image, labels, mask
-            )
+            maps = widen(student.detach(), teacher.detach())
+            shown = [self._activate(x, beside.mask) for x in maps]
+            fake, real = score_maps(self.critic, shown, beside, self.sigmoid)
+            value = MODES[self.mode].critic(fake.score, real.score, fake.valid)
             if self.mode == 'wgan-gp':
-                value = masked_mean(d_fake, valid) - masked_mean(d_real, valid)
-                value = value + self.gradient_penalty * self._penalty(
-                    fake, real, image, labels, mask
-                )
-            elif self.mode == 'hinge':
-                value = masked_mean(F.relu(1 - d_real), valid) + masked_mean(
-                    F.relu(1 + d_fake), valid
-                )
-            elif self.mode == 'lsgan':
-                value = masked_mean((1 - d_real).square(), valid) + masked_mean(
-                    d_fake.square(), valid
-                )
-            else:
-                value = masked_mean(F.softplus(-d_real), valid) + masked_mean(
-                    F.softplus(d_fake), valid
-                )
-                if self.adversarial_sample:
-                    value = value + self.adversarial_sample * masked_mean(
-                        F.softplus(-d_fake), valid
-                    )
-            if labels is not None:
+                value = value + self.gradient_penalty * self._penalty(shown[0], shown[1], beside)
+            if self.adversarial_sample:
+                rewarded = MODES['bce'].student(fake.score, fake.valid)
+                value = value + self.adversarial_sample * rewarded
+            if beside.labels is not None:
                 value = value + sum(
-                    category_cross_entropy(c, labels, valid) for c in (c_fake, c_real)
+                    category_cross_entropy(seen.classes, beside.labels, fake.valid)
+                    for seen in (fake, real)
                 )
             return self.loss_weight * (value + weight_norms(self.critic, self.l1, self.l2))
 
-    def _penalty(
-        self,
-        fake: Tensor,
-        real: Tensor,
-        image: Tensor | None,
-        labels: Tensor | None,
-        mask: Tensor | None,
-    ) -> Tensor:
-        create_graph = torch.is_grad_enabled()
-        epsilon = torch.rand(
-            len(fake), *[1] * (fake.dim() - 1), device=fake.device, dtype=fake.dtype
-        )
-        with torch.enable_grad():  # the penalty is also a value under no_grad
-            mixed = (epsilon * real + (1 - epsilon) * fake).requires_grad_()
-            score, _, valid = self._score(fill_masked(mixed, mask), image, labels, mask)
-            if valid is not None:
-                score = score.where(valid, score.new_zeros(()))
-            try:
-                (gradient,) = torch.autograd.grad(score.sum(), mixed, create_graph=create_graph)
-                norm = (gradient.flatten(1).square().sum(1) + 1e-12).sqrt()
-                penalty = masked_mean(
-                    (norm - 1).square(), None if valid is None else valid.flatten(1).any(1)
-                )
-                self._try_second_derivative(penalty)
-            except RuntimeError as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
-                raise RuntimeError(
-                    f"mode='wgan-gp' differentiates the critic twice, and "
-                    f'{type(self.critic).__name__} cannot be '
-                    f"({error}); mend: mode='hinge', or write its attention with matmul and "
-                    f'softmax in place of '
-                    'scaled_dot_product_attention'
-                ) from error
+    def _penalty(self, fake: Tensor, real: Tensor, beside: Side) -> Tensor:
+        def scores_of(x: Tensor) -> tuple[Tensor, Tensor | None]:
+            seen = score_map(self.critic, fill_masked(x, beside.mask), beside, self.sigmoid)
+            return seen.score, seen.valid
+
+        own = [p for p in self.critic.parameters() if p.requires_grad and not self._proved]
+        penalty = gradient_penalty(scores_of, fake, real, type(self.critic).__name__, own)
+        self._proved |= bool(own) and penalty.requires_grad
         return penalty
 
-    def _try_second_derivative(self, penalty: Tensor) -> None:
-        """Differentiate once for nothing: otherwise the error comes from the training loop and names no critic."""
-        parameters = [p for p in self.critic.parameters() if p.requires_grad]
-        if self._checked_twice or not penalty.requires_grad or not parameters:
-            return
-        torch.autograd.grad(penalty, parameters, retain_graph=True, allow_unused=True)
-        self._checked_twice = True
-
     def _activate(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = infinite_to_nan(
-            fill_masked(x, mask)
-        )  # neither a softmax nor the critic's ReLUs may hide an overflow
+        # Neither a softmax nor the critic's ReLUs may hide an overflow.
+        x = infinite_to_nan(fill_masked(x, mask))
         if self.activation is None:
             return x
         return fill_masked(x.softmax(1) if self.activation == 'softmax' else x.sigmoid(), mask)
-
-    @property
-    def _joint(self) -> bool:
-        return getattr(self.critic, 'joint', False)
-
-    def _see(
-        self, maps: list[Tensor], image: Tensor | None, labels: Tensor | None, mask: Tensor | None
-    ) -> list[_Scores]:
-        """Return what the critic says of each map, all in one batch where it is ``joint``."""
-        if not self._joint:
-            return [self._score(x, image, labels, mask) for x in maps]
-        batch = [None if x is None else torch.cat([x] * len(maps)) for x in (image, labels, mask)]
-        seen = self._score(torch.cat(maps), *batch)
-        return list(
-            zip(
-                *([None] * len(maps) if x is None else x.chunk(len(maps)) for x in seen),
-                strict=True,
-            )
-        )
-
-    def _score(
-        self, x: Tensor, image: Tensor | None, labels: Tensor | None, mask: Tensor | None
-    ) -> _Scores:
-        """Return the scores, the category units (with labels), and which scores count (None: all)."""
-        name = type(self.critic).__name__
-        scores = call_in_dtype(self.critic, x, *([] if image is None else [image]))
-        categories = scores.shape[1] - 1 if scores.dim() in (2, 4) else -1
-        if len(scores) != len(x) or categories < 0 or (categories and labels is None):
-            mend = f"; mend: reads=dict(labels='batch.labels') for its {categories} categories" * (
-                categories > 0
-            )
-            raise ValueError(
-                f'critic {name} must return scores (N, 1, h, w) or (N, 1), got {shape_of(scores)} '
-                f'for '
-                f'the map {shape_of(x)}{mend}'
-            )
-        if labels is not None and not categories:
-            raise ValueError(
-                f'labels were given, but critic {name} has no category outputs; mend: drop '
-                'reads=dict(labels=…)'
-            )
-        score, classes = scores[:, :1], scores[:, 1:] if categories else None
-        if self.sigmoid:
-            score = score.sigmoid()
-        if mask is None:
-            return score, classes, None
-        if x.dim() == 2:
-            return score, classes, mask.view(-1, *[1] * (score.dim() - 1))
-        if score[0].numel() == 1 and x[0, 0].numel() > 1:
-            raise ValueError(
-                f'mask was given, but critic {name} has no spatial output: one score '
-                f'{shape_of(score)} '
-                f'for the whole map {shape_of(x)}; mend: drop the mask, or a critic that scores '
-                f'places'
-            )
-        mask = mask.unsqueeze(1)
-        if score.shape[2:] != mask.shape[2:]:
-            mask = F.interpolate(mask.to(x.dtype), score.shape[2:]) > 0
-        return score, classes, mask
 
     def _take(
         self,
@@ -398,40 +256,63 @@ class AdversarialLoss(Loss):
         image: Tensor | None,
         labels: Tensor | None,
         mask: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-        """Refuse what does not fit; return student, teacher, labels and mask, of drawn places where so asked."""
+    ) -> tuple[Tensor, Tensor, Side]:
+        """Return the maps and what goes with them, of drawn places where that is asked."""
+        self._check(student, teacher, image, mask)
+        if self.positions is not None:
+            student, teacher, labels, mask = draw_positions(
+                self.positions, student, teacher, labels, mask
+            )
+        return student, teacher, Side(image, labels, mask)
+
+    def _check(
+        self, student: Tensor, teacher: Tensor, image: Tensor | None, mask: Tensor | None
+    ) -> None:
         if self.critic is None:
             raise RuntimeError(
                 f'the critic {self._config["type"]} is not built: its in_channels is unknown; '
-                f'mend: '
-                'critic=dict(type=…, in_channels=…), or build(student=…) (the Distiller calls it)'
+                'mend: critic=dict(type=…, in_channels=…), or build(student=…) (the Distiller '
+                'calls it)'
             )
         shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
         if student.dim() not in (2, 4):
             raise ValueError(f'AdversarialLoss needs maps (N, C, H, W) or (N, C), got {shapes}')
         if student.shape != teacher.shape:
-            classes = bool(self.class_logits) and student.shape[1] != teacher.shape[1]
+            classes = bool(self.activation) and student.shape[1] != teacher.shape[1]
             mend = f'. {OTHER_CLASSES}' if classes else "; mend: connectors=dict(student='auto')"
             raise ValueError(f'student and teacher maps differ: {shapes}{mend}')
         if self.activation == 'softmax' and student.shape[1] == 1:
             raise ValueError(
                 f"activation='softmax' over a single channel is always 1: {shapes}; mend: "
-                f'activation=None'
+                'activation=None'
             )
         check_mask(mask, student)
-        if self.positions is None:
-            return student, teacher, labels, mask
-        if image is not None or not getattr(self.critic, 'pointwise', False):
+        pointwise = image is None and getattr(self.critic, 'pointwise', False)
+        if self.positions is not None and not pointwise:
             raise ValueError(
                 f'positions={self.positions} shows single vectors, but '
-                f'{type(self.critic).__name__} is '
-                f'no critic of them, or gets an image ({image is not None}); mend: '
-                f'positions=None, or '
-                'CategoryCritic (a critic with pointwise=True) without reads=dict(image=…)'
+                f'{type(self.critic).__name__} is no critic of them, or gets an image '
+                f'({image is not None}); mend: positions=None, or CategoryCritic (a critic with '
+                'pointwise=True) without reads=dict(image=…)'
             )
-        return draw_positions(self.positions, student, teacher, labels, mask)
 
     def _parameters_of_critic(self) -> set[str]:
         kind = self._config['type']
         kind = MODELS.get(kind) if isinstance(kind, str) else kind
         return set(inspect.signature(kind).parameters) if kind else set()
+
+
+def _check_bce(mode: str, sigmoid: bool, **weights: float) -> None:
+    """Refuse weights below 0, and what means something in mode 'bce' alone, or nothing there."""
+    if mode == 'bce' and sigmoid:
+        raise ValueError(
+            "mode='bce' takes raw scores (its softplus holds the sigmoid), got sigmoid=True; mend: "
+            'sigmoid=False'
+        )
+    for name, value in weights.items():
+        check_non_negative(name, value)
+    if weights['adversarial_sample'] and mode != 'bce':
+        raise ValueError(
+            f"adversarial_sample is −µ log D(S), a probability of mode='bce', got mode={mode!r}; "
+            "mend: mode='bce', or adversarial_sample=0"
+        )

@@ -1,4 +1,4 @@
-"""KSANC's critic: is this the teacher's logit vector or the student's, and which class does it show?"""
+"""KSANC's critic: are these the teacher's logits or the student's, and of which class?"""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from mmkd.utils.checks import check_count
 
 @MODELS.register_module()
 class CategoryCritic(nn.Module):
-    """Three fully connected layers over logits; over maps the same layers at every position (1×1 convolutions).
+    """Three fully connected layers over logits; over maps the same layers at every position.
 
     Paper: Shu et al., Knowledge Squeezed Adversarial Network Compression (KSANC), arXiv 1904.05100,
     the figure: BN → FC → BN, ReLU → FC → BN, ReLU → FC → [1 teacher/student unit, C category
@@ -50,14 +50,13 @@ class CategoryCritic(nn.Module):
         if num_classes not in (0, in_channels):
             raise ValueError(
                 f'a critic of logits of {in_channels} classes names as many, or none, got '
-                f'num_classes='
-                f'{num_classes}; mend: leave num_classes out, or 0 for a critic without categories'
+                f'num_classes={num_classes}; mend: leave num_classes out, or 0 for a critic '
+                'without categories'
             )
         if num_classes == 1:  # of a single channel
             raise ValueError(
                 'one category is always right, so it would contribute nothing, got num_classes=1; '
-                'mend: '
-                'num_classes=0 for a critic without categories'
+                'mend: num_classes=0 for a critic without categories'
             )
         if len(channels) != 2:
             raise ValueError(
@@ -77,20 +76,19 @@ class CategoryCritic(nn.Module):
         )
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
-        """Return scores (N, 1 + C) or (N, 1 + C, H, W) of logits (N, in_channels) or (N, in_channels, H, W)."""
+        """Return scores (N, 1 + C, …) of logits (N, in_channels) or (N, in_channels, H, W)."""
         if x.shape[1] != self.in_channels:
             raise ValueError(
                 f'this CategoryCritic is one of {self.in_channels} channels, got logits '
-                f'{tuple(x.shape)}; '
-                f'mend: in_channels={x.shape[1]}, or none at all: the Distiller finds them'
+                f'{tuple(x.shape)}; mend: in_channels={x.shape[1]}, or none at all: the Distiller '
+                'finds them'
             )
         if image is not None:
             raise ValueError(
                 'CategoryCritic reads logits alone but got an image; mend: drop '
                 'reads=dict(image=...)'
             )
-        # vectors as one long map: as N maps of a single place the same layers take several times as
-        # long on a CPU
-        return (
-            self.layers(x) if x.dim() == 4 else self.layers(x.t()[None, :, :, None])[0, :, :, 0].t()
-        )
+        if x.dim() == 4:
+            return self.layers(x)
+        # One long map: as N maps of a single place the layers take several times as long on a CPU.
+        return self.layers(x.t()[None, :, :, None])[0, :, :, 0].t()

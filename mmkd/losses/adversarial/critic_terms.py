@@ -1,4 +1,4 @@
-"""Parts of an adversarial loss: masked means, drawn positions, categories, and the norms of the critic's weights."""
+"""Parts of an adversarial loss: drawn positions, categories, norms of the critic's weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.losses.base import shape_of
+from mmkd.losses.checks import shape_of
 from mmkd.structures.batch import IGNORED_IMAGE, resize_labels
 
 
 @contextmanager
 def frozen(critic: nn.Module) -> Iterator[None]:
-    """No parameter of the critic takes part in graphs built inside."""
+    """Let no parameter of the critic take part in graphs built inside."""
     parameters = [p for p in critic.parameters() if p.requires_grad]
     for p in parameters:
         p.requires_grad_(False)
@@ -24,19 +24,6 @@ def frozen(critic: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Mean over valid entries; exactly 0, with zero gradient, where there is none.
-
-    >>> masked_mean(torch.tensor([1., 2., 6.]), torch.tensor([True, False, True]))
-    tensor(3.5000)
-    """
-    return (
-        x.mean()
-        if valid is None
-        else x.where(valid, x.new_zeros(())).sum() / valid.sum().clamp(min=1)
-    )
-
-
 def draw_positions(
     number: int,
     student: Tensor,
@@ -44,7 +31,7 @@ def draw_positions(
     labels: Tensor | None = None,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """Draw places of the whole batch without replacement, valid ones first, the same in every tensor.
+    """Draw places of the batch without replacement, valid ones first, the same in every tensor.
 
     Args:
         number: How many; a batch with fewer places gives all of them.
@@ -72,19 +59,15 @@ def draw_positions(
         labels = resize_labels(labels, tuple(student.shape[2:])).flatten()
     drawn = key.flatten().topk(min(number, key.numel()), sorted=False).indices
     image, place = drawn // key[0].numel(), drawn % key[0].numel()
-    student, teacher = (
-        x.reshape(images, channels, -1)[image, :, place] for x in (student, teacher)
-    )
-    return (
-        student,
-        teacher,
-        None if labels is None else labels[drawn],
-        None if mask is None else mask.flatten()[drawn],
-    )
+    vectors = [x.reshape(images, channels, -1)[image, :, place] for x in (student, teacher)]
+    labels = None if labels is None else labels[drawn]
+    return vectors[0], vectors[1], labels, None if mask is None else mask.flatten()[drawn]
 
 
 def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None = None) -> Tensor:
-    """Cross-entropy of a critic's category units, averaged over the scores that count; exactly 0 where none does.
+    """Cross-entropy of a critic's category units, averaged over the scores that count.
+
+    Exactly 0 where none does.
 
     Args:
         scores: (N, C) or (N, C, h, w).
@@ -103,8 +86,7 @@ def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None 
     if labels.shape != (len(scores), *scores.shape[2:]):
         raise ValueError(
             f'labels {shape_of(labels)} do not fit the category scores {shape_of(scores)}; mend: '
-            f'labels '
-            '(N,) for a critic with one score an image, (N, H, W) for one that scores places'
+            'labels (N,) for a critic with one score an image, (N, H, W) for one that scores places'
         )
     counts = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid[:, 0]
     wrong = counts & ((labels < 0) | (labels >= scores.shape[1]))
@@ -115,9 +97,8 @@ def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None 
             "critic, or, where ids are ignored, reads=dict(mask='batch.valid')"
         )
     target = labels.long().masked_fill(~counts, IGNORED_IMAGE)
-    return F.cross_entropy(
-        scores, target, ignore_index=IGNORED_IMAGE, reduction='sum'
-    ) / counts.sum().clamp(min=1)
+    entropy = F.cross_entropy(scores, target, ignore_index=IGNORED_IMAGE, reduction='sum')
+    return entropy / counts.sum().clamp(min=1)
 
 
 def weight_norms(module: nn.Module, l1: float, l2: float) -> Tensor | float:

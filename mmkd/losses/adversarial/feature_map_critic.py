@@ -12,12 +12,12 @@ BN = dict(type='BN')
 
 @MODELS.register_module()
 class FeatureMapCritic(BaseModule):
-    """Tell one network's feature maps from another's: 3×3 convolution, norm, LeakyReLU, and one score.
+    """Tell one network's feature maps from another's: convolution, norm, LeakyReLU, one score.
 
     Paper: Chung et al., Feature-map-level Online Adversarial Knowledge Distillation (AFD), ICML
     2020, arXiv 2002.01775, D_k: one number in (0, 1) a map. The sigmoid is the loss's:
     ``AdversarialLoss(mode='lsgan', sigmoid=True)``. The paper's layers could not be read; these are
-    the usual ones of a small discriminator.
+    the usual ones of a small discriminator, with a 3×3 convolution.
 
     ``joint`` asks AdversarialLoss to show both maps in one batch, in the student's step as in the
     critic's own: a BatchNorm over each side alone would take away the very mean and scale that tell
@@ -61,8 +61,7 @@ class FeatureMapCritic(BaseModule):
         if len(size) != 2:
             raise ValueError(
                 f'FeatureMapCritic looks at maps (N, C, H, W), got size={tuple(size)}. Mend: tap '
-                f'the '
-                'feature map before the pooling'
+                'the feature map before the pooling'
             )
         self.in_channels, self.pooled = in_channels, pooled
         self.conv = ConvModule(
@@ -82,8 +81,7 @@ class FeatureMapCritic(BaseModule):
             raise ValueError(
                 f'this FeatureMapCritic is one of maps (N, {self.in_channels}, H, W), got '
                 f'{tuple(x.shape)}; mend: in_channels={x.shape[1]}, or none at all: the Distiller '
-                f'finds '
-                'them'
+                'finds them'
             )
         if image is not None:
             raise ValueError(

@@ -12,8 +12,9 @@ from mmkd.utils.checks import check_choice
 
 
 class SelfAttention2d(nn.Module):
-    """Self-attention of SAGAN: ``x + gamma * v softmax(q^T k)^T`` over all places, the identity while gamma is 0.
+    """Self-attention of SAGAN over all places: ``x + gamma * v softmax(q^T k)^T``.
 
+    It is the identity while gamma is 0.
     Written with matmul: torch's fused attention has no second derivative, which the gradient
     penalty needs.
 
@@ -86,12 +87,12 @@ class HolisticCritic(nn.Module):
             or any(width < 8 or width % 8 for width in channels)
         ):
             raise ValueError(
-                f'channels must be at least two multiples of 8 (the attention has an eighth), '
-                f'got {channels!r}'
+                'channels must be at least two multiples of 8 (the attention has an eighth), got '
+                f'{channels!r}'
             )
         if len(size) != 2 or min(size) < 4:
             raise ValueError(
-                f'HolisticCritic needs maps (H, W) of at least 4×4 (its last convolution), got '
+                'HolisticCritic needs maps (H, W) of at least 4×4 (its last convolution), got '
                 f'size={tuple(size)}; mend: read logits of a finer stride, or another critic'
             )
         strides = min(len(channels), (min(size) // 4).bit_length() - 1)
@@ -113,12 +114,12 @@ class HolisticCritic(nn.Module):
         self.score = nn.Conv2d(widths[-1], 1, 4)
 
     def forward(self, x: Tensor, image: Tensor | None = None) -> Tensor:
-        """Return scores (N, 1, h, w) of maps (N, C, H, W) given their images (N, image_channels, H', W')."""
+        """Return scores (N, 1, h, w) of maps (N, C, H, W), given images (N, image_channels, …)."""
         if x.dim() != 4 or min(x.shape[2:]) < self.minimum:
             raise ValueError(
-                f'this HolisticCritic takes maps (N, C, H, W) of at least '
-                f'{self.minimum}×{self.minimum}, '
-                f'got {tuple(x.shape)}; mend: build it with size=(height, width) of the map'
+                'this HolisticCritic takes maps (N, C, H, W) of at least '
+                f'{self.minimum}×{self.minimum}, got {tuple(x.shape)}; mend: build it with '
+                'size=(height, width) of the map'
             )
         if image is None and self.image_channels:
             raise ValueError(

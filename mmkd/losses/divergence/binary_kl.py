@@ -1,9 +1,11 @@
-"""Distillation of sigmoid heads: the divergence of a yes or no for each class, position by position."""
+"""Distillation of sigmoid heads: the divergence of a yes or no for each class and position."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_logits, check_mask, fill_masked, no_autocast, widen
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import check_logits, check_mask
+from mmkd.losses.functional import count_valid, fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_positive
 
@@ -18,8 +20,10 @@ def binary_kl(
     would make them compete. Its printed equation is about softmax alone; KL(teacher‖student) as in
     :func:`mmkd.losses.divergence.pixel_wise_kl`.
 
-    .. math:: \tau^2 \frac{1}{|V|} \sum_{i \in V} \sum_c \left[ q^t_{ic} \ln \frac{q^t_{ic}}{q^s_{ic}} + (1 - q^t_{ic})
-              \ln \frac{1 - q^t_{ic}}{1 - q^s_{ic}} \right], \quad q = \sigma(z / \tau)
+    .. math:: \tau^2 \frac{1}{|V|} \sum_{i \in V} \sum_c
+              \left[ q^t_{ic} \ln \frac{q^t_{ic}}{q^s_{ic}}
+              + (1 - q^t_{ic}) \ln \frac{1 - q^t_{ic}}{1 - q^s_{ic}} \right],
+              \quad q = \sigma(z / \tau)
 
     Normaliser: summed over classes, averaged over the valid positions V of the whole batch. Several
     anchors a position are channels, so they are summed as classes are.
@@ -47,13 +51,11 @@ def binary_kl(
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) / tau for x in widen(student, teacher.detach()))
-        # from logits on both sides, so that a confident class loses no digits; equal ones add
-        # exactly 0
-        divergence = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student)) + (
-            -teacher
-        ).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
-        valid = student[:, 0].numel() if mask is None else mask.sum().clamp(min=1)
-        return tau**2 * divergence.sum() / valid
+        # From logits on both sides a confident class loses no digits, and equal ones add exactly 0.
+        yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+        no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+        valid = count_valid(student, mask)
+        return tau**2 * (yes + no).sum() / valid
 
 
 @MODELS.register_module()
@@ -67,11 +69,12 @@ class BinaryKLLoss(Loss):
 
     Examples:
         >>> import torch
-        >>> BinaryKLLoss(loss_weight=10.)(torch.zeros(1, 2, 4, 4), torch.full((1, 2, 4, 4), 3.).log())
+        >>> student, teacher = torch.zeros(1, 2, 4, 4), torch.full((1, 2, 4, 4), 3.).log()
+        >>> BinaryKLLoss(loss_weight=10.)(student, teacher)
         tensor(2.6162)
     """
 
-    class_logits = ('student', 'teacher')
+    roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
 
     def __init__(
         self, tau: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None

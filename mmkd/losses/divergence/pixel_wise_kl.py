@@ -1,17 +1,11 @@
-"""Pixel-wise distillation: the Kullback-Leibler divergence of the class distributions, position by position."""
+"""Pixel-wise distillation: the divergence of the class distributions, position by position."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import (
-    Loss,
-    check_logits,
-    check_mask,
-    fill_masked,
-    no_autocast,
-    shape_of,
-    widen,
-)
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import check_logits, check_mask, shape_of
+from mmkd.losses.functional import count_valid, fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_positive
 
@@ -24,7 +18,7 @@ def pixel_wise_kl(
     reduction: str = 'mean',
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Divergence between the class distributions of student and teacher at every position.
+    r"""Kullback-Leibler divergence of the class distributions of student and teacher.
 
     Paper: Liu et al., Structured Knowledge Distillation for Dense Prediction, CVPR 2019 / TPAMI
     2020, arXiv 1903.04197, eq. 1.
@@ -59,8 +53,8 @@ def pixel_wise_kl(
 
     Examples:
         >>> import torch
-        >>> student, teacher = torch.tensor([[0., 0.]]), torch.tensor([[1., 3.]]).log()  # q^t = (1/4, 3/4)
-        >>> pixel_wise_kl(student, teacher)  # 1/4 ln(1/2) + 3/4 ln(3/2)
+        >>> teacher = torch.tensor([[1., 3.]]).log()  # q^t = (1/4, 3/4)
+        >>> pixel_wise_kl(torch.zeros(1, 2), teacher)  # 1/4 ln(1/2) + 3/4 ln(3/2)
         tensor(0.1308)
     """
     check_positive('tau', tau)
@@ -69,10 +63,9 @@ def pixel_wise_kl(
     check_logits(student, teacher, 'pixel-wise KL')
     if student.shape[1] == 1:
         raise ValueError(
-            f'softmax over a single class is always 1, so this loss contributes nothing: '
+            'softmax over a single class is always 1, so this loss contributes nothing: '
             f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid head, or give both a '
-            f'background '
-            'class, e.g. torch.cat([zeros, logits], 1)'
+            'background class, e.g. torch.cat([zeros, logits], 1)'
         )
     check_mask(mask, student)
     with no_autocast(student):
@@ -82,15 +75,12 @@ def pixel_wise_kl(
         # A masked position was filled with equal logits and adds exactly 0.
         divergence = F.kl_div(approximation, target, reduction='none', log_target=True)
         per_image = divergence.sum(tuple(range(1, divergence.dim())))
-        valid = student[:, 0].numel() if mask is None else mask.sum().clamp(min=1)
         if reduction == 'mean':
-            return tau**2 * per_image.sum() / valid
-        valid = (
-            student[0, 0].numel()
-            if mask is None
-            else mask.reshape(len(mask), -1).sum(1).clamp(min=1)
-        )
-        return tau**2 * (per_image / valid).sum()
+            return tau**2 * per_image.sum() / count_valid(student, mask)
+        own: int | Tensor = student[0, 0].numel()
+        if mask is not None:
+            own = mask.reshape(len(mask), -1).sum(1).clamp(min=1)
+        return tau**2 * (per_image / own).sum()
 
 
 @MODELS.register_module()
@@ -107,12 +97,12 @@ class PixelWiseKLLoss(Loss):
 
     Examples:
         >>> import torch
-        >>> PixelWiseKLLoss(loss_weight=10.)(torch.zeros(1, 2, 4, 4), torch.tensor([1., 3.]).log().expand(1, 4, 4, 2)
-        ...                                  .permute(0, 3, 1, 2))
+        >>> teacher = torch.tensor([1., 3.]).log().view(1, 2, 1, 1).expand(1, 2, 4, 4)
+        >>> PixelWiseKLLoss(loss_weight=10.)(torch.zeros(1, 2, 4, 4), teacher)
         tensor(1.3081)
     """
 
-    class_logits = ('student', 'teacher')
+    roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
 
     def __init__(
         self,

@@ -1,12 +1,13 @@
-"""Ensemble Distribution Distillation: the members' predictions are samples, the student's logits a Dirichlet."""
+"""Ensemble Distribution Distillation: predictions of members are samples of a Dirichlet."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, infinite_to_nan, no_autocast, widen
-from mmkd.losses.ensemble.statistics import EnsembleStatistics, mean_over_valid, read_ensemble
+from mmkd.losses.base import Loss, Map, Running
+from mmkd.losses.ensemble.statistics import EnsembleStatistics, read_ensemble
+from mmkd.losses.functional import fill_masked, infinite_to_nan, masked_mean, no_autocast, widen
 from mmkd.registry import MODELS
 
 SMOOTHING = 1e-3
@@ -23,9 +24,10 @@ def dirichlet_nll(
 
     Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076 (EnD²).
 
-    .. math:: \ell = T^2 \frac{1}{|V|} \sum_{i \in V} \frac1M \sum_m -\ln \mathrm{Dir}(\pi_i^{(m)}; \alpha_i)
-              = \frac{T^2}{|V|} \sum_{i \in V} \Big[ \sum_k \ln\Gamma(\alpha_k) - \ln\Gamma(\alpha_0)
-              - \sum_k (\alpha_k - 1) \frac1M \sum_m \ln \pi_k^{(m)} \Big]
+    .. math:: \ell = T^2 \frac{1}{|V|} \sum_{i \in V} \frac1M \sum_m
+              -\ln \mathrm{Dir}(\pi_i^{(m)}; \alpha_i)
+              = \frac{T^2}{|V|} \sum_{i \in V} \Big[ \sum_k \ln\Gamma(\alpha_k)
+              - \ln\Gamma(\alpha_0) - \sum_k (\alpha_k - 1) \frac1M \sum_m \ln \pi_k^{(m)} \Big]
 
     with α = exp(z / T), α₀ = Σ α and π = (1−ε) softmax(z_m / T) + ε / K. A density, so values below
     0 are usual.
@@ -70,13 +72,13 @@ def dirichlet_nll(
         mean_log_prob = fill_masked(statistics.mean_log_prob, mask)
         alpha = clipped_concentration(student, temperature, mask)
         nll = (alpha.lgamma() - (alpha - 1) * mean_log_prob).sum(1) - alpha.sum(1).lgamma()
-        return (temperature**2 * mean_over_valid(nll, mask)).to(widen(student)[0].dtype)
+        return (temperature**2 * masked_mean(nll, mask)).to(widen(student)[0].dtype)
 
 
 def clipped_concentration(
     student: Tensor, temperature: float = 1.0, mask: Tensor | None = None
 ) -> Tensor:
-    r"""Return α = exp(z / T) in float64, finite for any finite logit; 1 where a position does not count.
+    r"""Return α = exp(z / T) in float64, finite for finite logits; 1 where nothing counts.
 
     Above 0.75 ln(the largest number of the student's dtype), 66.5 for float32, z / T is clipped, so
     that gradients stay numbers; up to there α is that of
@@ -113,8 +115,7 @@ class DirichletNLLLoss(Loss):
         tensor(-0.1178)
     """
 
-    class_logits = ('student', 'teachers')
-    streams = ('teachers',)
+    roles = dict(student=Map(class_logits=True), teachers=Running(class_logits=True))
 
     def __init__(
         self,
@@ -128,13 +129,13 @@ class DirichletNLLLoss(Loss):
         self.running()  # refuses a bad temperature or smoothing now
 
     def running(self) -> EnsembleStatistics:
-        """Return empty statistics at today's temperature, for members that come one after the other."""
+        """Return empty statistics at today's temperature, for members one after the other."""
         return EnsembleStatistics(self.temperature, self.smoothing)
 
     def forward(
         self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None
     ) -> Tensor:
-        r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a bool mask (N, \*S)."""
+        r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a mask."""
         return self.loss_weight * dirichlet_nll(
             student, teachers, self.temperature, self.smoothing, mask
         )

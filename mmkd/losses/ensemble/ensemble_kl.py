@@ -1,11 +1,11 @@
-"""Ensemble distillation (EnD): the mean of the ensemble as target, the baseline of distribution distillation."""
+"""Ensemble distillation (EnD): the mean of the ensemble as target."""
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, no_autocast, widen
-from mmkd.losses.ensemble.statistics import EnsembleStatistics, mean_over_valid, read_ensemble
+from mmkd.losses.base import Loss, Map, Running
+from mmkd.losses.ensemble.statistics import EnsembleStatistics, read_ensemble
+from mmkd.losses.functional import divergence_terms, fill_masked, masked_mean, no_autocast, widen
 from mmkd.registry import MODELS
 
 
@@ -15,7 +15,7 @@ def ensemble_kl(
     temperature: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Divergence of the student's class distribution from the mean of the members' at every position.
+    r"""Divergence of the student's class distribution from the mean of the members'.
 
     Paper: Malinin et al., Ensemble Distribution Distillation, ICLR 2020, arXiv 1905.00076 (EnD, the
     baseline there).
@@ -53,8 +53,8 @@ def ensemble_kl(
     with no_autocast(student):
         mean_prob = fill_masked(statistics.mean_prob, mask)
         log_student = F.log_softmax(fill_masked(student, mask).double() / temperature, 1)
-        divergence = (torch.xlogy(mean_prob, mean_prob) - mean_prob * log_student).sum(1)
-        return (temperature**2 * mean_over_valid(divergence, mask)).to(widen(student)[0].dtype)
+        divergence = divergence_terms(mean_prob, log_student).sum(1)
+        return (temperature**2 * masked_mean(divergence, mask)).to(widen(student)[0].dtype)
 
 
 @MODELS.register_module()
@@ -72,8 +72,7 @@ class EnsembleKLLoss(Loss):
         tensor(1.4384)
     """
 
-    class_logits = ('student', 'teachers')
-    streams = ('teachers',)
+    roles = dict(student=Map(class_logits=True), teachers=Running(class_logits=True))
 
     def __init__(
         self, temperature: float = 1.0, loss_weight: float = 1.0, loss_name: str | None = None
@@ -83,11 +82,11 @@ class EnsembleKLLoss(Loss):
         self.running()  # refuses a bad temperature now
 
     def running(self) -> EnsembleStatistics:
-        """Return empty statistics at today's temperature, for members that come one after the other."""
+        """Return empty statistics at today's temperature, for members one after the other."""
         return EnsembleStatistics(self.temperature)
 
     def forward(
         self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None
     ) -> Tensor:
-        r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a bool mask (N, \*S)."""
+        r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a mask."""
         return self.loss_weight * ensemble_kl(student, teachers, self.temperature, mask)

@@ -1,13 +1,14 @@
-"""Proxy-Dirichlet distillation: a Dirichlet is fitted to the members in closed form, the student matches it."""
+"""Proxy-Dirichlet distillation: the student matches a Dirichlet fitted to the members."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, no_autocast, widen
+from mmkd.losses.base import Loss, Map, Running
 from mmkd.losses.ensemble.dirichlet_nll import clipped_concentration
-from mmkd.losses.ensemble.statistics import EnsembleStatistics, mean_over_valid, read_ensemble
+from mmkd.losses.ensemble.statistics import EnsembleStatistics, read_ensemble
+from mmkd.losses.functional import divergence_terms, fill_masked, masked_mean, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_non_negative
 
@@ -22,7 +23,9 @@ def proxy_dirichlet(
     offset: float = 1.0,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Divergence between the student's Dirichlet and one whose precision is read off the members' disagreement.
+    r"""Divergence between the student's Dirichlet and one fitted to the members in closed form.
+
+    The precision of the latter is read off the members' disagreement.
 
     Paper: Ryabinin et al., Scaling Ensemble Distribution Distillation to Many Classes with Proxy
     Targets, NeurIPS 2021, arXiv 2105.06987.
@@ -68,7 +71,8 @@ def proxy_dirichlet(
         >>> beta = 0.5 / math.log(4 / 3) + 1  # β̃₀ = 1 / ln(4/3)
         >>> proxy_dirichlet(torch.tensor([[beta - 1, beta - 1]]).log(), members).abs() < 1e-6
         tensor(True)
-        >>> proxy_dirichlet(torch.zeros(1, 2), members), proxy_dirichlet(torch.zeros(1, 2), members, 'forward')
+        >>> flat = torch.zeros(1, 2)
+        >>> proxy_dirichlet(flat, members), proxy_dirichlet(flat, members, 'forward')
         (tensor(0.0061), tensor(0.0266))
     """
     check_choice('direction', direction, DIRECTIONS)
@@ -80,25 +84,21 @@ def proxy_dirichlet(
         )
         beta = proxy_concentration(mean_prob, mean_log_prob) + offset
         alpha = clipped_concentration(student, mask=mask) + offset
-        divergence = (
-            dirichlet_kl(alpha, beta) / beta.sum(1)
-            if direction == 'reverse'
-            else dirichlet_kl(beta, alpha)
-        )
-        return mean_over_valid(divergence, mask).to(widen(student)[0].dtype)
+        if direction == 'reverse':
+            divergence = dirichlet_kl(alpha, beta) / beta.sum(1)
+        else:
+            divergence = dirichlet_kl(beta, alpha)
+        return masked_mean(divergence, mask).to(widen(student)[0].dtype)
 
 
 def proxy_concentration(mean_prob: Tensor, mean_log_prob: Tensor) -> Tensor:
     r"""Return π̄·β̃₀ (N, C, \*S) of the two means over members, without offset.
 
-    >>> proxy_concentration(torch.full((1, 2), .5), torch.full((1, 2), .5).log())  # agreement: the cap
+    >>> agreed = torch.full((1, 2), .5)  # the cap
+    >>> proxy_concentration(agreed, agreed.log())
     tensor([[500000., 500000.]])
     """
-    mkl = (
-        (torch.xlogy(mean_prob, mean_prob) - mean_prob * mean_log_prob)
-        .sum(1, keepdim=True)
-        .clamp(min=0)
-    )
+    mkl = divergence_terms(mean_prob, mean_log_prob).sum(1, keepdim=True).clamp(min=0)
     precision = ((mean_prob.shape[1] - 1) / (2 * mkl + 1e-8)).clamp(max=MAX_PRECISION)
     return (mean_prob * precision).clamp(min=torch.finfo(mean_prob.dtype).tiny)
 
@@ -109,7 +109,7 @@ def dirichlet_kl(p: Tensor, q: Tensor) -> Tensor:
     Grouped so that a narrow Dir p costs no digits: ln Γ(p) and p ψ(p) alone grow as p ln p, their
     difference as ln p.
 
-    >>> dirichlet_kl(torch.tensor([[2., 2.]]), torch.tensor([[1., 1.]]))  # ∫ 6xy ln 6xy = ln 6 − 5/3
+    >>> dirichlet_kl(torch.tensor([[2., 2.]]), torch.ones(1, 2))  # ∫ 6xy ln 6xy = ln 6 − 5/3
     tensor([0.1251])
     """
     p_0, q_0 = p.sum(1, keepdim=True), q.sum(1, keepdim=True)
@@ -119,11 +119,9 @@ def dirichlet_kl(p: Tensor, q: Tensor) -> Tensor:
 
 
 def _excess(x: Tensor, psi: Tensor) -> Tensor:
-    """Return x ψ(x) − ln Γ(x) − x; far out by Stirling's series, where the three terms would cancel."""
+    """Return x ψ(x) − ln Γ(x) − x; by Stirling's series where the three terms would cancel."""
     far = x.clamp(min=1e3)
-    inverse = (
-        1 / far
-    )  # powers of it vanish, whereas those of x overflow, and the gradient there is 0 · Inf
+    inverse = 1 / far  # its powers vanish; those of x overflow, with a gradient of 0 · Inf
     series = 0.5 * far.log() - 0.5 * (1 + math.log(2 * math.pi)) - inverse / 6 + inverse**3 / 90
     return torch.where(x > 1e3, series, x * psi - x.lgamma() - x)
 
@@ -144,8 +142,7 @@ class ProxyDirichletLoss(Loss):
         tensor(0.0610)
     """
 
-    class_logits = ('student', 'teachers')
-    streams = ('teachers',)
+    roles = dict(student=Map(class_logits=True), teachers=Running(class_logits=True))
 
     def __init__(
         self,
@@ -166,7 +163,7 @@ class ProxyDirichletLoss(Loss):
     def forward(
         self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None
     ) -> Tensor:
-        r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a bool mask (N, \*S)."""
+        r"""Return the weighted loss of logits (N, C, \*S) and (M, N, C, \*S) under a mask."""
         return self.loss_weight * proxy_dirichlet(
             student, teachers, self.direction, self.offset, mask
         )

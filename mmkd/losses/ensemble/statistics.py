@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import OTHER_CLASSES, check_mask, no_autocast, shape_of
+from mmkd.losses.checks import OTHER_CLASSES, check_mask, shape_of
+from mmkd.losses.functional import no_autocast
 from mmkd.utils.checks import check_fraction, check_positive
 
 
@@ -104,8 +105,7 @@ class EnsembleStatistics:
         if logits.dim() < 2:
             raise ValueError(
                 f'a member of an ensemble gives logits (N, C, *S), got {shape_of(logits)}. Mend: '
-                f'stack '
-                'the members to teachers (M, N, C, *S)'
+                'stack the members to teachers (M, N, C, *S)'
             )
         if logits.shape[1] == 1:
             raise ValueError(
@@ -124,8 +124,8 @@ class EnsembleStatistics:
             )
         raise ValueError(
             f'the members of an ensemble differ in shape: member {self.count + 1} has '
-            f'{shape_of(logits)} ({shapes}). Mend: tap every member where its logits have the '
-            f'same size'
+            f'{shape_of(logits)} ({shapes}). Mend: tap every member where its logits have the same '
+            'size'
         )
 
 
@@ -136,7 +136,7 @@ def read_ensemble(
     smoothing: float = 0.0,
     mask: Tensor | None = None,
 ) -> EnsembleStatistics:
-    r"""Return the statistics of the members, one after the other, after a check against student and mask.
+    r"""Return the statistics of the members, checked against student and mask.
 
     Args:
         student: Logits (N, C, \*S).
@@ -153,51 +153,43 @@ def read_ensemble(
     """
     if isinstance(teachers, EnsembleStatistics):
         statistics = teachers
-        if not (
-            math.isclose(statistics.temperature, temperature)
-            and math.isclose(statistics.smoothing, smoothing)
-        ):
-            raise ValueError(
-                f'the statistics were taken at temperature={statistics.temperature}, smoothing='
-                f'{statistics.smoothing}, this loss needs temperature={temperature}, smoothing='
-                f'{smoothing}. Mend: statistics = loss.running()'
-            )
+        _check_taken_at(statistics, temperature, smoothing)
     else:
         statistics = EnsembleStatistics(temperature, smoothing)
         for member in teachers:
             statistics.update(member)
+    _check_student(student, statistics)
+    check_mask(mask, student)
+    return statistics
+
+
+def _check_taken_at(statistics: EnsembleStatistics, temperature: float, smoothing: float) -> None:
+    at = statistics.temperature, statistics.smoothing
+    if all(map(math.isclose, at, (temperature, smoothing))):
+        return
+    raise ValueError(
+        f'the statistics were taken at temperature={at[0]}, smoothing={at[1]}, this loss needs '
+        f'temperature={temperature}, smoothing={smoothing}. Mend: statistics = loss.running()'
+    )
+
+
+def _check_student(student: Tensor, statistics: EnsembleStatistics) -> None:
     shapes = f'student {shape_of(student)}, teachers {tuple(statistics.shape)}'
     if statistics.count < 2:
         raise ValueError(
             f'an ensemble needs two members or more, got {statistics.count} ({shapes}); the '
-            f'disagreement '
-            "of one member is 0. Mend: a second teacher and reads=dict(teachers='t*.logits'), or "
-            'plain '
-            'distillation of one teacher by PixelWiseKLLoss'
+            'disagreement of one member is 0. Mend: a second teacher and '
+            "reads=dict(teachers='t*.logits'), or plain distillation of one teacher by "
+            'PixelWiseKLLoss'
         )
     expected = statistics.shape[1:]
     if student.dim() == len(expected) and student.shape[1] != expected[1]:
         raise ValueError(
             f'student has {student.shape[1]} classes but the ensemble has {expected[1]} '
-            f'({shapes}). '
-            f'{OTHER_CLASSES}'
+            f'({shapes}). {OTHER_CLASSES}'
         )
     if student.shape != expected:
         raise ValueError(
             f'student and members differ in shape: {shapes}, expected student (N, C, *S) and '
-            f'teachers '
-            "(M, N, C, *S). Mend: connectors=dict(student='auto') resizes the student"
+            "teachers (M, N, C, *S). Mend: connectors=dict(student='auto') resizes the student"
         )
-    check_mask(mask, student)
-    return statistics
-
-
-def mean_over_valid(values: Tensor, mask: Tensor | None) -> Tensor:
-    r"""Return the mean of values (N, \*S) over the positions that count; exactly 0 where none does.
-
-    >>> mean_over_valid(torch.tensor([1., 2., 9.]), torch.tensor([True, True, False]))
-    tensor(1.5000)
-    """
-    if mask is None:
-        return values.mean()
-    return torch.where(mask, values, values.new_zeros(())).sum() / mask.sum().clamp(min=1)

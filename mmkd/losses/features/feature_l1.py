@@ -2,7 +2,9 @@
 
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_mask, fill_masked, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss
+from mmkd.losses.checks import check_mask, shape_of
+from mmkd.losses.functional import count_valid, fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 
 
@@ -31,19 +33,19 @@ def feature_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
 
     Examples:
         >>> import torch
-        >>> feature_l1(torch.tensor([[1., 2.], [0., 0.]]), torch.tensor([[0., 4.], [0., 1.]]))  # (1 + 2 + 0 + 1) / 4
+        >>> teacher = torch.tensor([[0., 4.], [0., 1.]])
+        >>> feature_l1(torch.tensor([[1., 2.], [0., 0.]]), teacher)  # (1 + 2 + 0 + 1) / 4
         tensor(1.)
     """
     if student.dim() < 2 or student.shape != teacher.shape:
         raise ValueError(
             f'feature L1 needs maps (N, C, *S) of one shape, got student {shape_of(student)}, '
-            f'teacher '
-            f"{shape_of(teacher)}; mend: connectors=dict(student='auto')"
+            f"teacher {shape_of(teacher)}; mend: connectors=dict(student='auto')"
         )
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
-        valid = student[:, 0].numel() if mask is None else mask.sum().clamp(min=1)
+        valid = count_valid(student, mask)
         return (student - teacher).abs().sum() / (valid * student.shape[1])
 
 

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, no_autocast, shape_of, unit_vectors, widen
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import masked_mean, no_autocast, unit_vectors, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -37,15 +39,15 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
         TypeError: a mask that is not bool.
 
     Examples:
-        >>> hidden_cosine(torch.tensor([[1., 0.], [3., 4.]]), torch.tensor([[0., 2.], [4., 3.]]))  # (1 + 0.04) / 2
+        >>> teacher = torch.tensor([[0., 2.], [4., 3.]])
+        >>> hidden_cosine(torch.tensor([[1., 0.], [3., 4.]]), teacher)  # (1 + 0.04) / 2
         tensor(0.5200)
     """
     if student.dim() not in (2, 3) or student.shape != teacher.shape:
         raise ValueError(
             'hidden cosine needs states (N, D) or (N, L, D) of one shape, got student '
             f'{shape_of(student)}, teacher {shape_of(teacher)}; mend: a linear connector to the '
-            f'width of '
-            "the teacher, connectors=dict(student='auto')"
+            "width of the teacher, connectors=dict(student='auto')"
         )
     _check_mask(mask, student.shape[:-1])
     with no_autocast(student):
@@ -55,9 +57,7 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
                 x.where(mask[..., None], x.new_zeros(())) for x in (student, teacher)
             )
         distance = 1 - (unit_vectors(student) * unit_vectors(teacher)).sum(-1)
-        if mask is None:
-            return distance.mean()
-        return distance.where(mask, distance.new_zeros(())).sum() / mask.sum().clamp(min=1)
+        return masked_mean(distance, mask)
 
 
 @MODELS.register_module()
@@ -79,11 +79,12 @@ class HiddenCosineLoss(Loss):
             with one token.
 
     Examples:
-        >>> HiddenCosineLoss(token='first')(torch.tensor([[[1., 0.], [9., 9.]]]), torch.tensor([[[0., 1.], [9., 9.]]]))
+        >>> teacher = torch.tensor([[[0., 1.], [9., 9.]]])
+        >>> HiddenCosineLoss(token='first')(torch.tensor([[[1., 0.], [9., 9.]]]), teacher)
         tensor(1.)
     """
 
-    takes_tokens = True
+    roles = dict(student=Map(tokens=True), teacher=Map(tokens=True))
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class HiddenCosineLoss(Loss):
             raise ValueError(
                 f"token='class' needs labels {size} for the map {shape_of(student)}, got "
                 f'{None if labels is None else shape_of(labels)}; mend: '
-                f"reads=dict(labels='batch.labels')"
+                "reads=dict(labels='batch.labels')"
             )
         if mask is not None and self.token in ('first', 'class'):
             raise ValueError(f'token={self.token!r} takes no mask; mend: drop reads=dict(mask=…)')
@@ -177,8 +178,7 @@ def _check_mask(mask: Tensor | None, places: Sequence[int]) -> None:
         kind = TypeError if mask.dtype != torch.bool else ValueError
         raise kind(
             f'mask must be a bool tensor {tuple(places)}, True where a state counts, got '
-            f'{mask.dtype} '
-            f'{shape_of(mask)}'
+            f'{mask.dtype} {shape_of(mask)}'
         )
 
 

@@ -1,8 +1,10 @@
-"""Logit distillation by squared differences: the backbone loss of KSANC, and Ba & Caruana's before it."""
+"""Logit distillation by squared differences: KSANC's backbone loss, before it Ba & Caruana's."""
 
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_logits, check_mask, fill_masked, no_autocast, widen
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import check_logits, check_mask
+from mmkd.losses.functional import count_valid, fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
 
 
@@ -32,14 +34,15 @@ def logit_mse(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> T
 
     Examples:
         >>> import torch
-        >>> logit_mse(torch.tensor([[1., 2.], [0., 0.]]), torch.tensor([[0., 4.], [0., 1.]]))  # (1 + 4 + 0 + 1) / 2
+        >>> teacher = torch.tensor([[0., 4.], [0., 1.]])
+        >>> logit_mse(torch.tensor([[1., 2.], [0., 0.]]), teacher)  # (1 + 4 + 0 + 1) / 2
         tensor(3.)
     """
     check_logits(student, teacher, 'logit MSE')
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
-        valid = student[:, 0].numel() if mask is None else mask.sum().clamp(min=1)
+        valid = count_valid(student, mask)
         return (student - teacher).square().sum() / valid
 
 
@@ -57,7 +60,7 @@ class LogitMSELoss(Loss):
         tensor(1.5000)
     """
 
-    class_logits = ('student', 'teacher')
+    roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         r"""Return the weighted loss of logits (N, C, \*S) under a bool mask (N, \*S)."""

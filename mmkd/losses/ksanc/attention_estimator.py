@@ -42,8 +42,10 @@ class AttentionEstimator(nn.Module):
     Examples:
         >>> import torch
         >>> estimator = AttentionEstimator(1, 1)
-        >>> _ = [p.data.fill_(v) for p, v in zip(estimator.parameters(), (1., 2., .5), strict=True)]  # w, W_g, b_g
-        >>> estimator(torch.tensor([[[[1., 3.]]]]).log(), torch.tensor([[3.]])).item()  # 3/4 ln 3 + 2 · 3 + 1/2
+        >>> for p, value in zip(estimator.parameters(), (1., 2., .5)):  # w, W_g, b_g
+        ...     _ = p.data.fill_(value)
+        >>> x, g = torch.tensor([[[[1., 3.]]]]).log(), torch.tensor([[3.]])
+        >>> estimator(x, g).item()  # 3/4 ln 3 + 2 · 3 + 1/2
         7.3239...
     """
 
@@ -60,9 +62,8 @@ class AttentionEstimator(nn.Module):
         check_choice('pooling', pooling, ('sum', 'avg'))
         check_count('channels', channels, 1)
         self.pooling = pooling
-        self.score = nn.Linear(
-            channels, 1, bias=False
-        )  # a bias would be a constant under the softmax
+        # A bias would be a constant under the softmax.
+        self.score = nn.Linear(channels, 1, bias=False)
         self.transform: nn.Linear | None = None
         self.descriptor: nn.Linear | None = None
         if in_channels is not None:
@@ -73,14 +74,13 @@ class AttentionEstimator(nn.Module):
             self.descriptor = nn.Linear(global_channels, channels)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, global_: Tensor) -> Tensor:
-        """Return descriptors (N, channels) of maps (N, C, H, W) and global descriptors (N, global_channels)."""
+        """Return descriptors (N, channels) of maps (N, C, H, W) and global descriptors (N, …)."""
         x = x.flatten(2)
         weight = self.score.weight
         if self.transform is not None:
             weight = weight @ self.transform.weight
-        attention = (weight.expand(len(x), -1, -1) @ x).softmax(
-            2
-        )  # a weight of two axes would copy the map
+        # Expanded: a weight of two axes would copy the map.
+        attention = (weight.expand(len(x), -1, -1) @ x).softmax(2)
         squeezed = (x @ attention.mT).squeeze(2)
         if self.transform is not None:
             squeezed = self.transform(squeezed)

@@ -1,4 +1,4 @@
-"""Intermediate distillation of KSANC: stages are compared by what attention squeezes out of them."""
+"""Squeezed knowledge: KSANC's distance between the attended descriptors of all stages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmkd.losses.base import Loss, call_in_dtype, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, Many, Map, OfBatch
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import call_in_dtype, no_autocast, widen
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator
 from mmkd.registry import MODELS
 from mmkd.structures.batch import IGNORED_IMAGE
@@ -33,7 +35,8 @@ def squeezed_knowledge(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> 
 
     Examples:
         >>> import torch
-        >>> squeezed_knowledge([torch.zeros(2, 3), torch.zeros(2, 1)], [torch.ones(2, 3), torch.tensor([[2.], [0.]])])
+        >>> teacher = [torch.ones(2, 3), torch.tensor([[2.], [0.]])]
+        >>> squeezed_knowledge([torch.zeros(2, 3), torch.zeros(2, 1)], teacher)  # 3 + (4 + 0) / 2
         tensor(5.)
     """
     s, t = widen(torch.cat(list(student), 1), torch.cat(list(teacher), 1).detach())
@@ -42,7 +45,7 @@ def squeezed_knowledge(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> 
 
 @MODELS.register_module()
 class SqueezedKnowledgeLoss(Loss):
-    r"""The estimators of both networks and the distance of their descriptors; see :func:`squeezed_knowledge`.
+    r"""The distance of estimated descriptors, with the estimators; see :func:`squeezed_knowledge`.
 
     Per stage and network an :class:`mmkd.losses.AttentionEstimator`; the student's begins with the
     transform convolution to the teacher's channels. Maps of a stage may differ in height and width
@@ -81,16 +84,24 @@ class SqueezedKnowledgeLoss(Loss):
 
     Examples:
         >>> loss = SqueezedKnowledgeLoss([1], [2], 3, 4)
-        >>> for p in loss.parameters(): _ = p.data.fill_(1.)  # student: (1 · 1 + 1) + 3 + 1, teacher: 1 + 4 + 1
-        >>> loss([torch.ones(1, 1, 8, 8)], [torch.ones(1, 2, 4, 4)], torch.ones(1, 3), torch.ones(1, 4)).item()
+        >>> for p in loss.parameters():  # student: (1 · 1 + 1) + 3 + 1, teacher: 1 + 4 + 1
+        ...     _ = p.data.fill_(1.)
+        >>> student, teacher = [torch.ones(1, 1, 8, 8)], [torch.ones(1, 2, 4, 4)]
+        >>> loss(student, teacher, torch.ones(1, 3), torch.ones(1, 4)).item()
         0.0
-        >>> loss([torch.ones(1, 1, 8, 8)], [torch.zeros(1, 2, 4, 4)], torch.ones(1, 3), torch.ones(1, 4)).item()
+        >>> loss(student, [torch.zeros(1, 2, 4, 4)], torch.ones(1, 3), torch.ones(1, 4)).item()
         2.0
     """
 
-    needs = ()  # the estimators bring every stage to one length
-    lists = ('student', 'teacher')
-    whole = ('labels',)  # which classes an image shows, a coarser map would not tell
+    # The estimators bring every stage to one length. Which classes an image shows, a coarser map of
+    # labels would not tell.
+    roles = dict(
+        student=Many(),
+        teacher=Many(),
+        student_global=Map(alike=()),
+        teacher_global=Map(alike=()),
+        labels=OfBatch(whole=True),
+    )
     fixed = ('num_classes',)
     student_estimators: nn.ModuleList | None
     teacher_estimators: nn.ModuleList | None
@@ -118,18 +129,10 @@ class SqueezedKnowledgeLoss(Loss):
             _check_stages(
                 student_channels, teacher_channels, 'student_channels', 'teacher_channels'
             )
-        self.multiply, self.pooling, self.num_classes, self.ignore_index = (
-            multiply,
-            pooling,
-            num_classes,
-            ignore_index,
-        )
-        self.channels: list[Any] = [
-            student_channels,
-            teacher_channels,
-            student_global_channels,
-            teacher_global_channels,
-        ]
+        self.multiply, self.pooling = multiply, pooling
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+        self.channels: list[Any] = [student_channels, teacher_channels]
+        self.channels += [student_global_channels, teacher_global_channels]
         self.student_estimators = self.teacher_estimators = self.classifier = None
         if None not in self.channels:
             self._make()
@@ -150,26 +153,20 @@ class SqueezedKnowledgeLoss(Loss):
         if self.student_estimators is not None:
             return ''
         _check_inputs(student, teacher)
-        found = [
-            [x.shape[1] for x in student],
-            [x.shape[1] for x in teacher],
-            student_global.shape[1],
-            teacher_global.shape[1],
-        ]
+        found: list[Any] = [_channels(student), _channels(teacher)]
+        found += [student_global.shape[1], teacher_global.shape[1]]
         self.channels = [f if c is None else c for c, f in zip(self.channels, found, strict=True)]
         self._make()
         self.to(student[0].device)
         what = (
-            f'attention estimators of stages {list(self.channels[0])} -> '
-            f'{list(self.channels[1])} channels'
+            f'attention estimators of stages {list(self.channels[0])} -> {list(self.channels[1])} '
+            'channels'
         )
+        if self.num_classes:
+            return what
         return (
-            what
-            if self.num_classes
-            else (
-                f"{what}; the teacher's stay as drawn (num_classes=… and "
-                f"reads=dict(labels='batch.labels') train them)"
-            )
+            f"{what}; the teacher's stay as drawn (num_classes=… and "
+            "reads=dict(labels='batch.labels') train them)"
         )
 
     def forward(
@@ -180,7 +177,7 @@ class SqueezedKnowledgeLoss(Loss):
         teacher_global: Tensor,
         labels: Tensor | None = None,
     ) -> Tensor:
-        """Return the weighted distance, plus the task loss of the teacher's estimators where there is one.
+        """Return the weighted distance, with the task loss of the teacher's estimators if any.
 
         Args:
             student: Maps (N, Fs_i, Hs_i, Ws_i), one a stage.
@@ -193,31 +190,24 @@ class SqueezedKnowledgeLoss(Loss):
         if self.student_estimators is None or self.teacher_estimators is None:
             raise RuntimeError(
                 'the estimators are not built: some channels are unknown. Mend: '
-                'student_channels=[…], '
-                'teacher_channels=[…], student_global_channels=, teacher_global_channels=, or '
-                'build(student=…, …) (the Distiller calls it)'
+                'student_channels=[…], teacher_channels=[…], student_global_channels=, '
+                'teacher_global_channels=, or build(student=…, …) (the Distiller calls it)'
             )
         self._check(student, teacher, student_global, teacher_global, labels)
         with no_autocast(student[0]):
             *maps, g_s, g_t = widen(*student, *teacher, student_global, teacher_global)
             g_s, g_t = (g.flatten(2).mean(2) if g.dim() > 2 else g for g in (g_s, g_t.detach()))
             stages = len(student)
-            s = [
-                call_in_dtype(e, x, g_s)
-                for e, x in zip(self.student_estimators, maps[:stages], strict=True)
-            ]
-            t = [
-                call_in_dtype(e, x.detach(), g_t)
-                for e, x in zip(self.teacher_estimators, maps[stages:], strict=True)
-            ]
+            s = _estimate(self.student_estimators, maps[:stages], g_s)
+            t = _estimate(self.teacher_estimators, [x.detach() for x in maps[stages:]], g_t)
             distance = squeezed_knowledge(s, t)
-            self.diagnostics = dict(squeezed=distance.detach())
-            value = self.loss_weight * distance
-            if self.classifier is None or labels is None:
-                return value
-            task = self._task(call_in_dtype(self.classifier, torch.cat(t, 1)), labels)
-            self.diagnostics['estimator_task'] = task.detach()
-            return value + task
+            found, value = dict(squeezed=distance.detach()), self.loss_weight * distance
+            if self.classifier is not None and labels is not None:
+                task = self._task(call_in_dtype(self.classifier, torch.cat(t, 1)), labels)
+                found['estimator_task'] = task.detach()
+                value = value + task
+            self.diagnostics = found
+            return value
 
     def _make(self) -> None:
         student, teacher, student_global, teacher_global = self.channels
@@ -230,37 +220,20 @@ class SqueezedKnowledgeLoss(Loss):
         self.teacher_estimators = nn.ModuleList(
             AttentionEstimator(c, teacher_global, **options) for c in teacher
         )
-        if self.num_classes is None:
-            self.teacher_estimators.requires_grad_(
-                False
-            )  # nothing trains them: no optimizer and no DDP should wait
+        if self.num_classes is None:  # nothing trains them: no optimizer and no DDP should wait
+            self.teacher_estimators.requires_grad_(False)
         else:
             self.classifier = nn.Linear(sum(teacher), self.num_classes)
 
     def _task(self, logits: Tensor, labels: Tensor) -> Tensor:
         labels = labels.long()
         ignored = IGNORED_IMAGE if labels.dim() == 1 else self.ignore_index
-        valid = labels != ignored
-        classes = logits.shape[1]
-        wrong = valid & ((labels < 0) | (labels >= classes))
-        has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
-        if has_wrong:
-            raise ValueError(
-                f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but '
-                f'num_classes={classes} '
-                f'(0 … {classes - 1}; {ignored} is ignored); mend: num_classes, or ignore_index'
-            )
-        if not has_valid:
-            raise ValueError(
-                f"every label is the ignore index {ignored}, so the teacher's estimators have "
-                f'nothing to '
-                'learn from; mend: ignore_index, or the label files'
-            )
+        valid, classes = labels != ignored, logits.shape[1]
+        _check_labels(labels, valid, classes, ignored)
         if labels.dim() == 1:
             return F.cross_entropy(logits, labels, ignore_index=ignored)
-        places = labels.masked_fill(~valid, classes).flatten(
-            1
-        )  # the ignored go to a column of their own
+        # The ignored go to a column of their own.
+        places = labels.masked_fill(~valid, classes).flatten(1)
         present = logits.new_zeros(len(logits), classes + 1).scatter_(1, places, 1.0)[:, :classes]
         entropy = F.binary_cross_entropy_with_logits(logits, present, reduction='none').mean(1)
         counts = valid.flatten(1).any(1)
@@ -275,41 +248,67 @@ class SqueezedKnowledgeLoss(Loss):
         labels: Tensor | None,
     ) -> None:
         _check_inputs(student, teacher)
-        n = len(student[0])
-        for role, maps, channels in (
-            ('student', student, self.channels[0]),
-            ('teacher', teacher, self.channels[1]),
-        ):
-            if [x.shape[1] for x in maps] != list(channels):
-                raise ValueError(
-                    f'{role} has stages of {[x.shape[1] for x in maps]} channels, but the '
-                    f'estimators are '
-                    f'of {list(channels)}; mend: {role}_channels={[x.shape[1] for x in maps]} (or '
-                    f'None)'
-                )
-        for role, g, channels in (
-            ('student_global', student_global, self.channels[2]),
-            ('teacher_global', teacher_global, self.channels[3]),
-        ):
-            if g.dim() < 2 or g.shape[:2] != (n, channels):
-                raise ValueError(
-                    f'{role} must be a descriptor ({n}, {channels}) or a map of so many channels, '
-                    f'got '
-                    f'{shape_of(g)}; mend: {role}_channels (or None), or the tap'
-                )
+        images = len(student[0])
+        s_channels, t_channels, s_global, t_global = self.channels
+        _check_channels('student', student, s_channels)
+        _check_channels('teacher', teacher, t_channels)
+        _check_global('student_global', student_global, images, s_global)
+        _check_global('teacher_global', teacher_global, images, t_global)
         if labels is None and self.num_classes is not None:
             raise ValueError(
                 f"num_classes={self.num_classes} trains the teacher's estimators on labels, but "
-                f'none were '
-                "given; mend: reads=dict(labels='batch.labels')"
+                "none were given; mend: reads=dict(labels='batch.labels')"
             )
         if labels is not None and self.num_classes is None:
             raise ValueError(
                 'labels were given, but there is no classifier to train on them; mend: '
                 'num_classes=…'
             )
-        if labels is not None and (labels.dim() not in (1, 3) or len(labels) != n):
-            raise ValueError(f'labels must be ({n},) or ({n}, H, W), got {shape_of(labels)}')
+        if labels is not None and (labels.dim() not in (1, 3) or len(labels) != images):
+            raise ValueError(
+                f'labels must be ({images},) or ({images}, H, W), got {shape_of(labels)}'
+            )
+
+
+def _channels(maps: Sequence[Tensor]) -> list[int]:
+    return [x.shape[1] for x in maps]
+
+
+def _estimate(estimators: nn.ModuleList, maps: Sequence[Tensor], global_: Tensor) -> list[Tensor]:
+    """Return the descriptor of every stage."""
+    pairs = zip(estimators, maps, strict=True)
+    return [call_in_dtype(estimator, x, global_) for estimator, x in pairs]
+
+
+def _check_channels(role: str, maps: Sequence[Tensor], channels: Sequence[int]) -> None:
+    if _channels(maps) != list(channels):
+        raise ValueError(
+            f'{role} has stages of {_channels(maps)} channels, but the estimators are of '
+            f'{list(channels)}; mend: {role}_channels={_channels(maps)} (or None)'
+        )
+
+
+def _check_global(role: str, x: Tensor, images: int, channels: int) -> None:
+    if x.dim() < 2 or x.shape[:2] != (images, channels):
+        raise ValueError(
+            f'{role} must be a descriptor ({images}, {channels}) or a map of so many channels, got '
+            f'{shape_of(x)}; mend: {role}_channels (or None), or the tap'
+        )
+
+
+def _check_labels(labels: Tensor, valid: Tensor, classes: int, ignored: int) -> None:
+    wrong = valid & ((labels < 0) | (labels >= classes))
+    has_wrong, has_valid = torch.stack([wrong.any(), valid.any()]).tolist()
+    if has_wrong:
+        raise ValueError(
+            f'labels hold the ids {labels[wrong].unique().tolist()[:8]}, but num_classes={classes} '
+            f'(0 … {classes - 1}; {ignored} is ignored); mend: num_classes, or ignore_index'
+        )
+    if not has_valid:
+        raise ValueError(
+            f"every label is the ignore index {ignored}, so the teacher's estimators have nothing "
+            'to learn from; mend: ignore_index, or the label files'
+        )
 
 
 def _check_inputs(student: Any, teacher: Any) -> None:
@@ -325,8 +324,7 @@ def _check_inputs(student: Any, teacher: Any) -> None:
     if len({len(x) for x in [*student, *teacher]}) != 1:
         raise ValueError(
             f'the stages differ in their number of images: student {[len(x) for x in student]}, '
-            f'teacher '
-            f'{[len(x) for x in teacher]}'
+            f'teacher {[len(x) for x in teacher]}'
         )
 
 
@@ -334,6 +332,5 @@ def _check_stages(student: Sequence, teacher: Sequence, one: str, other: str) ->
     if len(student) != len(teacher) or not len(student):
         raise ValueError(
             f'{one} has {len(student)} stages, {other} {len(teacher)}; mend: lists of one length, '
-            f'stage '
-            'beside stage'
+            'stage beside stage'
         )

@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from mmkd.losses.base import Loss, check_mask, first_derivative_only, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, Map, OfBatch
+from mmkd.losses.checks import check_mask, shape_of
+from mmkd.losses.functional import first_derivative_only, no_autocast, widen
 from mmkd.losses.quest.predictor import AssignmentPredictor, unit
 from mmkd.losses.quest.vocabulary import (
     Vocabulary,
@@ -103,9 +105,8 @@ def pooling_factor(student: Tensor, teacher: Tensor) -> int:
     if tuple(teacher.shape[2:]) != (factor * student.shape[2], factor * student.shape[3]):
         raise ValueError(
             "the teacher's map must be as large as the student's, or larger by an integer factor, "
-            'the '
-            f"same on both axes: {shapes}. Mend: connectors=dict(student='auto') resizes the "
-            f'student'
+            f"the same on both axes: {shapes}. Mend: connectors=dict(student='auto') resizes the "
+            'student'
         )
     return factor
 
@@ -277,7 +278,7 @@ class AssignmentKLLoss(Loss):
         0.110...
     """
 
-    needs = ('size',)
+    roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)), mask=OfBatch())
     fixed = (
         'num_words',
         'tau',
@@ -343,17 +344,17 @@ class AssignmentKLLoss(Loss):
         if self.pooling not in (None, pooling):
             raise ValueError(
                 f"the teacher's map is {pooling} times as large as the student's, but was "
-                f'{self.pooling} '
-                f'times when the loss was built: student {shape_of(student)}, teacher '
-                f'{shape_of(teacher)}, and words of one pooling do not fit another. Mend: '
+                f'{self.pooling} times when the loss was built: student {shape_of(student)}, '
+                f'teacher {shape_of(teacher)}, and words of one pooling do not fit another. Mend: '
                 'data_preprocessor.size of the images that are trained on, or '
                 "connectors=dict(student='auto')"
             )
         if not vocabulary.fitted:
             raise NotFittedError(
-                'the vocabulary is not fitted: its words are NaN. Mend: custom_hooks=[dict(type='
-                "'mmkd.VocabularyHook')] fits it before training, tools/fit_vocabulary.py writes a "
-                'file for vocabulary=…, or copy words into loss.vocabulary.words'
+                'the vocabulary is not fitted: its words are NaN. Mend: '
+                "custom_hooks=[dict(type='mmkd.VocabularyHook')] fits it before training, "
+                'tools/fit_vocabulary.py writes a file for vocabulary=…, or copy words into '
+                'loss.vocabulary.words'
             )
         value, confidence, used, accuracy = _divergence(
             student,

@@ -44,14 +44,12 @@ def vocabulary_objectives(distiller: 'Distiller') -> dict[str, Objective]:
             raise ValueError(
                 f'objective {name!r} reads teacher={reference!r}, which is no teacher (teachers: '
                 f'{list(distiller.teachers)}): words fitted to features that go on changing mean '
-                f'nothing. '
-                'Mend: a frozen teacher'
+                'nothing. Mend: a frozen teacher'
             )
         if 'teacher' in objective.connectors:
             raise ValueError(
                 f'objective {name!r} has a connector of the teacher, but its vocabulary is fitted '
-                f'to the '
-                "tap itself. Mend: connectors=dict(student='auto')"
+                "to the tap itself. Mend: connectors=dict(student='auto')"
             )
     return found
 
@@ -102,12 +100,9 @@ def fit_vocabularies(
         reports[name] = report
         print_log(
             f'mmkd: {name}: {len(vocabulary.words)} words fitted to {report["vectors"]} vectors: '
-            f'mean squared '
-            f'distance {report["inertia"]:.4g}, perplexity of words used '
-            f'{report["words_used"]:.1f}; tau '
-            f'{report["tau"]:.4g}: mean max p_T {report["confidence"]:.3f}, perplexity of an '
-            f'assignment '
-            f'{report["assignment"]:.2f}',
+            f'mean squared distance {report["inertia"]:.4g}, perplexity of words used '
+            f'{report["words_used"]:.1f}; tau {report["tau"]:.4g}: mean max p_T '
+            f'{report["confidence"]:.3f}, perplexity of an assignment {report["assignment"]:.2f}',
             logger='current',
         )
     return reports
@@ -189,8 +184,9 @@ def training_images(
         if pipeline is None or 'dataset' not in train:
             raise ValueError(
                 'a vocabulary is fitted to train_dataloader.dataset under the pipeline of '
-                'val_dataloader.dataset, but the config lacks one of them. Mend: VocabularyHook('
-                'dataloader=dict(dataset=…, batch_size=1, num_workers=2)), or both data loaders'
+                'val_dataloader.dataset, but the config lacks one of them. Mend: '
+                'VocabularyHook(dataloader=dict(dataset=…, batch_size=1, num_workers=2)), or both '
+                'data loaders'
             )
         dataloader = {**val, 'dataset': _with_pipeline(train['dataset'], pipeline)}
     dataset = DATASETS.build(dataloader['dataset'])

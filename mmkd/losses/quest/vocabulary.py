@@ -30,7 +30,7 @@ class Words(NamedTuple):
 
 
 def shift_words(words: Tensor) -> Words:
-    """Move words (K, C) to their mean: |v|² − 2⟨v, f⟩ of vectors far from 0 would cancel to noise, distances stay."""
+    """Move words (K, C) to their mean: far from 0, ‖v‖² − 2⟨v, f⟩ would cancel to noise; distances stay."""
     centre = words.mean(0)
     shifted = words - centre
     return Words(shifted, centre, shifted.square().sum(1))
@@ -170,23 +170,21 @@ class Vocabulary(nn.Module):
             )
         if len(vectors) < num_words:
             raise ValueError(
-                f'{len(vectors)} vectors are too few for {num_words} words. Mend: num_words='
-                f'{max(2, len(vectors) // 10)} or less, or more vectors (images=None, a larger '
-                'max_vectors)'
+                f'{len(vectors)} vectors are too few for {num_words} words. Mend: '
+                f'num_words={max(2, len(vectors) // 10)} or less, or more vectors (images=None, a '
+                'larger max_vectors)'
             )
         if not vectors.isfinite().all():
             raise ValueError(
                 "the teacher's features hold NaN or Inf, so no words can be fitted. Mend: check "
-                'its '
-                "checkpoint and inputs, or precision='bf16' in place of 'fp16'"
+                "its checkpoint and inputs, or precision='bf16' in place of 'fp16'"
             )
         distinct = _count_distinct(vectors, num_words)
         if distinct < num_words:
             raise ValueError(
                 f'the {len(vectors)} vectors hold {distinct} different ones, too few for '
-                f'{num_words} '
-                f'words. Mend: num_words={max(2, distinct // 10)} or less, or a tap whose '
-                f'features vary'
+                f'{num_words} words. Mend: num_words={max(2, distinct // 10)} or less, or a tap '
+                'whose features vary'
             )
         means = MiniBatchKMeans(num_words, batch_size=_BATCH, n_init=1, random_state=seed)
         means.fit(vectors.cpu().numpy())
@@ -201,9 +199,8 @@ class Vocabulary(nn.Module):
 
         Returns:
             ``vectors``: their number; ``inertia``: mean squared distance to the nearest word;
-                ``words_used``: the
-            perplexity exp(H) of the words' shares; ``tau``; ``confidence``: mean max p_T;
-            ``assignment``: the mean assignment perplexity exp(mean H(p_T)).
+            ``words_used``: the perplexity exp(H) of the words' shares; ``tau``; ``confidence``:
+            mean max p_T; ``assignment``: the mean assignment perplexity exp(mean H(p_T)).
         """
         counts = torch.zeros(len(self.words), dtype=torch.float64)
         inertia = confidence = entropy = 0.0
@@ -253,11 +250,9 @@ class Vocabulary(nn.Module):
             )
             raise ValueError(
                 f'this vocabulary was fitted to {" and ".join(what[d] for d in differs)}, so its '
-                f'words '
-                f'mean nothing here. Mend: give back the {", ".join(differs)} that it was fitted '
-                f'with, '
-                'or fit one anew: tools/fit_vocabulary.py, or VocabularyHook without vocabulary=, '
-                'load_from or resume'
+                f'words mean nothing here. Mend: give back the {", ".join(differs)} that it was '
+                'fitted with, or fit one anew: tools/fit_vocabulary.py, or VocabularyHook without '
+                'vocabulary=, load_from or resume'
             )
 
     def load(self, path: str | Path) -> None:
@@ -271,17 +266,16 @@ class Vocabulary(nn.Module):
         if set(state) != {'words', 'tau', 'fingerprint'}:
             raise ValueError(
                 f'vocabulary={str(path)!r} is no vocabulary: it holds {sorted(state)[:5]}. Mend: '
-                f'write '
-                'one by tools/fit_vocabulary.py'
+                'write one by tools/fit_vocabulary.py'
             )
         check_fitted(**state, where=f'vocabulary={str(path)!r}')
         if state['words'].shape != self.words.shape:
             raise ValueError(
                 f'vocabulary={str(path)!r} holds {state["words"].shape[0]} words of '
                 f'{state["words"].shape[1]} channels, but the loss has '
-                f'num_words={self.words.shape[0]} '
-                f'and a teacher of {self.words.shape[1]} channels. Mend: num_words='
-                f'{state["words"].shape[0]}, or fit one for this teacher: tools/fit_vocabulary.py'
+                f'num_words={self.words.shape[0]} and a teacher of {self.words.shape[1]} channels. '
+                f'Mend: num_words={state["words"].shape[0]}, or fit one for this teacher: '
+                'tools/fit_vocabulary.py'
             )
         self.words.copy_(state['words'])
         self.fingerprint.copy_(state['fingerprint'])
@@ -312,10 +306,8 @@ class Vocabulary(nn.Module):
         if not (unit > 0 and excess(low) < 0 < excess(high)):
             raise ValueError(
                 f"tau='auto' finds no tau of assignment perplexity {self.target_perplexity}: too "
-                f'many '
-                'words are equal, since the features hold too few different vectors. Mend: fewer '
-                'words, '
-                'a tap whose features vary, or a tau of your own'
+                'many words are equal, since the features hold too few different vectors. Mend: '
+                'fewer words, a tap whose features vary, or a tau of your own'
             )
         return math.exp(brentq(excess, low, high, xtol=1e-6))
 
@@ -341,8 +333,7 @@ def check_vocabulary(num_words: int, tau: float | str, target_perplexity: float)
     elif not 1 < target_perplexity < num_words:
         raise ValueError(
             f'target_perplexity must lie between 1 (one word) and num_words={num_words} (all '
-            f'alike) for '
-            f"tau='auto', got {target_perplexity!r}"
+            f"alike) for tau='auto', got {target_perplexity!r}"
         )
 
 

@@ -1,11 +1,19 @@
-"""KL over attention rows: whom does each token look at? The attention part of KD from internal representations."""
+"""KL over attention rows: whom does each token look at?"""
 
 import math
 
 import torch
 from torch import Tensor
 
-from mmkd.losses.base import Loss, fill_masked, infinite_to_nan, no_autocast, shape_of, widen
+from mmkd.losses.base import Loss, Map, OfBatch
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import (
+    divergence_terms,
+    fill_masked,
+    infinite_to_nan,
+    no_autocast,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_count
 
@@ -27,7 +35,8 @@ def attention_kl(
     Paper: Aguilar et al., Knowledge Distillation from Internal Representations, AAAI 2020, arXiv
     1910.03723, the attention loss. No code of the authors is known.
 
-    .. math:: L_{kl} = \frac{1}{h |V|} \sum_{i \in V} \sum_{a=1}^{h} \sum_k A^T_{aik} \ln \frac{A^T_{aik}}{A^S_{aik}}
+    .. math:: L_{kl} = \frac{1}{h |V|} \sum_{i \in V} \sum_{a=1}^{h} \sum_k
+              A^T_{aik} \ln \frac{A^T_{aik}}{A^S_{aik}}
 
     Normaliser: summed over keys k, averaged over heads and over the valid rows V (queries) of the
     whole batch; the paper's 1/L, with the true length of every sentence. There is no temperature,
@@ -55,26 +64,17 @@ def attention_kl(
         TypeError: a mask that is not bool.
 
     Examples:
-        >>> a = torch.tensor([[[[0.5, 0.5], [1., 0.]]]])
-        >>> attention_kl(torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]]), a)  # (ln(2)/2 + ln(2/3)/2 + ln 2) / 2
+        >>> teacher = torch.tensor([[[[0.5, 0.5], [1., 0.]]]])
+        >>> student = torch.tensor([[[[0.25, 0.75], [0.5, 0.5]]]])
+        >>> attention_kl(student, teacher)  # (ln(2)/2 + ln(2/3)/2 + ln 2) / 2
         tensor(0.4185)
     """
     check_choice('heads', heads, HEADS)
-    keys = [k for k in (student_key, teacher_key) if k is not None]
-    if len(keys) == 1 or (key_mask is not None and not keys):
-        raise ValueError(
-            'student_key and teacher_key come together, and key_mask with them; got '
-            f'student_key {_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
-            f'{_shape(key_mask)}. Mend: all of them, or probabilities alone'
-        )
+    _check_keys(student_key, teacher_key, key_mask)
     _check(student, teacher, heads, student_key, teacher_key)
     _check_mask('mask', mask, (len(student), student.shape[2]), 'queries')
-    _check_mask(
-        'key_mask',
-        key_mask,
-        () if student_key is None else (len(student_key), student_key.shape[2]),
-        'keys',
-    )
+    places = () if student_key is None else (len(student_key), student_key.shape[2])
+    _check_mask('key_mask', key_mask, places, 'keys')
     queries = student.shape[2]
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
@@ -83,29 +83,22 @@ def attention_kl(
             drawn = torch.randperm(queries, device=student.device)[:rows]
             student, teacher = student[:, :, drawn], teacher[:, :, drawn]
             mask = None if mask is None else mask[:, drawn]
-        rows_mask = (
-            None if mask is None else mask[..., None]
-        )  # what stands in padding may be NaN, and 0 · NaN is NaN
+        # What stands in padding may be NaN, and 0 · NaN is NaN.
+        rows_mask = None if mask is None else mask[..., None]
         student, teacher = (fill_masked(x, rows_mask) for x in (student, teacher))
         if student_key is None or teacher_key is None:
-            if heads == 'mean':
-                student = student.mean(1, keepdim=True)
-            log_student = infinite_to_nan(student).clamp(min=torch.finfo(student.dtype).tiny).log()
+            log_student = _log_rows(student, heads)
         else:
-            student_key, teacher_key = (
-                fill_masked(x, None if key_mask is None else key_mask[..., None])
-                for x in widen(student_key, teacher_key.detach())
+            s_key, t_key = (
+                _fill_keys(x, key_mask) for x in widen(student_key, teacher_key.detach())
             )
-            log_student = log_attention_rows(student, student_key, key_mask)
-            teacher = attention_rows(teacher, teacher_key, key_mask)
+            log_student = log_attention_rows(student, s_key, key_mask)
             if heads == 'mean':
-                log_student = log_student.logsumexp(1, keepdim=True) - math.log(
-                    log_student.shape[1]
-                )
+                log_student = log_student.logsumexp(1, keepdim=True) - math.log(student.shape[1])
+            teacher = attention_rows(teacher, t_key, key_mask)
         if heads == 'mean':
             teacher = teacher.mean(1, keepdim=True)
-        divergence = torch.special.xlogy(teacher, teacher) - teacher * log_student
-        divergence = fill_masked(divergence, rows_mask)
+        divergence = fill_masked(divergence_terms(teacher, log_student), rows_mask)
         if key_mask is not None:  # where no key counts a softmax is no distribution over keys
             divergence = fill_masked(divergence, key_mask[:, None])
         return queries / student.shape[2] * divergence.sum() / divergence.shape[1] / valid
@@ -137,12 +130,20 @@ class AttentionKLLoss(Loss):
             sum to 1.
 
     Examples:
-        >>> q, k = torch.zeros(1, 2, 4, 8), torch.randn(1, 2, 4, 8)
-        >>> AttentionKLLoss()(q, q, student_key=k, teacher_key=-k)  # a query of zeros looks at all keys alike
+        >>> q, k = torch.zeros(1, 2, 4, 8), torch.randn(1, 2, 4, 8)  # which look at all keys alike
+        >>> AttentionKLLoss()(q, q, student_key=k, teacher_key=-k)
         tensor(0.)
     """
 
-    needs = ()  # rows over other tokens cannot be resized to each other
+    # Rows over other tokens cannot be resized to each other.
+    roles = dict(
+        student=Map(alike=()),
+        teacher=Map(alike=()),
+        student_key=Map(alike=()),
+        teacher_key=Map(alike=()),
+        mask=OfBatch(),
+        key_mask=OfBatch(),
+    )
 
     def __init__(
         self,
@@ -166,7 +167,7 @@ class AttentionKLLoss(Loss):
         teacher_key: Tensor | None = None,
         key_mask: Tensor | None = None,
     ) -> str:
-        """Refuse what is no attention: logits, scores, or probabilities after dropout. The Distiller calls it.
+        """Refuse what is no attention: logits, scores, or probabilities after dropout.
 
         Raises:
             ValueError: A row does not sum to 1.
@@ -176,10 +177,9 @@ class AttentionKLLoss(Loss):
             if not (x.ge(0).all() and (sums - 1).abs().max() < 0.02):
                 raise ValueError(
                     f'{name} {shape_of(x)} is no attention: its rows sum to '
-                    f'{float(sums.min()):.3g} … '
-                    f'{float(sums.max()):.3g}, not to 1. Mend: tap probabilities after softmax '
-                    f'and before '
-                    'dropout, or queries and keys with reads=dict(student_key=…, teacher_key=…)'
+                    f'{float(sums.min()):.3g} … {float(sums.max()):.3g}, not to 1. Mend: tap '
+                    'probabilities after softmax and before dropout, or queries and keys with '
+                    'reads=dict(student_key=…, teacher_key=…)'
                 )
         return ''
 
@@ -212,17 +212,39 @@ def log_attention_rows(query: Tensor, key: Tensor, key_mask: Tensor | None = Non
     return _scores(query, key, key_mask).log_softmax(-1)
 
 
+def _log_rows(probabilities: Tensor, heads: str) -> Tensor:
+    if heads == 'mean':
+        probabilities = probabilities.mean(1, keepdim=True)
+    tiny = torch.finfo(probabilities.dtype).tiny
+    return infinite_to_nan(probabilities).clamp(min=tiny).log()
+
+
+def _fill_keys(key: Tensor, key_mask: Tensor | None) -> Tensor:
+    return fill_masked(key, None if key_mask is None else key_mask[..., None])
+
+
 def _scores(query: Tensor, key: Tensor, key_mask: Tensor | None) -> Tensor:
     scores = query @ key.transpose(-1, -2) / math.sqrt(query.shape[-1])
     if key_mask is None:
         return scores
-    return scores.masked_fill(
-        ~key_mask[:, None, None], torch.finfo(scores.dtype).min / 2
-    )  # no −∞: 0 · ∞ is NaN
+    # No −∞: 0 · ∞ is NaN.
+    return scores.masked_fill(~key_mask[:, None, None], torch.finfo(scores.dtype).min / 2)
 
 
 def _shape(x: Tensor | None) -> str:
     return 'None' if x is None else shape_of(x)
+
+
+def _check_keys(
+    student_key: Tensor | None, teacher_key: Tensor | None, key_mask: Tensor | None
+) -> None:
+    keys = [key for key in (student_key, teacher_key) if key is not None]
+    if len(keys) == 1 or (key_mask is not None and not keys):
+        raise ValueError(
+            'student_key and teacher_key come together, and key_mask with them; got student_key '
+            f'{_shape(student_key)}, teacher_key {_shape(teacher_key)}, key_mask '
+            f'{_shape(key_mask)}. Mend: all of them, or probabilities alone'
+        )
 
 
 def _check(
@@ -235,39 +257,42 @@ def _check(
     what = 'attention' if student_key is None else 'queries'
     shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
     if student.dim() != 4 or teacher.dim() != 4:
-        mend = (
-            ''
-            if student.dim() != 3
-            else '; a module that averages its heads gives (N, Q, K): x[:, None]'
+        mend = '; a module that averages its heads gives (N, Q, K): x[:, None]'
+        raise ValueError(
+            f'AttentionKLLoss needs {what} (N, heads, Q, K), got {shapes}'
+            f'{mend if student.dim() == 3 else ""}'
         )
-        raise ValueError(f'AttentionKLLoss needs {what} (N, heads, Q, K), got {shapes}{mend}')
-    for query, key in ((student, student_key), (teacher, teacher_key)):
-        if key is not None and (
-            key.dim() != 4 or (*key.shape[:2], key.shape[3]) != (*query.shape[:2], query.shape[3])
-        ):
-            raise ValueError(
-                f'queries and keys are those of one attention, (N, heads, Q, d) and (N, heads, K, '
-                f'd); got '
-                f'{shape_of(query)} and {shape_of(key)}. Mend: taps :query and :key of one module'
-            )
+    _check_one_attention(student, student_key)
+    _check_one_attention(teacher, teacher_key)
     if student.shape[1] != teacher.shape[1] and heads == 'match':
         raise ValueError(
             f'student has {student.shape[1]} heads but teacher has {teacher.shape[1]} ({shapes}); '
-            f'mend: '
-            "heads='mean'"
+            "mend: heads='mean'"
         )
-    tokens = [
-        (x.shape[2], (x if k is None else k).shape[3 if k is None else 2])
-        for x, k in ((student, student_key), (teacher, teacher_key))
-    ]
-    if len(student) != len(teacher) or tokens[0] != tokens[1]:
+    mine, other = _tokens(student, student_key), _tokens(teacher, teacher_key)
+    if len(student) != len(teacher) or mine != other:
         raise ValueError(
-            f'student looks from {tokens[0][0]} queries at {tokens[0][1]} keys, teacher from '
-            f'{tokens[1][0]} at {tokens[1][1]} ({shapes}); mend: layers over the same tokens (the '
-            f'same '
-            'patch size and spatial reduction), or rows of affinity between features of one size: '
+            f'student looks from {mine[0]} queries at {mine[1]} keys, teacher from {other[0]} at '
+            f'{other[1]} ({shapes}); mend: layers over the same tokens (the same patch size and '
+            'spatial reduction), or rows of affinity between features of one size: '
             "connectors=dict(student=dict(type='AffinityRows', size=…), teacher=…)"
         )
+
+
+def _check_one_attention(query: Tensor, key: Tensor | None) -> None:
+    if key is None:
+        return
+    same = key.dim() == 4 and (*key.shape[:2], key.shape[3]) == (*query.shape[:2], query.shape[3])
+    if not same:
+        raise ValueError(
+            'queries and keys are those of one attention, (N, heads, Q, d) and (N, heads, K, d); '
+            f'got {shape_of(query)} and {shape_of(key)}. Mend: taps :query and :key of one module'
+        )
+
+
+def _tokens(x: Tensor, key: Tensor | None) -> tuple[int, int]:
+    """Return how many queries look at how many keys."""
+    return x.shape[2], x.shape[3] if key is None else key.shape[2]
 
 
 def _check_mask(name: str, mask: Tensor | None, shape: tuple[int, ...], what: str) -> None:

@@ -1,4 +1,4 @@
-"""Pair-wise distillation: how alike any two places of a feature map are, for the student as for the teacher."""
+"""Pair-wise distillation: how alike any two places of a map are, for student as for teacher."""
 
 from typing import Any
 
@@ -6,14 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmkd.losses.base import (
-    Loss,
-    first_derivative_only,
-    infinite_to_nan,
-    no_autocast,
-    shape_of,
-    widen,
-)
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import shape_of
+from mmkd.losses.functional import first_derivative_only, infinite_to_nan, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -71,8 +66,8 @@ def pair_wise_affinity(
             with another.
 
     Examples:
-        >>> student = torch.tensor([[[[1., 0.]], [[0., 1.]]]])  # two nodes at a right angle: cosine 0
-        >>> pair_wise_affinity(student, torch.ones(1, 4, 1, 2))  # cosine 1: two of four edges are off by 1
+        >>> student = torch.tensor([[[[1., 0.]], [[0., 1.]]]])  # two nodes, their cosine is 0
+        >>> pair_wise_affinity(student, torch.ones(1, 4, 1, 2))  # 1: two of four edges are off by 1
         tensor(0.5000)
     """
     size = _check_patch(patch)
@@ -90,15 +85,13 @@ def pair_wise_affinity(
 def _pool(x: Tensor, size: tuple[int, int], pool: str) -> Tensor:
     if size == (1, 1):
         return x
-    if pool == 'max':
-        return F.max_pool2d(
-            infinite_to_nan(x), size, size, ceil_mode=True
-        )  # beside a −Inf the others would win
+    if pool == 'max':  # beside a −Inf the others would win
+        return F.max_pool2d(infinite_to_nan(x), size, size, ceil_mode=True)
     return F.avg_pool2d(x, size, size, ceil_mode=True, count_include_pad=False)
 
 
 def _inverse_norm(x: Tensor) -> Tensor:
-    """1 / |x| over the channels in float64; 0 for a zero vector, so that its cosine and its gradient are 0."""
+    """Return 1 / |x| over the channels in float64; 0 for a zero vector, as its gradient then is."""
     square = x.double().square().sum(1, keepdim=True)
     exists = square > 0
     return square.where(exists, square.new_ones(())).rsqrt().where(exists, square.new_zeros(()))
@@ -124,7 +117,7 @@ def _dense(s: Tensor, t: Tensor) -> Tensor:
 
 
 def _local(s: Tensor, t: Tensor, k: int) -> Tensor:
-    """Mean over the edges within k×k; an edge and its reverse are equal, so that half of the offsets suffices."""
+    """Mean over the edges within k×k, of half of the offsets: an edge equals its reverse."""
     height, width = s.shape[2:]
     a, b = (x.to(s.dtype) for x in _sides(s * _inverse_norm(s), t * _inverse_norm(t)))
     reach_y, reach_x = min(k // 2, height - 1), min(k // 2, width - 1)
@@ -137,16 +130,14 @@ def _local(s: Tensor, t: Tensor, k: int) -> Tensor:
                 difference = (a[here] * b[there]).sum(1) + (b[here] * a[there]).sum(1)
             else:
                 difference = (a[here] * a[there]).sum(1) - (b[here] * b[there]).sum(1)
-            times = (
-                2 if dy or dx else 1
-            )  # a node's own edge differs only where one side is a zero vector
+            times = 2 if dy or dx else 1  # a node's own edge: off where one side is a zero vector
             total = total + times * difference.square().sum(dtype=torch.float64)
             edges += times * difference.numel()
     return (total / max(1, edges)).to(s.dtype)
 
 
 class _Gram(torch.autograd.Function):
-    """Mean over all edges without the edges; the gradient is formed in the forward, so only it is kept."""
+    """Mean over all edges without the edges; the forward forms the gradient and keeps only it."""
 
     @staticmethod
     def forward(ctx: Any, s: Tensor, t: Tensor) -> Tensor:
@@ -178,9 +169,8 @@ class _Gram(torch.autograd.Function):
                 unit = s[..., chunk] * norm_s
                 a, b = _sides(unit, t[..., chunk] * norm_t)
                 g = torch.bmm(from_a, a).baddbmm_(from_b, b)
-                g -= unit * (unit * g).sum(
-                    1, keepdim=True
-                )  # only a turn of the vector changes a cosine
+                # Only a turn of the vector changes a cosine.
+                g -= unit * (unit * g).sum(1, keepdim=True)
                 gradient[..., chunk] = g * norm_s * (4 * scale)
             ctx.save_for_backward(gradient)
         return (value * scale).clamp(min=0).to(s.dtype)
@@ -195,30 +185,28 @@ class _Gram(torch.autograd.Function):
 
 
 def _add_upper(gram: Tensor, x: Tensor, rows: int = 128) -> None:
-    """Add x xᵀ to the upper triangle (and a little below it), which saves nearly half of the work."""
+    """Add x xᵀ to the upper triangle and a little below it, which saves nearly half of the work."""
     for i in range(0, x.shape[1], rows):
         gram[:, i : i + rows, i:].baddbmm_(x[:, i : i + rows], x[:, i:].mT)
 
 
 def _gram_is_cheaper(s: Tensor, t: Tensor) -> bool:
-    """Compare multiplications: one in float64 counts as two, and the N×N entries must also be written and read."""
+    """Compare multiplications: float64 counts twice, the N×N entries are also written and read."""
     cs, ct, nodes = s.shape[1], t.shape[1], s.shape[2]
     return nodes >= 256 and 2 * (cs * cs + cs * ct + ct * ct) <= nodes * (cs + ct + 64)
 
 
 def _check_patch(patch: int | tuple[int, int]) -> tuple[int, int]:
-    size = (
-        (patch, patch)
-        if isinstance(patch, int)
-        else tuple(patch)
-        if isinstance(patch, list | tuple)
-        else ()
-    )
-    if len(size) != 2 or any(not isinstance(p, int) or isinstance(p, bool) or p < 1 for p in size):
+    size = (patch, patch) if isinstance(patch, int) else patch
+    if not isinstance(size, list | tuple) or len(size) != 2 or not all(map(_is_length, size)):
         raise ValueError(
             f'patch must be an int of at least 1 or two of them (height, width), got {patch!r}'
         )
     return size[0], size[1]
+
+
+def _is_length(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _check_options(pool: str, neighbourhood: int | None, method: str) -> None:
@@ -228,15 +216,13 @@ def _check_options(pool: str, neighbourhood: int | None, method: str) -> None:
         return
     if not isinstance(neighbourhood, int) or neighbourhood < 3 or neighbourhood % 2 == 0:
         raise ValueError(
-            f'neighbourhood must be None (all nodes) or an odd number of at least 3 (with 1 each '
-            f'node has '
-            f'only its own edge, which contributes nothing), got {neighbourhood!r}'
+            'neighbourhood must be None (all nodes) or an odd number of at least 3 (with 1 each '
+            f'node has only its own edge, which contributes nothing), got {neighbourhood!r}'
         )
     if method == 'gram':
         raise ValueError(
             f"method='gram' sums over all nodes and cannot serve neighbourhood={neighbourhood}; "
-            f'mend: '
-            "method='auto', or neighbourhood=None"
+            "mend: method='auto', or neighbourhood=None"
         )
 
 
@@ -249,14 +235,12 @@ def _check_maps(student: Tensor, teacher: Tensor, size: tuple[int, int]) -> None
     if student.shape[2:] != teacher.shape[2:]:
         raise ValueError(
             f'student and teacher maps differ in size: {shapes}; mend: '
-            f"connectors=dict(student='auto') "
-            'resizes the student'
+            "connectors=dict(student='auto') resizes the student"
         )
     if student.shape[2] <= size[0] and student.shape[3] <= size[1]:
         raise ValueError(
             f'patch {size} leaves a single node of {shapes}: its only edge is its own, which '
-            f'contributes '
-            'nothing; mend: a smaller patch or a larger map'
+            'contributes nothing; mend: a smaller patch or a larger map'
         )
 
 
@@ -273,11 +257,12 @@ class PairWiseAffinityLoss(Loss):
         loss_name: Key in the logs.
 
     Examples:
-        >>> PairWiseAffinityLoss(loss_weight=10.)(torch.tensor([[[[1., 0.]], [[0., 1.]]]]), torch.ones(1, 4, 1, 2))
+        >>> student = torch.tensor([[[[1., 0.]], [[0., 1.]]]])
+        >>> PairWiseAffinityLoss(loss_weight=10.)(student, torch.ones(1, 4, 1, 2))
         tensor(5.)
     """
 
-    needs = ('size',)
+    roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)))
 
     def __init__(
         self,

@@ -282,8 +282,8 @@ def test_config_file_that_is_not_there(config: Path) -> None:
         (
             dict(compile='yes', **UNTRAINED),
             TypeError,
-            "compile of teacher must be True, False or a dict of torch.compile's "
-            "arguments, got 'yes'",
+            "compile of teacher must be True, False or a dict of torch.compile's arguments, got "
+            "'yes'",
         ),
     ],
 )

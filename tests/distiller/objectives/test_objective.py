@@ -21,6 +21,7 @@ from mmkd.distiller.objectives.objective import (
 )
 from mmkd.distiller.objectives.references import references
 from mmkd.losses import AdversarialLoss, Loss, PixelWiseKLLoss, pixel_wise_kl
+from mmkd.losses.roles import Map
 from mmkd.structures.batch import Batch
 
 KNOWN = dict(student=['logits', 'feat'], teacher=['logits', 'feat'], t1=['logits'], t2=['logits'])
@@ -296,9 +297,8 @@ def test_the_mask_leaves_out_what_is_void() -> None:
         (
             dict(reads=dict(mask='batch.vaild'), on='logits'),
             KeyError,
-            r"the batch offers \['inputs', 'labels', 'valid', "
-            r"'tokens', 'data_samples'\], got 'vaild'; did you "
-            r"mean 'valid'",
+            r"the batch offers \['inputs', 'labels', 'valid', 'tokens', 'data_samples'\], got "
+            r"'vaild'; did you mean 'valid'",
         ),
         (
             dict(reads={}, weight=1.0),
@@ -324,9 +324,7 @@ def test_the_mask_leaves_out_what_is_void() -> None:
         (
             dict(on='logits', connectors=dict(mask='auto')),
             KeyError,
-            r"connectors name 'mask', which it does not "
-            r'read \(it reads '
-            r"\['student', 'teacher'\]\)",
+            r"connectors name 'mask', which it does not read \(it reads \['student', 'teacher'\]\)",
         ),
     ],
 )
@@ -431,12 +429,9 @@ def test_no_gradient_names_what_froze_it() -> None:
     rec['student']['logits'] = rec['student']['logits'].detach()
     message = (
         r"objective 'pixel': student='student.logits' carries no gradient, so the student would "
-        r'learn '
-        r'nothing from it. '
-        r'The layer is frozen \(frozen_stages, requires_grad=False\), the backbone checkpoints '
-        r'its activations '
-        r'\(with_cp=True\), or the reference is a teacher. Mend: tap a trained layer, or '
-        r'with_cp=False'
+        r'learn nothing from it. The layer is frozen \(frozen_stages, requires_grad=False\), the '
+        r'backbone checkpoints its activations \(with_cp=True\), or the reference is a teacher. '
+        r'Mend: tap a trained layer, or with_cp=False'
     )
     with pytest.raises(RuntimeError, match=message):
         objective()(rec)
@@ -698,8 +693,8 @@ def test_needs_that_nobody_knows(needs: Any) -> None:
     with pytest.raises(
         ValueError,
         match=re.escape(
-            "needs of Plain must be a tuple of ('channels', 'size'), got "
-            f"{needs!r}. Mend: needs = ('size',), or () for nothing"
+            f"needs of Plain must be a tuple of ('channels', 'size'), got {needs!r}. Mend: needs = "
+            "('size',), or () for nothing"
         ),
     ):
         objective(loss, on='logits', connectors=dict(student='auto'))
@@ -728,8 +723,8 @@ def test_connectors_are_a_dict(connectors: Any) -> None:
     with pytest.raises(
         TypeError,
         match=re.escape(
-            "objective 'pair': connectors is dict(student='auto') or "
-            f"dict(teacher='auto'), got {connectors!r}"
+            "objective 'pair': connectors is dict(student='auto') or dict(teacher='auto'), got "
+            f'{connectors!r}'
         ),
     ):
         objective(name='pair', on='logits', connectors=connectors)
@@ -742,9 +737,9 @@ def test_connectors_are_a_dict(connectors: Any) -> None:
             'FeatureL1Loss',
             (1, 16, 4),
             (1, 16, 6),
-            r"connectors='auto' fits two tensors \(N, C, H, W\) or \(N, C\) to each "
-            r"other, got student='student.logits' \(1, 16, 4\), "
-            r"teacher='teacher.logits' \(1, 16, 6\)\. Mend: taps of such tensors",
+            r"connectors='auto' fits two tensors \(N, C, H, W\) or \(N, C\) to each other, got "
+            r"student='student.logits' \(1, 16, 4\), teacher='teacher.logits' \(1, 16, 6\)\. Mend: "
+            r'taps of such tensors',
         ),
         (
             'FeatureL1Loss',
@@ -775,8 +770,8 @@ def test_connectors_are_a_dict(connectors: Any) -> None:
             'PairWiseAffinityLoss',
             (6, 1, 9, 4),
             (6, 1, 16, 4),
-            r'fits maps \(N, C, H, W\) of the N=1 images of the batch, '
-            r'got .*\(6, 1, 9, 4\).*: axis 1 is not that of channels',
+            r'fits maps \(N, C, H, W\) of the N=1 images of the batch, got .*\(6, 1, 9, 4\).*: '
+            r'axis 1 is not that of channels',
         ),
         (
             'FeatureL1Loss',
@@ -906,19 +901,25 @@ def test_losses_say_which_arguments_are_class_logits() -> None:
         for name in dir(mmkd.losses)
         if name.endswith('Loss') and name != 'Loss'
     ]
-    teacher = {kind.__name__ for kind in kinds if kind.class_logits == ('student', 'teacher')}
-    teachers = {kind.__name__ for kind in kinds if kind.class_logits == ('student', 'teachers')}
+    said = {kind.__name__: class_logits(kind) for kind in kinds}
+    teacher = {name for name, found in said.items() if found == ('student', 'teacher')}
+    teachers = {name for name, found in said.items() if found == ('student', 'teachers')}
     assert teacher == {'PixelWiseKLLoss', 'LogitMSELoss', 'BinaryKLLoss'}
     assert teachers == {'EnsembleKLLoss', 'DirichletNLLLoss', 'ProxyDirichletLoss'}
-    for kind in kinds:
-        if kind.__name__ not in teacher | teachers:
-            assert kind.class_logits == ()
+    assert all(found == () for name, found in said.items() if name not in teacher | teachers)
     for activation, expected in (
         (None, ()),
         ('softmax', ('student', 'teacher')),
         ('sigmoid', ('student', 'teacher')),
     ):
-        assert AdversarialLoss(nn.Conv2d(3, 1, 1), activation=activation).class_logits == expected
+        loss = AdversarialLoss(nn.Conv2d(3, 1, 1), activation=activation)
+        assert class_logits(loss) == expected
+
+
+def class_logits(loss: Any) -> tuple[str, ...]:
+    return tuple(
+        name for name, role in loss.roles.items() if isinstance(role, Map) and role.class_logits
+    )
 
 
 def test_auto_beside_a_stack_of_teachers() -> None:

@@ -73,8 +73,8 @@ def test_order_and_names_are_the_configs() -> None:
         (
             [STUDENT_PHASE, change(CRITIC_PHASE, objectives=['pixel'])],
             ValueError,
-            "two phases name the objective 'pixel': its gradient would count twice. Mend: leave "
-            'it in one phase',
+            "two phases name the objective 'pixel': its gradient would count twice. Mend: leave it "
+            'in one phase',
         ),
         (
             [STUDENT_PHASE, CRITIC_PHASE, change(CRITIC_PHASE, name='c2', optimizer='c2')],
@@ -95,8 +95,7 @@ def test_order_and_names_are_the_configs() -> None:
             [change(STUDENT_PHASE, objectives=['pixle']), CRITIC_PHASE],
             KeyError,
             r"phase 'student' names the objective 'pixle', which is not there; did you mean "
-            r"'pixel'\? "
-            r"\(objectives: \['pixel', 'holistic'\]\)",
+            r"'pixel'\? \(objectives: \['pixel', 'holistic'\]\)",
         ),
         (
             [STUDENT_PHASE, change(CRITIC_PHASE, critics=['holistik'])],
@@ -117,15 +116,13 @@ def test_order_and_names_are_the_configs() -> None:
             [STUDENT_PHASE],
             ValueError,
             r"no phase trains the critic of objective 'holistic'. Mend: dict\(name='critic', "
-            r"optimizer='critic', "
-            r"critics=\['holistic'\]\)",
+            r"optimizer='critic', critics=\['holistic'\]\)",
         ),
         (
             [change(STUDENT_PHASE, task=None), CRITIC_PHASE],
             ValueError,
             r"exactly one phase takes the own losses of student 'student', got \[\]. Mend: "
-            r'task=True in one phase \(of all '
-            r"students\), or task=\['student'\]",
+            r"task=True in one phase \(of all students\), or task=\['student'\]",
         ),
         (
             [STUDENT_PHASE, change(CRITIC_PHASE, task=True)],
@@ -141,9 +138,8 @@ def test_order_and_names_are_the_configs() -> None:
         (
             [change(STUDENT_PHASE, task=['studnet']), CRITIC_PHASE],
             KeyError,
-            r"phase 'student' takes the own losses of 'studnet', which is no student; did you "
-            r"mean 'student'\? "
-            r"\(students: \['student'\]\)",
+            r"phase 'student' takes the own losses of 'studnet', which is no student; did you mean "
+            r"'student'\? \(students: \['student'\]\)",
         ),
         (
             [STUDENT_PHASE, change(CRITIC_PHASE, critic='holistic')],

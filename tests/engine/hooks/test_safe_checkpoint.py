@@ -166,9 +166,8 @@ def test_full_disk_leaves_the_previous_checkpoint(
         OSError,
         match=(
             r'no checkpoint could be written to .* at iteration 4 \(No space left on device, '
-            r'[0-9.]+ MiB free\)\. '
-            r'.*iter_2\.pth stays and is good; free some space or lower max_keep_ckpts, then .* '
-            r'--resume'
+            r'[0-9.]+ MiB free\)\. .*iter_2\.pth stays and is good; free some space or lower '
+            r'max_keep_ckpts, then .* --resume'
         ),
     ) as info:
         runner.train()
@@ -432,9 +431,8 @@ def test_a_fresh_start_over_a_run_is_refused(tmp_path: Path) -> None:
         FileExistsError,
         match=(
             r'holds a run already \(best_mIoU_iter_6\.pth, iter_6\.pth, last_checkpoint\), whose '
-            r'checkpoints a fresh '
-            r'start would mix with its own\. Mend: --resume to go on with it, another --work-dir, '
-            r'or --overwrite'
+            r'checkpoints a fresh start would mix with its own\. Mend: --resume to go on with it, '
+            r'another --work-dir, or --overwrite'
         ),
     ):
         best_run(tmp_path, [0.3, 0.4], 4)

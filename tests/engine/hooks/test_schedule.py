@@ -164,8 +164,8 @@ def test_a_wrapped_model_is_looked_into() -> None:
         ),
         (
             'end2.loss.temprature',
-            r"DirichletNLLLoss has no number 'temprature'; did you mean 'temperature'\? "
-            r"\(its numbers: \['smoothing', 'temperature'\]\)",
+            r"DirichletNLLLoss has no number 'temprature'; did you mean 'temperature'\? \(its "
+            r"numbers: \['smoothing', 'temperature'\]\)",
         ),
         ('end2.loss.training', "has no number 'training'"),
     ],

@@ -218,8 +218,7 @@ def test_chance_is_warned_of(
     TeacherCheckHook()._check(runner, 't', dict(mIoU=miou))
     warning = (
         f"teacher 't' is hardly better than chance (mIoU {miou:.2f} of 3 classes). Check its "
-        f'checkpoint, the '
-        'order of its classes and its data_preprocessor'
+        'checkpoint, the order of its classes and its data_preprocessor'
     )
     assert said == ([warning] if warns else [])
 

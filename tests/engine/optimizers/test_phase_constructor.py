@@ -132,8 +132,8 @@ def test_one_remaining_optimizer_takes_its_own_schedules(plain: Any) -> None:
 
 def test_schedules_of_an_unknown_optimizer(adversarial: Any, plain: Any) -> None:
     message = (
-        r"param_scheduler names the optimizer 'critics'; did you mean 'critic'\? "
-        r".optim_wrapper has \['student', 'critic'\]"
+        r"param_scheduler names the optimizer 'critics'; did you mean 'critic'\? .optim_wrapper "
+        r"has \['student', 'critic'\]"
     )
     for model in (adversarial, plain):
         with pytest.raises(KeyError, match=message):
@@ -243,8 +243,7 @@ def test_the_optimizers_names_may_be_others() -> None:
             ['students.student.backbon.layer1'],
             KeyError,
             r"optimizer 'student': params prefix 'students.student.backbon.layer1' names no "
-            r'parameter; did you mean '
-            r"'students.student.backbone",
+            r"parameter; did you mean 'students.student.backbone",
         ),
         (
             'student',

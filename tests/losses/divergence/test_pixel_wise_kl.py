@@ -75,8 +75,8 @@ def test_far_apart_logits_stay_exact() -> None:
         (
             (2, 19, 4, 4),
             (2, 11, 4, 4),
-            r'student has 19 classes but teacher has 11 \(student \(2, 19, 4, 4\), teacher '
-            r'\(2, 11, 4, 4\)\).*Mend: members of the same classes',
+            r'student has 19 classes but teacher has 11 \(student \(2, 19, 4, 4\), teacher \(2, '
+            r'11, 4, 4\)\).*Mend: members of the same classes',
         ),
         (
             (2, 3, 4, 4),

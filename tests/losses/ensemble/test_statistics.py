@@ -7,7 +7,8 @@ import torch
 from helpers.ensembles import ensemble
 
 from mmkd.losses import EnsembleStatistics
-from mmkd.losses.ensemble.statistics import mean_over_valid, read_ensemble
+from mmkd.losses.ensemble.statistics import read_ensemble
+from mmkd.losses.functional import masked_mean
 
 
 def test_hand_values() -> None:
@@ -138,8 +139,8 @@ def test_statistics_of_another_temperature_are_refused() -> None:
         read_ensemble(student, statistics, 1.0, 1e-3)
 
 
-def test_mean_over_valid() -> None:
+def test_masked_mean() -> None:
     values = torch.tensor([[1.0, 5.0], [6.0, float('inf')]])
-    assert mean_over_valid(values, torch.tensor([[True, True], [True, False]])) == 4
-    assert mean_over_valid(values, torch.zeros(2, 2, dtype=torch.bool)) == 0
-    assert mean_over_valid(values[0], None) == 3
+    assert masked_mean(values, torch.tensor([[True, True], [True, False]])) == 4
+    assert masked_mean(values, torch.zeros(2, 2, dtype=torch.bool)) == 0
+    assert masked_mean(values[0], None) == 3

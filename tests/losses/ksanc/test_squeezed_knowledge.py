@@ -381,13 +381,12 @@ def test_refusals() -> None:
     )
     refuse(
         r'student has stages of \[3, 2\] channels, but the estimators are of \[2, 3\]; mend: '
-        r'student_channels='
-        r'\[3, 2\]',
+        r'student_channels=\[3, 2\]',
         student=x['student'][::-1],
     )
     refuse(
-        r'teacher_global must be a descriptor \(3, 7\) or a map of so many channels, got \(3, '
-        r'6\); mend: teacher_gl',
+        r'teacher_global must be a descriptor \(3, 7\) or a map of so many channels, got \(3, 6\); '
+        r'mend: teacher_gl',
         teacher_global=x['student_global'],
     )
     refuse(

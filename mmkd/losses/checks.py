@@ -1,0 +1,66 @@
+"""Refusals that losses share: masks and class logits that do not fit."""
+
+import torch
+from torch import Tensor
+
+OTHER_CLASSES = (
+    'Class k of one is not class k of the other, and a convolution trained between them would only '
+    'hide that. Mend: members of the same classes, or compare features (PairWiseAffinityLoss on '
+    'what the last layer reads)'
+)
+
+
+def shape_of(tensor: Tensor) -> str:
+    """Return a shape as errors print it.
+
+    >>> shape_of(torch.zeros(2, 3))
+    '(2, 3)'
+    """
+    return str(tuple(tensor.shape))
+
+
+def check_mask(mask: Tensor | None, student: Tensor) -> None:
+    """Refuse a mask that is not a bool tensor of the student's positions.
+
+    Raises:
+        TypeError: the mask is no bool tensor.
+        ValueError: its shape is not that of the student without channels.
+
+    >>> check_mask(torch.ones(2, 4, 4, dtype=torch.bool), torch.zeros(2, 3, 4, 4))
+    """
+    if mask is None:
+        return
+    if mask.dtype != torch.bool:
+        raise TypeError(
+            f'mask must be a bool tensor (True where a position counts), got {mask.dtype}; mend: '
+            'labels != ignore_index'
+        )
+    expected = (student.shape[0], *student.shape[2:])
+    if mask.shape != expected:
+        raise ValueError(
+            f'mask must have the shape {expected} of student {shape_of(student)} without its '
+            f'channels, got {shape_of(mask)}; mend: resize the mask by nearest'
+        )
+
+
+def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
+    """Refuse logits that are not (N, C, *S) of the same classes at the same places.
+
+    Raises:
+        ValueError: Names the loss and both shapes.
+
+    >>> check_logits(torch.zeros(2, 19, 4, 4), torch.ones(2, 19, 4, 4), 'pixel-wise KL')
+    """
+    shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
+    if student.dim() < 2 or teacher.dim() < 2:
+        raise ValueError(f'{name} needs logits (N, C, *S), got {shapes}')
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f'student has {student.shape[1]} classes but teacher has {teacher.shape[1]} '
+            f'({shapes}). {OTHER_CLASSES}'
+        )
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f'student and teacher logits differ in shape: {shapes}; mend: logits of one size, '
+            "connectors=dict(teacher='auto') resizes a teacher's map"
+        )

@@ -1,0 +1,158 @@
+"""Numerics that losses and measures share: dtypes, masks, means over what counts, unit vectors."""
+
+from collections.abc import Callable
+from functools import reduce, wraps
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+
+def widen(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast to one dtype, float32 or wider: float16 and bfloat16 become float32, float64 stays.
+
+    >>> widen(torch.zeros(1, dtype=torch.float16))[0].dtype
+    torch.float32
+    """
+    dtype = reduce(torch.promote_types, (t.dtype for t in tensors), torch.float32)
+    return tuple(t.to(dtype) for t in tensors)
+
+
+def no_autocast(tensor: Tensor) -> torch.autocast:
+    """Return a context without autocast on the tensor's device: half precision would lose digits.
+
+    >>> with no_autocast(torch.zeros(1)):
+    ...     torch.is_autocast_enabled('cpu')
+    False
+    """
+    return torch.autocast(tensor.device.type, enabled=False)
+
+
+def call_in_dtype(module: nn.Module, *inputs: Tensor) -> Tensor:
+    """Call a module in the dtype of its first input: float64 stays float64 under float32 weights.
+
+    Where the two differ, running statistics of norms stay as they are.
+
+    >>> call_in_dtype(nn.Linear(2, 1), torch.zeros(1, 2, dtype=torch.float64)).dtype
+    torch.float64
+    """
+    dtype = inputs[0].dtype
+    own = next(module.parameters(), None)
+    if own is None or own.dtype == dtype:
+        return module(*inputs)
+    state = {
+        name: x.to(dtype) if x.is_floating_point() else x.clone()
+        for name, x in (*module.named_parameters(), *module.named_buffers())
+    }
+    return functional_call(module, state, tuple(x.to(dtype) for x in inputs))
+
+
+def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    r"""Put 0 where a position of (N, C, \*S) does not count.
+
+    Done before any nonlinearity: NaN * 0 is NaN, whereas ``where`` also stops the gradient exactly.
+
+    >>> fill_masked(torch.tensor([[1.], [float('nan')]]), torch.tensor([True, False]))
+    tensor([[1.],
+            [0.]])
+    """
+    return x if mask is None else torch.where(mask.unsqueeze(1), x, x.new_zeros(()))
+
+
+def count_valid(x: Tensor, mask: Tensor | None) -> int | Tensor:
+    r"""Return how many positions of (N, C, \*S) count, at least 1 of a mask.
+
+    >>> count_valid(torch.zeros(2, 3, 4, 4), None)
+    32
+    >>> count_valid(torch.zeros(2, 3), torch.tensor([False, False]))
+    tensor(1)
+    """
+    return x[:, 0].numel() if mask is None else mask.sum().clamp(min=1)
+
+
+def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the mean over valid entries; exactly 0, with zero gradient, where there is none.
+
+    >>> masked_mean(torch.tensor([1., 2., 6.]), torch.tensor([True, False, True]))
+    tensor(3.5000)
+    """
+    if valid is None:
+        return x.mean()
+    return x.where(valid, x.new_zeros(())).sum() / valid.sum().clamp(min=1)
+
+
+def divergence_terms(p: Tensor, log_q: Tensor) -> Tensor:
+    """Return p (ln p − ln q) term by term, 0 where p is 0; their sum over classes is KL(p‖q).
+
+    >>> divergence_terms(torch.tensor([.25, .75]), torch.tensor([.5, .5]).log()).sum()
+    tensor(0.1308)
+    """
+    return torch.xlogy(p, p) - p * log_q
+
+
+def infinite_to_nan(x: Tensor) -> Tensor:
+    """Turn ±Inf into NaN: a clip, sigmoid, softmax or ReLU would make a finite number of ±Inf.
+
+    A number that has overflowed must end in a value that is not finite, which stops a run.
+
+    >>> infinite_to_nan(torch.tensor([1., float('inf'), -float('inf')])).sigmoid()
+    tensor([0.7311,    nan,    nan])
+    """
+    return x.where(x.isfinite(), x.new_full((), torch.nan))
+
+
+def unit_vectors(x: Tensor, dim: int = -1) -> Tensor:
+    """Divide by the norm along an axis; a zero vector stays one, and its gradient is finite.
+
+    >>> unit_vectors(torch.tensor([[3e30, 4e30], [0., 0.]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]])
+    """
+    # Scaled by the largest entry first: the square of 3e30 is no number of float32.
+    size = x.detach().abs().amax(dim, keepdim=True)
+    x = x / size.where(size > torch.finfo(x.dtype).tiny, size.new_ones(()))
+    square = x.square().sum(dim, keepdim=True)
+    return x * square.where(square > 0, square.new_ones(())).rsqrt()
+
+
+def first_derivative_only(loss: str, mend: str) -> Callable[[Callable], Callable]:
+    """Decorate the ``backward`` of an autograd.Function whose forward formed the gradient.
+
+    torch's ``once_differentiable`` raises only where the incoming gradient requires grad. Under
+    ``create_graph=True`` it need not, and the second derivative is wrong without a word.
+
+    Args:
+        loss: How the error calls the loss.
+        mend: What else to do.
+
+    Raises:
+        RuntimeError: ``backward`` runs under ``create_graph=True``.
+
+    >>> class Square(torch.autograd.Function):
+    ...     @staticmethod
+    ...     def forward(ctx, x):
+    ...         ctx.save_for_backward(2 * x)
+    ...         return x * x
+    ...     @staticmethod
+    ...     @first_derivative_only('Square', 'x * x')
+    ...     def backward(ctx, grad):
+    ...         return ctx.saved_tensors[0] * grad
+    >>> x = torch.tensor(3., requires_grad=True)
+    >>> torch.autograd.grad(Square.apply(x), x)
+    (tensor(6.),)
+    """
+
+    def decorate(backward: Callable) -> Callable:
+        @wraps(backward)
+        def checked(ctx: Any, *grads: Tensor) -> Any:
+            if torch.is_grad_enabled():
+                raise RuntimeError(
+                    f'{loss} forms its gradient in the forward, so create_graph=True would leave '
+                    f'it out of second derivatives. Mend: {mend}'
+                )
+            return backward(ctx, *grads)
+
+        return checked
+
+    return decorate
