@@ -118,28 +118,17 @@ def test_every_room_has_a_floor() -> None:
     assert {room(dotted(path)) for path in modules()} == set(FLOOR)
 
 
-# Arrows that run up until the rooms of the heart are rebuilt: 'importing module -> imported room'.
-EARNED_LATER = {
-    'mmkd.losses.quest.fitting -> distiller',
-}
-
-
 def test_imports_only_go_down() -> None:
-    up = {
-        f'{module} -> {room(other)}': f'{module}:{line} imports {other}'
+    up = [
+        f'{module}:{line} imports {other}'
         for module, line, other in arrows()
         if FLOOR[room(other)] > FLOOR[room(module)]
-    }
-    assert [text for arrow, text in up.items() if arrow not in EARNED_LATER] == []
-    assert not EARNED_LATER - set(up), 'earned by now: take it off the list'
+    ]
+    assert up == []
 
 
 def test_no_circle_between_rooms() -> None:
-    pairs = [
-        (room(module), room(other))
-        for module, _, other in arrows()
-        if f'{module} -> {room(other)}' not in EARNED_LATER
-    ]
+    pairs = [(room(module), room(other)) for module, _, other in arrows()]
     assert circle(graph_of(pairs)) == []
 
 
@@ -188,7 +177,7 @@ NOT_IN_CODE = {
     'types are imported as all else': (r'TYPE_CHECKING', ('',), ()),
 }
 # Of these, the ones that hold once the rooms of the heart are rebuilt.
-HOLDS_LATER = set(NOT_IN_CODE) - {'a task is known in its room'}
+HOLDS_LATER = {'types are imported as all else'}
 
 
 def lines_with(pattern: str, where: Iterable[str], allowed: Iterable[str]) -> list[str]:

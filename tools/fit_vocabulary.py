@@ -14,11 +14,12 @@ from mmkd.apis.prepare import prepare_config
 from mmkd.apis.settings import check_sections
 from mmkd.losses.quest.fitting import (
     MAX_VECTORS,
+    batches_of,
     fit_vocabularies,
-    training_images,
-    vocabulary_objectives,
+    vocabulary_sources,
     write_vocabulary,
 )
+from mmkd.losses.quest.training_images import training_images
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,31 +60,25 @@ def main() -> None:
             if isinstance(objective, dict) and isinstance(objective.get('loss'), dict):
                 objective.loss.pop('vocabulary', None)  # what is to be written need not be there
         runner = build_runner(prepare_config(cfg), args.verbose)
-        distils = hasattr(runner.model, 'teachers')
-        names = list(vocabulary_objectives(runner.model)) if distils else []
-        if not names:
+        model = runner.model
+        sources = vocabulary_sources(model.objectives, model.runs) if hasattr(model, 'runs') else {}
+        if not sources:
             raise SystemExit(
                 f'{args.config} has no AssignmentKLLoss among its objectives, so there is nothing '
                 'to fit'
             )
-        if args.out.endswith('.pth') and len(names) > 1:
+        if args.out.endswith('.pth') and len(sources) > 1:
             raise SystemExit(
-                f'{args.config} has the vocabularies {names}, one file holds one: give a folder'
+                f'{args.config} has the vocabularies {list(sources)}, one file holds one: give a '
+                'folder'
             )
         seed = runner.seed if args.seed is None else args.seed
         loader = training_images(runner.cfg, images=args.images, seed=seed)
-        reports = fit_vocabularies(runner.model, loader, max_vectors=args.max_vectors, seed=seed)
+        reports = fit_vocabularies(sources, loader, batches_of(model), args.max_vectors, seed)
         for name, report in reports.items():
             path = Path(args.out) if args.out.endswith('.pth') else Path(args.out) / f'{name}.pth'
-            write_vocabulary(
-                path,
-                runner.model,
-                name,
-                config=args.config,
-                images=len(loader.dataset),
-                seed=seed,
-                **report,
-            )
+            facts = dict(config=args.config, images=len(loader.dataset), seed=seed)
+            write_vocabulary(path, sources[name], **facts, **report)
             print(
                 f'wrote {path}: {report}; use it by objectives.{name}.loss.vocabulary={str(path)!r}'
             )

@@ -12,7 +12,7 @@ from mmkd.utils.checks import check_count, check_positive
 
 @MODELS.register_module()
 class AffinityRows(BaseModule):
-    r"""Turn a feature map into rows of probability over its places, (N, 1, Q, K), as attention has them.
+    r"""Turn a feature map into rows of probability over its places, as attention has them.
 
     Paper: in place of the attention of Aguilar et al., arXiv 1910.03723, for convolutional
     networks; the rows are those of CIRKD (Yang et al., CVPR 2022, arXiv 2204.06986) within an
@@ -21,9 +21,8 @@ class AffinityRows(BaseModule):
     .. math:: A_{ij} = \mathrm{softmax}_j(\cos(f_i, f_j) / \tau)
 
     A connector of :class:`mmkd.AttentionKLLoss`, on one side or on both:
-    ``connectors=dict(student=dict( type='AffinityRows', size=(16, 16)),
-    teacher=dict(type='AffinityRows', size=(16, 16)))``. Channels may differ between the networks;
-    nothing is learned.
+    ``connectors=dict(student=dict(type='AffinityRows', size=(16, 16)), …)``. Channels may differ
+    between the networks; nothing is learned.
 
     Args:
         size: Height and width to which the map is averaged, Q = H·W; None leaves it.
@@ -52,14 +51,8 @@ class AffinityRows(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         check_positive('tau', tau)
-        for name, value in (('size', size), ('key_size', key_size)):
-            if value is not None and (not isinstance(value, list | tuple) or len(value) != 2):
-                raise ValueError(
-                    f'{name} must be height and width, or None, got {value!r}. Mend: {name}=(16, '
-                    '16)'
-                )
-            for side in value or ():
-                check_count(name, side, 1)
+        _check_size('size', size)
+        _check_size('key_size', key_size)
         self.size, self.key_size, self.tau = size, key_size, tau
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,3 +71,12 @@ class AffinityRows(BaseModule):
         """Return unit vectors (N, C, places)."""
         x = x if size is None else F.adaptive_avg_pool2d(x, size)
         return unit_vectors(x.flatten(2), 1)
+
+
+def _check_size(name: str, size: tuple[int, int] | None) -> None:
+    if size is not None and (not isinstance(size, list | tuple) or len(size) != 2):
+        raise ValueError(
+            f'{name} must be height and width, or None, got {size!r}. Mend: {name}=(16, 16)'
+        )
+    for side in size or ():
+        check_count(name, side, 1)

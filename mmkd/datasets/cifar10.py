@@ -11,20 +11,12 @@ import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmkd.datasets.arguments import check_arguments
 from mmkd.registry import DATASETS
-from mmkd.utils.checks import check_choice, check_count, check_keys
+from mmkd.utils.checks import check_choice, check_count
 
 SPLITS = ('train', 'val', 'trainval', 'test')
 OWN = ('data_root', 'split', 'images_per_class', 'val_per_class')
-INHERITED = (
-    'pipeline',
-    'metainfo',
-    'indices',
-    'test_mode',
-    'lazy_init',
-    'serialize_data',
-    'max_refetch',
-)
 
 
 @DATASETS.register_module()
@@ -80,15 +72,12 @@ class CIFAR10(BaseDataset):
         val_per_class: int = 250,
         **kwargs: Any,
     ) -> None:
-        check_keys(kwargs, (*OWN, *INHERITED), 'CIFAR10')
+        check_arguments(kwargs, OWN, 'CIFAR10')
         check_choice('split', split, SPLITS)
         check_count('images_per_class', 1 if images_per_class is None else images_per_class, 1)
         check_count('val_per_class', val_per_class, 1)
-        self.split, self.images_per_class, self.val_per_class = (
-            split,
-            images_per_class,
-            val_per_class,
-        )
+        self.split = split
+        self.images_per_class, self.val_per_class = images_per_class, val_per_class
         super().__init__(data_root=str(data_root), **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -138,10 +127,8 @@ def load_part(
     """
     found: dict[str, list[tuple[str, np.ndarray]]] = {name: [] for name in classes}
     for path, content in _files(Path(data_root), part, classes):
-        # OpenCV raises where there are no bytes at all.
-        image = (
-            cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR) if content else None
-        )
+        values = np.frombuffer(content, np.uint8)
+        image = cv2.imdecode(values, cv2.IMREAD_COLOR) if content else None  # of no bytes it raises
         if image is None:
             raise ValueError(f'{path} is no image that OpenCV decodes. Mend: copy {part} again')
         found[Path(path).parent.name].append((path, image))

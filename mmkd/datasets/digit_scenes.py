@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from mmseg.datasets import BaseSegDataset
 
+from mmkd.datasets.arguments import check_arguments
 from mmkd.registry import DATASETS
-from mmkd.utils.checks import check_choice, check_count, check_keys
+from mmkd.utils.checks import check_choice, check_count
 
 # Neighbours in the source tend to be by one writer: contiguous blocks keep handwriting apart as
 # well as digits.
@@ -15,15 +16,6 @@ SPLITS = dict(train=(0, 1257), val=(1257, 1437), test=(1437, 1797))
 # Ink from here on is the digit's: between two of the source's 17 levels, so no rounding decides.
 INK = 0.47
 OWN = ('split', 'num_scenes', 'size', 'seed', 'num_digits', 'digit_size', 'clutter', 'noise')
-INHERITED = (
-    'pipeline',
-    'metainfo',
-    'indices',
-    'test_mode',
-    'lazy_init',
-    'serialize_data',
-    'max_refetch',
-)
 
 
 @cache
@@ -214,7 +206,7 @@ class DigitScenes(BaseSegDataset):
         noise: float = 0.06,
         **kwargs: Any,
     ) -> None:
-        check_keys(kwargs, (*OWN, *INHERITED), 'DigitScenes')
+        check_arguments(kwargs, OWN, 'DigitScenes')
         check_choice('split', split, SPLITS)
         check_count('num_scenes', num_scenes, 1)
         check_count('size', size, 16)

@@ -8,19 +8,11 @@ import cv2
 import numpy as np
 from mmengine.dataset import BaseDataset
 
+from mmkd.datasets.arguments import check_arguments
 from mmkd.registry import DATASETS
-from mmkd.utils.checks import check_count, check_keys
+from mmkd.utils.checks import check_count
 
 OWN = ('data_root', 'pattern', 'size', 'limit', 'dataset')
-INHERITED = (
-    'pipeline',
-    'metainfo',
-    'indices',
-    'test_mode',
-    'lazy_init',
-    'serialize_data',
-    'max_refetch',
-)
 
 
 @DATASETS.register_module()
@@ -61,7 +53,7 @@ class ImageFiles(BaseDataset):
         dataset: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        check_keys(kwargs, (*OWN, *INHERITED), 'ImageFiles')
+        check_arguments(kwargs, OWN, 'ImageFiles')
         if (data_root is None) == (dataset is None):
             raise ValueError(
                 'ImageFiles needs exactly one of data_root (a folder) and dataset (the config of a '

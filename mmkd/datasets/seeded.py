@@ -75,9 +75,9 @@ def seeded_loader(loader: DataLoader, seed: int, by_epoch: bool = False) -> Data
             f'{type(loader.batch_sampler).__name__}. {_MEND}'
         )
     sampler, batches = loader.batch_sampler.sampler, loader.batch_sampler
-    dataset: Any = (
-        loader.dataset.dataset if isinstance(loader.dataset, SeededDataset) else loader.dataset
-    )
+    dataset: Any = loader.dataset
+    if isinstance(dataset, SeededDataset):
+        dataset = dataset.dataset
     length = -(-len(dataset) // get_dist_info()[1]) if by_epoch else None
     # On its way out of torch, which warns where it is passed.
     device = getattr(loader, 'pin_memory_device', '')

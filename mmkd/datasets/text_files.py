@@ -11,20 +11,12 @@ from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 from mmengine.structures import BaseDataElement
 
+from mmkd.datasets.arguments import check_arguments
 from mmkd.registry import DATASETS, TRANSFORMS
-from mmkd.utils.checks import check_count, check_keys, nearest
+from mmkd.utils.checks import check_count, nearest
 from mmkd.utils.hugging_face import resolve_folder, transformers
 
 OWN = ('data_root', 'ann_file', 'text', 'label', 'limit')
-INHERITED = (
-    'pipeline',
-    'metainfo',
-    'indices',
-    'test_mode',
-    'lazy_init',
-    'serialize_data',
-    'max_refetch',
-)
 
 
 @DATASETS.register_module()
@@ -55,7 +47,7 @@ class TextFiles(BaseDataset):
         limit: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_keys(kwargs, (*OWN, *INHERITED), 'TextFiles')
+        check_arguments(kwargs, OWN, 'TextFiles')
         check_count('limit', 1 if limit is None else limit, 1)
         if isinstance(text, str) or len(text) not in (1, 2):
             raise ValueError(
@@ -66,10 +58,8 @@ class TextFiles(BaseDataset):
 
     def load_data_list(self) -> list[dict]:
         """Return an entry a row."""
-        path, classes = (
-            Path(self.ann_file),
-            [str(name) for name in self.metainfo.get('classes', ())],
-        )
+        path = Path(self.ann_file)
+        classes = [str(name) for name in self.metainfo.get('classes', ())]
         if not path.is_file():
             raise FileNotFoundError(
                 f'TextFiles: no file {path}. Mend: data_root and ann_file; one folder a task'

@@ -15,7 +15,6 @@ from mmkd.distiller.members.teacher import Teacher
 from mmkd.distiller.phases.gradients import PhaseRunner
 from mmkd.distiller.phases.phase import refuse_untrained_critics
 from mmkd.distiller.void_batches import VoidBatches
-from mmkd.losses.quest.fitting import check_vocabularies
 from mmkd.registry import MODELS
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record
@@ -113,7 +112,8 @@ class Distiller(BaseModel):
         for line in parts.fitted:
             print_log(f'mmkd: {line}', logger='current')
         self._reads_labels = any(one.reads_labels for one in parts.objectives.values())
-        check_vocabularies(self)  # those that came from a file
+        for objective in parts.objectives.values():
+            objective.bind(parts.runs)  # what came from a file belongs to these members
 
     # ------------------------------------------------------------------ the flow
 

@@ -38,7 +38,8 @@ class Place:
         objective: Name of the objective that holds it.
         reads: Argument -> ``'member.tap'``, ``'batch.name'`` or a list of them.
         connectors: The arguments that pass a connector.
-        runs: Member -> what runs it, with its ``model``, its ``taps`` and ``observe(batch)``.
+        runs: Member -> what runs it, with its ``role``, ``model`` and ``taps``; a teacher's has
+            ``watch(batch)``, which returns what its taps see.
     """
 
     objective: str

@@ -68,11 +68,9 @@ class Ensemble(BaseModel):
     def __init__(
         self, members: Sequence | Mapping, data_preprocessor: dict | nn.Module | None = None
     ) -> None:
-        named = (
-            dict(members)
-            if isinstance(members, Mapping)
-            else {f'member{i}': m for i, m in enumerate(members)}
-        )
+        if not isinstance(members, Mapping):
+            members = {f'member{i}': member for i, member in enumerate(members)}
+        named = dict(members)
         if len(named) < 2:
             raise ValueError(
                 f'an Ensemble needs two members or more, got {len(named)}. Mend: train more with '

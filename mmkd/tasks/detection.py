@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,9 +13,6 @@ from torch import Tensor, nn
 from mmkd.registry import TASKS
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import Tapped, Task, first_number, last_head
-
-if TYPE_CHECKING:
-    from mmdet.structures import DetDataSample
 
 
 @TASKS.register_module()
@@ -110,9 +107,7 @@ class Detection(Task):
         )
         return rows, [warning] if images and not boxes else []
 
-    def sample(
-        self, size: tuple[int, int], generator: torch.Generator, masked: bool = True
-    ) -> 'DetDataSample':
+    def sample(self, size: tuple[int, int], generator: torch.Generator, masked: bool = True) -> Any:
         """Return one box of a random class, in the middle of the image."""
         height, width = size
         label = torch.randint(0, self.num_classes or 2, (1,), generator=generator)
@@ -124,7 +119,7 @@ def _labels(batch: Batch) -> list[Tensor]:
     return [torch.as_tensor(sample.gt_instances.labels) for sample in batch.data_samples or []]
 
 
-def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> 'DetDataSample':
+def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Any:
     """Return the sample of boxes (M, 4) and labels (M,), as mmdet's data preprocessor leaves it.
 
     Each box is its own mask too, which detectors that segment read.

@@ -1,13 +1,11 @@
 """Generated batches: what a training data loader would give, without its data."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from mmseg.structures import SegDataSample
 
 BLOCK = 8  # pixels a side; labels of single pixels would not survive a map of stride 8
 
@@ -32,10 +30,8 @@ def blocks_of(size: tuple[int, int]) -> tuple[int, int, int]:
     return 1, -(-size[0] // BLOCK), -(-size[1] // BLOCK)
 
 
-def map_sample(name: str, values: Tensor) -> 'SegDataSample':
+def map_sample(name: str, values: Tensor) -> SegDataSample:
     """Return the data sample of a map (1, H, W), as mmseg's pipelines pack it, without padding."""
-    from mmseg.structures import SegDataSample
-
     size = tuple(values.shape[1:])
     sample = SegDataSample(**{name: PixelData(data=values)})
     sample.set_metainfo(
@@ -58,7 +54,7 @@ def edges_of(labels: Tensor) -> Tensor:
 
 def label_map(
     classes: int, size: tuple[int, int], generator: torch.Generator, masked: bool
-) -> 'SegDataSample':
+) -> SegDataSample:
     """Return a sample with blocks of random classes, and their edges, which a PIDNet learns from.
 
     Args:

@@ -14,7 +14,7 @@ def pretrained_keys(model: Any, key: str = 'model') -> Iterator[tuple[str, Any]]
     >>> resnet = dict(pretrained='open-mmlab://resnet18', backbone=dict(type='ResNet'))
     >>> list(pretrained_keys(resnet))
     [('model.pretrained', None)]
-    >>> mit = dict(type='MixVisionTransformer', init_cfg=dict(type='Pretrained', checkpoint='https://…/mit_b0.pth'))
+    >>> mit = dict(init_cfg=dict(type='Pretrained', checkpoint='https://…/mit_b0.pth'))
     >>> list(pretrained_keys(dict(backbone=mit, neck=dict(init_cfg=dict(type='Xavier')))))
     [('model.backbone.init_cfg', None)]
     >>> timm = dict(type='TIMMBackbone', pretrained=True)
@@ -29,14 +29,14 @@ def pretrained_keys(model: Any, key: str = 'model') -> Iterator[tuple[str, Any]]
     for name, value in model.items():
         if name == 'pretrained' and value:
             yield f'{key}.pretrained', False if value is True else None
-        elif name == 'init_cfg' and any(
-            map(_fetches, value if isinstance(value, list | tuple) else [value])
-        ):
+        elif name == 'init_cfg' and _fetches(value):
             yield f'{key}.init_cfg', None
         else:
             yield from pretrained_keys(value, f'{key}.{name}')
 
 
 def _fetches(init_cfg: Any) -> bool:
+    if isinstance(init_cfg, list | tuple):
+        return any(map(_fetches, init_cfg))
     kind = init_cfg.get('type') if isinstance(init_cfg, dict) else None
     return 'Pretrained' in (kind if isinstance(kind, str) else getattr(kind, '__name__', ''))

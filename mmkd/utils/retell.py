@@ -17,7 +17,8 @@ _UNKNOWN_TYPE = re.compile(
     r'(\S+) is not in the (\w+)::([\w ]+) registry\. Please check whether .*', re.DOTALL
 )
 _UNKNOWN_ARGUMENT = re.compile(
-    r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'( in <.* object at 0x\w+>)?"
+    r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'"
+    r'( in <.* object at 0x\w+>)?'
 )
 # of mmcv, which forgets the name
 _NO_LAYER = re.compile(r'Cannot find None in registry under scope name \w+')
@@ -57,32 +58,26 @@ def retell(text: str) -> str:
 def _unknown_type(found: re.Match) -> str:
     name, scope, kind = found.groups()
     bare = name.rpartition('.')[-1]
-    homes = sorted(
-        {registry.scope for registry in _registries(kind) if bare in registry.module_dict}
+    registries = list(_registries(kind))
+    homes = sorted({one.scope for one in registries if bare in one.module_dict})
+    names = sorted({known for one in registries for known in one.module_dict})
+    mend = (
+        f'. Mend: a registered name{nearest(bare, names)} What is your own is registered by '
+        'custom_imports'
     )
-    names = sorted({name for registry in _registries(kind) for name in registry.module_dict})
     if homes:
+        full = f'{homes[0]}.{bare}'
         mend = (
-            f'it belongs to {", ".join(homes)}. Mend: default_scope={homes[0]!r}, or '
-            f'type={f"{homes[0]}.{bare}"!r}'
+            f'; it belongs to {", ".join(homes)}. Mend: default_scope={homes[0]!r}, or '
+            f'type={full!r}'
         )
-    else:
-        mend = (
-            f'Mend: a registered name{nearest(bare, names)} What is your own is registered by '
-            'custom_imports'
-        )
-    return (
-        f'{scope} has no {kind} {name!r}{"; " if homes else ". "}{mend} ({name} is not in the '
-        f'{scope}::{kind} registry)'
-    )
+    return f'{scope} has no {kind} {name!r}{mend} ({name} is not in the {scope}::{kind} registry)'
 
 
 def _unknown_argument(found: re.Match) -> str:
     name, argument = found.group(1), found.group(2)
-    classes: list[Any] = [
-        DataLoader,
-        *(c for registry in _registries() for c in registry.module_dict.values()),
-    ]
+    registered = (kind for one in _registries() for kind in one.module_dict.values())
+    classes: list[Any] = [DataLoader, *registered]
     allowed = next((_arguments(c) for c in classes if getattr(c, '__name__', '') == name), [])
     said = f' (allowed: {", ".join(allowed)})' if allowed else ''
     return f'{name} got an unknown argument {argument!r}{nearest(argument, allowed)}{said}'
@@ -99,15 +94,12 @@ def _arguments(kind: Any) -> list[str]:
     """Return the arguments of a class, of its parents too where it hands on unknown ones."""
     found: dict[str, None] = {}
     for one in inspect.getmro(kind) if inspect.isclass(kind) else ():
-        own = (
-            inspect.signature(vars(one)['__init__']).parameters.values()
-            if '__init__' in vars(one)
-            else ()
-        )
-        found.update(
-            dict.fromkeys(p.name for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
-        )
-        if own and all(p.kind != p.VAR_KEYWORD for p in own):
+        if '__init__' not in vars(one):
+            continue
+        own = inspect.signature(vars(one)['__init__']).parameters.values()
+        named = (p.name for p in own if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL))
+        found.update(dict.fromkeys(named))
+        if all(p.kind != p.VAR_KEYWORD for p in own):
             break
     return [name for name in found if name != 'self']
 

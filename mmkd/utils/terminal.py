@@ -11,9 +11,10 @@ from mmengine.logging import MMLogger
 # Pages and lines of the libraries that a user can do nothing about, by how they begin or by what
 # they say.
 _NOT_FOR_USERS = re.compile(
-    r'\s*-{20,}\nSystem environment:|Config:\n|Hooks will be executed in the following order|Exp '
-    r'name: |The prefix is not set in metric class|Distributed training is not used, all '
-    r'SyncBatchNorm|Attribute `_fully_initialized`|"HardDiskBackend" is the alias|.*\bdeprecated\b',
+    r'\s*-{20,}\nSystem environment:|Config:\n|Hooks will be executed in the following order|'
+    r'Exp name: |The prefix is not set in metric class|Attribute `_fully_initialized`|'
+    r'Distributed training is not used, all SyncBatchNorm|"HardDiskBackend" is the alias|'
+    r'.*\bdeprecated\b',
     re.IGNORECASE,
 )
 _WARNINGS = 'py.warnings'  # where logging.captureWarnings sends them

@@ -135,9 +135,8 @@ def _numbered(template: str) -> str:
 
 def newest_checkpoint(checkpoints: Path, template: str) -> str | None:
     """Return the checkpoint of the highest number, best ones aside; None where there is none."""
-    found = (
-        (re.fullmatch(_numbered(template), file.name), file) for file in checkpoints.glob('*.pth')
-    )
+    pattern = re.compile(_numbered(template))
+    found = ((pattern.fullmatch(file.name), file) for file in checkpoints.glob('*.pth'))
     numbered = [(int(match[1]), str(file)) for match, file in found if match and match.groups()]
     return max(numbered)[1] if numbered else None
 
@@ -151,9 +150,8 @@ def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[P
         if re.fullmatch(r'(iter|epoch)_\d+\.pth|config\.py', file.name):
             yield file
     for folder in dict.fromkeys((work_dir, checkpoints)):
-        yield from (
-            file for file in (folder / 'last_checkpoint', folder / 'run.json') if file.is_file()
-        )
+        notes = folder / 'last_checkpoint', folder / 'run.json'
+        yield from (file for file in notes if file.is_file())
 
 
 def _students(work_dir: Path, pattern: str) -> Iterator[Path]:

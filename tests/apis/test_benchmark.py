@@ -223,7 +223,7 @@ def test_the_step_without_critics_shares_every_module(pair: Pair) -> None:
     assert list(pair.lean.objectives) == ['pixel', 'pair']
     assert list(pair.full.objectives) == ['pixel', 'pair', 'holistic']
     assert pair.lean.student is pair.full.student
-    assert pair.lean.teachers is pair.full.teachers
+    assert pair.lean.runs is pair.full.runs
     assert len(pair.lean.phases) == 1
 
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers import tiny
 from mmengine.config import Config, DictAction
+from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DefaultScope
@@ -24,9 +25,12 @@ from torch import Tensor, nn
 
 from mmkd.apis.doctor import Report, diagnose
 from mmkd.apis.doctor.data import check_labels
+from mmkd.apis.doctor.evaluation import _Reader
 from mmkd.apis.doctor.measure import gradient_norm, measure_objectives, normaliser, table_cost
 from mmkd.apis.doctor.run import check_run
+from mmkd.apis.doctor.wiring import Wiring
 from mmkd.losses import PairWiseAffinityLoss, PixelWiseKLLoss
+from mmkd.models import TextDataPreprocessor
 from mmkd.tasks import Detection, Segmentation, generated_batch
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -599,8 +603,8 @@ def test_boxes_are_counted_and_their_labels_checked() -> None:
     check_labels([images([0, 3, 80])], preprocessor, Detection(3), report)
     assert has(
         report.errors,
-        r'boxes have the labels \[3, 80\], but the student has 3 classes '
-        r'.*Mend: num_classes of .*\[1 of 1 batches\]',
+        r'boxes have the labels \[3, 80\], but the student has 3 classes .*Mend: num_classes of .*'
+        r'\[1 of 1 batches\]',
     )
     check_labels([images([], [])], preprocessor, Detection(3), report)
     assert len(report.errors) == 1, 'images without boxes are legal'
@@ -686,6 +690,21 @@ def test_label_ids_of_the_validation(data_root: Path) -> None:
         report.errors,
         r'the val data has wrong labels: labels hold the ids \[30\].*ann_dir/val/2\.png',
     )
+
+
+def test_labels_of_validation_sentences() -> None:
+    """Labels lie as those of images do; the inputs tell the task, and not the samples."""
+    student = nn.Module()
+    student.num_classes, student.data_preprocessor = 2, TextDataPreprocessor()
+    sentence = torch.ones(3, 4, dtype=torch.long)
+    labels = [BaseDataElement(gt_label=torch.tensor([i])) for i in (0, 1, 5)]
+    samples = [dict(inputs=sentence, data_samples=label) for label in labels]
+    loader = SimpleNamespace(dataset=samples, collate_fn=pseudo_collate)
+    reader = _Reader(loader, Wiring(students=dict(student=student)))
+    reader.read(range(3))
+    assert reader.problems.keys() == {'has wrong labels'}
+    (text,) = reader.problems['has wrong labels']
+    assert text.startswith('labels hold the ids [5], but the student has 2 classes')
 
 
 def test_no_validation_images(data_root: Path) -> None:

@@ -200,7 +200,7 @@ def test_the_maps_of_a_panoptic_set_are_labels_and_its_boxes_are_checked() -> No
     assert got.check_labels(3), 'the label 4 is none of a box'
     with pytest.raises(ValueError, match=r'boxes have the labels \[1\].*from a.png'):
         got.check_labels(1)
-    flipped = LabelFlip(rate=0.99, num_classes=5).see(got)
+    flipped = LabelFlip(rate=0.99, num_classes=5).on_batch(got)
     assert flipped.data_samples[0].gt_sem_seg.data.shape == (1, 2, 2)
     assert flipped.data_samples[0].gt_sem_seg.data[0, 1, 0] == 255
     assert (flipped.labels != got.labels).any()

@@ -18,8 +18,8 @@ from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Settings, assemble
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
+from mmkd.distiller.objectives.objective import stand_in
 from mmkd.distiller.phases.phase import Phase
-from mmkd.losses.quest.fitting import draw_words
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record
 from mmkd.tasks.base import task_of
@@ -111,7 +111,7 @@ class Pair:
         )
         self.settings, self.parts = settings, assemble(settings)
         self.full: Any = self._ready(Distiller.of(self.parts, settings))
-        draw_words(self.full)
+        stand_in(self.full.objectives.values())
         self.lean = self._without_critics()
         self.layouts = [
             torch.channels_last if member.get('channels_last') else torch.contiguous_format
@@ -153,7 +153,7 @@ class Pair:
         noisy = [run for run in runs if run.noises and run.role == 'student']
         cases: dict[str, Callable[[], Any]] = dict(
             student=lambda: _step(own, self.layouts, self.data),
-            teacher=lambda: [run.watch(batch) for run in teachers],
+            teacher=lambda: {run.name: run.watch(batch) for run in teachers},
         )
         if noisy:
             cases['noise'] = lambda: [run.noises.on_batch(batch) for run in noisy]

@@ -25,7 +25,7 @@ from mmkd.apis.doctor.run import check_disk, check_run
 from mmkd.apis.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.apis.prepare import has_gpu, is_distiller
 from mmkd.apis.settings import check_sections, optim_wrappers
-from mmkd.losses.quest.fitting import draw_words
+from mmkd.distiller.objectives.objective import stand_in
 from mmkd.tasks.base import task_of
 from mmkd.tasks.generated import generated_batch
 from mmkd.utils.explain import explain
@@ -163,8 +163,8 @@ def _train(
         if is_distiller(cfg):
             for run in model.runs.values():
                 run.member.options.pop('compile', None)  # it takes minutes and changes no value
-            for name in draw_words(model):
-                report.note(f'objective {name!r} has random words here: training fits them first')
+            for line in stand_in(model.objectives.values()):
+                report.note(line)
             measure_objectives(model, model.data_preprocessor(copy.deepcopy(data), True), report)
         if (
             wiring.whole and 'optim_wrapper' in cfg

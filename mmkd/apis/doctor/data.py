@@ -66,12 +66,14 @@ def _layout(split: str, dataset: dict, missing: list[str]) -> str:
             ending = suffix('img_suffix' if key == 'img_path' else 'seg_map_suffix')
             lines.append(f'  {os.path.join(path, "*" + ending)}')
     listed = f'  {dataset["ann_file"]}\n' if dataset.get('ann_file') else ''
+    expected = '\n'.join([f'{dataset.get("data_root") or "."}/ with', *lines])
     return (
         f'{split} data is not there: {", ".join(missing)} (relative paths start at '
-        f'{os.getcwd()}).\nExpected: '
-        f'{dataset.get("data_root") or "."}/ with\n' + '\n'.join(lines) + f'\n{listed}'
+        f'{os.getcwd()}).\n'
+        f'Expected: {expected}\n'
+        f'{listed}'
         f'Mend: lay the data out so, or set {split}_dataloader.dataset.data_root; --fake-data '
-        f'checks all else'
+        'checks all else'
     )
 
 

@@ -41,10 +41,8 @@ def check_evaluation(
     except Exception as error:
         say(f'the {split} data cannot be read: {explain(error)}')
         return
-    reader, wanted = (
-        _Reader(built, wiring),
-        total if batches is None else min(total, batches * size),
-    )
+    reader = _Reader(built, wiring)
+    wanted = total if batches is None else min(total, batches * size)
     for start in range(0, wanted, size):
         reader.read(range(start, min(start + size, total)))
     if wanted < total and split == 'val':
@@ -52,22 +50,16 @@ def check_evaluation(
             f'{wanted} of {total} validation images were read: the others may still be broken'
         )
     for problem, found in reader.problems.items():
-        more = (
-            f' [{len(found)} times; the next: {"; ".join(found[1:SHOWN])}]'
-            if len(found) > 1
-            else ''
-        )
-        say(f'the {split} data {problem}: {found[0]}{more}')
+        others = f' [{len(found)} times; the next: {"; ".join(found[1:SHOWN])}]'
+        say(f'the {split} data {problem}: {found[0]}{others if len(found) > 1 else ""}')
 
 
 def check_best(cfg: Config, wiring: Wiring, report: Report) -> None:
     """Report a best checkpoint that is kept by a metric which the validation does not report."""
     wanted = ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('save_best')
     loop = (cfg.get('val_cfg') or {}).get('type', 'ValLoop')
-    if (
-        not wanted or wiring.model is None or loop != 'ValLoop'
-    ):  # a loop of peers knows its names by itself
-        return
+    if not wanted or wiring.model is None or loop != 'ValLoop':
+        return  # a loop of peers knows its names by itself
     loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
     try:
         built = Runner.build_dataloader(in_this_process(loader, 1), seed=0)
@@ -101,17 +93,11 @@ class _Reader:
             if self.preprocessor is not None:
                 self.preprocessor(self.collate(samples), False)
         except Exception as error:
-            shapes = sorted(
-                {tuple(getattr(sample.get('inputs'), 'shape', ())) for sample in samples}
-            )
-            mend = (
-                f' (shapes {", ".join(map(str, shapes))}). Mend: batch_size=1, or a Resize to one '
-                'size'
-            )
-            self._note(
-                'does not make a batch',
-                f'{explain(error).rstrip(".")}{mend if len(shapes) > 1 else ""}',
-            )
+            shapes = {tuple(getattr(sample.get('inputs'), 'shape', ())) for sample in samples}
+            named = ', '.join(map(str, sorted(shapes)))
+            mend = f' (shapes {named}). Mend: batch_size=1, or a Resize to one size'
+            text = explain(error).rstrip('.')
+            self._note('does not make a batch', f'{text}{mend if len(shapes) > 1 else ""}')
 
     def _sample(self, index: int) -> dict | None:
         try:
@@ -120,7 +106,7 @@ class _Reader:
             self._note('cannot be read', explain(error))
             return None
         labelled = sample.get('data_samples')
-        if self.task.known and labelled is not None and self.task.holds([labelled]):
+        if self.task.known and labelled is not None:
             try:  # that nothing is valid is no mistake of a validation image
                 batch = Batch(sample['inputs'], [labelled], self.task.ignore_index, self.task)
                 batch.check_labels(self.task.num_classes)

@@ -1,6 +1,6 @@
 """Objectives: a loss, the references it reads, its weight and its connectors."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -235,13 +235,21 @@ class Objective(BaseModule):
             done += [f'{self.name}: {built}'] * bool(built)
         return done
 
-    def bind(self, runs: Mapping[str, Any]) -> None:
-        """Tell the loss where its reads come from: it refuses what it was not made for.
+    def place(self, runs: Mapping[str, Any]) -> Place:
+        """Return where the loss stands.
 
         Args:
             runs: Member -> what runs it.
         """
-        self.contract.bind(Place(self.name, self.reads, self.connectors, runs))
+        return Place(self.name, self.reads, self.connectors, runs)
+
+    def bind(self, runs: Mapping[str, Any]) -> None:
+        """Tell the loss where it stands: it refuses a place that it was not made for.
+
+        Args:
+            runs: Member -> what runs it.
+        """
+        self.contract.bind(self.place(runs))
 
     @torch.no_grad()
     def stand_in(self, generator: torch.Generator) -> str:
@@ -324,6 +332,16 @@ def refuse_no_objectives(configs: Mapping[str, dict]) -> None:
             'objectives is empty: a Distiller without objectives is plain training. Mend: train '
             'the student by its own config, or add an objective'
         )
+
+
+def stand_in(objectives: Iterable[Objective]) -> list[str]:
+    """Put random parts in place of those that wait for data, to measure values and costs.
+
+    Returns:
+        What was done, in words, objective by objective.
+    """
+    generator = torch.Generator().manual_seed(0)
+    return [said for objective in objectives if (said := objective.stand_in(generator))]
 
 
 def check_name(name: str, kind: str) -> None:

@@ -240,7 +240,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict) -> None:
         evicted = [self.filename_tmpl.format(old) for old in self._keep(runner, step)]
-        current = self._best_paths()
+        # without save_best mmengine knows no indicators
+        current = self._best_paths() if self._previous else {}
         best = [old for key, old in self._previous.items() if current.get(key, old) != old]
         runner.message_hub.update_info(SUPERSEDED, [*evicted, *(Path(path).name for path in best)])
         filename = self.filename_tmpl.format(step)

@@ -104,7 +104,7 @@ class PhaseOptimWrapperConstructor:
         return self._known(PhaseOptimWrapperDict(**wrappers))
 
     def _known(self, wrapper: OptimWrapper, name: str | None = None) -> OptimWrapper:
-        """Note for schedules which optimizer this is, where it is one, and which the config names."""
+        """Note for schedules which optimizer this is, if one alone, and which the config names."""
         wrapper.optimizer_name, wrapper.optimizer_names = name, list(self.configs)
         return wrapper
 
@@ -124,7 +124,7 @@ class PhaseOptimWrapperConstructor:
         if not owned:
             raise ValueError(
                 f"optimizer {name!r} owns no parameter. Mend: params='students', 'critics' or "
-                '[prefixes]'
+                f'[prefixes]'
             )
         if not paramwise:  # one group: hundreds of groups of one would make each step slower
             own = nn.ParameterList(p for p in model.parameters() if id(p) in owned)
@@ -269,7 +269,7 @@ def _check_task(model: Any, phase: Phase, owned: set[int]) -> None:
         if not any(id(p) in owned for p in model.students[name].parameters()):
             raise ValueError(
                 f'phase {phase.name!r} takes the task losses, but its optimizer '
-                f'{phase.optimizer!r} holds no parameter of student {name!r}, whose own losses '
-                "would train nothing. Mend: params='students' in that optimizer, or task=[…] "
-                f'without {name!r} in that phase'
+                f'{phase.optimizer!r} holds '
+                f'no parameter of student {name!r}, whose own losses would train nothing. Mend: '
+                f"params='students' in that optimizer, or task=[…] without {name!r} in that phase"
             )

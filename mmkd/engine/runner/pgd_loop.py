@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.runner import loops
 from torch import Tensor
 
@@ -12,18 +12,20 @@ from mmkd.evaluation.functional.pgd import pgd, pixel_units
 from mmkd.registry import LOOPS
 from mmkd.tasks.base import tasks_of_samples
 from mmkd.utils.checks import check_keys
+from mmkd.utils.unwrap import unwrap
 
 PGD_KEYS = ('epsilon', 'step', 'steps', 'random_start')
 
 
 @LOOPS.register_module()
 class PGDTestLoop(loops.TestLoop):
-    """Test on images that were moved against the model by :func:`pgd`: ``test_cfg=dict(type='mmkd.PGDTestLoop')``.
+    """Test on images that were moved against the model by :func:`pgd`.
 
-    The loss that grows is the model's own, as it computes it from labels, in eval mode; of a
-    Distiller, that of the student that predicts. Images are attacked as the network gets them,
-    after resizing, in the pixel units of the data preprocessor; padding stays as it is. The start
-    is random, from a generator with a fixed seed.
+    It is asked for by ``test_cfg=dict(type='mmkd.PGDTestLoop')``. The loss that grows is the
+    model's own, as it computes it from labels, in eval mode; of a Distiller, that of the student
+    that predicts. Images are attacked as the network gets them, after resizing, in the pixel units
+    of the data preprocessor; padding stays as it is. The start is random, from a generator with a
+    fixed seed.
 
     Args:
         runner: The Runner.
@@ -58,9 +60,7 @@ class PGDTestLoop(loops.TestLoop):
     def run_iter(self, idx: int, data_batch: Sequence[dict]) -> None:
         """Attack one batch and predict what is left of it."""
         self.runner.call_hook('before_test_iter', batch_idx=idx, data_batch=data_batch)
-        model = (
-            self.runner.model.module if is_model_wrapper(self.runner.model) else self.runner.model
-        )
+        model = unwrap(self.runner.model)
         network: BaseModel = (
             model.students[model.predict_with] if hasattr(model, 'predict_with') else model
         )

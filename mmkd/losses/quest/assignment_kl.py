@@ -1,17 +1,18 @@
-"""QUEST: the student predicts which words of a fixed vocabulary the teacher's features are near to."""
+"""QUEST: the student predicts which words of a vocabulary the teacher's features are near to."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from mmkd.losses.base import Loss, Map, OfBatch
+from mmkd.losses.base import Loss, Map, OfBatch, Place
 from mmkd.losses.checks import check_mask, shape_of
 from mmkd.losses.functional import first_derivative_only, no_autocast, widen
+from mmkd.losses.quest.maps import pool_map, pooling_factor, positions
 from mmkd.losses.quest.predictor import AssignmentPredictor, unit
+from mmkd.losses.quest.source import Source
 from mmkd.losses.quest.vocabulary import (
     Vocabulary,
     check_vocabulary,
@@ -39,7 +40,7 @@ def assignment_kl(
     mask: Tensor | None = None,
     chunk: int | None = None,
 ) -> Tensor:
-    r"""Divergence between the teacher's soft assignment to words and the student's prediction of it.
+    r"""Divergence of the student's prediction from the teacher's soft assignment to words.
 
     Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020,
     arXiv 1912.01540, eq. 2 to 5.
@@ -76,58 +77,14 @@ def assignment_kl(
 
     Examples:
         >>> words = torch.tensor([[0.], [1.]])
-        >>> student, weight = torch.tensor([[1., 0.]]), torch.tensor([[1., 0.], [0., 1.]])  # cosines 1 and 0
-        >>> assignment_kl(student, torch.tensor([[.5]]), words, weight, scale=0.)  # both are (1/2, 1/2)
+        >>> student, weight = torch.tensor([[1., 0.]]), torch.eye(2)  # cosines 1 and 0
+        >>> middle, first = torch.tensor([[.5]]), torch.tensor([[0.]])
+        >>> assignment_kl(student, middle, words, weight, scale=0.)  # both are (1/2, 1/2)
         tensor(0.)
-        >>> assignment_kl(student, torch.tensor([[0.]]), words, weight, tau=1., scale=0.)  # (e, 1)/(e+1): ln 2 - H
+        >>> assignment_kl(student, first, words, weight, 1., 0.)  # ln 2 − H of (e, 1) / (e + 1)
         tensor(0.1109)
     """
     return _divergence(student, teacher, words, weight, tau, scale, mask, chunk)[0]
-
-
-def pooling_factor(student: Tensor, teacher: Tensor) -> int:
-    """Return by which factor the teacher's map (N, C, H, W) is larger than the student's; 1 for vectors (N, C).
-
-    >>> pooling_factor(torch.zeros(1, 8, 4, 4), torch.zeros(1, 16, 8, 8))
-    2
-
-    Raises:
-        ValueError: other shapes, a factor that is no integer, or a larger student.
-    """
-    shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
-    if student.dim() not in (2, 4) or teacher.dim() != student.dim():
-        raise ValueError(f'assignment KL needs maps (N, C, H, W) or vectors (N, C), got {shapes}')
-    if student.shape[0] != teacher.shape[0]:
-        raise ValueError(f'student and teacher hold batches of different size: {shapes}')
-    if student.dim() == 2:
-        return 1
-    factor = max(1, teacher.shape[2] // max(1, student.shape[2]))
-    if tuple(teacher.shape[2:]) != (factor * student.shape[2], factor * student.shape[3]):
-        raise ValueError(
-            "the teacher's map must be as large as the student's, or larger by an integer factor, "
-            f"the same on both axes: {shapes}. Mend: connectors=dict(student='auto') resizes the "
-            'student'
-        )
-    return factor
-
-
-def pool_map(teacher: Tensor, factor: int) -> Tensor:
-    """Return a map (N, C, H, W) average-pooled by ``factor``, in float32 or wider where there is something to average.
-
-    >>> pool_map(torch.arange(4.).view(1, 1, 2, 2), 2).item()
-    1.5
-    """
-    return F.avg_pool2d(widen(teacher)[0], factor) if factor > 1 else teacher
-
-
-def positions(x: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Return the vectors (P, C) of a map (N, C, H, W) or (N, C), masked ones left out.
-
-    >>> positions(torch.arange(4.).view(1, 2, 1, 2), torch.tensor([[[False, True]]]))
-    tensor([[1., 3.]])
-    """
-    x = x.movedim(1, -1)
-    return x.reshape(-1, x.shape[-1]) if mask is None else x[mask]
 
 
 def _divergence(
@@ -140,7 +97,7 @@ def _divergence(
     mask: Tensor | None,
     chunk: int | None,
 ) -> tuple[Tensor, ...]:
-    """Return the value and, detached, mean max p_T, the perplexity of the words seen, and the student's accuracy."""
+    """Return the value and, detached, mean max p_T, perplexity of the words seen, accuracy."""
     if not isinstance(tau, Tensor):
         check_positive('tau', tau)
     pooling = _check_shapes(student, teacher, words.shape[1], weight.shape[1], mask)
@@ -148,9 +105,8 @@ def _divergence(
         raise ValueError(
             f'words {shape_of(words)} and weight {shape_of(weight)} must hold as many words'
         )
-    dtype = widen(student[:0], teacher[:0], words[:0], weight[:0])[
-        0
-    ].dtype  # casts come chunk by chunk
+    # Of nothing: the casts come chunk by chunk.
+    dtype = widen(student[:0], teacher[:0], words[:0], weight[:0])[0].dtype
     with no_autocast(student):
         f_s = unit(positions(student, mask).to(dtype))
         w = unit(weight.to(dtype))
@@ -184,7 +140,7 @@ def _check_shapes(
 
 
 class _ChunkedKL(torch.autograd.Function):
-    """Mean over positions of KL(p_T‖p_S); the gradients are formed in the forward, so only they are kept."""
+    """Mean over positions of KL(p_T‖p_S); the forward forms the gradients and keeps only them."""
 
     @staticmethod
     def forward(
@@ -199,9 +155,7 @@ class _ChunkedKL(torch.autograd.Function):
         learning: bool,
     ) -> tuple[Tensor, ...]:
         shifted, number = shift_words(words), max(1, len(f_s))
-        wanted = [
-            learning and needs for needs in ctx.needs_input_grad
-        ]  # it knows nothing of no_grad
+        wanted = [learning and needs for needs in ctx.needs_input_grad]  # which forget no_grad
         grad_f = torch.empty_like(f_s) if wanted[0] else None
         grad_w = torch.zeros_like(w) if wanted[1] else None
         grad_scale = torch.zeros_like(scale)
@@ -279,13 +233,8 @@ class AssignmentKLLoss(Loss):
     """
 
     roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)), mask=OfBatch())
-    fixed = (
-        'num_words',
-        'tau',
-        'gamma',
-        'target_perplexity',
-        'pooling',
-    )  # of the vocabulary and the predictor
+    # Those of the vocabulary and the predictor.
+    fixed = ('num_words', 'tau', 'gamma', 'target_perplexity', 'pooling')
     vocabulary: Vocabulary | None
     predictor: AssignmentPredictor | None
 
@@ -307,12 +256,8 @@ class AssignmentKLLoss(Loss):
         check_non_negative('gamma', gamma)
         if chunk is not None:
             check_count('chunk', chunk, 1)
-        self.num_words, self.tau, self.gamma, self.target_perplexity = (
-            num_words,
-            tau,
-            gamma,
-            target_perplexity,
-        )
+        self.num_words, self.tau = num_words, tau
+        self.gamma, self.target_perplexity = gamma, target_perplexity
         self.chunk, self.file = chunk, vocabulary
         self.pooling: int | None = None
         self.vocabulary = self.predictor = None
@@ -330,8 +275,26 @@ class AssignmentKLLoss(Loss):
         pooled = '' if self.pooling == 1 else f', teacher map pooled {self.pooling}×{self.pooling}'
         return f'vocabulary of {self.num_words} words in {teacher.shape[1]} channels{pooled}'
 
+    def bind(self, place: Place) -> None:
+        """Refuse a teacher that is none, and words that were fitted to another source.
+
+        Raises:
+            ValueError: What is read is no tap of a frozen teacher itself; a vocabulary of another
+                teacher, tap or pooling.
+        """
+        source = Source.of(self, place)
+        if self.vocabulary is not None and self.vocabulary.fitted:
+            source.check()
+
+    def stand_in(self, generator: torch.Generator) -> str:
+        """Draw words at random, where they are not fitted yet, and let an 'auto' tau be 1."""
+        if self.vocabulary is None or self.vocabulary.fitted:
+            return ''
+        self.vocabulary.draw(generator)
+        return 'random words here: training fits them first'
+
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Return the weighted loss of maps (N, C, H, W) or vectors (N, C) under a bool mask of the student's map."""
+        """Return the weighted loss of maps (N, C, H, W) or vectors (N, C) under a bool mask."""
         if self.vocabulary is None or self.predictor is None:
             raise ValueError(
                 'the channels are not known. Mend: student_channels=…, teacher_channels=…, or '

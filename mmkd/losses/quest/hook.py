@@ -4,23 +4,24 @@ from typing import Any
 
 from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from mmkd.losses.quest.fitting import (
     MAX_VECTORS,
-    check_vocabularies,
+    batches_of,
     fit_vocabularies,
-    training_images,
-    vocabulary_objectives,
+    vocabulary_sources,
 )
+from mmkd.losses.quest.source import Source
+from mmkd.losses.quest.training_images import training_images
 from mmkd.registry import HOOKS
 from mmkd.utils.checks import check_count
+from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
 class VocabularyHook(Hook):
-    """Fit the vocabulary of every AssignmentKLLoss before training; check those that are there already.
+    """Fit the vocabulary of every AssignmentKLLoss before training; check those that are there.
 
     Fitted are those that neither a checkpoint nor a file (``vocabulary=``) brought, on the run's
     training images under its validation pipeline, in one pass, by rank 0, which hands them to the
@@ -48,36 +49,37 @@ class VocabularyHook(Hook):
         check_count('max_vectors', max_vectors, 1)
         if images is not None:
             check_count('images', images, 1)
-        self.dataloader, self.images, self.max_vectors, self.seed = (
-            dataloader,
-            images,
-            max_vectors,
-            seed,
-        )
+        self.dataloader, self.images = dataloader, images
+        self.max_vectors, self.seed = max_vectors, seed
         self.reports: dict[str, dict[str, float]] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Fit or check; what a checkpoint holds is loaded by now."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        objectives = vocabulary_objectives(model) if hasattr(model, 'teachers') else {}
-        if not objectives:
-            return
-        check_vocabularies(model)
-        vocabularies = {name: objective.loss.vocabulary for name, objective in objectives.items()}
-        fresh = [name for name, vocabulary in vocabularies.items() if not vocabulary.fitted]
+        model = unwrap(runner.model)
+        sources = vocabulary_sources(model.objectives, model.runs) if hasattr(model, 'runs') else {}
+        fresh = {}
+        for name, source in sources.items():
+            if source.loss.vocabulary.fitted:
+                source.check()
+            else:
+                fresh[name] = source
         if not fresh:
             return
         failure: list[Any] = [None]
         if is_main_process():
             try:
-                seed = runner.seed if self.seed is None else self.seed
-                loader = training_images(runner.cfg, self.dataloader, self.images, seed)
-                self.reports = fit_vocabularies(model, loader, fresh, self.max_vectors, seed)
+                self.reports = self._fit(runner, fresh)
             except Exception as error:
                 failure = [error]
         broadcast_object_list(failure)  # else the other ranks would wait for words that never come
         if failure[0] is not None:
             raise failure[0]
-        for name in fresh:
-            for buffer in vocabularies[name].buffers():
+        for source in fresh.values():
+            for buffer in source.loss.vocabulary.buffers():
                 broadcast(buffer)
+
+    def _fit(self, runner: Runner, sources: dict[str, Source]) -> dict[str, dict[str, float]]:
+        seed = runner.seed if self.seed is None else self.seed
+        loader = training_images(runner.cfg, self.dataloader, self.images, seed)
+        batch_of = batches_of(unwrap(runner.model))
+        return fit_vocabularies(sources, loader, batch_of, self.max_vectors, seed)

@@ -18,7 +18,9 @@ def unit(x: Tensor, dim: int = 1) -> Tensor:
 
 
 class AssignmentPredictor(nn.Module):
-    r"""Scores of a teacher's words by a cosine 1×1 convolution with a learned scale, dropped after training.
+    r"""Scores of a teacher's words by a cosine 1×1 convolution with a learned scale.
+
+    It is dropped after training.
 
     Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020,
     arXiv 1912.01540, eq. 4.

@@ -11,10 +11,16 @@ from torch import Tensor, nn
 from mmkd.utils.checkpoints import load_state_dict_file
 from mmkd.utils.checks import check_count, check_positive
 
-ORIGIN = ('teacher', 'tap', 'pooling')
+# What words belong to, a digest each, and what it is called where it is not this one.
+ORIGIN = {
+    'teacher': 'another teacher (other weights, precision or fuse_bn)',
+    'tap': 'another tap of the teacher',
+    'pooling': "another pooling of the teacher's map (sizes of the maps, or channels)",
+}
 _DIGEST = 32  # bytes of a SHA-256
 _CHUNK = 4096  # vectors that statistics look at together
-_BATCH = 16384  # vectors of one step of k-means: on blobs 0.1 % above full k-means in inertia, 1024 are 5 % above
+# Vectors of one step of k-means: on blobs 0.1 % above full k-means in inertia; 1024 are 5 % above.
+_BATCH = 16384
 _CALIBRATION = 2048  # vectors that tau='auto' looks at
 _ANEW = (
     'Mend: copy the file again from where it was fitted, or fit one anew: tools/fit_vocabulary.py'
@@ -30,18 +36,22 @@ class Words(NamedTuple):
 
 
 def shift_words(words: Tensor) -> Words:
-    """Move words (K, C) to their mean: far from 0, ‖v‖² − 2⟨v, f⟩ would cancel to noise; distances stay."""
+    """Move words (K, C) to their mean: far from 0, ‖v‖² − 2⟨v, f⟩ would cancel to noise.
+
+    Distances stay.
+    """
     centre = words.mean(0)
     shifted = words - centre
     return Words(shifted, centre, shifted.square().sum(1))
 
 
 def excess_distance(vectors: Tensor, words: Words) -> Tensor:
-    """Return by how much each word's squared distance to each vector exceeds the nearest word's, negated: (P, K) ≤ 0.
+    """Return by how much the nearest word is nearer to each vector than each word: (P, K) ≤ 0.
 
-    ‖f‖² and the mean of the words are left out: they cancel.
+    In squared distances; ‖f‖² and the mean of the words are left out, since they cancel.
 
-    >>> excess_distance(torch.tensor([[1., 0.]]), shift_words(torch.tensor([[0., 0.], [3., 4.]])))  # 1 and 20
+    >>> words = shift_words(torch.tensor([[0., 0.], [3., 4.]]))
+    >>> excess_distance(torch.tensor([[1., 0.]]), words)  # 1 and 20
     tensor([[  0., -19.]])
     """
     scores = torch.addmm(words.square, vectors - words.centre, words.shifted.T, beta=-1, alpha=2)
@@ -61,7 +71,9 @@ def log_assignment(vectors: Tensor, words: Words, tau: float | Tensor) -> Tensor
 
 
 class Vocabulary(nn.Module):
-    r"""Words (K, C) fitted once to a teacher's features and frozen: a position's p_T is its soft assignment to them.
+    r"""Words (K, C) fitted once to a teacher's features and frozen.
+
+    A position's p_T is its soft assignment to them.
 
     Paper: Jain et al., QuEST: Quantized Embedding Space for Transferring Knowledge, ECCV 2020,
     arXiv 1912.01540, eq. 2 and 3.
@@ -116,7 +128,9 @@ class Vocabulary(nn.Module):
 
     @property
     def fitted(self) -> bool:
-        """Whether words and tau are there; looks at them only after they were written to, since that synchronises.
+        """Whether words and tau are there.
+
+        Looks at them only after they were written to, since looking synchronises.
 
         Raises:
             ValueError: They are there and cannot serve: NaN or Inf among the words, a tau that is
@@ -130,7 +144,7 @@ class Vocabulary(nn.Module):
         return self._known == state
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Refuse a damaged vocabulary of a checkpoint; one of NaN was not fitted yet, and shapes are torch's matter."""
+        """Refuse a damaged vocabulary; one of NaN is not fitted yet, shapes are torch's matter."""
         own = dict(words=self.words, tau=torch.as_tensor(self.tau), fingerprint=self.fingerprint)
         found = {name: state_dict.get(prefix + name, value) for name, value in own.items()}
         if any(bool(found[name].isnan().all()) for name in ('words', 'tau')):
@@ -161,37 +175,26 @@ class Vocabulary(nn.Module):
         """
         from sklearn.cluster import MiniBatchKMeans  # slow to import, and needed once
 
-        num_words, channels = self.words.shape
         vectors = vectors.float()
-        if vectors.dim() != 2 or vectors.shape[1] != channels:
-            raise ValueError(
-                f'a vocabulary of {channels} channels needs vectors (P, {channels}), got '
-                f'{tuple(vectors.shape)}'
-            )
-        if len(vectors) < num_words:
-            raise ValueError(
-                f'{len(vectors)} vectors are too few for {num_words} words. Mend: '
-                f'num_words={max(2, len(vectors) // 10)} or less, or more vectors (images=None, a '
-                'larger max_vectors)'
-            )
-        if not vectors.isfinite().all():
-            raise ValueError(
-                "the teacher's features hold NaN or Inf, so no words can be fitted. Mend: check "
-                "its checkpoint and inputs, or precision='bf16' in place of 'fp16'"
-            )
-        distinct = _count_distinct(vectors, num_words)
-        if distinct < num_words:
-            raise ValueError(
-                f'the {len(vectors)} vectors hold {distinct} different ones, too few for '
-                f'{num_words} words. Mend: num_words={max(2, distinct // 10)} or less, or a tap '
-                'whose features vary'
-            )
+        _check_vectors(vectors, self.words)
+        num_words = len(self.words)
         means = MiniBatchKMeans(num_words, batch_size=_BATCH, n_init=1, random_state=seed)
         means.fit(vectors.cpu().numpy())
         self.words.copy_(torch.from_numpy(means.cluster_centers_))
         if isinstance(self.tau, Tensor):
             self.tau.fill_(self._calibrate(vectors, seed))
         return self.describe(vectors)
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw words that belong to no teacher, to measure what they cost; tau, if 'auto', is 1.
+
+        Args:
+            generator: Of the words, on the CPU.
+        """
+        self.words.copy_(torch.randn(self.words.shape, generator=generator))
+        if isinstance(self.tau, Tensor):
+            self.tau.fill_(1.0)
 
     @torch.no_grad()
     def describe(self, vectors: Tensor) -> dict[str, float]:
@@ -235,48 +238,27 @@ class Vocabulary(nn.Module):
         """
         if not self.fingerprint.any():
             return
-        differs = [
-            what
-            for what, mine, yours in zip(
-                ORIGIN, self.fingerprint.cpu(), fingerprint.cpu(), strict=True
-            )
-            if not torch.equal(mine, yours)
-        ]
+        both = zip(ORIGIN, self.fingerprint.cpu(), fingerprint.cpu(), strict=True)
+        differs = [what for what, mine, yours in both if not torch.equal(mine, yours)]
         if differs:
-            what = dict(
-                teacher='another teacher (other weights, precision or fuse_bn)',
-                tap='another tap of the teacher',
-                pooling="another pooling of the teacher's map (sizes of the maps, or channels)",
-            )
             raise ValueError(
-                f'this vocabulary was fitted to {" and ".join(what[d] for d in differs)}, so its '
+                f'this vocabulary was fitted to {" and ".join(ORIGIN[d] for d in differs)}, so its '
                 f'words mean nothing here. Mend: give back the {", ".join(differs)} that it was '
                 'fitted with, or fit one anew: tools/fit_vocabulary.py, or VocabularyHook without '
                 'vocabulary=, load_from or resume'
             )
 
     def load(self, path: str | Path) -> None:
-        """Read words, fingerprint and, under ``tau='auto'``, tau from a file of tools/fit_vocabulary.py.
+        """Read words, fingerprint and, under ``tau='auto'``, tau from a file.
+
+        ``tools/fit_vocabulary.py`` writes such files.
 
         Raises:
             ValueError: The file holds other words, or none; or its words, tau or fingerprint cannot
                 be those of a fitted vocabulary.
         """
         state = load_state_dict_file(path)
-        if set(state) != {'words', 'tau', 'fingerprint'}:
-            raise ValueError(
-                f'vocabulary={str(path)!r} is no vocabulary: it holds {sorted(state)[:5]}. Mend: '
-                'write one by tools/fit_vocabulary.py'
-            )
-        check_fitted(**state, where=f'vocabulary={str(path)!r}')
-        if state['words'].shape != self.words.shape:
-            raise ValueError(
-                f'vocabulary={str(path)!r} holds {state["words"].shape[0]} words of '
-                f'{state["words"].shape[1]} channels, but the loss has '
-                f'num_words={self.words.shape[0]} and a teacher of {self.words.shape[1]} channels. '
-                f'Mend: num_words={state["words"].shape[0]}, or fit one for this teacher: '
-                'tools/fit_vocabulary.py'
-            )
+        _check_file(path, state, self.words)
         self.words.copy_(state['words'])
         self.fingerprint.copy_(state['fingerprint'])
         if isinstance(self.tau, Tensor):
@@ -287,7 +269,7 @@ class Vocabulary(nn.Module):
             yield chunk.to(self.words)
 
     def _calibrate(self, vectors: Tensor, seed: int) -> float:
-        """Return the tau whose mean assignment perplexity is the target: it grows with tau, as −d/tau flattens."""
+        """Return the tau of the target's mean assignment perplexity, which grows with tau."""
         from scipy.optimize import brentq
 
         order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[
@@ -312,8 +294,54 @@ class Vocabulary(nn.Module):
         return math.exp(brentq(excess, low, high, xtol=1e-6))
 
 
+def _check_file(path: str | Path, state: dict[str, Any], words: Tensor) -> None:
+    """Refuse a file that holds no words for these."""
+    if set(state) != {'words', 'tau', 'fingerprint'}:
+        raise ValueError(
+            f'vocabulary={str(path)!r} is no vocabulary: it holds {sorted(state)[:5]}. Mend: '
+            'write one by tools/fit_vocabulary.py'
+        )
+    check_fitted(**state, where=f'vocabulary={str(path)!r}')
+    if state['words'].shape != words.shape:
+        raise ValueError(
+            f'vocabulary={str(path)!r} holds {state["words"].shape[0]} words of '
+            f'{state["words"].shape[1]} channels, but the loss has '
+            f'num_words={words.shape[0]} and a teacher of {words.shape[1]} channels. '
+            f'Mend: num_words={state["words"].shape[0]}, or fit one for this teacher: '
+            'tools/fit_vocabulary.py'
+        )
+
+
+def _check_vectors(vectors: Tensor, words: Tensor) -> None:
+    """Refuse vectors that words cannot be fitted to."""
+    num_words, channels = words.shape
+    if vectors.dim() != 2 or vectors.shape[1] != channels:
+        raise ValueError(
+            f'a vocabulary of {channels} channels needs vectors (P, {channels}), got '
+            f'{tuple(vectors.shape)}'
+        )
+    if len(vectors) < num_words:
+        raise ValueError(
+            f'{len(vectors)} vectors are too few for {num_words} words. Mend: '
+            f'num_words={max(2, len(vectors) // 10)} or less, or more vectors (images=None, a '
+            'larger max_vectors)'
+        )
+    if not vectors.isfinite().all():
+        raise ValueError(
+            "the teacher's features hold NaN or Inf, so no words can be fitted. Mend: check "
+            "its checkpoint and inputs, or precision='bf16' in place of 'fp16'"
+        )
+    distinct = _count_distinct(vectors, num_words)
+    if distinct < num_words:
+        raise ValueError(
+            f'the {len(vectors)} vectors hold {distinct} different ones, too few for '
+            f'{num_words} words. Mend: num_words={max(2, distinct // 10)} or less, or a tap '
+            'whose features vary'
+        )
+
+
 def _count_distinct(vectors: Tensor, enough: int) -> int:
-    """Return how many different vectors there are; looks at no more of them than show that there are enough."""
+    """Return how many different vectors there are, or of the first ones if they are enough."""
     few = len(torch.unique(vectors[: 4 * enough], dim=0))
     return few if few >= enough or len(vectors) <= 4 * enough else len(torch.unique(vectors, dim=0))
 
@@ -349,7 +377,8 @@ def check_fitted(words: Tensor, tau: Tensor, fingerprint: Tensor, where: str) ->
     Raises:
         ValueError: Names the part, and what it is instead.
 
-    >>> check_fitted(torch.zeros(2, 3), torch.tensor(.2), torch.zeros(3, 32, dtype=torch.uint8), 'it')
+    >>> digests = torch.zeros(3, 32, dtype=torch.uint8)
+    >>> check_fitted(torch.zeros(2, 3), torch.tensor(.2), digests, 'it')
     """
     digests = (len(ORIGIN), _DIGEST)
     for name, value, right, what in (

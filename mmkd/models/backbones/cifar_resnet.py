@@ -59,11 +59,9 @@ class CIFARResNet(BaseModule):
         layers = 9 if bottleneck else 6  # of one block in each of the three stages
         check_count('depth', depth, layers + 2)
         if depth % layers != 2:
-            series = (
-                'bottlenecks: 9n + 2 (11, 20, 29, …, 164, …)'
-                if bottleneck
-                else ('basic blocks: 6n + 2 (8, 14, 20, 32, 56, 110, …)')
-            )
+            series = 'basic blocks: 6n + 2 (8, 14, 20, 32, 56, 110, …)'
+            if bottleneck:
+                series = 'bottlenecks: 9n + 2 (11, 20, 29, …, 164, …)'
             raise ValueError(f'depth must suit {series}, got {depth}')
         check_count('base_channels', base_channels, 1)
         check_count('stem_channels', base_channels if stem_channels is None else stem_channels, 1)

@@ -21,8 +21,15 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from mmkd.losses.quest.assignment_kl import pool_map, positions
-from mmkd.losses.quest.fitting import fit_vocabularies, training_images, write_vocabulary
+from mmkd.losses.quest.fitting import (
+    batches_of,
+    fit_vocabularies,
+    vocabulary_sources,
+    write_vocabulary,
+)
 from mmkd.losses.quest.hook import VocabularyHook
+from mmkd.losses.quest.source import Source
+from mmkd.losses.quest.training_images import training_images
 
 ALL = 6 * 5 * 5  # images of 40×40 at stride 8
 
@@ -43,6 +50,16 @@ def features(runner: Runner, tap: str = 'feat', pooling: int = 1) -> Tensor:
             teacher((image.permute(2, 0, 1)[[2, 1, 0]][None].float() - 100) / 50, mode='tensor')
     handle.remove()
     return positions(pool_map(torch.cat(found), pooling))
+
+
+def sources(runner: Runner) -> dict[str, Source]:
+    return vocabulary_sources(runner.model.objectives, runner.model.runs)
+
+
+def fit(runner: Runner, seed: int | None = None) -> None:
+    """Fit all vocabularies anew, without the hook."""
+    loader, seed = training_images(runner.cfg), runner.seed if seed is None else seed
+    fit_vocabularies(sources(runner), loader, batches_of(runner.model), seed=seed)
 
 
 class Watch(Hook):
@@ -139,7 +156,7 @@ def test_images_and_vectors_are_bounded_and_spread(
 ) -> None:
     taken: list[int] = []
     monkeypatch.setattr(
-        'mmkd.losses.quest.fitting.positions', lambda *args: (taken.append(1), positions(*args))[1]
+        'mmkd.losses.quest.source.positions', lambda *args: (taken.append(1), positions(*args))[1]
     )
     runner = Runner.from_cfg(config(tmp_path))
     fitter = VocabularyHook(**hook)
@@ -167,9 +184,9 @@ def test_the_runs_randomness_is_left_alone(tmp_path: Path) -> None:
     VocabularyHook().before_train(runner)
     assert states() == before
     words = runner.model.objectives.deep.loss.vocabulary.words.clone()
-    fit_vocabularies(runner.model, training_images(runner.cfg), seed=runner.seed)
+    fit(runner)
     assert torch.equal(runner.model.objectives.deep.loss.vocabulary.words, words)
-    fit_vocabularies(runner.model, training_images(runner.cfg), seed=runner.seed + 1)
+    fit(runner, runner.seed + 1)
     assert not torch.equal(runner.model.objectives.deep.loss.vocabulary.words, words)
 
 
@@ -254,7 +271,7 @@ def test_another_data_loader_and_wrapped_data_sets(tmp_path: Path) -> None:
         ),
     ):
         runner.cfg.train_dataloader.dataset = dataset
-        fit_vocabularies(runner.model, training_images(runner.cfg), seed=runner.seed)
+        fit(runner)
         torch.testing.assert_close(
             runner.model.objectives.deep.loss.vocabulary.words, words, rtol=1e-4, atol=1e-6
         )
@@ -265,7 +282,7 @@ def test_a_file_of_another_teacher_is_refused_when_it_is_built(tmp_path: Path) -
     """Without any hook: the Distiller itself looks at the fingerprint."""
     fitted = train(config(tmp_path, max_iters=1, val_interval=9))
     file = tmp_path / 'words.pth'
-    write_vocabulary(file, fitted.model, 'deep')
+    write_vocabulary(file, sources(fitted)['deep'])
     objective = quest()
     objective['loss'].update(vocabulary=str(file))
     torch.save(fitted.model.teacher.state_dict(), tmp_path / 'teacher.pth')
