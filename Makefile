@@ -7,13 +7,14 @@ PIN := -c requirements/constraints.txt
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-quick counts docs lint env
+.PHONY: help demo test test-quick counts docs mutate lint env
 help:
 	@echo 'make demo         train a teacher, a student, and the distilled student; print the table (8 minutes on 2 cores)'
 	@echo 'make test         every test (10 minutes on 2 cores)'
 	@echo 'make test-quick   the quick tier (3 minutes)'
 	@echo 'make counts       attack mmkd and write into docs/robustness.md what was found (15 minutes)'
 	@echo 'make docs         the documentation, into build/docs/index.html (under a minute)'
+	@echo 'make mutate       put faults into a copy of mmkd: every one must be caught by a quick test (4 minutes)'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make env          only create $(VENV), with the tests'\'' needs'
 
@@ -31,6 +32,9 @@ counts: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	$(BIN)/python -m sphinx -q -n -W --keep-going -c docs -d build/doctrees . build/docs
+
+mutate: $(VENV)/.installed-test
+	WORKERS=$(WORKERS) $(BIN)/python tests/mutations.py
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,10 +1,10 @@
 """The tools by name, wherever mmkd is installed."""
 
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.processes import program
 
 from mmkd import __main__ as door
 
@@ -29,12 +29,7 @@ def test_a_tool_that_is_not_there(
 
 
 def test_a_tool_runs_from_any_folder(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, '-m', 'mmkd', 'export-student', 'none.pth', 'out'],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert 'checkpoint none.pth does not exist' in done.stderr
-    assert 'Traceback' not in done.stderr
+    code, said = program(Path(door.__file__), 'export-student', 'none.pth', 'out', cwd=tmp_path)
+    assert code == 1
+    assert 'checkpoint none.pth does not exist' in said
+    assert 'Traceback' not in said

@@ -3,13 +3,15 @@
 A new loss gets all of them for one row in ``tests/losses/test_battery.py``.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from mmkd.losses.base import snake_case
 
 Compare = Callable[[Tensor, Tensor, Tensor | None], Any]
 MAP = (0, 2, 3)  # the dimensions that a mask has, of (N, C, H, W)
@@ -27,11 +29,15 @@ class Case:
         shape: Of the student.
         teacher: Of the teacher; as the student's unless given.
         masked: The dimensions of the student that a mask has; none where there is no mask.
+        channels: The dimension that it has not, of the other shapes.
         rows: What is made of random numbers, such as a softmax.
         back: From rows to numbers that give them.
         same: The student at no distance from a teacher; the teacher itself unless given.
         tiles: How often each dimension of the student is repeated; the teacher's last ones too.
         exact: How far from zero a value or a gradient may be that is zero.
+        shapes: Other shapes of the student, by the reference alone; a mask has all but channels.
+        large: What numbers in half precision are multiplied by, so that sums are beyond float16.
+        half: How far, relatively, a value of half precision may be from the reference.
         left_out: Kinds that do not hold, and why.
     """
 
@@ -42,11 +48,15 @@ class Case:
     shape: tuple[int, ...] = (2, 5, 3, 4)
     teacher: tuple[int, ...] | None = None
     masked: tuple[int, ...] = MAP
+    channels: int = 1
     rows: Callable[[Tensor], Tensor] = field(default=lambda x: x)
     back: Callable[[Tensor], Tensor] = field(default=lambda x: x)
     same: Callable[[Tensor], Tensor] = field(default=lambda x: x)
     tiles: tuple[int, ...] = (2, 1, 3, 2)
-    exact: float = 1e-13
+    exact: float = 1e-15
+    shapes: tuple[tuple[int, ...], ...] = ()
+    large: float = 1.0
+    half: float = 1e-5
     left_out: dict[str, str] = field(default_factory=dict)
 
     def draw(self, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
@@ -57,6 +67,14 @@ class Case:
             for shape, scale in ((self.shape, 1), (self.teacher or self.shape, 2))
         )
         return student.to(dtype).requires_grad_(), teacher.to(dtype)
+
+    def others(self) -> Iterator['Case']:
+        """Yield the case of each other shape."""
+        for shape in self.shapes:
+            stack = () if self.teacher is None else self.teacher[: -len(self.shape)]
+            places = tuple(d for d in range(len(shape)) if d != self.channels % len(shape))
+            teacher = None if self.teacher is None else (*stack, *shape)
+            yield replace(self, shape=shape, teacher=teacher, masked=places)
 
     def masks(self) -> list[Tensor | None]:
         """Return no mask, and one that leaves out a third, if the loss takes masks."""
@@ -81,6 +99,11 @@ def gradient(value: Tensor, student: Tensor) -> Tensor:
 
 
 def equals_reference(case: Case) -> None:
+    for one in (case, *case.others()):
+        _equals_reference(one)
+
+
+def _equals_reference(case: Case) -> None:
     student, teacher = case.draw()
     for mask in case.masks():
         expected = case.reference(student.detach(), teacher, mask)
@@ -110,7 +133,8 @@ def gradcheck(case: Case) -> None:
 def half_is_float32(case: Case) -> None:
     """Half precision is widened first: the value is float32's, and the reference's."""
     for dtype in (torch.float16, torch.bfloat16):
-        student, teacher = case.draw(dtype)
+        student, teacher = (case.large * x.detach() for x in case.draw(dtype))
+        student.requires_grad_()
         wide = student.detach().float().requires_grad_()
         for mask in case.masks():
             value = case.function(student, teacher, mask)
@@ -118,7 +142,7 @@ def half_is_float32(case: Case) -> None:
             assert value.dtype == torch.float32
             assert value == expected
             exact = case.reference(student.detach().double(), teacher.double(), mask)
-            assert value.item() == pytest.approx(exact, rel=1e-4)
+            assert value.item() == pytest.approx(exact, rel=case.half)
             got = gradient(value, student)
             assert got.dtype == dtype
             torch.testing.assert_close(got, gradient(expected, wide).to(dtype), rtol=0, atol=0)
@@ -133,20 +157,24 @@ def autocast_changes_nothing(case: Case) -> None:
         assert inside.dtype == outside.dtype == dtype
         assert inside == outside
         assert torch.equal(gradient(inside, student), gradient(outside, student))
+    student, teacher = case.draw()
+    assert case.function(student, teacher.float(), None).dtype == torch.float64
 
 
 def layout_changes_nothing(case: Case) -> None:
     """Transposed and strided tensors, and channels last."""
     student, teacher = case.draw()
     expected = case.function(student, teacher, None)
+    slope = gradient(expected, student)
     strided = torch.stack([student, student], -1)[..., 0]
     assert not strided.is_contiguous()
-    torch.testing.assert_close(case.function(strided, teacher, None), expected)
-    turned = teacher.mT.contiguous().mT
-    torch.testing.assert_close(case.function(student, turned, None), expected)
+    others = [(strided, teacher), (student, teacher.mT.contiguous().mT)]
     if student.dim() == 4:
-        last = student.contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(case.function(last, teacher, None), expected)
+        others.append((student.contiguous(memory_format=torch.channels_last), teacher))
+    for pair in others:
+        value = case.function(*pair, None)
+        torch.testing.assert_close(value, expected)
+        torch.testing.assert_close(gradient(value, student), slope)
 
 
 def nan_under_a_mask(case: Case) -> None:
@@ -190,7 +218,9 @@ def module_is_function(case: Case) -> None:
     teacher.requires_grad_()
     for mask in case.masks():
         given = {} if mask is None else dict(mask=mask)
-        value = case.module(loss_weight=0.5)(student, teacher, **given)
+        module = case.module(loss_weight=0.5)
+        assert module.loss_name == f'loss_{snake_case(type(module).__name__)}'
+        value = module(student, teacher, **given)
         expected = 0.5 * case.function(student, teacher, mask)
         torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
         value.backward()

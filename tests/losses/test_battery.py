@@ -29,6 +29,7 @@ NO_MASK = dict.fromkeys(
 NO_ZERO = 'a likelihood: its minimum depends on how the members scatter'
 OTHER_RULES = 'student and teacher are assigned by rules of their own: it has a test of its own'
 MEMBERS = (3, 2, 5, 3, 4)
+RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
 # losses that are not functions of two tensors
 OTHERS = {
     'AdversarialLoss': 'a game with a critic: tests/losses/adversarial/',
@@ -47,6 +48,25 @@ def without_mask(function: Callable, **options: Any) -> Compare:
 
 def softmax(x: Tensor) -> Tensor:
     return x.softmax(-1)
+
+
+def a_constant_off(teacher: Tensor) -> Tensor:
+    """Return logits of the same distributions: each place has a constant of its own."""
+    return teacher + teacher[:, :1].square()
+
+
+def image_by_image(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
+    """Return the sum over images of each one's mean."""
+    return sum(
+        pixel_wise_kl.pixel_wise_kl(
+            student[i : i + 1],
+            teacher[i : i + 1],
+            1.0,
+            'forward',
+            None if mask is None else mask[i : i + 1],
+        )
+        for i in range(len(student))
+    )
 
 
 def mean_logits(teachers: Tensor) -> Tensor:
@@ -94,6 +114,8 @@ def affinity(**options: Any) -> dict:
         function=without_mask(losses.pair_wise_affinity, **options),
         module=partial(losses.PairWiseAffinityLoss, **options),
         masked=(),
+        teacher=(2, 7, 3, 4),
+        same=lambda x: 2 * x,
     )
 
 
@@ -102,31 +124,48 @@ CASES = [
         'pixel_wise_kl forward',
         **pixel_wise(tau=2.0),
         reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward'),
-        same=lambda x: x + 3,
+        same=a_constant_off,
+        exact=1e-14,
+        shapes=RANKS,
     ),
     Case(
         'pixel_wise_kl reverse',
         **pixel_wise(tau=2.0, direction='reverse'),
         reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='reverse'),
-        same=lambda x: x + 3,
+        same=a_constant_off,
+        exact=1e-14,
+        shapes=RANKS,
+    ),
+    Case(
+        'pixel_wise_kl batch_sum',
+        **pixel_wise(reduction='batch_sum'),
+        reference=image_by_image,
+        tiles=(1, 1, 3, 2),
     ),
     Case(
         'binary_kl',
         function=of(losses.binary_kl, tau=2.0),
         reference=of(binary_kl.binary_kl, tau=2.0),
         module=partial(losses.BinaryKLLoss, 2.0),
+        shapes=(*RANKS, (1, 1, 2, 2)),
+        half=1e-4,
     ),
     Case(
         'logit_mse',
         function=of(losses.logit_mse),
         reference=of(ksanc.logit_mse),
         module=losses.LogitMSELoss,
+        shapes=RANKS,
+        large=300,
     ),
     Case(
         'feature_l1',
         function=of(losses.feature_l1),
         reference=of(feature_l1.feature_l1),
         module=losses.FeatureL1Loss,
+        tiles=(2, 2, 3, 2),
+        shapes=RANKS,
+        large=3e3,
     ),
     Case(
         'hidden_cosine',
@@ -137,6 +176,9 @@ CASES = [
         masked=(0, 1),
         same=lambda x: 2 * x,
         tiles=(2, 3, 1),
+        channels=-1,
+        shapes=((4, 5),),
+        large=300,
     ),
     *(
         Case(
@@ -149,6 +191,7 @@ CASES = [
             rows=softmax,
             back=torch.log,
             tiles=(2, 3, 2, 1),
+            half=1e-4,
         )
         for heads in ('match', 'mean')
     ),
@@ -159,6 +202,8 @@ CASES = [
         module=partial(losses.EnsembleKLLoss, 2.0),
         teacher=MEMBERS,
         same=mean_logits,
+        exact=1e-14,
+        shapes=RANKS,
     ),
     Case(
         'dirichlet_nll',
@@ -166,6 +211,7 @@ CASES = [
         reference=of(dirichlet.dirichlet_nll, temperature=2.0, smoothing=1e-3),
         module=partial(losses.DirichletNLLLoss, 2.0, 1e-3),
         teacher=MEMBERS,
+        shapes=RANKS,
         left_out=dict(zero_with_zero_gradient=NO_ZERO),
     ),
     *(
@@ -176,7 +222,8 @@ CASES = [
             module=partial(losses.ProxyDirichletLoss, direction),
             teacher=MEMBERS,
             same=proxy_logits,
-            exact=1e-11,
+            exact=1e-12,
+            shapes=RANKS,
         )
         for direction in ('reverse', 'forward')
     ),
@@ -192,7 +239,6 @@ CASES = [
             f'pair_wise_affinity {method}',
             **affinity(method=method),
             reference=without_mask(pair_wise_affinity.pair_wise_affinity),
-            same=lambda x: 2 * x,
             left_out=NO_MASK,
         )
         for method in ('dense', 'gram')
@@ -201,7 +247,6 @@ CASES = [
         'pair_wise_affinity neighbourhood',
         **affinity(neighbourhood=3),
         reference=without_mask(pair_wise_affinity.pair_wise_affinity, neighbourhood=3),
-        same=lambda x: 2 * x,
         left_out=NO_MASK | dict(tiling_changes_nothing='a border has fewer neighbours'),
     ),
     Case(

@@ -319,6 +319,7 @@ def test_members_written_inline_belong_to_the_runs_scope(mmdet: None) -> None:
         assert type(build(config).student).__name__ == 'FCOS'
 
 
+@pytest.mark.slow
 def test_an_exported_student_runs_without_mmkd(mmdet: None, tmp_path: Path) -> None:
     from mmkd.distiller.export import export_student
 

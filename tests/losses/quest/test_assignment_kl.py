@@ -225,17 +225,6 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
     assert gradients(value, x['student'])[0].dtype == dtype
 
 
-def test_autocast_changes_nothing() -> None:
-    x = case(dtype=torch.float32)
-    expected = assignment_kl(**x, tau=0.7)
-    with torch.autocast('cpu', torch.bfloat16):
-        inside = assignment_kl(**x, tau=0.7)
-    assert inside.dtype == torch.float32
-    assert inside == expected
-    assert torch.equal(*(gradients(v, x['student'])[0] for v in (inside, expected)))
-    assert assignment_kl(**case(), tau=0.7).dtype == torch.float64
-
-
 @pytest.mark.parametrize('bad', [float('nan'), float('inf'), -float('inf')])
 def test_masked_positions_change_neither_value_nor_gradient(bad: float) -> None:
     x, mask = case(pooling=2), torch.rand(2, 3, 4) > 0.5

@@ -6,12 +6,10 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from references.internal import attention_kl as reference
 from torch import Tensor, nn
 
 from mmkd.losses import AttentionKLLoss, attention_kl
 from mmkd.losses.relations.attention_kl import attention_rows
-from mmkd.registry import build_part
 
 
 def scores(*shape: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -33,16 +31,6 @@ def test_hand_value() -> None:
     assert attention_kl(student, teacher, heads='mean').item() == pytest.approx(mean)
 
 
-@pytest.mark.parametrize('heads', ['match', 'mean'])
-@pytest.mark.parametrize('masked', [False, True])
-def test_equals_the_slow_loop(heads: str, masked: bool) -> None:
-    s, t = (x.softmax(-1) for x in scores(3, 2, 4, 5))
-    mask = torch.rand(3, 4) > 0.4 if masked else None
-    assert attention_kl(s, t, mask, heads).item() == pytest.approx(
-        reference(s, t, mask, heads == 'mean'), rel=1e-12
-    )
-
-
 def test_equals_torch() -> None:
     s, t = scores(3, 2, 4, 5)
     expected = F.kl_div(s.log_softmax(-1), t.softmax(-1), reduction='batchmean') / (2 * 4)
@@ -62,53 +50,12 @@ def test_padding_tells_the_true_length() -> None:
     torch.testing.assert_close(grad, torch.autograd.grad(alone, s)[0])
 
 
-def test_zero_with_zero_gradient_at_the_teacher() -> None:
-    _, t = scores(2, 3, 4, 4)
-    s = t.clone().requires_grad_()
-    value = attention_kl(s.softmax(-1), t.softmax(-1))
-    assert abs(value.item()) < 1e-15
-    assert torch.autograd.grad(value, s)[0].abs().max() < 1e-15
-
-
-def test_images_rows_and_heads_that_repeat_change_nothing() -> None:
-    s, t = (x.softmax(-1) for x in scores(2, 2, 3, 4))
-    torch.testing.assert_close(
-        attention_kl(s.repeat(2, 3, 2, 1), t.repeat(2, 3, 2, 1)), attention_kl(s, t)
-    )
-
-
-def test_gradcheck() -> None:
-    s, t = scores(2, 2, 3, 4)
-    mask = torch.tensor([[True, False, True], [True, True, True]])
-    for heads in ('match', 'mean'):
-        assert torch.autograd.gradcheck(
-            lambda x, h=heads: attention_kl(x.softmax(-1), t.softmax(-1), mask, h), s
-        )
+def test_gradcheck_of_queries_and_keys() -> None:
     q, k = (x.detach() for x in scores(1, 2, 3, 4))
     assert torch.autograd.gradcheck(
         lambda a, b: AttentionKLLoss()(a, k, student_key=b, teacher_key=q),
         (q.clone().requires_grad_(), k.clone().requires_grad_()),
     )
-
-
-@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
-def test_rows_of_padding_change_neither_value_nor_gradient(bad: float) -> None:
-    s, t = (x.detach().softmax(-1) for x in scores(2, 2, 3, 4))
-    mask = torch.tensor([[True, False, True], [True, True, False]])
-    s.requires_grad_()
-    (clean,) = torch.autograd.grad(attention_kl(s, t, mask), s)
-    fill = ~mask[:, None, :, None]
-    dirty_s = s.detach().masked_fill(fill, bad).requires_grad_()
-    dirty = attention_kl(dirty_s, t.masked_fill(fill, bad), mask)
-    assert dirty == attention_kl(s, t, mask)
-    torch.testing.assert_close(torch.autograd.grad(dirty, dirty_s)[0], clean, rtol=0, atol=0)
-
-
-def test_padding_everywhere_gives_exactly_zero() -> None:
-    s, t = (x.softmax(-1) for x in scores(2, 2, 3, 4))
-    value = attention_kl(s, t, torch.zeros(2, 3, dtype=torch.bool))
-    assert value.item() == 0
-    assert (torch.autograd.grad(value, s)[0] == 0).all()
 
 
 def test_a_student_that_never_looks_there_stays_finite() -> None:
@@ -119,16 +66,6 @@ def test_a_student_that_never_looks_there_stays_finite() -> None:
     value = attention_kl(student, teacher)
     assert value.item() == pytest.approx(-math.log(torch.finfo(torch.float32).tiny))
     assert torch.isfinite(torch.autograd.grad(value, student)[0]).all()
-
-
-@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype: torch.dtype) -> None:
-    s, t = (x.detach().softmax(-1).to(dtype) for x in scores(2, 2, 4, 5))
-    value = attention_kl(s, t)
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(reference(s.double(), t.double()), rel=1e-4)
-    with torch.autocast('cpu', torch.bfloat16):
-        assert attention_kl(s, t) == value
 
 
 def test_queries_and_keys_equal_the_probabilities_of_torch() -> None:
@@ -187,16 +124,6 @@ def test_no_matrix_is_larger_than_the_drawn_rows() -> None:
     ):
         AttentionKLLoss(rows=64)(q, q.detach(), student_key=k, teacher_key=-k)
     assert max(sizes) <= max(64 * 256, 4096 * 8)
-
-
-def test_module_equals_function_and_the_teacher_gets_no_gradient() -> None:
-    s, t = (x.detach().softmax(-1).requires_grad_() for x in scores(2, 2, 3, 3))
-    value = build_part(dict(type='AttentionKLLoss', loss_weight=0.5))(student=s, teacher=t)
-    torch.testing.assert_close(value, 0.5 * attention_kl(s, t))
-    value.backward()
-    assert t.grad is None
-    assert s.grad is not None
-    assert AttentionKLLoss().loss_name == 'loss_attention_kl_loss'
 
 
 def test_multihead_attention_of_torch_needs_no_adapter() -> None:

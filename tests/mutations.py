@@ -1,0 +1,370 @@
+"""Deliberate faults in mmkd, each of which some quick test must catch: ``make mutate``.
+
+Every fault is put into a copy of the package, never into the checkout. What survives is printed
+with its reason, and the exit code is 1 then, as it is where a fault's place is not found.
+
+``python tests/mutations.py [part of a path or a reason …]`` tries those alone.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+BATTERY = ('tests/losses/test_battery.py',)
+PHASES = ('tests/distiller/phases',)
+ADVERSARIAL = ('tests/losses/adversarial/test_adversarial.py',)
+
+
+class Fault(NamedTuple):
+    """A fault.
+
+    Attributes:
+        file: Below ``mmkd/``.
+        old: What stands there, once.
+        new: What is put in its place.
+        why: What is wrong then.
+        tests: What pytest is asked to run.
+    """
+
+    file: str
+    old: str
+    new: str
+    why: str
+    tests: tuple[str, ...]
+
+
+FAULTS = [
+    Fault(
+        'losses/divergence/pixel_wise_kl.py',
+        "(log_s, log_t) if direction == 'forward' else (log_t, log_s)",
+        "(log_t, log_s) if direction == 'forward' else (log_s, log_t)",
+        'the divergence in the other direction',
+        BATTERY,
+    ),
+    Fault(
+        'losses/divergence/pixel_wise_kl.py',
+        'return tau**2 * per_image.sum()',
+        'return per_image.sum()',
+        'the factor τ² is lost',
+        BATTERY,
+    ),
+    Fault(
+        'losses/divergence/pixel_wise_kl.py',
+        'widen(student, teacher.detach())',
+        'widen(student, teacher)',
+        'the teacher gets a gradient',
+        BATTERY,
+    ),
+    Fault(
+        'losses/functional.py',
+        'return x if mask is None else torch.where(mask.unsqueeze(1), x, x.new_zeros(()))',
+        'return x',
+        'a mask that is ignored',
+        BATTERY,
+    ),
+    Fault(
+        'losses/functional.py',
+        'return x[:, 0].numel() if mask is None else mask.sum().clamp(min=1)',
+        'return 1',
+        'a sum where the mean is meant',
+        BATTERY,
+    ),
+    Fault(
+        'losses/relations/pair_wise_affinity.py',
+        'half = a.mT @ b',
+        'half = a @ b.mT',
+        'a swapped axis: channels are compared, not places',
+        BATTERY,
+    ),
+    Fault(
+        'losses/relations/pair_wise_affinity.py',
+        'count_include_pad=False',
+        'count_include_pad=True',
+        'patches at the border are divided by pixels that are not there',
+        ('tests/losses/relations/test_pair_wise_affinity.py',),
+    ),
+    Fault(
+        'losses/relations/attention_kl.py',
+        'divergence.sum() / divergence.shape[1] / valid',
+        'divergence.sum() / valid',
+        'a sum over heads where the mean is meant',
+        BATTERY,
+    ),
+    Fault(
+        'losses/quest/assignment_kl.py',
+        'w = unit(weight.to(dtype))',
+        'w = weight.to(dtype)',
+        'no cosine: the length of the weights counts',
+        BATTERY,
+    ),
+    Fault(
+        'losses/ensemble/statistics.py',
+        'return total / self.count',
+        'return total',
+        'sums over members where means are meant',
+        BATTERY,
+    ),
+    Fault(
+        'losses/adversarial/modes.py',
+        'F.relu(1 + fake)',
+        'F.relu(1 - fake)',
+        'a flipped sign in the hinge of the critic',
+        ADVERSARIAL,
+    ),
+    Fault(
+        'losses/adversarial/adversarial.py',
+        'maps = widen(student.detach(), teacher.detach())',
+        'maps = widen(student, teacher)',
+        "the critic's loss moves the student",
+        ADVERSARIAL,
+    ),
+    Fault(
+        'losses/adversarial/adversarial.py',
+        'with no_autocast(student), frozen(self.critic):',
+        'with no_autocast(student):',
+        "the student's loss moves the critic",
+        ADVERSARIAL,
+    ),
+    Fault(
+        'losses/adversarial/penalty.py',
+        '(norm - 1).square()',
+        'norm.square()',
+        'the penalty pulls slopes to 0, not to 1',
+        ADVERSARIAL,
+    ),
+    Fault(
+        'connectors/connector.py',
+        "mode='bilinear', align_corners=False",
+        "mode='nearest'",
+        'maps are resized in another way',
+        ('tests/connectors',),
+    ),
+    Fault(
+        'distiller/objectives/objective.py',
+        'self.weight * self._call(self.loss, record)',
+        'self._call(self.loss, record)',
+        'weights of objectives are ignored',
+        ('tests/distiller/objectives', 'tests/distiller/test_distiller.py'),
+    ),
+    Fault(
+        'distiller/members/teacher.py',
+        'member.build() if model is None else model).eval()',
+        'member.build() if model is None else model)',
+        'a teacher in train mode',
+        ('tests/distiller/members/test_teacher.py',),
+    ),
+    Fault(
+        'distiller/members/teacher.py',
+        '    def __deepcopy__(self,',
+        '    def _deepcopy(self,',
+        'a copy of the Distiller copies its teachers',
+        ('tests/distiller/test_distiller.py',),
+    ),
+    Fault(
+        'distiller/members/renormalise.py',
+        'x = inputs.flip(1) if self.flip else inputs',
+        'x = inputs',
+        'a teacher of RGB sees BGR',
+        ('tests/distiller/members',),
+    ),
+    Fault(
+        'distiller/taps/taps.py',
+        '                handle.remove()',
+        '                handle',
+        'hooks stay installed after a forward',
+        ('tests/distiller/taps',),
+    ),
+    Fault(
+        'distiller/draws.py',
+        '            np.random.set_state(states[1])',
+        '            pass',
+        "numpy's generator is not restored",
+        ('tests/distiller/test_draws.py',),
+    ),
+    Fault(
+        'distiller/phases/gradients.py',
+        'g if b is None else b if g is None else b + g',
+        'g if b is None else b if g is None else g',
+        'accumulated gradients are lost',
+        PHASES,
+    ),
+    Fault(
+        'distiller/phases/gradients.py',
+        '        for phase in due:\n            wrapper =',
+        '        for phase in reversed(due):\n            wrapper =',
+        'optimizers step in the other order',
+        PHASES,
+    ),
+    Fault(
+        'tasks/labels.py',
+        '((labels < 0) | (labels >= num_classes))',
+        '(labels < 0)',
+        'a label that no class has is not refused',
+        ('tests/tasks', 'tests/structures'),
+    ),
+    Fault(
+        'tasks/base.py',
+        'return batch.labels != self.ignored(batch)',
+        'return batch.labels == batch.labels',
+        'ignored labels count',
+        ('tests/tasks', 'tests/structures'),
+    ),
+    Fault(
+        'noise/label_flip.py',
+        'valid & (chance < self.rate)',
+        '(chance < self.rate)',
+        'ignored labels are flipped',
+        ('tests/noise/test_noise.py',),
+    ),
+    Fault(
+        'models/decode_heads/depth_head.py',
+        '(places.view(-1, 1, 1) + 0.5)',
+        'places.view(-1, 1, 1)',
+        'depth is that of the near edge of a bin, not of its centre',
+        ('tests/models/decode_heads',),
+    ),
+    Fault(
+        'engine/hooks/exact_resume.py',
+        'sampler.skip(runner.iter * loop.dataloader.batch_size)',
+        'sampler.skip(runner.iter)',
+        'a resumed run begins at other images',
+        ('tests/engine/hooks/test_exact_resume.py',),
+    ),
+    Fault(
+        'engine/hooks/exact_resume.py',
+        'TRAIN_STEP, get_rank(), runner.iter)',
+        'TRAIN_STEP, get_rank(), 0)',
+        'every step draws the same numbers',
+        ('tests/engine/hooks/test_exact_resume.py',),
+    ),
+    Fault(
+        'engine/hooks/schedule.py',
+        'value = self.schedules[text](runner.iter)',
+        'value = self.schedules[text](runner.iter + 1)',
+        'schedules run one iteration ahead',
+        ('tests/engine/hooks/test_schedule.py',),
+    ),
+    Fault(
+        'engine/hooks/nan_stop.py',
+        '        if bad:',
+        '        if len(bad) > 1:',
+        'a single loss that is NaN stops no run',
+        ('tests/engine/hooks/test_nan_stop.py',),
+    ),
+    Fault(
+        'evaluation/functional/calibration.py',
+        '(confidence.double() * BINS).ceil().long() - 1)',
+        '(confidence.double() * BINS).floor().long())',
+        'bins of confidence are closed on the wrong side',
+        ('tests/evaluation/functional/test_calibration.py',),
+    ),
+    Fault(
+        'evaluation/functional/uncertainty.py',
+        'torch.digamma(alpha + 1)',
+        'torch.digamma(alpha)',
+        'the uncertainty of data is that of another Dirichlet',
+        ('tests/evaluation/functional/test_uncertainty.py',),
+    ),
+    Fault(
+        'evaluation/functional/pgd.py',
+        'moved.detach() + step',
+        'moved.detach() - step',
+        'the attack helps',
+        ('tests/evaluation/functional', 'tests/engine/runner/test_pgd_loop.py'),
+    ),
+    Fault(
+        'utils/checkpoints.py',
+        '        return read_torch_file(file)',
+        "        return torch.load(file, map_location='cpu', weights_only=False)",
+        'checkpoints run their code',
+        ('tests/utils/test_torch_file.py', 'tests/utils/test_checkpoints.py'),
+    ),
+    Fault(
+        'utils/atomic.py',
+        '        os.replace(part, path)',
+        '        path.write_bytes(data)',
+        'a file is written where the old one still lies',
+        ('tests/engine/hooks/test_safe_checkpoint.py', 'tests/utils/test_checkpoints.py'),
+    ),
+    Fault(
+        'utils/averages.py',
+        'statistics.stdev(values)',
+        'statistics.pstdev(values)',
+        "the standard deviation of the whole, not a sample's",
+        ('tests/apis/test_report.py',),
+    ),
+]
+
+
+def misplaced(faults: Iterable[Fault]) -> list[str]:
+    """Return what is wrong with the places of faults: each stands once in its file."""
+    found = []
+    for fault in faults:
+        path = ROOT / 'mmkd' / fault.file
+        times = path.read_text().count(fault.old) if path.is_file() else 0
+        if times != 1:
+            found.append(f'{fault.file} holds {times} times: {fault.old.strip()!r}')
+    return found
+
+
+def run(package: Path, tests: Iterable[str]) -> subprocess.CompletedProcess:
+    """Run tests with the package of a folder in place of the checkout's."""
+    command = [sys.executable, '-m', 'pytest', '-x', '-p', 'no:cacheprovider', '-n', '0']
+    command += ['-m', 'not slow', '-o', f'pythonpath={package} . tests', *dict.fromkeys(tests)]
+    env = {**os.environ, 'PYTHONPATH': str(package)}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    if f'mmkd: {package}' not in done.stdout:
+        raise RuntimeError(f'pytest did not use the copy:\n{done.stdout[-2000:]}{done.stderr}')
+    return done
+
+
+def copy_of(folder: Path, fault: Fault | None = None) -> Path:
+    """Copy the package, with a fault in it."""
+    ignored = shutil.ignore_patterns('__pycache__', '.mim')
+    shutil.copytree(ROOT / 'mmkd', folder / 'mmkd', ignore=ignored)
+    (folder / 'mmkd' / '.mim').symlink_to(ROOT / 'mmkd' / '.mim')
+    if fault:
+        path = folder / 'mmkd' / fault.file
+        path.write_text(path.read_text().replace(fault.old, fault.new))
+    return folder
+
+
+def catcher(fault: Fault) -> str:
+    """Return the first test that fails; '' where none does."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = run(copy_of(Path(folder), fault), fault.tests)
+    if not done.returncode:
+        return ''
+    lines = [line for line in done.stdout.splitlines() if line.startswith(('FAILED', 'ERROR'))]
+    return lines[0].split(' - ')[0].partition(' ')[2] if lines else done.stdout[-300:]
+
+
+def main(wanted: list[str]) -> int:
+    faults = [f for f in FAULTS if not wanted or any(w in f.file or w in f.why for w in wanted)]
+    wrong = misplaced(faults)
+    if wrong:
+        print('\n'.join(['These places are not found:', *wrong]))
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        whole = run(copy_of(Path(folder)), [test for fault in faults for test in fault.tests])
+    if whole.returncode:
+        print(f'Without a fault the tests fail:\n{whole.stdout[-3000:]}')
+        return 1
+    survivors = 0
+    with ThreadPoolExecutor(int(os.environ.get('WORKERS', '2'))) as pool:
+        for fault, test in zip(faults, pool.map(catcher, faults), strict=True):
+            survivors += not test
+            print(f'{fault.file}: {fault.why}\n    {test or "SURVIVES"}', flush=True)
+    print(f'{len(faults) - survivors} of {len(faults)} faults are caught')
+    return int(survivors > 0)
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))
