@@ -413,5 +413,6 @@ def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
         for name, objective in list(parts.objectives.items()):
             with mistakes.of(parts, name):
                 parts.fitted += try_objective(objective, record)
+                objective.bind(parts.runs)  # what came from a file belongs to these members
     if len(parts.lost) > lost:
         _implicit_phases(parts)

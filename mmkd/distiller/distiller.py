@@ -77,19 +77,19 @@ class Distiller(BaseModel):
         **unknown: Any,
     ) -> None:
         settings = Settings(
-            student,
-            students,
-            teacher,
-            teachers,
-            taps,
-            objectives,
-            phases,
-            noise,
-            task_weight,
-            data_preprocessor,
-            predict_with,
-            init_cfg,
-            unknown,
+            student=student,
+            students=students,
+            teacher=teacher,
+            teachers=teachers,
+            taps=taps,
+            objectives=objectives,
+            phases=phases,
+            noise=noise,
+            task_weight=task_weight,
+            data_preprocessor=data_preprocessor,
+            predict_with=predict_with,
+            init_cfg=init_cfg,
+            unknown=unknown,
         )
         self._hold(assemble(settings), settings)
 
@@ -112,8 +112,6 @@ class Distiller(BaseModel):
         for line in parts.fitted:
             print_log(f'mmkd: {line}', logger='current')
         self._reads_labels = any(one.reads_labels for one in parts.objectives.values())
-        for objective in parts.objectives.values():
-            objective.bind(parts.runs)  # what came from a file belongs to these members
 
     # ------------------------------------------------------------------ the flow
 

@@ -5,6 +5,10 @@ from mmkd.losses.adversarial.category_critic import CategoryCritic as CategoryCr
 from mmkd.losses.adversarial.feature_map_critic import FeatureMapCritic as FeatureMapCritic
 from mmkd.losses.adversarial.holistic_critic import HolisticCritic as HolisticCritic
 from mmkd.losses.base import Loss as Loss
+from mmkd.losses.base import Many as Many
+from mmkd.losses.base import Map as Map
+from mmkd.losses.base import OfBatch as OfBatch
+from mmkd.losses.base import Running as Running
 from mmkd.losses.divergence.binary_kl import BinaryKLLoss as BinaryKLLoss
 from mmkd.losses.divergence.binary_kl import binary_kl as binary_kl
 from mmkd.losses.divergence.pixel_wise_kl import PixelWiseKLLoss as PixelWiseKLLoss

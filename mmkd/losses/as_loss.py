@@ -95,6 +95,8 @@ def _checked_needs(loss: Any, needs: Any) -> tuple[str, ...]:
 def check_roles(loss: nn.Module) -> None:
     """Refuse roles that are none, or of arguments that ``forward`` does not have.
 
+    A subclass with another ``forward`` may leave the roles of its base as they are.
+
     Raises:
         TypeError: Names the argument, with its nearest match, or what stands in place of a role.
     """
@@ -102,7 +104,7 @@ def check_roles(loss: nn.Module) -> None:
     if not isinstance(roles, Mapping):
         raise TypeError(f'{where} must be a dictionary, got {roles!r}. Mend: dict(student=Many())')
     parameters = inspect.signature(loss.forward).parameters.values()
-    if all(p.kind != p.VAR_KEYWORD for p in parameters):
+    if _are_of_its_forward(loss) and all(p.kind != p.VAR_KEYWORD for p in parameters):
         check_keys(roles, [p.name for p in parameters], where)
     for argument, role in roles.items():
         if not isinstance(role, Map | OfBatch):
@@ -110,3 +112,9 @@ def check_roles(loss: nn.Module) -> None:
                 f'{where}: {argument} must be Map(…), Many(…), Running(…) or OfBatch(…), got '
                 f'{role!r}. Mend: {argument}=Map()'
             )
+
+
+def _are_of_its_forward(loss: nn.Module) -> bool:
+    """Return whether the roles were said by the loss itself, or by a class that has its forward."""
+    first = next(one for one in type(loss).__mro__ if {'roles', 'forward'} & vars(one).keys())
+    return 'roles' in vars(loss) or 'roles' in vars(first)

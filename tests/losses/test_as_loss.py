@@ -305,3 +305,19 @@ def test_a_loss_with_any_keyword_names_any_role() -> None:
             return student.sum()
 
     check_roles(Free())
+
+
+def test_a_subclass_with_another_forward_keeps_the_roles_of_its_base() -> None:
+    class Base(Echo):
+        roles = dict(teacher=Many(), teachers=Running())
+
+    class Other(Base):
+        def forward(self, student: Tensor, target: Tensor) -> Tensor:
+            return student.sum()
+
+    check_roles(Other())
+    assert role_of(Other(), 'target') == Map()
+    loss = Other()
+    loss.roles = dict(teacher=Many())  # said of this forward
+    with pytest.raises(TypeError, match="roles of Other got an unknown key 'teacher'"):
+        check_roles(loss)

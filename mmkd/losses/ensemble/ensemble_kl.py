@@ -45,6 +45,7 @@ def ensemble_kl(
         TypeError: a mask that is not bool.
 
     Examples:
+        >>> import torch
         >>> members = torch.tensor([[[1., 3.]], [[3., 1.]]]).log()  # mean (1/2, 1/2)
         >>> ensemble_kl(torch.tensor([[1., 3.]]).log(), members)  # ½ ln 2 + ½ ln 2/3
         tensor(0.1438)
@@ -67,6 +68,7 @@ class EnsembleKLLoss(Loss):
         loss_name: Key in the logs.
 
     Examples:
+        >>> import torch
         >>> members = torch.tensor([[[1., 3.]], [[3., 1.]]]).log()
         >>> EnsembleKLLoss(loss_weight=10.)(torch.tensor([[1., 3.]]).log(), members)
         tensor(1.4384)
