@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,29 @@ def _unformatted_configs() -> Iterator[None]:
     """Leave dumped configs unformatted: the formatter takes longer than most trainings here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
+        yield
+
+
+@contextmanager
+def _own_scope() -> Iterator[None]:
+    """Leave mmengine's default scope as it was: a Runner sets it for all that comes after it."""
+    from mmengine.registry import DefaultScope
+
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _scope_of_the_module() -> Iterator[None]:
+    with _own_scope():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _scope_of_the_test() -> Iterator[None]:
+    with _own_scope():
         yield
 
 
