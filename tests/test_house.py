@@ -176,8 +176,6 @@ NOT_IN_CODE = {
     ),
     'types are imported as all else': (r'TYPE_CHECKING', ('',), ()),
 }
-# Of these, the ones that hold once the rooms of the heart are rebuilt.
-HOLDS_LATER = {'types are imported as all else'}
 
 
 def lines_with(pattern: str, where: Iterable[str], allowed: Iterable[str]) -> list[str]:
@@ -194,8 +192,4 @@ def lines_with(pattern: str, where: Iterable[str], allowed: Iterable[str]) -> li
 
 @pytest.mark.parametrize('rule', NOT_IN_CODE)
 def test_what_code_does_not_say(rule: str) -> None:
-    found = lines_with(*NOT_IN_CODE[rule])
-    if rule in HOLDS_LATER:
-        assert found, 'it holds by now: take it off the list'
-    else:
-        assert found == []
+    assert lines_with(*NOT_IN_CODE[rule]) == []

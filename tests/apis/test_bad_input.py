@@ -444,7 +444,7 @@ def test_ignore_index_is_the_students() -> None:
     ],
 )
 def test_tap_without_gradient(backbone: dict, tap: str) -> None:
-    """Trap 17: mmcv's activation checkpointing runs its blocks without gradient, and recomputes
+    """Mmcv's activation checkpointing runs its blocks without gradient, and recomputes
     them afterwards.
     """
     net = tiny.segmentor(4)

@@ -3,15 +3,13 @@
 import copy
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mmkd.apis.benchmark.pair import Pair
 from mmkd.losses import PixelWiseKLLoss
 
-if TYPE_CHECKING:
-    from mmkd.apis.benchmark.pair import Pair
 
-
-def mmrazor_case(pair: 'Pair') -> tuple[Callable[[], Any] | None, str]:
+def mmrazor_case(pair: Pair) -> tuple[Callable[[], Any] | None, str]:
     """Return a training step of mmrazor's SingleTeacherDistill, or None, and what came of it.
 
     It distils the same models with its own KLDivergence where the config has a pixel-wise
@@ -46,7 +44,7 @@ def mmrazor_case(pair: 'Pair') -> tuple[Callable[[], Any] | None, str]:
     )
 
 
-def _step(pair: 'Pair', sources: dict[str, str]) -> Callable[[], Any]:
+def _step(pair: Pair, sources: dict[str, str]) -> Callable[[], Any]:
     from mmrazor.models.algorithms import SingleTeacherDistill
 
     model: Any = SingleTeacherDistill(

@@ -582,7 +582,7 @@ def test_a_built_teacher_of_nan_is_refused() -> None:
 
 @pytest.mark.bad_input
 def test_auxiliary_head_of_a_teacher_never_runs() -> None:
-    """Trap 16."""
+    """A teacher runs mode='tensor', which leaves auxiliary heads out."""
     with pytest.raises(
         RuntimeError,
         match=r"tap 'aux' of teacher \('auxiliary_head.conv_seg'\) never ran in this "

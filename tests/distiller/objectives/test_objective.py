@@ -510,7 +510,7 @@ def test_labels_for_a_tensor_without_places() -> None:
     ],
 )
 def test_names_that_the_stack_would_misread(name: str) -> None:
-    """Rule 8."""
+    """Mmengine sums every key with 'loss' in it, and ModuleDict has names of its own."""
     with pytest.raises(
         ValueError, match=f"tap name '{name}': names are identifiers without 'loss' or a dot"
     ):

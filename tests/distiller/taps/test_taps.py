@@ -473,7 +473,7 @@ def test_gradient_flows_through_a_tap() -> None:
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('call', ['keywords', 'positions', 'without weights'])
 def test_multihead_attention_gives_its_heads(call: str, training: bool) -> None:
-    """Trap 5: by itself nn.MultiheadAttention averages the heads, or computes no weights at all."""
+    """By itself nn.MultiheadAttention averages the heads, or computes no weights at all."""
     attention = nn.MultiheadAttention(8, 2, batch_first=True).train(training)
 
     class Block(nn.Module):
