@@ -31,7 +31,7 @@ from mmkd.distiller.phases.phase import Phase, read_phases
 from mmkd.distiller.probe import probe, try_objective
 from mmkd.distiller.taps.taps import Taps
 from mmkd.noise.base import build_noises, refuse_label_noise
-from mmkd.structures.record import Streams
+from mmkd.structures.record import Stream, Streams
 from mmkd.tasks.base import check_same_classes, check_same_places
 from mmkd.utils.checks import check_dict, check_keys, check_non_negative, nearest
 
@@ -400,10 +400,7 @@ def _implicit_phases(parts: Parts) -> None:
 
 def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
     """Run members and objectives once on generated images; fits connectors and critics."""
-    parts.streams = Streams(
-        [stream for objective in parts.objectives.values() for stream in objective.running()],
-        [reference for objective in parts.objectives.values() for reference in objective.kept],
-    )
+    parts.streams = _streams(parts)
     source = parts.data_preprocessor
     if source is None or not parts.enough:
         return
@@ -416,3 +413,16 @@ def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
                 objective.bind(parts.runs)  # what came from a file belongs to these members
     if len(parts.lost) > lost:
         _implicit_phases(parts)
+
+
+def _streams(parts: Parts) -> Streams:
+    """Return what is kept as running statistics, of teachers in place of the tensors."""
+    streams: list[Stream] = []
+    kept: list[str] = []
+    for objective in parts.objectives.values():
+        streams += objective.running()
+        kept += objective.kept
+    # a student's map is held by its graph in any case
+    references = [reference for stream in streams for reference in stream.references]
+    kept += [one for one in references if one.split('.')[0] in parts.students]
+    return Streams(streams, kept)

@@ -46,8 +46,8 @@ class Many(Map):
 class Running(Map):
     """Running statistics over several members, in place of a stack of them all.
 
-    :meth:`mmkd.losses.Loss.running` makes them; they are updated member by member, so that no more
-    than one member's tensor is held.
+    :meth:`mmkd.losses.base.Loss.running` makes them; they are updated member by member, so that
+    no more than one member's tensor is held.
     """
 
 

@@ -41,8 +41,8 @@ def draw_positions(
         mask: Bool (N, *S), True where a place may count.
 
     Returns:
-        student and teacher (P, C), labels (P,), and which of the P count, (P,): not those that had
-        to be drawn beyond the valid ones.
+        The vectors of student and teacher (P, C), labels (P,), and which of the P count (P,), all
+        but those that had to be drawn beyond the valid ones.
 
     Examples:
         >>> x = torch.arange(6.).view(1, 1, 2, 3)
