@@ -483,7 +483,7 @@ def test_a_truncated_teacher_is_an_error_and_the_rest_is_measured(data_root: Pat
 
 def test_teacher_of_another_architecture(data_root: Path) -> None:
     path = data_root / 'teacher.pth'
-    torch.save(tiny.build(tiny.segmentor(4)).state_dict(), path)
+    torch.save(tiny.build(tiny.segmentor(4, _scope_='mmseg')).state_dict(), path)
     report = diagnose(
         config(
             data_root, tiny.distiller(teacher=dict(model=tiny.segmentor(8), checkpoint=str(path)))
@@ -927,7 +927,7 @@ def test_phase_table(data_root: Path) -> None:
     assert rows['student']['accumulates'] == 3
     assert rows['student']['steps on'] == 'task losses, pixel, pair, holistic'
     assert rows['critic']['steps on'] == 'critic of holistic'
-    number = sum(p.numel() for p in tiny.build(tiny.segmentor(4)).parameters())
+    number = sum(p.numel() for p in tiny.build(tiny.segmentor(4, _scope_='mmseg')).parameters())
     assert rows['student']['parameters'] == f'{number / 1e3:.1f} k'
     assert table(report, 'run')['effective batch size on one device']['value'] == 6
 

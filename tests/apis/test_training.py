@@ -139,7 +139,7 @@ def test_ema_averages_the_students_and_copies_no_teacher(tmp_path: Path) -> None
         ),
     )
     ema = next(hook for hook in runner.hooks if type(hook).__name__ == 'EMAHook').ema_model.module
-    assert ema.teachers is runner.model.teachers
+    assert ema.teacher is runner.model.teacher
     assert ema.student is not runner.model.student
     average = copy.deepcopy(seen[0])
     for weights in seen[1:]:

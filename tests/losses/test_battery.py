@@ -244,6 +244,12 @@ CASES = [
         for method in ('dense', 'gram')
     ),
     Case(
+        'pair_wise_affinity patches',
+        **affinity(patch=2) | dict(shape=(2, 5, 4, 6), teacher=(2, 7, 4, 6)),
+        reference=without_mask(pair_wise_affinity.pair_wise_affinity, patch=(2, 2)),
+        left_out=NO_MASK,
+    ),
+    Case(
         'pair_wise_affinity neighbourhood',
         **affinity(neighbourhood=3),
         reference=without_mask(pair_wise_affinity.pair_wise_affinity, neighbourhood=3),

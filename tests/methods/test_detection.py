@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers.images import write_boxes
+from helpers.processes import shell
 from helpers.runs import ROOT, need_mmdet
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
@@ -425,24 +426,9 @@ def test_pictures_of_detections(mmdet: None, tmp_path: Path) -> None:
         Config.fromfile(path).model.to_dict() | dict(_scope_='mmdet')
     ).state_dict()
     torch.save(dict(state_dict=weights), tmp_path / 'net.pth')
-    done = subprocess.run(
-        [
-            sys.executable,
-            ROOT / 'tools/test.py',
-            path,
-            tmp_path / 'net.pth',
-            '--show-dir',
-            tmp_path / 'shown',
-            '--work-dir',
-            tmp_path / 'work',
-            '--cfg-options',
-            *options,
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    folders = ('--show-dir', tmp_path / 'shown', '--work-dir', tmp_path / 'work')
+    given = (path, tmp_path / 'net.pth', *folders, '--cfg-options', *options)
+    shell(ROOT / 'tools/test.py', *given, cwd=tmp_path)
     assert len(list((tmp_path / 'shown').rglob('*.png'))) == 2
 
 
