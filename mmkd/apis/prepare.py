@@ -136,7 +136,8 @@ def _used_optimizers(cfg: Config) -> list[str]:
 
 def _has_critic(loss: dict) -> bool:
     kind = loss.get('type')
-    return hasattr(MODELS.get(kind) if isinstance(kind, str) else kind, 'critic_loss')
+    made = MODELS.get(kind) if isinstance(kind, str) else kind
+    return getattr(made, 'critic_loss', None) is not None  # of the class: nothing is built yet
 
 
 def _wrap_plain_model_on_cpu(cfg: Config) -> None:
