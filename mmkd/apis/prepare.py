@@ -137,7 +137,7 @@ def _used_optimizers(cfg: Config) -> list[str]:
 def _has_critic(loss: dict) -> bool:
     kind = loss.get('type')
     made = MODELS.get(kind) if isinstance(kind, str) else kind
-    return getattr(made, 'critic_loss', None) is not None  # every Loss has the name
+    return getattr(made, 'critic_loss', None) is not None  # of the class: nothing is built yet
 
 
 def _wrap_plain_model_on_cpu(cfg: Config) -> None:

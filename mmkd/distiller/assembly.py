@@ -4,18 +4,19 @@ Each step leaves out what it refuses. What becomes of a mistake, its :class:`Mis
 are raised at once, or collected by the doctor, which goes on with what is left.
 """
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Any
 
-from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from mmkd.distiller.draws import own_draws
 from mmkd.distiller.members.member import Member, check_member_key
 from mmkd.distiller.members.reading import as_dict, name_members
-from mmkd.distiller.members.renormalise import Renormalise
+from mmkd.distiller.members.renormalise import shared_preprocessor
 from mmkd.distiller.members.run import Run
 from mmkd.distiller.members.student import Student
 from mmkd.distiller.members.teacher import Teacher
@@ -28,10 +29,10 @@ from mmkd.distiller.objectives.objective import (
     refuse_no_objectives,
 )
 from mmkd.distiller.phases.phase import Phase, read_phases
-from mmkd.distiller.probe import probe, try_objective
+from mmkd.distiller.probe import probe_batch, probing, try_objective
 from mmkd.distiller.taps.taps import Taps
-from mmkd.noise.base import build_noises, refuse_label_noise
-from mmkd.structures.record import Stream, Streams
+from mmkd.noise.base import Noises, build_noises, refuse_label_noise
+from mmkd.structures.record import Record, Stream, Streams
 from mmkd.tasks.base import check_same_classes, check_same_places
 from mmkd.utils.checks import check_dict, check_keys, check_non_negative, nearest
 
@@ -77,50 +78,86 @@ ARGUMENTS = tuple(f.name for f in fields(Settings) if f.name != 'unknown')
 
 @dataclass
 class Parts:
-    """What a Distiller is made of, as far as it could be built."""
+    """What a Distiller is made of, as far as it could be built.
 
-    known: dict[str, list[str]] = field(default_factory=dict)  # member -> taps, also of lost ones
-    learners: list[str] = field(default_factory=list)  # students, also lost ones
+    Args:
+        members: Name -> description; a lost member is not among them.
+        students: Name -> student.
+        data_preprocessor: That of the batches; None: it could not be built.
+        predict_with: The student that predicts.
+        objectives: Name -> objective; a lost one is not among them.
+        runs: Name -> the member at work, teachers first.
+        streams: What objectives read as running statistics.
+        phases: What each optimizer steps on.
+        fitted: What the probe fitted, in words.
+        known: Member -> taps that it offers, also of lost ones.
+        critics: Objective -> whether it has a critic, also of those lost after they were built.
+        reads: Objective -> ``'member.tap'`` that it reads, of these too.
+        roles: Member -> its role, also of lost ones.
+        lost: What was left out, in words.
+        stopped: Whether nothing can be run.
+        record: What the probe saw.
+    """
+
     members: dict[str, Member] = field(default_factory=dict)
     students: dict[str, nn.Module] = field(default_factory=dict)
     data_preprocessor: nn.Module | None = None
     predict_with: str = ''
     objectives: dict[str, Objective] = field(default_factory=dict)
-    critics: dict[str, bool] = field(default_factory=dict)  # also of lost ones
-    reads: dict[str, list[str]] = field(default_factory=dict)  # objective -> 'member.tap's, as well
     runs: dict[str, Run] = field(default_factory=dict)
     streams: Streams = field(default_factory=Streams)
     phases: list[Phase] = field(default_factory=list)
     fitted: list[str] = field(default_factory=list)
+    known: dict[str, list[str]] = field(default_factory=dict)
+    critics: dict[str, bool] = field(default_factory=dict)
+    reads: dict[str, list[str]] = field(default_factory=dict)
+    roles: dict[str, str] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    stopped: bool = False
+    record: Any = None
 
     @property
     def enough(self) -> bool:
         """Whether a Distiller can be made of them."""
-        stopped = {'(data_preprocessor)', '(probe)'} & self.lost
-        return bool(self.students) and not stopped and bool(self.objectives or not self.lost)
+        built = bool(self.students) and self.data_preprocessor is not None
+        return built and not self.stopped and bool(self.objectives or not self.lost)
 
-    def teachers(self) -> dict[str, Member]:
-        """Return the descriptions of the teachers."""
-        return {name: one for name, one in self.members.items() if one.role == 'teacher'}
+    def lose_member(self, name: str) -> None:
+        """Leave out a member, and the objectives that read it."""
+        self.lost.add(f'member {name}')
+        for parts in (self.members, self.students, self.runs):
+            parts.pop(name, None)
+        for objective, reads in self.reads.items():
+            if any(_owner(reference) == name for reference in reads):
+                self.lose_objective(objective)
 
-    def lose(self, name: str) -> None:
-        """Leave out a member or an objective, and the objectives that read the member."""
-        self.lost.add(name)
-        self.members.pop(name, None)
-        self.students.pop(name, None)
+    def lose_objective(self, name: str) -> None:
+        """Leave out an objective."""
+        self.lost.add(f'objective {name}')
         self.objectives.pop(name, None)
-        for other, objective in list(self.objectives.items()):
-            if any(reference.split('.')[0] == name for reference in objective.references):
-                self.lose(other)
+
+    def lose_phases(self) -> None:
+        """Leave out what the config says of phases."""
+        self.lost.add('phases')
+
+    def stop(self) -> None:
+        """Leave out everything: what is left cannot be run."""
+        self.stopped = True
+
+
+Lose = Callable[[], None] | None
 
 
 class Mistakes:
     """What becomes of a mistake: here it is raised at once."""
 
     @contextmanager
-    def of(self, parts: Parts | None = None, name: str = '') -> Iterator[None]:
-        """Enter a step that may find a mistake; collected, it costs the parts what is called so."""
+    def of(self, lose: Lose = None) -> Iterator[None]:
+        """Enter a step that may find a mistake.
+
+        Args:
+            lose: Leaves out what the mistake is about, where it is collected.
+        """
         yield
 
 
@@ -135,8 +172,8 @@ def assemble(settings: Settings, mistakes: Mistakes = RAISE) -> Parts:
         mistakes: What becomes of a mistake.
     """
     parts = Parts()
+    settings = check_settings(settings, parts, mistakes)
     for step in (
-        check_settings,
         read_members,
         build_students,
         build_objectives,
@@ -144,22 +181,23 @@ def assemble(settings: Settings, mistakes: Mistakes = RAISE) -> Parts:
         run_teachers,
         compare_members,
         give_noises,
-        plan_phases,
+        probe_members,
         fit_objectives,
+        plan_phases,
     ):
         step(settings, parts, mistakes)
     return parts
 
 
-def check_settings(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
-    """Look at the arguments one by one."""
+def check_settings(settings: Settings, parts: Parts, mistakes: Mistakes) -> Settings:
+    """Look at the arguments one by one; return those that can be used."""
     for key in settings.unknown:
         with mistakes.of():
             check_keys([key], ARGUMENTS, 'Distiller')
+    taps: dict[str, str] = {}
     with mistakes.of():
         check_dict('taps', settings.taps, "taps=dict(logits='decode_head.conv_seg')")
-    with mistakes.of():
-        check_dict('objectives', settings.objectives, f'objectives=dict(pixel={_OBJECTIVE})')
+        taps = settings.taps or {}
     with mistakes.of():
         check_non_negative('task_weight', settings.task_weight)
         if not settings.task_weight and not settings.objectives:
@@ -167,6 +205,22 @@ def check_settings(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
                 'task_weight=0 without objectives: nothing would be learned. Mend: leave '
                 'task_weight out'
             )
+    configs: dict[str, dict] = {}
+    # A student alone on noise is the control of a teacher's worth; without noise it is plain
+    # training.
+    alone = settings.noise and settings.teacher is None and not settings.teachers
+    with mistakes.of(parts.lose_phases):
+        check_dict('objectives', settings.objectives, f'objectives=dict(pixel={_OBJECTIVE})')
+        configs = settings.objectives or {}
+        if not alone:
+            refuse_no_objectives(configs)
+    objectives = {}
+    for name, config in configs.items():
+        with mistakes.of(partial(parts.lose_objective, name)):
+            mend = f'{_OBJECTIVE}; or leave it out'
+            check_dict(f'objective {name!r}', config or str(config), mend)
+            objectives[name] = config
+    return replace(settings, taps=taps, objectives=objectives)
 
 
 def read_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
@@ -180,11 +234,10 @@ def read_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
         for name, value in named.items():
             if value is None:
                 continue
-            if role == 'student':
-                parts.learners.append(name)
-            with mistakes.of(parts, name):
-                if name in parts.known:
+            with mistakes.of(partial(parts.lose_member, name)):
+                if name in parts.roles:
                     raise ValueError(f'a student and a teacher share a name: [{name!r}]')
+                parts.roles[name] = role
                 parts.known[name] = _tap_names(settings.taps, value)
                 parts.members[name] = _read_member(name, role, value, mistakes)
 
@@ -192,7 +245,7 @@ def read_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
 def _tap_names(shared: Any, value: Any) -> list[str]:
     """Return which taps a member offers, whatever else may be wrong with it."""
     own = value.get('taps') if isinstance(value, dict) else None
-    return [tap for taps in (shared, own) if isinstance(taps, Mapping) for tap in taps]
+    return list({**shared, **(own if isinstance(own, dict) else {})})
 
 
 def _read_member(name: str, role: str, value: Any, mistakes: Mistakes) -> Member:
@@ -211,57 +264,36 @@ def _read_member(name: str, role: str, value: Any, mistakes: Mistakes) -> Member
 def build_students(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
     """Build the students, the first from the run's generator as a plain run would."""
     for name, member in list(parts.members.items()):
-        if member.role == 'student':
-            with mistakes.of(parts, name):
-                if parts.students:
-                    with own_draws('student', name):
-                        parts.students[name] = _build(member, mistakes)
-                else:
-                    parts.students[name] = _build(member, mistakes)
+        if member.role != 'student':
+            continue
+        with mistakes.of(partial(parts.lose_member, name)):
+            if parts.students:
+                with own_draws('student', name):
+                    parts.students[name] = _build(member, parts, mistakes)
+            else:
+                parts.students[name] = _build(member, parts, mistakes)
     with mistakes.of():
         check_same_classes(parts.students, 'the students')  # they learn from one batch
-    with mistakes.of(parts, '(data_preprocessor)'):
-        parts.data_preprocessor = _preprocessor(settings.data_preprocessor, parts)
+    scope = next((parts.members[name].scope for name in parts.students), 'mmseg')
+    with mistakes.of(parts.stop):
+        parts.data_preprocessor = shared_preprocessor(
+            settings.data_preprocessor, parts.students, scope
+        )
     parts.predict_with = next(iter(parts.students), '')
     with mistakes.of():
         parts.predict_with = _predicting(settings.predict_with, parts)
 
 
-def _build(member: Member, mistakes: Mistakes) -> nn.Module:
+def _build(member: Member, parts: Parts, mistakes: Mistakes) -> nn.Module:
     """Build a member's model; where its checkpoint is the mistake, go on without."""
     model = member.make()
-    with mistakes.of():
+    with mistakes.of(partial(_forget_checkpoint, member, parts)):
         member.load(model)
     return model
 
 
-def _preprocessor(given: Any, parts: Parts) -> nn.Module:
-    """Return the data preprocessor that was given, or the first student's own."""
-    own: dict[str, Any] = {
-        name: getattr(student, 'data_preprocessor', None)
-        for name, student in parts.students.items()
-    }
-    first = next(iter(own), '')
-    if given is None:
-        _refuse_other_preprocessors(first, own)
-        given = own.get(first)
-    if isinstance(given, nn.Module):
-        return given
-    scope = parts.members[first].scope if first else 'mmseg'
-    return ROOT_MODELS.build(
-        dict(type='BaseDataPreprocessor') if given is None else {'_scope_': scope, **given}
-    )
-
-
-def _refuse_other_preprocessors(first: str, own: dict[str, Any]) -> None:
-    for name, other in own.items():
-        both = own[first] is not None and other is not None
-        if both and Renormalise(own[first], other).changes:
-            raise ValueError(
-                f'the students {first!r} and {name!r} have data preprocessors of different mean, '
-                'std, padding value or channel order, but see one batch. Mend: '
-                'data_preprocessor=dict(...) for all of them'
-            )
+def _forget_checkpoint(member: Member, parts: Parts) -> None:
+    parts.members[member.name] = replace(member, checkpoint=None)
 
 
 def _predicting(name: str | None, parts: Parts) -> str:
@@ -275,48 +307,46 @@ def _predicting(name: str | None, parts: Parts) -> str:
 
 def build_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
     """Build every objective, its weights drawn by its own name."""
-    for taps in parts.known.values():
-        for tap in taps:
-            with mistakes.of():
-                check_name(tap, 'tap')
-    # A student alone on noise is the control of a teacher's worth; without noise it is plain
-    # training.
-    if settings.noise and not settings.objectives and not parts.teachers():
-        return
-    configs = settings.objectives if isinstance(settings.objectives, Mapping) else {}
-    with mistakes.of():
-        refuse_no_objectives(configs)
-    for name, config in configs.items():
-        with mistakes.of(parts, name):
-            check_dict(
-                f'objective {name!r}', config or str(config), f'{_OBJECTIVE}; or leave it out'
-            )
-            config = dict(config)
-            for key in [key for key in config if key not in OBJECTIVE_KEYS]:
-                with mistakes.of():
-                    del config[key]
-                    check_keys([key], OBJECTIVE_KEYS, f'objective {name!r}')
+    for tap in dict.fromkeys(tap for taps in parts.known.values() for tap in taps):
+        with mistakes.of():
+            check_name(tap, 'tap')
+    for name, config in (settings.objectives or {}).items():
+        with mistakes.of(partial(parts.lose_objective, name)):
+            config = _known_keys(name, config, mistakes)
             with own_draws('objective', name):
-                parts.objectives[name] = build_objective(name, config, parts.known)
-            parts.critics[name] = parts.objectives[name].adversarial
-            parts.reads[name] = parts.objectives[name].references
-            if any(reference.split('.')[0] in parts.lost for reference in parts.reads[name]):
-                parts.lose(name)  # the member's own mistake says enough
-    for name in [name for name in parts.objectives if name in parts.students]:
-        with mistakes.of(parts, name):
-            if len(parts.students) > 1:
-                raise ValueError(
-                    f'objective {name!r} is called like a student, whose own losses are logged '
-                    'under that name. Mend: another name'
-                )
+                objective = build_objective(name, config, parts.known)
+            parts.critics[name] = objective.adversarial
+            parts.reads[name] = objective.references
+            _refuse_name_of_student(name, parts)
+            parts.objectives[name] = objective
+        if any(f'member {_owner(one)}' in parts.lost for one in parts.reads.get(name, ())):
+            parts.lose_objective(name)  # the member's own mistake says enough
+
+
+def _known_keys(name: str, config: dict, mistakes: Mistakes) -> dict:
+    config = dict(config)
+    for key in [key for key in config if key not in OBJECTIVE_KEYS]:
+        with mistakes.of():
+            del config[key]
+            check_keys([key], OBJECTIVE_KEYS, f'objective {name!r}')
+    return config
+
+
+def _refuse_name_of_student(name: str, parts: Parts) -> None:
+    if name in parts.students and len(parts.students) > 1:
+        raise ValueError(
+            f'objective {name!r} is called like a student, whose own losses are logged under that '
+            'name. Mend: another name'
+        )
 
 
 def run_students(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
     """Give the students the taps that objectives read."""
+    prefixed = len(parts.students) > 1
     for name, model in list(parts.students.items()):
-        taps = _used_taps(settings, parts, name, model, mistakes)
-        prefix = '' if len(parts.students) == 1 else f'{name}.'
-        with mistakes.of(parts, name):
+        with mistakes.of(partial(parts.lose_member, name)):
+            taps = _used_taps(settings, parts, name, model, mistakes)
+            prefix = f'{name}.' if prefixed else ''
             parts.runs[name] = Student(parts.members[name], model, taps, prefix)
 
 
@@ -324,14 +354,13 @@ def run_teachers(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
     """Build the teachers, each by its own draws; they come first in what is run."""
     teachers: dict[str, Run] = {}
     source = parts.data_preprocessor
-    for name, member in parts.teachers().items():
-        if source is None:
-            parts.lose(name)
+    for name in [name for name, role in parts.roles.items() if role == 'teacher']:
+        if source is None or name not in parts.members:
             continue
-        with mistakes.of(parts, name), own_draws('teacher', name):
-            model = _build(member, mistakes)
+        with mistakes.of(partial(parts.lose_member, name)), own_draws('teacher', name):
+            model = _build(parts.members[name], parts, mistakes)
             taps = _used_taps(settings, parts, name, model, mistakes)
-            teachers[name] = Teacher(member, taps, source, model)
+            teachers[name] = Teacher(parts.members[name], taps, source, model)
     parts.runs = {**teachers, **parts.runs}
 
 
@@ -341,14 +370,17 @@ def _used_taps(
     """Return the taps of a member that objectives read; those that it lacks cost the objectives."""
     member = parts.members[name]
     paths = {**(settings.taps or {}), **member.taps}
-    used = {}
-    for objective, reads in parts.reads.items():  # each is looked at, not only the first
+    for objective, reads in list(parts.reads.items()):  # each is looked at, not only the first
         for tap in _taps_of(name, reads):
-            with mistakes.of(parts, objective):
+            with mistakes.of(partial(parts.lose_objective, objective)):
                 Taps(model, {tap: paths[tap]}, member.where)
-            if objective in parts.objectives:
-                used[tap] = paths[tap]
-    return used
+    return {tap: paths[tap] for tap in read_taps(name, parts.objectives)}
+
+
+def read_taps(member: str, objectives: Mapping[str, Objective]) -> list[str]:
+    """Return which taps of a member objectives read."""
+    reads = [reference for one in objectives.values() for reference in one.references]
+    return _taps_of(member, reads)
 
 
 def _taps_of(member: str, reads: list[str]) -> list[str]:
@@ -356,10 +388,14 @@ def _taps_of(member: str, reads: list[str]) -> list[str]:
     return list(dict.fromkeys(tap for owner, tap in named if owner == member))
 
 
+def _owner(reference: str) -> str:
+    return reference.split('.', 1)[0]
+
+
 def compare_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
     """Refuse tensors that do not mean the same; tell objectives what classes they see."""
     for name, objective in list(parts.objectives.items()):
-        with mistakes.of(parts, name):
+        with mistakes.of(partial(parts.lose_objective, name)):
             tapped = {}
             for reference in objective.references:
                 member, tap = reference.split('.', 1)
@@ -383,46 +419,72 @@ def give_noises(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
             parts.runs[name].noises = own
 
 
-def plan_phases(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
-    """Read which objectives each optimizer steps on; implicit phases where some are lost."""
-    built = len(parts.critics) == len(settings.objectives or {})
-    with mistakes.of(parts, '(phases)'):
-        if built:
-            parts.phases = read_phases(settings.phases, parts.critics, parts.learners)
-    if parts.lost:
-        _implicit_phases(parts)
-
-
-def _implicit_phases(parts: Parts) -> None:
-    critics = {name: objective.adversarial for name, objective in parts.objectives.items()}
-    parts.phases = read_phases(None, critics, list(parts.students))
-
-
-def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
-    """Run members and objectives once on generated images; fits connectors and critics."""
-    parts.streams = _streams(parts)
+def probe_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Run every member once on generated images; what a tap cannot read costs its objectives."""
     source = parts.data_preprocessor
     if source is None or not parts.enough:
         return
-    lost = len(parts.lost)
-    with mistakes.of(parts, '(probe)'):
-        record = probe(parts.runs, parts.streams, source, parts.predict_with)
-        for name, objective in list(parts.objectives.items()):
-            with mistakes.of(parts, name):
-                parts.fitted += try_objective(objective, record)
-                objective.bind(parts.runs)  # what came from a file belongs to these members
-    if len(parts.lost) > lost:
-        _implicit_phases(parts)
+    with mistakes.of(parts.stop), probing():
+        parts.record = Record(probe_batch(parts.runs, source))
+    for name, run in parts.runs.items() if not parts.stopped else ():
+        with mistakes.of(partial(_drop_noises, run)), probing():
+            run.check_noises(parts.record.batch)
+        with mistakes.of(partial(_probe_taps, name, run, parts, mistakes)), probing():
+            parts.record.add(name, run.probe(parts.record.batch))
 
 
-def _streams(parts: Parts) -> Streams:
+def _drop_noises(run: Run) -> None:
+    run.noises = Noises()
+
+
+def _probe_taps(name: str, run: Run, parts: Parts, mistakes: Mistakes) -> None:
+    """Find out which taps cannot be read, and go on with the others."""
+    alone = copy.copy(run)
+    good = []
+    for tap in list(run.taps.paths):
+        alone.taps = run.taps.only([tap])
+        with mistakes.of(), probing():
+            alone.probe(parts.record.batch)
+            good.append(tap)
+    if not good:
+        parts.stop()
+        return
+    for objective, reads in list(parts.reads.items()):
+        if set(_taps_of(name, reads)) - set(good):
+            parts.lose_objective(objective)
+    run.taps = run.taps.only(good)
+    with mistakes.of(parts.stop), probing():
+        parts.record.add(name, run.probe(parts.record.batch))
+
+
+def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Run every objective once, which fits connectors and critics."""
+    for name, objective in list(parts.objectives.items()) if parts.enough else ():
+        with mistakes.of(partial(parts.lose_objective, name)):
+            parts.fitted += try_objective(objective, parts.record)
+            objective.bind(parts.runs)  # what came from a file belongs to these members
+    parts.streams = streams_of(parts.objectives, parts.students)
+
+
+def streams_of(objectives: Mapping[str, Objective], students: Mapping[str, Any]) -> Streams:
     """Return what is kept as running statistics, of teachers in place of the tensors."""
     streams: list[Stream] = []
     kept: list[str] = []
-    for objective in parts.objectives.values():
+    for objective in objectives.values():
         streams += objective.running()
         kept += objective.kept
     # a student's map is held by its graph in any case
     references = [reference for stream in streams for reference in stream.references]
-    kept += [one for one in references if one.split('.')[0] in parts.students]
+    kept += [reference for reference in references if _owner(reference) in students]
     return Streams(streams, kept)
+
+
+def plan_phases(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Read which objectives each optimizer steps on; implicit phases where some are lost."""
+    students = [name for name, role in parts.roles.items() if role == 'student']
+    if len(parts.critics) == len(settings.objectives or {}) and 'phases' not in parts.lost:
+        with mistakes.of(parts.lose_phases):
+            parts.phases = read_phases(settings.phases, parts.critics, students)
+    if parts.lost:
+        critics = {name: objective.adversarial for name, objective in parts.objectives.items()}
+        parts.phases = read_phases(None, critics, list(parts.students))

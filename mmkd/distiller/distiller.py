@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmkd.distiller.assembly import Parts, Settings, assemble
 from mmkd.distiller.draws import Apart
-from mmkd.distiller.members.teacher import Teacher
+from mmkd.distiller.members.run import students_of, teachers_of
 from mmkd.distiller.phases.gradients import PhaseRunner
 from mmkd.distiller.phases.phase import refuse_untrained_critics
 from mmkd.distiller.void_batches import VoidBatches
@@ -106,6 +106,8 @@ class Distiller(BaseModel):
         self.objectives = Apart(parts.objectives, 'objective')
         # no modules: teachers are in no state dict, optimizer, EMA copy or DDP bucket
         self.runs, self.streams = parts.runs, parts.streams
+        for run in students_of(self.runs):
+            run.modules = self.students
         self.phases, self.phase_runner = parts.phases, PhaseRunner(parts.phases)
         self.predict_with, self.task_weight = parts.predict_with, settings.task_weight
         self.void_batches = VoidBatches()
@@ -188,8 +190,7 @@ class Distiller(BaseModel):
     def _read_batch(self, inputs: Tensor, data_samples: list | None) -> Batch:
         """Return the batch, its labels looked at."""
         task = task_of(self.students[self.predict_with], self.data_preprocessor)
-        ignored = self.runs[self.predict_with].ignore_index
-        batch = Batch(inputs, data_samples, ignored, task)
+        batch = Batch(inputs, data_samples, task.ignore_index, task)
         valid = batch.check_labels(task.num_classes)
         if self.task_weight or self._reads_labels:
             self.void_batches.note(batch, valid)
@@ -217,7 +218,7 @@ class Distiller(BaseModel):
     @property
     def teachers(self) -> dict[str, nn.Module]:
         """Name -> teacher model."""
-        return {run.name: run.model for run in self.runs.values() if run.role == 'teacher'}
+        return {run.name: run.model for run in teachers_of(self.runs)}
 
     def init_weights(self) -> None:
         """Initialise; a student's checkpoint comes last, so that it wins over ``init_cfg``.
@@ -232,17 +233,14 @@ class Distiller(BaseModel):
 
     def broadcast_teachers(self) -> None:
         """Give every rank the teachers of rank 0."""
-        for teacher in self._teacher_runs():
-            teacher.broadcast()
+        for run in self.runs.values():
+            run.broadcast()
 
     def _apply(self, fn: Any, recurse: bool = True) -> 'Distiller':
         super()._apply(fn, recurse)
-        for teacher in self._teacher_runs():
-            teacher.to(next(self.students.parameters()).device)
+        for run in self.runs.values():
+            run.to(next(self.students.parameters()).device)
         return self
-
-    def _teacher_runs(self) -> list[Teacher]:
-        return [run for run in self.runs.values() if isinstance(run, Teacher)]
 
 
 def _only(members: Any, kind: str) -> nn.Module:

@@ -1,8 +1,7 @@
 """The probe: one forward on generated data, so that wiring mistakes end before training starts."""
 
-from collections.abc import Mapping
-from contextlib import suppress
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import torch
 from sklearn.exceptions import NotFittedError
@@ -10,56 +9,51 @@ from torch import nn
 
 from mmkd.distiller.draws import own_draws
 from mmkd.distiller.members.blame import during
-from mmkd.distiller.members.run import Run
+from mmkd.distiller.members.run import Run, students_of
 from mmkd.distiller.members.stand_in import copy_module
 from mmkd.distiller.objectives.objective import Objective
 from mmkd.structures.batch import Batch
-from mmkd.structures.record import Record, Streams
-from mmkd.tasks.base import Task, task_of
+from mmkd.structures.record import Record
+from mmkd.tasks.base import task_of
 
 
-@torch.no_grad()
-def probe(
-    runs: Mapping[str, Run], streams: Streams, source: nn.Module, predict_with: str
-) -> Record:
-    """Run every member once on generated images, and return what their taps saw.
+@contextmanager
+def probing() -> Iterator[None]:
+    """Run members of the probe inside: without gradients, by draws of its own, errors say when."""
+    with torch.no_grad(), own_draws('probe'), during("in mmkd's probe, before training"):
+        yield
 
-    Students run as stand-ins: nothing of them is touched.
+
+def probe_batch(runs: Mapping[str, Run], source: nn.Module) -> Batch:
+    """Return one generated image, with labels that every student can take, where there are such.
 
     Args:
-        runs: The members, teachers first.
-        streams: What objectives read as running statistics.
+        runs: The members.
         source: The data preprocessor that makes the batches.
-        predict_with: The student whose labels the batch has.
     """
-    students = [run for run in runs.values() if run.role == 'student']
+    students = students_of(runs)
     device = next(students[0].model.parameters()).device
     tasks = [task_of(run.model, source) for run in students]
-    size = tuple(getattr(source, 'size', None) or tasks[0].size)
+    size = tasks[0].size_for(source)
     inputs = tasks[0].preprocessed(size, torch.Generator().manual_seed(0)).to(device)
-    with own_draws('probe'), during("in mmkd's probe, before training"):
-        samples = _samples(tasks, size, device)
-        batch = Batch(inputs, samples, runs[predict_with].ignore_index, tasks[0])
-        record = Record(batch, streams)
-        for name, run in runs.items():
-            record.add(name, run.probe(record.batch))
-    return record
+    samples = None
+    if len({task.kind for task in tasks}) == 1 and tasks[0].known:
+        sample = tasks[0].sample(size, torch.Generator().manual_seed(0), masked=False)
+        samples = [sample.to(device)]
+    return Batch(inputs, samples, tasks[0].ignore_index, tasks[0])
 
 
 @torch.no_grad()
 def try_objective(objective: Objective, record: Record) -> list[str]:
     """Fit an objective's connectors and critics, run a copy of it once; return what was fitted."""
+    for stream in objective.running():
+        statistics = record[stream.key] = stream.start()
+        for reference in stream.references:
+            member, tap = reference.split('.', 1)
+            stream.update(statistics, record[member][tap])
     with own_draws('objective', objective.name, 'fit'):
         fitted = objective.fit(record)
     # a loss checks its shapes before it finds that it waits for data, which is no mistake here
     with own_draws('probe'), suppress(NotFittedError):
         copy_module(objective, f'objective {objective.name!r}').eval()(record)
     return fitted
-
-
-def _samples(tasks: list[Task], size: tuple[int, ...], device: torch.device) -> list[Any] | None:
-    """Return labels for students of these tasks; None, and no task loss, where there are none."""
-    if len({task.kind for task in tasks}) > 1 or not tasks[0].known:
-        return None
-    generator = torch.Generator().manual_seed(0)
-    return [tasks[0].sample((size[0], size[1]), generator, masked=False).to(device)]

@@ -84,6 +84,11 @@ class Task:
         """Return how many channels the class logits of a model have."""
         return self.num_classes
 
+    def size_for(self, source: Any) -> tuple[int, int]:
+        """Return a size for generated batches: the data preprocessor's, else the task's own."""
+        height, width = getattr(source, 'size', None) or self.size
+        return height, width
+
     def refuse_other(self, preprocessor: Any, where: str) -> None:
         """Refuse a member to which the inputs of this task's batches mean something else."""
 
@@ -159,7 +164,7 @@ class Task:
 
     def _beside(self, samples: list | None) -> 'Task':
         for task in tasks_of_samples(samples):
-            if task.gives_labels:
+            if task.gives_labels and type(task) is not type(self):
                 return task
         raise ValueError(
             f'batch.labels: these samples hold {self.holding}, no class of a pixel or an image. '
@@ -270,8 +275,10 @@ def task_of_samples(samples: list | None, wanted: Task | None = None) -> Task:
     >>> task_of_samples([BaseDataElement(gt_label=torch.tensor([1]))])
     Classification(num_classes=None, ignore_index=255)
     """
-    if wanted is not None and wanted.field is not None and wanted.holds(samples):
-        return wanted
+    # what it learns from is theirs, whoever would claim samples of an unknown model
+    field = None if wanted is None else wanted.field
+    if samples and field is not None and field in samples[0]:
+        return wanted  # type: ignore[return-value]
     return tasks_of_samples(samples)[0]
 
 

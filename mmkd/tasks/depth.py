@@ -20,7 +20,7 @@ class Depth(Task):
 
     Args:
         num_classes: None.
-        ignore_index: Of no meaning here.
+        ignore_index: Of no meaning: depth is unknown where it is not above 0.
         min_depth: The smallest depth that the model knows, in its own unit.
         max_depth: The largest one.
     """

@@ -53,7 +53,11 @@ def edges_of(labels: Tensor) -> Tensor:
 
 
 def label_map(
-    classes: int, size: tuple[int, int], generator: torch.Generator, masked: bool
+    classes: int,
+    size: tuple[int, int],
+    generator: torch.Generator,
+    masked: bool,
+    ignore_index: int = 255,
 ) -> SegDataSample:
     """Return a sample with blocks of random classes, and their edges, which a PIDNet learns from.
 
@@ -61,13 +65,13 @@ def label_map(
         classes: How many.
         size: Height and width.
         generator: Of the classes.
-        masked: Whether every 20th row is the ignore index 255, so that masks have something to
-            mask.
+        masked: Whether every 20th row is ignored, so that masks have something to mask.
+        ignore_index: The label of what is ignored.
     """
     clean = blocks(torch.randint(0, classes, blocks_of(size), generator=generator), size)
     labels = clean.clone()
     if masked:
-        labels[:, 19::20] = 255
+        labels[:, 19::20] = ignore_index
     sample = map_sample('gt_sem_seg', labels)
     sample.set_data(dict(gt_edge_map=PixelData(data=edges_of(clean))))
     return sample

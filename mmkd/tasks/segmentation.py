@@ -86,7 +86,7 @@ class Segmentation(Task):
             round(total * own / part) - own
             for total, part, own in zip(size, shape, labels.shape[-2:], strict=True)
         ]
-        padded = F.pad(labels, (0, extra[1], 0, extra[0]), value=255)
+        padded = F.pad(labels, (0, extra[1], 0, extra[0]), value=self.ignore_index)
         return self.relabel(sample, padded[0])
 
     def count(self, batch: Batch) -> Counter:
@@ -99,4 +99,4 @@ class Segmentation(Task):
 
     def sample(self, size: tuple[int, int], generator: torch.Generator, masked: bool = True) -> Any:
         """Return blocks of random classes and their edges; where masked, every 20th row is void."""
-        return label_map(self.num_classes or 2, size, generator, masked)
+        return label_map(self.num_classes or 2, size, generator, masked, self.ignore_index)

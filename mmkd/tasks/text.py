@@ -46,7 +46,7 @@ class Text(Classification):
 
     Args:
         num_classes: Classes of the model.
-        ignore_index: Of no meaning here.
+        ignore_index: Of no meaning: a sentence has one label.
         vocab_size: How many token ids there are.
         pad_token: The id of padding.
     """
@@ -63,7 +63,8 @@ class Text(Classification):
         ids = _ids(source)
         if ids is None:
             return None
-        return cls(first_number(model, getattr(model, 'head', None)), 255, *ids)
+        classes = first_number(model, getattr(model, 'head', None))
+        return cls(classes, vocab_size=ids[0], pad_token=ids[1])
 
     @classmethod
     def holds(cls, samples: list | None) -> bool:

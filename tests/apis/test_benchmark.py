@@ -223,7 +223,8 @@ def test_the_step_without_critics_shares_every_module(pair: Pair) -> None:
     assert list(pair.lean.objectives) == ['pixel', 'pair']
     assert list(pair.full.objectives) == ['pixel', 'pair', 'holistic']
     assert pair.lean.student is pair.full.student
-    assert pair.lean.runs is pair.full.runs
+    assert pair.lean.runs['teacher'] is pair.full.runs['teacher']
+    assert list(pair.lean.runs['student'].taps.paths) == ['logits', 'feat']
     assert len(pair.lean.phases) == 1
 
 

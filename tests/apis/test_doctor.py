@@ -481,6 +481,110 @@ def test_a_truncated_teacher_is_an_error_and_the_rest_is_measured(data_root: Pat
     assert {'objectives', 'phases', 'cost'} <= set(report.tables)
 
 
+KL = dict(type='PixelWiseKLLoss')
+
+
+def diagnose_model(data_root: Path, **changes: Any) -> Any:
+    return diagnose(config(data_root, tiny.distiller(**changes)), fake_data=True)
+
+
+def test_a_tap_that_the_probe_cannot_read_costs_its_objectives_alone(data_root: Path) -> None:
+    teacher = dict(
+        model=tiny.segmentor(8),
+        allow_untrained=True,
+        taps=dict(aux='auxiliary_head.conv_seg'),
+    )
+    student = dict(model=tiny.segmentor(4), taps=dict(aux='auxiliary_head.conv_seg'))
+    report = diagnose_model(
+        data_root,
+        student=student,
+        teacher=teacher,
+        objectives=dict(
+            fine=dict(loss=KL, on='logits'),
+            lost=dict(loss=KL, on='aux'),
+            bad=dict(loss=KL, on='feat'),
+        ),
+    )
+    assert has(report.errors, "tap 'aux' of teacher .* never ran")
+    assert has(report.errors, "objective 'bad': student='student.feat'")
+    assert len(report.errors) == 2
+    assert [row[0] for row in report.tables['objectives'][1]] == ['task', 'fine']
+
+
+def test_statistics_that_cannot_be_made_cost_their_objective_alone(data_root: Path) -> None:
+    teachers = {
+        name: dict(model=tiny.segmentor(8, num_classes=classes), allow_untrained=True)
+        for name, classes in (('t', 11), ('u', 7))
+    }
+    pair = dict(student='student.logits', teacher='t.logits')
+    report = diagnose_model(
+        data_root,
+        teacher=None,
+        teachers=teachers,
+        objectives=dict(
+            fine=dict(loss=KL, reads=pair),
+            lost=dict(
+                loss=dict(type='EnsembleKLLoss'),
+                reads=dict(student='student.logits', teachers=['t.logits', 'u.logits']),
+            ),
+        ),
+    )
+    assert has(report.errors, "objective 'lost'")
+    assert [row[0] for row in report.tables['objectives'][1]] == ['task', 'fine']
+
+
+def test_a_noise_that_changes_nothing_is_left_out(data_root: Path) -> None:
+    noise = [dict(type='TeacherDropout')]
+    report = diagnose_model(data_root, teacher=plain_teacher(), noise=noise)
+    assert has(report.errors, 'TeacherDropout: teacher has')
+    assert {'objectives', 'phases', 'cost'} <= set(report.tables)
+
+
+def plain_teacher() -> dict:
+    return dict(model=tiny.segmentor(8, dropout=0.0), allow_untrained=True)
+
+
+def test_an_objective_that_is_called_like_a_member(data_root: Path) -> None:
+    """What is wrong with one is no word about the other."""
+    objectives = dict(teacher=dict(loss=dict(type='Nothing')), fine=dict(loss=KL, on='logits'))
+    report = diagnose_model(data_root, objectives=objectives)
+    assert has(report.errors, "objective 'teacher': loss: 'Nothing' is not registered")
+    assert len(report.errors) == 1
+    assert [row[0] for row in report.tables['objectives'][1]] == ['task', 'fine']
+
+
+def test_a_broken_checkpoint_of_a_student_is_said_once(data_root: Path) -> None:
+    student = dict(model=tiny.segmentor(4), checkpoint=str(data_root / 'nowhere.pth'))
+    report = diagnose_model(data_root, student=student)
+    assert len(report.errors) == 1
+    assert has(report.errors, 'nowhere.pth')
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('change', 'expected'),
+    [
+        (dict(objectives=5), 'objectives must be a dict'),
+        (dict(taps='logits'), 'taps must be a dict'),
+        (dict(objectives=dict(a=3)), "objective 'a' must be a dict"),
+        (
+            dict(data_preprocessor='X'),
+            "data_preprocessor must be a dictionary or a module, got 'X'",
+        ),
+    ],
+)
+def test_values_of_another_kind(data_root: Path, change: dict, expected: str) -> None:
+    report = diagnose_model(data_root, **change)
+    assert has(report.errors, expected), report.errors
+
+
+def test_another_ignore_index_on_generated_data(data_root: Path) -> None:
+    net = tiny.segmentor(4)
+    net['decode_head']['ignore_index'] = 0
+    report = diagnose_model(data_root, student=dict(model=net))
+    assert report.errors == []
+
+
 def test_teacher_of_another_architecture(data_root: Path) -> None:
     path = data_root / 'teacher.pth'
     torch.save(tiny.build(tiny.segmentor(4, _scope_='mmseg')).state_dict(), path)

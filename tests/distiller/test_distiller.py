@@ -17,9 +17,10 @@ from mmseg.models import EncoderDecoder
 from torch import Tensor, nn
 
 from mmkd.distiller import Distiller
-from mmkd.distiller.probe import probe, try_objective
+from mmkd.distiller.probe import probe_batch, probing, try_objective
 from mmkd.distiller.taps.taps import Taps
 from mmkd.losses import pair_wise_affinity, pixel_wise_kl
+from mmkd.structures.record import Record
 
 ROOT = Path(__file__).resolve().parents[2]
 TWO_PHASES = dict(objectives=tiny.objectives(holistic=tiny.holistic(mode='hinge')))
@@ -310,6 +311,24 @@ def test_teacher_is_in_no_state_dict_optimizer_or_copy() -> None:
         memo: dict = {}
         copy.deepcopy(model, memo)
         assert not weights & set(memo)
+
+
+def test_a_wrapper_in_the_place_of_a_student_runs() -> None:
+    """As activation checkpointing and FSDP put one there."""
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module, self.calls = module, 0
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            self.calls += 1
+            return self.module(*args, **kwargs)
+
+    model = tiny.build(tiny.distiller())
+    model.students['student'] = wrapper = Wrapper(model.student)
+    model.observe(**model.data_preprocessor(tiny.batch(), True))
+    assert wrapper.calls == 1
 
 
 def test_ema_shares_the_teacher_and_averages_the_student() -> None:
@@ -625,7 +644,11 @@ class Hint(nn.Module):
 
 
 def probe_again(model: Distiller) -> list[str]:
-    record = probe(model.runs, model.streams, model.data_preprocessor, model.predict_with)
+    with probing():
+        record = Record(probe_batch(model.runs, model.data_preprocessor))
+        for name, run in model.runs.items():
+            run.check_noises(record.batch)
+            record.add(name, run.probe(record.batch))
     return [line for one in model.objectives.values() for line in try_objective(one, record)]
 
 
@@ -687,7 +710,10 @@ def test_building_draws_no_random_number_for_the_probe() -> None:
     MODELS.build(tiny.distiller())
     after = torch.rand(1)
     torch.manual_seed(0)
-    with mock.patch('mmkd.distiller.assembly.fit_objectives'):
+    with (
+        mock.patch('mmkd.distiller.assembly.probe_members'),
+        mock.patch('mmkd.distiller.assembly.fit_objectives'),
+    ):
         MODELS.build(tiny.distiller())
     assert torch.equal(torch.rand(1), after)
 

@@ -15,9 +15,10 @@ from torch import nn
 from mmkd.apis.prepare import is_distiller
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
-from mmkd.distiller.assembly import Settings, assemble
+from mmkd.distiller.assembly import Settings, assemble, read_taps, streams_of
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
+from mmkd.distiller.members.run import students_of, teachers_of
 from mmkd.distiller.objectives.objective import stand_in
 from mmkd.distiller.phases.phase import Phase
 from mmkd.structures.batch import Batch
@@ -148,9 +149,8 @@ class Pair:
         own = self._with_optimizers(self.plain, self.optimizers)
         peers = self._with_optimizers(self.peer_students, self.peer_optimizers)
         nchw = [torch.contiguous_format] * len(peers)
-        runs = self.full.runs.values()
-        teachers = [run for run in runs if run.role == 'teacher']
-        noisy = [run for run in runs if run.noises and run.role == 'student']
+        teachers = teachers_of(self.full.runs)
+        noisy = [run for run in students_of(self.full.runs) if run.noises]
         cases: dict[str, Callable[[], Any]] = dict(
             student=lambda: _step(own, self.layouts, self.data),
             teacher=lambda: {run.name: run.watch(batch) for run in teachers},
@@ -193,11 +193,11 @@ class Pair:
             with torch.no_grad():
                 record, _ = self.full.observe(batch.inputs, batch.data_samples)
             seen = {}
-            for name, run in self.full.runs.items():
-                if run.role == 'teacher':
-                    seen[name] = run.watch(batch)
-                else:
-                    record[name] = {tap: x.requires_grad_() for tap, x in record[name].items()}
+            for run in teachers_of(self.full.runs):
+                seen[run.name] = run.watch(batch)
+            for run in students_of(self.full.runs):
+                mine = record[run.name]
+                record[run.name] = {tap: x.requires_grad_() for tap, x in mine.items()}
             return record, seen
 
         return observed
@@ -231,7 +231,14 @@ class Pair:
         if len(others) in (0, len(self.parts.objectives)):
             return None
         phases = _lean_phases(self.parts.phases, others)
-        parts = replace(self.parts, objectives=others, phases=phases, fitted=[])
+        runs = dict(self.parts.runs)
+        for run in students_of(runs):  # of the teachers nothing is left out
+            runs[run.name] = copy.copy(run)
+            runs[run.name].taps = run.taps.only(read_taps(run.name, others))
+        streams = streams_of(others, self.parts.students)
+        parts = replace(
+            self.parts, objectives=others, runs=runs, streams=streams, phases=phases, fitted=[]
+        )
         return self._ready(Distiller.of(parts, self.settings))
 
 

@@ -162,7 +162,7 @@ def _train(
         model = revert_sync_batchnorm(model).to(device).train()
         if is_distiller(cfg):
             for run in model.runs.values():
-                run.member.options.pop('compile', None)  # it takes minutes and changes no value
+                run.compile = False  # it takes minutes and changes no value
             for line in stand_in(model.objectives.values()):
                 report.note(line)
             measure_objectives(model, model.data_preprocessor(copy.deepcopy(data), True), report)

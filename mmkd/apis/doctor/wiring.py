@@ -13,7 +13,7 @@ from torch import nn
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.prepare import is_distiller
 from mmkd.distiller import Distiller
-from mmkd.distiller.assembly import Mistakes, Parts, Settings, assemble
+from mmkd.distiller.assembly import Lose, Mistakes, Settings, assemble
 
 
 @dataclass
@@ -24,7 +24,8 @@ class Wiring:
         model: The model; where parts were broken, of the parts that were not; None where that is
             too little.
         students: Name -> student, those that could be built.
-        whole: Whether nothing of the config was left out, unknown keys and checkpoints aside.
+        whole: Whether no member, objective or phase was left out; unknown keys, checkpoints and
+            noises are not counted.
     """
 
     model: Any = None
@@ -39,14 +40,14 @@ class Collected(Mistakes):
         self.report = report
 
     @contextmanager
-    def of(self, parts: Parts | None = None, name: str = '') -> Iterator[None]:
+    def of(self, lose: Lose = None) -> Iterator[None]:
         """Enter a step that may find a mistake."""
         try:
             yield
         except Exception as error:
             self.report.error(error)
-            if parts is not None:
-                parts.lose(name)
+            if lose is not None:
+                lose()
 
 
 def build_model(cfg: Config, report: Report) -> Wiring:

@@ -129,14 +129,6 @@ class Member:
             state = select_prefix(state, [f'students.{self.name}.', 'students.student.'])
         load_strict(model, state, f'{self.where} from {self.checkpoint}')
 
-    @property
-    def ignore_index(self) -> int:
-        """The label that the member's head ignores (255 where it says nothing)."""
-        if not isinstance(self.model, dict):
-            return getattr(getattr(self.model, 'decode_head', None), 'ignore_index', 255)
-        head = self.model.get('decode_head')
-        return head.get('ignore_index', 255) if isinstance(head, dict) else 255
-
 
 def check_member_key(name: str, role: str, key: str) -> None:
     """Refuse a key that no member of this role has.

@@ -1,6 +1,10 @@
-"""Images as a member of another normalisation expects them."""
+"""One data preprocessor for all members, and images as one of other mean and std expects."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
+from mmengine.registry import MODELS as ROOT_MODELS
 from torch import Tensor, nn
 
 from mmkd.utils.pixels import flips_channels, pad_value, pixel_statistics
@@ -49,3 +53,42 @@ class Renormalise:
             h, w = sample.metainfo.get('img_shape', x.shape[2:])[:2]
             x[i, :, h:], x[i, :, :, w:] = self.pad_value, self.pad_value
         return x
+
+
+def shared_preprocessor(given: Any, students: Mapping[str, nn.Module], scope: str) -> nn.Module:
+    """Return the data preprocessor that was given, or the first student's own.
+
+    Args:
+        given: A config, a module, or None.
+        students: They see one batch.
+        scope: Of the first student's types.
+
+    Raises:
+        TypeError: Neither a config nor a module was given.
+        ValueError: None was given, and the students' own differ.
+    """
+    if given is None:
+        own = {name: getattr(one, 'data_preprocessor', None) for name, one in students.items()}
+        _refuse_others(own)
+        given = next(iter(own.values()), None)
+    if isinstance(given, nn.Module):
+        return given
+    if given is not None and not isinstance(given, dict):
+        raise TypeError(
+            f'data_preprocessor must be a dictionary or a module, got {given!r}. Mend: leave it '
+            "out for the student's own, or dict(type='SegDataPreProcessor', …)"
+        )
+    config = given or dict(type='BaseDataPreprocessor')
+    return ROOT_MODELS.build({'_scope_': scope, **config})
+
+
+def _refuse_others(own: Mapping[str, Any]) -> None:
+    first = next(iter(own), '')
+    for name, other in own.items():
+        both = own[first] is not None and other is not None
+        if both and Renormalise(own[first], other).changes:
+            raise ValueError(
+                f'the students {first!r} and {name!r} have data preprocessors of different mean, '
+                'std, padding value or channel order, but see one batch. Mend: '
+                'data_preprocessor=dict(...) for all of them'
+            )

@@ -1,7 +1,9 @@
 """A member at work: what students and teachers have in common."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmkd.distiller.members.member import Member
@@ -20,6 +22,7 @@ class Run:
     """
 
     prefix = ''  # what the log keys of its own losses begin with
+    modules: Mapping[str, nn.Module]  # of a student: where the Distiller holds it
 
     def __init__(self, member: Member, model: nn.Module, taps: Taps) -> None:
         self.member, self.model, self.taps = member, model, taps
@@ -40,11 +43,6 @@ class Run:
         """How errors call it."""
         return self.member.where
 
-    @property
-    def ignore_index(self) -> int:
-        """The label of a pixel that does not count."""
-        return self.member.ignore_index
-
     def host(self, preprocessor: nn.Module) -> Host:
         """Return what noises ask of it."""
         return Host(self.role, self.where, self.model, list(self.taps.paths), preprocessor)
@@ -59,6 +57,25 @@ class Run:
         """Run once without noise; return tap name -> tensor, and its own losses by log key."""
         raise NotImplementedError
 
+    def check_noises(self, batch: Batch) -> None:
+        """Refuse noises that would change nothing."""
+
+    def to(self, device: torch.device) -> None:
+        """Move what is no module of the Distiller to a device."""
+
+    def broadcast(self) -> None:
+        """Give every rank what rank 0 has, of what is no module of the Distiller."""
+
     def probe(self, batch: Batch) -> dict[str, Any]:
         """Run once before training, without a trace; return tap name -> tensor."""
         raise NotImplementedError
+
+
+def students_of(runs: Mapping[str, Run]) -> list[Any]:
+    """Return the students at work, in their order."""
+    return [run for run in runs.values() if run.role == 'student']
+
+
+def teachers_of(runs: Mapping[str, Run]) -> list[Any]:
+    """Return the teachers at work, in their order."""
+    return [run for run in runs.values() if run.role == 'teacher']

@@ -1,5 +1,6 @@
 """Students: models that learn, by their own losses and by objectives."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ class Student(Run):
 
     Args:
         member: Its description.
-        model: The model; the Distiller holds it as a module.
+        model: The model; the Distiller holds it as a module, and sets ``modules`` to where: what
+            runs is what stands there, a wrapper that was put in its place as well.
         taps: The taps that objectives read, name -> path.
         prefix: What the log keys of its own losses begin with.
     """
@@ -27,6 +29,7 @@ class Student(Run):
         self, member: Member, model: nn.Module, taps: dict[str, str], prefix: str = ''
     ) -> None:
         super().__init__(member, model, Taps(model, taps, member.where))
+        self.modules: Mapping[str, nn.Module] = {member.name: model}
         self.prefix = prefix
         last = member.options.get('channels_last')
         self.layout = torch.channels_last if last else torch.preserve_format
@@ -36,9 +39,11 @@ class Student(Run):
     def run(self, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
         """Run once without noise; return tap name -> tensor, and its own losses by log key."""
         x = batch.inputs.to(memory_format=self.layout)
-        with blaming(self.where, self.model, 'loss', x), self.taps.recording() as seen:
-            losses = self.model(x, batch.data_samples, mode='loss')
-        return self.taps.read(seen), {f'{self.prefix}{key}': x for key, x in losses.items()}
+        model = self.modules[self.name]
+        with blaming(self.where, model, 'loss', x), self.taps.recording() as seen:
+            losses = model(x, batch.data_samples, mode='loss')
+        own = {f'{self.prefix}{key}': value for key, value in losses.items()}
+        return self.taps.read(seen), own
 
     def probe(self, batch: Batch) -> dict[str, Any]:
         """Run a stand-in once, nothing of the student is touched; return tap name -> tensor.

@@ -54,7 +54,7 @@ class Teacher(Run):
         self.mode = 'encode_decode' if _only_predicts(model) else 'tensor'
         self.size = member.options.get('input_size')
         if member.options.get('fuse_bn'):
-            size = self.size or getattr(source, 'size', None) or task_of(model).size
+            size = self.size or task_of(model).size_for(source)
             fuse_bn(self.taps, size, self.forward)
         model.requires_grad_(False)
         # Before the cast: mean and standard deviation would be rounded with the weights.
@@ -65,6 +65,7 @@ class Teacher(Run):
         self._cast()
         if last:
             model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.compile: bool | dict[str, Any] = member.options.get('compile', False)
         self._compiled: Callable | None = None
 
     def __deepcopy__(self, memo: dict) -> 'Teacher':
@@ -100,12 +101,15 @@ class Teacher(Run):
         """Run once without noise; return tap name -> tensor, and no losses."""
         return self.watch(batch), {}
 
+    def check_noises(self, batch: Batch) -> None:
+        """Refuse noises that would change nothing."""
+        self.noises.check(self.model, lambda: self.watch(batch, compiled=False), self.where)
+
     def probe(self, batch: Batch) -> dict[str, Any]:
-        """Refuse noises that change nothing, then run under them; return tap name -> tensor.
+        """Run once before training; return tap name -> tensor.
 
         The compiled form is left alone: its hooks must be there when it is first traced.
         """
-        self.noises.check(self.model, lambda: self.watch(batch, compiled=False), self.where)
         with self.noises.around_forward(self.model):
             seen = self.watch(self.noises.on_batch(batch), compiled=False)
         return self.noises.on_taps(seen)
@@ -116,7 +120,7 @@ class Teacher(Run):
         x = self.prepare(batch)
         # Under the student's autocast a teacher of its own precision would be cast again, op by op.
         with torch.autocast(x.device.type, enabled=False):
-            if compiled and self.member.options.get('compile'):
+            if compiled and self.compile:
                 return self._run_compiled(x, batch)
             with self._blaming(x), self.taps.recording() as seen:
                 self.forward(x, batch.data_samples)
@@ -167,8 +171,7 @@ class Teacher(Run):
                 self.forward(inputs, None)
                 return {name: list(reading.values) for name, reading in seen.items()}
 
-            options = self.member.options['compile']
-            options = options if isinstance(options, dict) else {}
+            options = self.compile if isinstance(self.compile, dict) else {}
             self._compiled, self._seen = torch.compile(run, **options), seen
         with self._blaming(x):
             values = self._compiled(x)

@@ -1,6 +1,7 @@
 """Taps: names for tensors inside a model, read while one forward runs."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +60,12 @@ class Taps:
                 )
             if within(path.module, losses):
                 raise ValueError(self._is_a_loss(name, modules, losses))
+
+    def only(self, names: Iterable[str]) -> 'Taps':
+        """Return some of the taps of the same model."""
+        part = copy.copy(self)
+        part.paths = {name: self.paths[name] for name in names}
+        return part
 
     def _parse(self, name: str, path: str, modules: dict[str, nn.Module]) -> TapPath:
         try:

@@ -9,6 +9,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkd.distiller.members.run import teachers_of
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import registered
@@ -62,8 +63,8 @@ class TeacherCheckHook(Hook):
                 'TeacherCheckHook: no validation set, so the quality of the teachers is unknown'
             )
             return
-        teachers = {name: run for name, run in model.runs.items() if run.role == 'teacher'}
-        for name, run in teachers.items():
+        for run in teachers_of(model.runs):
+            name = run.name
             try:
                 self.results[name] = self._evaluate(runner, model, name)
             except RuntimeError as error:
@@ -104,7 +105,8 @@ class TeacherCheckHook(Hook):
 
     def _check(self, runner: Runner, name: str, metrics: dict[str, float]) -> None:
         classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
-        said = [task.tell_poor(metrics, classes) for task in registered()]
+        # one metric may be spoken of by a task and by its heirs
+        said = dict.fromkeys(task.tell_poor(metrics, classes) for task in registered())
         poor = [
             f'teacher {name!r} {text}. Check its checkpoint, the order of its classes and its '
             'data_preprocessor'
