@@ -101,9 +101,9 @@ def test_many_views_of_one_storage_of_bool_are_looked_at_once() -> None:
     described = (
         b'\x80\x02](' + tensor(b'ctorch\nBoolStorage\n', size, size) + b'h\x00h\x01R' * 2000 + b'e.'
     )
-    begin = time.perf_counter()
+    begin = time.process_time()
     views = read_torch_file(archive(described, x=bytes(size)))
-    assert time.perf_counter() - begin < 5, 'of minutes'
+    assert time.process_time() - begin < 5, 'of minutes'
     assert (len(views), views[0].dtype, views[0].any().item()) == (2001, torch.bool, False)
     with pytest.raises(BrokenFileError, match='a tensor of bool holds other numbers'):
         read_torch_file(archive(described, x=bytes(size - 1) + b'\x02'))
@@ -136,10 +136,10 @@ def test_a_list_of_records_that_is_longer_than_it_says() -> None:
     (start,) = struct.unpack('<I', content[-6:-2])
     entries = content[start:-22] * 20_000
     end = struct.pack('<4sHHHHIIH', b'PK\x05\x06', 0, 0, 2, 2, len(entries), start, 0)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(BrokenFileError, match='its list of records is longer than 2 of them take'):
         read_torch_file(BytesIO(content[:start] + entries + end))
-    assert time.perf_counter() - begin < 0.2
+    assert time.process_time() - begin < 0.2
 
 
 def test_honest_files_of_many_small_and_few_big_parts() -> None:
