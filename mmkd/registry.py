@@ -1,6 +1,7 @@
 """Registries of scope ``mmkd``.
 
-All but the last two are children of mmengine's, so that every mm package builds ``mmkd.<Name>``.
+Those of components are children of mmengine's, so that every mm package builds ``mmkd.<Name>``.
+Tasks, schedules and orders of levels are ideas of mmkd alone.
 """
 
 import inspect

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Mapping
 from dataclasses import replace
-from types import FunctionType, MethodType
 from typing import Any, cast
 
 from torch import nn
@@ -35,8 +34,9 @@ class _Plain:
     def __getattr__(self, word: str) -> Any:
         if hasattr(self._module, word):
             return getattr(self._module, word)
-        value = getattr(Loss, word)
-        return MethodType(value, self._module) if isinstance(value, FunctionType) else value
+        value = inspect.getattr_static(Loss, word)
+        bind = getattr(value, '__get__', None)  # of methods and properties
+        return value if bind is None else bind(self._module, type(self._module))
 
 
 def role_of(module: nn.Module, argument: str, of_batch: bool = False) -> Role:

@@ -65,10 +65,8 @@ class GaussianInput(Noise):
         for i, sample in enumerate(batch.data_samples or []):
             h, w = sample.metainfo.get('img_shape', (height, width))[:2]
             if (h, w) != (height, width):
-                noisy[i, :, h:], noisy[i, :, :, w:] = (
-                    batch.inputs[i, :, h:],
-                    batch.inputs[i, :, :, w:],
-                )
+                noisy[i, :, h:] = batch.inputs[i, :, h:]
+                noisy[i, :, :, w:] = batch.inputs[i, :, :, w:]
         return replace(batch, inputs=noisy)
 
 

@@ -34,9 +34,7 @@ def mmrazor_case(pair: Pair) -> tuple[Callable[[], Any] | None, str]:
     try:
         step = _step(pair, sources)
         step()
-    except (
-        Exception
-    ) as error:  # on a torch that is newer than it, it fails in many ways, most of them at import
+    except Exception as error:  # on a newer torch it fails in many ways, most of them at import
         return None, f'mmrazor does not run: {type(error).__name__}: {error}'.splitlines()[0][:200]
     return (
         step,

@@ -65,9 +65,8 @@ def diagnose(
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     device = device or ('cuda' if has_gpu() else 'cpu')
     own_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
-    own_size = (
-        own_size if isinstance(own_size, int) and own_size > 0 else 1
-    )  # check_run says what is wrong with it
+    if not isinstance(own_size, int) or own_size < 1:
+        own_size = 1  # check_run says what is wrong with it
     batch_size = batch_size or (own_size if device != 'cpu' else min(own_size, 2))
     check_run(cfg, report)
     wiring = build_model(cfg, report) if 'model' in cfg else Wiring()
@@ -166,13 +165,11 @@ def _train(
             for line in stand_in(model.objectives.values()):
                 report.note(line)
             measure_objectives(model, model.data_preprocessor(copy.deepcopy(data), True), report)
-        if (
-            wiring.whole and 'optim_wrapper' in cfg
-        ):  # else phases and optimizers speak of parts that are not there
+        # of a part, phases and optimizers would speak of what is not there
+        if wiring.whole and 'optim_wrapper' in cfg:
             torch.manual_seed(0)
-            wrapper = build_optim_wrapper(
-                model, _without_amp(cfg.optim_wrapper.to_dict(), device, report)
-            )
+            optimizers = _without_amp(cfg.optim_wrapper.to_dict(), device, report)
+            wrapper = build_optim_wrapper(model, optimizers)
             table_optimizers(model, wrapper, report)
             transient = peak_memory(lambda: model.train_step(copy.deepcopy(data), wrapper), device)
             check_disk(cfg, table_cost(model, wrapper, transient, share, cfg, report), report)

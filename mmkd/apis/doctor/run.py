@@ -57,9 +57,9 @@ def check_disk(cfg: Config, checkpoint: int, report: Report) -> None:
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     kept = hook.get('max_keep_ckpts', -1)
     iterations = (cfg.get('train_cfg') or {}).get('max_iters') or 0
-    files = (
-        kept if kept > 0 else iterations // max(hook.get('interval', 1), 1)
-    ) + 2  # the best, and one being written
+    if kept <= 0:
+        kept = iterations // max(hook.get('interval', 1), 1)
+    files = kept + 2  # the best, and one being written
     folder = Path(cfg.get('work_dir') or '.').absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     if files * checkpoint > free:

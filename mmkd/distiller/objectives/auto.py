@@ -121,11 +121,16 @@ def check_connectors(where: str, connectors: dict[str, Any], reads: Reads, loss:
                 f'{where}: connectors name {argument!r}, which it does not '
                 f'read{nearest(argument, reads)} (it reads {sorted(reads)})'
             )
+        if argument in reads.of_batch:
+            raise ValueError(
+                f'{where}: connectors name {argument!r}, which is read of the batch, where nothing '
+                'would connect it. Mend: leave it out'
+            )
     for argument in filter(lambda name: is_auto(connectors[name]), connectors):
         if not reads.role(argument).alike:
             raise ValueError(
                 f"{where}: connectors=dict({argument}='auto') would do nothing: {loss} needs its "
-                'arguments to agree neither in channels nor in size (needs = ()). Mend: leave it '
+                'arguments to agree neither in channels nor in size (alike = ()). Mend: leave it '
                 'out, or a connector of your own'
             )
         if isinstance(reads[argument], list) or not reads.counterpart(argument):

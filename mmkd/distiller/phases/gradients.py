@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from mmkd.distiller.phases.phase import Phase, check_optimizers
 
+Gradients = list[Tensor | None]  # one for each parameter
+Reduce = Callable[[Gradients, list[Tensor]], Gradients]  # over ranks
+
 
 class PhaseRunner:
     """Takes each phase's gradient for its optimizer's own parameters, then steps in order.
@@ -21,9 +24,7 @@ class PhaseRunner:
     def __init__(self, phases: list[Phase]) -> None:
         self.phases = phases
         self.buffers: dict[str, list[Tensor | None]] = {}
-        self.reduce: Callable[[list[Tensor | None], list[Tensor]], list[Tensor | None]] | None = (
-            None
-        )
+        self.reduce: Reduce | None = None
 
     def match(self, optim_wrapper: OptimWrapper) -> dict[str, OptimWrapper]:
         """Return phase optimizer -> wrapper.

@@ -79,9 +79,9 @@ class Taps:
         path = self.paths[name].module
         loss = min((owner for owner in losses if within(path, [owner])), key=len)
         parent = loss.rpartition('.')[0]
-        others = [m for m in tappable(modules) if m.rpartition('.')[0] == parent] or tappable(
-            modules
-        )[-4:]
+        offered = tappable(modules)
+        others = [module for module in offered if module.rpartition('.')[0] == parent]
+        others = others or offered[-4:]
         return (
             f'{self._call(name)}: {loss!r} is a loss ({type(modules[loss]).__name__}): it gives a '
             'number, and nothing that could be compared. Mend: tap what comes before it, one of '
@@ -158,9 +158,8 @@ class Taps:
     def _never_ran(self, name: str) -> str:
         path = self.paths[name]
         module = self.model.get_submodule(path.module)
-        below = tappable(
-            {f'{path.module}.{child}': m for child, m in module.named_modules() if child}
-        )
+        inner = {f'{path.module}.{child}': m for child, m in module.named_modules() if child}
+        below = tappable(inner)
         direct = [child for child in below if child.count('.') == path.module.count('.') + 1]
         children = (direct or below)[:4]
         if type(module).forward is nn.Module.forward:

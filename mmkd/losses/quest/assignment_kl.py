@@ -346,6 +346,5 @@ class AssignmentKLLoss(Loss):
                 self.vocabulary.load(self.file)
             self.vocabulary.to(device)
         if self.predictor is None and student_channels is not None:
-            self.predictor = AssignmentPredictor(student_channels, self.num_words, self.gamma).to(
-                device
-            )
+            predictor = AssignmentPredictor(student_channels, self.num_words, self.gamma)
+            self.predictor = predictor.to(device)

@@ -7,6 +7,9 @@ from torch import Tensor, nn
 def unit(x: Tensor, dim: int = 1) -> Tensor:
     """Return vectors of length 1; a zero vector stays 0, with gradient 0.
 
+    It rounds otherwise than :func:`mmkd.losses.functional.unit_vectors` does, so that words that
+    were trained stay what they are.
+
     >>> unit(torch.tensor([[3., 4.], [0., 0.]]))
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])

@@ -272,9 +272,8 @@ class Vocabulary(nn.Module):
         """Return the tau of the target's mean assignment perplexity, which grows with tau."""
         from scipy.optimize import brentq
 
-        order = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[
-            :_CALIBRATION
-        ]
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(vectors), generator=generator)[:_CALIBRATION]
         scores = excess_distance(
             vectors[order.to(vectors.device)].to(self.words), shift_words(self.words)
         )

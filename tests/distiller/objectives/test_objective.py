@@ -700,6 +700,16 @@ def test_needs_that_nobody_knows(needs: Any) -> None:
         objective(loss, on='logits', connectors=dict(student='auto'))
 
 
+@pytest.mark.bad_input
+def test_a_connector_of_what_is_read_of_the_batch() -> None:
+    """Nothing would apply it."""
+    with pytest.raises(ValueError, match="connectors name 'mask', which is read of the batch"):
+        objective(
+            reads=dict(student='student.logits', teacher='teacher.logits', mask='batch.valid'),
+            connectors=dict(mask=nn.Identity()),
+        )
+
+
 @pytest.mark.parametrize('loss', ['AttentionKLLoss', 'SqueezedKnowledgeLoss'])
 def test_auto_of_a_loss_that_needs_nothing(loss: str) -> None:
     reads = (
@@ -713,7 +723,7 @@ def test_auto_of_a_loss_that_needs_nothing(loss: str) -> None:
         ValueError,
         match=rf"objective 'pixel': connectors=dict\(student='auto'\) would do nothing: "
         rf'{loss} needs its arguments to agree neither in channels nor in size '
-        r'\(needs = \(\)\). Mend: leave it out, or a connector of your own',
+        r'\(alike = \(\)\). Mend: leave it out, or a connector of your own',
     ):
         objective(dict(type=loss), **reads, connectors=dict(student='auto'))
 
