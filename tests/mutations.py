@@ -85,9 +85,9 @@ FAULTS = [
     ),
     Fault(
         'losses/relations/pair_wise_affinity.py',
-        'count_include_pad=False',
-        'count_include_pad=True',
-        'patches at the border are divided by pixels that are not there',
+        'avg_pool2d(x, size, size, ceil_mode=True',
+        'avg_pool2d(x, size, size, ceil_mode=False',
+        'patches at the border are left out',
         ('tests/losses/relations/test_pair_wise_affinity.py',),
     ),
     Fault(

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
@@ -236,12 +237,12 @@ CASES = [
     ),
     *(
         Case(
-            f'pair_wise_affinity {method}',
-            **affinity(method=method),
+            f'pair_wise_affinity {method} {channels} channels',
+            **affinity(method=method) | dict(teacher=(2, channels, 3, 4)),
             reference=without_mask(pair_wise_affinity.pair_wise_affinity),
             left_out=NO_MASK,
         )
-        for method in ('dense', 'gram')
+        for method, channels in product(('dense', 'gram'), (5, 7))
     ),
     Case(
         'pair_wise_affinity patches',
