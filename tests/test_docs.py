@@ -94,8 +94,25 @@ def test_the_config_of_the_document_parses(document, tmp_path):
     assert config.model.objectives.pixel.weight == 10.0
 
 
+def test_the_guide_keeps_data_and_schedule_of_the_students_config(tmp_path):
+    block = next(b for b in blocks_of('docs/get_started.md') if '{{_base_.model}}' in b)
+    (tmp_path / 'my_configs').mkdir()
+    small = tmp_path / 'my_configs' / 'small.py'
+    small.write_text(f'_base_ = {str(ROOT / "configs/demo/student.py")!r}\n')
+    (tmp_path / 'config.py').write_text(block)
+    config, alone = Config.fromfile(tmp_path / 'config.py'), Config.fromfile(small)
+    assert config.model.student.model == alone.model
+    for key in ('train_dataloader', 'param_scheduler', 'train_cfg', 'optim_wrapper'):
+        assert config[key] == alone[key]
+    assert config.default_hooks.checkpoint.type == 'mmkd.SafeCheckpointHook'
+    runtime = Config.fromfile(ROOT / 'configs/_base_/runtime.py')
+    hooks = {hook.type for hook in runtime.custom_hooks}
+    assert {hook['type'] for hook in config.custom_hooks} == hooks - {'mmkd.LengthCheckHook'}
+
+
 def as_module(block: str) -> str:
     """Return a block that is a module, or the arguments of a Distiller, as a module."""
+    block = block.replace('{{_base_.model}}', 'dict()')  # mmengine's own syntax
     try:
         ast.parse(block)
     except SyntaxError:

@@ -1,1 +1,1 @@
-"""What tools do: launch runs, check configs, measure, report."""
+"""What tools do: launch, doctor, benchmark, demo, ensembles, robustness, report, metafiles."""

@@ -1,4 +1,4 @@
-"""Data sets: of mmseg for segmentation, of mmengine for classification."""
+"""Data sets of scenes, images and text, their transforms and samplers."""
 
 from mmkd.datasets import checked as checked  # mends mmengine's data sets
 from mmkd.datasets.camvid import CamVid as CamVid

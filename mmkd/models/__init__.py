@@ -1,4 +1,4 @@
-"""Models and parts that mmseg lacks: classifiers, decode heads, small backbones, ensembles."""
+"""What mmseg lacks: classifiers of images and text, decode heads, small backbones, ensembles."""
 
 from mmkd.models.backbones.cifar_resnet import CIFARResNet as CIFARResNet
 from mmkd.models.backbones.efficientnet_lite import EfficientNetLite as EfficientNetLite

@@ -29,7 +29,7 @@ from mmkd.utils.config_file import read_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs'
 RECIPES = sorted(path for path in CONFIGS.rglob('*.py') if not {'_base_', 'demo'} & set(path.parts))
-CAMVID = [path for path in RECIPES if path.stem.endswith(('_camvid', '_camvid-240x180'))]
+CAMVID = [path for path in RECIPES if '_camvid' in path.stem]
 BCCD = [path for path in RECIPES if '_bccd-' in path.stem]
 CITYSCAPES = [path for path in RECIPES if '_cityscapes-' in path.stem]
 QUICK = {
@@ -436,12 +436,20 @@ def test_rows_have_equal_budgets(path: Path) -> None:
     )
 
 
+BUDGETS = {'_camvid': (1300, 16), '_camvid-240x180-600': (600, 8)}
+
+
 @pytest.mark.parametrize(
-    'path', [path for path in CAMVID if path.stem.endswith('_camvid')], ids=lambda path: path.stem
+    ('path', 'budget'),
+    [
+        pytest.param(path, budget, id=path.stem)
+        for path, (end, budget) in product(CAMVID, BUDGETS.items())
+        if path.stem.endswith(end) and not path.stem.startswith('teacher_')
+    ],
 )
-def test_weights_of_structured_kd_on_camvid(path: Path) -> None:
+def test_weights_of_structured_kd_on_camvid(path: Path, budget: tuple[int, int]) -> None:
     cfg = Config.fromfile(path)
-    assert (cfg.train_cfg.max_iters, cfg.train_dataloader.batch_size) == (1300, 16)
+    assert (cfg.train_cfg.max_iters, cfg.train_dataloader.batch_size) == budget
     weights = {
         name: objective.weight for name, objective in cfg.model.get('objectives', {}).items()
     }

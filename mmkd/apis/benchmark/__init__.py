@@ -1,3 +1,5 @@
+"""What a step of distillation costs, beside its members alone and with a teacher's options."""
+
 from mmkd.apis.benchmark.pair import Options as Options
 from mmkd.apis.benchmark.pair import Pair as Pair
 from mmkd.apis.benchmark.run import PEER_TARGETS as PEER_TARGETS

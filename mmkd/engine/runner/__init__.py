@@ -1,4 +1,4 @@
-"""Loops of evaluation, and the wrapper of distributed runs with phases."""
+"""What OpenMMLab calls runner: loops of evaluation, and a model wrapper for several processes."""
 
 from mmkd.engine.runner.peer_loops import PeerTestLoop as PeerTestLoop
 from mmkd.engine.runner.peer_loops import PeerValLoop as PeerValLoop

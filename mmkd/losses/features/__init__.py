@@ -1,1 +1,1 @@
-"""Feature matching: tensors of two members, place by place."""
+"""Features, hidden states and logits of two members, compared by their distance."""
