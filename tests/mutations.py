@@ -260,9 +260,9 @@ FAULTS = [
     ),
     Fault(
         'evaluation/functional/calibration.py',
-        '(confidence.double() * BINS).ceil().long() - 1)',
-        '(confidence.double() * BINS).floor().long())',
-        'bins of confidence are closed on the wrong side',
+        '(confidence - right).abs().sum()',
+        '(confidence - right).sum().abs()',
+        'bins that are too sure make up for those that are not sure enough',
         ('tests/evaluation/functional/test_calibration.py',),
     ),
     Fault(

@@ -15,6 +15,7 @@ import torch
 from helpers import two_ranks
 from helpers.processes import ranks
 from helpers.tiny_run import (
+    Line,
     Numbers,
     Script,
     loader,
@@ -146,6 +147,27 @@ def test_epoch_loop_resumes_between_epochs(tmp_path: Path) -> None:
 
     whole = run('a')
     assert torch.equal(run('b', resume=True, load_from=str(tmp_path / 'a' / 'epoch_2.pth')), whole)
+
+
+class Drawing(Line):
+    """Notes a number that each train step draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: list[float] = []
+
+    def forward(self, inputs: torch.Tensor, data_samples: Any = None, mode: str = 'tensor') -> Any:
+        if mode == 'loss':
+            self.drawn.append(torch.rand(()).item())
+        return super().forward(inputs, data_samples, mode)
+
+
+def test_each_step_draws_numbers_of_its_own(tmp_path: Path) -> None:
+    models = [Drawing(), Drawing()]
+    for number, model in enumerate(models):
+        make_runner(tmp_path / str(number), model=model, custom_hooks=EXACT).train()
+    assert len(set(models[0].drawn)) == 6
+    assert models[0].drawn == models[1].drawn
 
 
 def test_epoch_loop_refuses_to_resume_inside_an_epoch(tmp_path: Path) -> None:
