@@ -14,7 +14,7 @@ help:
 	@echo 'make test-quick   the quick tier (3 minutes)'
 	@echo 'make counts       attack mmkd and write into docs/robustness.md what was found (15 minutes)'
 	@echo 'make docs         the documentation, into build/docs/index.html (under a minute; Python 3.11 or newer)'
-	@echo 'make mutate       put faults into a copy of mmkd: every one must be caught by a quick test (4 minutes)'
+	@echo 'make mutate       put faults into a copy of mmkd: every one must be caught by a quick test (6 minutes)'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make env          only create $(VENV), with the tests'\'' needs'
 
