@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from mmkd.losses.quest.assignment_kl import AssignmentKLLoss
 from mmkd.losses.quest.source import Source, digest_of
 from mmkd.structures.batch import Batch
+from mmkd.tasks.base import task_of
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count
 from mmkd.version import __version__
@@ -45,8 +46,9 @@ def batches_of(distiller: Any) -> Callable[[Any], Batch]:
         distiller: Of whose ``data_preprocessor`` it comes, and whose predicting student says which
             label does not count.
     """
-    ignored = distiller.runs[distiller.predict_with].ignore_index
-    return lambda data: Batch(**distiller.data_preprocessor(data, False), ignore_index=ignored)
+    source = distiller.data_preprocessor
+    task = task_of(distiller.students[distiller.predict_with], source)
+    return lambda data: Batch(**source(data, False), ignore_index=task.ignore_index, task=task)
 
 
 @torch.no_grad()
