@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from shutil import disk_usage
+from shutil import disk_usage, rmtree
 from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+MEMORY = Path('/dev/shm')
 COUNTED = dict(
     fault='faults injected, and runs that lost something',
     hostile_file='hostile files, and harmful ones',
@@ -31,9 +32,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure() -> None:
     """Write into memory where there is plenty: checkpoints wait for a disk, again and again."""
-    memory = Path('/dev/shm')
-    if memory.is_dir() and os.access(memory, os.W_OK) and disk_usage(memory).free > 4 * 2**30:
-        os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', str(memory))
+    usable = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
+    if usable and disk_usage(MEMORY).free > 12 * 2**30:  # all tests write 8 GiB
+        os.environ.setdefault('PYTEST_DEBUG_TEMPROOT', str(MEMORY))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Give the memory back; a worker's folder lies in that of the process that hands out tests."""
+    made = getattr(getattr(config, '_tmp_path_factory', None), '_basetemp', None)
+    if made is not None and made.is_relative_to(MEMORY) and not hasattr(config, 'workerinput'):
+        rmtree(made, ignore_errors=True)
 
 
 def pytest_report_header() -> str:
