@@ -319,7 +319,7 @@ def build_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> No
             parts.reads[name] = objective.references
             _refuse_name_of_student(name, parts)
             parts.objectives[name] = objective
-        if any(f'member {_owner(one)}' in parts.lost for one in parts.reads.get(name, ())):
+        if any(_owner(one) not in parts.members for one in parts.reads.get(name, ())):
             parts.lose_objective(name)  # the member's own mistake says enough
 
 

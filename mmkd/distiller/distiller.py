@@ -53,6 +53,7 @@ class Distiller(BaseModel):
         runs: Name -> the member at work, teachers first, see
             :class:`mmkd.distiller.members.run.Run`.
         phases: What each optimizer steps on.
+        task: What the predicting student learns, and whose labels batches hold.
 
     Raises:
         TypeError: Unknown keys, here or in a member, objective or phase, with the nearest match.
@@ -110,6 +111,8 @@ class Distiller(BaseModel):
             run.modules = self.students
         self.phases, self.phase_runner = parts.phases, PhaseRunner(parts.phases)
         self.predict_with, self.task_weight = parts.predict_with, settings.task_weight
+        # asked once: a wrapper in the student's place would not tell
+        self.task = task_of(parts.students[self.predict_with], self.data_preprocessor)
         self.void_batches = VoidBatches()
         for line in parts.fitted:
             print_log(f'mmkd: {line}', logger='current')
@@ -189,9 +192,8 @@ class Distiller(BaseModel):
 
     def _read_batch(self, inputs: Tensor, data_samples: list | None) -> Batch:
         """Return the batch, its labels looked at."""
-        task = task_of(self.students[self.predict_with], self.data_preprocessor)
-        batch = Batch(inputs, data_samples, task.ignore_index, task)
-        valid = batch.check_labels(task.num_classes)
+        batch = Batch(inputs, data_samples, self.task.ignore_index, self.task)
+        valid = batch.check_labels(self.task.num_classes)
         if self.task_weight or self._reads_labels:
             self.void_batches.note(batch, valid)
         return batch

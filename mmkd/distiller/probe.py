@@ -47,10 +47,7 @@ def probe_batch(runs: Mapping[str, Run], source: nn.Module) -> Batch:
 def try_objective(objective: Objective, record: Record) -> list[str]:
     """Fit an objective's connectors and critics, run a copy of it once; return what was fitted."""
     for stream in objective.running():
-        statistics = record[stream.key] = stream.start()
-        for reference in stream.references:
-            member, tap = reference.split('.', 1)
-            stream.update(statistics, record[member][tap])
+        record[stream.key] = stream.collect(record)
     with own_draws('objective', objective.name, 'fit'):
         fitted = objective.fit(record)
     # a loss checks its shapes before it finds that it waits for data, which is no mistake here

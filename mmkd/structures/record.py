@@ -1,6 +1,6 @@
 """The record of one step: what taps saw of each member, and running statistics over several."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,15 @@ class Stream:
             owner, tap = reference.split('.', 1)
             if owner == member:
                 yield tap
+
+    @torch.no_grad()
+    def collect(self, seen: Mapping[str, Mapping[str, Any]]) -> Any:
+        """Return statistics of what the taps of these members saw, member -> tap -> tensor."""
+        statistics = self.start()
+        for member, taps in seen.items():
+            for tap in self.taps_of(member):
+                self.update(statistics, taps[tap])
+        return statistics
 
 
 class Streams:

@@ -327,8 +327,12 @@ def test_a_wrapper_in_the_place_of_a_student_runs() -> None:
 
     model = tiny.build(tiny.distiller())
     model.students['student'] = wrapper = Wrapper(model.student)
-    model.observe(**model.data_preprocessor(tiny.batch(), True))
+    data = model.data_preprocessor(tiny.batch(), True)
+    model.observe(**data)
     assert wrapper.calls == 1
+    data['data_samples'][0].gt_sem_seg.data[..., 0] = 99
+    with pytest.raises(ValueError, match=r'labels hold the ids \[99\]'):
+        model.observe(**data)  # what the student learns is known, whatever stands in its place
 
 
 def test_ema_shares_the_teacher_and_averages_the_student() -> None:

@@ -296,10 +296,7 @@ def _objectives_alone(objectives: list[Any], record: Record, seen: dict[str, Any
     """Running statistics of ensembles, then forward and backward of objectives."""
     for objective in objectives:
         for stream in objective.running():
-            statistics = record[stream.key] = stream.start()
-            for member, taps in seen.items():
-                for tap in stream.taps_of(member):
-                    stream.update(statistics, taps[tap])
+            record[stream.key] = stream.collect(seen)
     sum(objective(record)[f'{objective.name}.loss'] for objective in objectives).backward()
 
 

@@ -27,11 +27,10 @@ from mmkd.distiller.objectives.reads import (
     shapes_of,
     stream_key,
 )
-from mmkd.distiller.objectives.references import Record
 from mmkd.losses.as_loss import as_loss, check_roles
 from mmkd.losses.base import Loss, Place
 from mmkd.registry import build_part
-from mmkd.structures.record import Stream
+from mmkd.structures.record import Record, Stream
 from mmkd.utils.checks import check_dict, check_keys, check_positive
 
 LABELS = ('batch.labels', 'batch.valid')

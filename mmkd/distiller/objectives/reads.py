@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmkd.distiller.objectives.references import Record, follow, is_of_batch, references, resolve
+from mmkd.distiller.objectives.references import follow, is_of_batch, references, resolve
 from mmkd.losses.as_loss import role_of
 from mmkd.losses.roles import Many, Map, OfBatch, Role, Running
 from mmkd.structures.batch import read_batch
+from mmkd.structures.record import Record
 from mmkd.utils.checks import check_keys
 
 SIDES = ('student', 'teacher')

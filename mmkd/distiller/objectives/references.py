@@ -5,9 +5,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from mmkd.structures.batch import BATCH_READS
+from mmkd.structures.record import Record
 from mmkd.utils.checks import nearest
-
-Record = dict[str, Any]
 
 
 def resolve(reference: Any, known: Mapping[str, list[str]], where: str) -> Any:

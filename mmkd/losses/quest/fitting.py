@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 from mmkd.losses.quest.assignment_kl import AssignmentKLLoss
 from mmkd.losses.quest.source import Source, digest_of
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import task_of
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count
 from mmkd.version import __version__
@@ -46,8 +45,7 @@ def batches_of(distiller: Any) -> Callable[[Any], Batch]:
         distiller: Of whose ``data_preprocessor`` it comes, and whose predicting student says which
             label does not count.
     """
-    source = distiller.data_preprocessor
-    task = task_of(distiller.students[distiller.predict_with], source)
+    source, task = distiller.data_preprocessor, distiller.task
     return lambda data: Batch(**source(data, False), ignore_index=task.ignore_index, task=task)
 
 
