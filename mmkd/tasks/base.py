@@ -83,9 +83,9 @@ class Task:
 
     # ------------------------------------------------------------------ its outputs
 
-    def predict(self, model: Any, inputs: Tensor) -> Any:
+    def predict(self, model: Any, inputs: Tensor, samples: list | None = None) -> Any:
         """Run a model once as it predicts, before any resize to the original size."""
-        return model(inputs, mode='tensor')
+        return model(inputs, samples, mode='tensor')
 
     def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
         """Yield what a model said of classes in a traced prediction, finest level first.

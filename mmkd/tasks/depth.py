@@ -58,10 +58,10 @@ class Depth(Task):
                 '(decode_head.depth)'
             )
 
-    def predict(self, model: Any, inputs: Tensor) -> Any:
+    def predict(self, model: Any, inputs: Tensor, samples: list | None = None) -> Any:
         """Run ``encode_decode``, where the model has it."""
         whole = hasattr(model, 'encode_decode')
-        return encode_decode(model, inputs) if whole else super().predict(model, inputs)
+        return encode_decode(model, inputs) if whole else super().predict(model, inputs, samples)
 
     def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
         """Yield what its ``conv_seg`` made: bins of depth, or the map before its unit."""

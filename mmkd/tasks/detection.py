@@ -19,7 +19,15 @@ from mmkd.tasks.base import Tapped, Task, first_number, last_head
 @TASKS.register_module()
 @dataclass(frozen=True)
 class Detection(Task):
-    """Detectors of mmdet: what has a ``bbox_head``, of its own or in a ``roi_head``."""
+    """Detectors of mmdet: what has a ``bbox_head``, of its own or in a ``roi_head``.
+
+    Args:
+        num_classes: Classes of the model.
+        ignore_index: Of no meaning.
+        masks: Whether it learns masks too.
+    """
+
+    masks: bool = False
 
     kind = 'detection'
     field = 'gt_instances'
@@ -32,12 +40,15 @@ class Detection(Task):
         """Know a model by its ``bbox_head``, unless it has a ``decode_head`` too."""
         if last_head(model) is not None:
             return None
-        for owner in (model, getattr(model, 'roi_head', None)):
+        owners = model, getattr(model, 'roi_head', None)
+        masks = any(getattr(owner, 'mask_head', None) is not None for owner in owners)
+        for owner in owners:
             head: Any = getattr(owner, 'bbox_head', None)
             if head is not None and type(model).__name__ == 'RPN':
                 return cls()  # it takes every box for one of class 0
             if head is not None:  # a cascade has one a stage
-                return cls(first_number(head[-1] if isinstance(head, nn.ModuleList) else head))
+                last = head[-1] if isinstance(head, nn.ModuleList) else head
+                return cls(first_number(last), masks=masks)
         return None
 
     def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
@@ -121,25 +132,32 @@ class Detection(Task):
         height, width = size
         label = torch.randint(0, self.num_classes or 2, (1,), generator=generator)
         box = torch.tensor([[width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
-        return det_sample(box, label, size)
+        return det_sample(box, label, size, self.masks)
 
 
 def _labels(batch: Batch) -> list[Tensor]:
     return [torch.as_tensor(sample.gt_instances.labels) for sample in batch.data_samples or []]
 
 
-def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Any:
+def det_sample(boxes: Tensor, labels: Tensor, size: tuple[int, int], masked: bool = False) -> Any:
     """Return the sample of boxes (M, 4) and labels (M,), as mmdet's data preprocessor leaves it.
 
-    Each box is its own mask too, which detectors that segment read.
+    Args:
+        boxes: Left, top, right, bottom.
+        labels: Their classes.
+        size: Height and width of the image.
+        masked: Whether each box is its own mask too, which detectors that segment read; others may
+            fail on it.
     """
     from mmdet.structures import DetDataSample
     from mmdet.structures.mask import BitmapMasks
 
-    masks = np.zeros((len(boxes), *size), np.uint8)
-    for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
-        mask[top:bottom, left:right] = 1
-    instances = InstanceData(bboxes=boxes, labels=labels, masks=BitmapMasks(masks, *size))
+    instances = InstanceData(bboxes=boxes, labels=labels)
+    if masked:
+        masks = np.zeros((len(boxes), *size), np.uint8)
+        for mask, (left, top, right, bottom) in zip(masks, boxes.long().tolist(), strict=True):
+            mask[top:bottom, left:right] = 1
+        instances.masks = BitmapMasks(masks, *size)
     nothing = InstanceData(bboxes=boxes[:0], labels=labels[:0])
     sample = DetDataSample(gt_instances=instances, ignored_instances=nothing)
     shapes = dict.fromkeys(('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape'), size)

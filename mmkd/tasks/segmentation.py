@@ -46,10 +46,10 @@ class Segmentation(Task):
         own = getattr(last_head(model), 'out_channels', None)
         return own if isinstance(own, int) else self.num_classes
 
-    def predict(self, model: Any, inputs: Tensor) -> Any:
+    def predict(self, model: Any, inputs: Tensor, samples: list | None = None) -> Any:
         """Run ``encode_decode``, where the model has it."""
         whole = hasattr(model, 'encode_decode')
-        return encode_decode(model, inputs) if whole else super().predict(model, inputs)
+        return encode_decode(model, inputs) if whole else super().predict(model, inputs, samples)
 
     def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
         """Yield the map that the last head answered with; not one of queries, which no module made.

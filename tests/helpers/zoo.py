@@ -1,12 +1,16 @@
-"""mmsegmentation's zoo, and detectors of mmdetection, small and offline: one config a folder."""
+"""mmsegmentation's zoo and detectors of mmdetection, small and offline: a config a folder."""
 
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.stand_in import stand_in
 from mmkd.utils.config_file import read_config
 
 CROP = (64, 128)
@@ -30,6 +34,7 @@ class Architecture:
         size: Height and width that it runs on.
         needs: A module that must import.
         what: How to say so.
+        weights: Whether mmseg cannot initialise it without a file of weights.
     """
 
     config: str
@@ -39,6 +44,7 @@ class Architecture:
     size: tuple[int, int] = CROP
     needs: str = 'mmseg'
     what: str = ''
+    weights: bool = False
 
 
 OPS = dict(needs='mmcv._ext', what='mmcv with compiled operations')
@@ -131,13 +137,14 @@ ZOO = {
     'san': Architecture(
         'san/san-vit-b16_voc12aug-640x640.py',
         {
-            'model.data_preprocessor.size_divisor': None,
+            'model.data_preprocessor.size_divisor': 32,
             'model.text_encoder.dataset_name': 'cityscapes',
             'model.decode_head.loss_decode.0.class_weight': [1.0] * CLASSES + [0.1],
         },
         logits='',
         # of the maps as large as its masks the last one
         feature='decode_head.side_adapter_network.mask_decoder.attn_mlp.layers.2#1',
+        weights=True,
         **OPS,
     ),
     'segformer': Architecture('segformer/segformer_mit-b0_8xb1-160k_cityscapes-1024x1024.py'),
@@ -174,7 +181,55 @@ ZOO = {
 }
 
 
-def lacks(one: Architecture) -> str:
+@dataclass(frozen=True)
+class Detector:
+    """One config of mmdet's zoo.
+
+    Args:
+        config: Its path in the library.
+        options: What makes it small.
+        logits: The tap of the finest level's scores; '' where there is no map of them.
+        shared: Whether one anchor and the partner's 80 classes make these scores comparable.
+    """
+
+    config: str
+    logits: str
+    options: dict[str, Any] = field(default_factory=dict)
+    shared: bool = True
+    size: tuple[int, int] = (128, 128)
+    needs: str = 'mmdet.models'
+    what: str = DET['what']
+
+
+LSJ = '_8xb8-amp-lsj-200e_coco.py'
+R18 = {'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]}
+DETECTORS = {
+    'gfl': Detector('gfl/gfl_r50_fpn_1x_coco.py', 'bbox_head.gfl_cls#0', R18),
+    'fcos': Detector(
+        f'fcos/fcos_r18_fpn_gn-head-center-normbbox-centeronreg-giou{LSJ}', 'bbox_head.conv_cls#0'
+    ),
+    'atss': Detector(f'atss/atss_r18_fpn{LSJ}', 'bbox_head.atss_cls#0'),
+    'retinanet': Detector(
+        'retinanet/retinanet_r18_fpn_1x_coco.py', 'bbox_head.retina_cls#0', shared=False
+    ),
+    'rtmdet': Detector('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 'bbox_head.rtm_cls.0'),
+    'yolox': Detector('yolox/yolox_tiny_8xb8-300e_coco.py', 'bbox_head.multi_level_conv_cls.0'),
+    'faster_rcnn': Detector(f'faster_rcnn/faster-rcnn_r18_fpn{LSJ}', '', shared=False),
+    'mask_rcnn': Detector(f'mask_rcnn/mask-rcnn_r18_fpn{LSJ}', '', shared=False),
+    'detr': Detector('detr/detr_r18_8xb2-500e_coco.py', '', shared=False),
+    'dino': Detector(
+        'dino/dino-4scale_r50_8xb2-12e_coco.py',
+        '',
+        shared=False,
+        size=(256, 256),  # 900 queries are chosen among its positions
+    ),
+    'paa': Detector('paa/paa_r50_fpn_1x_coco.py', 'bbox_head.atss_cls#0', R18),
+    'fsaf': Detector('fsaf/fsaf_r50_fpn_1x_coco.py', 'bbox_head.retina_cls#0', R18),
+    'vfnet': Detector('vfnet/vfnet_r50_fpn_1x_coco.py', 'bbox_head.vfnet_cls#0', R18),
+}
+
+
+def lacks(one: Architecture | Detector) -> str:
     """Return what has to be installed for an architecture, '' where it can be built."""
     try:
         importlib.import_module(one.needs)
@@ -183,10 +238,33 @@ def lacks(one: Architecture) -> str:
     return ''
 
 
-def member(one: Architecture, library: str = 'mmseg') -> dict:
-    """Return an architecture as a member, small, without downloads, of 19 classes."""
+def member(one: Architecture | Detector) -> dict:
+    """Return an architecture as a member, small, without downloads; segmentors of 19 classes."""
+    library = 'mmdet' if isinstance(one, Detector) else 'mmseg'
     path = f'{library}::{one.config}'
-    return dict(cfg=path, cfg_options=offline(read_config(path), one))
+    options = offline_detector if isinstance(one, Detector) else offline
+    return dict(cfg=path, cfg_options=options(read_config(path), one))
+
+
+def with_weights(described: dict, role: str, folder: Path) -> dict:
+    """Return a member with a file of random weights, a student's as its ``pretrained``."""
+    model = Member.read(role, role, dict(described, allow_untrained=True)).make()
+    file = folder / f'{role}.pth'
+    torch.save(stand_in(model, role, torch.Generator().manual_seed(0)).state_dict(), file)
+    if role == 'teacher':
+        return {**described, 'checkpoint': str(file)}
+    options = {**described['cfg_options'], 'model.pretrained': str(file)}
+    return {**described, 'cfg_options': options}
+
+
+def offline_detector(cfg: Config, one: Detector) -> dict[str, Any]:
+    """Return the ``cfg_options`` that keep a detector from the network, and its images small."""
+    options: dict[str, Any] = {}
+    if cfg.model.backbone.get('init_cfg'):
+        options['model.backbone.init_cfg'] = None
+    if cfg.model.get('data_preprocessor', {}).get('batch_augments'):
+        options['model.data_preprocessor.batch_augments'] = None  # they pad to 1024²
+    return options | one.options
 
 
 def offline(cfg: Config, one: Architecture) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """Points of every architecture of mmseg's zoo: the tensors that a reader of each head would tap."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
-from helpers.zoo import ZOO, lacks, member
+from helpers.zoo import ZOO, lacks, member, with_weights
 from mmengine.registry import DefaultScope, init_default_scope
 from torch import nn
 
+from mmkd.distiller.members.frozen import frozen_mode, run_frozen
 from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.stand_in import stand_in
 from mmkd.distiller.members.tracing import trace_member
 from mmkd.distiller.probe import probe_batch, probing
 from mmkd.distiller.taps.taps import Taps
@@ -27,22 +30,26 @@ def mmseg_scope() -> Iterator[None]:
     DefaultScope._instance_dict.clear()
 
 
-def build(name: str, role: str) -> tuple[Member, nn.Module, Batch]:
+def build(name: str, role: str, folder: Path) -> tuple[Member, nn.Module, Batch]:
     missing = lacks(ZOO[name])
     if missing:
         pytest.skip(f'{name} needs {missing}')
     torch.manual_seed(0)
-    described = Member.read(role, role, dict(member(ZOO[name]), allow_untrained=True))
-    model = described.make()
-    model.init_weights()
+    found = member(ZOO[name])
+    if ZOO[name].weights:
+        found = with_weights(found, role, folder)
+    described = Member.read(role, role, dict(found, allow_untrained=True))
+    model = described.build()
+    if described.checkpoint is None:
+        model.init_weights()
     with probing():
         return described, model, probe_batch({role: model}, model.data_preprocessor, ZOO[name].size)
 
 
 @pytest.mark.parametrize('role', ['student', 'teacher'])
 @pytest.mark.parametrize('name', CASES)
-def test_points_are_those_of_the_table(name: str, role: str) -> None:
-    described, model, batch = build(name, role)
+def test_points_are_those_of_the_table(name: str, role: str, tmp_path: Path) -> None:
+    described, model, batch = build(name, role, tmp_path)
     with probing():
         points = trace_member(described, model, batch).points
     one = ZOO[name]
@@ -51,20 +58,24 @@ def test_points_are_those_of_the_table(name: str, role: str) -> None:
     expected = dict(logits=one.logits or 'decode_head:scores', feature=one.feature)
     if role == 'teacher':  # it predicts once, where a student's losses run the coarse map twice
         expected = {point: tap.replace('#0', '') for point, tap in expected.items()}
-    model.eval()
-    both = Taps(model, {**chosen, **{f'expected_{key}': tap for key, tap in expected.items()}})
-    both.paths = {key: path for key, path in both.paths.items() if path.call in (None, '1', '2')}
+    if role == 'student':
+        model = stand_in(model, role, torch.Generator().manual_seed(0))
+    taps = {**chosen, **{f'expected_{point}': tap for point, tap in expected.items()}}
+    both = Taps(model, taps)
     with torch.no_grad(), both.recording() as seen:
-        task_of(model).predict(model, batch.inputs)
-    for point in chosen.keys() & both.paths.keys():
-        record = both.read(seen)
+        if role == 'student':
+            model(batch.inputs, batch.data_samples, mode='loss')
+        else:
+            run_frozen(model.eval(), frozen_mode(model), batch.inputs, batch.data_samples)
+    record = both.read(seen)
+    for point in chosen:
         assert torch.equal(record[point], record[f'expected_{point}']), (chosen, expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', QUERIES)
-def test_assembled_maps_are_what_the_model_predicts(name: str) -> None:
-    _, model, batch = build(name, 'teacher')
+def test_assembled_maps_are_what_the_model_predicts(name: str, tmp_path: Path) -> None:
+    _, model, batch = build(name, 'teacher', tmp_path)
     model.eval()
     taps = Taps(model, dict(scores='decode_head:scores'))
     with torch.no_grad(), taps.recording() as seen:

@@ -89,7 +89,7 @@ def _trace_student(member: Member, model: nn.Module, batch: Batch) -> tuple[Trac
         role = trace(copy, x, partial(copy, x, batch.data_samples, mode=mode))
     copy.eval()
     with blaming(member.where, copy, 'predict', x):
-        prediction = trace(copy, x, partial(task_of(copy).predict, copy, x))
+        prediction = trace(copy, x, partial(task_of(copy).predict, copy, x, batch.data_samples))
     return prediction, role
 
 

@@ -98,7 +98,7 @@ class Taps:
         try:
             yield seen
         finally:
-            for handle in handles:
+            for handle in reversed(handles):  # two may have wrapped one forward
                 handle.remove()
 
     def hook(self) -> tuple[dict[str, _Reading], list[Any]]:
