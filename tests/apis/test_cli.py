@@ -26,9 +26,8 @@ def end(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) -> i
     def main() -> None:
         raise error
 
-    monkeypatch.setattr(sys, 'argv', ['tool.py', *flags])
     with pytest.raises(SystemExit) as stopped:
-        cli.run(main)
+        cli.run(main, debug='--debug' in flags)
     return stopped.value.code
 
 

@@ -1,4 +1,4 @@
-"""The test loop of PGD; robustness() and tools/robustness.py."""
+"""The test loop of PGD; robustness() and mmkd robustness."""
 
 import json
 from pathlib import Path
