@@ -24,8 +24,8 @@ from mmkd.apis.commands import (
     PURPOSES,
     benchmark,
     completion,
-    describe,
     fit_vocabulary,
+    help_of,
     module_of,
     parser_of,
     robustness,
@@ -122,7 +122,7 @@ def test_help_says_what_each_command_is_for(
 def test_a_module_says_what_the_table_says(name: str) -> None:
     lines = module_of(name).__doc__.splitlines()
     assert lines[0] == PURPOSES[name]
-    assert f'mmkd {name}' in describe(module_of(name))['epilog']
+    assert f'mmkd {name}' in help_of(module_of(name))['epilog']
     assert max(map(len, lines)) <= 88
 
 
@@ -134,7 +134,7 @@ def test_every_module_is_in_the_table() -> None:
 
 @pytest.mark.parametrize('name', [name for name in PURPOSES if name != 'completion'])
 def test_the_example_of_a_command_is_read(name: str) -> None:
-    example = describe(module_of(name))['epilog'].splitlines()[-1].split()
+    example = help_of(module_of(name))['epilog'].splitlines()[-1].split()
     assert example[:2] == ['mmkd', name]
     assert parser_of(name).read(example[2:]).debug is False
 

@@ -1,6 +1,7 @@
 """Members of an ensemble: one config, several seeds, one after the other."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ def train_members(
         note = read_member(cfg)
         if is_main_process():
             state = 'is finished already' if note else 'is trained'
-            print(f'member {number} of {len(configs)}: {cfg.work_dir} {state}', flush=True)
+            said = f'member {number} of {len(configs)}: {cfg.work_dir} {state}'
+            print(said, file=sys.stderr, flush=True)
         notes.append(note or train_member(cfg, launcher, amp, verbose))
     return notes
 

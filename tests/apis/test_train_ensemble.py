@@ -82,7 +82,9 @@ def test_members(
     # first iteration.
     times = [(work / f'seed_{seed}/iter_2.pth').stat().st_mtime_ns for seed in (0, 1)]
     call(monkeypatch, *arguments)
-    assert capsys.readouterr().out == first
+    said = capsys.readouterr()
+    assert said.out == first
+    assert f'member 2 of 2: {work}/seed_1 is finished already' in said.err
     (work / 'seed_1/done.json').unlink()
     (work / 'seed_1/iter_2.pth').unlink()
     (work / 'seed_1/last_checkpoint').write_text(str(work / 'seed_1/iter_1.pth'))

@@ -46,7 +46,7 @@ def module_of(name: str) -> ModuleType:
     return import_module(f'{__name__}.{name.replace("-", "_")}')
 
 
-def describe(module: ModuleType) -> dict[str, Any]:
+def help_of(module: ModuleType) -> dict[str, Any]:
     """Return what the help of a command says before and after its options."""
     text = inspect.cleandoc(module.__doc__ or '').replace('``', '')
     about, _, example = text.rpartition('\n')
@@ -60,7 +60,7 @@ def describe(module: ModuleType) -> dict[str, Any]:
 def parser_of(name: str) -> Parser:
     """Return the parser of a command."""
     module = module_of(name)
-    parser = Parser(prog=f'mmkd {name}', **describe(module))
+    parser = Parser(prog=f'mmkd {name}', **help_of(module))
     module.add_arguments(parser)
     return parser
 
@@ -74,5 +74,5 @@ def parser_of_all() -> Parser:
     commands: argparse._SubParsersAction = whole.add_subparsers(dest='command')
     for name, purpose in PURPOSES.items():
         module = module_of(name)
-        module.add_arguments(commands.add_parser(name, help=purpose, **describe(module)))
+        module.add_arguments(commands.add_parser(name, help=purpose, **help_of(module)))
     return whole

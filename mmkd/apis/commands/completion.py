@@ -1,10 +1,11 @@
 """Print the script by which a shell completes commands and options.
 
 Install it once, and again after an update of mmkd:
-  bash  mmkd completion bash > ~/.local/share/bash-completion/completions/mmkd
-  zsh   mmkd completion zsh > ~/.zfunc/_mmkd
-        with "fpath+=~/.zfunc; autoload -Uz compinit; compinit" in ~/.zshrc
-  tcsh  mmkd completion tcsh >> ~/.tcshrc
+
+* bash: mmkd completion bash > ~/.local/share/bash-completion/completions/mmkd
+* zsh: mmkd completion zsh > ~/.zfunc/_mmkd, where ~/.zshrc says
+  "fpath+=~/.zfunc; autoload -Uz compinit; compinit"
+* tcsh: mmkd completion tcsh >> ~/.tcshrc
 
 Example (for this bash alone)::
 
