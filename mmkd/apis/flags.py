@@ -99,7 +99,7 @@ class _Trust(argparse.Action):
 
 
 def common_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that every command has which works with configs or runs."""
+    """Add the flags that every command has which works on something."""
     parser.add_argument(
         '--verbose',
         action='store_true',

@@ -4,7 +4,7 @@ A module has a docstring (its first line is the purpose, its last one an example
 ``add_arguments(parser)`` and ``main(args)``; where arguments may contradict each other,
 ``check_arguments(parser, args)`` too, which ends by ``parser.error``. Importing it and adding its
 arguments takes no torch and nothing of OpenMMLab; ``main`` is called once every component is
-registered.
+registered. The flags of every command, such as ``--verbose``, are added to its own.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from mmkd.apis.flags import Parser
+from mmkd.apis.flags import Parser, common_flags
 
 # group -> command -> purpose; the module has the command's name with underscores
 GROUPS = {
@@ -38,7 +38,7 @@ GROUPS = {
 }
 PURPOSES = {name: purpose for group in GROUPS.values() for name, purpose in group.items()}
 FORMER = {'export-student': 'export'}  # names until 0.2
-LIGHT = ('completion',)  # run without any component
+LIGHT = ('completion',)  # run without any component, and have no flag of those that work
 
 
 def module_of(name: str) -> ModuleType:
@@ -50,6 +50,8 @@ def help_of(module: ModuleType) -> dict[str, Any]:
     """Return what the help of a command says before and after its options."""
     text = inspect.cleandoc(module.__doc__ or '').replace('``', '')
     about, _, example = text.rpartition('\n')
+    if not about:
+        return dict(description=text)
     paragraphs = about.strip().split('\n\n')
     title = 'example:'
     if paragraphs[-1].startswith('Example'):
@@ -59,9 +61,8 @@ def help_of(module: ModuleType) -> dict[str, Any]:
 
 def parser_of(name: str) -> Parser:
     """Return the parser of a command."""
-    module = module_of(name)
-    parser = Parser(prog=f'mmkd {name}', **help_of(module))
-    module.add_arguments(parser)
+    parser = Parser(prog=f'mmkd {name}', **help_of(module_of(name)))
+    _add_arguments(parser, name)
     return parser
 
 
@@ -73,6 +74,12 @@ def parser_of_all() -> Parser:
     )
     commands: argparse._SubParsersAction = whole.add_subparsers(dest='command')
     for name, purpose in PURPOSES.items():
-        module = module_of(name)
-        module.add_arguments(commands.add_parser(name, help=purpose, **help_of(module)))
+        parser = commands.add_parser(name, help=purpose, **help_of(module_of(name)))
+        _add_arguments(parser, name)
     return whole
+
+
+def _add_arguments(parser: argparse.ArgumentParser, name: str) -> None:
+    module_of(name).add_arguments(parser)
+    if name not in LIGHT:
+        common_flags(parser)

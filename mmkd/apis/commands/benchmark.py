@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mmkd.apis.flags import common_flags, config_flags, count
+from mmkd.apis.flags import config_flags, count
 
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 LAYOUTS = ('none', 'student', 'teacher', 'both')
@@ -61,7 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--cpu-time', action='store_true', help='seconds of the processor, where others use it too'
     )
     parser.add_argument('--json', type=Path, help='also write every number there')
-    common_flags(parser)
 
 
 def main(args: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ Example::
 import argparse
 from pathlib import Path
 
-from mmkd.apis.flags import common_flags, count, seeds_flag
+from mmkd.apis.flags import count, seeds_flag
 
 VALIDATIONS = 6
 
@@ -27,7 +27,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=count(VALIDATIONS),
         help="iterations of each training (default: the configs' own)",
     )
-    common_flags(parser)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ Example::
 
 import argparse
 
-from mmkd.apis.flags import common_flags, config_flags, count
+from mmkd.apis.flags import config_flags, count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are not the training's",
     )
     parser.add_argument('--device', help='default: a GPU where there is one')
-    common_flags(parser)
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -9,8 +9,6 @@ Example::
 
 import argparse
 
-from mmkd.apis.flags import common_flags
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
@@ -21,7 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--member', default='student', help='name of the student (default: student)'
     )
-    common_flags(parser)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from mmkd.apis.flags import common_flags, config_flags, count
+from mmkd.apis.flags import config_flags, count
 
 MAX_VECTORS = 200_000
 
@@ -36,7 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seed', type=count(0), help="of positions and k-means (default: the config's)"
     )
-    common_flags(parser)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -10,15 +10,12 @@ Example::
 
 import argparse
 
-from mmkd.apis.flags import common_flags
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument(
         '--check', action='store_true', help='write nothing; exit with 1 where a file is stale'
     )
-    common_flags(parser)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -8,8 +8,6 @@ Example::
 import argparse
 from pathlib import Path
 
-from mmkd.apis.flags import common_flags
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
@@ -34,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--> and <!-- end of report NAME -->',
     )
     parser.add_argument('--name', help='NAME of the place in --into')
-    common_flags(parser)
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

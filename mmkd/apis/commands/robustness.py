@@ -9,7 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mmkd.apis.flags import common_flags, count, run_flags
+from mmkd.apis.flags import count, run_flags
 
 CORRUPTIONS = (
     'gaussian_noise',
@@ -56,7 +56,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--steps', type=count(0), default=20, help='of PGD; 0: no attack (default: 20)'
     )
     parser.add_argument('--json', type=Path, help='also write every number there')
-    common_flags(parser)
 
 
 def main(args: argparse.Namespace) -> None:

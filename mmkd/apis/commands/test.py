@@ -7,7 +7,7 @@ Example::
 
 import argparse
 
-from mmkd.apis.flags import common_flags, run_flags
+from mmkd.apis.flags import run_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,7 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='checkpoint file; none for an mmkd.Ensemble, whose members name theirs',
     )
     parser.add_argument('--show-dir', help='save pictures of the predictions there')
-    common_flags(parser)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ Example::
 
 import argparse
 
-from mmkd.apis.flags import common_flags, run_flags
+from mmkd.apis.flags import run_flags
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate by the batch size'
     )
-    common_flags(parser)
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -10,7 +10,7 @@ Example::
 
 import argparse
 
-from mmkd.apis.flags import common_flags, run_flags, seeds_flag
+from mmkd.apis.flags import run_flags, seeds_flag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run_flags(parser)
     seeds_flag(parser, (0, 1, 2), 'one member a seed (default: 0 1 2)')
     parser.add_argument('--amp', action='store_true', help='mixed precision for every optimizer')
-    common_flags(parser)
 
 
 def main(args: argparse.Namespace) -> None:
