@@ -67,6 +67,7 @@ INSTALL = [
     'onedl-mmsegmentation>=1.4.2,<1.5',
     'scikit-learn',  # ships the handwritten digits of the built-in data set
     'matplotlib',  # the pictures and curves of the demo
+    'shtab',  # mmkd completion: made of argparse's parsers, one file of pure Python
 ]
 TEXT = ['transformers>=5,<6']
 TEST = [

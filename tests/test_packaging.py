@@ -2,6 +2,7 @@
 from both.
 """
 
+import json
 import os
 import re
 import shutil
@@ -128,6 +129,46 @@ def test_wheel_carries_configs_and_tools(site: Path, tmp_path: Path) -> None:
     assert shipped(mim) == shipped(ROOT)
     assert (site / 'mmkd' / 'py.typed').is_file()
     assert probe(site, tmp_path / 'elsewhere') == (mim, len(list((ROOT / 'configs').rglob('*.py'))))
+
+
+@pytest.fixture(scope='module')
+def target(site: Path) -> Path:
+    """Return the folder that pip has installed the wheel into, with nothing but the wheel."""
+    folder = site.parent / 'target'
+    wheel = site.parent / f'mmkd-{__version__}-py3-none-any.whl'
+    options = ('--no-index', '--no-compile', '--target', str(folder))
+    pip('install', *options, str(wheel), cwd=site.parent)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_command_works_from_a_wheel_in_any_folder(target: Path, tmp_path: Path) -> None:
+    """Help, a check-up, and one iteration of a recipe that the wheel ships."""
+    script = (target / 'bin' / 'mmkd').read_text()
+    assert 'from mmkd.__main__ import main' in script
+    mmkd = partial(run, cwd=tmp_path, pythonpath=target)
+    where = "from importlib.util import find_spec; print(find_spec('mmkd').origin)"
+    assert mmkd(sys.executable, '-c', where).strip() == str(target / 'mmkd' / '__init__.py')
+    said = mmkd(str(target / 'bin' / 'mmkd'), '--version')
+    assert said.startswith(f'mmkd {__version__}\ntorch ')
+    assert 'fit-vocabulary' in mmkd(sys.executable, '-m', 'mmkd', '--help')
+    said = mmkd(
+        *(sys.executable, '-m', 'mmkd', 'doctor', 'mmkd::demo/distill.py', '--fake-data'),
+        *('--size', '32', '32', '--cfg-options', 'model.teacher.checkpoint=None'),
+        'model.teacher.allow_untrained=True',
+    )
+    assert 'generated images of (32, 32)' in said
+    assert 'ready to train (errors: 0' in said
+    mmkd(
+        *(sys.executable, '-m', 'mmkd', 'train', 'mmkd::demo/student.py', '--cfg-options'),
+        *('train_cfg.max_iters=1', 'val_dataloader=None', 'val_cfg=None', 'val_evaluator=None'),
+        *('param_scheduler=None', 'train_dataloader.batch_size=2'),
+        *('train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False'),
+    )
+    work = tmp_path / 'work_dirs' / 'student'
+    assert (work / 'last_checkpoint').read_text().endswith('iter_1.pth')
+    record = json.loads((work / 'run.json').read_text())
+    assert record['iterations'] == 1
 
 
 @pytest.mark.slow

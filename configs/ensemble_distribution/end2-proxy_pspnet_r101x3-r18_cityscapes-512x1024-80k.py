@@ -1,4 +1,4 @@
-# Proxy-Dirichlet from three PSPNet-R101 (tools/train_ensemble.py); nothing of it was trained here.
+# Proxy-Dirichlet from three PSPNet-R101 (mmkd train-ensemble); nothing of it was trained here.
 _base_ = '../pairs/kd_pspnet_r101-r18_cityscapes-512x1024-80k.py'
 teacher = dict(cfg='mmseg::pspnet/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024.py', precision='bf16')
 folder = 'work_dirs/pspnet_r101-d8_4xb2-80k_cityscapes-512x1024/seed_'

@@ -1,4 +1,4 @@
-# The three CamVid teachers as one model, for tools/test.py (without a checkpoint; --show-dir draws
+# The three CamVid teachers as one model, for mmkd test (without a checkpoint; --show-dir draws
 # the uncertainties).
 _base_ = '../pairs/baseline_pspnet-r18-half_camvid-240x180.py'
 teacher = dict(cfg='{{ fileDirname }}/../_base_/models/camvid_teacher.py')

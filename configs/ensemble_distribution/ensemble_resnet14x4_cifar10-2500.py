@@ -1,4 +1,4 @@
-# The ensemble itself, for tools/test.py (without a checkpoint): what the distilled networks are
+# The ensemble itself, for mmkd test (without a checkpoint): what the distilled networks are
 # compared with.
 _base_ = '../pairs/member_resnet14_cifar10-2500.py'
 member = dict(model={{_base_.model}})

@@ -1,6 +1,7 @@
 """Members of an ensemble: one config, several seeds, one after the other."""
 
 import hashlib
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,28 @@ def train_member(
     if is_main_process():
         write_note(folder, note)
     return note
+
+
+def train_members(
+    configs: Sequence[Config], launcher: str = 'none', amp: bool = False, verbose: bool = True
+) -> list[dict[str, Any]]:
+    """Train the members that are not finished, one after the other; return the notes of all.
+
+    Args:
+        configs: As :func:`member_config` returns them; the others as of :func:`train_member`.
+        launcher: As of :func:`train_member`.
+        amp: Mixed precision.
+        verbose: Whether the terminal shows all that the log file holds.
+    """
+    notes = []
+    for number, cfg in enumerate(configs, 1):
+        note = read_member(cfg)
+        if is_main_process():
+            state = 'is finished already' if note else 'is trained'
+            said = f'member {number} of {len(configs)}: {cfg.work_dir} {state}'
+            print(said, file=sys.stderr, flush=True)
+        notes.append(note or train_member(cfg, launcher, amp, verbose))
+    return notes
 
 
 def table_members(

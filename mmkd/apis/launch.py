@@ -1,7 +1,8 @@
-"""From the command line to a Runner that trains: what the tools share."""
+"""From a config file to a Runner that trains: what the commands share."""
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmkd.apis.cli import CfgOptions, common_flags
+from mmkd.apis.flags import Parser, common_flags, run_flags
 from mmkd.apis.norms import check_last_batch
 from mmkd.apis.settings import check_groups, check_work_dir
 from mmkd.apis.starting_weights import check_start
@@ -19,27 +20,24 @@ from mmkd.utils.config_file import read_config
 from mmkd.utils.terminal import quieten
 
 
-def run_parser(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags of every run: mmengine's usual ones."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument('config', help='config file, or pkg::path such as mmkd::structured_kd/….py')
-    parser.add_argument(
-        '--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)'
-    )
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …'
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-    return common_flags(parser)
+def run_parser(description: str) -> Parser:
+    """Return a parser with the flags of every run, for a script of one's own."""
+    parser = Parser(description=description)
+    run_flags(parser)
+    common_flags(parser)
+    return parser
 
 
-def parse_run(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Read the command line; mmengine takes a rank that comes as a flag from the environment."""
-    # intermixed: a checkpoint that may be left out may also stand behind the flags
-    args = parser.parse_intermixed_args()
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+def parse_run(parser: Parser) -> argparse.Namespace:
+    """Read the command line by :func:`run_parser`."""
+    args = parser.read(sys.argv[1:])
+    take_rank(args.local_rank)
     return args
+
+
+def take_rank(rank: int) -> None:
+    """Tell mmengine of a rank that came as a flag; it reads the environment."""
+    os.environ.setdefault('LOCAL_RANK', str(rank))
 
 
 def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None = None) -> Config:

@@ -2,7 +2,7 @@
 
 What a config cannot say stands in ``collection.yml`` of the folder: the paper, and which row of the
 README measures which recipe. The numbers themselves stand in the README alone, typed by hand or
-written by ``tools/report.py``.
+written by ``mmkd report``.
 """
 
 import re
@@ -20,7 +20,7 @@ from mmkd.utils.checks import check_keys, nearest
 COLLECTION = 'collection.yml'
 METAFILE = 'metafile.yml'
 INDEX = 'model-index.yml'
-HEAD = '# Written by tools/metafiles.py from configs, collection.yml and README.md.\n'
+HEAD = '# Written by mmkd metafiles from configs, collection.yml and README.md.\n'
 DATA = {  # data_root, or the type of a data set that needs no files -> its name
     'data/bccd': 'BCCD',
     'data/camvid': 'CamVid',
@@ -223,7 +223,7 @@ def _cell(row: dict[str, str], column: str, source: str) -> str:
 def read_table(text: str, name: str, source: str) -> dict[str, dict[str, str]]:
     r"""Return the rows of a table by their label: the first below a marker with its name.
 
-    The marker is ``<!-- table NAME -->``, or ``<!-- report NAME -->`` of ``tools/report.py``.
+    The marker is ``<!-- table NAME -->``, or ``<!-- report NAME -->`` of ``mmkd report``.
 
     Raises:
         ValueError: The marker is not there once, or no table follows.

@@ -60,6 +60,39 @@ def has_gpu() -> bool:
     return get_device() not in ('cpu', 'mps')
 
 
+def scale_learning_rate(cfg: Config) -> None:
+    """Have mmengine scale the learning rate by the batch size.
+
+    Raises:
+        SystemExit: The config does not say what batch its learning rate is for.
+    """
+    if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        raise SystemExit(
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
+        )
+    cfg.auto_scale_lr.enable = True
+
+
+def draw_into(cfg: Config, folder: str) -> None:
+    """Have a test save pictures of the predictions.
+
+    Raises:
+        SystemExit: The config has no hook that draws.
+    """
+    if 'visualization' not in cfg.default_hooks:
+        raise SystemExit(
+            '--show-dir draws label maps, but this config has no default_hooks.visualization: its '
+            'model predicts none'
+        )
+    cfg.default_hooks.visualization.update(draw=True, interval=1)
+    cfg.visualizer = dict(
+        type=(cfg.get('visualizer') or {}).get('type', 'SegLocalVisualizer'),
+        vis_backends=[dict(type='LocalVisBackend')],
+        save_dir=folder,
+        name=f'show in {folder}',
+    )
+
+
 def _model_name(cfg: Config) -> str:
     kind = (cfg.get('model') or {}).get('type', '')
     return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
@@ -168,5 +201,5 @@ def _init_gloo(seconds: float | None) -> None:
             raise
         raise ValueError(
             f'--launcher pytorch, but nothing launched this process: {error}. Mend: torchrun '
-            '--nproc_per_node=N tools/train.py CONFIG --launcher pytorch'
+            '--nproc_per_node=N -m mmkd train CONFIG --launcher pytorch'
         ) from error

@@ -17,7 +17,7 @@ TIMES = ('seconds', 'cpu_seconds', 'peak_gpu_mib')
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what its newest test found, and what tools/train.py wrote of it."""
+    """One training: what its newest test found, and what mmkd train wrote of it."""
 
     folder: Path
     metrics: dict[str, float]
@@ -56,7 +56,7 @@ def read_row(argument: str) -> Row:
     """Read ``DIR`` or ``LABEL=DIR``: a run, or a folder of runs (``seed_0``, ``seed_1``, …).
 
     The metrics of a run are those of the newest test below it, ``…/<time>/<time>.json`` as
-    tools/test.py writes them.
+    mmkd test writes them.
 
     Raises:
         FileNotFoundError: No such folder, or a run that was not tested.
@@ -67,8 +67,7 @@ def read_row(argument: str) -> Row:
     folder = Path(path)
     if not path or not folder.is_dir():
         raise FileNotFoundError(
-            f'{path or repr(path)} is no folder. Mend: a work dir of tools/train.py, or '
-            'LABEL=WORK_DIR'
+            f'{path or repr(path)} is no folder. Mend: a work dir of mmkd train, or LABEL=WORK_DIR'
         )
     seeds = sorted((p for p in folder.iterdir() if re.fullmatch(r'seed_?\d+', p.name)), key=_number)
     row = Row(label or folder.name, [_read_run(run) for run in seeds or [folder]])
@@ -117,7 +116,7 @@ def _read_run(folder: Path) -> Run:
     _check_one_run(folder, tests)
     if not tests:
         raise FileNotFoundError(
-            f'{folder} holds no result of a test. Mend: tools/test.py CONFIG CHECKPOINT --work-dir '
+            f'{folder} holds no result of a test. Mend: mmkd test CONFIG CHECKPOINT --work-dir '
             f'{folder / "test"}'
         )
     found = _read_dict(max(tests, key=lambda path: path.stem), 'test it again')
@@ -155,7 +154,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Return what tools/train.py wrote of a run; nothing where it wrote nothing."""
+    """Return what mmkd train wrote of a run; nothing where it wrote nothing."""
     mend = 'train it again, or remove that file'
     record = _read_dict(path, mend) if path.is_file() else {}
     for key in TIMES:

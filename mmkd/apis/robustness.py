@@ -48,15 +48,19 @@ def robustness(
     loader = _subset(copy.deepcopy(runner.cfg.test_dataloader), images)
     runner.call_hook('before_run')  # before the weights: EMA builds what they are loaded into
     runner.load_or_resume()
+    total = 1 + len(corruptions) + (attack is not None)
+    runner.logger.info(f'condition 1 of {total}: clean')
     yield 'clean', _test(runner, loader)
     means = []
-    for name in corruptions:
+    for number, name in enumerate(corruptions, 2):
+        runner.logger.info(f'condition {number} of {total}: {name}')
         found = [_test(runner, _corrupted(loader, name, severity)) for severity in severities]
         means.append(mean_metrics(found))
         yield name, means[-1]
     if means:
         yield 'corrupted', mean_metrics(means)
     if attack is not None:
+        runner.logger.info(f'condition {total} of {total}: PGD')
         yield 'PGD', _test(runner, loader, dict(type='mmkd.PGDTestLoop', **attack))
     runner.call_hook('after_run')
 

@@ -1,6 +1,5 @@
-"""Runs of several seeds in one process, and the note that a finished one leaves in its folder."""
+"""The note that a finished run leaves in its folder."""
 
-import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,27 +8,6 @@ from typing import Any
 from mmkd.utils.atomic import write_atomically
 
 NOTE = 'done.json'
-
-
-def seeds_flag(parser: argparse.ArgumentParser, default: Sequence[int], about: str) -> None:
-    """Add ``--seeds``; :func:`check_seeds` looks at what was given.
-
-    Args:
-        parser: Gets the flag.
-        default: Seeds where none are given.
-        about: Its help.
-    """
-    parser.add_argument('--seeds', type=int, nargs='+', default=list(default), help=about)
-
-
-def check_seeds(parser: argparse.ArgumentParser, seeds: Sequence[int]) -> None:
-    """Refuse a seed that is given twice or is negative.
-
-    Raises:
-        SystemExit: As argparse ends.
-    """
-    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        parser.error(f'--seeds must be different whole numbers of at least 0, got {seeds}')
 
 
 def write_note(folder: str | Path, note: dict[str, Any]) -> None:

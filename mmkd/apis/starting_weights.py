@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
-from mmkd.apis.prepare import is_distiller
+from mmkd.apis.prepare import is_distiller, is_ensemble
 from mmkd.apis.settings import optim_wrappers, wrapper_key
 from mmkd.utils.checkpoints import (
     hand_over,
@@ -83,8 +83,25 @@ def check_checkpoint(cfg: Config, path: str) -> None:
         raise ValueError(
             f"{path} is the checkpoint of a Distiller, but the config is a plain model's. Mend: "
             "test it by the Distiller's config, or export the student first: "
-            'tools/export_student.py'
+            'mmkd export'
         )
+
+
+def check_given_checkpoint(cfg: Config, path: str | None) -> None:
+    """Refuse a test without a checkpoint, or with one that the config has no place for.
+
+    Raises:
+        SystemExit: There is none, or the model is an Ensemble, whose members name their own.
+        ValueError: As of :func:`check_checkpoint`.
+    """
+    if is_ensemble(cfg) != (path is None):
+        raise SystemExit(
+            'a test needs a checkpoint. Mend: mmkd test CONFIG CHECKPOINT'
+            if path is None
+            else f"an mmkd.Ensemble's members name their own checkpoints. Mend: leave out {path}"
+        )
+    if path is not None:
+        check_checkpoint(cfg, path)
 
 
 def check_tested(runner: Runner) -> None:

@@ -99,6 +99,7 @@ class Parts:
         lost: What was left out, in words.
         stopped: Whether nothing can be run.
         record: What the probe saw.
+        size: Height and width of the images that it is probed on; None: the training's.
     """
 
     members: dict[str, Member] = field(default_factory=dict)
@@ -117,6 +118,7 @@ class Parts:
     lost: set[str] = field(default_factory=set)
     stopped: bool = False
     record: Any = None
+    size: tuple[int, int] | None = None
 
     @property
     def enough(self) -> bool:
@@ -166,14 +168,17 @@ class Mistakes:
 RAISE = Mistakes()
 
 
-def assemble(settings: Settings, mistakes: Mistakes = RAISE) -> Parts:
+def assemble(
+    settings: Settings, mistakes: Mistakes = RAISE, size: tuple[int, int] | None = None
+) -> Parts:
     """Return the parts of a Distiller.
 
     Args:
         settings: Its arguments.
         mistakes: What becomes of a mistake.
+        size: Height and width of the images that it is probed on; None takes the training's.
     """
-    parts = Parts()
+    parts = Parts(size=size)
     settings = check_settings(settings, parts, mistakes)
     for step in (
         read_members,
@@ -281,9 +286,18 @@ def build_students(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
         parts.data_preprocessor = shared_preprocessor(
             settings.data_preprocessor, parts.students, scope
         )
+    if parts.size is not None and parts.data_preprocessor is not None:
+        set_size(parts.data_preprocessor, parts.size)
     parts.predict_with = next(iter(parts.students), '')
     with mistakes.of():
         parts.predict_with = _predicting(settings.predict_with, parts)
+
+
+def set_size(preprocessor: Any, size: tuple[int, int]) -> None:
+    """Have a data preprocessor pad to this size, whatever its config says."""
+    preprocessor.size = size
+    if hasattr(preprocessor, 'size_divisor'):
+        preprocessor.size_divisor = None  # mmseg takes one of the two
 
 
 def _build(member: Member, parts: Parts, mistakes: Mistakes) -> nn.Module:

@@ -57,7 +57,7 @@ def student_state_dict(state_dict: dict[str, Any], member: str = 'student') -> d
 def student_config(member: Member, run: Config) -> Config:
     """Return the plain config of a student: its model, and how the run validates and tests.
 
-    It builds and tests as it stands: ``tools/test.py <work_dir>/student/config.py
+    It builds and tests as it stands: ``mmkd test <work_dir>/student/config.py
     <work_dir>/student/iter_N.pth``.
 
     Args:

@@ -74,7 +74,7 @@ class Ensemble(BaseModel):
         if len(named) < 2:
             raise ValueError(
                 f'an Ensemble needs two members or more, got {len(named)}. Mend: train more with '
-                'tools/train_ensemble.py, or test a single network by its own config'
+                'mmkd train-ensemble, or test a single network by its own config'
             )
         parsed = [_parse(name, value) for name, value in named.items()]
         models = [member.build() for member in parsed]
@@ -109,7 +109,7 @@ class Ensemble(BaseModel):
         if mode != 'predict':
             raise RuntimeError(
                 f"mmkd.Ensemble only answers mode='predict', got mode={mode!r}. Mend: train the "
-                'members one by one with tools/train_ensemble.py; to distil them, give them as '
+                'members one by one with mmkd train-ensemble; to distil them, give them as '
                 "teachers=dict(…) of an mmkd.Distiller and read 't*.logits'"
             )
         batch, samples = Batch(inputs, data_samples), data_samples

@@ -1,7 +1,5 @@
 """What ``mmengine.hub.get_model('mmkd::…')`` asks of a package."""
 
-from mmengine.registry import init_default_scope as set_default_scope
-
 
 def register_all_modules(init_default_scope: bool = True) -> None:
     """Make every component known, which importing mmkd has done by now, and set the default scope.
@@ -13,4 +11,6 @@ def register_all_modules(init_default_scope: bool = True) -> None:
         init_default_scope: whether to set the default scope at all.
     """
     if init_default_scope:
+        from mmengine.registry import init_default_scope as set_default_scope  # not for help alone
+
         set_default_scope('mmseg')

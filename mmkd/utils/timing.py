@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from mmkd.utils.progress import track
 from mmkd.version import __version__
 
 MEMORY_SOURCE = {
@@ -43,7 +44,8 @@ def interleaved_times(
     {'a': 1.5, 'b': 3.0}
     """
     times: dict[str, list[float]] = {name: [] for name in cases}
-    for i in range(warmup + iters):
+    rounds = warmup + iters
+    for i in track(range(rounds), rounds, 'rounds'):
         for name, run in cases.items():
             _synchronise(device)
             start = clock()

@@ -2,35 +2,25 @@
 the mend.
 """
 
-import importlib.util
 import json
 import re
 import shutil
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.runs import ROOT, SGD, run_config, train
+from helpers.runs import SGD, run_config, train
 from helpers.tiny import segmentor
 from mmengine.config import Config
 
-from mmkd.apis.cli import run
+from mmkd.__main__ import tool
 
 pytestmark = pytest.mark.bad_input
 PLAIN = dict(_delete_=True, **SGD)
-
-
-def tool(name: str) -> ModuleType:
-    """Import ``tools/NAME.py``, which is no package."""
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', ROOT / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope='module')
@@ -86,7 +76,7 @@ class Attempt:
         self.monkeypatch.setattr(sys, 'argv', [f'{name}.py', *map(str, args)])
         self.capfd.readouterr()
         with pytest.raises(SystemExit) as stopped:
-            run(tool(name).main)
+            tool(name)
         said = self.capfd.readouterr()
         assert 'Traceback' not in said.err
         if isinstance(stopped.value.code, str):
@@ -363,7 +353,7 @@ def test_the_doctor_tells_sections_that_are_none(attempt: Attempt) -> None:
         sys, 'argv', ['doctor.py', str(attempt.config('default_hooks = [1]'))]
     )
     with pytest.raises(SystemExit) as stopped:
-        run(tool('doctor').main)
+        tool('doctor')
     assert stopped.value.code == 1
     assert (
         'ERROR: default_hooks must be a dictionary or None, got [1]'
@@ -458,7 +448,7 @@ def test_a_checkpoint_without_auxiliary_head_is_tested(
     )
     args = [attempt.config(plain=True), attempt.folder / 'a.pth']
     attempt.monkeypatch.setattr(sys, 'argv', ['test.py', *map(str, args)])
-    run(tool('test').main)
+    tool('test')
 
 
 @pytest.mark.parametrize('of', ['plain', 'run'])

@@ -1,4 +1,4 @@
-"""tools/benchmark.py and benchmarks/pair_wise.py: what they measure is what they say, and the
+"""mmkd benchmark and benchmarks/pair_wise.py: what they measure is what they say, and the
 arithmetic is right.
 """
 
@@ -32,7 +32,9 @@ from mmkd.apis.benchmark import (
 )
 from mmkd.apis.benchmark.pair import quiet_optimizers
 from mmkd.apis.benchmark.peers import mmrazor_case
+from mmkd.apis.benchmark.tables import print_summary
 from mmkd.losses.relations.pair_wise_affinity import pair_wise_affinity
+from mmkd.utils.tables import make_console
 from mmkd.utils.timing import interleaved_times, peak_memory
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -650,12 +652,11 @@ def test_tool_fails_where_nothing_could_be_measured(
 
 
 def test_summary_holds_every_variant(capsys: pytest.CaptureFixture) -> None:
-    tool = runpy.run_path(str(ROOT / 'tools' / 'benchmark.py'))
     seconds = dict(student=0.01, teacher=0.02, step=0.03)
     results = dict(
         first=dict(seconds=seconds, ratios=ratios(seconds, {})), second=dict(error='no memory')
     )
-    tool['print_summary'](tool['make_console'](), results)
+    print_summary(make_console(), results)
     lines = capsys.readouterr().out.splitlines()
     row = next(line for line in lines if 'distillation step, without critics' in line)
     assert '30.0' in row

@@ -26,9 +26,8 @@ def end(error: BaseException, monkeypatch: pytest.MonkeyPatch, *flags: str) -> i
     def main() -> None:
         raise error
 
-    monkeypatch.setattr(sys, 'argv', ['tool.py', *flags])
     with pytest.raises(SystemExit) as stopped:
-        cli.run(main)
+        cli.run(main, debug='--debug' in flags)
     return stopped.value.code
 
 
@@ -158,7 +157,9 @@ def test_the_message_of_a_faulty_rank_is_seen_under_torchrun(tmp_path: Path) -> 
             '--nproc_per_node=2',
             '--master_addr=127.0.0.1',
             f'--master_port={free_port()}',
-            str(ROOT / 'tools/train.py'),
+            '-m',
+            'mmkd',
+            'train',
             str(path),
             '--launcher',
             'pytorch',

@@ -1,9 +1,7 @@
-"""tools/doctor.py: its numbers, and every problem that it should find."""
+"""mmkd doctor: its numbers, and every problem that it should find."""
 
 import copy
 import re
-import runpy
-import sys
 from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +21,7 @@ from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
+from mmkd.__main__ import main
 from mmkd.apis.doctor import Report, diagnose
 from mmkd.apis.doctor.data import check_labels
 from mmkd.apis.doctor.evaluation import _Reader
@@ -33,7 +32,6 @@ from mmkd.losses import PairWiseAffinityLoss, PixelWiseKLLoss
 from mmkd.models import TextDataPreprocessor
 from mmkd.tasks import Detection, Segmentation, generated_batch
 
-ROOT = Path(__file__).resolve().parents[2]
 SEVEN = [f'class {i}' for i in range(7)]
 
 
@@ -102,16 +100,12 @@ def config(root: Path, model: dict | None = None, **overrides: Any) -> Config:
     )
 
 
-def run_tool(
-    cfg: Config, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, *flags: str
-) -> tuple[int, str]:
-    """Run tools/doctor.py on a config; return its exit status and what it printed, on one line."""
+def run_tool(cfg: Config, capsys: pytest.CaptureFixture, *flags: str) -> tuple[int, str]:
+    """Run mmkd doctor on a config; return its exit status and what it printed, on one line."""
     path = Path(cfg.work_dir) / 'config.py'
     cfg.dump(str(path))
-    monkeypatch.setattr(sys, 'argv', ['doctor.py', str(path), *flags])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / 'tools' / 'doctor.py'), run_name='__main__')
-    return stopped.value.code, ' '.join(capsys.readouterr().out.split())
+    code = main(['doctor', str(path), *flags])
+    return code, ' '.join(capsys.readouterr().out.split())
 
 
 def table(report: Report, title: str) -> dict[str, dict[str, Any]]:
@@ -316,7 +310,7 @@ def test_a_good_config_passes(
     data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     model = tiny.distiller(objectives=tiny.objectives(holistic=tiny.holistic()))
-    code, text = run_tool(config(data_root, model), monkeypatch, capsys)
+    code, text = run_tool(config(data_root, model), capsys)
     assert code == 0
     for part in (
         'members',
@@ -369,7 +363,7 @@ def test_everything_wrong_is_said_at_once(
         objektives=1,
     )
     cfg = config(data_root, model, randomness=dict(), optim_wraper=dict())
-    code, text = run_tool(cfg, monkeypatch, capsys, '--batches', '1')
+    code, text = run_tool(cfg, capsys, '--batches', '1')
     assert code == 1
     for part in (
         "'precision' is an option of teachers",
@@ -618,14 +612,41 @@ def test_missing_data_says_the_layout_and_the_rest_is_measured_on_generated_imag
 ) -> None:
     cfg = config(data_root)
     cfg.train_dataloader.dataset.data_root = 'data/nowhere'
-    code, text = run_tool(cfg, monkeypatch, capsys)
+    code, text = run_tool(cfg, capsys)
     assert code == 1
     assert 'train data is not there: data/nowhere/img_dir/train, data/nowhere/ann_dir/train' in text
     assert 'Expected: data/nowhere/ with img_dir/train/*.jpg ann_dir/train/*.png' in text
     assert 'generated images of (64, 64)' in text
-    code, text = run_tool(cfg, monkeypatch, capsys, '--fake-data')
+    code, text = run_tool(cfg, capsys, '--fake-data')
     assert code == 0
     assert 'generated images of (64, 64)' in text
+
+
+@pytest.mark.parametrize('divisor', [None, 32])
+def test_a_size_of_the_images(
+    data_root: Path, divisor: int | None, capsys: pytest.CaptureFixture
+) -> None:
+    """The data is read at its own size; taps and costs are those of the size that was asked for."""
+    cfg = config(data_root)
+    code, large = run_tool(cfg, capsys)
+    if divisor:
+        student = cfg.model.student.model
+        student.data_preprocessor.update(size=None, size_divisor=divisor)
+    assert code == 0, large
+    code, small = run_tool(cfg, capsys, '--size', '16', '32')
+    assert code == 0, small
+    assert 'looked at 4 batches of 2' in ' '.join(small.replace('│', ' ').split())
+    assert 'measured on generated images of (16, 32), not on data' in small
+    sizes = [set(re.findall(r'\d+×\d+|\(\d+, \d+, \d+, \d+\)', text)) for text in (large, small)]
+    assert sizes[0] != sizes[1]
+
+
+def test_the_size_of_a_plain_model(data_root: Path) -> None:
+    cfg = config(data_root, tiny.segmentor(4), param_scheduler=[])
+    cfg.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01))
+    report = diagnose(cfg, size=(16, 32))
+    assert has(report.notes, r'generated images of \(16, 32\)')
+    assert report.ok, report.errors
 
 
 def test_missing_test_images_are_a_warning_and_a_missing_list_an_error(data_root: Path) -> None:
@@ -1076,15 +1097,10 @@ def test_what_every_config_needs() -> None:
     ]
 
 
-def test_a_config_that_is_not_there(
-    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_config_that_is_not_there(data_root: Path, capsys: pytest.CaptureFixture) -> None:
     cfg = config(data_root)
     cfg.dump(str(data_root / 'config_a.py'))
-    monkeypatch.setattr(sys, 'argv', ['doctor.py', str(data_root / 'config_b.py')])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / 'tools' / 'doctor.py'), run_name='__main__')
-    assert stopped.value.code == 1
+    assert main(['doctor', str(data_root / 'config_b.py')]) == 1
     assert "did you mean 'config_a.py'" in ' '.join(capsys.readouterr().out.split())
 
 
@@ -1151,11 +1167,8 @@ def test_a_minimum_that_the_teacher_misses(data_root: Path) -> None:
     assert has(diagnose(cfg, evaluate=1).errors, 'below the minimum 60')
 
 
-def test_evaluate_needs_data(
-    data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.setattr(sys, 'argv', ['doctor.py', 'x.py', '--evaluate', '2', '--fake-data'])
+def test_evaluate_needs_data(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / 'tools' / 'doctor.py'), run_name='__main__')
+        main(['doctor', 'x.py', '--evaluate', '2', '--fake-data'])
     assert stopped.value.code == 2
     assert 'needs the validation data' in capsys.readouterr().err

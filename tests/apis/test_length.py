@@ -172,7 +172,7 @@ def test_a_runner_that_was_not_prepared_is_refused(tmp_path: Path) -> None:
         ValueError,
         match=(
             r'leaves out train_cfg.val_interval, default_hooks.checkpoint.interval, '
-            r'param_scheduler\[0\].end, and .*Mend: tools/train.py; or '
+            r'param_scheduler\[0\].end, and .*Mend: mmkd train; or '
             r'mmkd.launch.prepare_config\(cfg\) before Runner.from_cfg\(cfg\); or write '
             r'train_cfg.val_interval = 4'
         ),

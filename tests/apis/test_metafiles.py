@@ -49,7 +49,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.mark.slow  # it reads every recipe
 def test_those_of_the_repository_are_not_stale() -> None:
-    assert not list(stale_metafiles(ROOT)), 'Mend: python tools/metafiles.py'
+    assert not list(stale_metafiles(ROOT)), 'Mend: mmkd metafiles'
 
 
 def test_every_folder_of_recipes_has_a_collection() -> None:

@@ -1,4 +1,4 @@
-"""tools/report.py: tables by value, from folders as the tools write them."""
+"""mmkd report: tables by value, from folders as the tools write them."""
 
 import json
 import runpy
@@ -285,14 +285,14 @@ def test_sentences_in_a_file_are_wrapped_and_rows_are_not(tmp_path: Path) -> Non
 def test_refusals(work: Path) -> None:
     kd, alone = read_row(str(work / 'kd')), read_row(str(work / 'alone'))
     with pytest.raises(
-        FileNotFoundError, match='nowhere is no folder. Mend: a work dir of tools/train.py'
+        FileNotFoundError, match='nowhere is no folder. Mend: a work dir of mmkd train'
     ):
         read_row('x=nowhere')
     with pytest.raises(FileNotFoundError, match='^/nowhere is no folder'):
         read_row('lr=0.1=/nowhere')
     (work / 'untested').mkdir()
     with pytest.raises(
-        FileNotFoundError, match='untested holds no result of a test. Mend: tools/test.py CONFIG'
+        FileNotFoundError, match='untested holds no result of a test. Mend: mmkd test CONFIG'
     ):
         read_row(str(work / 'untested'))
     with pytest.raises(KeyError, match="seed_0 has no metric 'mIou'; did you mean 'mIoU'"):

@@ -1,4 +1,4 @@
-"""tools/train_ensemble.py: members as if each were trained alone, finished ones kept, interrupted
+"""mmkd train-ensemble: members as if each were trained alone, finished ones kept, interrupted
 ones finished.
 """
 
@@ -82,7 +82,9 @@ def test_members(
     # first iteration.
     times = [(work / f'seed_{seed}/iter_2.pth').stat().st_mtime_ns for seed in (0, 1)]
     call(monkeypatch, *arguments)
-    assert capsys.readouterr().out == first
+    said = capsys.readouterr()
+    assert said.out == first
+    assert f'member 2 of 2: {work}/seed_1 is finished already' in said.err
     (work / 'seed_1/done.json').unlink()
     (work / 'seed_1/iter_2.pth').unlink()
     (work / 'seed_1/last_checkpoint').write_text(str(work / 'seed_1/iter_1.pth'))
@@ -100,7 +102,7 @@ def test_members(
         json.loads(line)['iter'] for line in logs[-1].read_text().splitlines() if '"loss"' in line
     ] == [2]
 
-    # The printed lines are an ensemble's members, which tools/test.py evaluates by a config alone.
+    # The printed lines are an ensemble's members, which mmkd test evaluates by a config alone.
     teachers = eval(first[first.index('teachers=dict(') :].removeprefix('teachers='))
     assert [Path(t['checkpoint']).name for t in teachers.values()] == ['iter_2.pth'] * 2
     cfg = config(tmp_path, name='tested')
@@ -129,7 +131,7 @@ def test_members(
             monkeypatch, 'test.py', tmp_path / 'ensemble.py', '--work-dir', tmp_path / 'w', 'x.pth'
         )
     with pytest.raises(
-        SystemExit, match='test.py needs a checkpoint, tools/test.py CONFIG CHECKPOINT'
+        SystemExit, match='a test needs a checkpoint. Mend: mmkd test CONFIG CHECKPOINT'
     ):
         call(monkeypatch, 'test.py', recipe)
 

@@ -152,7 +152,7 @@ def run_config(
 
 
 def train(cfg: Config, resume: bool = False) -> Runner:
-    """Train as tools/train.py does."""
+    """Train as mmkd train does."""
     cfg.resume = resume
     runner = build_runner(prepare_config(cfg))
     runner.train()

@@ -61,7 +61,7 @@ def test_training_resumes_exactly(tmp_path: Path) -> None:
 
 
 def test_the_exported_student_predicts_the_same(tmp_path: Path) -> None:
-    """Its config and weights alone give a classifier, and with them tools/test.py's accuracy."""
+    """Its config and weights alone give a classifier, and with them mmkd test's accuracy."""
     runner = train(config(tmp_path, max_iters=2))
     path, written = export_student(tmp_path / 'run/iter_2.pth', tmp_path / 'student.pth')
     exported = Config.fromfile(written)

@@ -410,7 +410,7 @@ def test_what_a_second_stage_cannot_do(mmdet: None) -> None:
 
 
 def test_pictures_of_detections(mmdet: None, tmp_path: Path) -> None:
-    """tools/test.py --show-dir, with the config's own hook and visualizer."""
+    """mmkd test --show-dir, with the config's own hook and visualizer."""
     root = tmp_path / 'data'
     write_boxes(root)
     options = [

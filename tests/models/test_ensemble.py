@@ -197,14 +197,14 @@ def test_it_only_predicts(mode: str) -> None:
     with pytest.raises(
         RuntimeError,
         match=f"only answers mode='predict', got mode='{mode}'. Mend: train the members "
-        'one by one with tools/train_ensemble.py; to distil them',
+        'one by one with mmkd train-ensemble; to distil them',
     ):
         Ensemble([member(0), member(1)])(torch.zeros(1, 3, 32, 32), mode=mode)
 
 
 def test_one_member_is_no_ensemble() -> None:
     with pytest.raises(
-        ValueError, match='needs two members or more, got 1. Mend: train more with tools/train'
+        ValueError, match='needs two members or more, got 1. Mend: train more with mmkd train'
     ):
         Ensemble([member(0)])
 

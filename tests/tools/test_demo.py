@@ -75,7 +75,7 @@ def test_a_trained_teacher_is_loaded(demo: tuple[Path, str]) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--iters', '5'], '--iters must be at least 6 (there are six validations), got 5'),
+        (['--iters', '5'], "argument --iters: must be a whole number of at least 6, got '5'"),
         (
             ['--seeds', '1', '1'],
             r'--seeds must be different whole numbers of at least 0, got [1, 1]',

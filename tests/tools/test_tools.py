@@ -1,4 +1,4 @@
-"""tools/train.py, tools/test.py and tools/export_student.py as they are called from a shell."""
+"""mmkd train, mmkd test and mmkd export as they are called from a shell."""
 
 import json
 from pathlib import Path

@@ -41,6 +41,7 @@ def diagnose(
     evaluate: int = 0,
     device: str | None = None,
     val_batches: int | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Report:
     """Build, run and measure on one batch everything that training would; collect every problem.
 
@@ -55,6 +56,8 @@ def diagnose(
             unknown.
         device: Where; None takes a GPU where there is one.
         val_batches: Validation batches that are read; None reads all, as the first validation will.
+        size: Height and width of the generated images that the rest is measured on, whatever the
+            data; None measures on data, where it is there, of the size that training takes.
     """
     cfg, report = copy.deepcopy(cfg), Report()
     try:
@@ -69,7 +72,7 @@ def diagnose(
         own_size = 1  # check_run says what is wrong with it
     batch_size = batch_size or (own_size if device != 'cpu' else min(own_size, 2))
     check_run(cfg, report)
-    wiring = build_model(cfg, report) if 'model' in cfg else Wiring()
+    wiring = build_model(cfg, report, size) if 'model' in cfg else Wiring()
     check_classes(cfg, wiring.students, dict(getattr(wiring.model, 'teachers', {})), report)
     data = None
     if not fake_data:
@@ -96,8 +99,8 @@ def diagnose(
             f'{count(wiring.model.parameters())} parameters, and nothing is distilled'
         )
     _check_norms(wiring, own_size, device, report)
-    if data is None:
-        data = _generated(cfg, wiring, batch_size, report)
+    if data is None or size:
+        data = _generated(cfg, wiring, batch_size, size, report)
     _train(cfg, wiring, data, own_size / batch_size, device, report)
     return report
 
@@ -134,10 +137,12 @@ def _check_norms(wiring: Wiring, batch_size: int, device: str, report: Report) -
         )
 
 
-def _generated(cfg: Config, wiring: Wiring, batch_size: int, report: Report) -> dict:
+def _generated(
+    cfg: Config, wiring: Wiring, batch_size: int, size: tuple[int, int] | None, report: Report
+) -> dict:
     source = wiring.model.data_preprocessor
     task = task_of(next(iter(wiring.students.values())), source)
-    size = getattr(source, 'size', None) or cfg.get('crop_size') or task.size
+    size = size or getattr(source, 'size', None) or cfg.get('crop_size') or task.size
     report.note(
         f'values, gradients and memory are measured on generated images of {tuple(size)}, not on '
         'data'

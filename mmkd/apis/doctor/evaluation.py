@@ -14,6 +14,7 @@ from mmkd.evaluation.reported_metrics import check_best_metrics, reported_metric
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import task_of
 from mmkd.utils.explain import explain
+from mmkd.utils.progress import track
 
 SHOWN = 3  # of what is wrong with many samples
 
@@ -43,7 +44,8 @@ def check_evaluation(
         return
     reader = _Reader(built, wiring)
     wanted = total if batches is None else min(total, batches * size)
-    for start in range(0, wanted, size):
+    starts = range(0, wanted, size)
+    for start in track(starts, len(starts), f'{split} data'):
         reader.read(range(start, min(start + size, total)))
     if wanted < total and split == 'val':
         report.note(

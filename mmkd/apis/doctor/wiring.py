@@ -13,7 +13,7 @@ from torch import nn
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.prepare import is_distiller
 from mmkd.distiller import Distiller
-from mmkd.distiller.assembly import Lose, Mistakes, Settings, assemble
+from mmkd.distiller.assembly import Lose, Mistakes, Settings, assemble, set_size
 
 
 @dataclass
@@ -50,22 +50,30 @@ class Collected(Mistakes):
                 lose()
 
 
-def build_model(cfg: Config, report: Report) -> Wiring:
-    """Build the model of a config; every mistake goes to the report."""
+def build_model(cfg: Config, report: Report, size: tuple[int, int] | None = None) -> Wiring:
+    """Build the model of a config; every mistake goes to the report.
+
+    Args:
+        cfg: The config.
+        report: Where mistakes go.
+        size: Height and width that the data preprocessor pads to; None leaves its own.
+    """
     config = copy.deepcopy(cfg.model)  # mmseg writes into what it builds from
     if is_distiller(cfg):
-        return _build_distiller(Settings.of(config), report)
+        return _build_distiller(Settings.of(config), report, size)
     try:
         model = MODELS.build(config)
     except Exception as error:
         report.error(error)
         return Wiring()
+    if size is not None and getattr(model, 'data_preprocessor', None) is not None:
+        set_size(model.data_preprocessor, size)
     return Wiring(model, {'student': model}, whole=True)
 
 
-def _build_distiller(settings: Settings, report: Report) -> Wiring:
+def _build_distiller(settings: Settings, report: Report, size: tuple[int, int] | None) -> Wiring:
     mistakes = Collected(report)
-    parts = assemble(settings, mistakes)
+    parts = assemble(settings, mistakes, size)
     wiring = Wiring(students=parts.students)
     if parts.enough:
         with mistakes.of():

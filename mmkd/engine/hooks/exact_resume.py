@@ -76,7 +76,7 @@ class ExactResumeHook(Hook):
             runner.train_loop.dataloader_iterator = None
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Seed a validation inside a training; ``tools/test.py`` is left alone."""
+        """Seed a validation inside a training; ``mmkd test`` is left alone."""
         if hasattr(self, 'seed'):
             seed_everything(self.seed, VALIDATION, get_rank(), runner.iter)
 

@@ -106,7 +106,7 @@ class LengthCheckHook(Hook):
         if found:
             raise ValueError(
                 f'the config leaves out {", ".join(each.where for each in found)}, and mmengine '
-                'would take defaults that do not fit the length of the run. Mend: tools/train.py; '
+                'would take defaults that do not fit the length of the run. Mend: mmkd train; '
                 'or mmkd.launch.prepare_config(cfg) before Runner.from_cfg(cfg); or write '
                 f'{found[0].where} = {found[0].value} and so on'
             )

@@ -1,4 +1,4 @@
-"""What a training cost and where it ran, written beside its checkpoints for tools/report.py."""
+"""What a training cost and where it ran, written beside its checkpoints for mmkd report."""
 
 import json
 import os

@@ -60,7 +60,7 @@ class SafeCheckpointHook(CheckpointHook):
     nothing outside of it is read or deleted.
 
     A folder belongs to one run at a time (``run.lock``), and a fresh start where a run lies is
-    refused unless the config says ``overwrite=True`` (``tools/train.py --overwrite``), which
+    refused unless the config says ``overwrite=True`` (``mmkd train --overwrite``), which
     deletes that run's checkpoints.
 
     Every argument is mmengine's (``interval``, ``by_epoch``, ``max_keep_ckpts``, ``save_best``,

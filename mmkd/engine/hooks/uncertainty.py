@@ -30,7 +30,7 @@ class UncertaintyHook(Hook):
     r"""Add maps of uncertainty to what a segmentor predicts, and draw them.
 
     ``total_uncertainty``, ``data_uncertainty`` and ``knowledge_uncertainty`` are each PixelData (1,
-    H, W) in nats. Where drawing is on (SegVisualizationHook(draw=True), which ``tools/test.py
+    H, W) in nats. Where drawing is on (SegVisualizationHook(draw=True), which ``mmkd test
     --show-dir`` sets) the visualizer saves pictures named ``test_<image>_<kind>_<number>.png``: of
     every image in tests, of the first image of every ``interval``-th batch in validations. Colours
     run from 0 (dark) to ln K (bright) for all kinds, K being the number of classes, so that

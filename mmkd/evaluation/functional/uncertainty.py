@@ -211,7 +211,7 @@ class EnsembleUncertainty:
         if self.count < 2:
             raise ValueError(
                 f'an ensemble has two members or more, got {self.count}: one alone disagrees with '
-                'nobody. Mend: train more with tools/train_ensemble.py'
+                'nobody. Mend: train more with mmkd train-ensemble'
             )
         mean = self.mean
         total, data = entropy(mean), self._entropy / self.count

@@ -201,7 +201,7 @@ class AssignmentKLLoss(Loss):
     r"""QUEST with its vocabulary and predictor; see :func:`assignment_kl`.
 
     The vocabulary is fitted before training by :class:`mmkd.engine.hooks.VocabularyHook`, or
-    beforehand by ``tools/fit_vocabulary.py``; it is in the state dict and never trained.
+    beforehand by ``mmkd fit-vocabulary``; it is in the state dict and never trained.
     ``diagnostics`` say whether tau suits the layer: ``confidence`` (mean max p_T; near 1: tau too
     small, near 1/K: too large), ``perplexity`` (words that the teacher used for this batch) and
     ``word_accuracy`` (how often the student's likeliest word is the teacher's).
@@ -219,7 +219,7 @@ class AssignmentKLLoss(Loss):
         chunk: Positions that are looked at together; None takes 512 on a CPU and 8192 elsewhere.
         loss_weight: Factor inside the returned value.
         loss_name: Key in the logs.
-        vocabulary: File written by ``tools/fit_vocabulary.py``.
+        vocabulary: File written by ``mmkd fit-vocabulary``.
 
     Raises:
         ValueError: an option out of range, a file of other words, shapes that do not fit.
@@ -316,7 +316,7 @@ class AssignmentKLLoss(Loss):
             raise NotFittedError(
                 'the vocabulary is not fitted: its words are NaN. Mend: '
                 "custom_hooks=[dict(type='mmkd.VocabularyHook')] fits it before training, "
-                'tools/fit_vocabulary.py writes a file for vocabulary=…, or copy words into '
+                'mmkd fit-vocabulary writes a file for vocabulary=…, or copy words into '
                 'loss.vocabulary.words'
             )
         value, confidence, used, accuracy = _divergence(

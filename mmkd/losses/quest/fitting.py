@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -16,6 +15,7 @@ from mmkd.losses.quest.source import Source, digest_of
 from mmkd.structures.batch import Batch
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count
+from mmkd.utils.progress import track
 from mmkd.version import __version__
 
 MAX_VECTORS = 200_000
@@ -132,7 +132,7 @@ def _collect(
     number = len(loader.dataset)  # type: ignore[arg-type]
     vectors: dict[str, list[Tensor]] = {name: [] for name in sources}
     done = 0
-    for data in track(loader, 'vocabulary', len(loader), transient=True):
+    for data in track(loader, len(loader), 'vocabulary'):
         batch = batch_of(data)
         # Uncompiled: a compiled teacher takes one size of images.
         seen = {name: run.watch(batch, compiled=False) for name, run in teachers.items()}

@@ -22,9 +22,7 @@ _CHUNK = 4096  # vectors that statistics look at together
 # Vectors of one step of k-means: on blobs 0.1 % above full k-means in inertia; 1024 are 5 % above.
 _BATCH = 16384
 _CALIBRATION = 2048  # vectors that tau='auto' looks at
-_ANEW = (
-    'Mend: copy the file again from where it was fitted, or fit one anew: tools/fit_vocabulary.py'
-)
+_ANEW = 'Mend: copy the file again from where it was fitted, or fit one anew: mmkd fit-vocabulary'
 
 
 class Words(NamedTuple):
@@ -244,14 +242,14 @@ class Vocabulary(nn.Module):
             raise ValueError(
                 f'this vocabulary was fitted to {" and ".join(ORIGIN[d] for d in differs)}, so its '
                 f'words mean nothing here. Mend: give back the {", ".join(differs)} that it was '
-                'fitted with, or fit one anew: tools/fit_vocabulary.py, or VocabularyHook without '
+                'fitted with, or fit one anew: mmkd fit-vocabulary, or VocabularyHook without '
                 'vocabulary=, load_from or resume'
             )
 
     def load(self, path: str | Path) -> None:
         """Read words, fingerprint and, under ``tau='auto'``, tau from a file.
 
-        ``tools/fit_vocabulary.py`` writes such files.
+        ``mmkd fit-vocabulary`` writes such files.
 
         Raises:
             ValueError: The file holds other words, or none; or its words, tau or fingerprint cannot
@@ -298,7 +296,7 @@ def _check_file(path: str | Path, state: dict[str, Any], words: Tensor) -> None:
     if set(state) != {'words', 'tau', 'fingerprint'}:
         raise ValueError(
             f'vocabulary={str(path)!r} is no vocabulary: it holds {sorted(state)[:5]}. Mend: '
-            'write one by tools/fit_vocabulary.py'
+            'write one by mmkd fit-vocabulary'
         )
     check_fitted(**state, where=f'vocabulary={str(path)!r}')
     if state['words'].shape != words.shape:
@@ -307,7 +305,7 @@ def _check_file(path: str | Path, state: dict[str, Any], words: Tensor) -> None:
             f'{state["words"].shape[1]} channels, but the loss has '
             f'num_words={words.shape[0]} and a teacher of {words.shape[1]} channels. '
             f'Mend: num_words={state["words"].shape[0]}, or fit one for this teacher: '
-            'tools/fit_vocabulary.py'
+            'mmkd fit-vocabulary'
         )
 
 

@@ -41,7 +41,7 @@ class Keep(Hook):
 
 
 def config(folder: Path, hook: dict, draw: bool = True, model: dict | None = None) -> Config:
-    """Return a run of three classes on six images, drawn as tools/test.py --show-dir says."""
+    """Return a run of three classes on six images, drawn as mmkd test --show-dir says."""
     cfg = run_config(
         folder, model=model or segmentor(4, num_classes=3, size=32, auxiliary=False), name='run'
     )
@@ -58,7 +58,7 @@ def config(folder: Path, hook: dict, draw: bool = True, model: dict | None = Non
 
 
 def run(cfg: Config) -> list[SegDataSample]:
-    """Test as tools/test.py does."""
+    """Test as mmkd test does."""
     keep, runner = Keep(), build_runner(prepare_config(cfg))
     runner.register_hook(keep)
     runner.test()

@@ -1,4 +1,4 @@
-"""The test loop of PGD; robustness() and tools/robustness.py."""
+"""The test loop of PGD; robustness() and mmkd robustness."""
 
 import json
 from pathlib import Path
@@ -207,6 +207,8 @@ def test_tool_prints_and_writes(
     found = json.loads((tmp_path / 'found.json').read_text())
     assert list(found) == ['clean', 'contrast', 'corrupted', 'PGD']
     assert found['contrast'] == found['corrupted']
-    printed = capfd.readouterr().out
+    said = capfd.readouterr()
+    printed = said.out
+    assert 'condition 2 of 3: contrast' in printed + said.err
     assert f'{found["PGD"]["mIoU"]:.2f}' in printed
     assert 'severities [3, 5]' in printed

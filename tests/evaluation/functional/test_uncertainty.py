@@ -259,7 +259,7 @@ def test_running_sums_do_not_keep_members() -> None:
         ),
         (
             lambda: ensemble_uncertainty(torch.ones(1, 3, 2) / 2),
-            'two members or more, got 1.* tools/train_ensemble.py',
+            'two members or more, got 1.* mmkd train-ensemble',
         ),
         (
             lambda: concentration(torch.zeros(1, 2), -1.0),

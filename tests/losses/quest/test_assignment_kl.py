@@ -395,7 +395,7 @@ def test_words_count_as_fitted_however_they_come() -> None:
     with pytest.raises(
         NotFittedError,
         match='vocabulary is not fitted: its words are NaN. Mend: .*VocabularyHook.*'
-        r'tools/fit_vocabulary.py .*loss\.vocabulary\.words',
+        r'mmkd fit-vocabulary .*loss\.vocabulary\.words',
     ):
         loss(*maps)
     with pytest.raises(

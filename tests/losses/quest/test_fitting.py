@@ -1,4 +1,4 @@
-"""tools/fit_vocabulary.py: a vocabulary in a file, shared by runs."""
+"""mmkd fit-vocabulary: a vocabulary in a file, shared by runs."""
 
 from pathlib import Path
 

@@ -227,7 +227,7 @@ def test_a_checkpoint_of_another_teacher_tap_or_pooling_is_refused(tmp_path: Pat
         with pytest.raises(
             ValueError,
             match=f"objective 'deep': this vocabulary was fitted to {message}.*"
-            'Mend: give back the .* or fit one anew: tools/fit_vocabulary.py',
+            'Mend: give back the .* or fit one anew: mmkd fit-vocabulary',
         ):
             train(changed)
     train(early('early', load_from=checkpoint, name='same'))

@@ -192,7 +192,7 @@ DAMAGED = [
         dict(tau=torch.ones(2)),
         r'tau must be a floating-point number \(\), got torch.float32 \(2,\)',
     ),
-    (dict(words=INFINITE), r'2 of its 5 words hold NaN or Inf\. Mend: .*tools/fit_vocabulary.py'),
+    (dict(words=INFINITE), r'2 of its 5 words hold NaN or Inf\. Mend: .*mmkd fit-vocabulary'),
     (
         dict(words=torch.ones(5, 4, dtype=torch.int32)),
         r'words must be floating-point \(K, C\), got torch.int32 \(5, 4',

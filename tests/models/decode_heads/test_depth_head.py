@@ -284,7 +284,7 @@ def test_a_depth_estimator_predicts_metres_at_the_size_of_the_ground_truth() -> 
 
 
 def test_a_depth_map_is_drawn_in_colours(tmp_path: Path) -> None:
-    """As tools/test.py --show-dir draws it; the left half is near and the right half far."""
+    """As mmkd test --show-dir draws it; the left half is near and the right half far."""
     visualizer = VISUALIZERS.build(
         dict(
             type='SegLocalVisualizer',

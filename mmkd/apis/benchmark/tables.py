@@ -1,0 +1,88 @@
+"""What the benchmark prints: times, memory and ratios of each variant, then all side by side."""
+
+from typing import Any
+
+from rich.console import Console
+
+from mmkd.utils.tables import print_table
+
+CASES = dict(
+    student='student step alone (of peers: one after the other)',
+    teacher='teacher forward alone',
+    noise='noise on what students see, alone',
+    noisy_teacher='teacher forward with its noise',
+    objectives='objectives alone, forward and backward, without critics',
+    critics='critics alone, forward and backward, for the student and for themselves',
+    step='distillation step, without critics',
+    step_with_critic='distillation step, critics too',
+    peer_student="peers' student step: fp32",
+    peer_teacher="peers' teacher forward: fp32, mode='loss'",
+    mmrazor="mmrazor's step",
+)
+RATIOS = dict(
+    overhead='step / (student + teacher)',
+    overhead_with_critic='step with critics / (student + teacher)',
+    memory='memory of the step / (student + teacher)',
+    memory_with_critic='memory of the step with critics / (student + teacher)',
+    objectives='objectives alone / step',
+    objectives_with_critic='(objectives + critics) alone / step with critics',
+    critics='critics alone / step with critics',
+    noise='noise / step',
+    peers="step / (peers' student + peers' teacher); the aim on an H100 is 0.5",
+    mmrazor="step / mmrazor's step",
+)
+
+
+def print_result(console: Console, name: str, result: dict[str, Any]) -> None:
+    """Print times, memory and ratios of one variant."""
+    if 'error' in result:
+        console.print(f'{name}: {result["error"]}', style='red', markup=False)
+        return
+    height, width = result['size']
+    targets = result['targets']
+    print_table(
+        console,
+        f'{name}: {result["batch_size"]} × {height}×{width}',
+        ('what', 'ms', 'peak MiB on top'),
+        [
+            (CASES[case], f'{1e3 * seconds:.1f}', f'{result["bytes"][case] / 2**20:.0f}')
+            for case, seconds in result['seconds'].items()
+        ],
+    )
+    print_table(
+        console,
+        f'{name}: ratios',
+        ('ratio', 'value', 'target', ''),
+        [
+            (
+                RATIOS[key],
+                f'{value:.3f}',
+                f'≤ {targets[key]:.2f}' if key in targets else '',
+                '' if key not in targets else 'met' if value <= targets[key] else 'missed',
+            )
+            for key, value in result['ratios'].items()
+        ],
+    )
+    console.print(result['mmrazor'], markup=False)
+
+
+def print_summary(console: Console, results: dict[str, dict[str, Any]]) -> None:
+    """Print one column a variant: milliseconds, then ratios."""
+    rows = []
+    for key, label in CASES.items():
+        rows.append(
+            [
+                f'{label}, ms',
+                *(_cell(result.get('seconds', {}), key, 1e3, 1) for result in results.values()),
+            ]
+        )
+    for key, label in RATIOS.items():
+        rows.append(
+            [label, *(_cell(result.get('ratios', {}), key, 1, 3) for result in results.values())]
+        )
+    filled = [row for row in rows if set(row[1:]) != {'–'}]
+    print_table(console, 'all variants', ['', *results], filled)
+
+
+def _cell(values: dict[str, float], key: str, factor: float, digits: int) -> str:
+    return f'{factor * values[key]:.{digits}f}' if key in values else '–'
