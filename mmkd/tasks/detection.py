@@ -36,7 +36,9 @@ class Detection(Task):
             if head is not None and type(model).__name__ == 'RPN':
                 return cls()  # it takes every box for one of class 0
             if head is not None:  # a cascade has one a stage
-                return cls(first_number(head[-1] if isinstance(head, nn.ModuleList) else head))
+                return cls(
+                    first_number(head[-1] if isinstance(head, nn.ModuleList | list) else head)
+                )
         return None
 
     @classmethod

@@ -13,7 +13,7 @@ from torch import nn
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.prepare import is_distiller
 from mmkd.distiller import Distiller
-from mmkd.distiller.assembly import Lose, Mistakes, Settings, assemble
+from mmkd.distiller.assembly import Lose, Mistakes, assemble, read_settings
 
 
 @dataclass
@@ -54,7 +54,7 @@ def build_model(cfg: Config, report: Report) -> Wiring:
     """Build the model of a config; every mistake goes to the report."""
     config = copy.deepcopy(cfg.model)  # mmseg writes into what it builds from
     if is_distiller(cfg):
-        return _build_distiller(Settings.of(config), report)
+        return _build_distiller(config, report)
     try:
         model = MODELS.build(config)
     except Exception as error:
@@ -63,8 +63,9 @@ def build_model(cfg: Config, report: Report) -> Wiring:
     return Wiring(model, {'student': model}, whole=True)
 
 
-def _build_distiller(settings: Settings, report: Report) -> Wiring:
+def _build_distiller(config: dict, report: Report) -> Wiring:
     mistakes = Collected(report)
+    settings = read_settings(config, mistakes)
     parts = assemble(settings, mistakes)
     wiring = Wiring(students=parts.students)
     if parts.enough:

@@ -1,0 +1,87 @@
+"""Plain logit distillation."""
+
+from mmkd.methods.pair import Pair
+from mmkd.methods.plan import Plan, needs, of_task
+from mmkd.registry import METHODS
+
+NAMES = dict(classification='kd', text='soft')  # of the objective; 'pixel' of label maps
+
+
+@METHODS.register_module(name='kd')
+@needs(
+    tasks=('segmentation', 'classification', 'text', 'depth', 'detection'),
+    paper='Hinton et al., 2015, arXiv 1503.02531',
+)
+def kd(
+    pair: Pair,
+    tau: float | None = None,
+    weight: float | None = None,
+    task_weight: float | None = None,
+    scores: str | None = None,
+) -> Plan:
+    """The student learns the teacher's class probabilities: KL(teacher‖student) of the logits.
+
+    Defaults: of an image's class 0.9 of it at T = 4 beside 0.1 of the labels, Hinton's α = 0.9 with
+    the T² that is inside the loss; of label maps weight 10 at T = 1, as in Structured KD (whose
+    code sums over the batch's positions and divides by one image's: 10 of ours is 10 of theirs at
+    one image a device); of sentences and of the bins of depth weight 1 at T = 1; of detectors a
+    binary KL on the class scores of every level, weight 10 over the number of levels.
+
+    The paper's own code is not public. It softens by T and multiplies by T² as here.
+
+    Args:
+        pair: The pair.
+        tau: Temperature.
+        weight: Of the objective; of detectors of all levels together.
+        task_weight: Of the student's own losses.
+        scores: Of detectors: the module of the class scores, which runs once a level.
+    """
+    if pair.kind == 'detection':
+        return scores_of_levels(pair, tau, weight, task_weight, scores)
+    name = NAMES.get(pair.kind, 'pixel')
+    objective = logits(
+        pair,
+        of_task(pair, tau, classification=4.0),
+        of_task(pair, weight, segmentation=10.0, classification=0.9),
+    )
+    return Plan(
+        objectives={name: objective},
+        taps=dict(logits='auto'),
+        task_weight=of_task(pair, task_weight, classification=0.1),
+    )
+
+
+def logits(pair: Pair, tau: float | None, weight: float | None) -> dict:
+    """Return the objective on class logits; None leaves an option out, which is 1."""
+    loss = dict(type='PixelWiseKLLoss') if tau is None else dict(type='PixelWiseKLLoss', tau=tau)
+    return dict(loss=loss, **pair.on('logits'), **({} if weight is None else dict(weight=weight)))
+
+
+def scores_of_levels(
+    pair: Pair,
+    tau: float | None = None,
+    weight: float | None = None,
+    task_weight: float | None = None,
+    scores: str | None = None,
+) -> Plan:
+    """Return the objectives on the class scores of every level of two detectors."""
+    levels = range(pair.levels())
+    weight = 10.0 if weight is None else weight
+    loss = dict(type='BinaryKLLoss') if tau is None else dict(type='BinaryKLLoss', tau=tau)
+    paths = {name: scores or pair.scores(name) for name in (pair.student, pair.teacher)}
+    taps = {name: _calls(path, levels) for name, path in paths.items()}
+    alike = len(set(paths.values())) == 1
+    return Plan(
+        objectives={
+            f'pixel{k}': dict(loss=dict(loss), **pair.on(f'score{k}'), weight=weight / len(levels))
+            for k in levels
+        },
+        taps=taps[pair.student] if alike else {},
+        member_taps={} if alike else taps,
+        task_weight=task_weight,
+    )
+
+
+def _calls(path: str, levels: range) -> dict[str, str]:
+    """Return a tap for each call of a module."""
+    return {f'score{k}': f'{path}#{k}' for k in levels}
