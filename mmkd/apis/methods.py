@@ -1,12 +1,19 @@
 """``method=`` of a config, written out before a run."""
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.logging import print_log
+from rich.console import Console
 
 from mmkd.apis.settings import optim_wrappers
-from mmkd.methods.expand import Additions, expand, expansion_text
+from mmkd.methods.expand import Additions, expand, expansion_text, find_method, options_of
+from mmkd.methods.facts import all_facts, facts_of
+from mmkd.methods.plan import PEERS, needs_of
+from mmkd.utils.config_file import read_config
+from mmkd.utils.tables import print_table
 
 CONSTRUCTOR = 'mmkd.PhaseOptimWrapperConstructor'
 
@@ -116,3 +123,73 @@ def _validate_peers(cfg: Config, additions: Additions) -> list[str]:
         ]
         said.append(f'the best checkpoints are those by {", ".join(hook.save_best)}')
     return said
+
+
+# ---------------------------------------------------------------------- told on the terminal
+
+
+def list_methods(console: Console) -> None:
+    """Print a table of every method."""
+    rows = [
+        (
+            one.name,
+            one.paper,
+            ', '.join(one.reads),
+            ', '.join(one.tasks),
+            one.members,
+            'yes' if one.labels else 'no',
+            ', '.join(one.weights) or 'none',
+        )
+        for one in all_facts()
+    ]
+    columns = ('method', 'paper', 'reads', 'tasks', 'teachers', 'labels', 'weights of its own')
+    print_table(console, 'methods', columns, rows)
+    console.print('mmkd methods NAME STUDENT.py TEACHER.py prints what one makes of a pair')
+
+
+def tell_method(
+    console: Console, name: str, student: str | None = None, others: Sequence[str] = ()
+) -> None:
+    """Print what a method is, its options, and what it makes of a pair.
+
+    Args:
+        console: Where.
+        name: Of the method.
+        student: The student's config; None: no pair.
+        others: Configs of the teachers, or of the other peers.
+
+    Raises:
+        KeyError: There is no such method.
+        ValueError: A pair that it is not made for.
+    """
+    function = find_method(name)
+    facts = facts_of(name)
+    lines = [
+        f'{name}: {inspect.getdoc(function)}',
+        '',
+        f'Paper: {facts.paper}',
+        f'Tasks: {", ".join(facts.tasks)}; teachers: {facts.members}',
+        f'Reads: {", ".join(facts.reads)}; labels: {"yes" if facts.labels else "no"}',
+        f'Weights of its own: {", ".join(facts.weights) or "none"}',
+        f'Options: {", ".join(f"{key}={value!r}" for key, value in options_of(function).items())}',
+    ]
+    if student is not None:
+        run = read_config(student)
+        model, additions = expand(_pair_of(function, name, student, others), run)
+        lines += ['', expansion_text(name, model, additions)]
+    console.print('\n'.join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _pair_of(function: Any, name: str, student: str, others: Sequence[str]) -> dict[str, Any]:
+    members: dict[str, Any] = dict(student=dict(cfg=student))
+    if needs_of(function).teachers == PEERS:
+        members = dict(students=_numbered('peer', [student, *others]))
+    elif len(others) == 1:
+        members['teacher'] = dict(cfg=others[0])
+    elif others:
+        members['teachers'] = _numbered('t', others)
+    return dict(type='mmkd.Distiller', **members, method=name)
+
+
+def _numbered(prefix: str, configs: Sequence[str]) -> dict[str, dict]:
+    return {f'{prefix}{n}': dict(cfg=config) for n, config in enumerate(configs)}

@@ -140,9 +140,7 @@ def test_noises_of_several_methods_add_up() -> None:
 
 
 def test_an_objective_beside_phases_joins_that_of_the_students_own_losses() -> None:
-    extra = dict(
-        loss=dict(type='FeatureL1Loss'), reads=dict(student='a.feat', teacher='b.feat')
-    )
+    extra = dict(loss=dict(type='FeatureL1Loss'), reads=dict(student='a.feat', teacher='b.feat'))
     made, _ = expand({**peers('afd'), 'objectives': dict(extra=extra)})
     assert made['phases'][0]['objectives'] == ['logit0', 'logit1', 'extra']
     assert [phase['name'] for phase in made['phases']] == ['logit', 'feature', 'critic']
@@ -165,24 +163,18 @@ def test_optimizers_and_hooks_of_the_config_win() -> None:
     own = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.5))
     optimizers = dict(constructor='mmkd.PhaseOptimWrapperConstructor', student=ADAMW, critic=own)
     hook = dict(type='mmkd.VocabularyHook', seed=3)
-    cfg = Config(
-        dict(model=pair(['skd', 'quest']), optim_wrapper=optimizers, custom_hooks=[hook])
-    )
+    cfg = Config(dict(model=pair(['skd', 'quest']), optim_wrapper=optimizers, custom_hooks=[hook]))
     expand_config(cfg)
     assert cfg.optim_wrapper.critic == own
     assert cfg.custom_hooks == [hook]
 
 
 def test_the_length_of_a_run_decides_a_schedule_and_gradients_are_clipped() -> None:
-    teachers = {
-        f't{k}': dict(model=classifier(2), allow_untrained=True) for k in range(2)
-    }
+    teachers = {f't{k}': dict(model=classifier(2), allow_untrained=True) for k in range(2)}
     model = dict(
         type='mmkd.Distiller', student=dict(model=classifier(2)), teachers=teachers, method='end2'
     )
-    cfg = Config(
-        dict(model=model, optim_wrapper=dict(ADAMW), train_cfg=dict(max_iters=90))
-    )
+    cfg = Config(dict(model=model, optim_wrapper=dict(ADAMW), train_cfg=dict(max_iters=90)))
     expand_config(cfg)
     anneal = cfg.custom_hooks[0].schedules[0]
     assert (anneal.start, anneal.begin, anneal.length) == (10.0, 30, 30)
