@@ -4,14 +4,16 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from rich.console import Console
 
 from mmkd.apis.cli import CfgOptions
-from mmkd.apis.doctor import diagnose
+from mmkd.apis.doctor import Report, diagnose
 from mmkd.apis.launch import build_runner, load_config, train
 from mmkd.apis.prepare import is_distiller, prepare_config
 from mmkd.apis.runs import NOTE, read_note, write_note
@@ -104,7 +106,7 @@ def distill(
     path = write_config(pairing, overwrite)
     console.print(f'config: {path}', markup=False, soft_wrap=True)
     cfg = load_config(str(path), read_options(options))
-    report = diagnose(cfg, batches=LOOKED_AT, val_batches=LOOKED_AT)
+    report = _check(cfg, verbose)
     report.print(console)
     if not report.ok:
         console.print(f'Mend {path}, then: mmkd train {path}', markup=False, soft_wrap=True)
@@ -274,6 +276,14 @@ def _plain(value: Any) -> Any:
 # ---------------------------------------------------------------------- the run
 
 
+def _check(cfg: Config, verbose: bool) -> Report:
+    """Check a config as the doctor does, without what libraries say meanwhile."""
+    MMLogger.get_instance('mmkd_check', log_level='INFO' if verbose else 'ERROR')
+    report = diagnose(cfg, batches=LOOKED_AT, val_batches=LOOKED_AT)
+    MMLogger.get_instance('mmkd_distill', log_level='INFO')  # what is said from here on is read
+    return report
+
+
 def _train(
     cfg: Config, amp: bool, overwrite: bool, verbose: bool, console: Console
 ) -> dict[str, Any]:
@@ -309,12 +319,9 @@ def _export(cfg: Config, folder: Path) -> list[Path]:
 def _tell(
     path: Path, cfg: Config, metrics: dict[str, Any], students: list[Path], console: Console
 ) -> None:
-    numbers = {key: one for key, one in metrics.items() if isinstance(one, int | float)}
-    lines = (
-        [f'test: {", ".join(f"{key} {one:.4g}" for key, one in numbers.items())}']
-        if numbers
-        else []
-    )
+    numbers = {key: float(one) for key, one in metrics.items() if isinstance(one, Real)}
+    told = ', '.join(f'{key} {one:.4g}' for key, one in numbers.items())
+    lines = [f'test: {told}'] * bool(told)
     lines += [f'student: {one} (config.py beside it)' for one in students]
     lines += [f'run: {cfg.work_dir}', f'go on editing: {path}, then mmkd train {path}']
     console.print('\n'.join(lines), markup=False, highlight=False, soft_wrap=True)

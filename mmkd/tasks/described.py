@@ -58,9 +58,26 @@ class Described:
             with suppress(Exception), ROOT_MODELS.switch_scope_and_registry(self._scope) as models:
                 found = models.get(kind)
             kind = MODELS.module_dict.get(kind) if found is None else found
-        if kind is None:
+        return None if kind is None else default_of(kind, name)
+
+
+def default_of(kind: Any, name: str) -> Any:
+    """Return the default of an argument that a class, or one that it hands on to, has; else None.
+
+    >>> class Base:
+    ...     def __init__(self, depth=18): ...
+    >>> class Deep(Base):
+    ...     def __init__(self, width, **kwargs): ...
+    >>> default_of(Deep, 'depth'), default_of(Deep, 'width')
+    (18, None)
+    """
+    for each in getattr(kind, '__mro__', ()):
+        if '__init__' not in vars(each):
+            continue
+        parameters = inspect.signature(each.__init__).parameters
+        if name in parameters:
+            default = parameters[name].default
+            return None if default is inspect.Parameter.empty else default
+        if all(one.kind != one.VAR_KEYWORD for one in parameters.values()):
             return None
-        parameter = inspect.signature(kind).parameters.get(name)
-        if parameter is None or parameter.default is inspect.Parameter.empty:
-            return None
-        return parameter.default
+    return None
