@@ -59,8 +59,8 @@ class Pairing:
     def folder(self) -> Path:
         """Where everything is written.
 
-        >>> Pairing('mmseg::pspnet/small.py', 'big.py', methods=('kd', 'quest')).folder.as_posix()
-        'work_dirs/small_kd+quest'
+        >>> Pairing('mmseg::pspnet/small.py', 'big.py', methods=('kd', 'skd-pa')).folder.as_posix()
+        'work_dirs/small_kd+skd-pa'
         """
         student = Path(self.student.split('::')[-1]).stem
         name = self.name or f'{student}_{"+".join(self.methods)}'

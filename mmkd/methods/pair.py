@@ -39,6 +39,7 @@ class Pair:
         iterations: Length of the run; None where it is not known.
         method: Name of the method that is asked, for messages.
 
+    >>> from mmkd.tasks import Classification
     >>> pair = Pair(Classification(10))
     >>> pair.kind, pair.on('logits'), pair.on('feat', labels='batch.labels')
     ('classification', {'on': 'logits'}, {'on': 'feat', 'reads': {'labels': 'batch.labels'}})
