@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
 from typing import Any
 
+from mmkd.utils.libraries import MENDS
+
 # fork → upstream distributions that write into the same import folder
 SAME_FOLDER = {
     'onedl-mmengine': ('mmengine', 'mmengine-lite'),
@@ -83,14 +85,6 @@ def import_data_sets() -> None:
     for line in printed.getvalue().splitlines():
         if line != 'Could not import OneDL':
             print(line)
-
-
-MENDS = {
-    'mmdet': "pip install 'mmkd[det]', and mmcv with its compiled operations: pip install "
-    '--no-build-isolation --no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an '
-    'hour)',
-    'mmpretrain': 'pip install onedl-mmpretrain, and a torchvision for this torch',
-}
 
 
 def require_library(scope: str, kind: object, what: str) -> None:

@@ -20,6 +20,7 @@ from mmkd.distiller.members.renormalise import shared_preprocessor
 from mmkd.distiller.members.run import Run
 from mmkd.distiller.members.student import Student
 from mmkd.distiller.members.teacher import Teacher
+from mmkd.distiller.members.tracing import trace_member
 from mmkd.distiller.objectives.class_logits import label_set
 from mmkd.distiller.objectives.objective import (
     OBJECTIVE_KEYS,
@@ -30,6 +31,7 @@ from mmkd.distiller.objectives.objective import (
 )
 from mmkd.distiller.phases.phase import Phase, read_phases
 from mmkd.distiller.probe import probe_batch, probing, try_objective
+from mmkd.distiller.taps.points import is_point
 from mmkd.distiller.taps.taps import Taps
 from mmkd.methods.expand import expand, tell_expansion
 from mmkd.noise.base import Noises, build_noises, refuse_label_noise
@@ -390,11 +392,40 @@ def _used_taps(
     """Return the taps of a member that objectives read; those that it lacks cost the objectives."""
     member = parts.members[name]
     paths = {**(settings.taps or {}), **member.taps}
+    read = [tap for reads in parts.reads.values() for tap in _taps_of(name, reads)]
+    if any(is_point(paths[tap]) for tap in read):
+        paths |= _choose_points(parts, member, model, {tap: paths[tap] for tap in read}, mistakes)
     for objective, reads in list(parts.reads.items()):  # each is looked at, not only the first
-        for tap in _taps_of(name, reads):
+        for tap in _taps_of(name, reads) if objective in parts.objectives else ():
             with mistakes.of(partial(parts.lose_objective, objective)):
                 Taps(model, {tap: paths[tap]}, member.where)
     return {tap: paths[tap] for tap in read_taps(name, parts.objectives)}
+
+
+def _choose_points(
+    parts: Parts, member: Member, model: nn.Module, paths: dict[str, str], mistakes: Mistakes
+) -> dict[str, str]:
+    """Return the taps of a member that name points, as the paths that they stand for."""
+    if parts.data_preprocessor is None:
+        return {}
+    with probing():
+        batch = probe_batch(parts.students, parts.data_preprocessor)
+        traced = trace_member(member, model, batch)
+    chosen = {}
+    for tap, path in paths.items():
+        if not is_point(path):
+            continue
+        with mistakes.of(partial(_lose_tap, parts, member.name, tap)):
+            chosen[tap] = traced.choose(tap, path, member.where)
+    told = ', '.join(f'{tap} = {path}' for tap, path in chosen.items())
+    parts.fitted.append(f'{member.where}: {told}')
+    return chosen
+
+
+def _lose_tap(parts: Parts, member: str, tap: str) -> None:
+    for objective, reads in list(parts.reads.items()):
+        if tap in _taps_of(member, reads):
+            parts.lose_objective(objective)
 
 
 def read_taps(member: str, objectives: Mapping[str, Objective]) -> list[str]:
@@ -445,7 +476,7 @@ def probe_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
     if source is None or not parts.enough:
         return
     with mistakes.of(parts.stop), probing():
-        parts.record = Record(probe_batch(parts.runs, source))
+        parts.record = Record(probe_batch(parts.students, source))
     for name, run in parts.runs.items() if not parts.stopped else ():
         with mistakes.of(partial(_drop_noises, run)), probing():
             run.check_noises(parts.record.batch)

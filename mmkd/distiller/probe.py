@@ -9,7 +9,6 @@ from torch import nn
 
 from mmkd.distiller.draws import own_draws
 from mmkd.distiller.members.blame import during
-from mmkd.distiller.members.run import Run, students_of
 from mmkd.distiller.members.stand_in import copy_module
 from mmkd.distiller.objectives.objective import Objective
 from mmkd.structures.batch import Batch
@@ -24,17 +23,19 @@ def probing() -> Iterator[None]:
         yield
 
 
-def probe_batch(runs: Mapping[str, Run], source: nn.Module) -> Batch:
+def probe_batch(
+    students: Mapping[str, nn.Module], source: nn.Module, size: tuple[int, int] | None = None
+) -> Batch:
     """Return one generated image, with labels that every student can take, where there are such.
 
     Args:
-        runs: The members.
+        students: Name -> student.
         source: The data preprocessor that makes the batches.
+        size: Height and width; None takes the data preprocessor's, else the task's.
     """
-    students = students_of(runs)
-    device = next(students[0].model.parameters()).device
-    tasks = [task_of(run.model, source) for run in students]
-    size = tasks[0].size_for(source)
+    device = next(next(iter(students.values())).parameters()).device
+    tasks = [task_of(model, source) for model in students.values()]
+    size = size or tasks[0].size_for(source)
     inputs = tasks[0].preprocessed(size, torch.Generator().manual_seed(0)).to(device)
     samples = None
     if len({task.kind for task in tasks}) == 1 and tasks[0].known:

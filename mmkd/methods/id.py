@@ -94,16 +94,17 @@ def _under(pair: Pair, own: list[int], given: Sequence[int] | None) -> list[int]
 
 
 def _attention_taps(layers: list[int], queries: bool) -> dict[str, str]:
-    points = {m: f'auto:attention[{layer}]' for m, layer in enumerate(layers)}
-    if not queries:
-        return {f'attention{m}': point for m, point in points.items()}
-    keys = {f'k{m}': f'{point}:key' for m, point in points.items()}
-    return {f'q{m}': f'{point}:query' for m, point in points.items()} | keys
+    points = dict(q='query', k='key') if queries else dict(attention='attention')
+    taps: dict[str, str] = {}
+    for tap, point in points.items():
+        taps |= {f'{tap}{m}': f'auto:{point}[{layer}]' for m, layer in enumerate(layers)}
+    return taps
 
 
 def _state_taps(pair: Pair, layers: list[int]) -> dict[str, str]:
-    state = 'map' if pair.kind == 'segmentation' else 'hidden'
-    return {f'{state}{m}': f'auto:stages[{m}]' for m in range(len(layers))}
+    if pair.kind == 'segmentation':
+        return {f'map{m}': f'auto:stages[{m}]' for m in range(len(layers))}
+    return {f'hidden{m}': f'auto:hidden[{layer}]' for m, layer in enumerate(layers)}
 
 
 def _attention(pair: Pair, m: int, rows: int | None, weight: float, queries: bool) -> dict:

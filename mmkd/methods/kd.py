@@ -17,7 +17,6 @@ def kd(
     tau: float | None = None,
     weight: float | None = None,
     task_weight: float | None = None,
-    scores: str | None = None,
 ) -> Plan:
     """The student learns the teacher's class probabilities: KL(teacher‖student) of the logits.
 
@@ -34,10 +33,9 @@ def kd(
         tau: Temperature.
         weight: Of the objective; of detectors of all levels together.
         task_weight: Of the student's own losses.
-        scores: Of detectors: the module of the class scores, which runs once a level.
     """
     if pair.kind == 'detection':
-        return scores_of_levels(pair, tau, weight, task_weight, scores)
+        return scores_of_levels(pair, tau, weight, task_weight)
     name = NAMES.get(pair.kind, 'pixel')
     objective = logits(
         pair,
@@ -62,26 +60,16 @@ def scores_of_levels(
     tau: float | None = None,
     weight: float | None = None,
     task_weight: float | None = None,
-    scores: str | None = None,
 ) -> Plan:
     """Return the objectives on the class scores of every level of two detectors."""
     levels = range(pair.levels())
     weight = 10.0 if weight is None else weight
     loss = dict(type='BinaryKLLoss') if tau is None else dict(type='BinaryKLLoss', tau=tau)
-    paths = {name: scores or pair.scores(name) for name in (pair.student, pair.teacher)}
-    taps = {name: _calls(path, levels) for name, path in paths.items()}
-    alike = len(set(paths.values())) == 1
     return Plan(
         objectives={
             f'pixel{k}': dict(loss=dict(loss), **pair.on(f'score{k}'), weight=weight / len(levels))
             for k in levels
         },
-        taps=taps[pair.student] if alike else {},
-        member_taps={} if alike else taps,
+        taps={f'score{k}': f'auto:logits[{k}]' for k in levels},
         task_weight=task_weight,
     )
-
-
-def _calls(path: str, levels: range) -> dict[str, str]:
-    """Return a tap for each call of a module."""
-    return {f'score{k}': f'{path}#{k}' for k in levels}

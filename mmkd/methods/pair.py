@@ -15,16 +15,6 @@ from mmkd.tasks import Described, Task, Text, Unknown, task_of, task_of_config
 from mmkd.utils.config_file import read_config
 
 SCOPES = ('mmseg', 'mmdet', 'mmpretrain')  # of configs; mmkd's own names carry a prefix
-# the layer of class scores of mmdet's dense heads; each runs once a level
-SCORES = dict(
-    FCOSHead='conv_cls',
-    RetinaHead='retina_cls',
-    ATSSHead='atss_cls',
-    PAAHead='atss_cls',
-    GFLHead='gfl_cls',
-    FoveaHead='conv_cls',
-    FSAFHead='retina_cls',
-)
 
 
 @dataclass(frozen=True)
@@ -163,22 +153,6 @@ class Pair:
                 'necks of as many levels'
             )
         return found[self.student] or 0
-
-    def scores(self, member: str) -> str:
-        """Return the path of a detector's layer of class scores.
-
-        Raises:
-            ValueError: The head is not known.
-        """
-        head = getattr(self.models.get(member), 'bbox_head', None)
-        kind = head.type_name if isinstance(head, Described) else type(head).__name__
-        if kind not in SCORES:
-            self.fail(
-                f'where the class scores of {member!r} lie is known of {", ".join(SCORES)}, got '
-                f"{kind}. Mend: taps=dict(score0='<module path>#0', …), one a level, and "
-                f"dict(type={self.method!r}, scores='<module path>')"
-            )
-        return f'bbox_head.{SCORES[kind]}'
 
 
 def read_pair(model: Mapping[str, Any], run: Mapping[str, Any] | None = None) -> Pair:

@@ -20,7 +20,6 @@ def skd(
     holistic: float | None = None,
     patch: int | None = None,
     critic: dict | None = None,
-    scores: str | None = None,
 ) -> Plan:
     """All of Structured KD: pixel-wise, pair-wise and holistic (+PI +PA +HO); a critic judges maps.
 
@@ -41,36 +40,33 @@ def skd(
         holistic: Weight of the holistic term: 0.1, of depth 0.01.
         patch: Side of the patches that are averaged to a node: 2, of detectors 1.
         critic: Options of the HolisticCritic, such as dict(size=(24, 32)).
-        scores: Of detectors: the module of the class scores.
     """
     pixel = of_task(pair, pixel, segmentation=10.0, detection=10.0)
-    plan = _terms(pair, pixel, pair_wise, patch, scores)
+    plan = _terms(pair, pixel, pair_wise, patch)
     holistic = of_task(pair, holistic, segmentation=0.1, detection=0.1, depth=0.01)
     tap = dict(segmentation='logits', depth='depth', detection='score0')[pair.kind]
     shown = Plan(taps=dict(logits='auto'))
     if pair.kind == 'depth':
-        shown = Plan(taps=dict(depth='decode_head.depth'))  # metres, of mmkd.DepthHead
+        shown = Plan(taps=dict(depth='auto'))  # metres
     elif pair.kind == 'detection':
-        shown = scores_of_levels(pair, scores=scores)
+        shown = scores_of_levels(pair)
     return Plan(
         objectives={**plan.objectives, 'holistic': _holistic(pair, tap, holistic, critic)},
         taps={**plan.taps, **shown.taps},
-        member_taps={**plan.member_taps, **shown.member_taps},
         optimizers=dict(critic=adam(4e-4, betas=(0.9, 0.99))),
     )
 
 
 @METHODS.register_module(name='skd-pi')
 @needs(tasks=TASKS, paper=PAPER)
-def skd_pi(pair: Pair, pixel: float | None = None, scores: str | None = None) -> Plan:
+def skd_pi(pair: Pair, pixel: float | None = None) -> Plan:
     """Structured KD's pixel-wise term alone (+PI), what ``kd`` is for label maps.
 
     Args:
         pair: The pair.
         pixel: Weight: the paper's 10, of depth 1.
-        scores: Of detectors: the module of the class scores.
     """
-    return _terms(pair, _pixel(pair, pixel), 0.0, None, scores)
+    return _terms(pair, _pixel(pair, pixel), 0.0, None)
 
 
 @METHODS.register_module(name='skd-pi-pa')
@@ -80,7 +76,6 @@ def skd_pi_pa(
     pixel: float | None = None,
     pair_wise: float = 10.0,
     patch: int | None = None,
-    scores: str | None = None,
 ) -> Plan:
     """Structured KD without its critic (+PI +PA): most of the gain for little of the time.
 
@@ -89,9 +84,8 @@ def skd_pi_pa(
         pixel: Weight of the pixel-wise term: the paper's 10, of depth 1.
         pair_wise: Weight of the pair-wise term: the paper's 10.
         patch: Side of the patches that are averaged to a node: 2, of detectors 1.
-        scores: Of detectors: the module of the class scores.
     """
-    return _terms(pair, _pixel(pair, pixel), pair_wise, patch, scores)
+    return _terms(pair, _pixel(pair, pixel), pair_wise, patch)
 
 
 @METHODS.register_module(name='skd-pa')
@@ -104,19 +98,17 @@ def skd_pa(pair: Pair, pair_wise: float = 10.0, patch: int | None = None) -> Pla
         pair_wise: Weight: the paper's 10.
         patch: Side of the patches that are averaged to a node: 2, of detectors 1.
     """
-    return _terms(pair, None, pair_wise, patch, None)
+    return _terms(pair, None, pair_wise, patch)
 
 
 def _pixel(pair: Pair, weight: float | None) -> float:
     return of_task(pair, weight, segmentation=10.0, detection=10.0, depth=1.0)
 
 
-def _terms(
-    pair: Pair, pixel: float | None, pair_wise: float, patch: int | None, scores: str | None
-) -> Plan:
+def _terms(pair: Pair, pixel: float | None, pair_wise: float, patch: int | None) -> Plan:
     """Return the terms without a critic; one of weight 0 or None is left out."""
     if pair.kind == 'detection':
-        return _terms_of_levels(pair, pixel, pair_wise, patch, scores)
+        return _terms_of_levels(pair, pixel, pair_wise, patch)
     objectives: dict[str, dict] = {}
     taps: dict[str, str] = {}
     if pixel:
@@ -133,10 +125,8 @@ def _terms(
     return Plan(objectives, taps)
 
 
-def _terms_of_levels(
-    pair: Pair, pixel: float | None, pair_wise: float, patch: int | None, scores: str | None
-) -> Plan:
-    plan = scores_of_levels(pair, None, pixel, None, scores) if pixel else Plan()
+def _terms_of_levels(pair: Pair, pixel: float | None, pair_wise: float, patch: int | None) -> Plan:
+    plan = scores_of_levels(pair, weight=pixel) if pixel else Plan()
     levels = range(pair.levels()) if pair_wise else range(0)
     loss: dict[str, Any] = dict(type='PairWiseAffinityLoss')
     if patch is not None:
@@ -145,8 +135,8 @@ def _terms_of_levels(
         f'pair{k}': dict(loss=dict(loss), **pair.on(f'feat{k}'), weight=pair_wise / len(levels))
         for k in levels
     }
-    necks = {f'feat{k}': f'neck:output[{k}]' for k in levels}
-    return Plan({**plan.objectives, **pairs}, {**necks, **plan.taps}, plan.member_taps)
+    necks = {f'feat{k}': f'auto:neck[{k}]' for k in levels}
+    return Plan({**plan.objectives, **pairs}, {**necks, **plan.taps})
 
 
 def _holistic(pair: Pair, tap: str, weight: float, critic: dict | None) -> dict:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mmkd.registry import TASKS
 from mmkd.structures.batch import IGNORED_IMAGE, Batch
+from mmkd.structures.trace import Trace
 from mmkd.tasks.described import Described
 
 Own = TypeVar('Own', bound='Task')
@@ -92,6 +93,28 @@ class Task:
     def known(self) -> bool:
         """Whether enough is known of the model to make labels that it can learn from."""
         return True
+
+    # ------------------------------------------------------------------ its outputs
+
+    def predict(self, model: Any, inputs: Tensor) -> Any:
+        """Run a model once as it predicts, before any resize to the original size."""
+        return model(inputs, mode='tensor')
+
+    def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield what a model said of classes in a traced prediction, finest level first.
+
+        These are the tensors themselves, as some module returned them.
+        """
+        if isinstance(prediction.returned, Tensor):
+            yield prediction.returned
+
+    def measures(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield what a model measured in a traced prediction, in its unit: metres, say."""
+        return iter(())
+
+    def head_path(self, model: Any) -> str | None:
+        """Return which module's forward answers with a class map, None where there is no such."""
+        return None
 
     def channels(self, model: nn.Module) -> int | None:
         """Return how many channels the class logits of a model have."""
@@ -226,6 +249,28 @@ def last_head(model: Any) -> Any:
     """Return a segmentor's head, the last one of a cascade, or None."""
     head = getattr(model, 'decode_head', None)
     return head[-1] if isinstance(head, nn.ModuleList | list) else head
+
+
+def head_paths(model: Any) -> list[str]:
+    """Return the paths of a segmentor's heads, those of a cascade in their order."""
+    head = getattr(model, 'decode_head', None)
+    if head is None:
+        return []
+    cascade = isinstance(head, nn.ModuleList)
+    return [f'decode_head.{i}' for i in range(len(head))] if cascade else ['decode_head']
+
+
+def encode_decode(model: Any, inputs: Tensor) -> Any:
+    """Return a segmentor's class map as it predicts it, at the size of its inputs."""
+    size = tuple(inputs.shape[2:])
+    known = dict(
+        ori_shape=size,
+        img_shape=size,
+        pad_shape=size,
+        batch_input_shape=size,
+        padding_size=[0, 0, 0, 0],
+    )
+    return model.encode_decode(inputs, [dict(known) for _ in inputs])  # heads write into them
 
 
 def first_number(*owners: Any) -> int | None:

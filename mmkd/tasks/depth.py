@@ -1,5 +1,6 @@
 """Depth estimation: metres for each pixel."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from mmkd.registry import TASKS
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import Tapped, Task, last_head, task_of
+from mmkd.structures.trace import Trace
+from mmkd.tasks.base import Tapped, Task, encode_decode, head_paths, last_head, task_of
 from mmkd.tasks.generated import blocks, blocks_of, map_sample
 from mmkd.tasks.labels import stacked
 
@@ -55,6 +57,25 @@ class Depth(Task):
                 'is another depth for each. Mend: the same min_depth and max_depth, or tap metres '
                 '(decode_head.depth)'
             )
+
+    def predict(self, model: Any, inputs: Tensor) -> Any:
+        """Run ``encode_decode``, where the model has it."""
+        whole = hasattr(model, 'encode_decode')
+        return encode_decode(model, inputs) if whole else super().predict(model, inputs)
+
+    def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield what its ``conv_seg`` made: bins of depth, or the map before its unit."""
+        for call in prediction.of(f'{head_paths(model)[-1]}.conv_seg'):
+            yield call.output
+
+    def measures(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield the map in the model's own unit, metres as a rule."""
+        for call in prediction.of(head_paths(model)[-1]):
+            yield call.output
+
+    def head_path(self, model: Any) -> str | None:
+        """Return the path of the head."""
+        return head_paths(model)[-1]
 
     def valid(self, batch: Batch) -> Tensor:
         """Return where depth is known, (N, H, W)."""

@@ -1,7 +1,7 @@
 """Detection: boxes with classes."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmkd.registry import TASKS
 from mmkd.structures.batch import Batch
+from mmkd.structures.trace import Trace
 from mmkd.tasks.base import Tapped, Task, first_number, last_head
 
 
@@ -40,6 +41,14 @@ class Detection(Task):
                     first_number(head[-1] if isinstance(head, nn.ModuleList | list) else head)
                 )
         return None
+
+    def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield the scores of every level of a dense head; a second stage and queries have none."""
+        for call in prediction.of('bbox_head'):
+            scores = call.output[0] if isinstance(call.output, list | tuple) else ()
+            if isinstance(scores, list | tuple):
+                yield from (made for made in scores if isinstance(made, Tensor) and made.dim() == 4)
+            return
 
     @classmethod
     def check_places(cls, objective: str, tapped: Tapped, by_channel: bool) -> None:

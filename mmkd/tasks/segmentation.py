@@ -1,7 +1,7 @@
 """Semantic segmentation: a class for each pixel."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from mmkd.registry import TASKS
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import NO_LABELS, Task, first_number, last_head
+from mmkd.structures.trace import Trace, tensors
+from mmkd.tasks.base import NO_LABELS, Task, encode_decode, first_number, head_paths, last_head
 from mmkd.tasks.generated import label_map
 from mmkd.tasks.labels import check_ids, count_ids, stacked, tell_chance, tell_ids, tell_ignored
+from mmkd.tasks.queries import queries_of
 
 MAP = 'gt_sem_seg'  # where mmseg's data samples hold it
 
@@ -43,6 +45,31 @@ class Segmentation(Task):
         """Return the channels of the head: 1 where two classes are one sigmoid."""
         own = getattr(last_head(model), 'out_channels', None)
         return own if isinstance(own, int) else self.num_classes
+
+    def predict(self, model: Any, inputs: Tensor) -> Any:
+        """Run ``encode_decode``, where the model has it."""
+        whole = hasattr(model, 'encode_decode')
+        return encode_decode(model, inputs) if whole else super().predict(model, inputs)
+
+    def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield the map that the last head answered with; not one of queries, which no module made.
+
+        A head that refines single points answers with none: then it is the head before it.
+        """
+        channels = self.channels(model)
+        for path in reversed(head_paths(model)):
+            answers = [call.output for call in prediction.of(path)]
+            if any(queries_of(answer) is not None for answer in answers):
+                return
+            maps = [made for answer in reversed(answers) for _, made in tensors(answer)]
+            for made in maps:
+                if made.dim() == 4 and made.shape[1] == channels:
+                    yield made
+                    return
+
+    def head_path(self, model: Any) -> str | None:
+        """Return the path of the last head."""
+        return head_paths(model)[-1]
 
     @classmethod
     def tell_poor(cls, metrics: Mapping[str, float], classes: int) -> str | None:

@@ -10,6 +10,7 @@ from mmengine.utils import get_installed_path, is_installed
 
 from mmkd.utils.checks import nearest_file
 from mmkd.utils.explain import explain
+from mmkd.utils.libraries import MENDS, missing_library
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
@@ -72,6 +73,9 @@ def _place(error: Exception, path: str) -> str:
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
         return 'its _base_ files name each other in a circle. Mend: take one of them out'
+    library = missing_library(error)
+    if library:
+        return f'it uses {library}, which does not import here. Mend: {MENDS[library]}'
     if isinstance(error, FileNotFoundError):
         missing = Path(str(error.filename or ''))
         return (

@@ -649,7 +649,7 @@ class Hint(nn.Module):
 
 def probe_again(model: Distiller) -> list[str]:
     with probing():
-        record = Record(probe_batch(model.runs, model.data_preprocessor))
+        record = Record(probe_batch(model.students, model.data_preprocessor))
         for name, run in model.runs.items():
             run.check_noises(record.batch)
             record.add(name, run.probe(record.batch))

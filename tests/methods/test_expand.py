@@ -87,7 +87,7 @@ def test_expanding_leaves_the_config_and_built_models_as_they_are() -> None:
     config['method'] = method
     made, _ = expand(config)
     assert made['student']['model'] is made['teacher']['model'] is model
-    assert made['teacher']['taps']['q0'] == 'auto:attention[1]:query'
+    assert made['teacher']['taps']['q0'] == 'auto:query[1]'
     assert config == dict(student=model, teacher=dict(model=model), method=method)
 
 
@@ -98,7 +98,7 @@ def test_taps_of_members_stand_below_shared_ones_and_their_own() -> None:
         teacher=dict(model=segmentor(8), allow_untrained=True, taps=dict(k0='theirs')),
     )
     made, _ = expand(config)
-    assert made['student']['taps'] == dict(k0='auto:attention[0]:key')
+    assert made['student']['taps'] == dict(k0='auto:key[0]')
     assert made['teacher']['taps'] == dict(k0='theirs')
     assert made['taps'] == dict(logits='auto', q0='mine')
 
@@ -269,9 +269,7 @@ def test_a_method_of_ones_own_is_one_function() -> None:
 
 
 def test_options_are_those_of_the_signature() -> None:
-    assert options_of(find_method('kd')) == dict(
-        tau=None, weight=None, task_weight=None, scores=None
-    )
+    assert options_of(find_method('kd')) == dict(tau=None, weight=None, task_weight=None)
     assert {'length', 'layers', 'rows'} <= set(options_of(find_method('sid')))
 
 

@@ -66,7 +66,7 @@ def blaming(where: str, model: nn.Module, mode: str, inputs: Tensor) -> Iterator
             f'{where} ({_kind(model)}), mode={mode!r}, inputs {tuple(inputs.shape)}{_WHEN.get()}: '
             f'{error}{mend}'
         )
-        raise _retold(error, text) from error
+        raise retold(error, text) from error
 
 
 def _kind(model: Any) -> str:
@@ -80,7 +80,8 @@ def _kind(model: Any) -> str:
     return type(model).__name__
 
 
-def _retold(error: Exception, text: str) -> Exception:
+def retold(error: Exception, text: str) -> Exception:
+    """Return an error of the same type that says another text; RuntimeError where none can."""
     try:
         told = type(error)(text)
     except Exception:  # a constructor of any signature

@@ -11,11 +11,13 @@ from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from mmkd.compat import require_library
+from mmkd.distiller.members.blame import retold
 from mmkd.distiller.members.reading import as_dict, read_member_config, scope_of
 from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_prefix
 from mmkd.utils.checks import check_choice, check_dict, check_keys
+from mmkd.utils.explain import explain
 
-COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'cfg_options', 'scope')
+COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'points', 'cfg_options', 'scope')
 STUDENT_KEYS = ('allow_untrained', 'channels_last')
 TEACHER_KEYS = ('precision', 'fuse_bn', 'compile', 'input_size')
 SWITCHES = ('allow_untrained', 'channels_last', 'fuse_bn')
@@ -34,6 +36,7 @@ class Member:
         scope: The registry scope that its types belong to.
         checkpoint: Path or URL of its weights.
         taps: Its own taps.
+        points: Point -> tap, where tracing would find another or none.
         options: The remaining options (precision, channels_last, …).
     """
 
@@ -44,6 +47,7 @@ class Member:
     scope: str = 'mmseg'
     checkpoint: str | None = None
     taps: dict[str, str] = field(default_factory=dict)
+    points: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> 'Member':
@@ -87,6 +91,7 @@ class Member:
             scope=scope_of(value, cfg, model),
             checkpoint=value.get('checkpoint'),
             taps=dict(value.get('taps') or {}),
+            points=dict(value.get('points') or {}),
             options=options,
         )
         _check_options(options, member.where)
@@ -117,7 +122,10 @@ class Member:
         if isinstance(self.model, nn.Module):
             return self.model
         require_library(self.scope, self.model.get('type'), self.where)
-        return ROOT_MODELS.build({**copy.deepcopy(self.model), '_scope_': self.scope})
+        try:
+            return ROOT_MODELS.build({**copy.deepcopy(self.model), '_scope_': self.scope})
+        except Exception as error:
+            raise retold(error, f'{self.where}: {explain(error)}') from error
 
     def load(self, model: nn.Module) -> None:
         """Load the checkpoint strictly, if there is one."""
@@ -154,6 +162,7 @@ def _check_values(value: dict, where: str) -> None:
             f'model dict), got {sorted(value)}'
         )
     check_dict(f'taps of {where}', value.get('taps'), "taps=dict(logits='decode_head.conv_seg')")
+    check_dict(f'points of {where}', value.get('points'), "points=dict(logits='head.classifier')")
     check_dict(f'cfg_options of {where}', value.get('cfg_options'), "{'model.backbone.depth': 18}")
     path = value.get('checkpoint')
     if path is not None and (not isinstance(path, str | Path) or not str(path).strip()):

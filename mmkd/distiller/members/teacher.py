@@ -1,6 +1,5 @@
 """Teachers: frozen models that live outside the module tree."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +11,7 @@ from mmengine.model import revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmkd.distiller.members.blame import blaming
+from mmkd.distiller.members.frozen import frozen_mode, run_frozen
 from mmkd.distiller.members.fuse_bn import fuse_bn
 from mmkd.distiller.members.member import PRECISIONS, Member
 from mmkd.distiller.members.renormalise import Renormalise
@@ -51,7 +51,7 @@ class Teacher(Run):
             refuse_spoilt(model, member.where)
         _refuse_two_stages(model, member.options, member.where)
         super().__init__(member, model, Taps(model, taps, member.where))
-        self.mode = 'encode_decode' if _only_predicts(model) else 'tensor'
+        self.mode = frozen_mode(model)
         self.size = member.options.get('input_size')
         if member.options.get('fuse_bn'):
             size = self.size or task_of(model).size_for(source)
@@ -127,25 +127,8 @@ class Teacher(Run):
         return self.taps.read(seen)
 
     def forward(self, x: Tensor, samples: list | None) -> Any:
-        """Run the model once on images as it expects them; the taps are what is wanted of it.
-
-        mmseg's ``mode='tensor'`` calls ``decode_head.forward`` with features, and of a cascade with
-        the map before it. A head that takes more (queries that need image sizes, a text), or points
-        in place of maps, can only predict.
-        """
-        if self.mode == 'tensor':
-            return self.model(x, samples, mode='tensor')
-        # not the samples' own: a teacher of another input size sees other images
-        size = tuple(x.shape[2:])
-        known = dict(
-            ori_shape=size,
-            img_shape=size,
-            pad_shape=size,
-            batch_input_shape=size,
-            padding_size=[0, 0, 0, 0],
-        )
-        samples = [dict(known) for _ in x]  # heads write into them
-        return self.model.encode_decode(x, samples)  # type: ignore[operator]
+        """Run the model once on images as it expects them; the taps are what is wanted of it."""
+        return run_frozen(self.model, self.mode, x, samples)
 
     def to(self, device: torch.device) -> None:
         """Move it to a device; its dtype is its own ``precision``."""
@@ -181,29 +164,6 @@ class Teacher(Run):
         for reading in self._seen.values():
             reading.values = []
         return record
-
-
-def _only_predicts(model: nn.Module) -> bool:
-    head = getattr(model, 'decode_head', None)
-    return head is not None and not _takes_features(head)
-
-
-def _takes_features(head: Any) -> bool:
-    """Return whether a head, or each of a cascade, can be called as mmseg's ``mode='tensor'`` does.
-
-    >>> _takes_features(nn.Identity()), _takes_features(nn.Bilinear(1, 1, 1))
-    (True, False)
-    """
-    for given, one in enumerate(head if isinstance(head, nn.ModuleList) else [head]):
-        parameters = inspect.signature(one.forward).parameters.values()
-        required = [
-            p
-            for p in parameters
-            if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-        ]
-        if len(required) > min(given, 1) + 1 or hasattr(one, 'get_points_test'):
-            return False
-    return True
 
 
 def _refuse_two_stages(model: nn.Module, options: Mapping[str, Any], where: str) -> None:

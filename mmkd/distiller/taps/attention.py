@@ -101,6 +101,11 @@ def reader_of(module: nn.Module, where: str) -> Reader:
     )
 
 
+def is_attention(module: nn.Module) -> bool:
+    """Return whether the queries and keys of a module can be read."""
+    return any(reader.reads(module) for reader in READERS)
+
+
 def hook_probabilities(module: nn.Module, where: str) -> list[Any]:
     """Let attention return its probabilities (N, heads, Q, K) as ``[1]``; return the handles.
 

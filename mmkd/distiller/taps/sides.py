@@ -1,4 +1,4 @@
-"""Sides of a module at which a tap reads: output, input, queries and keys of attention."""
+"""Sides of a module at which a tap reads: output, input, attention's heads, a head's class map."""
 
 import inspect
 from typing import Any
@@ -7,6 +7,7 @@ from torch import nn
 
 from mmkd.distiller.taps.attention import Take, hook_probabilities, reader_of
 from mmkd.distiller.taps.tap_path import TapPath
+from mmkd.tasks.queries import class_map
 
 
 class Side:
@@ -65,4 +66,39 @@ class Heads(Side):
         return [reader_of(module, where).hook(module, self.side, take, where)]
 
 
-SIDES = dict(output=Output(), input=Input(), query=Heads('query'), key=Heads('key'))
+class Scores(Side):
+    """The class map that the forward of a head answers with, of queries assembled."""
+
+    def hook(self, module: nn.Module, path: TapPath, take: Take, where: str) -> list[Any]:
+        """Wrap the forward on the instance: mmseg calls that of a head past its hooks."""
+        forward, own = module.forward, module.__dict__.get('forward')
+
+        def answering(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            take(class_map(output, where))
+            return output
+
+        module.forward = answering
+        return [_Unwrap(module, own)]
+
+
+class _Unwrap:
+    """The handle of a wrapped forward."""
+
+    def __init__(self, module: nn.Module, own: Any) -> None:
+        self.module, self.own = module, own
+
+    def remove(self) -> None:
+        """Give the module its forward back."""
+        del self.module.forward
+        if self.own is not None:
+            self.module.forward = self.own
+
+
+SIDES = dict(
+    output=Output(),
+    input=Input(),
+    query=Heads('query'),
+    key=Heads('key'),
+    scores=Scores(),
+)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 _GRAMMAR = re.compile(
-    r'(?P<path>\w[\w.]*)(?:#(?P<call>\d+|\*))?(?::(?P<side>input|output|query|key))?'
+    r'(?P<path>\w[\w.]*)(?:#(?P<call>\d+|\*))?(?::(?P<side>input|output|query|key|scores))?'
     r'(?P<index>(?:\[-?\w+\])*)'
 )
 _EXAMPLES = (
@@ -18,12 +18,13 @@ _EXAMPLES = (
 
 @dataclass(frozen=True)
 class TapPath:
-    """A parsed tap: ``module[#call][:input|:output|:query|:key][index]…``.
+    """A parsed tap: ``module[#call][:input|:output|:query|:key|:scores][index]…``.
 
     ``:query`` and ``:key`` of an ``nn.MultiheadAttention``, or of the self-attention of a BERT-like
     model of Hugging Face, are what its heads compare, (N, heads, tokens, d): from them attention is
     found where a fused kernel hides it, or where all of it would not fit. Padding is not in them:
-    losses take it as ``key_mask``.
+    losses take it as ``key_mask``. ``:scores`` of a head is the class map that its forward answers
+    with, of queries assembled, see :func:`mmkd.tasks.queries.class_map`.
 
     >>> TapPath.parse('backbone[3]')
     TapPath(text='backbone[3]', module='backbone', call=None, side='output', index=(3,))

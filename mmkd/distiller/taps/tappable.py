@@ -3,6 +3,7 @@
 import re
 
 from torch import nn
+from torch.nn.modules.dropout import _DropoutNd
 
 _LIBRARIES = ('torch', 'mmengine', 'mmseg', 'mmdet', 'mmpretrain', 'mmkd')
 
@@ -21,10 +22,19 @@ def is_loss(module: nn.Module) -> bool:
     )
 
 
-def tappable(modules: dict[str, nn.Module]) -> list[str]:
-    """Return which modules of ``named_modules`` a tap may read: no losses, no bare containers.
+def is_dropout(module: nn.Module) -> bool:
+    """Return whether a module drops values, and changes nothing else.
 
-    >>> net = nn.Sequential(nn.ModuleList([nn.Linear(1, 1)]), nn.MSELoss())
+    >>> is_dropout(nn.Dropout2d()), is_dropout(nn.Identity())
+    (True, False)
+    """
+    return isinstance(module, _DropoutNd)
+
+
+def tappable(modules: dict[str, nn.Module]) -> list[str]:
+    """Return which modules of ``named_modules`` are worth a tap: no losses, containers, dropouts.
+
+    >>> net = nn.Sequential(nn.ModuleList([nn.Linear(1, 1), nn.Dropout()]), nn.MSELoss())
     >>> tappable(dict(net.named_modules()))
     ['0.0']
     """
@@ -32,7 +42,10 @@ def tappable(modules: dict[str, nn.Module]) -> list[str]:
     return [
         name
         for name, module in modules.items()
-        if name and not within(name, losses) and type(module).forward is not nn.Module.forward
+        if name
+        and not within(name, losses)
+        and not is_dropout(module)
+        and type(module).forward is not nn.Module.forward
     ]
 
 

@@ -40,7 +40,7 @@ class Taps:
 
     Raises:
         ValueError: A path does not follow the grammar, or names a loss.
-        KeyError: A module does not exist; the message names the nearest ones.
+        KeyError: A module does not exist; the message names the nearest ones, and points.
     """
 
     def __init__(self, model: nn.Module, paths: dict[str, str], where: str = 'model') -> None:
@@ -56,7 +56,7 @@ class Taps:
             if path.module not in modules:
                 raise KeyError(
                     f'{self._call(name)}: {where} has no module {path.module!r}'
-                    f'{nearest(path.module, tappable(modules))}'
+                    f'{nearest(path.module, tappable(modules))}. Mend: {_mend(name, where)}'
                 )
             if within(path.module, losses):
                 raise ValueError(self._is_a_loss(name, modules, losses))
@@ -174,6 +174,14 @@ class Taps:
             "head's forward past its hooks. Mend: tap a module that this forward runs"
             f'{", for instance one of " + str(children) if children else ""}'
         )
+
+
+def _mend(name: str, where: str) -> str:
+    """Return how a tap is found: by a point, or in the doctor's list."""
+    return (
+        "'auto:logits' is its class map, 'auto:feature' what its classifier reads; mmkd doctor "
+        f"CONFIG --taps lists what ran. Of this member alone: taps=dict({name}='…') in {where}"
+    )
 
 
 def _refuse_no_tensor(value: Any, path: TapPath, where: str) -> None:

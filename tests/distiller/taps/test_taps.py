@@ -374,7 +374,7 @@ def test_losses_and_accuracy_of_mmseg_are_no_taps_nor_suggested() -> None:
     with pytest.raises(
         ValueError,
         match=r"'decode_head.loss_decode' is a loss \(CrossEntropyLoss\).*Mend: tap "
-        r"what comes before it, one of \['decode_head.conv_seg', 'decode_head.drop",
+        r"what comes before it, one of \['decode_head.conv_seg', 'decode_head.psp",
     ):
         Taps(model, dict(t='decode_head.loss_decode'))
     for path in (

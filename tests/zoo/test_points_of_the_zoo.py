@@ -1,0 +1,91 @@
+"""Points of every architecture of mmseg's zoo: the tensors that a reader of each head would tap."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from helpers.zoo import ZOO, lacks, member
+from mmengine.registry import DefaultScope, init_default_scope
+from torch import nn
+
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.tracing import trace_member
+from mmkd.distiller.probe import probe_batch, probing
+from mmkd.distiller.taps.taps import Taps
+from mmkd.structures.batch import Batch
+from mmkd.tasks.base import task_of
+
+QUICK = ('pspnet', 'segmenter', 'pidnet', 'danet')
+QUERIES = ('mask2former', 'maskformer', 'san', 'segmenter')
+CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ZOO]
+
+
+@pytest.fixture(autouse=True)
+def mmseg_scope() -> Iterator[None]:
+    init_default_scope('mmseg')
+    yield
+    DefaultScope._instance_dict.clear()
+
+
+def build(name: str, role: str) -> tuple[Member, nn.Module, Batch]:
+    missing = lacks(ZOO[name])
+    if missing:
+        pytest.skip(f'{name} needs {missing}')
+    torch.manual_seed(0)
+    described = Member.read(role, role, dict(member(ZOO[name]), allow_untrained=True))
+    model = described.make()
+    model.init_weights()
+    with probing():
+        return described, model, probe_batch({role: model}, model.data_preprocessor, ZOO[name].size)
+
+
+@pytest.mark.parametrize('role', ['student', 'teacher'])
+@pytest.mark.parametrize('name', CASES)
+def test_points_are_those_of_the_table(name: str, role: str) -> None:
+    described, model, batch = build(name, role)
+    with probing():
+        points = trace_member(described, model, batch).points
+    one = ZOO[name]
+    assert len(points['logits']) == 1
+    chosen = dict(logits=points['logits'][0], feature=points['feature'][0])
+    expected = dict(logits=one.logits or 'decode_head:scores', feature=one.feature)
+    if role == 'teacher':  # it predicts once, where a student's losses run the coarse map twice
+        expected = {point: tap.replace('#0', '') for point, tap in expected.items()}
+    model.eval()
+    both = Taps(model, {**chosen, **{f'expected_{key}': tap for key, tap in expected.items()}})
+    both.paths = {key: path for key, path in both.paths.items() if path.call in (None, '1', '2')}
+    with torch.no_grad(), both.recording() as seen:
+        task_of(model).predict(model, batch.inputs)
+    for point in chosen.keys() & both.paths.keys():
+        record = both.read(seen)
+        assert torch.equal(record[point], record[f'expected_{point}']), (chosen, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', QUERIES)
+def test_assembled_maps_are_what_the_model_predicts(name: str) -> None:
+    _, model, batch = build(name, 'teacher')
+    model.eval()
+    taps = Taps(model, dict(scores='decode_head:scores'))
+    with torch.no_grad(), taps.recording() as seen:
+        predicted = task_of(model).predict(model, batch.inputs)
+    scores = taps.read(seen)['scores']
+    if name != 'segmenter':  # sums of probabilities
+        assert (predicted >= 0).all()
+        scores = scores.exp()
+    size = scores.shape[2:]
+    metas = [dict(img_shape=size, pad_shape=size, ori_shape=size, batch_input_shape=size)]
+    with torch.no_grad():  # at the size of the masks nothing is resized
+        exact = at_mask_size(model, batch.inputs, metas)
+    torch.testing.assert_close(scores, exact, rtol=1e-4, atol=1e-6)
+
+
+def at_mask_size(model: nn.Module, inputs: torch.Tensor, metas: list[dict]) -> torch.Tensor:
+    resized = model.decode_head.predict
+    features = {}
+    model.decode_head.predict = lambda x, *rest: features.setdefault('x', x)
+    try:
+        task_of(model).predict(model, inputs)
+    finally:
+        del model.decode_head.predict
+    return resized(features['x'], metas, model.test_cfg)
