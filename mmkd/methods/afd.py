@@ -4,7 +4,7 @@ from typing import Any
 
 from mmkd.methods.dml import TASKS, dml, name_of
 from mmkd.methods.pair import Pair
-from mmkd.methods.plan import PEERS, Plan, adam, needs
+from mmkd.methods.plan import PEERS, Plan, adam, last_map, needs
 from mmkd.registry import METHODS
 
 
@@ -59,7 +59,7 @@ def afd(
         ]
     return Plan(
         objectives={**plan.objectives, **maps},
-        taps=dict(logits='auto', feat='auto:feature'),
+        taps=dict(logits='auto', feat=last_map(pair)),
         phases=[
             *logit,
             dict(name='feature', optimizer='feature', objectives=list(maps)),

@@ -2,7 +2,7 @@
 
 from mmkd.methods.dml import TASKS, dml
 from mmkd.methods.pair import Pair
-from mmkd.methods.plan import PEERS, Plan, needs
+from mmkd.methods.plan import PEERS, Plan, last_map, needs
 from mmkd.registry import METHODS
 
 
@@ -28,5 +28,5 @@ def l1(pair: Pair, tau: float = 3.0, weight: float = 1.0, map_weight: float = 1.
     }
     return Plan(
         objectives={**dml(pair, tau, weight).objectives, **maps},
-        taps=dict(logits='auto', feat='auto:feature'),
+        taps=dict(logits='auto', feat=last_map(pair)),
     )

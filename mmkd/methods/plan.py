@@ -128,3 +128,13 @@ def of_task(pair: Pair, given: Any, **by_kind: Any) -> Any:
     10.0
     """
     return by_kind.get(pair.kind) if given is None else given
+
+
+def last_map(pair: Pair) -> str:
+    """Return the point of the last map: a classifier of images reads it pooled, as a vector.
+
+    >>> from mmkd.tasks import Classification, Segmentation
+    >>> last_map(Pair(Classification())), last_map(Pair(Segmentation()))
+    ('auto:stages[-1]', 'auto:feature')
+    """
+    return 'auto:stages[-1]' if pair.kind == 'classification' else 'auto:feature'

@@ -1,7 +1,7 @@
 """QUEST: the teacher's features as words of a vocabulary."""
 
 from mmkd.methods.pair import Pair
-from mmkd.methods.plan import Plan, needs
+from mmkd.methods.plan import Plan, last_map, needs
 from mmkd.registry import METHODS
 
 
@@ -33,6 +33,6 @@ def quest(
     loss = dict(type='AssignmentKLLoss', num_words=num_words, tau=tau, gamma=gamma)
     return Plan(
         objectives=dict(quest=dict(loss=loss, **pair.on('feat'), weight=weight)),
-        taps=dict(feat='auto:feature'),
+        taps=dict(feat=last_map(pair)),
         hooks=[dict(type='mmkd.VocabularyHook')],
     )

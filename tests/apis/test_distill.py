@@ -26,11 +26,7 @@ FEW = {
     'val_dataloader.dataset.num_scenes': 4,
     'test_dataloader.dataset.num_scenes': 4,
 }
-OPTIONS = [
-    *(f'{key}={value}' for key, value in FEW.items()),
-    'model.taps.logits=decode_head.conv_seg',
-    'model.taps.feat=decode_head.convs',
-]
+OPTIONS = [f'{key}={value}' for key, value in FEW.items()]
 
 
 EVERY_SECOND = ['default_hooks.checkpoint.interval=2']
