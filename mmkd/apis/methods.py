@@ -139,10 +139,20 @@ def list_methods(console: Console) -> None:
             one.members,
             'yes' if one.labels else 'no',
             ', '.join(one.weights) or 'none',
+            one.cost or '–',
         )
         for one in all_facts()
     ]
-    columns = ('method', 'paper', 'reads', 'tasks', 'teachers', 'labels', 'weights of its own')
+    columns = (
+        'method',
+        'paper',
+        'reads',
+        'tasks',
+        'teachers',
+        'labels',
+        'weights of its own',
+        'cost',
+    )
     print_table(console, 'methods', columns, rows)
     console.print('mmkd methods NAME STUDENT.py TEACHER.py prints what one makes of a pair')
 
@@ -171,6 +181,7 @@ def tell_method(
         f'Tasks: {", ".join(facts.tasks)}; teachers: {facts.members}',
         f'Reads: {", ".join(facts.reads)}; labels: {"yes" if facts.labels else "no"}',
         f'Weights of its own: {", ".join(facts.weights) or "none"}',
+        f'Cost: {facts.cost or "not measured"} (benchmarks/README.md)',
         f'Options: {", ".join(f"{key}={value!r}" for key, value in options_of(function).items())}',
     ]
     if student is not None:

@@ -9,7 +9,9 @@ from mmkd.registry import METHODS
 
 
 @METHODS.register_module(name='afd')
-@needs(PEERS, TASKS, 'Chung et al., ICML 2020, arXiv 2002.01775')
+@needs(
+    PEERS, TASKS, 'Chung et al., ICML 2020, arXiv 2002.01775', cost='1.67–2.26 × the peers alone'
+)
 def afd(
     pair: Pair,
     tau: float = 3.0,

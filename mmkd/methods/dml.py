@@ -8,7 +8,9 @@ TASKS = ('segmentation', 'classification')
 
 
 @METHODS.register_module(name='dml')
-@needs(PEERS, TASKS, 'Zhang et al., CVPR 2018, arXiv 1706.00384')
+@needs(
+    PEERS, TASKS, 'Zhang et al., CVPR 2018, arXiv 1706.00384', cost='0.98–1.11 × the peers alone'
+)
 def dml(pair: Pair, tau: float = 3.0, weight: float = 1.0, apart: bool = False) -> Plan:
     """Peers learn each other's class probabilities while they train; nobody is a teacher.
 

@@ -7,7 +7,7 @@ from mmkd.registry import METHODS
 
 
 @METHODS.register_module(name='end2')
-@needs(SEVERAL, TASKS, 'Malinin et al., ICLR 2020, arXiv 1905.00076')
+@needs(SEVERAL, TASKS, 'Malinin et al., ICLR 2020, arXiv 1905.00076', cost='0.005 of the step')
 def end2(
     pair: Pair,
     temperature: float | None = None,
@@ -25,8 +25,8 @@ def end2(
     Defaults: T = 10 for a third of the run, then down to 1 over a third, as in the paper; of label
     maps T = 3, from which a run of a few hundred iterations still returns, and weight 0.1 beside
     the labels; of classes of images weight 1 and no labels. T² is inside the loss. Gradients are
-    clipped at 10, as the authors' trainer does, and 1e-3 of the teachers' predictions is uniform
-    (the authors': 1e-4). ``end2-proxy`` needs neither: begin with that.
+    clipped at 10, as the authors' trainer does, and 1e-3 of the teachers' predictions is uniform,
+    the authors' default (1e-4 in their last runs). ``end2-proxy`` needs neither: begin with that.
 
     Args:
         pair: The pair.

@@ -37,6 +37,7 @@ class Facts:
         reads: Points of the members, and inputs and labels of the batch.
         labels: Whether it reads classes.
         weights: What of it is trained beside the student: critics, layers of losses, connectors.
+        cost: What a step takes with it, as it was measured; '' where it was not.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Facts:
     reads: tuple[str, ...]
     labels: bool
     weights: tuple[str, ...]
+    cost: str
 
 
 def facts_of(name: str) -> Facts:
@@ -77,6 +79,7 @@ def facts_of(name: str) -> Facts:
         reads=tuple(dict.fromkeys(reads)),
         labels=any(map(reads_labels, plans.values())),
         weights=tuple(dict.fromkeys(weights)),
+        cost=wanted.cost,
     )
 
 

@@ -10,7 +10,7 @@ from mmkd.registry import METHODS
 
 
 @METHODS.register_module(name='fickle')
-@needs(tasks=TASKS, paper=PAPER)
+@needs(tasks=TASKS, paper=PAPER, cost='0.25–0.37 of the step')
 def fickle(
     pair: Pair,
     tau: float | None = None,

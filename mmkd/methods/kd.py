@@ -20,13 +20,11 @@ def kd(
 ) -> Plan:
     """The student learns the teacher's class probabilities: KL(teacher‖student) of the logits.
 
-    Defaults: of an image's class 0.9 of it at T = 4 beside 0.1 of the labels, Hinton's α = 0.9 with
-    the T² that is inside the loss; of label maps weight 10 at T = 1, as in Structured KD (whose
-    code sums over the batch's positions and divides by one image's: 10 of ours is 10 of theirs at
-    one image a device); of sentences and of the bins of depth weight 1 at T = 1; of detectors a
-    binary KL on the class scores of every level, weight 10 over the number of levels.
-
-    The paper's own code is not public. It softens by T and multiplies by T² as here.
+    Defaults: of an image's class 0.9 of it at T = 4 beside 0.1 of the labels, as RepDistiller's,
+    T² being inside the loss; of label maps weight 10 at T = 1, as in Structured KD, whose code
+    divides by the positions of one image: its 10 with N images a device would be 10 · N here; of
+    sentences and of the bins of depth weight 1 at T = 1; of detectors a binary KL on the class
+    scores of every level, weight 10 over the number of levels.
 
     Args:
         pair: The pair.

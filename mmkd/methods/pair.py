@@ -133,7 +133,8 @@ class Pair:
         if layers is None:
             self.fail(
                 f'the config of {member!r} does not say how many attention layers it has. Mend: '
-                f'dict(type={self.method!r}, layers=[0, 1, 2], teacher_layers=[1, 3, 5])'
+                f'dict(type={self.method!r}, layers=[0, 1, 2], teacher_layers=[1, 3, 5]); of '
+                "segmentors without attention method='affinity'"
             )
         return list(range(layers)) if isinstance(layers, int) else layers
 

@@ -71,12 +71,14 @@ class Needs:
         teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
         tasks: Kinds of what students learn, see :attr:`mmkd.methods.Pair.kind`; () for any.
         paper: Authors, where and when, and its number at arXiv.
+        cost: What a step takes with it, as it was measured; '' where it was not.
         hands_on_to: The method that gets the options which this one takes as ``**options``.
     """
 
     teachers: str = ONE
     tasks: tuple[str, ...] = ()
     paper: str = '–'
+    cost: str = ''
     hands_on_to: Callable[..., 'Plan'] | None = None
 
 
@@ -84,6 +86,7 @@ def needs(
     teachers: str = ONE,
     tasks: tuple[str, ...] = (),
     paper: str = '–',
+    cost: str = '',
     hands_on_to: Callable[..., Plan] | None = None,
 ) -> Callable[[Function], Function]:
     """Say what a pair must be for a method; what is not said is what most methods need.
@@ -92,11 +95,12 @@ def needs(
         teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
         tasks: Kinds of what students learn; () for any.
         paper: Authors, where and when, and its number at arXiv.
+        cost: What a step takes with it, as it was measured; '' where it was not.
         hands_on_to: The method that gets the options which this one takes as ``**options``.
     """
 
     def mark(function: Function) -> Function:
-        function.needs = Needs(teachers, tasks, paper, hands_on_to)  # type: ignore[attr-defined]
+        function.needs = Needs(teachers, tasks, paper, cost, hands_on_to)  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -106,7 +110,7 @@ def needs_of(function: Callable[..., Plan]) -> Needs:
     """Return what a method needs.
 
     >>> needs_of(lambda pair: Plan())
-    Needs(teachers='one', tasks=(), paper='–', hands_on_to=None)
+    Needs(teachers='one', tasks=(), paper='–', cost='', hands_on_to=None)
     """
     return getattr(function, 'needs', Needs())
 

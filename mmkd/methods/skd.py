@@ -12,7 +12,7 @@ PAPER = 'Liu et al., CVPR 2019 and TPAMI 2020, arXiv 1903.04197'
 
 
 @METHODS.register_module(name='skd')
-@needs(tasks=TASKS, paper=PAPER)
+@needs(tasks=TASKS, paper=PAPER, cost='1.019 × (student + teacher)')
 def skd(
     pair: Pair,
     pixel: float | None = None,
@@ -23,15 +23,17 @@ def skd(
 ) -> Plan:
     """All of Structured KD: pixel-wise, pair-wise and holistic (+PI +PA +HO); a critic judges maps.
 
-    Defaults are the paper's 10, 10 and 0.1. Its code sums the pixel-wise term over the batch and
-    divides by the positions of one image, here it is a mean; its pair-wise one max-pools half a
-    map, here 2×2 places are averaged, as the paper says. Of depth there is no pixel-wise term,
+    Defaults are the paper's 10, 10 and 0.1; its script has 0.5 for the pair-wise term. Its code
+    divides the pixel-wise term by the positions of one image: its 10 with N images a device would
+    be 10 · N here, where it is a mean. Its pair-wise term max-pools windows of half a map, here 2×2
+    places are averaged, as the paper says. Of depth there is no pixel-wise term,
     which the paper found useless, and the critic sees metres with weight 0.01. Of detectors the
     first two are taken at every level, weights over the number of levels, and the critic sees the
     class scores of the finest. The holistic term is the CVPR code's: WGAN-GP on probabilities
     beside the image; the later code shows it raw logits alone.
 
-    The critic has an optimizer of its own: Adam, lr 4e-4, as the paper's.
+    The critic has an optimizer of its own: Adam at 4e-4, as in the later codes of IFVD, CWD and
+    CIRKD; the authors' is SGD at that rate.
 
     Args:
         pair: The pair.
@@ -70,7 +72,7 @@ def skd_pi(pair: Pair, pixel: float | None = None) -> Plan:
 
 
 @METHODS.register_module(name='skd-pi-pa')
-@needs(tasks=TASKS, paper=PAPER)
+@needs(tasks=TASKS, paper=PAPER, cost='0.997 × (student + teacher)')
 def skd_pi_pa(
     pair: Pair,
     pixel: float | None = None,
