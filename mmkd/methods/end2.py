@@ -26,7 +26,8 @@ def end2(
     maps T = 3, from which a run of a few hundred iterations still returns, and weight 0.1 beside
     the labels; of classes of images weight 1 and no labels. T² is inside the loss. Gradients are
     clipped at 10, as the authors' trainer does, and 1e-3 of the teachers' predictions is uniform,
-    the authors' default (1e-4 in their last runs). ``end2-proxy`` needs neither: begin with that.
+    the authors' default (1e-4 in a reproduction's runs). ``end2-proxy`` needs neither: begin with
+    that.
 
     Args:
         pair: The pair.

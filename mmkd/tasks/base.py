@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -333,9 +334,11 @@ def task_of_config(config: Mapping[str, Any], scope: str = 'mmseg') -> Task:
     model = Described(config, scope)
     source = getattr(model, 'data_preprocessor', None)
     for task in registered():
-        found = task.of_config(model, source)
-        if found is not None:
-            return found
+        # what a built model works out for itself, a config does not tell: such a task does not know
+        with suppress(AttributeError):
+            found = task.of_config(model, source)
+            if found is not None:
+                return found
     raise LookupError(f'no task knows {config!r:.80}')
 
 

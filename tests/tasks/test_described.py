@@ -63,6 +63,8 @@ def test_a_task_of_ones_own_is_asked_too() -> None:
     try:
         found = task_of_config(dict(type='WaveNet', wave_head=dict(type='Head', bands=4)))
         assert (found.kind, found.num_classes) == ('waves', 4)
+        untold = dict(type='WaveNet', wave_head=dict(type='Head'))
+        assert isinstance(task_of_config(untold), Unknown), 'the head alone would know its bands'
     finally:
         TASKS.module_dict.pop('Waves')
     assert isinstance(task_of_config(dict(type='WaveNet', wave_head=dict(bands=4))), Unknown)
