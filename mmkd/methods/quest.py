@@ -24,8 +24,8 @@ def quest(
 
     Defaults are the paper's weights 1 and 1 (2 to 20 for some of its pairs) and gamma = 3. It has
     4096 words and tau = 0.2 for a WRN-40-2 on CIFAR-100: tau is in units of squared distances, so
-    that 'auto' takes the one at which four words share a place. The equation prints a sum over places; the authors' code
-    averages, as here, and its temperature multiplies: t = 1 / tau.
+    that 'auto' takes the one at which four words share a place. The equation prints a sum over
+    places; the authors' code averages, as here, and its temperature multiplies: t = 1 / tau.
 
     Args:
         pair: The pair.
