@@ -1,7 +1,7 @@
 """Registries of scope ``mmkd``.
 
 Those of components are children of mmengine's, so that every mm package builds ``mmkd.<Name>``.
-Tasks, schedules and orders of levels are ideas of mmkd alone.
+Tasks, methods, schedules and orders of levels are ideas of mmkd alone.
 """
 
 import inspect
@@ -46,6 +46,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 # Tasks are mmkd's own idea: no registry of mmengine lies above this one.
 TASKS = Registry('task', scope='mmkd', locations=['mmkd.tasks'])
 SCHEDULES = Registry('schedule', scope='mmkd', locations=['mmkd.engine.schedules'])
+METHODS = Registry('method', scope='mmkd', locations=['mmkd.methods'])
 LEVELS = Registry('order of levels', scope='mmkd', locations=['mmkd.engine.schedules'])
 
 

@@ -15,7 +15,8 @@ import yaml
 from mmengine.config import Config
 
 import mmkd
-from mmkd.registry import HOOKS, SCHEDULES, TASKS, build_part
+from mmkd.methods import expand
+from mmkd.registry import HOOKS, METHODS, SCHEDULES, TASKS, build_part
 from mmkd.structures.batch import Batch
 from mmkd.tasks import task_of
 
@@ -48,6 +49,7 @@ BLOCKS = [
 ]
 OWN_PARTS = (
     'docs/advanced_guides/add-a-loss.md',
+    'docs/advanced_guides/add-a-method.md',
     'docs/advanced_guides/add-a-schedule.md',
 )  # they register their own
 SETTINGS = [
@@ -81,6 +83,20 @@ def test_the_loss_of_the_guide_passes_its_own_test(tmp_path):
         text=True,
     )
     assert '4 passed' in run.stdout, run.stdout + run.stderr
+
+
+def test_the_method_of_the_guide_is_one():
+    method, config = blocks_of('docs/advanced_guides/add-a-method.md')
+    found: dict = {}
+    exec(config, found)
+    net = dict(type='Net', decode_head=dict(num_classes=3))
+    try:
+        exec(method, found)
+        made, _ = expand({**found['model'], 'student': net, 'teacher': net})
+    finally:
+        METHODS.module_dict.pop('hint')
+    assert made['objectives']['hint']['weight'] == 2.0
+    assert made['taps'] == dict(feat='auto:feature')
 
 
 @pytest.mark.parametrize('document', ['README.md', 'docs/get_started.md'])

@@ -23,6 +23,7 @@ FLOORS = (
     ('distiller',),
     ('evaluation', 'noise', 'connectors'),
     ('losses', 'datasets'),
+    ('methods',),  # from a pair to a config: it names losses and builds none itself
     ('tasks',),
     ('registry', 'compat'),
     ('utils',),

@@ -9,6 +9,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from mmkd.apis.length import follow_length
+from mmkd.apis.methods import expand_config
 from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
@@ -18,7 +19,7 @@ _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
 
 
 def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Config:
-    """Check the settings; settle what depends on the run: length, precision, distribution, SyncBN.
+    """Check the settings; settle what depends on the run: method, length, precision, distribution.
 
     Args:
         cfg: The config, changed in place.
@@ -32,6 +33,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
             there is none; a strategy or wrapper that shards weights.
     """
     check_settings(cfg)
+    expand_config(cfg)
     follow_length(cfg)
     cfg.launcher = launcher
     _require_scope(cfg)

@@ -33,6 +33,7 @@ from mmkd.distiller.phases.phase import Phase, read_phases
 from mmkd.distiller.probe import probe_batch, probing, try_objective
 from mmkd.distiller.taps.points import is_point
 from mmkd.distiller.taps.taps import Taps
+from mmkd.methods.expand import expand, tell_expansion
 from mmkd.noise.base import Noises, build_noises, refuse_label_noise
 from mmkd.structures.record import Record, Stream, Streams
 from mmkd.tasks.base import check_same_classes, check_same_places
@@ -43,7 +44,10 @@ _OBJECTIVE = "dict(loss=dict(type='PixelWiseKLLoss'), on='logits')"
 
 @dataclass
 class Settings:
-    """The arguments of a Distiller, see there; ``unknown`` are those that it does not have."""
+    """The arguments of a Distiller, see there; ``unknown`` are those that it does not have.
+
+    A ``method`` that stands here could not be written out.
+    """
 
     student: Any = None
     students: dict[str, Any] | None = None
@@ -54,6 +58,7 @@ class Settings:
     phases: list[dict] | None = None
     noise: list | None = None
     task_weight: float = 1.0
+    method: Any = None
     data_preprocessor: dict | nn.Module | None = None
     predict_with: str | None = None
     init_cfg: dict | None = None
@@ -73,6 +78,21 @@ class Settings:
     def named(self, role: str) -> dict[str, Any]:
         """Return name -> value of the members of a role, as they are written."""
         return name_members(role, getattr(self, role), getattr(self, f'{role}s'))
+
+
+def read_settings(config: Mapping[str, Any], mistakes: 'Mistakes | None' = None) -> Settings:
+    """Read ``model=dict(type='mmkd.Distiller', …)``, its ``method`` written out.
+
+    Args:
+        config: The config of a Distiller.
+        mistakes: What becomes of a mistake; None: it is raised.
+    """
+    if config.get('method') is not None:
+        with (mistakes or RAISE).of():
+            expanded, additions = expand(config)
+            tell_expansion(config['method'], expanded, additions)
+            config = expanded
+    return Settings.of(config)
 
 
 ARGUMENTS = tuple(f.name for f in fields(Settings) if f.name != 'unknown')
@@ -219,7 +239,7 @@ def check_settings(settings: Settings, parts: Parts, mistakes: Mistakes) -> Sett
     with mistakes.of(parts.lose_phases):
         check_dict('objectives', settings.objectives, f'objectives=dict(pixel={_OBJECTIVE})')
         configs = settings.objectives or {}
-        if not alone:
+        if not alone and settings.method is None:
             refuse_no_objectives(configs)
     objectives = {}
     for name, config in configs.items():

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from torch import Tensor, nn
 
-from mmkd.distiller.assembly import Parts, Settings, assemble
+from mmkd.distiller.assembly import Parts, Settings, assemble, read_settings
 from mmkd.distiller.draws import Apart
 from mmkd.distiller.members.run import students_of, teachers_of
 from mmkd.distiller.phases.gradients import PhaseRunner
@@ -42,7 +42,9 @@ class Distiller(BaseModel):
             :mod:`mmkd.noise`. Each acts on every student, or on every teacher, unless its
             ``members`` says which.
         task_weight: Multiplies the students' own losses, 0 or above; 0 learns from the objectives
-            alone.
+            alone; None: what the method says, else 1.
+        method: ``'kd'``, ``dict(type='kd', tau=4.)`` or a list of them, see :mod:`mmkd.methods`:
+            what it says of taps, objectives and all else stands below what is said here.
         data_preprocessor: None takes the first student's own.
         predict_with: The student that answers ``mode='predict'`` and ``'tensor'``.
         init_cfg: mmengine's initialisation.
@@ -71,13 +73,14 @@ class Distiller(BaseModel):
         objectives: dict[str, dict] | None = None,
         phases: list[dict] | None = None,
         noise: list | None = None,
-        task_weight: float = 1.0,
+        task_weight: float | None = None,
+        method: Any = None,
         data_preprocessor: dict | nn.Module | None = None,
         predict_with: str | None = None,
         init_cfg: dict | None = None,
         **unknown: Any,
     ) -> None:
-        settings = Settings(
+        given = dict(
             student=student,
             students=students,
             teacher=teacher,
@@ -87,11 +90,13 @@ class Distiller(BaseModel):
             phases=phases,
             noise=noise,
             task_weight=task_weight,
+            method=method,
             data_preprocessor=data_preprocessor,
             predict_with=predict_with,
             init_cfg=init_cfg,
-            unknown=unknown,
         )
+        given = {key: value for key, value in given.items() if value is not None}
+        settings = read_settings({**given, **unknown})
         self._hold(assemble(settings), settings)
 
     @classmethod

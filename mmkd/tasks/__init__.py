@@ -14,4 +14,6 @@ from mmkd.tasks.text import Text as Text
 from mmkd.tasks.base import check_same_classes as check_same_classes
 from mmkd.tasks.base import check_same_places as check_same_places
 from mmkd.tasks.base import task_of as task_of
+from mmkd.tasks.base import task_of_config as task_of_config
+from mmkd.tasks.described import Described as Described
 from mmkd.tasks.generated import generated_batch as generated_batch

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from mmkd.registry import TASKS
 from mmkd.structures.batch import IGNORED_IMAGE, Batch
 from mmkd.structures.trace import Trace
+from mmkd.tasks.described import Described
 
 Own = TypeVar('Own', bound='Task')
 Tapped = Mapping[str, tuple[nn.Module, str]]  # 'member.tap' -> model, path of the module
@@ -75,6 +77,18 @@ class Task:
             f'{cls.__name__} does not say how its models are known. Mend: a classmethod of(cls, '
             'model, source=None) that returns a task, or None of other models'
         )
+
+    @classmethod
+    def of_config(cls: type[Own], model: Any, source: Any = None) -> Own | None:
+        """Return the task of a model that is described and not built, see :class:`Described`.
+
+        Its attributes are those of the config, so that most tasks know it as they know a model.
+
+        Args:
+            model: What the config describes.
+            source: What its data preprocessor's config describes, None without one.
+        """
+        return cls.of(model, source)
 
     @property
     def known(self) -> bool:
@@ -235,7 +249,7 @@ class Task:
 def last_head(model: Any) -> Any:
     """Return a segmentor's head, the last one of a cascade, or None."""
     head = getattr(model, 'decode_head', None)
-    return head[-1] if isinstance(head, nn.ModuleList) else head
+    return head[-1] if isinstance(head, nn.ModuleList | list) else head
 
 
 def head_paths(model: Any) -> list[str]:
@@ -302,6 +316,30 @@ def task_of(model: Any, source: Any = None) -> Task:
         if found is not None:
             return found
     raise LookupError(f'no task knows a {type(model).__name__}')
+
+
+def task_of_config(config: Mapping[str, Any], scope: str = 'mmseg') -> Task:
+    """Return what a model learns that is not built, as the first task says that knows its config.
+
+    Args:
+        config: ``dict(type='EncoderDecoder', decode_head=…)``.
+        scope: The registry scope that its types belong to.
+
+    >>> head = dict(type='FCNHead', num_classes=19)
+    >>> task_of_config(dict(type='EncoderDecoder', decode_head=head))
+    Segmentation(num_classes=19, ignore_index=255)
+    >>> task_of_config(dict(type='Nothing'))
+    Unknown(num_classes=None, ignore_index=255)
+    """
+    model = Described(config, scope)
+    source = getattr(model, 'data_preprocessor', None)
+    for task in registered():
+        # what a built model works out for itself, a config does not tell: such a task does not know
+        with suppress(AttributeError):
+            found = task.of_config(model, source)
+            if found is not None:
+                return found
+    raise LookupError(f'no task knows {config!r:.80}')
 
 
 def tasks_of_samples(samples: list | None) -> list[Task]:

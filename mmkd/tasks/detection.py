@@ -47,7 +47,7 @@ class Detection(Task):
             if head is not None and type(model).__name__ == 'RPN':
                 return cls()  # it takes every box for one of class 0
             if head is not None:  # a cascade has one a stage
-                last = head[-1] if isinstance(head, nn.ModuleList) else head
+                last = head[-1] if isinstance(head, nn.ModuleList | list) else head
                 return cls(first_number(last), masks=masks)
         return None
 

@@ -67,6 +67,13 @@ class Text(Classification):
         return cls(classes, vocab_size=ids[0], pad_token=ids[1])
 
     @classmethod
+    def of_config(cls, model: Any, source: Any = None) -> 'Text | None':
+        """Know a text classifier's type too: its preprocessor is made by its tokenizer."""
+        if model.type_name.endswith('TextClassifier'):
+            return cls(first_number(model))
+        return cls.of(model, source)
+
+    @classmethod
     def holds(cls, samples: list | None) -> bool:
         """Leave samples to classification: labels do not say whether of an image or a sentence."""
         return False

@@ -1172,3 +1172,13 @@ def test_evaluate_needs_data(capsys: pytest.CaptureFixture) -> None:
         main(['doctor', 'x.py', '--evaluate', '2', '--fake-data'])
     assert stopped.value.code == 2
     assert 'needs the validation data' in capsys.readouterr().err
+
+
+def test_a_schedule_without_an_end_lasts_as_long_as_the_run() -> None:
+    report = Report()
+    cfg = Config.fromfile(ROOT / 'configs/demo/student.py')
+    check_run(cfg, report)
+    assert not any('is scheduled for' in warning for warning in report.warnings)
+    cfg.param_scheduler[1].end = 900
+    check_run(cfg, report)
+    assert any('is scheduled for 900 iterations' in warning for warning in report.warnings)

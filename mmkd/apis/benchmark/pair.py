@@ -12,6 +12,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
+from mmkd.apis.methods import expand_config
 from mmkd.apis.prepare import is_distiller
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
@@ -94,8 +95,10 @@ class Pair:
         device: str | torch.device = 'cpu',
     ) -> None:
         _refuse_plain(cfg)
+        cfg = copy.deepcopy(cfg)
+        expand_config(cfg)
         self.device = torch.device(device)
-        settings = Settings.of(copy.deepcopy(cfg.model.to_dict()))
+        settings = Settings.of(cfg.model.to_dict())
         members = {role: _offline_members(settings, role, size) for role in ('student', 'teacher')}
         if size is not None and isinstance(settings.data_preprocessor, dict):
             settings.data_preprocessor['size'] = size

@@ -23,6 +23,7 @@ from mmkd.apis.doctor.members import evaluate_teachers, table_members
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.doctor.run import check_disk, check_run
 from mmkd.apis.doctor.wiring import Wiring, build_model, find_unused_taps
+from mmkd.apis.methods import expand_config
 from mmkd.apis.prepare import has_gpu, is_distiller
 from mmkd.apis.settings import check_sections, optim_wrappers
 from mmkd.distiller.objectives.objective import stand_in
@@ -71,6 +72,7 @@ def diagnose(
     if not isinstance(own_size, int) or own_size < 1:
         own_size = 1  # check_run says what is wrong with it
     batch_size = batch_size or (own_size if device != 'cpu' else min(own_size, 2))
+    _write_out_method(cfg, report)
     check_run(cfg, report)
     wiring = build_model(cfg, report, size) if 'model' in cfg else Wiring()
     check_classes(cfg, wiring.students, dict(getattr(wiring.model, 'teachers', {})), report)
@@ -103,6 +105,13 @@ def diagnose(
         data = _generated(cfg, wiring, batch_size, size, report)
     _train(cfg, wiring, data, own_size / batch_size, device, report)
     return report
+
+
+def _write_out_method(cfg: Config, report: Report) -> None:
+    try:
+        expand_config(cfg)
+    except Exception as error:
+        report.error(error)
 
 
 def _examine_data(

@@ -107,6 +107,8 @@ def _make_visualizer(cfg: Config, report: Report) -> None:
 
 
 def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None:
+    if not iterations:
+        return
     schedulers: Any = cfg.get('param_scheduler') or []
     named = (
         schedulers.values()
@@ -115,11 +117,12 @@ def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None
     )
     for group in named:
         ends = [
-            one['end']
+            # one without an end goes on to that of the run
+            iterations if one.get('end') is None else one['end']
             for one in (group if isinstance(group, list) else [group])
-            if not one.get('by_epoch', True) and one.get('end') is not None
+            if not one.get('by_epoch', True)
         ]
-        if iterations and ends and max(ends) != iterations:
+        if ends and max(ends) != iterations:
             report.warn(
                 f'the learning rate is scheduled for {max(ends)} iterations, but training takes '
                 f'{iterations}. Mend: one number for train_cfg.max_iters and the end of '

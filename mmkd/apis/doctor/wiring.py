@@ -13,7 +13,7 @@ from torch import nn
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.prepare import is_distiller
 from mmkd.distiller import Distiller
-from mmkd.distiller.assembly import Lose, Mistakes, Settings, assemble, set_size
+from mmkd.distiller.assembly import Lose, Mistakes, assemble, read_settings, set_size
 
 
 @dataclass
@@ -60,7 +60,7 @@ def build_model(cfg: Config, report: Report, size: tuple[int, int] | None = None
     """
     config = copy.deepcopy(cfg.model)  # mmseg writes into what it builds from
     if is_distiller(cfg):
-        return _build_distiller(Settings.of(config), report, size)
+        return _build_distiller(config, report, size)
     try:
         model = MODELS.build(config)
     except Exception as error:
@@ -71,8 +71,9 @@ def build_model(cfg: Config, report: Report, size: tuple[int, int] | None = None
     return Wiring(model, {'student': model}, whole=True)
 
 
-def _build_distiller(settings: Settings, report: Report, size: tuple[int, int] | None) -> Wiring:
+def _build_distiller(config: dict, report: Report, size: tuple[int, int] | None) -> Wiring:
     mistakes = Collected(report)
+    settings = read_settings(config, mistakes)
     parts = assemble(settings, mistakes, size)
     wiring = Wiring(students=parts.students)
     if parts.enough:

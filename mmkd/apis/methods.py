@@ -1,0 +1,206 @@
+"""``method=`` of a config, written out before a run."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+from rich.console import Console
+
+from mmkd.apis.settings import optim_wrappers
+from mmkd.methods.expand import Additions, expand, expansion_text, find_method, options_of
+from mmkd.methods.facts import all_facts, facts_of
+from mmkd.methods.plan import PEERS, needs_of
+from mmkd.utils.config_file import read_config
+from mmkd.utils.tables import print_table
+
+CONSTRUCTOR = 'mmkd.PhaseOptimWrapperConstructor'
+
+
+def expand_config(cfg: Config) -> Additions | None:
+    """Write out the method of a Distiller, and give the config the hooks and optimizers it needs.
+
+    What the config says itself wins: an optimizer of that name, a hook of that type, loops of one's
+    own. The expansion is logged as it could be written in place of ``method=``.
+
+    Args:
+        cfg: A config, changed in place; one without ``method`` is left alone.
+
+    Returns:
+        What was added; None where nothing was.
+
+    Raises:
+        KeyError: There is no such method.
+        TypeError: An option that it does not have.
+        ValueError: A pair that it is not made for; an ``optim_wrapper`` with a constructor of its
+            own where several optimizers are needed.
+    """
+    asked = cfg.get('model')
+    distils = isinstance(asked, dict) and _name(asked.get('type')) == 'Distiller'
+    if not distils or asked.get('method') is None:
+        return None
+    method = cfg.model.to_dict()['method']
+    model, additions = expand(cfg.model, cfg)
+    cfg.model = model
+    changed = [
+        *_add_hooks(cfg, additions),
+        *_add_optimizers(cfg, additions),
+        *_validate_peers(cfg, additions),
+    ]
+    print_log(expansion_text(method, model, additions), logger='current')
+    for line in changed:
+        print_log(f'mmkd: {line}', logger='current')
+    return additions
+
+
+def _add_hooks(cfg: Config, additions: Additions) -> list[str]:
+    own = list(cfg.get('custom_hooks') or [])
+    there = {_name(hook.get('type')) for hook in own if isinstance(hook, dict)}
+    # one schedule beside another is two hooks; all else is there once
+    new = [h for h in additions.hooks if h['type'].endswith('ScheduleHook') or _new(h, there)]
+    if new:
+        cfg.custom_hooks = [*own, *new]
+    return [f'custom_hooks gets {hook["type"]}' for hook in new]
+
+
+def _new(hook: dict, there: set[str]) -> bool:
+    return _name(hook['type']) not in there
+
+
+def _name(kind: Any) -> str:
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]
+
+
+def _add_optimizers(cfg: Config, additions: Additions) -> list[str]:
+    if not additions.optimizers or cfg.get('optim_wrapper') is None:
+        return []
+    own = cfg.optim_wrapper.to_dict()
+    wanted = {name: one for name, one in additions.optimizers.items() if name != 'student'}
+    named = dict(optim_wrappers(own))
+    alone = '' in named
+    if wanted and alone:
+        constructor = own.pop('constructor', CONSTRUCTOR)
+        if _name(constructor) != _name(CONSTRUCTOR):
+            raise ValueError(
+                f'the method needs the optimizers {["student", *wanted]}, but optim_wrapper has '
+                f'the constructor {constructor!r}, which makes one. Mend: optim_wrapper=dict('
+                f'constructor={CONSTRUCTOR!r}, student=dict(…), …), without the other one'
+            )
+        own = dict(constructor=CONSTRUCTOR, student=own)
+    said = [f'optim_wrapper gets the optimizer {name!r}' for name in wanted if name not in own]
+    said += [f'the optimizer {name!r} of the config wins' for name in wanted if name in own]
+    own = {**own, **{name: one for name, one in wanted.items() if name not in own}}
+    student = own.get('student') if 'student' in own else own
+    for key, value in additions.optimizers.get('student', {}).items():
+        if isinstance(student, dict) and student.get(key) is None:
+            student[key] = value
+            said.append(f'the optimizer of the student gets {key}={value}')
+    cfg.optim_wrapper = own
+    return said
+
+
+def _validate_peers(cfg: Config, additions: Additions) -> list[str]:
+    """Validate every peer, unless the config has loops of its own."""
+    said: list[str] = []
+    if not additions.peers:
+        return said
+    for key, plain, peers in (
+        ('val_cfg', 'ValLoop', 'mmkd.PeerValLoop'),
+        ('test_cfg', 'TestLoop', 'mmkd.PeerTestLoop'),
+    ):
+        if cfg.get(key) is not None and _name(cfg[key].get('type', plain)) == plain:
+            cfg[key].type = peers
+            said.append(f'{key} validates every peer: {peers}')
+    hook: Any = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    best = hook.get('save_best')
+    if said and best and best != 'auto':
+        best = [best] if isinstance(best, str) else list(best)
+        hook.save_best = [
+            name if name.split('/')[0] in additions.peers else f'{peer}/{name}'
+            for name in best
+            for peer in additions.peers
+        ]
+        said.append(f'the best checkpoints are those by {", ".join(hook.save_best)}')
+    return said
+
+
+# ---------------------------------------------------------------------- told on the terminal
+
+
+def list_methods(console: Console) -> None:
+    """Print a table of every method."""
+    rows = [
+        (
+            one.name,
+            one.paper,
+            ', '.join(one.reads),
+            ', '.join(one.tasks),
+            one.members,
+            'yes' if one.labels else 'no',
+            ', '.join(one.weights) or 'none',
+            one.cost or '–',
+        )
+        for one in all_facts()
+    ]
+    columns = (
+        'method',
+        'paper',
+        'reads',
+        'tasks',
+        'teachers',
+        'labels',
+        'weights of its own',
+        'cost',
+    )
+    print_table(console, 'methods', columns, rows)
+    console.print('mmkd methods NAME STUDENT.py TEACHER.py prints what one makes of a pair')
+
+
+def tell_method(
+    console: Console, name: str, student: str | None = None, others: Sequence[str] = ()
+) -> None:
+    """Print what a method is, its options, and what it makes of a pair.
+
+    Args:
+        console: Where.
+        name: Of the method.
+        student: The student's config; None: no pair.
+        others: Configs of the teachers, or of the other peers.
+
+    Raises:
+        KeyError: There is no such method.
+        ValueError: A pair that it is not made for.
+    """
+    function = find_method(name)
+    facts = facts_of(name)
+    lines = [
+        f'{name}: {inspect.getdoc(function)}',
+        '',
+        f'Paper: {facts.paper}',
+        f'Tasks: {", ".join(facts.tasks)}; teachers: {facts.members}',
+        f'Reads: {", ".join(facts.reads)}; labels: {"yes" if facts.labels else "no"}',
+        f'Weights of its own: {", ".join(facts.weights) or "none"}',
+        f'Cost: {facts.cost or "not measured"} (benchmarks/README.md)',
+        f'Options: {", ".join(f"{key}={value!r}" for key, value in options_of(function).items())}',
+    ]
+    if student is not None:
+        run = read_config(student)
+        model, additions = expand(_pair_of(function, name, student, others), run)
+        lines += ['', expansion_text(name, model, additions)]
+    console.print('\n'.join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _pair_of(function: Any, name: str, student: str, others: Sequence[str]) -> dict[str, Any]:
+    members: dict[str, Any] = dict(student=dict(cfg=student))
+    if needs_of(function).teachers == PEERS:
+        members = dict(students=_numbered('peer', [student, *others]))
+    elif len(others) == 1:
+        members['teacher'] = dict(cfg=others[0])
+    elif others:
+        members['teachers'] = _numbered('t', others)
+    return dict(type='mmkd.Distiller', **members, method=name)
+
+
+def _numbered(prefix: str, configs: Sequence[str]) -> dict[str, dict]:
+    return {f'{prefix}{n}': dict(cfg=config) for n, config in enumerate(configs)}

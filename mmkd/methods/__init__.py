@@ -1,0 +1,31 @@
+"""Methods by name: from a description of the pair to objectives, taps and all else."""
+
+from mmkd.methods import afd as afd
+from mmkd.methods import affinity as affinity
+from mmkd.methods import dml as dml
+from mmkd.methods import end as end
+from mmkd.methods import end2 as end2
+from mmkd.methods import end2_proxy as end2_proxy
+from mmkd.methods import fickle as fickle
+from mmkd.methods import id as id
+from mmkd.methods import kd as kd
+from mmkd.methods import ksanc as ksanc
+from mmkd.methods import l1 as l1
+from mmkd.methods import messy as messy
+from mmkd.methods import pid as pid
+from mmkd.methods import quest as quest
+from mmkd.methods import sid as sid
+from mmkd.methods import skd as skd
+from mmkd.methods import soft_randomization as soft_randomization
+from mmkd.methods.expand import Additions as Additions
+from mmkd.methods.expand import expand as expand
+from mmkd.methods.expand import find_method as find_method
+from mmkd.methods.expand import known_methods as known_methods
+from mmkd.methods.expand import options_of as options_of
+from mmkd.methods.expand import plan_of as plan_of
+from mmkd.methods.pair import Pair as Pair
+from mmkd.methods.pair import read_pair as read_pair
+from mmkd.methods.plan import Needs as Needs
+from mmkd.methods.plan import Plan as Plan
+from mmkd.methods.plan import needs as needs
+from mmkd.methods.plan import needs_of as needs_of

@@ -1,0 +1,440 @@
+"""From ``method='kd'`` to taps, objectives and all else that a config would say."""
+
+import copy
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from mmengine.logging import print_log
+
+from mmkd.methods.pair import Pair, read_pair
+from mmkd.methods.plan import ONE, PEERS, SEVERAL, Plan, needs_of
+from mmkd.registry import HOOKS, METHODS, build_part
+from mmkd.utils.checks import check_keys, nearest
+from mmkd.utils.config_text import as_text, assignments
+
+LABELS = ('batch.labels',)  # of classes; batch.valid is known without them
+FILES = 'LoadImage'  # what begins the name of a step that loads images alone
+ANNOTATIONS = 'Annotation'  # what the name of a step contains that loads labels
+
+
+@dataclass
+class Additions:
+    """What an expansion asks of the config around the model.
+
+    Args:
+        hooks: For ``custom_hooks``.
+        optimizers: Name -> what ``optim_wrapper`` needs, of 'student' besides its own.
+        peers: Students that are validated each, where there is no teacher.
+        told: What was decided, in words.
+    """
+
+    hooks: list[dict] = field(default_factory=list)
+    optimizers: dict[str, dict] = field(default_factory=dict)
+    peers: tuple[str, ...] = ()
+    told: list[str] = field(default_factory=list)
+
+    @property
+    def beyond_the_model(self) -> list[str]:
+        """What no Distiller can give itself, in words: only the config can."""
+        hooks = [f'custom_hooks=[dict(type={hook["type"]!r}, …)]' for hook in self.hooks]
+        optimizers = [f'optim_wrapper=dict({name}=…)' for name in self.optimizers]
+        loops = ["val_cfg=dict(type='mmkd.PeerValLoop')"] * bool(self.peers)
+        return [*optimizers, *hooks, *loops]
+
+
+def expand(
+    model: Mapping[str, Any], run: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], Additions]:
+    """Return the config of a Distiller without ``method``, and what the rest of the config needs.
+
+    Nothing is built. ``taps`` and ``objectives`` beside ``method`` add to what it says and win by
+    name; an objective without a loss changes the method's own.
+
+    Args:
+        model: ``dict(type='mmkd.Distiller', student=…, teacher=…, method=…)``, left as it is.
+        run: The whole config, where there is one: it knows the run's length and its labels.
+
+    Raises:
+        KeyError: There is no such method; names the nearest one.
+        TypeError: A method that is none, or an option that it does not have.
+        ValueError: A pair that the method is not made for; an option out of range.
+
+    >>> small, big = dict(type='Net', head={}, num_classes=3), dict(type='Net', num_classes=3)
+    >>> model = dict(type='mmkd.Distiller', student=dict(model=small), teacher=dict(model=big))
+    >>> expanded, additions = expand({**model, 'method': dict(type='kd', weight=0.5)})
+    >>> expanded['taps'], expanded['task_weight'], expanded['objectives']['kd']['weight']
+    ({'logits': 'auto'}, 0.1, 0.5)
+    """
+    config = {key: value for key, value in _plain(model).items() if key != 'method'}
+    asked = [_read_method(one) for one in _as_list(model.get('method'))]
+    pair = read_pair(config, run)
+    additions = Additions()
+    plans: dict[str, Plan] = {}
+    for name, options in asked:
+        plans[name] = plan_of(name, options, replace(pair, method=name), run)
+    plan = _join(plans, additions)
+    additions.hooks, additions.optimizers = plan.hooks, plan.optimizers
+    if any(needs_of(METHODS.module_dict[name]).teachers == PEERS for name in plans):
+        additions.peers = pair.students
+    return _merge(config, plan, additions), additions
+
+
+def expansion_text(method: Any, model: Mapping[str, Any], additions: Additions) -> str:
+    """Return what a method expanded to, as it could be written in its place."""
+    keys = ('taps', 'objectives', 'phases', 'noise', 'task_weight')
+    own = {key: model[key] for key in keys if model.get(key) is not None}
+    for role in ('student', 'teacher', 'students', 'teachers'):
+        taps = _own_taps(model.get(role))
+        own |= {role: taps} if taps else {}
+    said = [f'mmkd: method={as_text(method)} is', f'model = {as_text(own, len("model = "))}']
+    around: dict[str, Any] = {}
+    if additions.hooks:
+        around['custom_hooks'] = additions.hooks
+    if additions.optimizers:
+        around['optim_wrapper'] = additions.optimizers
+    said += [assignments(around)] if around else []
+    return '\n'.join([*said, *(f'# {line}' for line in additions.told)])
+
+
+def tell_expansion(method: Any, model: Mapping[str, Any], additions: Additions) -> None:
+    """Log what a method expanded to, and what of it no Distiller can give itself."""
+    print_log(expansion_text(method, model, additions), logger='current')
+    if additions.beyond_the_model:
+        print_log(
+            f'mmkd: method={as_text(method)} needs what only the config of the run can have: '
+            f'{", ".join(additions.beyond_the_model)}. Mend: prepare_config of mmkd.apis.prepare, '
+            'as the tools do; or write them',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _own_taps(member: Any) -> dict[str, Any]:
+    """Return the taps of a member, or of each of several, that are written there."""
+    if not isinstance(member, Mapping):
+        return {}
+    if 'taps' in member:
+        return dict(taps=member['taps'])
+    return {name: taps for name, one in member.items() if (taps := _own_taps(one))}
+
+
+# ---------------------------------------------------------------------- one method
+
+
+def known_methods() -> dict[str, Callable[..., Plan]]:
+    """Return name -> function of every method, those of one's own as well."""
+    METHODS.import_from_location()
+    return dict(METHODS.module_dict)
+
+
+def find_method(name: str) -> Callable[..., Plan]:
+    """Return a method by its name.
+
+    Raises:
+        KeyError: There is none; names the nearest one.
+    """
+    methods = known_methods()
+    if name not in methods:
+        raise KeyError(
+            f'there is no method {name!r}{nearest(name, methods)}. Mend: one of '
+            f'{", ".join(sorted(methods))}'
+        )
+    return methods[name]
+
+
+def options_of(function: Callable[..., Plan]) -> dict[str, Any]:
+    """Return option -> default of a method.
+
+    >>> options_of(find_method('quest'))['tau']
+    'auto'
+    """
+    options = {}
+    for parameter in list(inspect.signature(function).parameters.values())[1:]:
+        if parameter.kind != parameter.VAR_KEYWORD:
+            options[parameter.name] = parameter.default
+    other = needs_of(function).hands_on_to
+    return {**options, **(options_of(other) if other else {})}
+
+
+def plan_of(
+    name: str, options: Mapping[str, Any], pair: Pair, run: Mapping[str, Any] | None = None
+) -> Plan:
+    """Return what a method makes of a pair, every part of it tried.
+
+    Raises:
+        KeyError: There is no such method; names the nearest one.
+        TypeError: An option that it does not have.
+        ValueError: A pair that it is not made for; an option out of range.
+    """
+    function = find_method(name)
+    check_keys(options, options_of(function), f'method {name!r}')
+    _check_pair(pair, function)
+    plan = function(pair, **options)
+    with _named_after(name), torch.random.fork_rng(devices=[]):
+        _try_parts(plan)
+    if reads_labels(plan):
+        _check_labels(pair, run)
+    return plan
+
+
+def reads_labels(plan: Plan) -> bool:
+    """Return whether an objective reads classes, or a noise changes them."""
+    reads = [one.get('reads') or {} for one in plan.objectives.values()]
+    changed = any(str(one.get('type')).endswith('LabelFlip') for one in plan.noise)
+    return changed or any(value in LABELS for read in reads for value in read.values())
+
+
+def _read_method(value: Any) -> tuple[str, dict[str, Any]]:
+    if isinstance(value, str):
+        return value, {}
+    if isinstance(value, Mapping) and isinstance(value.get('type'), str):
+        return value['type'], {key: one for key, one in value.items() if key != 'type'}
+    raise TypeError(
+        f"method must be a name, dict(type='kd', …) or a list of them, got {value!r:.80}. Mend: "
+        "method='kd'"
+    )
+
+
+def _as_list(value: Any) -> list:
+    methods = list(value) if isinstance(value, list | tuple) else [value]
+    names = [_read_method(one)[0] for one in methods]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(
+                f'method names {name!r} twice. Mend: once; a second set of its objectives under '
+                'names of your own in objectives='
+            )
+    if not names:
+        raise ValueError("method is an empty list. Mend: method='kd', or leave it out")
+    return methods
+
+
+def _check_pair(pair: Pair, function: Callable[..., Plan]) -> None:
+    """Refuse a pair of other members, or of another task, than the method is made for."""
+    wanted = needs_of(function)
+    students, teachers = len(pair.students), len(pair.teachers)
+    if wanted.teachers == PEERS and teachers:
+        pair.fail(
+            f'peers teach each other, without a teacher, got {list(pair.teachers)}. Mend: '
+            'students=dict(peer0=dict(cfg=…), peer1=dict(cfg=…)) in place of student and teacher'
+        )
+    if wanted.teachers == PEERS and students < 2:
+        pair.fail(
+            f'peers teach each other, got one student {list(pair.students)}. Mend: '
+            'students=dict(peer0=dict(cfg=…), peer1=dict(cfg=…))'
+        )
+    if wanted.teachers != PEERS and students != 1:
+        pair.fail(
+            f'it teaches one student, got {list(pair.students)}. Mend: student=dict(cfg=…); '
+            "peers teach each other by method='dml'"
+        )
+    if wanted.teachers == ONE and teachers != 1:
+        have = f'got {list(pair.teachers)}' if teachers else 'but there is none'
+        also = "; several teachers: method='end' or 'end2-proxy'" if teachers else ''
+        pair.fail(
+            f"it needs one teacher, {have}. Mend: teacher=dict(cfg=…, checkpoint='….pth'){also}"
+        )
+    if wanted.teachers == SEVERAL and teachers < 2:
+        pair.fail(
+            f'it needs several teachers, got {list(pair.teachers) or "none"}. Mend: '
+            "teachers=dict(t0=dict(cfg=…, checkpoint='0.pth'), t1=…) (tools/train_ensemble.py "
+            "trains them); of one teacher: method='kd'"
+        )
+    if wanted.tasks and pair.kind not in wanted.tasks:
+        serve = [
+            name
+            for name, other in known_methods().items()
+            if pair.kind in needs_of(other).tasks and needs_of(other).teachers == wanted.teachers
+        ]
+        mend = f'one of {", ".join(sorted(serve))}' if serve else 'objectives of your own'
+        learns = pair.kind or 'something that its config does not tell'
+        pair.fail(
+            f'it is made for {", ".join(wanted.tasks)}, but the student learns {learns}. Mend: '
+            f'{mend}'
+        )
+
+
+def _check_labels(pair: Pair, run: Mapping[str, Any] | None) -> None:
+    if not pair.task.gives_labels:
+        pair.fail(
+            f'it reads a class for each pixel or image, which {pair.kind or "this task"} does not '
+            'have. Mend: a method that reads no labels'
+        )
+    loader = (run or {}).get('train_dataloader') or {}
+    if loader and loads_no_labels(loader.get('dataset')):
+        pair.fail(
+            'it reads labels, but the training pipeline of this config loads none. Mend: '
+            "dict(type='LoadAnnotations') in train_dataloader.dataset.pipeline; or a method that "
+            'reads no labels'
+        )
+
+
+def loads_no_labels(dataset: Any) -> bool:
+    """Return whether a data set's pipeline loads images from files, and no labels.
+
+    >>> loads_no_labels(dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='Pack')]))
+    True
+    >>> loads_no_labels(dict(pipeline=[dict(type='Pack')]))  # they come with the images
+    False
+    """
+    if isinstance(dataset, list | tuple):
+        return any(map(loads_no_labels, dataset))
+    if not isinstance(dataset, Mapping):
+        return False
+    inside = dataset.get('dataset') or dataset.get('datasets')
+    steps = [
+        str(step.get('type', '')).split('.')[-1]
+        for step in dataset.get('pipeline') or ()
+        if isinstance(step, Mapping)
+    ]
+    if any(ANNOTATIONS in step for step in steps):
+        return False
+    # an image's class comes with the data set, and is packed by those of classification
+    packs = any('Cls' in step or step == 'PackInputs' for step in steps)
+    loads = any(step.startswith(FILES) for step in steps)
+    return (loads and not packs) or loads_no_labels(inside)
+
+
+@contextmanager
+def _named_after(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        raise type(error)(f'method {name!r}: {text}') from error
+
+
+def _try_parts(plan: Plan) -> None:
+    """Build every part, so that its own checks speak of an option that is out of range."""
+    for name, one in plan.objectives.items():
+        build_part(one['loss'], f'objective {name!r}: loss')
+        weight = one.get('weight', 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+            raise ValueError(f'weight must be a finite number above 0, got {weight!r}')
+    for noise in plan.noise:
+        build_part(noise, 'noise')
+    for hook in plan.hooks:
+        HOOKS.build(dict(hook))
+
+
+# ---------------------------------------------------------------------- several, and what is given
+
+
+def _join(plans: Mapping[str, Plan], additions: Additions) -> Plan:
+    """Return several plans as one; what two of them say alike counts once."""
+    joined = Plan()
+    for name, plan in plans.items():
+        plan = _without_collisions(joined, plan, name, additions)
+        for what in ('taps', 'member_taps', 'optimizers'):
+            _refuse_other(what, getattr(joined, what), getattr(plan, what), name)
+        joined = replace(
+            joined,
+            objectives={**joined.objectives, **plan.objectives},
+            taps={**joined.taps, **plan.taps},
+            member_taps={**joined.member_taps, **plan.member_taps},
+            phases=_join_phases(joined, plan, name),
+            noise=[*joined.noise, *(one for one in plan.noise if one not in joined.noise)],
+            task_weight=_join_weights(joined, plan, name, additions),
+            hooks=[*joined.hooks, *(one for one in plan.hooks if one not in joined.hooks)],
+            optimizers={**joined.optimizers, **plan.optimizers},
+        )
+    return joined
+
+
+def _without_collisions(joined: Plan, plan: Plan, name: str, additions: Additions) -> Plan:
+    same = [key for key in plan.objectives if joined.objectives.get(key) == plan.objectives[key]]
+    for key in same:
+        additions.told.append(f'the objective {key!r} of method {name!r} is there once already')
+    taken = [key for key in plan.objectives if key in joined.objectives and key not in same]
+    names = {key: f'{name.replace("-", "_")}_{key}' for key in taken}
+    for old, new in names.items():
+        additions.told.append(
+            f'the objective {old!r} of method {name!r} is called {new!r}: another method has an '
+            'objective of that name'
+        )
+    return plan.renamed(names) if names else plan
+
+
+def _refuse_other(what: str, one: Mapping, other: Mapping, name: str) -> None:
+    for key in one.keys() & other.keys():
+        if one[key] != other[key]:
+            raise ValueError(
+                f'method {name!r} wants {what}.{key}={other[key]!r}, a method before it '
+                f'{one[key]!r}. Mend: one of the methods by its objectives'
+            )
+
+
+def _join_phases(joined: Plan, plan: Plan, name: str) -> list[dict] | None:
+    if plan.phases is None or joined.phases is None:
+        phases = plan.phases if joined.phases is None else joined.phases
+        others = joined.objectives if joined.phases is None else plan.objectives
+        return phases if phases is None else _with_objectives(phases, others)
+    raise ValueError(
+        f'method {name!r} and one before it both say what each optimizer steps on. Mend: one of '
+        'them by its objectives, and phases= of your own'
+    )
+
+
+def _with_objectives(phases: list[dict], names: Mapping[str, Any]) -> list[dict]:
+    """Let the phase of the students' own losses step on more objectives."""
+    phases = copy.deepcopy(phases)
+    owner = next((phase for phase in phases if phase.get('task')), phases[0])
+    known = [name for phase in phases for name in phase.get('objectives', ())]
+    owner['objectives'] = [*owner.get('objectives', ()), *(n for n in names if n not in known)]
+    return phases
+
+
+def _join_weights(joined: Plan, plan: Plan, name: str, additions: Additions) -> float | None:
+    if joined.task_weight is None or plan.task_weight in (None, joined.task_weight):
+        return plan.task_weight if joined.task_weight is None else joined.task_weight
+    additions.told.append(
+        f'task_weight={joined.task_weight:g} of the first method counts, not '
+        f'{plan.task_weight:g} of {name!r}'
+    )
+    return joined.task_weight
+
+
+def _merge(config: dict[str, Any], plan: Plan, additions: Additions) -> dict[str, Any]:
+    """Return the config with the plan below what it says itself."""
+    own = config.get('objectives') or {}
+    objectives = copy.deepcopy(plan.objectives)
+    for name, one in own.items():
+        changes = isinstance(one, Mapping) and 'loss' not in one and name in objectives
+        objectives[name] = {**objectives[name], **one} if changes else one
+        if name in plan.objectives:
+            additions.told.append(f'the objective {name!r} of the config wins')
+    shared = config.get('taps') or {}
+    config['taps'] = {**plan.taps, **shared}
+    for member, taps in plan.member_taps.items():
+        _give_taps(config, member, {tap: path for tap, path in taps.items() if tap not in shared})
+    config['objectives'] = objectives
+    if config.get('phases') is None and plan.phases is not None:
+        config['phases'] = _with_objectives(plan.phases, objectives)
+    if plan.noise:
+        config['noise'] = [*plan.noise, *(config.get('noise') or ())]
+    if config.get('task_weight') is None and plan.task_weight is not None:
+        config['task_weight'] = plan.task_weight
+    return config
+
+
+def _give_taps(config: dict[str, Any], member: str, taps: dict[str, str]) -> None:
+    """Give a member taps of its own; those that it has win."""
+    owner = config
+    for many in ('students', 'teachers'):
+        if member in (config.get(many) or {}):
+            owner = config[many] = dict(config[many])
+    value = owner[member]
+    if not isinstance(value, Mapping):  # a path, a Config or a model
+        value = dict(cfg=value) if not isinstance(value, torch.nn.Module) else dict(model=value)
+    elif 'type' in value:
+        value = dict(model=value)
+    owner[member] = {**value, 'taps': {**taps, **(value.get('taps') or {})}}
+
+
+def _plain(model: Mapping[str, Any]) -> dict[str, Any]:
+    return model.to_dict() if hasattr(model, 'to_dict') else dict(model)

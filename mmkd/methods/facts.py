@@ -1,0 +1,130 @@
+"""What a method reads and needs: found out from what it makes of pairs, not written down."""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mmkd.methods.expand import find_method, known_methods, plan_of, reads_labels
+from mmkd.methods.pair import Pair
+from mmkd.methods.plan import PEERS, SEVERAL, Plan, needs_of
+from mmkd.registry import MODELS
+from mmkd.tasks import Classification, Depth, Described, Detection, Segmentation, Task, Text
+
+LAYERS = dict(num_layers=4, out_indices=(0, 1, 2, 3))
+# a task, and a model of it that has all that a method may ask of a config
+EXAMPLES: tuple[tuple[Task, dict], ...] = (
+    (Segmentation(2), dict(backbone=LAYERS)),
+    (Classification(2), dict(backbone=LAYERS)),
+    (Text(2), dict(options=dict(num_hidden_layers=4))),
+    (Depth(), dict(backbone=LAYERS)),
+    (Detection(2), dict(neck=dict(num_outs=5), bbox_head=dict(type='FCOSHead'))),
+)
+LENGTH = 300  # of the examples' runs
+OWN_CHANNELS = 'student_channels'  # an argument of losses that make layers for them
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is told of a method.
+
+    Args:
+        name: Its name.
+        about: Its first sentence.
+        paper: Authors, where and when.
+        members: Which teachers it has.
+        tasks: Kinds of what students learn.
+        reads: Points of the members, and inputs and labels of the batch.
+        labels: Whether it reads classes.
+        weights: What of it is trained beside the student: critics, layers of losses, connectors.
+        cost: What a step takes with it, as it was measured; '' where it was not.
+    """
+
+    name: str
+    about: str
+    paper: str
+    members: str
+    tasks: tuple[str, ...]
+    reads: tuple[str, ...]
+    labels: bool
+    weights: tuple[str, ...]
+    cost: str
+
+
+def facts_of(name: str) -> Facts:
+    """Return what is told of a method.
+
+    >>> facts = facts_of('skd')
+    >>> facts.tasks, facts.labels, facts.weights
+    (('segmentation', 'depth', 'detection'), False, ('critic',))
+
+    Raises:
+        KeyError: There is no such method.
+        ValueError: It serves no task that is known.
+    """
+    function = find_method(name)
+    plans = dict(_plans(name))
+    if not plans:
+        raise ValueError(f"method {name!r} serves none of mmkd's tasks, so nothing is known of it")
+    reads = [point for plan in plans.values() for point in _reads(plan)]
+    weights = [part for plan in plans.values() for part in _weights(plan)]
+    text = inspect.getdoc(function) or name
+    wanted = needs_of(function)
+    return Facts(
+        name=name,
+        about=text.partition('\n')[0],
+        paper=wanted.paper,
+        members='peers' if wanted.teachers == PEERS else wanted.teachers,
+        tasks=tuple(plans),
+        reads=tuple(dict.fromkeys(reads)),
+        labels=any(map(reads_labels, plans.values())),
+        weights=tuple(dict.fromkeys(weights)),
+        cost=wanted.cost,
+    )
+
+
+def all_facts() -> list[Facts]:
+    """Return what is told of every method, by name."""
+    return [facts_of(name) for name in sorted(known_methods())]
+
+
+def _plans(name: str) -> Iterator[tuple[str, Plan]]:
+    """Yield the tasks that a method serves, and what it makes of a pair of each."""
+    wanted = needs_of(find_method(name))
+    teachers: tuple[str, ...] = ('teacher',)
+    if wanted.teachers == SEVERAL:
+        teachers = ('t0', 't1')
+    students = ('peer0', 'peer1') if wanted.teachers == PEERS else ('student',)
+    if wanted.teachers == PEERS:
+        teachers = ()
+    for task, config in EXAMPLES:
+        model = Described(config)
+        pair = Pair(
+            task, students, teachers, dict.fromkeys((*students, *teachers), model), LENGTH, name
+        )
+        if not wanted.tasks or pair.kind in wanted.tasks:
+            yield pair.kind, plan_of(name, {}, pair)
+
+
+def _reads(plan: Plan) -> Iterator[str]:
+    for taps in (plan.taps, *plan.member_taps.values()):
+        for tap, path in taps.items():
+            point = tap if path == 'auto' else path.removeprefix('auto:')
+            yield point.split('[')[0].split('#')[0].split(':')[0]
+    for one in plan.objectives.values():
+        reads = (one.get('reads') or {}).values()
+        yield from (read for read in reads if isinstance(read, str) and read.startswith('batch.'))
+
+
+def _weights(plan: Plan) -> Iterator[str]:
+    for one in plan.objectives.values():
+        loss: dict[str, Any] = one['loss']
+        kind: Any = MODELS.get(loss['type'])
+        if loss.get('critic') is not None:
+            yield 'critic'
+        if OWN_CHANNELS in inspect.signature(kind).parameters:
+            yield f'layers of {loss["type"]}'
+        if (one.get('connectors') or {}).get('student') == 'auto':
+            role = getattr(kind, 'roles', {}).get('student')
+            if role is None or ('channels' in role.alike and not role.class_logits):
+                yield '1×1 convolution where channels differ'

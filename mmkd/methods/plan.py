@@ -1,0 +1,144 @@
+"""The plan: what a method makes of a pair, and what it must find."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from mmkd.methods.pair import Pair
+
+Function = TypeVar('Function', bound=Callable[..., 'Plan'])
+ONE, SEVERAL, PEERS = 'one', 'several', 'none, but peers'
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a method adds to a config.
+
+    Args:
+        objectives: Name -> objective.
+        taps: Tap -> path or point (``'auto:feature'``), for every member.
+        member_taps: Member -> taps of its own.
+        phases: What each optimizer steps on; None: the implicit phases.
+        noise: Noises of training.
+        task_weight: Of the students' own losses; None: 1.
+        hooks: ``custom_hooks``: schedules.
+        optimizers: Name -> optimizer that ``optim_wrapper`` must have; of 'student' what it gets
+            besides its own.
+    """
+
+    objectives: dict[str, dict] = field(default_factory=dict)
+    taps: dict[str, str] = field(default_factory=dict)
+    member_taps: dict[str, dict[str, str]] = field(default_factory=dict)
+    phases: list[dict] | None = None
+    noise: list[dict] = field(default_factory=list)
+    task_weight: float | None = None
+    hooks: list[dict] = field(default_factory=list)
+    optimizers: dict[str, dict] = field(default_factory=dict)
+
+    def renamed(self, names: Mapping[str, str]) -> 'Plan':
+        """Return the plan with other names of objectives, wherever they stand.
+
+        >>> plan = Plan(dict(kd={}), hooks=[dict(schedules=[dict(target='kd.loss.tau')])])
+        >>> plan = plan.renamed(dict(kd='two_kd'))
+        >>> list(plan.objectives), plan.hooks
+        (['two_kd'], [{'schedules': [{'target': 'two_kd.loss.tau'}]}])
+        """
+        return replace(
+            self,
+            objectives={names.get(name, name): one for name, one in self.objectives.items()},
+            phases=None if self.phases is None else _renamed(self.phases, names),
+            hooks=_renamed(self.hooks, names),
+        )
+
+
+def _renamed(node: Any, names: Mapping[str, str], key: str = '') -> Any:
+    """Rename the objectives that phases and schedules name."""
+    if isinstance(node, dict):
+        return {name: _renamed(value, names, name) for name, value in node.items()}
+    if isinstance(node, list):
+        return [_renamed(one, names, key) for one in node]
+    if key == 'target':
+        name, dot, rest = str(node).partition('.')
+        return f'{names.get(name, name)}{dot}{rest}'
+    return names.get(node, node) if key in ('objectives', 'critics', 'levels') else node
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a pair must be for a method.
+
+    Args:
+        teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
+        tasks: Kinds of what students learn, see :attr:`mmkd.methods.Pair.kind`; () for any.
+        paper: Authors, where and when, and its number at arXiv.
+        cost: What a step takes with it, as it was measured; '' where it was not.
+        hands_on_to: The method that gets the options which this one takes as ``**options``.
+    """
+
+    teachers: str = ONE
+    tasks: tuple[str, ...] = ()
+    paper: str = '–'
+    cost: str = ''
+    hands_on_to: Callable[..., 'Plan'] | None = None
+
+
+def needs(
+    teachers: str = ONE,
+    tasks: tuple[str, ...] = (),
+    paper: str = '–',
+    cost: str = '',
+    hands_on_to: Callable[..., Plan] | None = None,
+) -> Callable[[Function], Function]:
+    """Say what a pair must be for a method; what is not said is what most methods need.
+
+    Args:
+        teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
+        tasks: Kinds of what students learn; () for any.
+        paper: Authors, where and when, and its number at arXiv.
+        cost: What a step takes with it, as it was measured; '' where it was not.
+        hands_on_to: The method that gets the options which this one takes as ``**options``.
+    """
+
+    def mark(function: Function) -> Function:
+        function.needs = Needs(teachers, tasks, paper, cost, hands_on_to)  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+def needs_of(function: Callable[..., Plan]) -> Needs:
+    """Return what a method needs.
+
+    >>> needs_of(lambda pair: Plan())
+    Needs(teachers='one', tasks=(), paper='–', cost='', hands_on_to=None)
+    """
+    return getattr(function, 'needs', Needs())
+
+
+def adam(lr: float, **options: Any) -> dict[str, Any]:
+    """Return the config of an optimizer of its own, as critics have.
+
+    >>> adam(1e-3)
+    {'type': 'OptimWrapper', 'optimizer': {'type': 'Adam', 'lr': 0.001}}
+    """
+    return dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=lr, **options))
+
+
+def of_task(pair: Pair, given: Any, **by_kind: Any) -> Any:
+    """Return an option as it was given, else the default of the pair's task.
+
+    >>> from mmkd.tasks import Segmentation
+    >>> of_task(Pair(Segmentation()), None, segmentation=10.0, classification=0.9)
+    10.0
+    """
+    return by_kind.get(pair.kind) if given is None else given
+
+
+def last_map(pair: Pair) -> str:
+    """Return the point of the last map: a classifier of images reads it pooled, as a vector.
+
+    >>> from mmkd.tasks import Classification, Segmentation
+    >>> last_map(Pair(Classification())), last_map(Pair(Segmentation()))
+    ('auto:stages[-1]', 'auto:feature')
+    """
+    return 'auto:stages[-1]' if pair.kind == 'classification' else 'auto:feature'

@@ -1,0 +1,288 @@
+"""``mmkd distill``: the config that it writes, and the whole way from two configs to a student."""
+
+import argparse
+import importlib
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.console import Console
+
+from mmkd.apis.distill import Pairing, config_text, distill, read_options, write_config
+from mmkd.apis.launch import build_runner, load_config
+from mmkd.apis.prepare import prepare_config
+from mmkd.utils.config_file import read_config
+
+DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
+STUDENT, TEACHER = str(DEMO / 'student.py'), str(DEMO / 'teacher.py')
+FEW = {
+    'train_dataloader.dataset.num_scenes': 16,
+    'val_dataloader.dataset.num_scenes': 4,
+    'test_dataloader.dataset.num_scenes': 4,
+}
+OPTIONS = [f'{key}={value}' for key, value in FEW.items()]
+
+
+EVERY_SECOND = ['default_hooks.checkpoint.interval=2']
+
+
+class StopAt(Hook):
+    """Ends a training as Ctrl-C does."""
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, iteration: int) -> None:
+        self.iteration = iteration
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if runner.iter == self.iteration:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder, in which commands run, with a file for a teacher's weights."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'teacher.pth').write_bytes(b'')
+    return tmp_path
+
+
+def pairing(**changes: Any) -> Pairing:
+    given = dict(student=STUDENT, teacher=TEACHER, checkpoints=('teacher.pth',)) | changes
+    return Pairing(**given)
+
+
+def command(name: str, *arguments: str) -> argparse.Namespace:
+    """Return how a command reads its arguments."""
+    module = importlib.import_module(f'mmkd.apis.commands.{name}')
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return parser.parse_intermixed_args(arguments)
+
+
+# ---------------------------------------------------------------------- the config
+
+
+def test_the_config_is_ten_lines_and_keeps_what_the_students_config_says(place: Path) -> None:
+    path = write_config(pairing())
+    assert path == Path('work_dirs/student_kd/distill.py')
+    assert len(path.read_text().splitlines()) <= 10
+    cfg, alone = read_config(str(path)), read_config(STUDENT)
+    assert cfg.model.to_dict() == dict(
+        type='mmkd.Distiller',
+        student=dict(cfg=STUDENT),
+        teacher=dict(cfg=TEACHER, checkpoint='teacher.pth'),
+        method='kd',
+    )
+    same = {key: value for key, value in cfg.to_dict().items() if key not in ('model', 'work_dir')}
+    assert same == {key: value for key, value in alone.to_dict().items() if key != 'model'}
+    assert cfg.work_dir == 'work_dirs/student_kd/run', 'mmengine dumps its config into that folder'
+
+
+def test_a_length_takes_the_schedule_with_it(place: Path) -> None:
+    cfg = read_config(str(write_config(pairing(iters=300, seed=7, name='short'))))
+    alone = read_config(STUDENT)
+    assert cfg.filename == 'work_dirs/short/distill.py' or 'short' in str(cfg.filename)
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (300, 250)
+    assert [one.get('end') for one in alone.param_scheduler] == [100, None]
+    assert [one.get('end') for one in cfg.param_scheduler] == [20, None]
+    assert cfg.param_scheduler[1].begin == 20
+    assert cfg.randomness.seed == 7
+
+
+def test_several_checkpoints_are_several_teachers_and_several_methods_a_list(place: Path) -> None:
+    (place / 'other.pth').write_bytes(b'')
+    two = pairing(checkpoints=('teacher.pth', 'other.pth'), methods=('end', 'end2-proxy'))
+    cfg = read_config(str(write_config(two)))
+    assert cfg.model.teachers.to_dict() == dict(
+        t0=dict(cfg=TEACHER, checkpoint='teacher.pth'), t1=dict(cfg=TEACHER, checkpoint='other.pth')
+    )
+    assert cfg.model.method == ['end', 'end2-proxy']
+
+
+def test_peers_are_students(place: Path) -> None:
+    cfg = read_config(str(write_config(pairing(methods=('dml',), checkpoints=()))))
+    assert cfg.model.students == dict(peer0=dict(cfg=STUDENT), peer1=dict(cfg=TEACHER))
+    assert 'student' not in cfg.model
+
+
+def test_weights_that_the_student_begins_with_stay_its_own(place: Path) -> None:
+    (place / 'warm.py').write_text(f"_base_ = {STUDENT!r}\nload_from = 'warm.pth'\n")
+    cfg = read_config(str(write_config(pairing(student='warm.py'))))
+    assert cfg.load_from is None, 'it would be the checkpoint of a Distiller'
+    assert cfg.model.student == dict(cfg='warm.py', checkpoint='warm.pth')
+
+
+def test_a_config_of_a_package_is_its_base(place: Path) -> None:
+    student = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    cfg = read_config(str(write_config(pairing(student=student))))
+    assert cfg.model.student.cfg == student
+    assert cfg.train_cfg.max_iters == 80000
+
+
+def test_an_edited_config_is_never_written_over_without_being_asked(place: Path) -> None:
+    path = write_config(pairing())
+    assert write_config(pairing()) == path, 'the same command goes on'
+    path.write_text(path.read_text().replace("'kd'", "dict(type='kd', tau=2.0)"))
+    with pytest.raises(FileExistsError, match='may have been edited. Mend: mmkd train work_dirs/'):
+        write_config(pairing())
+    assert 'tau=2.0' in path.read_text()
+    write_config(pairing(), overwrite=True)
+    assert 'tau=2.0' not in path.read_text()
+
+
+REFUSED: dict[str, tuple[dict, type[Exception], str]] = {
+    'method': (dict(methods=('kdd',)), KeyError, "there is no method 'kdd'; did you mean 'kd'"),
+    'student': (dict(student='no.py'), FileNotFoundError, "the config 'no.py' is not there"),
+    'teacher': (dict(teacher='no.py'), FileNotFoundError, "the config 'no.py' is not there"),
+    'checkpoint': (
+        dict(checkpoints=('teachr.pth',)),
+        FileNotFoundError,
+        "'teachr.pth' is not there; did you mean 'teacher.pth'",
+    ),
+    'no checkpoint': (dict(checkpoints=()), ValueError, 'needs a teacher that has learned'),
+    'peers with one': (dict(methods=('afd',)), ValueError, 'afd has no teacher: peers begin alike'),
+    'length': (dict(iters=0), ValueError, '--iters must be a whole number of at least 1, got 0'),
+    'a distiller': (
+        dict(student=str(DEMO / 'distill.py')),
+        ValueError,
+        'is that of a Distiller, not of a student. Mend: ',
+    ),
+}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('what', REFUSED)
+def test_what_is_refused(what: str, place: Path) -> None:
+    changes, kind, message = REFUSED[what]
+    with pytest.raises(kind) as refused:
+        config_text(pairing(**changes))
+    assert message in str(refused.value.args[0])
+
+
+@pytest.mark.bad_input
+def test_a_length_in_iterations_needs_such_a_loop(place: Path) -> None:
+    (place / 'epochs.py').write_text(
+        f'_base_ = {STUDENT!r}\ntrain_cfg = dict(_delete_=True, by_epoch=True, max_epochs=3)\n'
+    )
+    with pytest.raises(ValueError, match='does not say train_cfg.max_iters: it counts epochs'):
+        config_text(pairing(student='epochs.py', iters=4))
+
+
+# ---------------------------------------------------------------------- the commands
+
+
+def test_the_command_reads_what_it_says(place: Path) -> None:
+    args = command(
+        'distill', STUDENT, TEACHER, 'a.pth', '--method', 'kd', '--method', 'quest', '--iters', '4'
+    )
+    assert (args.checkpoint, args.method, args.iters) == (['a.pth'], ['kd', 'quest'], 4)
+    assert read_options(['a.b=3', 'c=[1,2]']) == {'a.b': 3, 'c': [1, 2]}
+
+
+def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module('mmkd.apis.commands.methods')
+    assert module.main(command('methods')) is None
+    said = ' '.join(capsys.readouterr().out.replace('│', ' ').split())
+    for name in ('end2-proxy', 'ksanc', 'soft-randomization'):
+        assert f' {name} ' in said
+
+
+def test_a_method_is_told_with_what_it_makes_of_a_pair(capsys: pytest.CaptureFixture[str]) -> None:
+    module = importlib.import_module('mmkd.apis.commands.methods')
+    module.main(command('methods', 'skd-pi-pa', STUDENT, TEACHER))
+    said = capsys.readouterr().out
+    assert 'arXiv 1903.04197' in said
+    assert 'Reads: logits, feature, ' in said
+    _, _, pasted = said.partition("mmkd: method='skd-pi-pa' is\n")
+    found: dict = {}
+    exec(pasted, found)
+    assert found['model']['objectives']['pair']['weight'] == 10.0
+
+
+# ---------------------------------------------------------------------- the whole way
+
+
+def teach(folder: Path) -> str:
+    """Train the demo's teacher for 4 iterations; return its checkpoint."""
+    options = {**FEW, 'train_cfg.max_iters': 4, 'param_scheduler': None}
+    cfg = load_config(TEACHER, options, str(folder / 'teacher'))
+    build_runner(prepare_config(cfg), verbose=False).train()
+    return str(folder / 'teacher' / 'iter_4.pth')
+
+
+def run(checkpoint: str, **changes: Any) -> tuple[bool, str]:
+    """Distil for 4 iterations; return whether it could, and what was told."""
+    said = StringIO()
+    console = Console(file=said, width=150)
+    done = distill(pairing(checkpoints=(checkpoint,), iters=4), console, OPTIONS, **changes)
+    return done, said.getvalue()
+
+
+@pytest.mark.slow
+def test_from_two_configs_to_a_student(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = teach(place)
+    done, said = run(checkpoint, dry_run=True)
+    assert done, said
+    assert 'ready to train (errors: 0' in said
+    assert not Path('work_dirs/student_kd/run').exists(), 'nothing was trained'
+
+    done, said = run(checkpoint)
+    assert done, said
+    assert 'test: aAcc ' in said
+    assert 'go on editing: work_dirs/student_kd/distill.py' in said
+    folder = Path('work_dirs/student_kd')
+    student = torch.load(folder / 'student/student.pth', weights_only=False)['state_dict']
+    whole = torch.load(folder / 'run/iter_4.pth', weights_only=False)['state_dict']
+    assert all(torch.equal(whole[f'students.student.{key}'], one) for key, one in student.items())
+    plain = Config.fromfile(folder / 'student/config.py')
+    assert plain.model.type == 'EncoderDecoder'
+    dumped = Config.fromfile(folder / 'run/distill.py')
+    assert dumped.model.objectives.pixel.weight == 10.0
+    assert 'method' not in dumped.model
+
+    monkeypatch.setattr(Runner, 'train', lambda self: pytest.fail('it was trained already'))
+    done, said = run(checkpoint)
+    assert done, said
+    assert 'trained already: ' in said
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = teach(place)
+    monkeypatch.setattr(sys.modules[__name__], 'OPTIONS', [*OPTIONS, *EVERY_SECOND])
+
+    def stop(runner: Any) -> None:
+        runner.register_hook(StopAt(3))
+        runner.train()
+
+    with monkeypatch.context() as patch:
+        patch.setattr('mmkd.apis.distill.train', stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint)
+    folder = Path('work_dirs/student_kd/run')
+    assert sorted(path.name for path in folder.glob('iter_*.pth')) == ['iter_2.pth']
+    done, said = run(checkpoint)
+    assert done, said
+    assert 'goes on from work_dirs/student_kd/run/iter_2.pth' in said.replace(f'{place}/', '')
+    assert (folder / 'iter_4.pth').is_file()
+
+
+@pytest.mark.slow
+def test_a_config_that_would_not_train_is_refused(place: Path) -> None:
+    checkpoint = teach(place)
+    said = StringIO()
+    wrong = [*OPTIONS, 'model.taps.logits=decode_head.conv_sg']
+    done = distill(
+        pairing(checkpoints=(checkpoint,), iters=4), Console(file=said, width=150), wrong
+    )
+    assert not done
+    assert "did you mean 'decode_head.conv_seg'" in said.getvalue().replace('\n', ' ')
+    assert 'Mend work_dirs/student_kd/distill.py, then: mmkd train ' in said.getvalue()
+    assert not Path('work_dirs/student_kd/run').exists()

@@ -1,0 +1,430 @@
+"""``method=`` of a config: what it expands to, what wins, and what is refused."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from helpers.classification import classifier
+from helpers.tiny import build, distiller, segmentor
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmkd.apis.methods import expand_config
+from mmkd.apis.prepare import prepare_config
+from mmkd.distiller import Distiller
+from mmkd.methods import Pair, Plan, expand, find_method, known_methods, needs, options_of
+from mmkd.registry import METHODS
+
+FILES = dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')])
+ADAMW = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
+
+
+def pair(method: Any, **overrides: Any) -> dict:
+    """Return a Distiller of two tiny segmentors whose method says what it learns from."""
+    nothing: dict = dict(taps=None, objectives=None)
+    config = distiller(**(nothing | dict(method=method) | overrides))
+    return {key: one for key, one in config.items() if one is not None}
+
+
+def peers(method: Any) -> dict:
+    students = {name: dict(model=segmentor(4)) for name in ('a', 'b')}
+    return dict(type='mmkd.Distiller', students=students, method=method)
+
+
+def detectors(method: Any) -> dict:
+    model = dict(type='FCOS', neck=dict(type='FPN', num_outs=5), bbox_head=dict(type='FCOSHead'))
+    big = dict(model=model, allow_untrained=True)
+    return dict(type='mmkd.Distiller', student=dict(model=model), teacher=big, method=method)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """Return what mmengine's logger says; it hands nothing on to pytest's."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel('INFO')
+    yield lines
+    logger.removeHandler(handler)
+    logger.setLevel(level)
+
+
+# ---------------------------------------------------------------------- what wins
+
+
+def test_what_stands_beside_a_method_adds_to_it_and_wins_by_name() -> None:
+    mine = dict(loss=dict(type='HiddenCosineLoss', token='class'), on='feat')
+    made, _ = expand(
+        pair(
+            dict(type='skd-pi-pa', pixel=3.0),
+            taps=dict(logits='decode_head.conv_seg'),
+            objectives=dict(pair=mine, states=mine, pixel=dict(weight=7.0)),
+            task_weight=0.5,
+        )
+    )
+    assert made['taps'] == dict(logits='decode_head.conv_seg', feat='auto:feature')
+    assert made['objectives']['pair'] == made['objectives']['states'] == mine
+    assert made['objectives']['pixel'] == dict(
+        loss=dict(type='PixelWiseKLLoss'), on='logits', weight=7.0
+    )
+    assert made['task_weight'] == 0.5
+    assert 'method' not in made
+
+
+def test_expanding_leaves_the_config_and_built_models_as_they_are() -> None:
+    model = torch.nn.Module()
+    model.decode_head = torch.nn.Module()
+    model.decode_head.num_classes = 3
+    config = dict(student=model, teacher=dict(model=model), method='id')
+    with pytest.raises(ValueError, match='does not say how many attention layers'):
+        expand(config)
+    method = dict(type='id', layers=[0], teacher_layers=[1])
+    config['method'] = method
+    made, _ = expand(config)
+    assert made['student']['model'] is made['teacher']['model'] is model
+    assert made['teacher']['taps']['q0'] == 'auto:query[1]'
+    assert config == dict(student=model, teacher=dict(model=model), method=method)
+
+
+def test_taps_of_members_stand_below_shared_ones_and_their_own() -> None:
+    config = pair(
+        dict(type='id', layers=[0], teacher_layers=[1], cosine=0),
+        taps=dict(q0='mine'),
+        teacher=dict(model=segmentor(8), allow_untrained=True, taps=dict(k0='theirs')),
+    )
+    made, _ = expand(config)
+    assert made['student']['taps'] == dict(k0='auto:key[0]')
+    assert made['teacher']['taps'] == dict(k0='theirs')
+    assert made['taps'] == dict(logits='auto', q0='mine')
+
+
+def test_members_of_other_names_are_read_by_them() -> None:
+    big = dict(model=segmentor(8), allow_untrained=True)
+    made, _ = expand(pair('kd', teacher=None, teachers=dict(big=big)))
+    assert made['objectives']['pixel']['reads'] == dict(
+        student='student.logits', teacher='big.logits'
+    )
+
+
+# ---------------------------------------------------------------------- several methods
+
+
+def test_what_two_methods_say_alike_counts_once() -> None:
+    made, additions = expand(pair(['kd', 'skd-pi-pa']))
+    assert list(made['objectives']) == ['pixel', 'pair']
+    assert additions.told == ["the objective 'pixel' of method 'skd-pi-pa' is there once already"]
+
+
+def test_two_objectives_of_one_name_are_told_apart_wherever_they_are_named() -> None:
+    ids = dict(type='sid', layers=[0], teacher_layers=[1], length=5, soft=2.0)
+    made, additions = expand(pair([dict(type='affinity'), ids]))
+    assert list(made['objectives']) == ['soft', 'affinity', 'sid_soft', 'attention0', 'cosine0']
+    assert made['objectives']['sid_soft']['weight'] == 2.0
+    levels = additions.hooks[0]['levels']['levels']
+    assert levels == [['attention0', 'cosine0'], ['sid_soft', 'task']]
+    assert 'is called' in additions.told[0]
+
+
+def test_noises_of_several_methods_add_up() -> None:
+    made, _ = expand(pair(['soft-randomization', 'fickle'], noise=[dict(type='TargetNoise')]))
+    assert [one['type'] for one in made['noise']] == [
+        'GaussianInput',
+        'TeacherDropout',
+        'TargetNoise',
+    ]
+
+
+def test_an_objective_beside_phases_joins_that_of_the_students_own_losses() -> None:
+    extra = dict(loss=dict(type='FeatureL1Loss'), reads=dict(student='a.feat', teacher='b.feat'))
+    made, _ = expand({**peers('afd'), 'objectives': dict(extra=extra)})
+    assert made['phases'][0]['objectives'] == ['logit0', 'logit1', 'extra']
+    assert [phase['name'] for phase in made['phases']] == ['logit', 'feature', 'critic']
+
+
+# ---------------------------------------------------------------------- the config around it
+
+
+def test_a_critic_brings_its_optimizer_and_a_schedule_its_hook() -> None:
+    cfg = Config(dict(model=pair('skd'), optim_wrapper=dict(ADAMW), custom_hooks=[]))
+    expand_config(cfg)
+    assert cfg.optim_wrapper.student == ADAMW
+    assert cfg.optim_wrapper.constructor == 'mmkd.PhaseOptimWrapperConstructor'
+    assert cfg.optim_wrapper.critic.optimizer.lr == 4e-4
+    assert 'method' not in cfg.model
+    assert expand_config(cfg) is None, 'it is done once'
+
+
+def test_optimizers_and_hooks_of_the_config_win() -> None:
+    own = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.5))
+    optimizers = dict(constructor='mmkd.PhaseOptimWrapperConstructor', student=ADAMW, critic=own)
+    hook = dict(type='mmkd.VocabularyHook', seed=3)
+    cfg = Config(dict(model=pair(['skd', 'quest']), optim_wrapper=optimizers, custom_hooks=[hook]))
+    expand_config(cfg)
+    assert cfg.optim_wrapper.critic == own
+    assert cfg.custom_hooks == [hook]
+
+
+def test_the_length_of_a_run_decides_a_schedule_and_gradients_are_clipped() -> None:
+    teachers = {f't{k}': dict(model=classifier(2), allow_untrained=True) for k in range(2)}
+    model = dict(
+        type='mmkd.Distiller', student=dict(model=classifier(2)), teachers=teachers, method='end2'
+    )
+    cfg = Config(dict(model=model, optim_wrapper=dict(ADAMW), train_cfg=dict(max_iters=90)))
+    expand_config(cfg)
+    anneal = cfg.custom_hooks[0].schedules[0]
+    assert (anneal.start, anneal.begin, anneal.length) == (10.0, 30, 30)
+    assert cfg.optim_wrapper == {**ADAMW, 'clip_grad': dict(max_norm=10.0)}
+    assert cfg.model.task_weight == 0.0
+    assert cfg.model.objectives.end2.reads.teachers == ['t0.logits', 't1.logits']
+
+
+def test_peers_are_validated_each() -> None:
+    cfg = Config(
+        dict(
+            model=peers('dml'),
+            val_cfg=dict(type='ValLoop'),
+            test_cfg=dict(type='TestLoop'),
+            default_hooks=dict(checkpoint=dict(save_best='mIoU')),
+        )
+    )
+    expand_config(cfg)
+    assert (cfg.val_cfg.type, cfg.test_cfg.type) == ('mmkd.PeerValLoop', 'mmkd.PeerTestLoop')
+    assert cfg.default_hooks.checkpoint.save_best == ['a/mIoU', 'b/mIoU']
+
+
+def test_preparing_a_config_writes_its_method_out_and_logs_it(
+    said: list[str],
+) -> None:
+    cfg = Config(dict(model=pair(dict(type='kd', weight=2.0)), optim_wrapper=dict(ADAMW)))
+    prepare_config(cfg)
+    first, _, pasted = said[0].partition('\n')
+    assert first == "mmkd: method=dict(type='kd', weight=2.0) is"
+    found: dict = {}
+    exec(pasted, found)
+    assert found['model'] == dict(
+        taps=dict(logits='auto'),
+        objectives=dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', weight=2.0)),
+    )
+    assert found['model']['objectives'] == cfg.model.to_dict()['objectives']
+    assert 'method' not in cfg.pretty_text
+
+
+# ---------------------------------------------------------------------- a Distiller built with one
+
+
+TAPS = dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck')
+
+
+def test_a_distiller_is_built_by_its_method() -> None:
+    model = build(pair('skd-pi-pa', taps=TAPS))
+    assert list(model.objectives) == ['pixel', 'pair']
+    assert model.objectives['pair'].weight == 10.0
+    assert model.task_weight == 1.0
+
+
+def test_a_distiller_says_what_only_a_config_can_have(said: list[str]) -> None:
+    Distiller(**{key: one for key, one in pair('skd', taps=TAPS).items() if key != 'type'})
+    assert 'needs what only the config of the run can have: optim_wrapper=dict(critic=…)' in said[1]
+
+
+def test_the_weight_of_the_labels_is_the_methods_unless_it_is_given() -> None:
+    teacher = dict(model=classifier(2), allow_untrained=True)
+    for given, weight in (({}, 0.1), (dict(task_weight=1.0), 1.0)):
+        model = Distiller(
+            student=dict(model=classifier(2)),
+            teacher=teacher,
+            method='kd',
+            taps=dict(logits='head.fc'),
+            **given,
+        )
+        assert model.task_weight == weight
+
+
+# ---------------------------------------------------------------------- one's own
+
+
+def test_a_method_of_ones_own_is_one_function() -> None:
+    @METHODS.register_module(name='hint')
+    @needs(tasks=('segmentation',), paper='mine')
+    def hint(pair: Pair, weight: float = 2.0) -> Plan:
+        """Match the features."""
+        loss = dict(type='FeatureL1Loss')
+        return Plan(
+            objectives=dict(hint=dict(loss=loss, **pair.on('feat'), weight=weight)),
+            taps=dict(feat='auto:feature'),
+        )
+
+    try:
+        made, _ = expand(pair(dict(type='hint', weight=3.0)))
+        assert made['objectives']['hint']['weight'] == 3.0
+        with pytest.raises(KeyError, match="did you mean 'hint'"):
+            expand(pair('hnt'))
+    finally:
+        METHODS.module_dict.pop('hint')
+
+
+def test_options_are_those_of_the_signature() -> None:
+    assert options_of(find_method('kd')) == dict(tau=None, weight=None, task_weight=None)
+    assert {'length', 'layers', 'rows'} <= set(options_of(find_method('sid')))
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+REFUSED = {
+    'unknown method': (
+        pair('skdd'),
+        KeyError,
+        "there is no method 'skdd'; did you mean 'skd'",
+    ),
+    'misspelt option': (
+        pair(dict(type='kd', wieght=3.0)),
+        TypeError,
+        "method 'kd' got an unknown key 'wieght'; did you mean 'weight'",
+    ),
+    'option of the method that gets the rest': (
+        pair(dict(type='sid', rws=3)),
+        TypeError,
+        "method 'sid' got an unknown key 'rws'; did you mean 'rows'",
+    ),
+    'no method at all': (pair(3), TypeError, "method must be a name, dict(type='kd', …)"),
+    'an empty list': (pair([]), ValueError, 'method is an empty list'),
+    'one method twice': (pair(['kd', 'kd']), ValueError, "method names 'kd' twice"),
+    'another task': (
+        detectors('quest'),
+        ValueError,
+        "method 'quest': it is made for segmentation, classification, but the student learns "
+        'detection. Mend: one of kd, skd, skd-pa, skd-pi, skd-pi-pa',
+    ),
+    'another task, several teachers': (
+        {**detectors('end2'), 'teacher': None, 'teachers': dict(a='x', b='y')},
+        FileNotFoundError,
+        "teacher 'a': the config 'x' is not there",
+    ),
+    'no teacher': (
+        {key: one for key, one in pair('kd').items() if key != 'teacher'},
+        ValueError,
+        "method 'kd': it needs one teacher, but there is none. Mend: teacher=dict(cfg=…",
+    ),
+    'one teacher of several': (
+        pair('end2'),
+        ValueError,
+        "method 'end2': it needs several teachers, got ['teacher']. Mend: teachers=dict(t0=",
+    ),
+    'several teachers of one': (
+        pair('kd', teacher=None, teachers=dict(a=segmentor(4), b=segmentor(4))),
+        ValueError,
+        "it needs one teacher, got ['a', 'b']. Mend: teacher=dict(cfg=…, checkpoint='….pth'); "
+        "several teachers: method='end'",
+    ),
+    'peers with a teacher': (
+        pair('afd'),
+        ValueError,
+        "method 'afd': peers teach each other, without a teacher, got ['teacher']. Mend: "
+        'students=dict(peer0=dict(cfg=…), peer1=dict(cfg=…))',
+    ),
+    'one peer': (
+        dict(student=segmentor(4), method='dml'),
+        ValueError,
+        "peers teach each other, got one student ['student']",
+    ),
+    'students of a teacher': (
+        {**peers('kd'), 'teacher': segmentor(4)},
+        ValueError,
+        "it teaches one student, got ['a', 'b']. Mend: student=dict(cfg=…); peers",
+    ),
+    'no student': (dict(method='kd'), ValueError, 'a Distiller needs student= or students='),
+    'tau out of range': (
+        pair(dict(type='kd', tau=-1.0)),
+        ValueError,
+        "method 'kd': tau must be a finite number above 0, got -1.0",
+    ),
+    'weight out of range': (
+        pair(dict(type='kd', weight=-1)),
+        ValueError,
+        "method 'kd': weight must be a finite number above 0, got -1",
+    ),
+    'noise out of range': (
+        pair(dict(type='soft-randomization', std=-1.0)),
+        ValueError,
+        "method 'soft-randomization': std of GaussianInput must be a finite number, 0 or above",
+    ),
+    'layers that do not divide': (
+        pair(dict(type='id', layers=[0, 1], teacher_layers=[1])),
+        ValueError,
+        "method 'id': teacher_layers must be one for each of the 2 layers, got [1]",
+    ),
+    'no length': (
+        pair(dict(type='sid', layers=[0], teacher_layers=[0])),
+        ValueError,
+        "method 'sid': how long a level is follows from the length of the run",
+    ),
+    'two methods with phases': (
+        peers([dict(type='afd'), 'afd']),
+        ValueError,
+        "method names 'afd' twice",
+    ),
+    'unknown task': (
+        dict(student=dict(type='Net'), teacher=dict(type='Net'), method='kd'),
+        ValueError,
+        'but the student learns something that its config does not tell. Mend: objectives',
+    ),
+}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('what', REFUSED)
+def test_what_is_refused(what: str) -> None:
+    config, kind, message = REFUSED[what]
+    with pytest.raises(kind) as refused:
+        expand(config)
+    assert message in str(refused.value.args[0])
+
+
+@pytest.mark.bad_input
+def test_end2_on_a_detector_names_what_serves_it() -> None:
+    config = detectors('end2')
+    config['teachers'] = dict(a=config['teacher'], b=config.pop('teacher'))
+    with pytest.raises(ValueError, match='but the student learns detection. Mend: objectives of'):
+        expand(config)
+
+
+@pytest.mark.bad_input
+def test_labels_are_needed() -> None:
+    run = dict(train_dataloader=dict(dataset=FILES))
+    with pytest.raises(ValueError, match="method 'ksanc': it reads labels, but the training pipel"):
+        expand(pair('ksanc'), run)
+    expand(pair('kd'), run)
+    wrapped = dict(train_dataloader=dict(dataset=dict(type='RepeatDataset', dataset=FILES)))
+    with pytest.raises(ValueError, match='loads none. Mend: '):
+        expand(pair('messy'), wrapped)
+
+
+@pytest.mark.bad_input
+def test_an_optimizer_of_another_constructor_is_refused() -> None:
+    own = {**ADAMW, 'constructor': 'LayerDecayOptimizerConstructor'}
+    with pytest.raises(ValueError, match='needs the optimizers .*which makes one. Mend: optim_wr'):
+        expand_config(Config(dict(model=pair('skd'), optim_wrapper=own)))
+
+
+@pytest.mark.bad_input
+def test_the_doctor_names_a_method_that_is_not_there_and_goes_on() -> None:
+    from mmkd.apis.doctor import diagnose
+
+    cfg = Config(dict(model=pair('skdd'), optim_wrapper=dict(ADAMW), randomness=dict(seed=0)))
+    errors = diagnose(cfg, fake_data=True).errors
+    assert sum("there is no method 'skdd'" in error for error in errors) == 1
+    assert not any('objectives is empty' in error for error in errors)
+
+
+def test_every_method_has_a_sentence_a_paper_and_documented_options() -> None:
+    for name, function in known_methods().items():
+        text = function.__doc__ or ''
+        assert text.splitlines()[0].endswith(('.', ':')), name
+        for option in options_of(function):
+            assert f'{option}: ' in text or 'options: Those of ``id``' in text, (name, option)

@@ -1,0 +1,38 @@
+"""What is told of methods follows from what they make of pairs, and costs are those measured."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mmkd.methods import known_methods
+from mmkd.methods.facts import all_facts, facts_of
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks' / 'README.md'
+
+
+def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
+    told = {one.name: one for one in all_facts()}
+    assert {name for name, one in told.items() if one.labels} == {
+        'id',
+        'ksanc',
+        'messy',
+        'pid',
+        'sid',
+    }
+    assert {name for name, one in told.items() if 'critic' in one.weights} == {
+        'afd',
+        'ksanc',
+        'skd',
+    }
+    assert told['kd'].reads == ('logits',)
+    assert told['quest'].weights == ('layers of AssignmentKLLoss',)
+    assert told['end'].weights == (), 'a convolution between classes is refused'
+    assert {name for name, one in told.items() if one.members == 'peers'} == {'afd', 'dml', 'l1'}
+
+
+@pytest.mark.parametrize('name', known_methods())
+def test_costs_are_measured_ones(name: str) -> None:
+    measured = BENCHMARKS.read_text()
+    numbers = re.findall(r'\d\.\d+', facts_of(name).cost)
+    assert all(number in measured for number in numbers), numbers
