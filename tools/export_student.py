@@ -4,6 +4,7 @@ import argparse
 
 from mmkd import export_student
 from mmkd.apis.cli import common_flags, run
+from mmkd.apis.deploy import add_flags, deploy_student
 
 
 def main() -> None:
@@ -16,12 +17,14 @@ def main() -> None:
     parser.add_argument(
         '--member', default='student', help='name of the student (default: student)'
     )
+    add_flags(parser)
     args = common_flags(parser).parse_args()
     weights, config = export_student(args.checkpoint, args.out, args.member)
     print(
         f'wrote {weights} and {config}; load them with mmseg.apis.init_model({str(config)!r}, '
         f'{str(weights)!r})'
     )
+    deploy_student(args, weights, config, args.checkpoint)
 
 
 if __name__ == '__main__':
