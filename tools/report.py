@@ -7,6 +7,7 @@ import argparse
 from pathlib import Path
 
 from mmkd.apis.cli import common_flags, run
+from mmkd.apis.page import add_flags, check_flags, write_files
 from mmkd.apis.report import markdown, write_into
 from mmkd.apis.results import read_row
 
@@ -35,7 +36,9 @@ def parse_args() -> argparse.Namespace:
         '--> and <!-- end of report NAME -->',
     )
     parser.add_argument('--name', help='NAME of the place in --into')
+    add_flags(parser)
     args = common_flags(parser).parse_args()
+    check_flags(parser, args)
     if (args.into is None) != (args.name is None):
         parser.error('--into FILE and --name NAME come together')
     return args
@@ -44,16 +47,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Print the table, or write it into a file."""
     args = parse_args()
-    table = markdown(
-        [read_row(argument) for argument in args.work_dirs],
-        args.metric,
-        args.baseline,
-        args.teacher,
-    )
+    rows = [read_row(argument) for argument in args.work_dirs]
+    table = markdown(rows, args.metric, args.baseline, args.teacher)
     if args.into is None:
         print(table, end='')
     else:
         write_into(args.into, args.name, table)
+    write_files(rows, args)
 
 
 if __name__ == '__main__':

@@ -51,7 +51,7 @@ class Graph(nn.Module):
     def preprocess(self, inputs: Tensor) -> Tensor:
         """Return what the network sees: channels turned, normalised, padded, in this order."""
         x = inputs.flip(1) if self.flip else inputs
-        x = (x - self.mean) / self.std
+        x = (x - self.get_buffer('mean')) / self.get_buffer('std')
         below, right = (big - own for big, own in zip(self.padded, self.size, strict=True))
         return F.pad(x, (0, right, 0, below), value=self.pad_value) if below or right else x
 

@@ -1,6 +1,7 @@
 """From a plain student to a file beside it: written, compared with PyTorch, timed, told."""
 
 import argparse
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,7 +120,7 @@ def deploy(
         )
     write_atomically(written.content, file)
     report = Report(file, check, written.dynamic, source)
-    cases = {'PyTorch': graph, RUNTIME[kind]: written.run}
+    cases: dict[str, Callable[[Tensor], Any]] = {'PyTorch': graph, RUNTIME[kind]: written.run}
     own = size_of(weights, file)
     taught_by = _teacher_graph(teacher, data, report.notes)
     if taught_by is not None:
