@@ -4,8 +4,10 @@ Mean, standard deviation, order of channels and padding lie inside, so that a pr
 language feeds plain pixels and cannot get them wrong.
 """
 
+from itertools import product
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -43,6 +45,7 @@ class Graph(nn.Module):
         mean, std = pixel_statistics(source)
         self.register_buffer('mean', mean.clone(), persistent=False)
         self.register_buffer('std', std.clone(), persistent=False)
+        self.eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return logits or depth; of maps, those of the pixels that were given."""
@@ -59,8 +62,30 @@ class Graph(nn.Module):
         """Return the output for images as the network sees them."""
         if self.kind == 'classification':
             return self.model(x, mode='tensor')
-        known = dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), self.padded)
-        maps = self.model.inference(x, [dict(known)])  # type: ignore[operator]
+        cfg: Any = self.model.test_cfg
+        return self._slide(x, cfg) if cfg.get('mode') == 'slide' else self.by_the_model(x)
+
+    def by_the_model(self, x: Tensor) -> Tensor:
+        """Return the output as the model's own test computes it, which cannot always be traced."""
+        if self.kind == 'classification':
+            return self.model(x, mode='tensor')
+        return self._cut(self.model.inference(x, [_known(self.padded)]))  # type: ignore[operator]
+
+    def _slide(self, x: Tensor, cfg: Any) -> Tensor:
+        """Return the mean over windows; mmseg's own asks a tensor for a number: no graph."""
+        total: Tensor | float = 0.0
+        count = x.new_zeros(1, 1, *self.padded)
+        pairs = zip(self.padded, cfg.crop_size, cfg.stride, strict=True)
+        rows, columns = (windows(*pair) for pair in pairs)
+        for (top, low), (left, right) in product(rows, columns):
+            known = _known((low - top, right - left))
+            part = self.model.encode_decode(x[..., top:low, left:right], [known])  # type: ignore[operator]
+            margins = (left, self.padded[1] - right, top, self.padded[0] - low)
+            total = total + F.pad(part, margins)
+            count = count + F.pad(torch.ones_like(count[..., top:low, left:right]), margins)
+        return self._cut(total / count)
+
+    def _cut(self, maps: Tensor) -> Tensor:
         height, width = self.size
         return maps[..., :height, :width]
 
@@ -72,6 +97,21 @@ class Graph(nn.Module):
             return output.argmax(1)
         threshold = getattr(self.model.decode_head, 'threshold', 0.5)  # one channel: a foreground
         return (output.sigmoid() > threshold)[:, 0].long()
+
+
+def windows(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
+    """Return where windows begin and end; the last one ends where the image does.
+
+    >>> windows(10, 4, 3), windows(3, 4, 3)
+    ([(0, 4), (3, 7), (6, 10)], [(0, 3)])
+    """
+    number = max(length - crop + stride - 1, 0) // stride + 1
+    ends = [min(index * stride + crop, length) for index in range(number)]
+    return [(max(end - crop, 0), end) for end in ends]
+
+
+def _known(size: tuple[int, ...]) -> dict[str, Any]:
+    return dict.fromkeys(('ori_shape', 'img_shape', 'pad_shape'), tuple(size))
 
 
 def check_kind(model: nn.Module) -> str:

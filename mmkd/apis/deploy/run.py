@@ -161,7 +161,7 @@ def graph_of(model: nn.Module, data: dict) -> tuple[Graph, Tensor, Tensor]:
             'channels, normalise and pad below and on the right, so the graph would see other '
             'images. Mend: a data_preprocessor that does no more in a test'
         )
-    return graph, images, graph.answer(x)
+    return graph, images, graph.by_the_model(x)
 
 
 @torch.no_grad()
