@@ -143,10 +143,11 @@ def _read_per_class(path: Path) -> dict[str, dict[str, float]]:
     """Return what the test wrote of single classes; those without a value are left out."""
     found = _read_dict(path, 'test it again') if path.is_file() else {}
     values = {metric: classes for metric, classes in found.items() if isinstance(classes, dict)}
-    return {
-        metric: {name: value for name, value in classes.items() if _is_finite(value)}
-        for metric, classes in values.items()
-    }
+    return {metric: _finite(classes) for metric, classes in values.items()}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if _is_finite(value)}
 
 
 def _check_one_run(folder: Path, tests: list[Path]) -> None:

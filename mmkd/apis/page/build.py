@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -101,8 +102,8 @@ def read_row_curves(row: Row) -> RowCurves:
 
 
 def _shared(runs: Sequence[dict[str, Curve]]) -> dict[str, list[Curve]]:
-    names = [name for name in runs[0] if all(name in run for run in runs)]
-    return {name: [run[name] for run in runs] for name in names}
+    common = set.intersection(*map(set, runs))
+    return {name: list(map(itemgetter(name), runs)) for name in runs[0] if name in common}
 
 
 def tell_best(
@@ -176,9 +177,9 @@ def _chart(name: str, rows: Sequence[tuple[str, dict[str, list[Curve]]]], identi
     ]
     means = [(line.label, dict(mean_curve(line.runs))) for line in lines]
     steps = sorted({step for _, mean in means for step in mean})
-    chosen = [steps[round(i * (len(steps) - 1) / (COLUMNS - 1))] for i in range(COLUMNS)]
-    chosen = sorted(set(chosen)) if len(steps) > 1 else steps
-    numbers = [[label, *(_said(mean.get(step)) for step in chosen)] for label, mean in means]
+    places = {round(i * (len(steps) - 1) / (COLUMNS - 1)) for i in range(COLUMNS)}
+    chosen = [steps[place] for place in sorted(places)] if steps else []
+    numbers = [[label, *map(_said, map(mean.get, chosen))] for label, mean in means]
     ends = [f'{label} ends at {_said(list(mean.values())[-1])}' for label, mean in means if mean]
     about = f'{text(name)} over the iterations. {"; ".join(ends)}.'
     picture = line_chart(text(name), lines, about, identifier)

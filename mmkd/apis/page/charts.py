@@ -33,7 +33,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     """Return round numbers within a range, at most so many.
 
     >>> ticks(0, 1500), ticks(0.21, 0.34)
-    ([0.0, 500.0, 1000.0, 1500.0], [0.25, 0.3])
+    ([0, 500, 1000, 1500], [0.225, 0.25, 0.275, 0.3, 0.325])
     """
     span = (high - low) or 1.0
     power = 10 ** math.floor(math.log10(span / most))

@@ -5,9 +5,10 @@ Values come from ``per_class.json``, which a test writes beside its numbers.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from itertools import repeat
 
 from mmkd.apis.results import Row
+from mmkd.utils.averages import mean_metrics
 
 
 @dataclass(frozen=True)
@@ -51,18 +52,13 @@ def per_class(rows: Sequence[Row], baseline: str | None = None) -> list[PerClass
         rows: Of the report.
         baseline: Label of the student alone.
     """
-    names = dict.fromkeys(
-        metric
-        for row in rows
-        if all(run.per_class for run in row.runs)
-        for metric in row.runs[0].per_class
-    )
+    names = dict.fromkeys(metric for row in rows for metric in row.runs[0].per_class)
     return [_table(metric, rows, baseline) for metric in names]
 
 
 def _table(metric: str, rows: Sequence[Row], baseline: str | None) -> PerClass:
-    having = [row for row in rows if all(run.per_class.get(metric) for run in row.runs)]
-    means = {row.label: _means(row, metric) for row in having}
+    means = {row.label: _means(row, metric) for row in rows}
+    means = {label: own for label, own in means.items() if own}
     classes = list(dict.fromkeys(name for own in means.values() for name in own))
     alone = means.get(baseline or '', {})
     gains = {
@@ -77,13 +73,14 @@ def _table(metric: str, rows: Sequence[Row], baseline: str | None) -> PerClass:
         gain = gains.get((label, name))
         return Cell(means[label].get(name), gain, (gain or 0.0) / largest)
 
-    lines = [(name, [cell(label, name) for label in means]) for name in classes]
+    lines = [(name, list(map(cell, means, repeat(name)))) for name in classes]
     missing = [row.label for row in rows if row.label not in means]
     return PerClass(metric, list(means), lines, missing, baseline if baseline in means else None)
 
 
 def _means(row: Row, metric: str) -> dict[str, float]:
     """Return class -> mean over the runs, of classes that every run has."""
-    found = [run.per_class[metric] for run in row.runs]
-    shared = [name for name in found[0] if all(name in own for own in found)]
-    return {name: fmean(own[name] for own in found) for name in shared}
+    found = [run.per_class.get(metric, {}) for run in row.runs]
+    common = set.intersection(*map(set, found))
+    first = {name: value for name, value in found[0].items() if name in common}
+    return mean_metrics([first, *found[1:]])

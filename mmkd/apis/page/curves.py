@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -69,4 +70,4 @@ def mean_curve(curves: Iterable[Curve]) -> Curve:
     """
     values = [dict(curve) for curve in curves]
     shared = set.intersection(*map(set, values)) if values else set()
-    return [(step, fmean(one[step] for one in values)) for step in sorted(shared)]
+    return [(step, fmean(map(itemgetter(step), values))) for step in sorted(shared)]

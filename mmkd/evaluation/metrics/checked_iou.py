@@ -63,8 +63,8 @@ def class_ious(results: Sequence[tuple], classes: Sequence[str]) -> dict[str, fl
     >>> class_ious([(tensor([1., 0.]), tensor([4., 0.]))] * 2, 'ab')
     {'a': 25.0, 'b': None}
     """
-    intersection, union = (sum(result[part] for result in results) for part in (0, 1))
-    ious = (100 * intersection / union).tolist()
+    intersections, unions, *_ = zip(*results, strict=True)
+    ious = (100 * sum(intersections) / sum(unions)).tolist()
     found = zip(classes, ious, strict=True)
     return {name: round(iou, 2) if isfinite(iou) else None for name, iou in found}
 
