@@ -395,6 +395,9 @@ def test_boxes_by_value() -> None:
     pictures = dict(kind.draw(np.full((60, 60, 3), 100, np.uint8), teacher, student))
     assert list(pictures) == ['teacher', 'student', 'difference']
     assert pictures['difference'][0, 45].tolist() == list(TEACHER_RIGHT)
+    student.set_metainfo(dict(ori_shape=(60, 60)))  # the network saw it at half the size
+    small = dict(kind.draw(np.full((30, 30, 3), 100, np.uint8), teacher, student))
+    assert np.array_equal(small['difference'], pictures['difference'])
 
 
 # ---------------------------------------------------------------- real runs, and a browser

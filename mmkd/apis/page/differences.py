@@ -186,18 +186,18 @@ def _example(
     return Example(
         printable(Path(path).name, 80),
         disagreement,
-        [_encode(name, picture) for name, picture in pictures],
+        [_encode(name, picture, kind.smooth) for name, picture in pictures],
         kind.tell(*samples),
     )
 
 
-def _encode(name: str, picture: np.ndarray) -> Shown:
+def _encode(name: str, picture: np.ndarray, smooth: bool) -> Shown:
     """Return a picture as a PNG in a data URI, no side longer than LONGEST."""
     height, width = picture.shape[:2]
     share = min(1.0, LONGEST / max(height, width))
     if share < 1:
         size = max(1, round(width * share)), max(1, round(height * share))
-        mode = cv2.INTER_AREA if name == 'image' else cv2.INTER_NEAREST
+        mode = cv2.INTER_AREA if smooth or name == 'image' else cv2.INTER_NEAREST
         picture = cv2.resize(picture, size, interpolation=mode)
     content = cv2.imencode('.png', np.ascontiguousarray(picture[..., ::-1]))[1].tobytes()
     uri = f'data:image/png;base64,{b64encode(content).decode()}'

@@ -1,5 +1,6 @@
 """Where two predictions of one image differ, by how much, and how that is drawn; a kind a class.
 
+``smooth`` says whether its pictures may be averaged where they are made smaller: classes may not.
 A picture is an array (H, W, 3) in RGB. Colours that mean something differ in lightness too, and
 what they say is said in words beside them.
 """
@@ -49,6 +50,7 @@ class Labels:
     meta: dict[str, Any]
 
     measure: ClassVar[str] = 'share of the pixels that get another class'
+    smooth: ClassVar[bool] = False
 
     def disagreement(self, teacher: Any, student: Any) -> float:
         """Return a number from 0 to 1."""
@@ -114,6 +116,7 @@ class Depths:
     meta: dict[str, Any]
 
     measure: ClassVar[str] = "mean difference as a share of the teacher's depth"
+    smooth: ClassVar[bool] = False
 
     def disagreement(self, teacher: Any, student: Any) -> float:
         """Return a number from 0 on."""
@@ -156,6 +159,7 @@ class Classes:
     meta: dict[str, Any]
 
     measure: ClassVar[str] = 'total variation between the predicted distributions'
+    smooth: ClassVar[bool] = True
 
     def disagreement(self, teacher: Any, student: Any) -> float:
         """Return a number from 0 to 1."""
@@ -194,6 +198,7 @@ class Boxes:
     meta: dict[str, Any]
 
     measure: ClassVar[str] = 'share of the boxes that only one of them has'
+    smooth: ClassVar[bool] = True
 
     def disagreement(self, teacher: Any, student: Any) -> float:
         """Return a number from 0 to 1."""
@@ -202,7 +207,11 @@ class Boxes:
         return alone / max(1, total + len(other[1]))
 
     def draw(self, image: Picture, teacher: Any, student: Any) -> list[tuple[str, Picture]]:
-        """Return the boxes of the truth, of both, and those that only one has."""
+        """Return the boxes of the truth, of both, and those that only one has.
+
+        Detectors give boxes in the original image, which the network may have seen smaller.
+        """
+        image = _resized(image, student.metainfo.get('ori_shape') or image.shape)
         one, other = map(_shown, (teacher.pred_instances, student.pred_instances))
         truth = student.get(self.task.field) if self.task.field in student else None
         shown = [('teacher', one), ('student', other)]
@@ -267,10 +276,14 @@ def _coloured(labels: np.ndarray, palette: np.ndarray) -> Picture:
 
 def _dimmed(image: Picture, shape: tuple[int, ...]) -> Picture:
     """Return the image in dark grey, as large as a map."""
+    grey = image.mean(2, keepdims=True).repeat(3, 2) * 0.45
+    return _resized(grey.astype(np.uint8), shape)
+
+
+def _resized(image: Picture, shape: tuple[int, ...]) -> Picture:
     import cv2
 
-    grey = image.mean(2, keepdims=True).repeat(3, 2) * 0.45
-    return cv2.resize(grey.astype(np.uint8), (shape[1], shape[0]))
+    return cv2.resize(image, (shape[1], shape[0]))
 
 
 def _heat(values: np.ndarray, low: float, high: float, name: str = 'viridis') -> Picture:
