@@ -88,7 +88,7 @@ def deploy(
     """Write a plain student as one file beside its weights, and compare it with PyTorch.
 
     Args:
-        weights: As :func:`mmkd.export_student` writes them.
+        weights: As ``mmkd.export_student`` writes them.
         config: The config beside them.
         kind: 'onnx' or 'torch_export'.
         image: An image file; None: the first one of the test set, else a generated one.
