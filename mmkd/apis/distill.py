@@ -1,8 +1,6 @@
 """From two configs and a checkpoint to a student: a config is written, checked, and trained by."""
 
-import argparse
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -12,7 +10,6 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from rich.console import Console
 
-from mmkd.apis.cli import CfgOptions
 from mmkd.apis.doctor import Report, diagnose
 from mmkd.apis.launch import build_runner, load_config, train
 from mmkd.apis.prepare import is_distiller, prepare_config
@@ -75,7 +72,7 @@ class Pairing:
 def distill(
     pairing: Pairing,
     console: Console,
-    options: Sequence[str] | None = None,
+    options: dict[str, Any] | None = None,
     amp: bool = False,
     dry_run: bool = False,
     overwrite: bool = False,
@@ -88,7 +85,7 @@ def distill(
     Args:
         pairing: What is to be distilled.
         console: Where it is told.
-        options: ``key=value`` settings of this run alone.
+        options: Settings of this run alone, ``key.key`` -> value.
         amp: Mixed precision.
         dry_run: Whether to stop before the training.
         overwrite: Whether to write another config over one that is there, and begin anew.
@@ -105,7 +102,7 @@ def distill(
     """
     path = write_config(pairing, overwrite)
     console.print(f'config: {path}', markup=False, soft_wrap=True)
-    cfg = load_config(str(path), read_options(options))
+    cfg = load_config(str(path), options)
     report = _check(cfg, verbose)
     report.print(console)
     if not report.ok:
@@ -173,19 +170,6 @@ def config_text(pairing: Pairing) -> str:
         settings |= _length(student, pairing)
     about = 'data, schedule and runtime are those of the student alone'
     return f'# {" + ".join(pairing.methods)}: {about}\n{assignments(settings)}\n'
-
-
-def read_options(options: Sequence[str] | None) -> dict[str, Any] | None:
-    """Read ``key=value`` texts as mmengine does.
-
-    >>> read_options(['train_dataloader.batch_size=4', 'randomness.seed=1'])
-    {'train_dataloader.batch_size': 4, 'randomness.seed': 1}
-    """
-    if not options:
-        return None
-    parser = argparse.ArgumentParser(prog='mmkd distill')
-    parser.add_argument('--cfg-options', nargs='+', action=CfgOptions)
-    return parser.parse_args(['--cfg-options', *options]).cfg_options
 
 
 def _base(pairing: Pairing) -> str:

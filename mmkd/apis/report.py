@@ -4,6 +4,7 @@ import html
 import re
 import statistics
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from textwrap import fill
@@ -37,12 +38,34 @@ def main_metric(rows: Iterable[Row]) -> str:
 
 
 def text(found: object) -> str:
-    r"""Return what a record says as plain text of Markdown: one line, no HTML, no cells.
+    """Return what a record says as one short line; it is escaped where it is written."""
+    return printable(found, 80)
 
-    >>> text('CPU | <script>')
+
+def escaped(cell: str) -> str:
+    r"""Return a line as plain text of Markdown: no HTML, no cells.
+
+    >>> escaped('CPU | <script>')
     'CPU \\| &lt;script&gt;'
     """
-    return html.escape(printable(found, 80), quote=False).replace('|', r'\|')
+    return html.escape(cell, quote=False).replace('|', r'\|')
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of rows as plain text, whatever it is written as.
+
+    Args:
+        titles: Of the columns.
+        lines: A cell a column.
+        notes: Sentences on what the runs ran on and whether budgets agree.
+        metric: The main metric.
+    """
+
+    titles: list[str]
+    lines: list[list[str]]
+    notes: list[str]
+    metric: str
 
 
 def digits(values: Sequence[float]) -> int:
@@ -71,7 +94,20 @@ def markdown(
     baseline: str | None = None,
     teacher: str | None = None,
 ) -> str:
-    """Return a Markdown table of rows; below it, what they ran on and whether budgets agree.
+    """Return :func:`make_table` as Markdown."""
+    table = make_table(rows, metrics, baseline, teacher)
+    lines = [table.titles, ['---'] * len(table.titles), *table.lines]
+    text = ''.join(f'| {" | ".join(map(escaped, cells))} |\n' for cells in lines)
+    return f'{text}\n{escaped(" ".join(table.notes))}\n'
+
+
+def make_table(
+    rows: Sequence[Row],
+    metrics: Sequence[str] = (),
+    baseline: str | None = None,
+    teacher: str | None = None,
+) -> Table:
+    """Return a table of rows; below it, what they ran on and whether budgets agree.
 
     Args:
         rows: In the order of the table.
@@ -90,11 +126,11 @@ def markdown(
     ends = _ends(rows, metrics[0], baseline, teacher)
     places = {metric: digits(_values(rows, metric)) for metric in metrics}
     first = places[metrics[0]]
-    sign = -1 if _less_is_better(metrics[0]) else 1
-    titles = [text(metric) + ' ↓' * _less_is_better(metric) for metric in metrics]
+    sign = -1 if less_is_better(metrics[0]) else 1
+    titles = [text(metric) + ' ↓' * less_is_better(metric) for metric in metrics]
     head = ['row', f'{text(metrics[0])} of each run', *titles]
     head += ['gain'] * bool(baseline) + ['gap closed'] * bool(teacher) + ['time']
-    lines = [head, ['---'] * len(head)]
+    lines = []
     for row in rows:
         values = row.values(metrics[0])
         each = ', '.join(f'{value:.{first}f}' for value in values)
@@ -108,8 +144,7 @@ def markdown(
             closed = f'{gap_closed(mean, *ends):.0f} %'
             cells.append('–' if row.label in (baseline, teacher) else closed)
         lines.append([*cells, _time(row)])
-    table = ''.join(f'| {" | ".join(cells)} |\n' for cells in lines)
-    return f'{table}\n{_conditions(rows, any(map(_less_is_better, metrics)))}'
+    return Table(head, lines, _conditions(rows, any(map(less_is_better, metrics))), metrics[0])
 
 
 def _check_labels(rows: Sequence[Row], baseline: str | None, teacher: str | None) -> None:
@@ -137,7 +172,7 @@ def _ends(
         if row.label in (baseline, teacher)
     }
     alone, taught_by = means.get(baseline or '', 0.0), means.get(teacher or '', 0.0)
-    better = taught_by < alone if _less_is_better(metric) else taught_by > alone
+    better = taught_by < alone if less_is_better(metric) else taught_by > alone
     if teacher is not None and not better:
         raise ValueError(
             f'{teacher!r} ({metric} {taught_by:.4g}) is not better than {baseline!r} '
@@ -150,7 +185,12 @@ def _values(rows: Sequence[Row], metric: str) -> list[float]:
     return [value for row in rows for value in row.values(metric)]
 
 
-def _less_is_better(metric: str) -> bool:
+def less_is_better(metric: str) -> bool:
+    """Return whether a metric is an error.
+
+    >>> less_is_better('abs_rel'), less_is_better('mIoU')
+    (True, False)
+    """
     return LESS_IS_BETTER.fullmatch(metric) is not None
 
 
@@ -164,7 +204,7 @@ def _time(row: Row) -> str:
     return f'{seconds:.0f} s' + ('' if on_gpu else ' CPU')
 
 
-def _conditions(rows: Sequence[Row], less: bool) -> str:
+def _conditions(rows: Sequence[Row], less: bool) -> list[str]:
     """Return in sentences how many runs there are, what they ran on, and where rows differ."""
     lines = [f'{_count(rows)} a row, mean ± sample standard deviation.']
     if less:
@@ -180,7 +220,7 @@ def _conditions(rows: Sequence[Row], less: bool) -> str:
     within = any(len(values) > 1 for values in budgets.values())
     lines += _differ('Budgets differ (iterations × batch × processes)', budgets, within)
     lines += _differ('Seeds differ', {row.label: _seeds(row) for row in rows if len(row.runs) > 1})
-    return ' '.join(lines) + '\n'
+    return lines
 
 
 def _count(rows: Sequence[Row]) -> str:

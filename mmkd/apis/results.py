@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmkd.engine.hooks.run_record import FILE
+from mmkd.engine.hooks.run_record import FILE, PER_CLASS
 from mmkd.utils.checks import nearest
 
 TIME = re.compile(r'\d{8}_\d{6}')
@@ -17,11 +17,19 @@ TIMES = ('seconds', 'cpu_seconds', 'peak_gpu_mib')
 
 @dataclass(frozen=True)
 class Run:
-    """One training: what its newest test found, and what mmkd train wrote of it."""
+    """One training: what its newest test found, and what mmkd train wrote of it.
+
+    Args:
+        folder: Where it lies.
+        metrics: Of the newest test.
+        record: What mmkd train wrote of it.
+        per_class: Metric -> class -> value of that test; nothing of tests before they were stored.
+    """
 
     folder: Path
     metrics: dict[str, float]
     record: dict[str, Any] = field(default_factory=dict)
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,13 +127,26 @@ def _read_run(folder: Path) -> Run:
             f'{folder} holds no result of a test. Mend: mmkd test CONFIG CHECKPOINT --work-dir '
             f'{folder / "test"}'
         )
-    found = _read_dict(max(tests, key=lambda path: path.stem), 'test it again')
+    newest = max(tests, key=lambda path: path.stem)
+    found = _read_dict(newest, 'test it again')
     metrics = {
         key: _as_float(value)
         for key, value in found.items()
         if _is_number(value) and key not in ('time', 'data_time')
     }
-    return Run(folder, metrics, _read_record(folder / FILE))
+    per_class = _read_per_class(newest.parent / PER_CLASS)
+    return Run(folder, metrics, _read_record(folder / FILE), per_class)
+
+
+def _read_per_class(path: Path) -> dict[str, dict[str, float]]:
+    """Return what the test wrote of single classes; those without a value are left out."""
+    found = _read_dict(path, 'test it again') if path.is_file() else {}
+    values = {metric: classes for metric, classes in found.items() if isinstance(classes, dict)}
+    return {metric: _finite(classes) for metric, classes in values.items()}
+
+
+def _finite(values: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if _is_finite(value)}
 
 
 def _check_one_run(folder: Path, tests: list[Path]) -> None:
@@ -147,6 +168,10 @@ def _check_one_run(folder: Path, tests: list[Path]) -> None:
 def _as_float(value: float) -> float:
     """Return a number as it is; of whole ones, which JSON has of any size, the largest as inf."""
     return math.inf if isinstance(value, int) and abs(value) > sys.float_info.max else value
+
+
+def _is_finite(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -242,7 +242,7 @@ def _check_pair(pair: Pair, function: Callable[..., Plan]) -> None:
     if wanted.teachers == SEVERAL and teachers < 2:
         pair.fail(
             f'it needs several teachers, got {list(pair.teachers) or "none"}. Mend: '
-            "teachers=dict(t0=dict(cfg=…, checkpoint='0.pth'), t1=…) (tools/train_ensemble.py "
+            "teachers=dict(t0=dict(cfg=…, checkpoint='0.pth'), t1=…) (mmkd train-ensemble "
             "trains them); of one teacher: method='kd'"
         )
     if wanted.tasks and pair.kind not in wanted.tasks:

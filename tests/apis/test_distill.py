@@ -14,7 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
 
-from mmkd.apis.distill import Pairing, config_text, distill, read_options, write_config
+from mmkd.apis.distill import Pairing, config_text, distill, write_config
 from mmkd.apis.launch import build_runner, load_config
 from mmkd.apis.prepare import prepare_config
 from mmkd.utils.config_file import read_config
@@ -180,10 +180,22 @@ def test_a_length_in_iterations_needs_such_a_loop(place: Path) -> None:
 
 def test_the_command_reads_what_it_says(place: Path) -> None:
     args = command(
-        'distill', STUDENT, TEACHER, 'a.pth', '--method', 'kd', '--method', 'quest', '--iters', '4'
+        'distill',
+        STUDENT,
+        TEACHER,
+        'a.pth',
+        '--method',
+        'kd',
+        '--method',
+        'quest',
+        '--iters',
+        '4',
+        '--cfg-options',
+        'a.b=3',
+        'c=[1,2]',
     )
     assert (args.checkpoint, args.method, args.iters) == (['a.pth'], ['kd', 'quest'], 4)
-    assert read_options(['a.b=3', 'c=[1,2]']) == {'a.b': 3, 'c': [1, 2]}
+    assert args.cfg_options == {'a.b': 3, 'c': [1, 2]}
 
 
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ from mmkd.apis.doctor.wiring import Wiring
 from mmkd.losses import PairWiseAffinityLoss, PixelWiseKLLoss
 from mmkd.models import TextDataPreprocessor
 from mmkd.tasks import Detection, Segmentation, generated_batch
+from mmkd.utils.config_file import read_config
 
 SEVEN = [f'class {i}' for i in range(7)]
 
@@ -1176,7 +1177,7 @@ def test_evaluate_needs_data(capsys: pytest.CaptureFixture) -> None:
 
 def test_a_schedule_without_an_end_lasts_as_long_as_the_run() -> None:
     report = Report()
-    cfg = Config.fromfile(ROOT / 'configs/demo/student.py')
+    cfg = read_config('mmkd::demo/student.py')
     check_run(cfg, report)
     assert not any('is scheduled for' in warning for warning in report.warnings)
     cfg.param_scheduler[1].end = 900

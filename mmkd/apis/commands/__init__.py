@@ -18,6 +18,7 @@ from mmkd.apis.flags import Parser, common_flags
 # group -> command -> purpose; the module has the command's name with underscores
 GROUPS = {
     'Train, test, hand over': {
+        'distill': 'From two configs and a checkpoint to a trained, tested, exported student.',
         'demo': 'The whole story on built-in data: a teacher, a student, and one that it teaches.',
         'train': 'Train by a config: a Distiller, or the plain baseline beside it.',
         'test': 'Test a checkpoint by a config; an ensemble by its config alone.',
@@ -26,10 +27,11 @@ GROUPS = {
         'fit-vocabulary': 'Fit the vocabularies of a QUEST config beforehand: runs share them so.',
     },
     'Look into it': {
+        'methods': 'List the methods by name, or tell one and what it makes of a pair.',
         'doctor': 'Check a config before training by it: members, taps, objectives, data, cost.',
         'benchmark': 'Measure the distillation step of a config beside its student and teacher.',
         'robustness': 'Test a checkpoint on clean, on corrupted, and on attacked images.',
-        'report': 'Collect runs into a Markdown table.',
+        'report': 'Collect runs into a table: in Markdown, as a page for a browser, as a picture.',
     },
     'Shell and development': {
         'completion': 'Print the script by which a shell completes commands and options.',

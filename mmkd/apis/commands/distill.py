@@ -1,6 +1,16 @@
-"""Write a config, check it, train, test, export: mmkd distill a.py b.py b.pth --method kd."""
+"""From two configs and a checkpoint to a trained, tested, exported student.
+
+Writes a config of ten lines, which is yours to edit, and checks it as mmkd doctor does. Exit
+status 1 where it would not train as meant. The same line again goes on where the run was left.
+
+Example::
+
+    mmkd distill student.py teacher.py teacher.pth --method skd
+"""
 
 import argparse
+
+from mmkd.apis.flags import CfgOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--iters', type=int, help="length of the run (default: the student's)")
     parser.add_argument('--seed', type=int, help="of the run (default: the student's)")
     parser.add_argument(
-        '--cfg-options', nargs='+', metavar='KEY=VALUE', help='override settings of this run'
+        '--cfg-options',
+        nargs='+',
+        action=CfgOptions,
+        metavar='KEY=VALUE',
+        help='override settings of this run',
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision for every optimizer')
     parser.add_argument('--dry-run', action='store_true', help='write and check, train nothing')
@@ -54,6 +68,6 @@ def main(args: argparse.Namespace) -> int | None:
         amp=args.amp,
         dry_run=args.dry_run,
         overwrite=args.overwrite,
-        verbose=getattr(args, 'verbose', False),
+        verbose=args.verbose,
     )
     return 0 if done else 1

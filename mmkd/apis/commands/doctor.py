@@ -49,29 +49,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "are not the training's",
     )
     parser.add_argument('--device', help='default: a GPU where there is one')
+    parser.add_argument(
+        '--taps',
+        action='store_true',
+        help='list what a tap of each member may read, in the order in which it is made, and '
+        'nothing else: path, shape, stride, and which point it is',
+    )
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what contradicts itself."""
     if args.fake_data and args.evaluate:
         parser.error('--evaluate needs the validation data, which --fake-data leaves alone')
+    if args.taps and args.evaluate:
+        parser.error('--taps lists what taps may read and evaluates nothing. Mend: one of the two')
 
 
 def main(args: argparse.Namespace) -> int:
     """Diagnose, print, and fail where there are errors."""
     from mmengine.logging import MMLogger
 
-    from mmkd.apis.doctor import Report, diagnose
+    from mmkd.apis.doctor import Report, diagnose, list_taps
     from mmkd.apis.launch import load_config
     from mmkd.utils.tables import make_console
 
     MMLogger.get_instance('mmkd_doctor', log_level='INFO' if args.verbose else 'ERROR')
+    size = tuple(args.size) if args.size else None
     try:
         cfg = load_config(args.config, args.cfg_options)
     except Exception as error:
         report = Report()
         report.error(error)
     else:
+        if args.taps:
+            report = list_taps(cfg, size)
+            report.print(make_console(), verdict=False)
+            return 0 if report.ok else 1
         report = diagnose(
             cfg,
             args.fake_data,
@@ -80,7 +93,7 @@ def main(args: argparse.Namespace) -> int:
             args.evaluate,
             args.device,
             args.val_batches,
-            tuple(args.size) if args.size else None,
+            size,
         )
     report.print(make_console())
     return 0 if report.ok else 1

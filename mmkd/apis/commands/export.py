@@ -1,13 +1,16 @@
 """Write a plain student (weights and config) out of a checkpoint of a Distiller.
 
-A training writes the same beside each of its checkpoints.
+A training writes the same beside each of its checkpoints. With --onnx or --torch-export also one
+file that runs without mmkd, compared with PyTorch on a real image; exit status 1 where it differs.
 
 Example::
 
-    mmkd export work_dirs/my_distill/iter_40000.pth student.pth
+    mmkd export work_dirs/my_distill/iter_40000.pth out/ --onnx
 """
 
 import argparse
+
+from mmkd.apis.flags import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,10 +22,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--member', default='student', help='name of the student (default: student)'
     )
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument(
+        '--onnx',
+        dest='deploy',
+        action='store_const',
+        const='onnx',
+        help="also write the student as ONNX (pip install 'mmkd[onnx]'), checked and timed",
+    )
+    kind.add_argument(
+        '--torch-export',
+        dest='deploy',
+        action='store_const',
+        const='torch_export',
+        help='also write it by torch.export (.pt2), checked and timed',
+    )
+    parser.add_argument(
+        '--image', help='check it on this image (default: the first one of the test set)'
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='keep the file even where it differs from PyTorch'
+    )
+    parser.add_argument(
+        '--repeats', type=count(1), default=20, help='times of one image are the median of N'
+    )
 
 
 def main(args: argparse.Namespace) -> None:
     """Export, and say how to load it."""
+    from mmkd.apis.deploy import deploy_student
     from mmkd.distiller.export import export_student
 
     weights, config = export_student(args.checkpoint, args.out, args.member)
@@ -30,3 +58,4 @@ def main(args: argparse.Namespace) -> None:
         f'wrote {weights} and {config}; load them with mmseg.apis.init_model({str(config)!r}, '
         f'{str(weights)!r})'
     )
+    deploy_student(args, weights, config, args.checkpoint)

@@ -1,4 +1,9 @@
-"""List the methods, or tell one: mmkd methods skd student.py teacher.py."""
+"""List the methods by name, or tell one and what it makes of a pair.
+
+Example::
+
+    mmkd methods skd student.py teacher.py
+"""
 
 import argparse
 

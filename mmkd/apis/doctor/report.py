@@ -48,8 +48,8 @@ class Report:
         if rows:
             self.tables[title] = (columns, rows)
 
-    def print(self, console: Console) -> None:
-        """Print tables, then notes, warnings, errors, and the verdict."""
+    def print(self, console: Console, verdict: bool = True) -> None:
+        """Print tables, then notes, warnings, errors, and the verdict, unless that is not asked."""
         for title, (columns, rows) in self.tables.items():
             print_table(console, title, columns, rows)
         for kind, style, texts in (
@@ -60,8 +60,10 @@ class Report:
             for text in texts:
                 console.print(f'[{style}]{kind}:[/] ', end='')
                 console.print(text, markup=False, highlight=False)
-        verdict = 'this would not train as meant' if self.errors else 'ready to train'
-        console.print(f'{verdict} (errors: {len(self.errors)}, warnings: {len(self.warnings)})')
+        if not verdict:
+            return
+        said = 'this would not train as meant' if self.errors else 'ready to train'
+        console.print(f'{said} (errors: {len(self.errors)}, warnings: {len(self.warnings)})')
 
 
 def _add(texts: list[str], problem: str | BaseException) -> None:

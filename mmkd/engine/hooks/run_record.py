@@ -1,4 +1,7 @@
-"""What a training cost and where it ran, written beside its checkpoints for mmkd report."""
+"""What a training cost and where it ran, and what a test found of each class, for mmkd report.
+
+The first is written beside the checkpoints, the second beside the test's own numbers.
+"""
 
 import json
 import os
@@ -19,11 +22,15 @@ from mmkd.utils.atomic import write_atomically
 from mmkd.utils.timing import environment
 
 FILE = 'run.json'
+PER_CLASS = 'per_class.json'
 
 
 @HOOKS.register_module()
 class RunRecordHook(Hook):
     """Write ``<work_dir>/run.json`` when the training ends: seed, budget, time, hardware, versions.
+
+    After a test, ``per_class.json`` in its folder of logs says what a metric found of each class:
+    metric -> class -> value, null of a class that is not there.
 
     ``seconds`` is wall time with validations, checkpoints and what hooks do before the training
     (fit a vocabulary, check teachers), ``cpu_seconds`` what the processor worked for it, in this
@@ -79,6 +86,18 @@ class RunRecordHook(Hook):
             record['peak_gpu_mib'] = torch.cuda.max_memory_allocated() // 2**20
         text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
         write_atomically(text.encode(), Path(runner.work_dir) / FILE)
+
+    @master_only
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Write what the test found of each class; nothing of several students at once."""
+        evaluator = getattr(runner.test_loop, 'evaluator', None)
+        found: dict[str, dict[str, float | None]] = {}
+        for metric in getattr(evaluator, 'metrics', ()):
+            if any(name in (metrics or {}) for name in getattr(metric, 'per_class_of', ())):
+                found |= metric.per_class
+        if found:
+            text = json.dumps(found, indent=1, ensure_ascii=False) + '\n'
+            write_atomically(text.encode(), Path(runner.log_dir) / PER_CLASS)
 
     def _so_far(self) -> dict[str, float]:
         wall, processor = self._begin

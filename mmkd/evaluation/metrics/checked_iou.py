@@ -1,12 +1,16 @@
-"""mmseg's IoUMetric refuses what it would count wrongly: labels out of range, other classes."""
+"""mmseg's IoUMetric refuses what it would count wrongly, and remembers the IoU of each class.
+
+Refused are labels out of range, and other classes than the data set's.
+"""
 
 from collections.abc import Sequence
+from math import isfinite
 
 from mmseg.evaluation.metrics import IoUMetric
 
 from mmkd.tasks.segmentation import MAP
 
-_process = IoUMetric.process
+_process, _compute = IoUMetric.process, IoUMetric.compute_metrics
 
 
 def check_samples(samples: Sequence[dict], num_classes: int, ignore_index: int) -> None:
@@ -48,4 +52,32 @@ def process(metric: IoUMetric, data_batch: dict, data_samples: Sequence[dict]) -
     _process(metric, data_batch, data_samples)
 
 
-IoUMetric.process = process
+def class_ious(results: Sequence[tuple], classes: Sequence[str]) -> dict[str, float | None]:
+    """Return the IoU of each class in per cent, None of a class that is in no label or prediction.
+
+    Args:
+        results: As IoUMetric keeps them: intersection and union of every image come first.
+        classes: Their names.
+
+    >>> from torch import tensor
+    >>> class_ious([(tensor([1., 0.]), tensor([4., 0.]))] * 2, 'ab')
+    {'a': 25.0, 'b': None}
+    """
+    intersections, unions, *_ = zip(*results, strict=True)
+    ious = (100 * sum(intersections) / sum(unions)).tolist()
+    found = zip(classes, ious, strict=True)
+    return {name: round(iou, 2) if isfinite(iou) else None for name, iou in found}
+
+
+def compute_metrics(metric: IoUMetric, results: list) -> dict[str, float]:
+    """Return mmseg's means; what they are means of stays in ``metric.per_class``."""
+    found = _compute(metric, results)
+    if not metric.format_only:
+        metric.per_class = dict(IoU=class_ious(results, metric.dataset_meta['classes']))
+        metric.per_class_of = tuple(
+            f'{metric.prefix}/{name}' if metric.prefix else name for name in found
+        )
+    return found
+
+
+IoUMetric.process, IoUMetric.compute_metrics = process, compute_metrics
