@@ -1,4 +1,4 @@
-"""Collect runs into a Markdown table."""
+"""Collect runs into a table: in Markdown, as a page for a browser, as a picture."""
 
 from mmkd.__main__ import tool
 

@@ -26,7 +26,7 @@ def test_each_member_is_listed() -> None:
     report = list_taps(config(), (32, 64))
     assert list(report.tables) == ['taps of student', 'taps of teacher']
     assert rows(report, 'student')['decode_head.conv_seg'] == ('(1, 11, 4, 8)', '8', '= logits')
-    assert rows(report, 'teacher')['backbone[1]'] == ('(1, 128, 4, 8)', '8', '= stages[1]')
+    assert rows(report, 'teacher')['backbone[1]'] == ('(1, 16, 4, 8)', '8', '= stages[1]')
     assert report.ok
 
 
@@ -43,14 +43,16 @@ def test_a_plain_model_is_listed() -> None:
     assert rows(report, 'student')['decode_head.dropout'][2] == ':input = feature, after dropout'
 
 
-def test_the_command_prints_no_verdict(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ['mmkd', 'doctor', 'mmkd::demo/student.py', '--taps', '--size', '32', '32']
-    monkeypatch.setattr('sys.argv', words)
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 0
+def test_the_command_prints_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['doctor', 'mmkd::demo/student.py', '--taps', '--size', '32', '32']) == 0
     printed = capsys.readouterr().out
     assert '= logits' in printed
     assert 'ready to train' not in printed
+
+
+@pytest.mark.bad_input
+def test_nothing_is_evaluated_while_taps_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(['doctor', 'mmkd::demo/student.py', '--taps', '--evaluate', '2'])
+    assert ended.value.code == 2
+    assert '--taps lists what taps may read and evaluates nothing' in capsys.readouterr().err

@@ -1,7 +1,8 @@
 """From two configs and a checkpoint to a trained, tested, exported student.
 
-Writes a config of ten lines, which is yours to edit, and checks it as mmkd doctor does. Exit
-status 1 where it would not train as meant. The same line again goes on where the run was left.
+Writes a config of ten lines, which is yours to edit, and checks it as mmkd
+doctor does. Exit code 1 where it would not train as meant. The same line again
+goes on where the run was left.
 
 Example::
 

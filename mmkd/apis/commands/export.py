@@ -1,7 +1,8 @@
 """Write a plain student (weights and config) out of a checkpoint of a Distiller.
 
-A training writes the same beside each of its checkpoints. With --onnx or --torch-export also one
-file that runs without mmkd, compared with PyTorch on a real image; exit status 1 where it differs.
+A training writes the same beside each of its checkpoints. With --onnx or
+--torch-export also one file that runs without mmkd, compared with PyTorch on a
+real image; exit code 1 where it differs.
 
 Example::
 
