@@ -29,8 +29,7 @@ class Result:
         role: ``'student'`` or ``'teacher'``.
         verdict: 'works', 'features only', 'refused', 'not here' or 'wrong'.
         reason: Why it is none of the first.
-        logits: The tap of the class map that was found.
-        feature: The tap of the feature.
+        taps: Those that were found.
         seconds: Of the processor.
     """
 
@@ -38,8 +37,7 @@ class Result:
     role: str
     verdict: str = ''
     reason: str = ''
-    logits: str = ''
-    feature: str = ''
+    taps: str = ''
     seconds: float = 0.0
 
     def record(self) -> dict:
@@ -76,36 +74,18 @@ def _run(one: Architecture | Detector, result: Result, folder: Path) -> None:
         mine = with_weights(mine, result.role, folder)
     student, teacher = (mine, other) if result.role == 'student' else (other, mine)
     scores = one.shared if detects else True
-    feat = 'auto:neck[0]' if detects else 'auto:feature'
-    pair = dict(type='PairWiseAffinityLoss', patch=2)
-    objectives: dict[str, Any] = dict(
-        pair=dict(loss=pair, on='feat', weight=10.0, connectors=dict(student='auto'))
-    )
-    if scores:
-        loss = dict(type='BinaryKLLoss' if detects else 'PixelWiseKLLoss')
-        objectives['pixel'] = dict(loss=loss, on='logits', connectors=dict(teacher='auto'))
-    if detects:
-        student, teacher = _of_one_neck(student), _of_one_neck(teacher)
     model = Distiller(
         student=student,
         teacher=dict(allow_untrained=True) | teacher,
-        taps=dict(logits='auto', feat=feat),
-        objectives=objectives,
+        method='skd-pi-pa' if scores else 'skd-pa',
     )
     model.init_weights()
-    taps = model.runs[result.role].taps.paths
-    result.logits = taps['logits'].text if scores else ''
-    result.feature = taps['feat'].text
+    paths = model.runs[result.role].taps.paths
+    named = {tap: path.text for tap, path in paths.items()}
+    result.taps = ', '.join(dict.fromkeys(named.values()))
     wrong = _train(model, one.size)
     result.verdict = 'wrong' if wrong else 'works' if scores else 'features only'
     result.reason = wrong or ('' if scores else _why_no_scores(one))
-
-
-def _of_one_neck(described: dict) -> dict:
-    """Return a detector whose neck is tapped where it has one, else its backbone."""
-    if 'detr/' in described['cfg'] or 'dino/' in described['cfg']:
-        return {**described, 'taps': dict(feat='auto:neck[0]')}
-    return described
 
 
 def _why_no_scores(one: Any) -> str:
