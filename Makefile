@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIN := -c requirements/constraints.txt
+comma := ,
 # Processes that share the tests; 0 runs them in one, which a debugger needs.
 WORKERS ?= 2
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
@@ -42,9 +43,10 @@ lint: $(VENV)/.installed-dev
 
 env: $(VENV)/.installed-test
 
-# .installed-run, .installed-test, .installed-dev: mmkd in editable mode with that extra; 'run' needs no extra
+# .installed-run, .installed-test, .installed-dev: mmkd in editable mode with the onedl line and that extra; 'run' needs
+# no other
 $(VENV)/.installed-%: $(VENV)/.created setup.py requirements/constraints.txt
-	$(BIN)/pip install --no-compile --no-build-isolation $(PIN) -e '.$(if $(filter run,$*),,[$*])'
+	$(BIN)/pip install --no-compile --no-build-isolation $(PIN) -e '.[onedl$(if $(filter run,$*),,$(comma)$*)]'
 	@touch $@
 
 $(VENV)/.created:

@@ -6,6 +6,7 @@ import warnings
 from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from typing import Any
 
 # fork → upstream distributions that write into the same import folder
@@ -50,6 +51,51 @@ def refuse_two_distributions() -> None:
     )
 
 
+# What mmkd imports of either family, and what upstream's import or use besides.
+NEEDED = ('mmengine', 'mmcv', 'mmseg')
+NEEDED_UPSTREAM = {'ftfy': 'ftfy', 'regex': 'regex', 'pkg_resources': 'setuptools below 81'}
+ONEDL = "pip install 'mmkd[onedl]'"
+UPSTREAM = (
+    "pip install 'mmkd[openmmlab]', and an mmcv 2.1 with its compiled operations for this torch"
+)
+
+
+def _is_there(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def has_upstream() -> bool:
+    """Return whether what mmkd needs is of upstream OpenMMLab, over which no fork may go."""
+    forks = ('onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation')
+    return any(_installed(name) for fork in forks for name in SAME_FOLDER[fork])
+
+
+def require_one_family() -> None:
+    """Raise where mmengine, mmcv or mmseg is missing, of upstream OpenMMLab or of its fork.
+
+    Raises:
+        ImportError: Says what is missing, and both ways out: to complete what is there, or the
+            maintained line.
+    """
+    missing = [name for name in NEEDED if not _is_there(name)]
+    if has_upstream():
+        missing += [told for name, told in NEEDED_UPSTREAM.items() if not _is_there(name)]
+    if missing:
+        raise ImportError(
+            f'mmkd needs mmengine, mmcv and mmseg; missing here: {", ".join(missing)}. '
+            f'Mend: {_ways_out()}'
+        )
+
+
+def _ways_out() -> str:
+    if has_upstream():
+        return (
+            f'{UPSTREAM}; or, in an environment without mmengine, mmcv and mmsegmentation, the '
+            f'maintained line, which needs no compiled operations: {ONEDL}'
+        )
+    return f'{ONEDL}, the maintained line; or, for upstream OpenMMLab, {UPSTREAM}'
+
+
 def mend_config_paths() -> None:
     """Make ``mmseg::…`` and ``mmkd::…`` resolve, in ``get_config`` and in ``_base_``.
 
@@ -76,13 +122,30 @@ def mend_config_paths() -> None:
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
-def import_data_sets() -> None:
-    """Import mmseg's data sets without two lines about a library that nobody asked for."""
-    with redirect_stdout(io.StringIO()) as printed:
-        import_module('mmseg.datasets')
+def import_mmseg() -> None:
+    """Import mmseg's data sets and models, without lines about a library that nobody asked for.
+
+    Raises:
+        ImportError: They need what is not here, such as mmcv's compiled operations; says both ways
+            out.
+    """
+    try:
+        with redirect_stdout(io.StringIO()) as printed:
+            import_module('mmseg.datasets')
+            import_module('mmseg.models')
+    except ImportError as error:
+        raise ImportError(
+            f'mmsegmentation does not import here ({error}): {_why(error)}. Mend: {_ways_out()}'
+        ) from error
     for line in printed.getvalue().splitlines():
         if line != 'Could not import OneDL':
             print(line)
+
+
+def _why(error: ImportError) -> str:
+    if 'mmcv._ext' in str(error):
+        return 'this mmcv has no compiled operations, or they are for another torch'
+    return 'something that it needs is missing'
 
 
 MENDS = {
@@ -90,6 +153,10 @@ MENDS = {
     '--no-build-isolation --no-binary onedl-mmcv --force-reinstall --no-deps onedl-mmcv (half an '
     'hour)',
     'mmpretrain': 'pip install onedl-mmpretrain, and a torchvision for this torch',
+}
+MENDS_UPSTREAM = {
+    'mmdet': 'pip install mmdet, and mmcv with its compiled operations for this torch',
+    'mmpretrain': 'pip install mmpretrain, and a torchvision for this torch',
 }
 
 
@@ -111,8 +178,9 @@ def require_library(scope: str, kind: object, what: str) -> None:
     try:
         import_module(f'{scope}.models')
     except ImportError as error:
+        mend = (MENDS_UPSTREAM if has_upstream() else MENDS)[scope]
         raise ImportError(
-            f'{what} uses {scope}, which does not import here ({error}). Mend: {MENDS[scope]}'
+            f'{what} uses {scope}, which does not import here ({error}). Mend: {mend}'
         ) from error
 
 
@@ -148,8 +216,9 @@ def read_checkpoints_as_data() -> None:
 
 
 refuse_two_distributions()
+require_one_family()
 mend_config_paths()
 read_checkpoints_as_data()
 # mmcv says so in each process where its compiled ops are missing, which mmkd does not need.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
-import_data_sets()
+import_mmseg()
