@@ -13,6 +13,7 @@ import mmengine.config.config
 import mmengine.utils.package_utils
 import mmseg
 import pytest
+from helpers.families import only_onedl
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config, get_model
@@ -49,7 +50,7 @@ def test_get_config_finds_mmseg_without_installing() -> None:
     assert cfg.to_dict() == direct().to_dict()
 
 
-@pytest.mark.skipif(compat.has_upstream(), reason='upstream mmsegmentation is installed')
+@only_onedl('upstream is what would be installed')
 def test_the_stack_as_it_comes_would_install_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
     with pytest.raises(InstallerCalledError, match='pip install mmsegmentation'):
