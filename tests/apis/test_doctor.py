@@ -24,7 +24,7 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from mmkd.apis.doctor import Report, diagnose
-from mmkd.apis.doctor.data import check_labels
+from mmkd.apis.doctor.data import check_folders, check_labels
 from mmkd.apis.doctor.evaluation import _Reader
 from mmkd.apis.doctor.measure import gradient_norm, measure_objectives, normaliser, table_cost
 from mmkd.apis.doctor.run import check_run
@@ -626,6 +626,17 @@ def test_missing_data_says_the_layout_and_the_rest_is_measured_on_generated_imag
     code, text = run_tool(cfg, monkeypatch, capsys, '--fake-data')
     assert code == 0
     assert 'generated images of (64, 64)' in text
+
+
+def test_a_data_prefix_may_be_a_text(tmp_path: Path) -> None:
+    """As mmpretrain's CustomDataset takes it."""
+    report = Report()
+    dataset = dict(type='BaseSegDataset', data_root=str(tmp_path), data_prefix='train')
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    assert check_folders(cfg, report) == {'train'}
+    assert has(report.errors, f'train data is not there: {tmp_path}/train')
+    (tmp_path / 'train').mkdir()
+    assert check_folders(cfg, Report()) == set()
 
 
 def test_missing_test_images_are_a_warning_and_a_missing_list_an_error(data_root: Path) -> None:
