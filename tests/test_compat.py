@@ -13,13 +13,14 @@ import mmengine.config.config
 import mmengine.utils.package_utils
 import mmseg
 import pytest
+from helpers.families import only_onedl
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config, get_model
 from mmengine.registry import METRICS, DefaultScope
-from mmengine.utils import is_installed
 
 from mmkd import compat
+from mmkd.utils import libraries
 
 ROOT = Path(__file__).resolve().parents[1]
 PSPNET = 'pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
@@ -50,7 +51,7 @@ def test_get_config_finds_mmseg_without_installing() -> None:
     assert cfg.to_dict() == direct().to_dict()
 
 
-@pytest.mark.skipif(is_installed('mmsegmentation'), reason='upstream mmsegmentation is installed')
+@only_onedl('upstream is what would be installed')
 def test_the_stack_as_it_comes_would_install_upstream(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')
     with pytest.raises(InstallerCalledError, match='pip install mmsegmentation'):
@@ -128,7 +129,7 @@ def installed(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
             raise PackageNotFoundError(name)
         return Distribution.at('.')
 
-    monkeypatch.setattr(compat, 'distribution', distribution)
+    monkeypatch.setattr(libraries, 'distribution', distribution)
 
 
 @pytest.mark.parametrize(
@@ -198,10 +199,11 @@ def test_other_output_of_the_import_is_kept(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     def noisy(name: str) -> None:
-        print('Could not import OneDL\nyour dataset is deprecated\nCould not import OneDL')
+        if name == 'mmseg.datasets':
+            print('Could not import OneDL\nyour dataset is deprecated\nCould not import OneDL')
 
     monkeypatch.setattr(compat, 'import_module', noisy)
-    compat.import_data_sets()
+    compat.import_mmseg()
     assert capsys.readouterr().out == 'your dataset is deprecated\n'
 
 
@@ -225,6 +227,117 @@ def test_one_distribution_each_is_accepted(
 ) -> None:
     installed(monkeypatch, *names)
     compat.refuse_two_distributions()
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *modules: str) -> None:
+    monkeypatch.setattr(compat, 'find_spec', lambda name: None if name in modules else name)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('lost', [('mmengine', 'mmcv', 'mmseg'), ('mmseg',)])
+def test_what_is_missing_of_the_fork_is_named(
+    monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...]
+) -> None:
+    installed(monkeypatch, *(['onedl-mmengine', 'onedl-mmcv'] if len(lost) == 1 else []))
+    without(monkeypatch, *lost)
+    with pytest.raises(ImportError) as error:
+        compat.require_one_family()
+    assert str(error.value) == (
+        f'mmkd needs mmengine, mmcv and mmseg; missing here: {", ".join(lost)}. Mend: pip install '
+        "'mmkd[onedl]', the maintained line; or, for upstream OpenMMLab, pip install "
+        "'mmkd[openmmlab]', and an mmcv 2.1 with its compiled operations for this torch"
+    )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('lost', 'told'), [('mmcv', 'mmcv'), ('ftfy', 'ftfy'), ('pkg_resources', 'setuptools below 81')]
+)
+def test_what_upstream_lacks_is_named(
+    monkeypatch: pytest.MonkeyPatch, lost: str, told: str
+) -> None:
+    """No fork goes over it: the other way out is another environment."""
+    installed(monkeypatch, 'mmengine', 'mmsegmentation')
+    without(monkeypatch, lost)
+    with pytest.raises(ImportError) as error:
+        compat.require_one_family()
+    assert str(error.value) == (
+        f'mmkd needs mmengine, mmcv and mmseg; missing here: {told}. Mend: pip install '
+        "'mmkd[openmmlab]', and an mmcv 2.1 with its compiled operations for this torch; or, in an "
+        'environment without mmengine, mmcv and mmsegmentation, the maintained line, which needs '
+        "no compiled operations: pip install 'mmkd[onedl]'"
+    )
+
+
+@pytest.mark.parametrize(
+    'names',
+    [
+        ['onedl-mmengine', 'onedl-mmcv', 'onedl-mmsegmentation', 'mmdet'],
+        ['mmengine', 'mmcv-lite', 'mmsegmentation'],
+    ],
+)
+def test_either_family_is_accepted(monkeypatch: pytest.MonkeyPatch, names: list[str]) -> None:
+    installed(monkeypatch, *names)
+    upstream = 'mmengine' in names
+    without(monkeypatch, *([] if upstream else ['ftfy', 'pkg_resources']))
+    compat.require_one_family()
+    assert compat.has_upstream() == upstream
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('error', 'why'),
+    [
+        ("No module named 'mmcv._ext'", 'this mmcv has no compiled operations, or they are for an'),
+        ("No module named 'x'", 'something that it needs is missing'),
+    ],
+)
+def test_an_mmseg_that_does_not_import_is_explained(
+    monkeypatch: pytest.MonkeyPatch, error: str, why: str
+) -> None:
+    def broken(name: str) -> NoReturn:
+        raise ModuleNotFoundError(error)
+
+    installed(monkeypatch, 'mmengine')
+    monkeypatch.setattr(compat, 'import_module', broken)
+    with pytest.raises(ImportError) as raised:
+        compat.import_mmseg()
+    text = str(raised.value)
+    assert text.startswith(f'mmsegmentation does not import here ({error}): {why}')
+    assert "pip install 'mmkd[openmmlab]'" in text
+    assert "pip install 'mmkd[onedl]'" in text
+
+
+@pytest.mark.bad_input
+def test_the_mend_of_a_library_is_of_the_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> NoReturn:
+        raise ImportError('gone')
+
+    monkeypatch.setattr(compat, 'import_module', broken)
+    for names, mend in ((['mmengine'], 'pip install mmdet,'), ([], r"pip install 'mmkd\[det\]'")):
+        installed(monkeypatch, *names)
+        with pytest.raises(ImportError, match=f'uses mmdet, which does not .*Mend: {mend}'):
+            compat.require_library('mmdet', 'FCOS', 'the teacher')
+
+
+def test_import_says_what_is_missing_before_anything_fails(tmp_path: Path) -> None:
+    """In an environment with torch alone: no trace of an import of mmengine."""
+    code = (
+        'import importlib.util as u; find = u.find_spec; '
+        "u.find_spec = lambda n, p=None: None if n[:2] == 'mm' and n != 'mmkd' else find(n, p); "
+        'import mmkd'
+    )
+    run = subprocess.run(
+        [sys.executable, '-c', code],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    )
+    assert run.returncode == 1
+    assert run.stderr.splitlines()[-1].startswith(
+        'ImportError: mmkd needs mmengine, mmcv and mmseg; missing here: mmengine, mmcv, mmseg. '
+    )
 
 
 def test_import_refuses_before_it_touches_the_stack(tmp_path: Path) -> None:

@@ -229,7 +229,9 @@ def test_pins_lie_within_the_ranges_of_the_wheel(site: Path) -> None:
             pins[pin.name.lower()] = version.version
     requires = map(Requirement, Distribution.at(site / f'mmkd-{__version__}.dist-info').requires)
     bounded = {
-        requirement.name: requirement.specifier for requirement in requires if requirement.specifier
+        requirement.name: requirement.specifier
+        for requirement in requires
+        if requirement.specifier and 'openmmlab' not in str(requirement.marker)
     }
     assert '2.5.1' not in bounded['torch'], 'it loads no checkpoint safely'
     assert bounded.keys() >= {
@@ -242,3 +244,22 @@ def test_pins_lie_within_the_ranges_of_the_wheel(site: Path) -> None:
     assert {
         name: pins[name] for name, allowed in bounded.items() if pins[name] not in allowed
     } == {}
+
+
+@pytest.mark.slow
+def test_no_family_is_laid_over_the_other(site: Path) -> None:
+    """Who has upstream and installs mmkd gets no fork, and the reverse; each has its extra."""
+    requires = map(Requirement, Distribution.at(site / f'mmkd-{__version__}.dist-info').requires)
+    extras: dict[str, set[str]] = {}
+    for requirement in requires:
+        found = re.search(r'extra == .(\w+)', str(requirement.marker))
+        extras.setdefault(found[1] if found else '', set()).add(requirement.name)
+    family = {'mmengine', 'mmcv', 'mmsegmentation'}
+    onedl = {f'onedl-{name}' for name in family}
+    assert not extras[''] & (family | onedl)
+    assert extras['onedl'] == onedl
+    assert extras['openmmlab'] >= {'mmengine', 'mmsegmentation', 'ftfy', 'regex', 'setuptools'}
+    assert not extras['openmmlab'] & onedl
+    for name in ('text', 'imagenet', 'test', 'docs', 'dev'):
+        assert not extras[name] & (family | onedl), f'{name} serves both'
+    assert extras['det'] >= onedl

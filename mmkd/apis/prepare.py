@@ -14,6 +14,7 @@ from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
 from mmkd.registry import MODELS
+from mmkd.utils.plain_values import with_plain_values
 
 _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
 
@@ -32,6 +33,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
         ValueError: A length, interval or size that makes no run; a launcher that needs GPUs where
             there is none; a strategy or wrapper that shards weights.
     """
+    with_plain_values(cfg)
     check_settings(cfg)
     expand_config(cfg)
     follow_length(cfg)
@@ -187,7 +189,7 @@ def _wrap_plain_model_on_cpu(cfg: Config) -> None:
 
 def _revert_sync_bn(node: Any) -> None:
     if isinstance(node, dict):
-        if node.get('type') == 'SyncBN':
+        if str(node.get('type')).rpartition('.')[-1] in ('SyncBN', 'SyncBatchNorm'):
             node['type'] = 'BN'
         node = list(node.values())
     for child in node if isinstance(node, list | tuple) else ():

@@ -10,13 +10,14 @@ from mmengine.utils import get_installed_path, is_installed
 
 from mmkd.utils.checks import nearest_file
 from mmkd.utils.explain import explain
-from mmkd.utils.libraries import MENDS, missing_library
+from mmkd.utils.libraries import mend_of, missing_library
+from mmkd.utils.plain_values import with_plain_values
 
 SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 
 
 def read_config(path: str) -> Config:
-    """Read a config file or ``pkg::path``.
+    """Read a config file or ``pkg::path``; one of the new style with names in place of classes.
 
     Raises:
         FileNotFoundError: It is not there; names the nearest one.
@@ -45,7 +46,7 @@ def read_config(path: str) -> Config:
         )
         raise FileNotFoundError(f'the config {path!r} is not there{hint}')
     try:
-        return get_config(path) if package else Config.fromfile(path)
+        return with_plain_values(get_config(path) if package else Config.fromfile(path))
     except Exception as error:
         raise ValueError(f'{_place(error, path)}: {_reason(error)}') from error
 
@@ -75,7 +76,7 @@ def _reason(error: Exception) -> str:
         return 'its _base_ files name each other in a circle. Mend: take one of them out'
     library = missing_library(error)
     if library:
-        return f'it uses {library}, which does not import here. Mend: {MENDS[library]}'
+        return f'it uses {library}, which does not import here. Mend: {mend_of(library)}'
     if isinstance(error, FileNotFoundError):
         missing = Path(str(error.filename or ''))
         return (

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from mmkd.__main__ import main
 from mmkd.apis.doctor import Report, diagnose
-from mmkd.apis.doctor.data import check_labels
+from mmkd.apis.doctor.data import check_folders, check_labels
 from mmkd.apis.doctor.evaluation import _Reader
 from mmkd.apis.doctor.measure import gradient_norm, measure_objectives, normaliser, table_cost
 from mmkd.apis.doctor.run import check_run
@@ -648,6 +648,17 @@ def test_the_size_of_a_plain_model(data_root: Path) -> None:
     report = diagnose(cfg, size=(16, 32))
     assert has(report.notes, r'generated images of \(16, 32\)')
     assert report.ok, report.errors
+
+
+def test_a_data_prefix_may_be_a_text(tmp_path: Path) -> None:
+    """As mmpretrain's CustomDataset takes it."""
+    report = Report()
+    dataset = dict(type='BaseSegDataset', data_root=str(tmp_path), data_prefix='train')
+    cfg = Config(dict(train_dataloader=dict(dataset=dataset)))
+    assert check_folders(cfg, report) == {'train'}
+    assert has(report.errors, f'train data is not there: {tmp_path}/train')
+    (tmp_path / 'train').mkdir()
+    assert check_folders(cfg, Report()) == set()
 
 
 def test_missing_test_images_are_a_warning_and_a_missing_list_an_error(data_root: Path) -> None:

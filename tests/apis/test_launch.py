@@ -217,8 +217,9 @@ def test_the_wrapper_on_cpus(group: list[str]) -> None:
     assert group == ['gloo'] * 2
 
 
-def test_a_plain_model_on_cpus_loses_sync_bn(group: list[str]) -> None:
-    cfg = prepare_config(config(model=segmentor(norm='SyncBN')), 'pytorch')
+@pytest.mark.parametrize('norm', ['SyncBN', torch.nn.SyncBatchNorm])
+def test_a_plain_model_on_cpus_loses_sync_bn(group: list[str], norm: Any) -> None:
+    cfg = prepare_config(config(model=segmentor(norm=norm)), 'pytorch')
     assert cfg.model_wrapper_cfg == dict(
         type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
     )

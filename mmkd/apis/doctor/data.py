@@ -41,15 +41,16 @@ def check_folders(cfg: Config, report: Report) -> set[str]:
 def missing_folders(dataset: dict) -> list[str]:
     """Return what a data set's config names and is not there: folders, and the list of files."""
     root = dataset.get('data_root') or ''
-    named = [
-        os.path.join(root, path)
-        for path in (dataset.get('data_prefix') or {}).values()
-        if path is not None
-    ]
+    named = [os.path.join(root, path) for path in _prefixes(dataset).values() if path is not None]
     wrong = [path for path in named if '://' not in path and not os.path.isdir(path)]
     ann_file = dataset.get('ann_file')
     path = os.path.join(root, ann_file) if ann_file else ''
     return wrong + ([path] if path and '://' not in path and not os.path.exists(path) else [])
+
+
+def _prefixes(dataset: dict) -> dict[str, str | None]:
+    given = dataset.get('data_prefix') or {}
+    return dict(img_path=given) if isinstance(given, str) else given  # mmpretrain takes a text
 
 
 def _layout(split: str, dataset: dict, missing: list[str]) -> str:
@@ -61,7 +62,7 @@ def _layout(split: str, dataset: dict, missing: list[str]) -> str:
         return dataset.get(name, default if isinstance(default, str) else '.*')
 
     lines = []
-    for key, path in (dataset.get('data_prefix') or {}).items():
+    for key, path in _prefixes(dataset).items():
         if path is not None:
             ending = suffix('img_suffix' if key == 'img_path' else 'seg_map_suffix')
             lines.append(f'  {os.path.join(path, "*" + ending)}')

@@ -4,12 +4,13 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.registry import DefaultScope
 from torch import nn
 
 from mmkd.utils.checks import check_dict, nearest
 from mmkd.utils.config_file import read_config
+from mmkd.utils.plain_values import with_plain_values
 
 # whose default_scope a member written inline belongs to
 TASK_SCOPES = ('mmseg', 'mmdet', 'mmpretrain')
@@ -72,11 +73,8 @@ def read_member_config(value: dict, where: str) -> Config | None:
     if isinstance(source, str | Path):
         cfg = _config_from_path(str(source), where)
     else:
-        cfg = Config(
-            copy.deepcopy(
-                source._cfg_dict.to_dict() if isinstance(source, Config) else dict(source)
-            )
-        )
+        given = source._cfg_dict if isinstance(source, Config) else ConfigDict(source)
+        cfg = with_plain_values(Config(copy.deepcopy(given)))
     if 'model' not in cfg:
         raise ValueError(
             f"{where}: the config has no 'model' (it has {sorted(cfg.keys())[:8]}). Mend: "
@@ -128,7 +126,8 @@ def scope_of(value: dict, cfg: Config | None, model: Any) -> str:
     """Return the scope of a member: its config's, the one given, its type's, the running one."""
     own = cfg.get('default_scope') if cfg is not None else None
     kind = model.get('type') if isinstance(model, dict) else None
-    prefix = kind.split('.')[0] if isinstance(kind, str) and '.' in kind else None
+    # two dots: a path to a class that is registered nowhere
+    prefix = kind.split('.')[0] if isinstance(kind, str) and kind.count('.') == 1 else None
     running = DefaultScope.get_current_instance()
     known = running is not None and running.scope_name in TASK_SCOPES
     return own or value.get('scope') or prefix or (running.scope_name if known else 'mmseg')

@@ -1,4 +1,4 @@
-"""Attention of two libraries: what its heads compare, and what they attend to."""
+"""Attention of several libraries: what its heads compare, and what they attend to."""
 
 import inspect
 from collections.abc import Callable
@@ -21,6 +21,12 @@ _PLAIN = (
     'ViT',
     'DeiT',
 )
+# The same of modules with one linear layer ``qkv``; others of that build add biases of positions.
+_PLAIN_QKV = (
+    'mmpretrain.models.utils.attention.MultiheadAttention',
+    'timm.layers.attention.Attention',
+    'timm.models.vision_transformer.Attention',
+)
 
 
 class Reader(Protocol):
@@ -29,8 +35,8 @@ class Reader(Protocol):
     def reads(self, module: nn.Module) -> bool:
         """Return whether a module is such attention."""
 
-    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> Any:
-        """Hook what makes its queries or keys; return the handle."""
+    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> list[Any]:
+        """Hook what makes its queries or keys; return the handles."""
 
 
 class HuggingFaceReader:
@@ -40,7 +46,7 @@ class HuggingFaceReader:
         """Return whether a module is such attention."""
         return is_hugging_face(module)
 
-    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> Any:
+    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> list[Any]:
         """Hook the linear layer; refuse attention that compares more than queries and keys.
 
         Raises:
@@ -54,9 +60,12 @@ class HuggingFaceReader:
                 'attention dropout 0'
             )
         heads = (int(module.num_attention_heads), -1)  # type: ignore[arg-type]
-        return getattr(module, side).register_forward_hook(
-            lambda _, args, output: take(output.unflatten(-1, heads).transpose(1, 2))
-        )
+        layer = getattr(module, side)
+        return [
+            layer.register_forward_hook(
+                lambda _, args, output: take(output.unflatten(-1, heads).transpose(1, 2))
+            )
+        ]
 
 
 class MultiheadReader:
@@ -67,7 +76,7 @@ class MultiheadReader:
         attends = isinstance(module, nn.MultiheadAttention)
         return attends and module.bias_k is None and not module.add_zero_attn
 
-    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> Any:
+    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> list[Any]:
         """Hook its call, whose arguments are projected."""
 
         def take_heads(_: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -79,10 +88,54 @@ class MultiheadReader:
                 )
             take(_project(module, side, given[side]))
 
-        return module.register_forward_pre_hook(take_heads, with_kwargs=True)
+        return [module.register_forward_pre_hook(take_heads, with_kwargs=True)]
 
 
-READERS: tuple[Reader, ...] = (HuggingFaceReader(), MultiheadReader())
+class QKVReader:
+    """Self-attention of mmpretrain's and timm's ViT: one linear layer ``qkv`` for all three."""
+
+    def reads(self, module: nn.Module) -> bool:
+        """Return whether a module is such attention."""
+        return isinstance(getattr(module, 'qkv', None), nn.Linear) and hasattr(module, 'num_heads')
+
+    def hook(self, module: nn.Module, side: str, take: Take, where: str) -> list[Any]:
+        """Hook that layer, or the norm that queries or keys pass after it.
+
+        Raises:
+            TypeError: It is not known to attend by its queries and keys alone.
+        """
+        kind = type(module)
+        if f'{kind.__module__}.{kind.__qualname__}' not in _PLAIN_QKV:
+            raise TypeError(
+                f'{where}: a {kind.__module__}.{kind.__qualname__} is not known to attend by its '
+                f'queries and keys alone (biases of positions come on top); known are '
+                f"{', '.join(_PLAIN_QKV)}. Mend: hidden states (':output' of a block), with a "
+                'loss of features'
+            )
+
+        def refuse_mask(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            masks = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+            if masks.get('attn_mask') is not None or masks.get('is_causal'):
+                raise ValueError(
+                    f'{where}: this attention has an attn_mask, so its rows are not those of its '
+                    'queries and keys. Mend: hidden states, with a loss of features'
+                )
+
+        part = ('query', 'key').index(side)
+        norm = getattr(module, f'{side[0]}_norm', None)
+        if norm is not None:  # it gets and returns (N, heads, tokens, d)
+            handle = norm.register_forward_hook(lambda _, args, output: take(output))
+        else:
+            shape = (3, int(module.num_heads), -1)  # type: ignore[arg-type]
+            handle = module.qkv.register_forward_hook(  # type: ignore[union-attr]
+                lambda _, args, output: take(
+                    output.unflatten(-1, shape)[..., part, :, :].transpose(1, 2)
+                )
+            )
+        return [module.register_forward_pre_hook(refuse_mask, with_kwargs=True), handle]
+
+
+READERS: tuple[Reader, ...] = (HuggingFaceReader(), MultiheadReader(), QKVReader())
 
 
 def reader_of(module: nn.Module, where: str) -> Reader:
@@ -97,7 +150,8 @@ def reader_of(module: nn.Module, where: str) -> Reader:
     raise TypeError(
         f'{where}: a {type(module).__name__} has no heads to read: queries and keys are those of '
         'nn.MultiheadAttention, without bias_kv and zero attention, and of self-attention of '
-        'Hugging Face. Mend: tap the linear layers that make them'
+        'Hugging Face and of the ViTs of mmpretrain and timm. Mend: tap the linear layers that '
+        'make them'
     )
 
 

@@ -63,7 +63,7 @@ class Heads(Side):
 
     def hook(self, module: nn.Module, path: TapPath, take: Take, where: str) -> list[Any]:
         """Hook what makes them."""
-        return [reader_of(module, where).hook(module, self.side, take, where)]
+        return reader_of(module, where).hook(module, self.side, take, where)
 
 
 class Scores(Side):

@@ -6,11 +6,15 @@ from typing import Any
 from mmengine.dist import get_rank
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner.loops import _InfiniteDataloaderIterator
 from torch.utils.data import DataLoader
 
 from mmkd.datasets.seeded import seeded_loader
 from mmkd.registry import HOOKS
 from mmkd.utils.seeds import TRAIN_STEP, VALIDATION, seed_everything
+
+# whether the loop of a resumed run asks its iterator to skip, or draws what was done once more
+_SKIPS = hasattr(_InfiniteDataloaderIterator, 'skip_iter')
 
 
 @HOOKS.register_module()
@@ -60,7 +64,7 @@ class ExactResumeHook(Hook):
                 )
         else:
             loop.dataloader.sampler.skip(runner.iter * loop.dataloader.batch_size)
-            loop.dataloader_iterator = _Stream(loop.dataloader)
+            loop.dataloader_iterator = _Stream(loop.dataloader, 0 if _SKIPS else runner.iter)
 
     def before_train_epoch(self, runner: Runner) -> None:
         """Start the epoch's part of the stream."""
@@ -82,16 +86,26 @@ class ExactResumeHook(Hook):
 
 
 class _Stream:
-    """The endless iterator of IterBasedTrainLoop; workers start with the first batch."""
+    """The endless iterator of IterBasedTrainLoop; workers start with the first batch.
 
-    def __init__(self, loader: DataLoader) -> None:
+    Args:
+        loader: Its sampler already stands behind what was done.
+        drawn_again: How many batches the loop of a resumed run draws and throws away: upstream's
+            mmengine all that were done, onedl's none.
+    """
+
+    def __init__(self, loader: DataLoader, drawn_again: int) -> None:
         self.loader = loader
+        self.drawn_again = drawn_again
         self.batches: Iterator | None = None
 
     def __iter__(self) -> '_Stream':
         return self
 
     def __next__(self) -> Any:
+        if self.drawn_again > 0:
+            self.drawn_again -= 1
+            return None
         if self.batches is None:
             self.batches = iter(self.loader)
         return next(self.batches)

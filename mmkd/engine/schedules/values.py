@@ -3,6 +3,7 @@
 import inspect
 import math
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,9 +145,7 @@ def build_schedule(config: dict[str, Any], where: str = 'a schedule') -> Schedul
     """
     config = dict(config)
     kind = config.pop('type', None)
-    if not isinstance(kind, type):
-        check_choice(f'type of {where}', kind, SCHEDULES.module_dict)
-    made: Any = kind if isinstance(kind, type) else SCHEDULES.get(kind)
+    made = _class_of(kind, where)
     _check_class(made, where)
     _check_arguments(made, config, kind, where)
     schedule = made(**config)
@@ -154,10 +153,21 @@ def build_schedule(config: dict[str, Any], where: str = 'a schedule') -> Schedul
     return schedule
 
 
+def _class_of(kind: Any, where: str) -> Any:
+    if isinstance(kind, type):
+        return kind
+    if isinstance(kind, str) and '.' in kind:  # an unregistered class, as a config is written out
+        with suppress(RuntimeError):
+            return SCHEDULES.get(kind)
+    check_choice(f'type of {where}', kind, SCHEDULES.module_dict)
+    return SCHEDULES.get(kind)
+
+
 def _check_class(made: Any, where: str) -> None:
     if not (isinstance(made, type) and issubclass(made, Schedule)):
+        name = getattr(made, '__name__', 'Mine')
         raise TypeError(
-            f'{where} must be a Schedule, got {made!r}. Mend: class {made.__name__}(Schedule), of '
+            f'{where} must be a Schedule, got {made!r}. Mend: class {name}(Schedule), of '
             'mmkd.engine.schedules'
         )
 

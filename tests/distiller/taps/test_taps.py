@@ -536,6 +536,83 @@ def test_queries_and_keys_give_the_attention_that_a_fused_kernel_hides(
     assert weight.grad[:8].abs().sum() > 0
 
 
+class FusedQKV(nn.Module):
+    """Attention as mmpretrain's and timm's ViT write it; ``norm`` is timm's of queries and keys."""
+
+    def __init__(self, norm: bool = False) -> None:
+        super().__init__()
+        self.num_heads, self.embed_dims = 2, 8
+        self.qkv = nn.Linear(8, 24)
+        if norm:
+            self.q_norm, self.k_norm = nn.LayerNorm(4), nn.LayerNorm(4)
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        n, tokens, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, 2, 4).permute(2, 0, 3, 1, 4)
+        if hasattr(self, 'q_norm'):
+            q, k = self.q_norm(q), self.k_norm(k)
+        y = nn.functional.scaled_dot_product_attention(q, k, v)
+        return y.transpose(1, 2).reshape(n, tokens, 8)
+
+
+def fused_qkv(norm: bool = False) -> nn.Module:
+    """Return such attention under the name by which a library's own is known."""
+    name = 'timm.layers.attention' if norm else 'mmpretrain.models.utils.attention'
+    kind = 'Attention' if norm else 'MultiheadAttention'
+    known = type(kind, (FusedQKV,), dict(__module__=name, __qualname__=kind))
+    return nn.ModuleDict(dict(attn=known(norm)))
+
+
+@pytest.mark.parametrize('norm', [False, True])
+def test_queries_and_keys_of_one_layer_qkv(norm: bool) -> None:
+    """A slow loop over images, heads and tokens attends by them, and meets what the module says."""
+    model, x = fused_qkv(norm), torch.randn(3, 5, 8)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attn = model.attn
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attn(x)
+
+    query, key = see('attn:query', Block(), x), see('attn:key', Block(), x)
+    assert (query.shape, key.shape) == ((3, 2, 5, 4), (3, 2, 5, 4))
+    values = (x @ model.attn.qkv.weight[16:].T + model.attn.qkv.bias[16:]).unflatten(-1, (2, 4))
+    expected = torch.zeros(3, 5, 8)
+    for image in range(3):
+        for head in range(2):
+            for token in range(5):
+                scores = [query[image, head, token] @ key[image, head, j] / 2 for j in range(5)]
+                shares = torch.stack(scores).softmax(0)
+                for j in range(5):
+                    own = slice(4 * head, 4 * head + 4)
+                    expected[image, token, own] += shares[j] * values[image, j, head]
+    torch.testing.assert_close(model.attn(x), expected)
+    key[..., 0].sum().backward()
+    grad = model.attn.qkv.weight.grad.abs()
+    assert grad[:8].sum() == 0
+    assert grad[8:16].sum() > 0.1
+
+
+@pytest.mark.bad_input
+def test_attention_that_adds_more_than_queries_and_keys_is_refused() -> None:
+    unknown = nn.ModuleDict(dict(attn=FusedQKV()))
+    with (
+        pytest.raises(
+            TypeError, match='FusedQKV is not known to attend by its queries and keys al'
+        ),
+        Taps(unknown, dict(q='attn:query')).recording(),
+    ):
+        pass
+    known = fused_qkv()
+    with (
+        pytest.raises(ValueError, match='has an attn_mask, so its rows are not .*Mend: hidden sta'),
+        Taps(known, dict(q='attn:query')).recording(),
+    ):
+        known.attn(torch.zeros(1, 5, 8), attn_mask=torch.zeros(5, 5))
+
+
 @pytest.mark.bad_input
 def test_attention_after_dropout_is_refused() -> None:
     model = nn.ModuleDict(dict(attn=nn.MultiheadAttention(8, 2, dropout=0.1)))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import two_ranks
+from helpers.families import only_onedl
 from helpers.processes import ranks
 from helpers.tiny_run import (
     Line,
@@ -109,6 +110,7 @@ def test_accumulation_resumes_at_its_boundaries(data: Path, tmp_path: Path) -> N
     assert_same(resumed.train().state_dict(), whole.state_dict())
 
 
+@only_onedl('upstream has no argument fast_forward_on_resume')
 def test_fast_forward_on_resume_changes_nothing(data: Path, tmp_path: Path, straight: dict) -> None:
     loop = dict(type='IterBasedTrainLoop', max_iters=8, val_interval=2, fast_forward_on_resume=True)
     segmentation_runner(tmp_path / 'a', data).train()
