@@ -6,9 +6,11 @@ PIN := -c requirements/constraints.txt
 comma := ,
 # Processes that share the tests; 0 runs them in one, which a debugger needs.
 WORKERS ?= 2
+# make zoo: .venv-zoo/bin/python has mmpretrain too, see make test-zoo
+ZOO_PYTHON ?= $(BIN)/python
 PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: help demo test test-quick test-zoo counts docs matrix mutate lint env
+.PHONY: help demo test test-quick test-zoo counts docs matrix mutate zoo lint env
 help:
 	@echo 'make demo         train a teacher, a student, and the distilled student; print the table (8 minutes on 2 cores)'
 	@echo 'make test         every test (9 minutes on 2 cores)'
@@ -18,6 +20,7 @@ help:
 	@echo 'make docs         the documentation, into build/docs/index.html (under a minute; Python 3.11 or newer)'
 	@echo 'make matrix       other Pythons and torches: install the wheel, test, train; the table of docs/get_started.md'
 	@echo 'make mutate       put faults into a copy of mmkd: every one must be caught by a quick test (6 minutes)'
+	@echo 'make zoo          every architecture as student and as teacher; writes docs/architectures.md (15 minutes)'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make env          only create $(VENV), with the tests'\'' needs'
 
@@ -42,6 +45,9 @@ docs: $(VENV)/.installed-docs
 # make matrix ARGS='--only py3.11-torch2.6.0 --again'
 matrix: $(VENV)/.installed-test
 	$(BIN)/python tests/matrix.py $(ARGS)
+
+zoo: $(VENV)/.installed-test
+	$(ZOO_PYTHON) tests/architectures/table.py --workers $(WORKERS) $(ZOO_ARGS)
 
 mutate: $(VENV)/.installed-test
 	WORKERS=$(WORKERS) $(BIN)/python tests/mutations.py

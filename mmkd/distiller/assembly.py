@@ -410,7 +410,9 @@ def _used_taps(
     if any(is_point(paths[tap]) for tap in read):
         paths |= _choose_points(parts, member, model, {tap: paths[tap] for tap in read}, mistakes)
     for objective, reads in list(parts.reads.items()):  # each is looked at, not only the first
-        for tap in _taps_of(name, reads) if objective in parts.objectives else ():
+        for tap in _taps_of(name, reads):
+            if is_point(paths[tap]):  # none was found, which is said already
+                continue
             with mistakes.of(partial(parts.lose_objective, objective)):
                 Taps(model, {tap: paths[tap]}, member.where)
     return {tap: paths[tap] for tap in read_taps(name, parts.objectives)}

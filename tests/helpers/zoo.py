@@ -196,7 +196,7 @@ class Detector:
     logits: str
     options: dict[str, Any] = field(default_factory=dict)
     shared: bool = True
-    size: tuple[int, int] = (128, 128)
+    size: tuple[int, int] = (256, 256)
     needs: str = 'mmdet.models'
     what: str = DET['what']
 
@@ -221,7 +221,6 @@ DETECTORS = {
         'dino/dino-4scale_r50_8xb2-12e_coco.py',
         '',
         shared=False,
-        size=(256, 256),  # 900 queries are chosen among its positions
     ),
     'paa': Detector('paa/paa_r50_fpn_1x_coco.py', 'bbox_head.atss_cls#0', R18),
     'fsaf': Detector('fsaf/fsaf_r50_fpn_1x_coco.py', 'bbox_head.retina_cls#0', R18),

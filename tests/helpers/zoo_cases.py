@@ -46,8 +46,8 @@ class Result:
 
 
 def run_case(name: str, role: str) -> Result:
-    """Build, measure and train two iterations."""
-    one = {**ZOO, **DETECTORS}[name]
+    """Build, measure and train two iterations; detectors are called ``'det:…'``."""
+    one: Any = DETECTORS[name[4:]] if name.startswith('det:') else ZOO[name]
     result, begun = Result(name, role), time.process_time()
     missing = lacks(one)
     if missing and name != 'vpd':
@@ -77,7 +77,7 @@ def _run(one: Architecture | Detector, result: Result, folder: Path) -> None:
     model = Distiller(
         student=student,
         teacher=dict(allow_untrained=True) | teacher,
-        method='skd-pi-pa' if scores else 'skd-pa',
+        **(_of_detectors(scores) if detects else dict(method='skd-pi-pa')),
     )
     model.init_weights()
     paths = model.runs[result.role].taps.paths
@@ -86,6 +86,19 @@ def _run(one: Architecture | Detector, result: Result, folder: Path) -> None:
     wrong = _train(model, one.size)
     result.verdict = 'wrong' if wrong else 'works' if scores else 'features only'
     result.reason = wrong or ('' if scores else _why_no_scores(one))
+
+
+def _of_detectors(scores: bool) -> dict[str, Any]:
+    """Return what detectors of any necks can learn: the finest level's features, and its scores."""
+    pair = dict(loss=dict(type='PairWiseAffinityLoss', patch=2), on='feat')
+    pixel = dict(loss=dict(type='BinaryKLLoss'), on='logits', connectors=dict(teacher='auto'))
+    return dict(
+        taps=dict(logits='auto', feat='auto:neck[0]'),
+        objectives=dict(
+            pair=dict(**pair, weight=10.0, connectors=dict(student='auto')),
+            **(dict(pixel=pixel) if scores else {}),
+        ),
+    )
 
 
 def _why_no_scores(one: Any) -> str:

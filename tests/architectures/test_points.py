@@ -18,7 +18,7 @@ from mmkd.distiller.taps.taps import Taps
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import task_of
 
-QUICK = ('pspnet', 'segmenter', 'pidnet', 'danet')
+QUICK = ('pspnet', 'segmenter', 'pidnet')
 QUERIES = ('mask2former', 'maskformer', 'san', 'segmenter')
 CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ZOO]
 
