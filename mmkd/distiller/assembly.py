@@ -422,7 +422,7 @@ def _choose_points(
     parts: Parts, member: Member, model: nn.Module, paths: dict[str, str], mistakes: Mistakes
 ) -> dict[str, str]:
     """Return the taps of a member that name points, as the paths that they stand for."""
-    if parts.data_preprocessor is None:
+    if parts.data_preprocessor is None or not parts.students:
         return {}
     with probing():
         batch = probe_batch(parts.students, parts.data_preprocessor)
@@ -433,8 +433,9 @@ def _choose_points(
             continue
         with mistakes.of(partial(_lose_tap, parts, member.name, tap)):
             chosen[tap] = traced.choose(tap, path, member.where)
-    told = ', '.join(f'{tap} = {path}' for tap, path in chosen.items())
-    parts.fitted.append(f'{member.where}: {told}')
+    if chosen:
+        told = ', '.join(f'{tap} = {path}' for tap, path in chosen.items())
+        parts.fitted.append(f'{member.where}: {told}')
     return chosen
 
 
@@ -467,7 +468,9 @@ def compare_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> Non
             for reference in objective.references:
                 member, tap = reference.split('.', 1)
                 run = parts.runs[member]
-                tapped[reference] = run.model, run.taps.paths[tap].module
+                path = run.taps.paths[tap]
+                side = f':{path.side}' * (path.side not in ('output', 'scores'))
+                tapped[reference] = run.model, f'{path.module}{side}'
             check_same_places(name, tapped, objective.compares_channels)
             objective.label_sets = {r: label_set(model) for r, (model, _) in tapped.items()}
 

@@ -29,6 +29,7 @@ MEMBER_KEYS = (
     'scope',
     'allow_untrained',
     'taps',
+    'points',
     'precision',
     'fuse_bn',
     'channels_last',

@@ -13,9 +13,10 @@ class Call:
 
     Args:
         path: Of the module in its model.
-        number: How often the module ran before, in this forward.
+        number: How often hooks saw the module before, in this forward.
         module: The module.
-        inputs: Its positional arguments; shapes alone are left of tensors inside a backbone.
+        inputs: Its arguments, by place or by name; shapes alone are left of tensors inside a
+            backbone.
         output: What it returned; likewise.
         hooked: Whether hooks saw it: mmseg calls the ``forward`` of a head past them.
     """
@@ -23,9 +24,18 @@ class Call:
     path: str
     number: int
     module: nn.Module
-    inputs: tuple
+    inputs: dict[int | str, Any]
     output: Any
     hooked: bool = True
+
+    def __post_init__(self) -> None:
+        """Note how often each tensor was changed in place when the module returned it."""
+        self._made = [(index, one, _version(one)) for index, one in tensors(self.output)]
+
+    @property
+    def made(self) -> list[tuple[tuple, Any]]:
+        """The tensors of its output with their index, but for those changed in place since."""
+        return [(index, one) for index, one, then in self._made if _version(one) == then]
 
 
 @dataclass
@@ -48,20 +58,25 @@ class Trace:
         """Return the calls of one module."""
         return [call for call in self.calls if call.path == path]
 
-    def maker(self, tensor: Tensor) -> tuple[Call, tuple] | None:
+    def maker(self, tensor: Tensor, intact: bool = True) -> tuple[Call, tuple] | None:
         """Return the first call that hooks see whose output is, or holds, this very tensor.
 
         With it comes the index of the tensor in that output. None: no module made it.
+
+        Args:
+            tensor: The tensor.
+            intact: Whether a call does not count whose output was changed in place afterwards.
         """
         for call in self.calls:
-            for index, made in tensors(call.output):
+            for index, made in call.made if intact else tensors(call.output):
                 if call.hooked and is_same(made, tensor):
                     return call, index
         return None
 
     def tap(self, call: Call, index: tuple = (), side: str = '') -> str:
         """Return a call as a tap is written, ``#k`` where the module ran several times."""
-        number = f'#{call.number}' if len(self.of(call.path)) > 1 else ''
+        several = sum(other.hooked for other in self.of(call.path)) > 1
+        number = f'#{call.number}' if several else ''
         steps = ''.join(f'[{key}]' for key in index)
         return f'{call.path}{number}{side}{steps}'
 
@@ -94,6 +109,10 @@ def tensors(value: Any, index: tuple = ()) -> Iterator[tuple[tuple, Any]]:
         named = value.items()
     for key, one in named:
         yield from tensors(one, (*index, key))
+
+
+def _version(value: Any) -> int:
+    return value._version if isinstance(value, Tensor) else 0
 
 
 def is_same(one: Any, other: Any) -> bool:

@@ -52,11 +52,16 @@ class Detection(Task):
         return None
 
     def says(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
-        """Yield the scores of every level of a dense head; a second stage and queries have none."""
+        """Yield the scores of every level of a dense head, the finest first.
+
+        A second stage and queries have none, and a head whose one answer holds boxes too.
+        """
         for call in prediction.of('bbox_head'):
-            scores = call.output[0] if isinstance(call.output, list | tuple) else ()
-            if isinstance(scores, list | tuple):
-                yield from (made for made in scores if isinstance(made, Tensor) and made.dim() == 4)
+            answer = call.output if isinstance(call.output, list | tuple) else ()
+            scores = answer[0] if len(answer) > 1 else ()
+            maps = scores if isinstance(scores, list | tuple) else ()
+            maps = [made for made in maps if isinstance(made, Tensor) and made.dim() == 4]
+            yield from sorted(maps, key=lambda made: -made.shape[2] * made.shape[3])
             return
 
     @classmethod

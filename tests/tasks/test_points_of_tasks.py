@@ -8,7 +8,7 @@ from helpers import texts, tiny
 from helpers.zoo import DETECTORS, lacks, member
 from mmengine.registry import DefaultScope, init_default_scope
 
-import mmkd  # noqa: F401
+from mmkd.distiller import Distiller
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.tracing import trace_member
 from mmkd.distiller.probe import probe_batch, probing
@@ -51,6 +51,31 @@ def test_depth(role: str, bins: int) -> None:
     assert points['logits'] == ['decode_head.conv_seg']  # before its unit: bins
     assert points['depth'] == ['decode_head.depth']  # metres
     assert points['feature'] == ['decode_head.dropout:input']
+
+
+def test_features_of_depth_are_no_bins() -> None:
+    """Where no dropout stands before the classifier, its input is tapped at the classifier."""
+    models = []
+    for far in (8.0, 10.0):
+        head = dict(type='mmkd.DepthHead', min_depth=0.5, max_depth=far, num_bins=8, in_index=3)
+        head |= dict(in_channels=32, channels=8, dropout_ratio=0.0)
+        model = {**tiny.segmentor(4, auxiliary=False), 'type': 'DepthEstimator'}
+        models.append({**model, 'decode_head': head})
+    pair = dict(loss=dict(type='FeatureL1Loss'), on='feat')
+    made = Distiller(
+        student=dict(model=models[0], scope='mmseg'),
+        teacher=dict(model=models[1], scope='mmseg', allow_untrained=True),
+        taps=dict(feat='auto:feature', logits='auto'),
+        objectives=dict(pair=pair),
+    )
+    assert made.runs['student'].taps.paths['feat'].text == 'decode_head.conv_seg:input'
+    with pytest.raises(ValueError, match='compares bins of depth of other ranges'):
+        Distiller(
+            student=dict(model=models[0], scope='mmseg'),
+            teacher=dict(model=models[1], scope='mmseg', allow_untrained=True),
+            taps=dict(logits='auto'),
+            objectives=dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits')),
+        )
 
 
 @pytest.mark.parametrize('role', ROLES)

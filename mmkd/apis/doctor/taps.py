@@ -36,18 +36,17 @@ def list_taps(cfg: Config, size: tuple[int, int] | None = None) -> Report:
             model = member.make()
             if member.role == 'student':
                 students[member.name] = model
+            if not students:
+                continue  # that it cannot be built is said already
             if source is None:
                 source = shared_preprocessor(_own_preprocessor(cfg), students, member.scope)
             batch = probe_batch(students, source, size)
             rows = [
-                (row.tap, str(row.shape), row.stride, row.marks)
+                (row.tap, str(row.shape) if row.shape else '', row.stride, row.marks)
                 for row in rows_of(trace_member(member, model, batch))
-                if row.shape or row.marks
             ]
-            report.table(f'taps of {member.where}', ('tap', 'shape', 'stride', 'marks'), rows)
-    report.note(
-        f'made of one image of {tuple(batch.inputs.shape[2:])}' if students else 'no student'
-    )
+            title = f'taps of {member.where}, of one image of {tuple(batch.inputs.shape[2:])}'
+            report.table(title, ('tap', 'shape', 'stride', 'marks'), rows)
     return report
 
 
@@ -55,7 +54,10 @@ def _members(cfg: Config, mistakes: Collected) -> Iterator[Member]:
     """Yield every member that can be read, students first."""
     settings = Settings.of(cfg.model) if is_distiller(cfg) else Settings(student=cfg.model)
     for role in ('student', 'teacher'):
-        for name, value in settings.named(role).items():
+        named: dict[str, Any] = {}
+        with mistakes.of():
+            named = settings.named(role)
+        for name, value in named.items():
             with mistakes.of():
                 yield Member.read(name, role, as_dict(value, f'{role} {name!r}'))
 

@@ -13,6 +13,7 @@ from torch import nn
 from mmkd.compat import require_library
 from mmkd.distiller.members.blame import retold
 from mmkd.distiller.members.reading import as_dict, read_member_config, scope_of
+from mmkd.distiller.taps.points import Found, own_points
 from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_prefix
 from mmkd.utils.checks import check_choice, check_dict, check_keys
 from mmkd.utils.explain import explain
@@ -36,7 +37,7 @@ class Member:
         scope: The registry scope that its types belong to.
         checkpoint: Path or URL of its weights.
         taps: Its own taps.
-        points: Point -> tap, where tracing would find another or none.
+        points: Point -> taps, where tracing would find others or none.
         options: The remaining options (precision, channels_last, …).
     """
 
@@ -47,7 +48,7 @@ class Member:
     scope: str = 'mmseg'
     checkpoint: str | None = None
     taps: dict[str, str] = field(default_factory=dict)
-    points: dict[str, Any] = field(default_factory=dict)
+    points: Found = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
 
     def __deepcopy__(self, memo: dict) -> 'Member':
@@ -91,7 +92,7 @@ class Member:
             scope=scope_of(value, cfg, model),
             checkpoint=value.get('checkpoint'),
             taps=dict(value.get('taps') or {}),
-            points=dict(value.get('points') or {}),
+            points=own_points(value.get('points'), where),
             options=options,
         )
         _check_options(options, member.where)

@@ -13,12 +13,13 @@ from mmkd.distiller.members.blame import blaming
 from mmkd.distiller.members.frozen import frozen_mode, run_frozen
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.stand_in import stand_in
-from mmkd.distiller.taps.points import Found, choose, find_points, own_points, read_point
+from mmkd.distiller.taps.points import Found, choose, find_points, read_point
 from mmkd.distiller.taps.tappable import is_dropout
 from mmkd.distiller.taps.tracing import trace
 from mmkd.structures.batch import Batch
 from mmkd.structures.trace import Call, Trace, tensors
 from mmkd.tasks.base import task_of
+from mmkd.utils.explain import explain
 
 
 @dataclass
@@ -26,14 +27,16 @@ class Traced:
     """Two forwards of a member.
 
     Args:
-        prediction: How it predicts.
+        prediction: How it predicts; None where it cannot.
         role: How it runs in a training.
         points: Point -> taps, its own ``points=`` first.
+        reason: Why it cannot predict, in words.
     """
 
-    prediction: Trace
+    prediction: Trace | None
     role: Trace
     points: Found
+    reason: str = ''
 
     def choose(self, name: str, tap: str, where: str) -> str:
         """Return the tap that ``'auto:…'`` stands for.
@@ -52,11 +55,12 @@ class Traced:
         except KeyError as error:
             if self.points.get(point):
                 raise
-            alone = Traced(self.prediction, self.prediction, self.points)
+            alone = Traced(None, self.prediction or self.role, self.points)
             last = [row for row in rows_of(alone) if len(row.shape) in (2, 4)][-6:]
             offered = ', '.join(f'{row.tap!r} {row.shape[1:]}' for row in reversed(last))
+            why = f', since it does not predict ({self.reason})' * bool(self.reason)
             raise KeyError(
-                f'{error.args[0]}. What it made last: {offered}. Mend: '
+                f'{error.args[0]}{why}. What it made last: {offered}. Mend: '
                 f"points=dict({point}='…') of the member, or the path in place of {tap!r}"
             ) from None
 
@@ -72,25 +76,29 @@ def trace_member(member: Member, model: nn.Module, batch: Batch) -> Traced:
         model: Its model.
         batch: One generated image, with labels that students can learn from.
     """
+    reason = ''
     if member.role == 'student':
-        prediction, role = _trace_student(member, model, batch)
+        prediction, role, reason = _trace_student(member, model, batch)
     else:
         prediction = role = _trace_teacher(member, model, batch)
-    found = find_points(task_of(model), model, prediction, role)
-    found |= own_points(member.points, member.where)
-    return Traced(prediction, role, found)
+    found = find_points(task_of(model), model, prediction, role) | member.points
+    return Traced(prediction, role, found, reason)
 
 
-def _trace_student(member: Member, model: nn.Module, batch: Batch) -> tuple[Trace, Trace]:
-    x = batch.inputs
+def _trace_student(
+    member: Member, model: nn.Module, batch: Batch
+) -> tuple[Trace | None, Trace, str]:
+    x, samples = batch.inputs, batch.data_samples
     copy = stand_in(model, member.where, torch.Generator().manual_seed(0))
-    mode = 'loss' if batch.data_samples else 'tensor'
+    mode = 'loss' if samples else 'tensor'
     with blaming(member.where, copy, mode, x):
-        role = trace(copy, x, partial(copy, x, batch.data_samples, mode=mode))
+        role = trace(copy, x, partial(copy, x, samples, mode=mode))
     copy.eval()
-    with blaming(member.where, copy, 'predict', x):
-        prediction = trace(copy, x, partial(task_of(copy).predict, copy, x, batch.data_samples))
-    return prediction, role
+    try:
+        prediction = trace(copy, x, partial(task_of(copy).predict, copy, x, samples))
+    except Exception as error:  # it can be trained all the same, by points or paths of its own
+        return None, role, explain(error)
+    return prediction, role, ''
 
 
 def _trace_teacher(member: Member, model: nn.Module, batch: Batch) -> Trace:
@@ -123,21 +131,24 @@ class Row:
 def rows_of(traced: Traced) -> Iterator[Row]:
     """Yield what a tap may read, in the order in which it was made.
 
-    Of a backbone's modules only those at its top are told.
+    Of a backbone's modules only those at its top are told, and those that are a point.
     """
     role = traced.role
     named: dict[str, list[str]] = {}
     for point, taps in traced.points.items():
         for index, tap in enumerate(taps):
             named.setdefault(tap, []).append(point if len(taps) == 1 else f'{point}[{index}]')
+    told = set()
     for call in role.calls:
         inner = call.path.startswith('backbone.') and call.path.count('.') > 1
-        if not inner and call.hooked:
-            for place, made in tensors(call.output):
-                yield _row(role.tap(call, place), made, call, role, named)
+        for place, made in tensors(call.output) if call.hooked else ():
+            tap = role.tap(call, place)
+            told |= {tap, f'{tap}:input'}
+            if not inner or tap in named:
+                yield _row(tap, made, call, role, named)
     for tap, points in named.items():
-        if ':scores' in tap:
-            yield Row(tap, (), '', f'= {", ".join(points)}, assembled')
+        if tap not in told:  # a side that no module returns: ':scores', ':query'
+            yield Row(tap, (), '', f'= {", ".join(points)}')
 
 
 def _row(tap: str, made: Any, call: Call, role: Trace, named: dict[str, list[str]]) -> Row:

@@ -35,6 +35,9 @@ class Reader(Protocol):
     def reads(self, module: nn.Module) -> bool:
         """Return whether a module is such attention."""
 
+    def is_plain(self, module: nn.Module) -> bool:
+        """Return whether it is known to attend by its queries and keys alone."""
+
     def hook(self, module: nn.Module, side: str, take: Take, where: str) -> list[Any]:
         """Hook what makes its queries or keys; return the handles."""
 
@@ -46,13 +49,17 @@ class HuggingFaceReader:
         """Return whether a module is such attention."""
         return is_hugging_face(module)
 
+    def is_plain(self, module: nn.Module) -> bool:
+        """Return whether it is known to attend by its queries and keys alone."""
+        return type(module).__name__.startswith(_PLAIN)
+
     def hook(self, module: nn.Module, side: str, take: Take, where: str) -> list[Any]:
         """Hook the linear layer; refuse attention that compares more than queries and keys.
 
         Raises:
             TypeError: It is not known to attend by its queries and keys alone.
         """
-        if not type(module).__name__.startswith(_PLAIN):
+        if not self.is_plain(module):
             raise TypeError(
                 f'{where}: a {type(module).__name__} is not known to attend by its queries and '
                 'keys alone (rotary or relative positions come on top); known are '
@@ -76,6 +83,10 @@ class MultiheadReader:
         attends = isinstance(module, nn.MultiheadAttention)
         return attends and module.bias_k is None and not module.add_zero_attn
 
+    def is_plain(self, module: nn.Module) -> bool:
+        """Return True."""
+        return True
+
     def hook(self, module: nn.Module, side: str, take: Take, where: str) -> list[Any]:
         """Hook its call, whose arguments are projected."""
 
@@ -98,6 +109,11 @@ class QKVReader:
         """Return whether a module is such attention."""
         return isinstance(getattr(module, 'qkv', None), nn.Linear) and hasattr(module, 'num_heads')
 
+    def is_plain(self, module: nn.Module) -> bool:
+        """Return whether it is known to attend by its queries and keys alone."""
+        kind = type(module)
+        return f'{kind.__module__}.{kind.__qualname__}' in _PLAIN_QKV
+
     def hook(self, module: nn.Module, side: str, take: Take, where: str) -> list[Any]:
         """Hook that layer, or the norm that queries or keys pass after it.
 
@@ -105,7 +121,7 @@ class QKVReader:
             TypeError: It is not known to attend by its queries and keys alone.
         """
         kind = type(module)
-        if f'{kind.__module__}.{kind.__qualname__}' not in _PLAIN_QKV:
+        if not self.is_plain(module):
             raise TypeError(
                 f'{where}: a {kind.__module__}.{kind.__qualname__} is not known to attend by its '
                 f'queries and keys alone (biases of positions come on top); known are '
@@ -156,8 +172,18 @@ def reader_of(module: nn.Module, where: str) -> Reader:
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Return whether the queries and keys of a module can be read."""
+    """Return whether a module attends by queries and keys."""
     return any(reader.reads(module) for reader in READERS)
+
+
+def gives_heads(module: nn.Module) -> bool:
+    """Return whether the queries and keys of a module can be read."""
+    return any(reader.reads(module) and reader.is_plain(module) for reader in READERS)
+
+
+def gives_probabilities(module: nn.Module) -> bool:
+    """Return whether a module can be made to return what it attends to."""
+    return isinstance(module, nn.MultiheadAttention) or is_hugging_face(module)
 
 
 def hook_probabilities(module: nn.Module, where: str) -> list[Any]:
@@ -166,9 +192,9 @@ def hook_probabilities(module: nn.Module, where: str) -> list[Any]:
     Raises:
         ValueError: Dropout changes them in training.
     """
-    attends = isinstance(module, nn.MultiheadAttention)
-    if not attends and not is_hugging_face(module):
+    if not gives_probabilities(module):
         return []
+    attends = isinstance(module, nn.MultiheadAttention)
     if _drops(module):
         raise ValueError(
             f'{where}: in training these are probabilities after dropout of {_drops(module)}, '

@@ -11,13 +11,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from mmkd.distiller.taps.attention import is_attention
+from mmkd.distiller.taps.attention import gives_heads, gives_probabilities, is_attention
 from mmkd.distiller.taps.tappable import is_dropout
 from mmkd.structures.trace import Call, Trace, is_same, tensors
 from mmkd.tasks.base import Task
-from mmkd.tasks.queries import class_map
+from mmkd.tasks.queries import class_map, queries_of
 from mmkd.utils.checks import nearest
 
 POINTS = ('logits', 'feature', 'stages', 'neck', 'hidden', 'query', 'key', 'attention', 'depth')
@@ -106,43 +106,106 @@ def _told(found: Found) -> str:
     return ', '.join(f'{point} ({len(taps)})' for point, taps in found.items() if taps)
 
 
-def find_points(task: Task, model: nn.Module, prediction: Trace, role: Trace) -> Found:
+def find_points(task: Task, model: nn.Module, prediction: Trace | None, role: Trace) -> Found:
     """Return the taps of every point that a model has.
 
     Args:
         task: What the model does.
         model: The model that was traced.
-        prediction: A prediction of it.
+        prediction: A prediction of it; None where that fails: then classes are not looked for.
         role: The forward that it runs in a training: that of a student computes its losses, and
             may call a module several times.
     """
     found: Found = {}
-    said = list(task.says(model, prediction))
-    calls = [_call_of(tensor, prediction, role) for tensor in said]
-    known = [call for call in calls if call is not None]
-    head = task.head_path(model)
-    if known:
-        found['logits'] = [role.tap(call, index) for call, index in known]
-        feature = _read_by(known[0][0], role)
-    elif head is not None and any(call.path == head for call in role.calls):
-        found['logits'] = [f'{head}:scores']
-        feature = _last_map(head, role)
-    else:
-        feature = ''
-    found['feature'] = [feature] if feature else []
-    found['depth'] = [
-        role.tap(*made)
-        for tensor in task.measures(model, prediction)
-        if (made := _call_of(tensor, prediction, role))
-    ]
+    if prediction is not None:
+        found |= _classes(task, model, prediction, role)
+        found['depth'] = _measured(task, model, prediction, role)
     for point, path in dict(stages='backbone', neck='neck').items():
         found[point] = _maps_of(path, role)
     found['hidden'] = [role.tap(call, index) for call, index in _blocks(model, role)]
     attention = [call for call in role.calls if call.hooked and is_attention(call.module)]
-    found['query'] = [role.tap(call, side=':query') for call in attention]
-    found['key'] = [role.tap(call, side=':key') for call in attention]
-    found['attention'] = [role.tap(call, (1,), side=':output') for call in attention]
-    return {point: taps for point, taps in found.items() if taps}
+    heads = [call for call in attention if gives_heads(call.module)]
+    found['query'] = [role.tap(call, side=':query') for call in heads]
+    found['key'] = [role.tap(call, side=':key') for call in heads]
+    found['attention'] = [
+        role.tap(call, (1,), side=':output')
+        for call in attention
+        if gives_probabilities(call.module)
+    ]
+    return {point: taps for point, taps in found.items() if any(taps)}
+
+
+def _classes(task: Task, model: nn.Module, prediction: Trace, role: Trace) -> Found:
+    """Return where classes are said, and what says them reads."""
+    calls = [_call_of(tensor, prediction, role) for tensor in task.says(model, prediction)]
+    known = [_before_resize(*call, role) for call in calls if call is not None]
+    if known:
+        logits = [role.tap(*one) for one in known]
+        classifier, _ = _before_resize(*known[0], role, intact=False)
+        return dict(logits=logits, feature=[_read_by(classifier, role)])
+    head = task.head_path(model)
+    answers = role.of(head) if head is not None and task.class_logits is not None else []
+    if not answers:
+        return {}
+    return _of_answer(str(head), answers[-1], task.channels(model), role)
+
+
+def _of_answer(head: str, answer: Call, channels: int | None, role: Trace) -> Found:
+    """Return the points of a head whose answer no module made.
+
+    Queries are assembled. Where one module made scores, they were resized or changed place by
+    place afterwards; a sum of several has no feature.
+    """
+    try:
+        said = class_map(answer.output)
+    except TypeError:
+        return {}
+    scores = [f'{head}:scores']
+    if queries_of(answer.output) is not None:
+        return dict(logits=scores, feature=[_last_map(answer, said, role)])
+    inside = [call for call in role.calls if call.path.startswith(f'{head}.') and call.hooked]
+    made = [(call, *one) for call in inside for one in _maps(call, role)]
+    made = [one for one in made if one[2].shape[1] == channels]
+    paths = {call.path for call, _, _ in made}
+    if not made:  # it works on tokens
+        return dict(logits=scores, feature=[_last_map(answer, said, role)])
+    if len(paths) > 1:
+        return dict(logits=scores)
+    call, index, scored = made[-1]
+    resized = scored.shape[2:] != said.shape[2:]
+    logits = [role.tap(call, index)] if resized else scores
+    return dict(logits=logits, feature=[_read_by(call, role)])
+
+
+def _before_resize(
+    call: Call, index: tuple, role: Trace, intact: bool = True
+) -> tuple[Call, tuple]:
+    """Return the call before those without weights: an ``nn.Upsample``, an activation."""
+    while not index and not any(True for _ in call.module.parameters()):
+        given = next(iter(call.inputs.values()), None)
+        if given is None or not _alike(given, call.output):
+            break
+        earlier = role.maker(given, intact)
+        if earlier is None or earlier[0] is call:
+            break
+        call, index = earlier
+    return call, index
+
+
+def _alike(given: Any, made: Any) -> bool:
+    """Return whether both are maps of as many channels."""
+    maps = isinstance(given, Tensor) and isinstance(made, Tensor) and given.dim() == made.dim() == 4
+    return maps and given.shape[1] == made.shape[1]
+
+
+def _measured(task: Task, model: nn.Module, prediction: Trace, role: Trace) -> list[str]:
+    """Return where depth is: of a module, or of the head whose answer no module made."""
+    found = []
+    for tensor in task.measures(model, prediction):
+        made = _call_of(tensor, prediction, role)
+        head = task.head_path(model)
+        found.append(role.tap(*made) if made is not None else f'{head}:scores')
+    return found
 
 
 def own_points(points: Mapping[str, Any] | None, where: str) -> Found:
@@ -151,6 +214,7 @@ def own_points(points: Mapping[str, Any] | None, where: str) -> Found:
     Raises:
         KeyError: There is no such point.
         TypeError: Neither a tap nor a list of taps.
+        ValueError: ``'auto'``, which names a point and says of none where it is.
 
     >>> own_points(dict(logits='my.cls'), 'student')
     {'logits': ['my.cls']}
@@ -163,6 +227,11 @@ def own_points(points: Mapping[str, Any] | None, where: str) -> Found:
                 f'{", ".join(POINTS)})'
             )
         listed = [taps] if isinstance(taps, str) else taps
+        if isinstance(listed, list | tuple) and any(map(is_point, listed)):
+            raise ValueError(
+                f'points of {where}: {point} says where a point is, got {taps!r}, which names one. '
+                "Mend: the path of a module, such as 'decode_head.conv_seg'"
+            )
         if not isinstance(listed, list | tuple) or not all(isinstance(t, str) for t in listed):
             raise TypeError(
                 f'points of {where}: {point} must be a tap or a list of taps, got {taps!r}. Mend: '
@@ -186,13 +255,14 @@ def _call_of(tensor: Any, prediction: Trace, role: Trace) -> tuple[Call, tuple] 
 
 def _read_by(call: Call, role: Trace) -> str:
     """Return what a call read, taken before the dropout that it came through; '' for no tensor."""
-    read = next((given for given in call.inputs if _is_feature(given)), None)
-    if read is None:
+    place = next((key for key, given in call.inputs.items() if _is_feature(given)), None)
+    if place is None:
         return ''
+    read = call.inputs[place]
     for other in reversed(role.calls[: role.calls.index(call)]):
-        if is_dropout(other.module) and is_same(other.output, read):
+        through = is_dropout(other.module) and is_same(other.output, read)
+        if through and not getattr(other.module, 'inplace', False):
             return role.tap(other, side=':input')
-    place = next(i for i, given in enumerate(call.inputs) if given is read)
     return role.tap(call, (place,) if place else (), ':input')
 
 
@@ -200,15 +270,13 @@ def _is_feature(value: Any) -> bool:
     return hasattr(value, 'dim') and value.dim() in (2, 4)
 
 
-def _last_map(head: str, role: Trace) -> str:
-    """Return the last map that was made before a head answered, of the size of its answer."""
-    answer = role.of(head)[-1]
-    size = class_map(answer.output).shape[2:]
+def _last_map(answer: Call, scores: Tensor, role: Trace) -> str:
+    """Return the last map that was made before a head answered, of the size of its scores."""
     said = [made for _, made in tensors(answer.output)]  # the masks of queries are no feature
     before = role.calls[: role.calls.index(answer)]
     found = [(call, *one) for call in before for one in _maps(call, role)]
     found = [one for one in found if not _is_among(one[2], said)]
-    alike = [one for one in found if one[2].shape[2:] == size] or found
+    alike = [one for one in found if one[2].shape[2:] == scores.shape[2:]] or found
     if not alike:
         return ''
     call, index, made = alike[-1]
@@ -223,7 +291,7 @@ def _is_among(tensor: Any, others: Iterable[Any]) -> bool:
 def _maps(call: Call, role: Trace) -> Iterator[tuple[tuple, Any]]:
     """Yield the maps of a call's output, the finest one last."""
     if call.hooked and not is_dropout(call.module):
-        for index, made in reversed(list(tensors(call.output))):
+        for index, made in reversed(call.made):
             if made.dim() == 4 and made.shape[0] == role.images and min(made.shape[2:]) > 1:
                 yield index, made
 
@@ -237,17 +305,28 @@ def _maps_of(path: str, role: Trace) -> list[str]:
     return [role.tap(calls[0], index) for index in maps]
 
 
-def _blocks(model: nn.Module, role: Trace) -> Iterable[tuple[Call, tuple]]:
-    """Yield the calls of transformer blocks, with the index of their tokens (N, L, D)."""
-    lists = [path for path, one in model.named_modules() if isinstance(one, nn.ModuleList)]
+def _blocks(model: nn.Module, role: Trace) -> list[tuple[Call, tuple]]:
+    """Return the calls of transformer blocks, with the index of their tokens (N, L, D).
+
+    A block is an item of a list that attends and does more than that; a stage or a group that
+    holds blocks is none.
+    """
+    lists = {path for path, one in model.named_modules() if isinstance(one, nn.ModuleList)}
+    found = []
     for call in role.calls:
-        parent = call.path.rpartition('.')[0]
-        if not call.hooked or parent not in lists or not _attends(call.module):
-            continue
-        for index, made in list(tensors(call.output))[:1]:
-            if made.dim() == 3:
-                yield call, index
+        tokens = next(iter(call.made), ((), None))
+        block = call.hooked and call.path.rpartition('.')[0] in lists and _is_block(call.module)
+        if block and tokens[1] is not None and tokens[1].dim() == 3:
+            found.append((call, tokens[0]))
+    paths = {call.path for call, _ in found}
+    return [one for one in found if not _holds(one[0].path, paths)]
 
 
-def _attends(module: nn.Module) -> bool:
-    return any(is_attention(part) for part in module.modules())
+def _holds(path: str, others: Iterable[str]) -> bool:
+    return any(other.startswith(f'{path}.') for other in others)
+
+
+def _is_block(module: nn.Module) -> bool:
+    attention = [part for part in module.modules() if is_attention(part)]
+    own = {id(p) for part in attention for p in part.parameters()}
+    return bool(attention) and any(id(p) not in own for p in module.parameters())

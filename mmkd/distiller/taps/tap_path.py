@@ -49,7 +49,7 @@ class TapPath:
         if match is None:
             listed = ". Modules of a list are 'decode_head.1.conv_seg'" if '].' in str(text) else ''
             raise ValueError(
-                'a tap is module[#call][:input|:output|:query|:key][index], for instance '
+                'a tap is module[#call][:input|:output|:query|:key|:scores][index], for instance '
                 f'{_EXAMPLES}; got {text!r}{listed}'
             )
         keys = re.findall(r'\[(-?\w+)\]', match['index'])
@@ -66,6 +66,8 @@ class TapPath:
                     f"[{key}] would take a sample of the batch. Mend: {offered}'{self.module}' for "
                     'the whole tensor'
                 )
+            if isinstance(value, dict) and key not in value and str(key) in value:
+                key = str(key)  # torchvision's backbones call their maps '0', '1', …
             try:
                 value = value[key]
             except (KeyError, IndexError, TypeError) as error:

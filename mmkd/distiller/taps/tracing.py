@@ -33,20 +33,19 @@ def trace(model: nn.Module, inputs: Tensor, forward: Callable[[], Any]) -> Trace
     numbers: Counter = Counter()
     waiting: set[str] = set()  # those whose hooks were called and whose forward was not yet
     handles, wrapped = [], []
-    for path, module in model.named_modules():
-        if not path:
-            continue
-        handles.append(module.register_forward_pre_hook(lambda *_, path=path: waiting.add(path)))
-        original = module.__dict__.get('forward')
-        module.forward = _noting(found, path, module, numbers, waiting)
-        wrapped.append((module, original))
     try:
+        for path, module in model.named_modules():
+            if not path or isinstance(module, torch.jit.ScriptModule):
+                continue
+            handles.append(module.register_forward_pre_hook(lambda *_, p=path: waiting.add(p)))
+            wrapped.append((module, module.__dict__.get('forward')))
+            module.forward = _noting(found, path, module, numbers, waiting)
         found.returned = forward()
     finally:
         for handle in handles:
             handle.remove()
         for module, original in wrapped:
-            del module.forward
+            module.__dict__.pop('forward', None)
             if original is not None:
                 module.forward = original
     return found
@@ -59,17 +58,17 @@ def _noting(
     within = f'{path}.'.startswith(f'{_NOT_HELD}.') and path != _NOT_HELD
 
     def noting(*args: Any, **kwargs: Any) -> Any:
-        number = numbers[path]
-        numbers[path] += 1
         hooked = path in waiting
         waiting.discard(path)
+        number = numbers[path]
+        numbers[path] += hooked
         output = forward(*args, **kwargs)
-        given = (*args, *kwargs.values())
+        given: dict[int | str, Any] = dict(enumerate(args))
+        given.update(kwargs)
         if within:
-            given, made = _shapes(given), _shapes(output)
+            found.calls.append(Call(path, number, module, _shapes(given), _shapes(output), hooked))
         else:
-            made = output
-        found.calls.append(Call(path, number, module, given, made, hooked))
+            found.calls.append(Call(path, number, module, given, output, hooked))
         return output
 
     return noting

@@ -1,9 +1,12 @@
 """Points: what is found in a traced forward, how it is named, and what is refused."""
 
+from typing import Any
+
 import pytest
 import torch
 from helpers import tiny
 from mmengine.registry import MODELS
+from mmseg.models.decode_heads import FCNHead
 from torch import nn
 
 import mmkd  # noqa: F401
@@ -121,6 +124,10 @@ def test_points_of_a_member_are_checked() -> None:
         own_points(dict(logit='x'), 'student')
     with pytest.raises(TypeError, match='logits must be a tap or a list of taps, got 3. Mend'):
         own_points(dict(logits=3), 'student')
+    with pytest.raises(ValueError, match="says where a point is, got 'auto:stages"):
+        own_points(dict(logits='auto:stages[0]'), 'student')
+    with pytest.raises(KeyError, match="no point 'logit'"):  # whatever the taps are
+        Member.read('student', 'student', dict(model=tiny.segmentor(4), points=dict(logit='x')))
     with pytest.raises(TypeError, match=r'points of .*student.* must be a dict'):
         Member.read('student', 'student', dict(model=tiny.segmentor(4), points='decode_head'))
     assert read_point('logits', 'auto', 'x') == ('logits', None)
@@ -143,6 +150,160 @@ def test_a_missing_module_leads_to_the_points() -> None:
         Taps(model, dict(feat='decode_head.bottlneck'))
 
 
+# ---------------------------------------------------------------- heads of one's own
+
+
+class Own(FCNHead):
+    """An FCNHead whose answer is made in another way."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.up, self.side = nn.Upsample(scale_factor=2), nn.Conv2d(self.channels, 11, 1)
+        self.late = nn.Sequential(nn.Conv2d(11, 11, 1), nn.ReLU(inplace=True))
+
+    def forward(self, inputs: Any) -> Any:
+        return self.answer(super().forward(inputs), inputs)
+
+    def answer(self, scores: Any, inputs: Any) -> Any:
+        return scores
+
+
+class Interpolating(Own):
+    def answer(self, scores: Any, inputs: Any) -> Any:
+        return nn.functional.interpolate(scores, scale_factor=2)
+
+
+class Upsampling(Own):
+    def answer(self, scores: Any, inputs: Any) -> Any:
+        return self.up(scores)
+
+
+class Scaling(Own):
+    def answer(self, scores: Any, inputs: Any) -> Any:
+        return 2 * scores
+
+
+class Summing(Own):
+    def answer(self, scores: Any, inputs: Any) -> Any:
+        return scores + self.side(self.convs(inputs[self.in_index]))
+
+
+class InPlace(Own):
+    def answer(self, scores: Any, inputs: Any) -> Any:
+        return self.late(scores)
+
+
+class Telling(Own):
+    """Answers with no map at all."""
+
+    def answer(self, scores: Any, inputs: Any) -> Any:
+        return dict(tokens=scores.flatten(2))
+
+    def loss_by_feat(self, seg_logits: Any, batch_data_samples: Any) -> dict:
+        return dict(loss=seg_logits['tokens'].mean())
+
+
+def own(head: type, **changes: Any) -> dict:
+    model = tiny.segmentor(4, head='FCNHead', auxiliary=False)
+    return {**model, 'decode_head': {**model['decode_head'], 'type': head, **changes}}
+
+
+@pytest.mark.parametrize('role', ['student', 'teacher'])
+@pytest.mark.parametrize(
+    ('head', 'logits', 'feature'),
+    [
+        (Interpolating, 'decode_head.conv_seg', 'decode_head.dropout:input'),
+        (Upsampling, 'decode_head.conv_seg', 'decode_head.dropout:input'),
+        (Scaling, 'decode_head:scores', 'decode_head.dropout:input'),
+        (InPlace, 'decode_head.late.1', 'decode_head.late.0:input'),
+    ],
+)
+def test_scores_are_taken_before_what_is_done_to_them(
+    head: type, logits: str, feature: str, role: str
+) -> None:
+    points = traced(own(head), role).points
+    assert points['logits'] == [logits]
+    assert points['feature'] == [feature]
+
+
+def test_a_sum_of_scores_is_tapped_and_has_no_feature() -> None:
+    found = traced(own(Summing))
+    assert found.points['logits'] == ['decode_head:scores']
+    with pytest.raises(KeyError, match="no 'feature' was found.*Mend: points=dict"):
+        found.choose('feat', 'auto:feature', 'student')
+
+
+def test_a_tap_of_an_in_place_chain_is_one_that_can_be_read() -> None:
+    model = Distiller(
+        student=dict(model=own(InPlace), scope='mmseg'),
+        teacher=dict(model=own(Own), scope='mmseg', allow_untrained=True),
+        taps=dict(logits='auto'),
+        objectives=dict(pixel=PIXEL),
+    )
+    losses = model(**model.data_preprocessor(tiny.batch(), True), mode='loss')
+    assert losses['pixel.loss'] > 0
+
+
+def test_an_in_place_dropout_is_not_passed() -> None:
+    model = MODELS.build({**own(Own), '_scope_': 'mmseg'})
+    model.decode_head.dropout = nn.Dropout2d(0.1, inplace=True)
+    assert traced(model).points['feature'] == ['decode_head.conv_seg:input']
+
+
+def test_points_of_its_own_serve_a_model_that_answers_without_a_map() -> None:
+    found = traced(own(Telling), points=dict(logits='decode_head.conv_seg'))
+    assert found.prediction is None
+    assert found.points['logits'] == ['decode_head.conv_seg']
+    assert found.choose('x', 'auto:stages[0]', 'student') == 'backbone[0]'
+    with pytest.raises(KeyError, match=r"no 'feature' was found.*since it does not predict \("):
+        found.choose('feat', 'auto:feature', 'student')
+
+
+class Mixing(nn.Module):
+    """Calls its classifier once past its hooks, and gives it its input by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = Named()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.mix.forward(None, feat=x)
+        return self.mix(None, feat=x)
+
+
+class Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 2)
+
+    def forward(self, other: None, feat: torch.Tensor) -> torch.Tensor:
+        return self.fc(feat).relu()
+
+
+def test_calls_are_counted_as_hooks_count_them() -> None:
+    net, x = Mixing(), torch.randn(1, 3)
+    found = trace(net, x, lambda: net(x))
+    call = [call for call in found.of('mix') if call.hooked][-1]
+    assert found.tap(call) == 'mix'
+    assert list(call.inputs) == [0, 'feat']
+    taps = Taps(net, dict(feat='mix:input[feat]'))
+    with taps.recording() as seen:
+        net(x)
+    assert torch.equal(taps.read(seen)['feat'], x)
+
+
+def test_stages_of_blocks_are_no_blocks() -> None:
+    block = dict(backbone=dict(type='SwinTransformer', embed_dims=8, depths=(2, 2, 1, 1)))
+    swin = tiny.segmentor(8, auxiliary=False) | block
+    swin['backbone'] |= dict(num_heads=(1, 2, 2, 2), window_size=4, pretrain_img_size=64)
+    points = traced(swin).points
+    depths = [
+        f'backbone.stages.{i}.blocks.{j}' for i, n in enumerate((2, 2, 1, 1)) for j in range(n)
+    ]
+    assert points['hidden'] == depths
+    assert 'query' not in points  # biases of positions come on top
+
+
 @pytest.mark.parametrize('head', ['decode_head', 'decode_head.conv_seg'])
 def test_tracing_leaves_no_trace(head: str) -> None:
     model = MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'}).eval()
@@ -156,6 +317,13 @@ def test_tracing_leaves_no_trace(head: str) -> None:
     call = found.of(head)[-1]
     assert call.hooked is (head != 'decode_head')  # mmseg calls it past its hooks
     assert torch.equal(call.output, found.returned)
+
+
+def test_scripted_modules_are_passed_by() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), torch.jit.script(nn.ReLU()))
+    x = torch.ones(1, 2)
+    assert [call.path for call in trace(net, x, lambda: net(x)).calls] == ['0']
+    assert 'forward' not in vars(net[0])
 
 
 def test_tracing_ends_with_an_error_and_gives_forwards_back() -> None:
