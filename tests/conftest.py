@@ -28,6 +28,21 @@ failed: Counter = Counter()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption('--counts', help='write into this file how much was tried, and what failed')
+    parser.addoption(
+        '--every-architecture',
+        action='store_true',
+        help='run what is marked so too: the whole zoo in place of a sample (make zoo)',
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the rest of the zoo to ``make zoo``."""
+    if config.getoption('--every-architecture'):
+        return
+    left = [item for item in items if item.get_closest_marker('every_architecture')]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in left]
 
 
 def pytest_configure() -> None:

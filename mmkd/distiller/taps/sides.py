@@ -1,6 +1,7 @@
 """Sides of a module at which a tap reads: output, input, attention's heads, a head's class map."""
 
 import inspect
+from functools import wraps
 from typing import Any
 
 from torch import nn
@@ -73,6 +74,7 @@ class Scores(Side):
         """Wrap the forward on the instance: mmseg calls that of a head past its hooks."""
         forward, own = module.forward, module.__dict__.get('forward')
 
+        @wraps(forward)  # its signature says how it may be called
         def answering(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
             take(class_map(output, where))

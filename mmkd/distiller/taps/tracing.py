@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ def _noting(
     forward = module.forward
     within = f'{path}.'.startswith(f'{_NOT_HELD}.') and path != _NOT_HELD
 
+    @wraps(forward)
     def noting(*args: Any, **kwargs: Any) -> Any:
         hooked = path in waiting
         waiting.discard(path)

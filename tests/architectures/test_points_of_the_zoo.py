@@ -1,12 +1,13 @@
 """Points of every architecture of mmseg's zoo: the tensors that a reader of each head would tap."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.zoo import ZOO, lacks, member, with_weights
 from mmengine.registry import DefaultScope, init_default_scope
+from mmseg.models.utils import resize
 from torch import nn
 
 from mmkd.distiller.members.frozen import frozen_mode, run_frozen
@@ -16,11 +17,24 @@ from mmkd.distiller.members.tracing import trace_member
 from mmkd.distiller.probe import probe_batch, probing
 from mmkd.distiller.taps.taps import Taps
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import task_of
+from mmkd.tasks.base import last_head, task_of
 
 QUICK = ('pspnet', 'segmenter', 'pidnet')
+SAMPLE = (  # one of each kind of head
+    *('ann', 'danet', 'ddrnet', 'encnet', 'icnet', 'knet', 'mask2former', 'maskformer', 'ocrnet'),
+    *('point_rend', 'segformer', 'setr-mla'),
+)
 QUERIES = ('mask2former', 'maskformer', 'san', 'segmenter')
-CASES = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ZOO]
+
+
+def marks(name: str) -> tuple:
+    if name in QUICK:
+        return ()
+    return (pytest.mark.slow,) if name in SAMPLE else (pytest.mark.every_architecture,)
+
+
+def cases(names: Iterable[str]) -> list:
+    return [pytest.param(name, marks=marks(name)) for name in names]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +61,7 @@ def build(name: str, role: str, folder: Path) -> tuple[Member, nn.Module, Batch]
 
 
 @pytest.mark.parametrize('role', ['student', 'teacher'])
-@pytest.mark.parametrize('name', CASES)
+@pytest.mark.parametrize('name', cases(ZOO))
 def test_points_are_those_of_the_table(name: str, role: str, tmp_path: Path) -> None:
     described, model, batch = build(name, role, tmp_path)
     with probing():
@@ -68,12 +82,26 @@ def test_points_are_those_of_the_table(name: str, role: str, tmp_path: Path) -> 
         else:
             run_frozen(model.eval(), frozen_mode(model), batch.inputs, batch.data_samples)
     record = both.read(seen)
+    if role == 'teacher' and name not in (*QUERIES, 'point_rend'):  # whose points are no map
+        check_prediction(model, batch, record)
     for point in chosen:
         assert torch.equal(record[point], record[f'expected_{point}']), (chosen, expected)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', QUERIES)
+def check_prediction(model: nn.Module, batch: Batch, record: dict) -> None:
+    """The map is what the model predicts from, and the feature what the classifier reads."""
+    head = last_head(model)
+    with torch.no_grad():
+        predicted = task_of(model).predict(model, batch.inputs)
+    size = predicted.shape[2:]
+    aligned = head.align_corners
+    resized = resize(record['logits'], size, mode='bilinear', align_corners=aligned)
+    assert torch.equal(resized, predicted)
+    if hasattr(head, 'conv_seg'):
+        assert torch.equal(head.conv_seg(record['feature']), record['logits'])
+
+
+@pytest.mark.parametrize('name', cases(QUERIES))
 def test_assembled_maps_are_what_the_model_predicts(name: str, tmp_path: Path) -> None:
     _, model, batch = build(name, 'teacher', tmp_path)
     model.eval()
