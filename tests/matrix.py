@@ -104,6 +104,7 @@ def run(command: Iterable[object], log: Path, **kwargs: object) -> str:
 
 def build_wheel() -> Path:
     """Build the wheel of this checkout, and copy what the tests need, without mmkd itself."""
+    shutil.rmtree(ROOT / 'build' / 'lib', ignore_errors=True)  # modules that are gone since
     shutil.rmtree(BUILD / 'wheel', ignore_errors=True)
     shutil.rmtree(BUILD / 'checkout', ignore_errors=True)
     BUILD.mkdir(parents=True, exist_ok=True)

@@ -286,6 +286,14 @@ def test_scripts_for_other_shells(shell: str, capsys: pytest.CaptureFixture[str]
     assert ('--auto-scale-lr' if shell == 'zsh' else 'n/benchmark/f/') in said
 
 
+def test_a_pipe_that_is_closed_ends_a_script_quietly() -> None:
+    command = f'{sys.executable} -m mmkd completion bash | true'
+    done = subprocess.run(
+        ['bash', '-c', f'{command}; exit ${{PIPESTATUS[0]}}'], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, '')
+
+
 # ---------------------------------------------------------------- terminals and pipes
 
 COLOUR = re.compile(r'\x1b\[(?:\d;)*3[0-7]')

@@ -35,6 +35,27 @@ def test_every_python_and_torch_of_the_claim_has_a_cell() -> None:
     assert set(matrix.read_rows(matrix.PAGE.read_text())) == set(matrix.CELLS), 'the page has all'
 
 
+def test_a_wheel_has_nothing_of_an_earlier_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stale = tmp_path / 'build/lib/mmkd/gone.py'
+    stale.parent.mkdir(parents=True)
+    stale.touch()
+
+    def build(command: list, log: Path) -> str:
+        assert not stale.exists()
+        folder = tmp_path / 'build/matrix/wheel'
+        folder.mkdir()
+        (folder / 'mmkd-1.whl').touch()
+        return ''
+
+    monkeypatch.setattr(matrix, 'ROOT', tmp_path)
+    monkeypatch.setattr(matrix, 'BUILD', tmp_path / 'build/matrix')
+    monkeypatch.setattr(matrix, 'COPIED', ())
+    monkeypatch.setattr(matrix, 'run', build)
+    assert matrix.build_wheel().name == 'mmkd-1.whl'
+
+
 def test_a_finished_cell_is_not_run_again(page: Path) -> None:
     cell = 'py3.11-torch2.13.0'
     assert run_all(page, [cell], {}, there=['3.11'])

@@ -37,6 +37,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     check_settings(cfg)
     expand_config(cfg)
     follow_length(cfg)
+    _log_by_iterations(cfg)
     cfg.launcher = launcher
     _require_scope(cfg)
     _refuse_sharding(cfg)
@@ -100,6 +101,23 @@ def draw_into(cfg: Config, folder: str) -> None:
 def _model_name(cfg: Config) -> str:
     kind = (cfg.get('model') or {}).get('type', '')
     return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
+
+
+def _log_by_iterations(cfg: Config) -> None:
+    """Have a run by iterations log its validations by them: by epochs all of them were at 0."""
+    if (cfg.get('train_cfg') or {}).get('max_iters') is None:
+        return
+    if cfg.get('default_hooks') is None:
+        cfg.default_hooks = {}
+    if 'logger' not in cfg.default_hooks:
+        cfg.default_hooks.logger = dict(type='LoggerHook')
+    hook = cfg.default_hooks.logger
+    if not isinstance(hook, dict):  # none, or built already
+        return
+    kind = hook.get('type', '')
+    name = kind if isinstance(kind, str) else kind.__name__
+    if name.rpartition('.')[-1] == 'LoggerHook':
+        hook.setdefault('log_metric_by_epoch', False)
 
 
 def _require_scope(cfg: Config) -> None:

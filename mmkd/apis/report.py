@@ -79,6 +79,15 @@ def digits(values: Sequence[float]) -> int:
     return 2 if max(map(abs, values)) >= 2 else 3
 
 
+def rounded(value: float, places: int) -> float:
+    """Return a number as it is printed, without the sign of a zero.
+
+    >>> f'{-0.001:+.2f}', f'{rounded(-0.001, 2):+.2f}'
+    ('-0.00', '+0.00')
+    """
+    return round(value, places) + 0.0
+
+
 def gap_closed(value: float, baseline: float, teacher: float) -> float:
     """Return which part of the way from the student alone to its teacher a row goes, in per cent.
 
@@ -124,7 +133,7 @@ def make_table(
     _check_labels(rows, baseline, teacher)
     metrics = list(metrics) or [main_metric(rows)]
     ends = _ends(rows, metrics[0], baseline, teacher)
-    places = {metric: digits(_values(rows, metric)) for metric in metrics}
+    places = {metric: digits(values_of(rows, metric)) for metric in metrics}
     first = places[metrics[0]]
     sign = -1 if less_is_better(metrics[0]) else 1
     titles = [text(metric) + ' ↓' * less_is_better(metric) for metric in metrics]
@@ -138,10 +147,10 @@ def make_table(
         cells = [text(row.label), each, *means]
         mean = statistics.fmean(values)
         if baseline is not None:
-            gain = f'{sign * (mean - ends[0]):+.{first}f}'
+            gain = f'{rounded(sign * (mean - ends[0]), first):+.{first}f}'
             cells.append('–' if row.label == baseline else gain)
         if teacher is not None:
-            closed = f'{gap_closed(mean, *ends):.0f} %'
+            closed = f'{rounded(gap_closed(mean, *ends), 0):.0f} %'
             cells.append('–' if row.label in (baseline, teacher) else closed)
         lines.append([*cells, _time(row)])
     return Table(head, lines, _conditions(rows, any(map(less_is_better, metrics))), metrics[0])
@@ -181,7 +190,8 @@ def _ends(
     return alone, taught_by
 
 
-def _values(rows: Sequence[Row], metric: str) -> list[float]:
+def values_of(rows: Sequence[Row], metric: str) -> list[float]:
+    """Return a metric of every run of every row."""
     return [value for row in rows for value in row.values(metric)]
 
 
@@ -216,6 +226,9 @@ def _conditions(rows: Sequence[Row], less: bool) -> list[str]:
         lines.append(f'{key}: {"; ".join(sorted(said)) or "unknown"}.')
     if len(known) < len(records):
         lines.append(f'{len(records) - len(known)} of {len(records)} runs have no {FILE}.')
+    early = ', '.join(text(row.label) for row in rows if row.is_tested_before)
+    if early:
+        lines.append(f'Tested before the training ended, so not its last weights: {early}.')
     budgets = {row.label: _budgets(row) for row in rows}
     within = any(len(values) > 1 for values in budgets.values())
     lines += _differ('Budgets differ (iterations × batch × processes)', budgets, within)

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from mmkd.utils.checks import nearest
 
 TIME = re.compile(r'\d{8}_\d{6}')
 TIMES = ('seconds', 'cpu_seconds', 'peak_gpu_mib')
+LARGEST = 1e300  # a sum of numbers beyond it is no float
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,21 @@ class Run:
         metrics: Of the newest test.
         record: What mmkd train wrote of it.
         per_class: Metric -> class -> value of that test; nothing of tests before they were stored.
+        tested: When that test began, as its folder is called.
     """
 
     folder: Path
     metrics: dict[str, float]
     record: dict[str, Any] = field(default_factory=dict)
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    tested: str = ''
+
+    @property
+    def is_tested_before(self) -> bool:
+        """Whether the test began before the training ended; one by the same Runner did not."""
+        ended = self.record.get('ended')
+        known = isinstance(ended, str) and TIME.fullmatch(ended) is not None
+        return known and self.tested < str(ended) and self.tested != self.record.get('log')
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,11 @@ class Row:
 
     label: str
     runs: list[Run]
+
+    @property
+    def is_tested_before(self) -> bool:
+        """Whether the test of any run began before its training ended."""
+        return any(run.is_tested_before for run in self.runs)
 
     def values(self, metric: str) -> list[float]:
         """Return a metric of every run.
@@ -52,7 +66,7 @@ class Row:
                     f'{run.folder} has no metric {metric!r}{nearest(metric, run.metrics)} (it has: '
                     f'{", ".join(run.metrics)})'
                 )
-            if not math.isfinite(run.metrics[metric]):
+            if not is_finite(run.metrics[metric]):
                 raise ValueError(
                     f'{metric} of {run.folder} is {run.metrics[metric]}, and a mean of it says '
                     'nothing. Mend: look into its log, train and test it again'
@@ -135,7 +149,7 @@ def _read_run(folder: Path) -> Run:
         if _is_number(value) and key not in ('time', 'data_time')
     }
     per_class = _read_per_class(newest.parent / PER_CLASS)
-    return Run(folder, metrics, _read_record(folder / FILE), per_class)
+    return Run(folder, metrics, _read_record(folder / FILE), per_class, newest.stem)
 
 
 def _read_per_class(path: Path) -> dict[str, dict[str, float]]:
@@ -146,7 +160,7 @@ def _read_per_class(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _finite(values: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if _is_finite(value)}
+    return {name: value for name, value in values.items() if is_finite(value)}
 
 
 def _check_one_run(folder: Path, tests: list[Path]) -> None:
@@ -167,11 +181,16 @@ def _check_one_run(folder: Path, tests: list[Path]) -> None:
 
 def _as_float(value: float) -> float:
     """Return a number as it is; of whole ones, which JSON has of any size, the largest as inf."""
-    return math.inf if isinstance(value, int) and abs(value) > sys.float_info.max else value
+    return math.inf if isinstance(value, int) and abs(value) > LARGEST else value
 
 
-def _is_finite(value: Any) -> bool:
-    return _is_number(value) and math.isfinite(value)
+def is_finite(value: Any) -> bool:
+    """Return whether a value that was read is a number with which one can count.
+
+    >>> is_finite(1.5), is_finite(True), is_finite(float('nan')), is_finite(1.7e308)
+    (True, False, False, False)
+    """
+    return _is_number(value) and abs(value) <= LARGEST
 
 
 def _is_number(value: Any) -> bool:
@@ -183,7 +202,7 @@ def _read_record(path: Path) -> dict[str, Any]:
     mend = 'train it again, or remove that file'
     record = _read_dict(path, mend) if path.is_file() else {}
     for key in TIMES:
-        if key in record and not _is_number(record[key]):
+        if key in record and not is_finite(record[key]):
             raise ValueError(
                 f'{path}: {key} must be a number, got {record[key]!r:.60}. Mend: {mend}'
             )

@@ -2,6 +2,8 @@
 
 import json
 import sys
+from argparse import Namespace
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from helpers import texts
 from helpers.classification import classifier
 from helpers.runs import CLASSES, loader, run_config, train, write_images
 from helpers.shells import here, refusal
@@ -18,7 +21,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import nn
 
-from mmkd.apis.deploy import deploy, formats, run
+from mmkd.apis.deploy import deploy, deploy_student, formats, run
 from mmkd.apis.deploy.check import Check, compare
 from mmkd.apis.deploy.costs import flops, size_of
 from mmkd.apis.deploy.formats import open_onnx, require_onnx, run_onnx
@@ -214,6 +217,27 @@ def test_other_tasks_are_refused_with_the_tool_for_them() -> None:
         check_kind(nn.Linear(1, 1))
 
 
+@pytest.mark.bad_input
+def test_a_text_model_is_refused_before_an_image_is_looked_for(tmp_path: Path) -> None:
+    model = {**texts.classifier(), '_scope_': 'mmkd', 'type': 'HFTextClassifier'}
+    weights, config = student(tmp_path, model)
+    with pytest.raises(ValueError, match=r'HFTextClassifier cannot be written .*transformers'):
+        deploy(weights, config, 'torch_export')
+
+
+def test_what_a_file_says_of_one_channel(tmp_path: Path) -> None:
+    model = MODELS.build({**segmentor(4, 3, auxiliary=False), '_scope_': 'mmseg'})
+    graph = Graph(model, (2, 2))
+    model.decode_head.threshold = 0.3
+    torch.save(dict(state_dict={}), tmp_path / 'net.pth')
+    one, three = (
+        run._about(graph, torch.zeros(1, channels, 2, 2), tmp_path / 'net.pth')
+        for channels in (1, 3)
+    )
+    assert one['threshold'] == 'foreground where sigmoid(logits) > 0.3'
+    assert 'threshold' not in three
+
+
 # ---------------------------------------------------------------- whether it may be kept
 
 
@@ -235,6 +259,11 @@ def test_when_a_file_may_be_kept(difference: float, agreement: float, passed: bo
     assert Check(difference, 10.0, agreement, 1).passed == passed
 
 
+def test_small_outputs_may_differ_by_less() -> None:
+    assert Check(0.00009, 0.1, 100.0, 1).passed
+    assert not Check(0.00011, 0.1, 100.0, 1).passed
+
+
 @pytest.mark.bad_input
 def test_a_file_that_differs_is_refused_and_nothing_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -254,6 +283,37 @@ def test_a_file_that_differs_is_refused_and_nothing_stays(
     found = deploy(weights, config, 'torch_export', force=True, repeats=1)
     assert found.file.exists()
     assert not found.check.passed
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('kind', [None, 'torch_export'])
+def test_files_of_earlier_weights_do_not_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str | None
+) -> None:
+    weights, config = student(tmp_path, models()['classification'])
+    for suffix in ('.pt2', '.onnx'):
+        weights.with_suffix(suffix).write_text('old')
+    torch.save(dict(meta=dict(cfg="model = dict(type='Distiller')")), tmp_path / 'iter_2.pth')
+
+    def refuse(*_: Any) -> None:
+        raise ValueError('it differs')
+
+    monkeypatch.setattr(run, 'deploy', refuse)
+    args = Namespace(deploy=kind, image=None, force=False, repeats=None)
+    with nullcontext() if kind is None else pytest.raises(ValueError, match='it differs'):
+        deploy_student(args, weights, config, tmp_path / 'iter_2.pth')
+    assert sorted(file.suffix for file in tmp_path.glob('net.*')) == ['.pth']
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('flags', [['--image', 'a.png'], ['--force'], ['--repeats', '20']])
+def test_flags_of_a_file_that_is_not_written_are_refused(
+    flags: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        here('export_student.py', 'iter_2.pth', 'out', *flags, monkeypatch=monkeypatch)
+    assert stopped.value.code == 2
+    assert 'are of the file that --onnx or --torch-export writes' in capfd.readouterr().err
 
 
 @pytest.mark.bad_input
@@ -321,6 +381,27 @@ def test_operations_are_counted_by_hand() -> None:
     assert flops(graph, torch.zeros(1, 3, 4, 5)) == 2 * 8 * 3 * 9 * 20
 
 
+def test_operations_of_attention_are_counted_by_hand() -> None:
+    """Of 5 tokens of width 8 in 2 heads: 3 + 1 projections, and two products of 5×4 and 4×5."""
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).eval()
+
+    class Own(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return attention(x, x, x, need_weights=False)[0]
+
+    before = torch.backends.mha.get_fastpath_enabled()
+    hand = 4 * 2 * 5 * 8 * 8 + 2 * (2 * 2 * 5 * 5 * 4)
+    assert flops(Own(), torch.zeros(1, 5, 8)) == hand  # type: ignore[arg-type]
+    assert torch.backends.mha.get_fastpath_enabled() == before
+
+    class Fused(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    count = flops(Fused(), torch.zeros(1, 2, 5, 4))  # type: ignore[arg-type]
+    assert count == 2 * (2 * 2 * 5 * 5 * 4)
+
+
 def test_sizes_of_files(tmp_path: Path) -> None:
     (tmp_path / 'a.onnx').write_bytes(bytes(1_230_000))
     assert size_of(tmp_path / 'a.onnx', tmp_path / 'b.pth', None) == '1.23 MB .onnx'
@@ -342,6 +423,7 @@ def test_the_tool_exports_checks_and_tells(
     here('export_student.py', checkpoint, tmp_path / 'out', *flags, monkeypatch=monkeypatch)
     said = capfd.readouterr().out
     assert f'wrote {tmp_path}/out/student.onnx: input inputs, output logits, any number' in said
+    assert 'number of images, fixed to 40×40 pixels (height × width)' in said
     assert 'on the first image of the test set' in said
     assert '100.00 % agree' in said
     lines = [line.split('│') for line in said.splitlines() if line.startswith('│')]

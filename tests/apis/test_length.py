@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from helpers.runs import run_config, train
 from mmengine.config import Config
+from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.optim import PolyLR
 from mmengine.runner import Runner
@@ -55,6 +56,25 @@ def test_what_is_written_out_wins() -> None:
 def test_the_checkpoint_follows_the_validation() -> None:
     cfg = follow_length(config(train_cfg=dict(max_iters=880, val_interval=110)))
     assert cfg.default_hooks.checkpoint.interval == 110
+
+
+@pytest.mark.parametrize(
+    ('changes', 'expected'),
+    [
+        (dict(), False),
+        (dict(default_hooks=dict(logger=dict(type='LoggerHook', interval=9))), False),
+        (dict(default_hooks=dict(logger=dict(type=LoggerHook))), False),
+        (dict(default_hooks=dict(logger=dict(type='LoggerHook', log_metric_by_epoch=True))), True),
+        (dict(train_cfg=dict(by_epoch=True, max_epochs=2)), None),
+        (dict(default_hooks=dict(logger=None)), None),
+        (dict(default_hooks=dict(logger=dict(type='MyHook'))), None),
+    ],
+)
+def test_validations_are_logged_by_iterations(changes: dict, expected: bool | None) -> None:
+    """mmengine logs them by epochs: in a run by iterations all were at 0."""
+    cfg = prepare_config(config(model=dict(type='EncoderDecoder'), param_scheduler=None, **changes))
+    hook = (cfg.get('default_hooks') or {}).get('logger') or {}
+    assert hook.get('log_metric_by_epoch') == expected
 
 
 @pytest.mark.parametrize('interval', ['val', 'checkpoint'])

@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import texts
 from helpers.reports import write_run
 from helpers.runs import run_config, train
 from helpers.shells import here, refusal
+from matplotlib.figure import Figure
+from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 
 from mmkd.apis.launch import build_runner
+from mmkd.apis.page import differences
 from mmkd.apis.page.build import make_page, tell_best
 from mmkd.apis.page.charts import STYLES, line_chart, marker, ticks
 from mmkd.apis.page.charts import Line as ChartLine
@@ -60,7 +65,8 @@ def write_curves(folder: Path, end: float, name: str = '20260101_000000') -> Non
         for step in (1, 2, 3)
     ]
     values = [{'mIoU': end * step / 3, 'aAcc': 80.0, 'step': 100 * step} for step in (1, 2, 3)]
-    write_log(folder, name, *steps, *values)
+    pairs = zip(steps, values, strict=True)
+    write_log(folder, name, *(line for pair in pairs for line in pair))
 
 
 @pytest.fixture
@@ -149,7 +155,45 @@ def test_the_later_start_of_a_run_counts_and_what_is_no_number_does_not(tmp_path
     write_log(tmp_path, 'elsewhere', dict(loss=9.0, step=9))
     losses, metrics = read_curves(tmp_path)
     assert losses == dict(loss=[(1, 3.0), (2, 2.5)])
-    assert metrics == dict(mIoU=[(2, 10.0), (4, 20.0)])
+    assert metrics == dict(mIoU=[(4, 20.0)])  # the other one is of weights that were trained anew
+
+
+@pytest.mark.parametrize('steps', [(0, 0), (1, 2), (100, 200)], ids=['none', 'epochs', 'iters'])
+def test_a_validation_is_where_the_training_was(tmp_path: Path, steps: tuple[int, int]) -> None:
+    write_log(
+        tmp_path,
+        '20260101_000000',
+        dict(loss=3.0, step=50),
+        dict(loss=2.0, step=100),
+        dict(mIoU=10.0, step=steps[0]),
+        dict(loss=1.0, step=200),
+        dict(mIoU=20.0, step=steps[1]),
+    )
+    assert read_curves(tmp_path)[1] == dict(mIoU=[(100, 10.0), (200, 20.0)])
+
+
+def test_a_run_that_was_begun_anew_has_nothing_of_the_old_one(tmp_path: Path) -> None:
+    write_log(
+        tmp_path,
+        '20260101_000000',
+        *(dict(loss=9.0, loss_old=9.0, step=step) for step in (50, 100, 150)),
+        dict(mIoU=90.0, step=150),
+    )
+    write_log(
+        tmp_path, '20260102_000000', dict(mIoU=5.0, step=0)
+    )  # no training: nothing is dropped
+    assert read_curves(tmp_path)[1] == dict(mIoU=[(0, 5.0), (150, 90.0)])
+    write_log(tmp_path, '20260103_000000', dict(loss=1.0, step=50), dict(mIoU=10.0, step=50))
+    losses, metrics = read_curves(tmp_path)
+    assert losses == dict(loss=[(50, 1.0)])
+    assert metrics == dict(mIoU=[(0, 5.0), (50, 10.0)])
+
+
+def test_huge_values_are_no_values(tmp_path: Path) -> None:
+    huge = int('9' * 400)
+    lines = [dict(loss=1.0, step=1), dict(loss=1.7e308, step=2), dict(loss=huge, step=3)]
+    write_log(tmp_path, '20260101_000000', *lines, dict(loss=2.0, step=huge))
+    assert read_curves(tmp_path)[0] == dict(loss=[(1, 1.0)])
 
 
 def test_the_mean_is_over_what_all_runs_have() -> None:
@@ -164,10 +208,13 @@ def test_the_mean_is_over_what_all_runs_have() -> None:
         (44.1, 60.9, [45, 50, 55, 60]),
         (0.012, 0.019, [0.012, 0.014, 0.016, 0.018]),
         (5.0, 5.0, [5.0]),
+        (0, 5e-11, [0, 1e-11, 2e-11, 3e-11, 4e-11, 5e-11]),
+        (0, 5e-324, [0]),
+        (0, 1e300, [0, 2e299, 4e299, 6e299, 8e299, 1e300]),
     ],
 )
 def test_ticks_are_round_and_few(low: float, high: float, expected: list[float]) -> None:
-    assert ticks(low, high) == pytest.approx(expected)
+    assert ticks(low, high) == pytest.approx(expected, abs=0)
 
 
 def test_lines_differ_without_colours() -> None:
@@ -292,6 +339,47 @@ def test_the_best_student_may_lose(work: Path) -> None:
     )
 
 
+def test_the_sentence_has_the_digits_of_the_table(tmp_path: Path) -> None:
+    """One run is above 2, every mean is below: two digits in both."""
+    for name, values in (('alone', (0.9, 2.1)), ('kd', (1.0, 1.996))):
+        for seed, value in enumerate(values):
+            write_run(tmp_path / f'{name}/seed_{seed}', value)
+    rows = rows_of(tmp_path, alone='alone', kd='kd')
+    assert tell_best(rows, 'mIoU', 'alone', None) == (
+        'kd gains 0.00 of mIoU beside alone (1.50 instead of 1.50).'
+    )
+    assert make_table(rows, baseline='alone').lines[1][3] == '+0.00'
+
+
+def test_a_gap_that_is_not_closed_has_no_sign(tmp_path: Path) -> None:
+    for name, value in (('alone', 50.0), ('kd', 49.99), ('teacher', 60.0)):
+        write_run(tmp_path / name, value)
+    rows = rows_of(tmp_path)
+    assert make_table(rows, (), 'alone', 'teacher').lines[2][-2] == '0 %'
+    assert str(tell_best(rows, 'mIoU', 'alone', 'teacher')).endswith(
+        ': 0\N{NO-BREAK SPACE}% of the gap to teacher.'
+    )
+
+
+def test_many_losses_without_their_sum_have_a_page(tmp_path: Path) -> None:
+    write_run(tmp_path / 'kd', 40.0)
+    losses = {f'loss_{index}': 1.0 for index in range(9)}
+    write_log(tmp_path / 'kd', '20260101_000000', losses | dict(loss=float('nan'), step=1))
+    page = Page(make_page(rows_of(tmp_path, kd='kd')))
+    names = [title for title in page.text().split() if title.startswith('loss_')]
+    assert list(dict.fromkeys(names)) == [f'loss_{index}' for index in range(8)]
+
+
+def test_a_label_with_an_underscore_is_in_the_legend(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = []
+    monkeypatch.setattr(Figure, 'savefig', lambda figure, *_, **__: drawn.append(figure))
+    make_picture(rows_of(work, alone='_alone', kd='kd'))
+    legend = drawn[0].axes[1].get_legend()
+    assert [each.get_text().strip() for each in legend.get_texts()] == ['_alone', 'kd']
+
+
 def test_bars_are_parts_of_the_largest_gain(work: Path) -> None:
     written = work / 'kd/seed_0/test/20260101_000000/per_class.json'
     written.write_text(json.dumps(dict(IoU=dict(wall=56.0, box=0.0))))
@@ -341,6 +429,13 @@ def test_label_maps_by_value() -> None:
         'They differ on 100.0 % of the pixels: the teacher is right on 33.3 %, the student on '
         '33.3 %, neither on 33.3 %.'
     ]
+
+
+def test_an_image_without_labels_is_told_so() -> None:
+    sample = label_sample([[255, 255]], [[0, 1]])
+    kind = Labels(Segmentation(3), {})
+    assert kind.disagreement(sample, sample) == 0
+    assert kind.tell(sample, sample) == ['No pixel has a label, so none is compared.']
 
 
 def test_depth_maps_by_value() -> None:
@@ -437,6 +532,37 @@ def test_images_are_sorted_by_disagreement(trained: Path) -> None:
     assert found.legend[0] == ('wall', '#a03c3c')
 
 
+def test_images_whose_disagreement_is_no_number_come_last(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = iter([0.1, float('nan'), 0.3, float('nan'), 0.2, 0.5])
+    monkeypatch.setattr(Labels, 'disagreement', lambda *_: next(values))
+    found = find_differences([read_row(f'kd={trained}')], 4)
+    assert [example.disagreement for example in found.examples] == [0.5, 0.3, 0.2, 0.1]
+
+
+def test_images_take_the_config_that_the_record_names(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'run'
+    shutil.copytree(trained, folder)
+    (own,) = folder.glob('*.py')
+    own.rename(folder / 'recipe.py')
+    (folder / 'a_note.py').write_text("model = dict(type='EncoderDecoder')\n")
+    record = json.loads((folder / 'run.json').read_text())
+    (folder / 'run.json').write_text(json.dumps(record | dict(config='../elsewhere/recipe.py')))
+    assert find_differences([read_row(f'kd={folder}')], 1).images == 6
+
+
+@pytest.mark.bad_input
+def test_images_of_a_run_without_a_validation_set_are_refused(
+    trained: Path, tmp_path: Path
+) -> None:
+    cfg = Config.fromfile(next(trained.glob('*.py')))
+    cfg.val_dataloader = None
+    cfg.dump(tmp_path / 'recipe.py')
+    with pytest.raises(ValueError, match=r"config of 'kd' has no val_dataloader\. Mend: "):
+        find_differences([read_row(f'kd={trained}')], 1, config=str(tmp_path / 'recipe.py'))
+
+
 @pytest.mark.bad_input
 def test_images_of_a_run_without_a_teacher_are_refused(work: Path, trained: Path) -> None:
     with pytest.raises(ValueError, match=r'but no row is the config of a Distiller.* Mend: '):
@@ -446,6 +572,14 @@ def test_images_of_a_run_without_a_teacher_are_refused(work: Path, trained: Path
         find_differences(rows, 1, 'destilled')
     with pytest.raises(ValueError, match='but kd is the config of'):
         find_differences(rows, 1, 'kd')
+
+
+@pytest.mark.bad_input
+def test_images_of_sentences_are_refused(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = MODELS.build({**texts.classifier(), '_scope_': 'mmseg'})
+    monkeypatch.setattr(differences, '_members', lambda *_: (model, model))
+    with pytest.raises(ValueError, match=r"'kd' is of another kind \(HFTextClassifier\)\. Mend: "):
+        find_differences([read_row(f'kd={trained}')], 1)
 
 
 @pytest.mark.bad_input

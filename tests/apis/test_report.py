@@ -53,6 +53,34 @@ def test_the_newest_test_counts(work: Path) -> None:
     assert read_row(str(work / 'kd')).values('mIoU') == [47.0, 48.0, 50.0]
 
 
+@pytest.mark.parametrize(
+    ('changes', 'early'),
+    [
+        (dict(ended='20260101_000001'), True),
+        (dict(ended='20251231_235959'), False),
+        (dict(ended='20260101_000001', log='20260101_000000'), False),  # one Runner did both
+        (dict(ended=5), False),
+        (dict(ended='tomorrow'), False),
+    ],
+)
+def test_a_test_of_earlier_weights_is_told(tmp_path: Path, changes: dict, early: bool) -> None:
+    write_run(tmp_path / 'kd', 50.0, **changes)
+    said = markdown([read_row(str(tmp_path / 'kd'))])
+    assert ('Tested before the training ended, so not its last weights: kd.' in said) == early
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('value', [1.7e308, int('9' * 400)])
+def test_values_too_large_for_a_mean_are_refused(tmp_path: Path, value: float) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path / f'a/seed_{seed}', value)
+        write_run(tmp_path / f'b/seed_{seed}', 40.0, seconds=value)
+    with pytest.raises(ValueError, match='and a mean of it says nothing'):
+        markdown([read_row(str(tmp_path / 'a'))])
+    with pytest.raises(ValueError, match='cpu_seconds must be a number|seconds must be a number'):
+        read_row(str(tmp_path / 'b'))
+
+
 def test_wall_time_counts_on_a_gpu(tmp_path: Path) -> None:
     write_run(tmp_path / 'run', 50.0, peak_gpu_mib=900, device='A GPU')
     assert '| 100 s |' in markdown([read_row(str(tmp_path / 'run'))])

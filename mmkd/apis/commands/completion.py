@@ -13,6 +13,8 @@ Example (for this bash alone)::
 """
 
 import argparse
+import os
+import sys
 from typing import Any
 
 SHELLS = ('bash', 'zsh', 'tcsh')
@@ -38,7 +40,10 @@ def main(args: argparse.Namespace) -> None:
             kind = _completes(action)
             if kind is not None:
                 action.complete = dict(file=shtab.FILE, folder=shtab.DIRECTORY)[kind]
-    print(shtab.complete(whole, args.shell))
+    try:
+        print(shtab.complete(whole, args.shell), flush=True)
+    except BrokenPipeError:  # such as `| head`; Python would flush once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _completes(action: argparse.Action) -> str | None:

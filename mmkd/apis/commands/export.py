@@ -45,8 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--force', action='store_true', help='keep the file even where it differs from PyTorch'
     )
     parser.add_argument(
-        '--repeats', type=count(1), default=20, help='times of one image are the median of N'
+        '--repeats', type=count(1), help='times of one image are the median of N (default: 20)'
     )
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse flags that would have no effect."""
+    if args.deploy is None and (args.image or args.force or args.repeats):
+        parser.error(
+            '--image, --force and --repeats are of the file that --onnx or --torch-export writes'
+        )
 
 
 def main(args: argparse.Namespace) -> None:

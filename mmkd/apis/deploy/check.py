@@ -28,7 +28,7 @@ class Check:
     @property
     def passed(self) -> bool:
         """Whether the file may be kept: NaN on either side may not."""
-        near = self.difference <= LARGEST_SHARE * max(1.0, self.largest)
+        near = self.difference <= LARGEST_SHARE * self.largest
         return self.agreement >= LEAST_AGREEMENT and near
 
     def __str__(self) -> str:

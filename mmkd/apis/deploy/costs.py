@@ -1,11 +1,13 @@
 """What a member costs where it is used: its file, parameters, FLOPs and the time of one image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmkd.apis.deploy.graph import Graph
@@ -16,15 +18,27 @@ FLOPS_BY = 'torch.utils.flop_counter (a multiplication and an addition are two)'
 
 @torch.no_grad()
 def flops(graph: Graph, images: Tensor) -> int:
-    """Return the floating-point operations of convolutions and matrix products.
+    """Return the floating-point operations of convolutions and matrix products, attention's too.
 
     Args:
         graph: The model.
         images: Of which the operations are counted.
     """
-    with FlopCounterMode(display=False) as counter:
+    with _in_matrix_products(), FlopCounterMode(display=False) as counter:
         graph(images)
     return counter.get_total_flops()
+
+
+@contextmanager
+def _in_matrix_products() -> Iterator[None]:
+    """Have attention computed so that it is counted: of fused kernels torch counts a few alone."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def size_of(*files: str | Path | None) -> str:

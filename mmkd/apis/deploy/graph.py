@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.tasks.base import task_of
+from mmkd.tasks.text import Text
 from mmkd.utils.pixels import flips_channels, pad_value, pixel_statistics
 
 # what an output is, by the kind of task
@@ -89,14 +90,18 @@ class Graph(nn.Module):
         height, width = self.size
         return maps[..., :height, :width]
 
+    @property
+    def threshold(self) -> float:
+        """Above which the sigmoid of one channel is the foreground."""
+        return getattr(self.model.decode_head, 'threshold', 0.5)
+
     def labels(self, output: Tensor) -> Tensor | None:
         """Return the labels that an output means; None of depth, which has none."""
         if self.kind == 'depth':
             return None
         if output.shape[1] > 1:
             return output.argmax(1)
-        threshold = getattr(self.model.decode_head, 'threshold', 0.5)  # one channel: a foreground
-        return (output.sigmoid() > threshold)[:, 0].long()
+        return (output.sigmoid() > self.threshold)[:, 0].long()
 
 
 def windows(length: int, crop: int, stride: int) -> list[tuple[int, int]]:
@@ -120,7 +125,8 @@ def check_kind(model: nn.Module) -> str:
     Raises:
         ValueError: It is a detector, reads text, or is nothing that mmkd knows.
     """
-    kind = task_of(model).kind
+    task = task_of(model)
+    kind = 'text' if isinstance(task, Text) else task.kind
     if kind in OUTPUTS:
         return kind
     mends = dict(

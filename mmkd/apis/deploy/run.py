@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmkd.apis.deploy.check import Check, compare
 from mmkd.apis.deploy.costs import FLOPS_BY, row, size_of, times
 from mmkd.apis.deploy.formats import RUNTIME, SUFFIX, Written, require_onnx, write
-from mmkd.apis.deploy.graph import OUTPUTS, Graph
+from mmkd.apis.deploy.graph import OUTPUTS, Graph, check_kind
 from mmkd.apis.deploy.image import find_image
 from mmkd.distiller.members.member import Member
 from mmkd.utils.atomic import write_atomically
@@ -25,6 +24,8 @@ from mmkd.utils.literals import read_config_text
 from mmkd.utils.tables import make_console, print_table
 from mmkd.version import __version__
 
+REPEATS = 20
+
 
 @dataclass(frozen=True)
 class Report:
@@ -35,6 +36,7 @@ class Report:
         check: How far it is from PyTorch.
         dynamic: Whether it takes any number of images at once.
         image: Where the image of the check came from.
+        size: Height and width that the file is fixed to.
         rows: Of the table of costs.
         notes: What is to be said below it.
     """
@@ -43,6 +45,7 @@ class Report:
     check: Check
     dynamic: bool
     image: str
+    size: tuple[int, int]
     rows: list[tuple[str, ...]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -53,7 +56,7 @@ def deploy(
     kind: str = 'onnx',
     image: str | None = None,
     force: bool = False,
-    repeats: int = 20,
+    repeats: int = REPEATS,
     teacher: Any = None,
 ) -> Report:
     """Write a plain student as one file beside its weights, and compare it with PyTorch.
@@ -78,9 +81,10 @@ def deploy(
         require_onnx()
     member = Member.parse('student', 'student', dict(cfg=str(config), checkpoint=str(weights)))
     model, cfg = member.build().eval(), read_config(str(config))
+    check_kind(model)
     data, source = find_image(cfg, model, image)
     graph, images, reference = graph_of(model, data)
-    written = write(kind, graph, images, _about(graph, cfg, weights))
+    written = write(kind, graph, images, _about(graph, reference, weights))
     check = check_written(written, graph, images, reference)
     file = Path(weights).with_suffix(SUFFIX[kind])
     if not check.passed and not force:
@@ -90,7 +94,7 @@ def deploy(
             '--force, which keeps it'
         )
     write_atomically(written.content, file)
-    report = Report(file, check, written.dynamic, source)
+    report = Report(file, check, written.dynamic, source, graph.size)
     cases: dict[str, Callable[[Tensor], Any]] = {'PyTorch': graph, RUNTIME[kind]: written.run}
     own = size_of(weights, file)
     taught_by = _teacher_graph(teacher, data, report.notes)
@@ -144,9 +148,11 @@ def check_written(written: Written, graph: Graph, images: Tensor, reference: Ten
     return compare(output, reference, None if labels[0] is None else labels)  # type: ignore[arg-type]
 
 
-def _about(graph: Graph, cfg: Config, weights: str | Path) -> dict[str, Any]:
+def _about(graph: Graph, output: Tensor, weights: str | Path) -> dict[str, Any]:
     """Return what the file says of itself, so that it can be used without its config."""
     meta = load_checkpoint_file(weights).get('meta') or {}
+    one = graph.kind == 'segmentation' and output.shape[1] == 1
+    own = dict(threshold=f'foreground where sigmoid(logits) > {graph.threshold}') if one else {}
     return dict(
         mmkd_version=__version__,
         task=graph.kind,
@@ -155,6 +161,7 @@ def _about(graph: Graph, cfg: Config, weights: str | Path) -> dict[str, Any]:
         'inside',
         logits=OUTPUTS[graph.kind],
         classes=list((meta.get('dataset_meta') or {}).get('classes') or []),
+        **own,
     )
 
 
@@ -180,7 +187,9 @@ def _teacher_graph(
 def deploy_student(
     args: argparse.Namespace, weights: str | Path, config: str | Path, checkpoint: str | Path
 ) -> None:
-    """Do what the flags of ``mmkd export`` ask for, and print it; nothing without them.
+    """Do what the flags of ``mmkd export`` ask for, and print it.
+
+    Files of earlier weights go first: what lies beside weights was written from them.
 
     Args:
         args: The command line.
@@ -188,21 +197,25 @@ def deploy_student(
         config: Beside them.
         checkpoint: Of the run, whose config names the teacher.
     """
+    for suffix in SUFFIX.values():
+        Path(weights).with_suffix(suffix).unlink(missing_ok=True)
     if args.deploy is None:
         return
+    repeats = args.repeats or REPEATS
     meta = load_checkpoint_file(checkpoint).get('meta') or {}
     run = read_config_text(meta['cfg'], f'the config in {checkpoint}')
     teacher = (run.get('model') or {}).get('teacher')
-    found = deploy(weights, config, args.deploy, args.image, args.force, args.repeats, teacher)
+    found = deploy(weights, config, args.deploy, args.image, args.force, repeats, teacher)
     runtime, threads = RUNTIME[args.deploy], torch.get_num_threads()
     batch = 'any number of images' if found.dynamic else 'one image at a time'
-    print(f'wrote {found.file}: input inputs, output logits, {batch}')
+    size = f'{found.size[0]}×{found.size[1]} pixels (height × width)'
+    print(f'wrote {found.file}: input inputs, output logits, {batch}, fixed to {size}')
     print(f'compared with PyTorch on {found.image}: {found.check}')
     if not found.check.passed:
         print('warning: it differs from PyTorch, and was kept because of --force')
     print_table(
         make_console(),
-        f'One image, median of {args.repeats}, {threads} thread{"s" * (threads > 1)}',
+        f'One image, median of {repeats}, {threads} thread{"s" * (threads > 1)}',
         ('', 'file', 'parameters', 'FLOPs', 'PyTorch', runtime),
         found.rows,
     )

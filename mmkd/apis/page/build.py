@@ -15,7 +15,16 @@ from mmkd.apis.page.charts import Line, line_chart, number, strip_chart, swatch
 from mmkd.apis.page.classes import per_class
 from mmkd.apis.page.curves import Curve, mean_curve, read_curves
 from mmkd.apis.page.differences import Differences
-from mmkd.apis.report import MAIN, digits, less_is_better, make_table, text
+from mmkd.apis.report import (
+    MAIN,
+    digits,
+    gap_closed,
+    less_is_better,
+    make_table,
+    rounded,
+    text,
+    values_of,
+)
 from mmkd.apis.results import Row
 from mmkd.version import __version__
 
@@ -79,6 +88,7 @@ def make_page(
         differences=differences,
         version=__version__,
         number=number,
+        rounded=rounded,
     )
 
 
@@ -116,8 +126,8 @@ def tell_best(
         return None
     sign = -1 if less_is_better(metric) else 1
     best = max(students, key=lambda label: sign * means[label])
-    places = digits(list(means.values()))
-    gain = sign * (means[best] - means[baseline])
+    places = digits(values_of(rows, metric))
+    gain = rounded(sign * (means[best] - means[baseline]), places)
     verb = 'gains' if gain >= 0 else 'loses'
     said = (
         f'{text(best)} {verb} {abs(gain):.{places}f} of {text(metric)} beside {text(baseline)} '
@@ -125,13 +135,13 @@ def tell_best(
     )
     if teacher is None:
         return f'{said}.'
-    closed = 100 * gain / (sign * (means[teacher] - means[baseline]))
+    closed = rounded(gap_closed(means[best], means[baseline], means[teacher]), 0)
     return f'{said}: {closed:.0f}\N{NO-BREAK SPACE}% of the gap to {text(teacher)}.'
 
 
 def _strip(rows: Sequence[Row], metric: str, baseline: str | None, teacher: str | None) -> Chart:
     """Return the chart of every run's metric."""
-    places = digits([value for row in rows for value in row.values(metric)])
+    places = digits(values_of(rows, metric))
     own = [(text(row.label), row.values(metric), style) for style, row in enumerate(rows)]
     means = {row.label: fmean(row.values(metric)) for row in rows}
     said = [f'{label}: {_listed(values, places)}' for label, values, _ in own]
@@ -163,7 +173,8 @@ def _loss_charts(curves: Sequence[RowCurves]) -> list[Chart]:
         return name == 'loss', -count, names.index(name)
 
     chosen = sorted(names, key=place)
-    chosen = [*chosen[: LOSSES - 1], 'loss'] if len(chosen) > LOSSES else chosen
+    if len(chosen) > LOSSES:
+        chosen = [*chosen[: LOSSES - 1], 'loss'] if 'loss' in names else chosen[:LOSSES]
     own = [(row.label, row.losses) for row in curves]
     return [_chart(name, own, f'loss{index}') for index, name in enumerate(chosen)]
 

@@ -35,13 +35,14 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
     >>> ticks(0, 1500), ticks(0.21, 0.34)
     ([0, 500, 1000, 1500], [0.225, 0.25, 0.275, 0.3, 0.325])
     """
-    span = (high - low) or 1.0
+    span = high - low if high - low > 1e-300 else 1.0
     power = 10 ** math.floor(math.log10(span / most))
     step = next(
         size * power for size in (1, 2, 2.5, 5, 10, 20) if span / (size * power) < most - 0.5
     )
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(number * step, 10) for number in range(first, last + 1)]
+    places = max(10, 3 - math.floor(math.log10(step)))
+    return [round(number * step, places) for number in range(first, last + 1)]
 
 
 def number(value: float) -> str:

@@ -1,14 +1,13 @@
 """What changed over a run's iterations, read from the scalars that mmengine writes."""
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mmkd.apis.results import TIME
+from mmkd.apis.results import TIME, is_finite
 
 Curve = list[tuple[float, float]]  # (iteration, value), by iteration
 SPENT = ('time', 'data_time', 'memory', 'iter', 'step', 'epoch', 'base_lr')
@@ -17,8 +16,9 @@ SPENT = ('time', 'data_time', 'memory', 'iter', 'step', 'epoch', 'base_lr')
 def read_curves(folder: Path) -> tuple[dict[str, Curve], dict[str, Curve]]:
     """Return the losses of the training and the metrics of the validations: name -> curve.
 
-    A resumed run has several files; where two tell of one iteration, the later one counts. A line
-    that was cut short by a kill, and values that are no finite numbers, are left out.
+    A run that was resumed or begun anew has several files: from the first iteration of a later one
+    on, the earlier ones do not count. A line that was cut short by a kill, and values that are no
+    finite numbers, are left out.
 
     Args:
         folder: The work dir of one run.
@@ -31,35 +31,47 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], dict[str, Curve]]:
         if TIME.fullmatch(file.parent.parent.name)
     ]
     for file in sorted(files):
+        last = None  # iteration of training in this file
         for line in file.read_text(encoding='utf-8', errors='replace').splitlines():
-            _read_line(line, losses, metrics)
+            step, values = _read_line(line)
+            if step is None:
+                continue
+            trained = any('loss' in key for key in values)
+            if trained:
+                if last is None:
+                    _drop_from(step, losses, metrics)
+                last = step
+            elif last is not None:
+                # mmengine's LoggerHook may say the epoch, which is 0 in a run by iterations
+                step = max(step, last)
+            _add(values, step, trained, losses if trained else metrics)
     return _as_curves(losses), _as_curves(metrics)
 
 
-def _read_line(text: str, losses: dict, metrics: dict) -> None:
+def _read_line(text: str) -> tuple[float | None, dict[str, Any]]:
+    """Return the step of a line and what it says; None of a line that tells of none."""
     try:
         line = json.loads(text)
     except ValueError:
-        return
+        return None, {}
     step = line.get('step', line.get('iter')) if isinstance(line, dict) else None
-    if not _is_finite(step):
-        return
-    trained = any('loss' in key for key in line)
-    for key, value in line.items():
-        if key in SPENT or not _is_finite(value):
-            continue
-        if not trained:
-            metrics.setdefault(key, {})[step] = value
-        elif 'loss' in key:
-            losses.setdefault(key, {})[step] = value
+    return (step, line) if is_finite(step) else (None, {})
 
 
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _drop_from(step: float, *found: dict[str, dict[float, float]]) -> None:
+    for values in (values for curves in found for values in curves.values()):
+        for later in [known for known in values if known >= step]:
+            del values[later]
+
+
+def _add(values: dict[str, Any], step: float, trained: bool, found: dict) -> None:
+    for key, value in values.items():
+        if key not in SPENT and is_finite(value) and (not trained or 'loss' in key):
+            found.setdefault(key, {})[step] = value
 
 
 def _as_curves(found: Mapping[str, Mapping[float, float]]) -> dict[str, Curve]:
-    return {name: sorted(values.items()) for name, values in found.items()}
+    return {name: sorted(values.items()) for name, values in found.items() if values}
 
 
 def mean_curve(curves: Iterable[Curve]) -> Curve:

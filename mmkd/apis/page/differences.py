@@ -1,6 +1,7 @@
 """The images of a validation set on which a teacher and its student differ most."""
 
 import copy
+import math
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from torch import nn
 
 from mmkd.apis.page.predictions import KINDS, palette_of
 from mmkd.apis.prepare import is_distiller
-from mmkd.apis.results import Row
+from mmkd.apis.results import Row, Run
 from mmkd.distiller.export import student_config
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import name_members
@@ -90,14 +91,20 @@ def find_differences(
 
     Raises:
         KeyError: No such row.
-        ValueError: No row was distilled, or it has no checkpoint; a task without pictures.
+        ValueError: No row was distilled, or it has no checkpoint or validation set; a task without
+            pictures.
     """
     row, cfg = _choose(rows, label, config)
     folder = row.runs[0].folder
+    if cfg.get('val_dataloader') is None:
+        raise ValueError(
+            f'--images shows the validation set, and the config of {row.label!r} has no '
+            'val_dataloader. Mend: no --images, or --images-config CONFIG with one'
+        )
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope', 'mmseg')):
         teacher, student = _members(cfg, folder)
         task = task_of(student)
-        if task.kind not in KINDS:
+        if task.kind not in KINDS or not task.sized:  # sentences are no pictures
             raise ValueError(
                 f'--images draws {", ".join(KINDS)}, and the student of {row.label!r} is of '
                 f'another kind ({type(student).__name__}). Mend: no --images'
@@ -108,11 +115,16 @@ def find_differences(
         found = []
         for index in track(range(len(dataset)), description='images', transient=True):
             found.append(kind.disagreement(*_predict(dataset[index], teacher, student)))
-        order = sorted(range(len(found)), key=lambda index: -found[index])[:number]
+        order = sorted(range(len(found)), key=lambda index: _place(found[index]))[:number]
         examples = [
             _example(dataset[index], found[index], kind, teacher, student) for index in order
         ]
     return Differences(row.label, kind.measure, len(found), examples, _legend(task, meta))
+
+
+def _place(disagreement: float) -> float:
+    """Return by what an image is sorted: the largest number first, what is none last."""
+    return math.inf if math.isnan(disagreement) else -disagreement
 
 
 def _choose(rows: Sequence[Row], label: str | None, config: str | None) -> tuple[Row, Config]:
@@ -125,7 +137,7 @@ def _choose(rows: Sequence[Row], label: str | None, config: str | None) -> tuple
     for row in reversed(rows):
         if label not in (None, row.label):
             continue
-        cfg = read_config(config) if config else _config_of(row.runs[0].folder)
+        cfg = read_config(config) if config else _config_of(row.runs[0])
         if cfg is not None and is_distiller(cfg):
             return row, cfg
         if config:
@@ -137,9 +149,10 @@ def _choose(rows: Sequence[Row], label: str | None, config: str | None) -> tuple
     )
 
 
-def _config_of(folder: Path) -> Config | None:
-    """Return the config that a run left in its folder."""
-    files = sorted(folder.glob('*.py'))
+def _config_of(run: Run) -> Config | None:
+    """Return the config that a run left in its folder: the one that its record names, if any."""
+    named = run.folder / Path(str(run.record.get('config'))).name
+    files = [named] if named.is_file() else sorted(run.folder.glob('*.py'))
     return read_config(str(files[0])) if files else None
 
 

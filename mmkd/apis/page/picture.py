@@ -45,6 +45,8 @@ def make_picture(rows: Sequence[Row], metrics: Sequence[str] = ()) -> bytes:
         mean = mean_curve(runs)
         if mean:
             label = _plain(row_curves.label)
+            if label.startswith('_'):  # matplotlib leaves those out of a legend
+                label = f' {label}'
             axes[1].plot(*zip(*mean, strict=True), linewidth=2, label=label, **style)
     if name:
         axes[1].set(xlabel='iteration', ylabel=_plain(name), title='validation, mean thick')

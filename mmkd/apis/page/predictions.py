@@ -81,6 +81,8 @@ class Labels:
         """Return sentences that say what the pictures show."""
         one, other, truth = self._maps(teacher, student)
         counts = self._counts(truth, one)
+        if not counts.any():
+            return ['No pixel has a label, so none is compared.']
         differ = (one != other)[counts]
         said = f'They differ on {100 * differ.mean():.1f} % of the pixels'
         if truth is None:

@@ -7,7 +7,7 @@ import json
 import os
 from math import isfinite
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, strftime
 from typing import Any
 
 import torch
@@ -29,8 +29,12 @@ PER_CLASS = 'per_class.json'
 class RunRecordHook(Hook):
     """Write ``<work_dir>/run.json`` when the training ends: seed, budget, time, hardware, versions.
 
+    ``log`` is the name of its folder of logs, ``ended`` when it ended, written the same way: an
+    earlier test is not of these weights.
+
     After a test, ``per_class.json`` in its folder of logs says what a metric found of each class:
-    metric -> class -> value, null of a class that is not there.
+    metric -> class -> value, null of a class that is not there. A metric with a prefix has it here
+    too.
 
     ``seconds`` is wall time with validations, checkpoints and what hooks do before the training
     (fit a vocabulary, check teachers), ``cpu_seconds`` what the processor worked for it, in this
@@ -81,6 +85,8 @@ class RunRecordHook(Hook):
             accumulative_counts=max(_accumulations(runner.optim_wrapper)),
             **{key: round(value, 1) for key, value in self._so_far().items()},
             **{key: found[key] for key in ('device', 'torch', 'mmkd')},
+            log=runner.timestamp,
+            ended=strftime('%Y%m%d_%H%M%S'),
         )
         if torch.cuda.is_available():
             record['peak_gpu_mib'] = torch.cuda.max_memory_allocated() // 2**20
@@ -94,7 +100,11 @@ class RunRecordHook(Hook):
         found: dict[str, dict[str, float | None]] = {}
         for metric in getattr(evaluator, 'metrics', ()):
             if any(name in (metrics or {}) for name in getattr(metric, 'per_class_of', ())):
-                found |= metric.per_class
+                prefix = getattr(metric, 'prefix', None)
+                found |= {
+                    f'{prefix}/{name}' if prefix else name: classes
+                    for name, classes in metric.per_class.items()
+                }
         if found:
             text = json.dumps(found, indent=1, ensure_ascii=False) + '\n'
             write_atomically(text.encode(), Path(runner.log_dir) / PER_CLASS)

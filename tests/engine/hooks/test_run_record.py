@@ -1,7 +1,9 @@
 """RunRecordHook: what a training cost and where, and that a resumed run goes on counting."""
 
 import json
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,6 +46,26 @@ def test_seed_budget_hardware_and_versions(tmp_path: Path) -> None:
     assert 'peak_gpu_mib' not in record or torch.cuda.is_available()
     assert record['cpu_seconds'] > 0
     assert 0 < record['seconds'] < 600
+    assert (tmp_path / 'run' / record['log'] / 'vis_data').is_dir()
+    assert record['log'] <= record['ended'] <= time.strftime('%Y%m%d_%H%M%S')
+
+
+def test_two_metrics_of_classes_are_apart_by_their_prefixes(tmp_path: Path) -> None:
+    def metric(prefix: str | None, wall: float) -> SimpleNamespace:
+        name = f'{prefix}/mIoU' if prefix else 'mIoU'
+        found = dict(IoU=dict(wall=wall))
+        return SimpleNamespace(prefix=prefix, per_class=found, per_class_of=(name,))
+
+    metrics = [metric(None, 1.0), metric('day', 2.0), metric('night', 3.0)]
+    loop = SimpleNamespace(evaluator=SimpleNamespace(metrics=metrics))
+    runner = SimpleNamespace(test_loop=loop, log_dir=str(tmp_path))
+    values = {'mIoU': 1.0, 'day/mIoU': 2.0, 'night/mIoU': 3.0}
+    RunRecordHook().after_test_epoch(runner, values)  # type: ignore[arg-type]
+    assert json.loads((tmp_path / 'per_class.json').read_text()) == {
+        'IoU': dict(wall=1.0),
+        'day/IoU': dict(wall=2.0),
+        'night/IoU': dict(wall=3.0),
+    }
 
 
 def test_steps_that_accumulate_and_a_config_without_randomness(tmp_path: Path) -> None:
