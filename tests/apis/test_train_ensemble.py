@@ -120,7 +120,8 @@ def test_members(
     )
     (tmp_path / 'ensemble.py').write_text(cfg.pretty_text)
     call(monkeypatch, 'test.py', tmp_path / 'ensemble.py', '--show-dir', tmp_path / 'shown')
-    metrics = json.loads(next((tmp_path / 'tested').glob('*/*.json')).read_text())
+    written = [path for path in (tmp_path / 'tested').glob('*/*.json') if path.name[0].isdigit()]
+    metrics = json.loads(written[0].read_text())
     assert 0 < metrics['calibration/NLL'] < 1.5
     assert metrics['calibration/error'] == pytest.approx(100 - metrics['aAcc'], abs=0.01)
     assert -100 <= metrics['uncertainty/PRR'] <= 100
