@@ -82,6 +82,30 @@ def masked_mean(x: Tensor, valid: Tensor | None) -> Tensor:
     return x.where(valid, x.new_zeros(())).sum() / valid.sum().clamp(min=1)
 
 
+def weighted_mean(x: Tensor, mask: Tensor | None, weight: Tensor | None = None) -> Tensor:
+    r"""Return Σ w·x / Σ w over the valid positions; 0 where nothing counts.
+
+    A weight of 1 everywhere changes nothing. What a position that does not count holds, in ``x``
+    as in the weight, reaches neither value nor gradient.
+
+    Args:
+        x: A value for each position (N, \*S).
+        mask: Bool (N, \*S), True where a position counts.
+        weight: How much it counts (N, \*S), 0 or above; receives no gradient.
+
+    >>> weighted_mean(torch.tensor([1., 2., 6.]), None, torch.tensor([1., 0., 3.]))  # 19 / 4
+    tensor(4.7500)
+    """
+    if weight is None:
+        return masked_mean(x, mask)
+    weight = weight.detach().to(x.dtype)
+    counts = weight > 0 if mask is None else mask & (weight > 0)
+    weight = weight.where(counts, weight.new_zeros(()))
+    total = weight.sum()
+    product = (weight * x.where(counts, x.new_zeros(()))).sum()
+    return product / total.where(total > 0, total.new_ones(()))
+
+
 def divergence_terms(p: Tensor, log_q: Tensor) -> Tensor:
     """Return p (ln p − ln q) term by term, 0 where p is 0; their sum over classes is KL(p‖q).
 
