@@ -1,7 +1,6 @@
 """From two configs and a checkpoint to a student: a config is written, checked, and trained by."""
 
-import os
-from dataclasses import dataclass
+import hashlib
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -12,61 +11,15 @@ from rich.console import Console
 
 from mmkd.apis.doctor import Report, diagnose
 from mmkd.apis.launch import build_runner, load_config, train
-from mmkd.apis.prepare import is_distiller, prepare_config
+from mmkd.apis.pairing import Pairing, write_config
+from mmkd.apis.prepare import prepare_config
 from mmkd.apis.runs import NOTE, read_note, write_note
 from mmkd.distiller import export_student
-from mmkd.methods.expand import find_method
-from mmkd.methods.plan import PEERS, needs_of
-from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import latest_checkpoint
-from mmkd.utils.checks import check_count, nearest_file
 from mmkd.utils.config_file import read_config
-from mmkd.utils.config_text import assignments
 
-FILE, RUN, STUDENT = 'distill.py', 'run', 'student'
-LENGTHS = ('begin', 'end', 'T_max', 'step_size', 'total_iters')  # of schedules, in iterations
+STUDENT = 'student'
 LOOKED_AT = 2  # batches of each split that the check reads
-
-
-@dataclass(frozen=True)
-class Pairing:
-    """What is to be distilled, as the command line says it.
-
-    Args:
-        student: The student's config, a path or ``pkg::path``.
-        teacher: The teacher's config; of peers the other one's.
-        checkpoints: The teacher's weights; several are several teachers of one config.
-        methods: Names of methods.
-        name: Of the folder; None: ``<student>_<method>``.
-        work_dir: The folder; None: ``work_dirs/<name>``.
-        iters: Length of the run; None: the student's.
-        seed: Of the run; None: the student's.
-    """
-
-    student: str
-    teacher: str
-    checkpoints: tuple[str, ...] = ()
-    methods: tuple[str, ...] = ('kd',)
-    name: str | None = None
-    work_dir: str | None = None
-    iters: int | None = None
-    seed: int | None = None
-
-    @property
-    def folder(self) -> Path:
-        """Where everything is written.
-
-        >>> Pairing('mmseg::pspnet/small.py', 'big.py', methods=('kd', 'skd-pa')).folder.as_posix()
-        'work_dirs/small_kd+skd-pa'
-        """
-        student = Path(self.student.split('::')[-1]).stem
-        name = self.name or f'{student}_{"+".join(self.methods)}'
-        return Path(self.work_dir) if self.work_dir else Path('work_dirs') / name
-
-    @property
-    def peers(self) -> bool:
-        """Whether a method is of peers, without a teacher."""
-        return any(needs_of(find_method(name)).teachers == PEERS for name in self.methods)
 
 
 def distill(
@@ -80,7 +33,8 @@ def distill(
 ) -> bool:
     """Write the config, check it as the doctor does, train, test, and export the student.
 
-    A run that was interrupted goes on; one that is finished is tested and exported again.
+    A run that was interrupted goes on; one that these settings finished is tested and exported
+    again.
 
     Args:
         pairing: What is to be distilled.
@@ -95,166 +49,28 @@ def distill(
         Whether the config can be trained by; False where the check found errors.
 
     Raises:
-        FileExistsError: Another config, an edited one perhaps, is there.
+        FileExistsError: Another config, an edited one perhaps, is there, or a run that other
+            settings finished.
         FileNotFoundError: A config or a checkpoint is not there.
         KeyError: There is no such method.
-        ValueError: A config that the student cannot be trained by.
+        TypeError: An option that it does not have.
+        ValueError: A config that the student cannot be trained by, or whose run saves nothing.
     """
-    path = write_config(pairing, overwrite)
+    path = write_config(pairing, overwrite, options)
     console.print(f'config: {path}', markup=False, soft_wrap=True)
     cfg = load_config(str(path), options)
+    settings = _digest(cfg, pairing, amp)
     report = _check(cfg, verbose)
+    report.errors = [_as_command(one, path) for one in report.errors]
     report.print(console)
     if not report.ok:
         console.print(f'Mend {path}, then: mmkd train {path}', markup=False, soft_wrap=True)
     if dry_run or not report.ok:
         return report.ok
-    metrics = _train(cfg, amp, overwrite, verbose, console)
+    metrics = _train(cfg, settings, amp, overwrite, verbose, console)
     students = _export(cfg, path.parent / STUDENT)
     _tell(path, cfg, metrics, students, console)
     return True
-
-
-# ---------------------------------------------------------------------- the config
-
-
-def write_config(pairing: Pairing, overwrite: bool = False) -> Path:
-    """Write ``distill.py`` into the pairing's folder; return its path.
-
-    Raises:
-        FileExistsError: Another one is there: a person may have edited it.
-    """
-    text = config_text(pairing)
-    path = pairing.folder / FILE
-    if path.exists() and path.read_text(encoding='utf-8') != text and not overwrite:
-        raise FileExistsError(
-            f'{path} is there and says something else than this command would write; it may have '
-            f'been edited. Mend: mmkd train {path} goes on by it; --name or --work-dir for '
-            'another folder; --overwrite writes it anew'
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(text.encode(), path)
-    return path
-
-
-def config_text(pairing: Pairing) -> str:
-    """Return the config of a pairing, as a person would have written it.
-
-    Raises:
-        FileNotFoundError: A config or a checkpoint is not there.
-        KeyError: There is no such method.
-        ValueError: The student's config is a Distiller's; checkpoints of peers, or none of a
-            teacher; a length that the config's loop does not have.
-    """
-    for name in pairing.methods:
-        find_method(name)
-    student = read_config(pairing.student)
-    read_config(pairing.teacher)
-    if is_distiller(student):
-        raise ValueError(
-            f'the config {pairing.student!r} is that of a Distiller, not of a student. Mend: the '
-            "config that its student is trained by alone; mmkd train trains a Distiller's"
-        )
-    members = _members(pairing, student)
-    method: Any = list(pairing.methods) if len(pairing.methods) > 1 else pairing.methods[0]
-    settings: dict[str, Any] = dict(
-        _base_=_base(pairing),
-        work_dir=(pairing.folder / RUN).as_posix(),
-        model=dict(_delete_=True, type='mmkd.Distiller', **members, method=method),
-    )
-    if student.get('load_from'):
-        settings['load_from'] = None
-    if pairing.seed is not None:
-        settings['randomness'] = dict(seed=pairing.seed)
-    if pairing.iters is not None:
-        settings |= _length(student, pairing)
-    about = 'data, schedule and runtime are those of the student alone'
-    return f'# {" + ".join(pairing.methods)}: {about}\n{assignments(settings)}\n'
-
-
-def _base(pairing: Pairing) -> str:
-    """Return the student's config as the written file names it."""
-    if '::' in pairing.student:
-        return pairing.student
-    return Path(os.path.relpath(pairing.student, pairing.folder)).as_posix()
-
-
-def _members(pairing: Pairing, student: Config) -> dict[str, Any]:
-    own = dict(cfg=pairing.student)
-    if student.get('load_from'):
-        # a Distiller's load_from would be a Distiller's checkpoint
-        own['checkpoint'] = student.load_from
-    if pairing.peers:
-        if pairing.checkpoints:
-            raise ValueError(
-                f'{" + ".join(pairing.methods)} has no teacher: peers begin alike, got the '
-                f'checkpoint {pairing.checkpoints[0]!r}. Mend: leave it out'
-            )
-        return dict(students=dict(peer0=own, peer1=dict(cfg=pairing.teacher)))
-    if not pairing.checkpoints:
-        raise ValueError(
-            f'{" + ".join(pairing.methods)} needs a teacher that has learned, and none of its '
-            'checkpoints is given. Mend: mmkd distill STUDENT.py TEACHER.py TEACHER.pth'
-        )
-    for checkpoint in pairing.checkpoints:
-        _check_there(checkpoint)
-    teachers = [dict(cfg=pairing.teacher, checkpoint=one) for one in pairing.checkpoints]
-    if len(teachers) == 1:
-        return dict(student=own, teacher=teachers[0])
-    return dict(student=own, teachers={f't{n}': one for n, one in enumerate(teachers)})
-
-
-def _check_there(checkpoint: str) -> None:
-    if '://' not in checkpoint and not Path(checkpoint).exists():
-        raise FileNotFoundError(
-            f'the checkpoint {checkpoint!r} is not there{nearest_file(Path(checkpoint))} (relative '
-            f'paths start at {os.getcwd()})'
-        )
-
-
-def _length(student: Config, pairing: Pairing) -> dict[str, Any]:
-    """Return the settings of another length: what a schedule counts shrinks or grows with it."""
-    check_count('--iters', pairing.iters, 1)  # type: ignore[arg-type]
-    iters = pairing.iters or 1
-    own = (student.get('train_cfg') or {}).get('max_iters')
-    if own is None:
-        raise ValueError(
-            f'--iters is a length in iterations, but {pairing.student!r} does not say '
-            'train_cfg.max_iters: it counts epochs, or has no loop. Mend: leave --iters out, and '
-            'write train_cfg into the config'
-        )
-    settings: dict[str, Any] = dict(train_cfg=dict(max_iters=iters))
-    schedulers = student.get('param_scheduler')
-    if iters != own and schedulers:
-        settings['param_scheduler'] = _scaled(_plain(schedulers), iters / own)
-        if isinstance(schedulers, dict):
-            settings['param_scheduler']['_delete_'] = True
-    return settings
-
-
-def _scaled(node: Any, factor: float) -> Any:
-    """Scale what schedules count in iterations.
-
-    >>> _scaled([dict(type='LinearLR', begin=0, end=100, by_epoch=False)], 0.1)
-    [{'type': 'LinearLR', 'begin': 0, 'end': 10, 'by_epoch': False}]
-    """
-    if isinstance(node, list):
-        return [_scaled(one, factor) for one in node]
-    if not isinstance(node, dict):
-        return node
-    scaled: dict[str, Any] = {}
-    for key, value in node.items():
-        if key in LENGTHS and isinstance(value, int):
-            scaled[key] = max(min(value, 1), round(value * factor))
-        elif key == 'milestones':
-            scaled[key] = [max(1, round(one * factor)) for one in value]
-        else:
-            scaled[key] = _scaled(value, factor) if isinstance(value, dict | list) else value
-    return scaled
-
-
-def _plain(value: Any) -> Any:
-    return Config(dict(value=value))._cfg_dict.to_dict()['value']
 
 
 # ---------------------------------------------------------------------- the run
@@ -268,36 +84,106 @@ def _check(cfg: Config, verbose: bool) -> Report:
     return report
 
 
+def _as_command(error: str, path: Path) -> str:
+    """Return an error of the doctor, whose flag is not one of this command.
+
+    >>> _as_command('Mend: …; --fake-data checks all else', Path('distill.py'))
+    'Mend: …; mmkd doctor distill.py --fake-data checks all else'
+    """
+    return error.replace('--fake-data', f'mmkd doctor {path} --fake-data')
+
+
+def _digest(cfg: Config, pairing: Pairing, amp: bool) -> str:
+    """Return a digest of what a run is made by; the members' models stand in files of their own."""
+    members = [read_config(one).get('model') for one in (pairing.student, pairing.teacher)]
+    settings = Config(dict(run=cfg.to_dict(), members=members, amp=amp)).to_dict()
+    return hashlib.sha256(repr(settings).encode()).hexdigest()
+
+
 def _train(
-    cfg: Config, amp: bool, overwrite: bool, verbose: bool, console: Console
+    cfg: Config, settings: str, amp: bool, overwrite: bool, verbose: bool, console: Console
 ) -> dict[str, Any]:
     """Train, unless the run is finished, then test; return what the test says."""
     folder = Path(cfg.work_dir)
-    length = (cfg.get('train_cfg') or {}).get('max_iters')
-    note = None if overwrite else read_note(folder, ('max_iters',))
-    finished = note is not None and note['max_iters'] == length and latest_checkpoint(folder)
+    last = None if overwrite else latest_checkpoint(_checkpoints(cfg))
+    finished = last if _is_finished(folder, last, settings) else None
     if finished:
         cfg.load_from = finished
         console.print(f'trained already: {finished}', markup=False, soft_wrap=True)
-    elif not overwrite and folder.is_dir() and latest_checkpoint(folder):
+    elif last:
         cfg.resume = True
-        console.print(f'goes on from {latest_checkpoint(folder)}', markup=False, soft_wrap=True)
+        console.print(f'goes on from {last}', markup=False, soft_wrap=True)
     cfg.overwrite = overwrite
-    runner = build_runner(prepare_config(cfg, amp=amp), verbose)
+    prepare_config(cfg, amp=amp)
+    if not finished:
+        _check_saves(cfg)
+    runner = build_runner(cfg, verbose)
     if not finished:
         (folder / NOTE).unlink(missing_ok=True)  # of a run that begins anew
         train(runner)
-        write_note(folder, dict(max_iters=length))
+        write_note(folder, dict(checkpoint=_last(cfg).name, settings=settings))
     return runner.test() if cfg.get('test_dataloader') else {}
+
+
+def _is_finished(folder: Path, last: str | None, settings: str) -> bool:
+    """Return whether the run of the last checkpoint is finished.
+
+    Raises:
+        FileExistsError: It is, by other settings.
+    """
+    note = None if last is None else read_note(folder, ('checkpoint', 'settings'))
+    if note is None or note['checkpoint'] != Path(str(last)).name:
+        return False
+    if note['settings'] != settings:
+        raise FileExistsError(
+            f'{folder} holds a run that was finished by other settings: other --cfg-options, --amp '
+            'or an edited config. Mend: --overwrite begins anew; --name takes another folder'
+        )
+    return True
+
+
+def _checkpoints(cfg: Config) -> Path:
+    """Return the folder of a run's checkpoints, as mmengine joins it."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    folder, work_dir = hook.get('out_dir'), Path(cfg.work_dir)
+    return work_dir if folder in (None, cfg.work_dir) else Path(folder, work_dir.name)
+
+
+def _check_saves(cfg: Config) -> None:
+    """Refuse a run that would end without a checkpoint."""
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint', {})
+    saves = hook is not None
+    if hook and hook.get('save_last', True) is False:
+        length = cfg.train_cfg.get('max_epochs' if hook.get('by_epoch', True) else 'max_iters')
+        saves = length is None or 0 < hook.get('interval', -1) <= length
+    if not saves:
+        raise ValueError(
+            'the run would end without a checkpoint, and so without a student: default_hooks.'
+            f'checkpoint={hook and dict(hook)!r}. Mend: save_last=True, or an interval within the '
+            'run'
+        )
+
+
+def _last(cfg: Config) -> Path:
+    """Return the last checkpoint of a run that is over.
+
+    Raises:
+        ValueError: There is none.
+    """
+    last = latest_checkpoint(_checkpoints(cfg))
+    if last is None:
+        raise ValueError(
+            f'no checkpoint of the run lies in {_checkpoints(cfg)}, so there is no student to '
+            'export. Mend: default_hooks.checkpoint=dict(save_last=True), without an out_dir of '
+            'elsewhere'
+        )
+    return Path(last)
 
 
 def _export(cfg: Config, folder: Path) -> list[Path]:
     """Write every student as a plain model; return the paths of the weights."""
-    checkpoint = latest_checkpoint(cfg.work_dir)
-    if checkpoint is None:
-        return []
     names = list(cfg.model.get('students') or ['student'])
-    return [export_student(checkpoint, folder, name)[0] for name in names]
+    return [export_student(str(_last(cfg)), folder, name)[0] for name in names]
 
 
 def _tell(

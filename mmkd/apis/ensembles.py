@@ -12,7 +12,7 @@ from mmengine.dist import is_main_process
 from mmkd.apis.launch import build_runner, load_config, train
 from mmkd.apis.length import follow_length
 from mmkd.apis.prepare import is_distiller, prepare_config
-from mmkd.apis.runs import read_note, write_note
+from mmkd.apis.runs import NOTE, read_note, write_note
 from mmkd.utils.averages import spread
 from mmkd.utils.checkpoints import latest_checkpoint
 
@@ -92,6 +92,8 @@ def train_member(
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead
     runner = build_runner(prepare_config(cfg, launcher, amp), verbose)
+    if is_main_process():
+        (folder / NOTE).unlink(missing_ok=True)  # of a shorter training, or one that is gone
     train(runner)
     metrics: dict[str, float] = {}
     if cfg.get('test_dataloader'):

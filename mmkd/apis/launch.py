@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,45 @@ def load_config(path: str, cfg_options: dict | None = None, work_dir: str | None
 
     Raises:
         FileNotFoundError: The file is not there; names the nearest one.
+        TypeError: An option of a method that the config names without options.
         ValueError: It is no config that runs; the work dir has no name.
     """
     cfg = read_config(path)
-    cfg.merge_from_dict(cfg_options or {})
+    merge_options(cfg, cfg_options or {})
     if work_dir is not None:
         cfg.work_dir = work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = str(Path('work_dirs') / Path(path.split('::')[-1]).stem)
     check_work_dir(cfg.work_dir)
     return cfg
+
+
+def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
+    """Override settings of a config, ``key.key`` -> value.
+
+    Raises:
+        TypeError: An option of a method that the config names without options.
+    """
+    for key, value in options.items():
+        *owner, option = key.split('.')
+        method = _at(cfg, owner) if owner[:2] == ['model', 'method'] else None
+        if isinstance(method, str):
+            raise TypeError(
+                f'{key}={value!r} is an option of a method, but the config has the name alone: '
+                f'{method!r}. Mend: --method {method}:{option}={value} of mmkd distill; in a '
+                f'config method=dict(type={method!r}, {option}={value!r})'
+            )
+    cfg.merge_from_dict(dict(options))
+
+
+def _at(node: Any, keys: Sequence[str]) -> Any:
+    """Return what stands at a place of a config; None where there is none."""
+    for key in keys:
+        if isinstance(node, list) and key.isdigit() and int(key) < len(node):
+            node = node[int(key)]
+        else:
+            node = node.get(key) if isinstance(node, dict | Config) else None
+    return node
 
 
 class _QuietRunner(Runner):

@@ -11,18 +11,21 @@ from rich.console import Console
 from mmkd.apis.settings import optim_wrappers
 from mmkd.methods.expand import Additions, expand, expansion_text, find_method, options_of
 from mmkd.methods.facts import all_facts, facts_of
-from mmkd.methods.plan import PEERS, needs_of
+from mmkd.methods.plan import ONE, PEERS, SEVERAL, needs_of
 from mmkd.utils.config_file import read_config
 from mmkd.utils.tables import print_table
 
 CONSTRUCTOR = 'mmkd.PhaseOptimWrapperConstructor'
+SCHEDULES = 'ScheduleHook'
+AROUND = ('custom_hooks', 'optim_wrapper', 'val_cfg', 'test_cfg', 'default_hooks')
 
 
 def expand_config(cfg: Config) -> Additions | None:
     """Write out the method of a Distiller, and give the config the hooks and optimizers it needs.
 
-    What the config says itself wins: an optimizer of that name, a hook of that type, loops of one's
-    own. The expansion is logged as it could be written in place of ``method=``.
+    What the config says itself wins: an optimizer of that name, a hook of that type, a schedule of
+    that target, loops of one's own. The expansion is logged as it could be written in place of
+    ``method=``.
 
     Args:
         cfg: A config, changed in place; one without ``method`` is left alone.
@@ -40,7 +43,17 @@ def expand_config(cfg: Config) -> Additions | None:
     distils = isinstance(asked, dict) and _name(asked.get('type')) == 'Distiller'
     if not distils or asked.get('method') is None:
         return None
+    text, changed, additions = _expand(cfg)
+    print_log(text, logger='current')
+    for line in changed:
+        print_log(f'mmkd: {line}', logger='current')
+    return additions
+
+
+def _expand(cfg: Config) -> tuple[str, list[str], Additions]:
+    """Expand the method of a config, in place; return it as text, and what changed beside it."""
     method = cfg.model.to_dict()['method']
+    before = {key: repr(cfg.get(key)) for key in AROUND}
     model, additions = expand(cfg.model, cfg)
     cfg.model = model
     changed = [
@@ -48,20 +61,55 @@ def expand_config(cfg: Config) -> Additions | None:
         *_add_optimizers(cfg, additions),
         *_validate_peers(cfg, additions),
     ]
-    print_log(expansion_text(method, model, additions), logger='current')
-    for line in changed:
-        print_log(f'mmkd: {line}', logger='current')
-    return additions
+    return expansion_text(method, model, additions, _around(before, cfg)), changed, additions
+
+
+def _around(before: dict[str, str], cfg: Config) -> dict[str, Any]:
+    """Return the settings beside the model that an expansion changed, to be written into a file."""
+    now = cfg.to_dict()
+    around = {key: now[key] for key in AROUND if repr(cfg.get(key)) != before[key]}
+    if 'optim_wrapper' in around:  # one optimizer of a _base_ does not merge with several
+        around['optim_wrapper'] = {'_delete_': True, **around['optim_wrapper']}
+    if 'default_hooks' in around:
+        best = now['default_hooks']['checkpoint']['save_best']
+        around['default_hooks'] = dict(checkpoint=dict(save_best=best))
+    return around
 
 
 def _add_hooks(cfg: Config, additions: Additions) -> list[str]:
     own = list(cfg.get('custom_hooks') or [])
     there = {_name(hook.get('type')) for hook in own if isinstance(hook, dict)}
-    # one schedule beside another is two hooks; all else is there once
-    new = [h for h in additions.hooks if h['type'].endswith('ScheduleHook') or _new(h, there)]
+    schedules = [h for h in own if isinstance(h, dict) and _name(h.get('type')) == SCHEDULES]
+    new, said = [], []
+    for hook in additions.hooks:
+        # one schedule beside another is two hooks; all else is there once
+        if _name(hook['type']) == SCHEDULES:
+            hook, won = _without_own(hook, schedules)
+            said += [f'the schedule of {target} of the config wins' for target in won]
+            new += [hook] if hook.get('schedules') or hook.get('levels') else []
+        elif _new(hook, there):
+            new.append(hook)
     if new:
         cfg.custom_hooks = [*own, *new]
-    return [f'custom_hooks gets {hook["type"]}' for hook in new]
+    return [*said, *(f'custom_hooks gets {hook["type"]}' for hook in new)]
+
+
+def _without_own(hook: dict, schedules: list[dict]) -> tuple[dict, list[str]]:
+    """Return a method's schedules without those that the config has, and the targets of these.
+
+    >>> tau, weight = dict(target='kd.loss.tau'), dict(target='kd.weight')
+    >>> _without_own(dict(schedules=[tau, weight]), [dict(schedules=[tau])])
+    ({'schedules': [{'target': 'kd.weight'}]}, ["'kd.loss.tau'"])
+    """
+    own = [one.get('target') for other in schedules for one in other.get('schedules') or ()]
+    hook, won = dict(hook), []
+    if hook.get('schedules'):
+        won = [repr(one['target']) for one in hook['schedules'] if one['target'] in own]
+        hook['schedules'] = [one for one in hook['schedules'] if one['target'] not in own]
+    if hook.get('levels') and any(other.get('levels') for other in schedules):
+        won.append('levels')
+        del hook['levels']
+    return hook, won
 
 
 def _new(hook: dict, there: set[str]) -> bool:
@@ -90,14 +138,27 @@ def _add_optimizers(cfg: Config, additions: Additions) -> list[str]:
         own = dict(constructor=CONSTRUCTOR, student=own)
     said = [f'optim_wrapper gets the optimizer {name!r}' for name in wanted if name not in own]
     said += [f'the optimizer {name!r} of the config wins' for name in wanted if name in own]
-    own = {**own, **{name: one for name, one in wanted.items() if name not in own}}
+    new = {name: dict(one) for name, one in wanted.items() if name not in own}
+    own = {**own, **new}
     student = own.get('student') if 'student' in own else own
+    said += _accumulate_alike(student, new)
     for key, value in additions.optimizers.get('student', {}).items():
         if isinstance(student, dict) and student.get(key) is None:
             student[key] = value
             said.append(f'the optimizer of the student gets {key}={value}')
     cfg.optim_wrapper = own
     return said
+
+
+def _accumulate_alike(student: Any, new: dict[str, dict]) -> list[str]:
+    """Let optimizers that were added step as often as the student's."""
+    counts = student.get('accumulative_counts', 1) if isinstance(student, dict) else 1
+    alike = [name for name, one in new.items() if counts != 1 and 'accumulative_counts' not in one]
+    for name in alike:
+        new[name]['accumulative_counts'] = counts
+    return [
+        f'the optimizer {name!r} gets accumulative_counts={counts} of the student' for name in alike
+    ]
 
 
 def _validate_peers(cfg: Config, additions: Additions) -> list[str]:
@@ -185,10 +246,25 @@ def tell_method(
         f'Options: {", ".join(f"{key}={value!r}" for key, value in options_of(function).items())}',
     ]
     if student is not None:
+        _check_number(function, name, len(others))
         run = read_config(student)
-        model, additions = expand(_pair_of(function, name, student, others), run)
-        lines += ['', expansion_text(name, model, additions)]
+        run.model = _pair_of(function, name, student, others)
+        lines += ['', _expand(run)[0]]
     console.print('\n'.join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_number(function: Any, name: str, others: int) -> None:
+    """Refuse too few configs in words of the command, not of a config."""
+    least, members, files = {
+        ONE: (1, 'a student and a teacher', 'STUDENT.py TEACHER.py'),
+        SEVERAL: (2, 'a student and several teachers', 'STUDENT.py TEACHER.py TEACHER.py'),
+        PEERS: (1, 'two peers or more', 'A.py B.py'),
+    }[needs_of(function).teachers]
+    if others < least:
+        raise ValueError(
+            f'{name} takes the configs of {members}, got {others + 1}. Mend: mmkd methods {name} '
+            f'{files}'
+        )
 
 
 def _pair_of(function: Any, name: str, student: str, others: Sequence[str]) -> dict[str, Any]:

@@ -81,22 +81,33 @@ def expand(
     additions.hooks, additions.optimizers = plan.hooks, plan.optimizers
     if any(needs_of(METHODS.module_dict[name]).teachers == PEERS for name in plans):
         additions.peers = pair.students
+    _check_beside(config, plans, plan)
     return _merge(config, plan, additions), additions
 
 
-def expansion_text(method: Any, model: Mapping[str, Any], additions: Additions) -> str:
-    """Return what a method expanded to, as it could be written in its place."""
+def expansion_text(
+    method: Any,
+    model: Mapping[str, Any],
+    additions: Additions,
+    around: Mapping[str, Any] | None = None,
+) -> str:
+    """Return what a method expanded to, as it could be written in its place.
+
+    Args:
+        method: As the config said it.
+        model: The Distiller without it.
+        additions: What the rest of the config needs.
+        around: Settings beside the model that have what it needs; None: that alone.
+    """
     keys = ('taps', 'objectives', 'phases', 'noise', 'task_weight')
     own = {key: model[key] for key in keys if model.get(key) is not None}
     for role in ('student', 'teacher', 'students', 'teachers'):
         taps = _own_taps(model.get(role))
         own |= {role: taps} if taps else {}
     said = [f'mmkd: method={as_text(method)} is', f'model = {as_text(own, len("model = "))}']
-    around: dict[str, Any] = {}
-    if additions.hooks:
-        around['custom_hooks'] = additions.hooks
-    if additions.optimizers:
-        around['optim_wrapper'] = additions.optimizers
+    if around is None:
+        needed = dict(custom_hooks=additions.hooks, optim_wrapper=additions.optimizers)
+        around = {key: one for key, one in needed.items() if one}
     said += [assignments(around)] if around else []
     return '\n'.join([*said, *(f'# {line}' for line in additions.told)])
 
@@ -397,6 +408,33 @@ def _join_weights(joined: Plan, plan: Plan, name: str, additions: Additions) -> 
         f'{plan.task_weight:g} of {name!r}'
     )
     return joined.task_weight
+
+
+def _check_beside(config: Mapping[str, Any], plans: Mapping[str, Plan], plan: Plan) -> None:
+    """Refuse what stands beside a method and would not change it as meant."""
+    if isinstance(config.get('noise'), Mapping):
+        raise TypeError(
+            'noise must be a list of noises, which those of a method are added to, got '
+            f"{config['noise']!r}. Mend: noise=[dict(type='GaussianInput', std=0.1)]"
+        )
+    for name, one in (config.get('objectives') or {}).items():
+        if not isinstance(one, Mapping):
+            continue
+        if 'loss' not in one and name not in plan.objectives:
+            raise KeyError(
+                f'objective {name!r} has no loss, so it changes one of the method, which has none '
+                f'of that name{nearest(name, plan.objectives)}. Mend: one of '
+                f'{", ".join(plan.objectives)}; or loss=dict(type=…)'
+            )
+        loss = one.get('loss')
+        if isinstance(loss, Mapping) and 'type' not in loss and name in plan.objectives:
+            owner = next((key for key in plans if name in plans[key].objectives), [*plans][-1])
+            method = as_text(dict(type=owner, **loss))
+            raise TypeError(
+                f'objective {name!r} has a loss without a type: it would replace that of the '
+                f'method, got loss={as_text(loss)}. Mend: options of a method go into '
+                f'method={method}'
+            )
 
 
 def _merge(config: dict[str, Any], plan: Plan, additions: Additions) -> dict[str, Any]:

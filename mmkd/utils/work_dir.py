@@ -20,6 +20,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = 'run.lock'
+NOTES = 'last_checkpoint', 'run.json', 'done.json'
 # of some network file systems
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # whatever stands in the file
@@ -142,7 +143,7 @@ def newest_checkpoint(checkpoints: Path, template: str) -> str | None:
 
 
 def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[Path]:
-    """Yield what a run wrote but logs: checkpoints, students, ``last_checkpoint``, ``run.json``."""
+    """Yield what a run wrote but logs: checkpoints, students, and its notes."""
     for file in sorted(checkpoints.glob('*.pth')):
         if is_checkpoint_name(file.name, template):
             yield file
@@ -150,7 +151,7 @@ def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[P
         if re.fullmatch(r'(iter|epoch)_\d+\.pth|config\.py', file.name):
             yield file
     for folder in dict.fromkeys((work_dir, checkpoints)):
-        notes = folder / 'last_checkpoint', folder / 'run.json'
+        notes = [folder / name for name in NOTES]
         yield from (file for file in notes if file.is_file())
 
 

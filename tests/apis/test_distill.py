@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import re
 import sys
 from io import StringIO
 from pathlib import Path
@@ -14,22 +15,21 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
 
-from mmkd.apis.distill import Pairing, config_text, distill, write_config
+from mmkd.__main__ import main
+from mmkd.apis.distill import distill
 from mmkd.apis.launch import build_runner, load_config
+from mmkd.apis.pairing import Pairing, config_text, read_method, write_config
 from mmkd.apis.prepare import prepare_config
 from mmkd.utils.config_file import read_config
 
 DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
 STUDENT, TEACHER = str(DEMO / 'student.py'), str(DEMO / 'teacher.py')
-FEW = {
+OPTIONS: dict[str, Any] = {
     'train_dataloader.dataset.num_scenes': 16,
     'val_dataloader.dataset.num_scenes': 4,
     'test_dataloader.dataset.num_scenes': 4,
 }
-OPTIONS = [f'{key}={value}' for key, value in FEW.items()]
-
-
-EVERY_SECOND = ['default_hooks.checkpoint.interval=2']
+EVERY_SECOND = {'default_hooks.checkpoint.interval': 2}
 
 
 class StopAt(Hook):
@@ -72,7 +72,11 @@ def command(name: str, *arguments: str) -> argparse.Namespace:
 def test_the_config_is_ten_lines_and_keeps_what_the_students_config_says(place: Path) -> None:
     path = write_config(pairing())
     assert path == Path('work_dirs/student_kd/distill.py')
-    assert len(path.read_text().splitlines()) <= 10
+    lines = path.read_text().splitlines()
+    assert len([line for line in lines if not line.startswith('#')]) <= 10
+    assert lines[1] == (
+        '# the path of _base_ starts at this file, all others where the command runs'
+    )
     cfg, alone = read_config(str(path)), read_config(STUDENT)
     assert cfg.model.to_dict() == dict(
         type='mmkd.Distiller',
@@ -94,6 +98,22 @@ def test_a_length_takes_the_schedule_with_it(place: Path) -> None:
     assert [one.get('end') for one in cfg.param_scheduler] == [20, None]
     assert cfg.param_scheduler[1].begin == 20
     assert cfg.randomness.seed == 7
+
+
+def test_a_schedule_scales_what_it_counts_in_iterations_and_no_epochs(place: Path) -> None:
+    schedules = [
+        dict(type='OneCycleLR', eta_max=0.1, total_steps=1500, by_epoch=False),
+        dict(type='CosineRestartLR', periods=[500, 1000], by_epoch=False),
+        dict(type='StepLR', step_size=3, by_epoch=True),
+        dict(type='MultiStepLR', milestones=[3, 5]),
+    ]
+    (place / 'own.py').write_text(f'_base_ = {STUDENT!r}\nparam_scheduler = {schedules}\n')
+    cfg = read_config(str(write_config(pairing(student='own.py', iters=300))))
+    assert [one.to_dict() for one in cfg.param_scheduler] == [
+        schedules[0] | dict(total_steps=300),
+        schedules[1] | dict(periods=[100, 200]),
+        *schedules[2:],
+    ]
 
 
 def test_several_checkpoints_are_several_teachers_and_several_methods_a_list(place: Path) -> None:
@@ -119,6 +139,36 @@ def test_weights_that_the_student_begins_with_stay_its_own(place: Path) -> None:
     assert cfg.model.student == dict(cfg='warm.py', checkpoint='warm.pth')
 
 
+def test_weights_that_peers_begin_with_stay_those_of_each(place: Path) -> None:
+    for name in ('a', 'b'):
+        (place / f'{name}.py').write_text(f"_base_ = {STUDENT!r}\nload_from = '{name}.pth'\n")
+    two = pairing(student='a.py', teacher='b.py', methods=('dml',), checkpoints=())
+    cfg = read_config(str(write_config(two)))
+    assert cfg.model.students.to_dict() == dict(
+        peer0=dict(cfg='a.py', checkpoint='a.pth'), peer1=dict(cfg='b.py', checkpoint='b.pth')
+    )
+    assert cfg.load_from is None
+
+
+def test_a_student_of_the_new_style_is_inherited_as_a_plain_file(place: Path) -> None:
+    alone = read_config(STUDENT)
+    wrapper = 'dict(type=OptimWrapper, optimizer=dict(type=SGD, lr=0.5))'
+    (place / 'new.py').write_text(
+        'from mmengine.optim import OptimWrapper\nfrom torch.optim import SGD\n'
+        f'{alone.pretty_text}\noptim_wrapper = {wrapper}\n'
+    )
+    path = write_config(pairing(student='new.py'))
+    assert (path.parent / 'student_plain.py').read_text().startswith('# new.py in the old style')
+    cfg = read_config(str(path))
+    assert cfg.model.student == dict(cfg='new.py')
+    assert cfg.optim_wrapper.to_dict() == dict(
+        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.5)
+    )
+    assert cfg.train_dataloader == alone.train_dataloader
+    prepare_config(cfg)
+    assert cfg.model.objectives.pixel.weight == 10.0
+
+
 def test_a_config_of_a_package_is_its_base(place: Path) -> None:
     student = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
     cfg = read_config(str(write_config(pairing(student=student))))
@@ -130,11 +180,24 @@ def test_an_edited_config_is_never_written_over_without_being_asked(place: Path)
     path = write_config(pairing())
     assert write_config(pairing()) == path, 'the same command goes on'
     path.write_text(path.read_text().replace("'kd'", "dict(type='kd', tau=2.0)"))
-    with pytest.raises(FileExistsError, match='may have been edited. Mend: mmkd train work_dirs/'):
+    with pytest.raises(FileExistsError, match='it has been edited. Mend: mmkd train work_dirs/'):
         write_config(pairing())
     assert 'tau=2.0' in path.read_text()
     write_config(pairing(), overwrite=True)
     assert 'tau=2.0' not in path.read_text()
+
+
+def test_a_mistyped_line_does_not_block_the_right_one_but_a_run_of_it_does(place: Path) -> None:
+    path = write_config(pairing(methods=(dict(type='kd', weight=30),)))
+    assert write_config(pairing(methods=(dict(type='kd', weight=3),))) == path
+    assert read_config(str(path)).model.method == dict(type='kd', weight=3)
+    (path.parent / 'run').mkdir()
+    (path.parent / 'run' / 'iter_4.pth').touch()
+    with pytest.raises(FileExistsError, match='run holds a run of another config than this'):
+        write_config(pairing())
+    assert read_config(str(path)).model.method.weight == 3
+    write_config(pairing(), overwrite=True)
+    assert read_config(str(path)).model.method == 'kd'
 
 
 REFUSED: dict[str, tuple[dict, type[Exception], str]] = {
@@ -145,6 +208,21 @@ REFUSED: dict[str, tuple[dict, type[Exception], str]] = {
         dict(checkpoints=('teachr.pth',)),
         FileNotFoundError,
         "'teachr.pth' is not there; did you mean 'teacher.pth'",
+    ),
+    'a method in place of a checkpoint': (
+        dict(checkpoints=('skd',)),
+        FileNotFoundError,
+        "; 'skd' is a method: --method kd --method skd",
+    ),
+    'one checkpoint of several': (
+        dict(methods=('end2-proxy',)),
+        ValueError,
+        'end2-proxy needs several teachers, got one checkpoint. Mend: give several checkpoints',
+    ),
+    'several checkpoints of one': (
+        dict(checkpoints=('teacher.pth', 'teacher.pth')),
+        ValueError,
+        'kd needs one teacher, got 2 checkpoints. Mend: give one of them',
     ),
     'no checkpoint': (dict(checkpoints=()), ValueError, 'needs a teacher that has learned'),
     'peers with one': (dict(methods=('afd',)), ValueError, 'afd has no teacher: peers begin alike'),
@@ -164,6 +242,55 @@ def test_what_is_refused(what: str, place: Path) -> None:
     with pytest.raises(kind) as refused:
         config_text(pairing(**changes))
     assert message in str(refused.value.args[0])
+
+
+NOT_WRITTEN: dict[str, tuple[dict, dict, type[Exception], str]] = {
+    'one method twice': (dict(methods=('kd', 'kd')), {}, ValueError, "method names 'kd' twice"),
+    'option': (
+        dict(methods=(dict(type='kd', wieght=3),)),
+        {},
+        TypeError,
+        "method 'kd' got an unknown key 'wieght'; did you mean 'weight'",
+    ),
+    'option of a name': (
+        {},
+        {'model.method.weight': 3},
+        TypeError,
+        "model.method.weight=3 is an option of a method, but the config has the name alone: 'kd'. "
+        'Mend: --method kd:weight=3 of mmkd distill; in a config method=dict(',
+    ),
+    'option of a name in a list': (
+        dict(methods=('kd', 'quest')),
+        {'model.method.1.num_words': 9},
+        TypeError,
+        'Mend: --method quest:num_words=9 of mmkd distill',
+    ),
+}
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('what', NOT_WRITTEN)
+def test_what_the_method_refuses_is_not_written(what: str, place: Path) -> None:
+    changes, options, kind, message = NOT_WRITTEN[what]
+    with pytest.raises(kind) as refused:
+        write_config(pairing(**changes), options=options)
+    assert message in str(refused.value.args[0])
+    assert not Path('work_dirs').exists()
+
+
+def test_an_option_of_this_run_may_change_what_the_method_is_given(place: Path) -> None:
+    path = write_config(
+        pairing(methods=(dict(type='kd', weight=3),)), options={'model.method.tau': 2.0}
+    )
+    cfg = load_config(str(path), {'model.method.tau': 2.0})
+    assert cfg.model.method == dict(type='kd', weight=3, tau=2.0)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('text', ['kd:', 'kd:weight', 'kd:weight=', 'id:layers=[1', 'kd:type=skd'])
+def test_options_of_a_method_are_pairs(text: str) -> None:
+    with pytest.raises(ValueError, match='takes NAME or NAME:option=value,…, got .* Mend: --meth'):
+        read_method(text)
 
 
 @pytest.mark.bad_input
@@ -187,15 +314,41 @@ def test_the_command_reads_what_it_says(place: Path) -> None:
         '--method',
         'kd',
         '--method',
-        'quest',
+        'quest:num_words=9,weight=0.5',
         '--iters',
         '4',
         '--cfg-options',
         'a.b=3',
         'c=[1,2]',
     )
-    assert (args.checkpoint, args.method, args.iters) == (['a.pth'], ['kd', 'quest'], 4)
+    assert (args.checkpoint, args.iters) == (['a.pth'], 4)
+    methods = tuple(map(read_method, args.method))
+    assert methods == ('kd', dict(type='quest', num_words=9, weight=0.5))
+    assert pairing(methods=methods).folder == Path('work_dirs/student_kd+quest')
     assert args.cfg_options == {'a.b': 3, 'c': [1, 2]}
+
+
+@pytest.mark.bad_input
+def test_a_folder_has_one_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refused:
+        main(['distill', STUDENT, TEACHER, '--name', 'a', '--work-dir', 'b'])
+    assert refused.value.code == 2
+    assert '--work-dir is the folder, --name one in work_dirs' in capsys.readouterr().err
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('dml', 'takes the configs of two peers or more, got 1. Mend: mmkd methods dml A.py B.py'),
+        ('kd', 'got 1. Mend: mmkd methods kd STUDENT.py TEACHER.py'),
+        ('end', 'got 1. Mend: mmkd methods end STUDENT.py TEACHER.py TEACHER.py'),
+    ],
+)
+def test_a_method_is_told_with_as_many_configs_as_it_has_members(name: str, message: str) -> None:
+    module = importlib.import_module('mmkd.apis.commands.methods')
+    with pytest.raises(ValueError, match=re.escape(message)):
+        module.main(command('methods', name, STUDENT))
 
 
 def test_methods_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -223,7 +376,7 @@ def test_a_method_is_told_with_what_it_makes_of_a_pair(capsys: pytest.CaptureFix
 
 def teach(folder: Path) -> str:
     """Train the demo's teacher for 4 iterations; return its checkpoint."""
-    options = {**FEW, 'train_cfg.max_iters': 4, 'param_scheduler': None}
+    options = {**OPTIONS, 'train_cfg.max_iters': 4, 'param_scheduler': None}
     cfg = load_config(TEACHER, options, str(folder / 'teacher'))
     build_runner(prepare_config(cfg), verbose=False).train()
     return str(folder / 'teacher' / 'iter_4.pth')
@@ -264,11 +417,56 @@ def test_from_two_configs_to_a_student(place: Path, monkeypatch: pytest.MonkeyPa
     assert done, said
     assert 'trained already: ' in said
 
+    with pytest.raises(FileExistsError, match='finished by other settings: .* --overwrite begins'):
+        run(checkpoint, amp=True)
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    other = load_config(str(folder / 'distill.py'), OPTIONS | EVERY_SECOND | {'overwrite': True})
+    runner = build_runner(prepare_config(other), verbose=False)
+    runner.register_hook(StopAt(3))
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    done, said = run(checkpoint)
+    assert done, said
+    assert 'goes on from work_dirs/student_kd/run/iter_2.pth' in said.replace(f'{place}/', '')
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_that_of_the_students_model(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = teach(place)
+    own = place / 'own.py'
+    own.write_text(f'_base_ = {STUDENT!r}\n')
+    elsewhere = OPTIONS | {'default_hooks.checkpoint.out_dir': 'elsewhere'}
+    own_pair = pairing(student='own.py', checkpoints=(checkpoint,), iters=2)
+    assert distill(own_pair, Console(file=StringIO()), elsewhere)
+    assert Path('elsewhere/run/iter_2.pth').is_file()
+    assert Path('work_dirs/own_kd/student/student.pth').is_file()
+    own.write_text(f'_base_ = {STUDENT!r}\nmodel = dict(decode_head=dict(dropout_ratio=0.5))\n')
+    with pytest.raises(FileExistsError, match='holds a run that was finished by other settings'):
+        distill(own_pair, Console(file=StringIO()), elsewhere)
+
+
+@pytest.mark.slow
+@pytest.mark.bad_input
+@pytest.mark.parametrize('saves', [dict(save_last=False, interval=9), None])
+def test_a_run_that_saves_nothing_is_refused_before_it_trains(
+    saves: dict | None, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = teach(place)
+    changes = {f'checkpoint.{key}': one for key, one in (saves or {}).items()}
+    options = {f'default_hooks.{k}': v for k, v in (changes or dict(checkpoint=None)).items()}
+    monkeypatch.setattr(sys.modules[__name__], 'OPTIONS', OPTIONS | options)
+    monkeypatch.setattr('mmkd.apis.distill.train', lambda runner: pytest.fail('it trains'))
+    with pytest.raises(ValueError, match='the run would end without a checkpoint, .* Mend: save_l'):
+        run(checkpoint)
+
 
 @pytest.mark.slow
 def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = teach(place)
-    monkeypatch.setattr(sys.modules[__name__], 'OPTIONS', [*OPTIONS, *EVERY_SECOND])
+    monkeypatch.setattr(sys.modules[__name__], 'OPTIONS', OPTIONS | EVERY_SECOND)
 
     def stop(runner: Any) -> None:
         runner.register_hook(StopAt(3))
@@ -290,7 +488,7 @@ def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch
 def test_a_config_that_would_not_train_is_refused(place: Path) -> None:
     checkpoint = teach(place)
     said = StringIO()
-    wrong = [*OPTIONS, 'model.taps.logits=decode_head.conv_sg']
+    wrong = {**OPTIONS, 'model.taps.logits': 'decode_head.conv_sg'}
     done = distill(
         pairing(checkpoints=(checkpoint,), iters=4), Console(file=said, width=150), wrong
     )

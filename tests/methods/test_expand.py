@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -181,6 +182,67 @@ def test_the_length_of_a_run_decides_a_schedule_and_gradients_are_clipped() -> N
     assert cfg.optim_wrapper == {**ADAMW, 'clip_grad': dict(max_norm=10.0)}
     assert cfg.model.task_weight == 0.0
     assert cfg.model.objectives.end2.reads.teachers == ['t0.logits', 't1.logits']
+
+
+def test_a_critic_steps_as_often_as_the_student() -> None:
+    seldom = {**ADAMW, 'accumulative_counts': 4}
+    cfg = Config(dict(model=pair('skd'), optim_wrapper=seldom))
+    expand_config(cfg)
+    assert cfg.optim_wrapper.critic.accumulative_counts == 4
+    mine = dict(constructor='mmkd.PhaseOptimWrapperConstructor', student=seldom, critic=ADAMW)
+    cfg = Config(dict(model=pair('skd'), optim_wrapper=mine))
+    expand_config(cfg)
+    assert 'accumulative_counts' not in cfg.optim_wrapper.critic, 'the config wins'
+
+
+def test_a_schedule_of_the_config_wins(said: list[str]) -> None:
+    teachers = {f't{k}': dict(model=classifier(2), allow_untrained=True) for k in range(2)}
+    model = dict(
+        type='mmkd.Distiller', student=dict(model=classifier(2)), teachers=teachers, method='end2'
+    )
+    mine = dict(target='end2.loss.temperature', type='linear', start=5, end=1, begin=0, length=9)
+    hook = dict(type='ScheduleHook', schedules=[mine])
+    cfg = Config(dict(model=model, train_cfg=dict(max_iters=90), custom_hooks=[hook]))
+    expand_config(cfg)
+    assert cfg.custom_hooks == [hook]
+    assert "mmkd: the schedule of 'end2.loss.temperature' of the config wins" in said
+
+
+def test_levels_of_the_config_win() -> None:
+    mine = dict(type='stacked', levels=[['attention0'], ['soft', 'task']], length=3)
+    hook = dict(type='mmkd.ScheduleHook', levels=mine)
+    method = dict(type='sid', layers=[0], teacher_layers=[1], length=5)
+    cfg = Config(dict(model=pair(method), custom_hooks=[hook]))
+    expand_config(cfg)
+    assert cfg.custom_hooks == [hook]
+
+
+def test_what_is_logged_can_be_pasted_where_a_critic_is(said: list[str], tmp_path: Path) -> None:
+    text = Config(
+        dict(model=pair(['skd', 'quest']), optim_wrapper=ADAMW, custom_hooks=[dict(type='Mine')])
+    ).pretty_text
+    (tmp_path / 'base.py').write_text(text)
+    cfg = Config.fromfile(tmp_path / 'base.py')
+    expand_config(cfg)
+    pasted = said[0].partition('\n')[2]
+    (tmp_path / 'pasted.py').write_text(
+        f"_base_ = 'base.py'\n{pasted}\nmodel['method'] = None  # it stands in its place\n"
+    )
+    again = Config.fromfile(tmp_path / 'pasted.py')
+    assert again.model.pop('method') is None
+    assert expand_config(again) is None
+    assert list(again.optim_wrapper) == ['constructor', 'student', 'critic']
+    assert again.to_dict() == cfg.to_dict()
+
+
+def test_loops_of_peers_can_be_pasted(said: list[str]) -> None:
+    hooks = dict(checkpoint=dict(save_best='mIoU', interval=3))
+    cfg = Config(dict(model=peers('dml'), val_cfg=dict(type='ValLoop'), default_hooks=hooks))
+    expand_config(cfg)
+    found: dict = {}
+    exec(said[0].partition('\n')[2], found)
+    assert found['val_cfg'] == dict(type='mmkd.PeerValLoop')
+    assert found['default_hooks'] == dict(checkpoint=dict(save_best=['a/mIoU', 'b/mIoU']))
 
 
 def test_peers_are_validated_each() -> None:
@@ -368,6 +430,23 @@ REFUSED = {
         peers([dict(type='afd'), 'afd']),
         ValueError,
         "method names 'afd' twice",
+    ),
+    'one noise': (
+        pair('soft-randomization', noise=dict(type='TargetNoise')),
+        TypeError,
+        'noise must be a list of noises, which those of a method are added to, got {',
+    ),
+    'misspelt objective': (
+        pair('kd', objectives=dict(pixl=dict(weight=3.0))),
+        KeyError,
+        "objective 'pixl' has no loss, so it changes one of the method, which has none of that "
+        "name; did you mean 'pixel'?",
+    ),
+    'option of a loss': (
+        pair('kd', objectives=dict(pixel=dict(loss=dict(tau=3.0)))),
+        TypeError,
+        "objective 'pixel' has a loss without a type: it would replace that of the method, got "
+        "loss=dict(tau=3.0). Mend: options of a method go into method=dict(type='kd', tau=3.0)",
     ),
     'unknown task': (
         dict(student=dict(type='Net'), teacher=dict(type='Net'), method='kd'),

@@ -206,6 +206,7 @@ def test_files_of_a_run_and_what_is_swept(tmp_path: Path) -> None:
         'student/peer0/iter_4.pth',
         'last_checkpoint',
         'run.json',
+        'done.json',
     ]
     others = [
         'pretrained.pth',

@@ -18,7 +18,7 @@ from mmkd.apis.flags import Parser, common_flags
 # group -> command -> purpose; the module has the command's name with underscores
 GROUPS = {
     'Train, test, hand over': {
-        'distill': 'From two configs and a checkpoint to a trained, tested, exported student.',
+        'distill': 'From two configs and a checkpoint to a student, in one line.',
         'demo': 'The whole story on built-in data: a teacher, a student, and one that it teaches.',
         'train': 'Train by a config: a Distiller, or the plain baseline beside it.',
         'test': 'Test a checkpoint by a config; an ensemble by its config alone.',

@@ -1,8 +1,8 @@
-"""From two configs and a checkpoint to a trained, tested, exported student.
+"""From two configs and a checkpoint to a student, in one line.
 
-Writes a config of ten lines, which is yours to edit, and checks it as mmkd
-doctor does. Exit code 1 where it would not train as meant. The same line again
-goes on where the run was left.
+It writes a config of ten lines, yours to edit, checks it as mmkd doctor does,
+trains, tests, and exports a plain model. Exit code 1 where it would not train
+as meant. The same line again goes on where the run was left.
 
 Example::
 
@@ -25,7 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--method',
         action='append',
         metavar='NAME',
-        help='what is learned (default: kd); may be given several times; mmkd methods lists them',
+        help='what is learned (default: kd); kd:weight=3,tau=4 with options; may be given several '
+        'times; mmkd methods lists them',
     )
     parser.add_argument('--name', help='of the folder (default: <student>_<method>)')
     parser.add_argument('--work-dir', help='the folder itself (default: work_dirs/<name>)')
@@ -47,16 +48,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what contradicts itself."""
+    if args.name and args.work_dir:
+        parser.error('--work-dir is the folder, --name one in work_dirs: give one of them')
+
+
 def main(args: argparse.Namespace) -> int | None:
     """Distil; 1 where the check finds that the config would not train as meant."""
-    from mmkd.apis.distill import Pairing, distill
+    from mmkd.apis.distill import distill
+    from mmkd.apis.pairing import Pairing, read_method
     from mmkd.utils.tables import make_console
 
     pairing = Pairing(
         student=args.student,
         teacher=args.teacher,
         checkpoints=tuple(args.checkpoint),
-        methods=tuple(args.method or ['kd']),
+        methods=tuple(map(read_method, args.method or ['kd'])),
         name=args.name,
         work_dir=args.work_dir,
         iters=args.iters,
