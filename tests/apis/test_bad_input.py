@@ -52,7 +52,8 @@ def pixel(**changes: Any) -> dict:
         (
             dict(logits='decode_head:outputs'),
             ValueError,
-            r'a tap is module\[#call\]\[:input\|:output\|:query\|:key\|:scores\]\[index\], for instance',
+            r'a tap is module\[#call\]\[:input\|:output\|:query\|:key\|:scores\]\[index\], '
+            'for instance',
         ),
         (
             dict(logits='decode_head.psp_modules.0.1', feat='decode_head.psp_modules'),
