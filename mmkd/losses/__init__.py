@@ -22,6 +22,8 @@ from mmkd.losses.ensemble.proxy_dirichlet import proxy_dirichlet as proxy_dirich
 from mmkd.losses.ensemble.statistics import EnsembleStatistics as EnsembleStatistics
 from mmkd.losses.features.feature_l1 import FeatureL1Loss as FeatureL1Loss
 from mmkd.losses.features.feature_l1 import feature_l1 as feature_l1
+from mmkd.losses.features.feature_matching import FeatureMatchingLoss as FeatureMatchingLoss
+from mmkd.losses.features.feature_matching import feature_matching as feature_matching
 from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.features.logit_mse import LogitMSELoss as LogitMSELoss

@@ -2,17 +2,21 @@
 
 from mmkd.methods import afd as afd
 from mmkd.methods import affinity as affinity
+from mmkd.methods import cosine as cosine
 from mmkd.methods import dml as dml
 from mmkd.methods import end as end
 from mmkd.methods import end2 as end2
 from mmkd.methods import end2_proxy as end2_proxy
 from mmkd.methods import fickle as fickle
+from mmkd.methods import fitnet as fitnet
 from mmkd.methods import id as id
 from mmkd.methods import kd as kd
 from mmkd.methods import ksanc as ksanc
 from mmkd.methods import l1 as l1
 from mmkd.methods import messy as messy
+from mmkd.methods import nfd as nfd
 from mmkd.methods import pid as pid
+from mmkd.methods import pkd as pkd
 from mmkd.methods import quest as quest
 from mmkd.methods import sid as sid
 from mmkd.methods import skd as skd

@@ -14,6 +14,7 @@ from references import (
     binary_kl,
     dirichlet,
     feature_l1,
+    feature_matching,
     internal,
     ksanc,
     pair_wise_affinity,
@@ -110,6 +111,14 @@ def pixel_wise(**options: Any) -> dict:
     )
 
 
+def matching(**options: Any) -> dict:
+    return dict(
+        function=of(losses.feature_matching, **options),
+        reference=of(feature_matching.feature_matching, **options),
+        module=partial(losses.FeatureMatchingLoss, **options),
+    )
+
+
 def affinity(**options: Any) -> dict:
     return dict(
         function=without_mask(losses.pair_wise_affinity, **options),
@@ -167,6 +176,18 @@ CASES = [
         tiles=(2, 2, 3, 2),
         shapes=RANKS,
         large=3e3,
+    ),
+    *(
+        Case(
+            f'feature_matching {normalise} {penalty}',
+            **matching(normalise=normalise, penalty=penalty),
+            shapes=RANKS[1:] if normalise == 'sample' else RANKS,
+            large=300 if normalise is None else 1.0,
+            exact=1e-15 if penalty != 'cosine' else 1e-14,
+        )
+        for normalise, penalty in product(
+            (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
+        )
     ),
     Case(
         'hidden_cosine',
