@@ -20,6 +20,10 @@ from mmkd.losses.ensemble.ensemble_kl import ensemble_kl as ensemble_kl
 from mmkd.losses.ensemble.proxy_dirichlet import ProxyDirichletLoss as ProxyDirichletLoss
 from mmkd.losses.ensemble.proxy_dirichlet import proxy_dirichlet as proxy_dirichlet
 from mmkd.losses.ensemble.statistics import EnsembleStatistics as EnsembleStatistics
+from mmkd.losses.features.attention_transfer import (
+    AttentionTransferLoss as AttentionTransferLoss,
+)
+from mmkd.losses.features.attention_transfer import attention_transfer as attention_transfer
 from mmkd.losses.features.feature_l1 import FeatureL1Loss as FeatureL1Loss
 from mmkd.losses.features.feature_l1 import feature_l1 as feature_l1
 from mmkd.losses.features.feature_matching import FeatureMatchingLoss as FeatureMatchingLoss

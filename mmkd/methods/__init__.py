@@ -2,6 +2,7 @@
 
 from mmkd.methods import afd as afd
 from mmkd.methods import affinity as affinity
+from mmkd.methods import at as at
 from mmkd.methods import cosine as cosine
 from mmkd.methods import dml as dml
 from mmkd.methods import end as end

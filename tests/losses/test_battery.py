@@ -11,6 +11,7 @@ import torch
 from helpers.battery import KINDS, NAMES, Case, Compare
 from references import (
     assignment_kl,
+    attention_transfer,
     binary_kl,
     dirichlet,
     feature_l1,
@@ -188,6 +189,19 @@ CASES = [
         for normalise, penalty in product(
             (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
         )
+    ),
+    *(
+        Case(
+            f'attention_transfer {power}',
+            function=of(losses.attention_transfer, power=power),
+            reference=of(attention_transfer.attention_transfer, power=power),
+            module=partial(losses.AttentionTransferLoss, power),
+            teacher=(2, 7, 3, 4),
+            same=lambda x: 2 * x,
+            shapes=RANKS[1:],
+            large=300,
+        )
+        for power in (1.0, 2.0)
     ),
     Case(
         'hidden_cosine',

@@ -87,6 +87,7 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
             (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
         )
     },
+    ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
     ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),
     ('ProxyDirichletLoss', 'reverse'): (stack(K['ProxyDirichletLoss']()), {}),

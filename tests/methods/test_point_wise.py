@@ -92,6 +92,32 @@ def test_pkd(task: str) -> None:
     assert (n - 1) / n * value(task, 'pkd') == pytest.approx(expected, rel=1e-5)
 
 
+def energy(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return at_loss of the authors."""
+    ours, theirs = (F.normalize(x.pow(2).mean(1).flatten(1)) for x in (student, teacher))
+    return (ours - theirs).pow(2).mean()
+
+
+def test_at_of_label_maps() -> None:
+    """CIRKD's 10000, at 512×1024 and stride 8."""
+    student, teacher = (torch.randn(1, c, 64, 128, dtype=torch.float64) for c in (3, 5))
+    one = objectives('segmentation', 'at')['at']
+    found = one['weight'] * build_part(dict(one['loss']))(student, teacher)
+    torch.testing.assert_close(found, 10000 * energy(student, teacher))
+
+
+def test_at_of_images() -> None:
+    """RepDistiller's 1000 at every stage of a network of CIFAR, 32×32, 16×16 and 8×8."""
+    found, expected = 0.0, 0.0
+    plan = objectives('classification', 'at')
+    assert [one['on'] for one in plan.values()] == ['stage0', 'stage1', 'stage2']
+    for one, side in zip(plan.values(), (32, 16, 8), strict=True):
+        pair = [torch.randn(2, 4, side, side, dtype=torch.float64) for _ in range(2)]
+        found += one['weight'] * build_part(dict(one['loss']))(*pair)
+        expected += 1000 * energy(*pair)
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd'])
 def test_they_read_the_last_features_and_fit_the_student(name: str) -> None:
     for task in TASKS:
@@ -104,7 +130,7 @@ def test_they_read_the_last_features_and_fit_the_student(name: str) -> None:
     assert find_method(name)(Pair(TASKS['segmentation'])).taps == dict(feat='auto:feature')
 
 
-@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd'])
+@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd', 'at'])
 def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
     """Of other widths, with a convolution between; the log has a value that learns."""
     model = build(

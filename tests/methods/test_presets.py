@@ -143,6 +143,7 @@ SAME: dict[str, Any] = {
 # methods without a recipe of their own; the test of their family compares values
 BY_FORMULA = {
     # tests/methods/test_point_wise.py
+    'at',
     'cosine',
     'fitnet',
     'nfd',
