@@ -32,6 +32,12 @@ from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineL
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.features.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.features.logit_mse import logit_mse as logit_mse
+from mmkd.losses.features.variational_information import (
+    VariationalInformationLoss as VariationalInformationLoss,
+)
+from mmkd.losses.features.variational_information import (
+    variational_information as variational_information,
+)
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator as AttentionEstimator
 from mmkd.losses.ksanc.squeezed_knowledge import SqueezedKnowledgeLoss as SqueezedKnowledgeLoss
 from mmkd.losses.ksanc.squeezed_knowledge import squeezed_knowledge as squeezed_knowledge

@@ -22,6 +22,7 @@ from mmkd.methods import quest as quest
 from mmkd.methods import sid as sid
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
+from mmkd.methods import vid as vid
 from mmkd.methods.expand import Additions as Additions
 from mmkd.methods.expand import expand as expand
 from mmkd.methods.expand import find_method as find_method

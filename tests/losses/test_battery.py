@@ -20,6 +20,7 @@ from references import (
     ksanc,
     pair_wise_affinity,
     pixel_wise_kl,
+    variational_information,
 )
 from torch import Tensor
 
@@ -120,6 +121,15 @@ def matching(**options: Any) -> dict:
     )
 
 
+VARIANCE = torch.tensor([0.3, 1.0, 2.0, 5.0, 0.7], dtype=torch.float64)
+
+
+def variational(loss_weight: float) -> Loss:
+    loss = losses.VariationalInformationLoss(5, loss_weight=loss_weight).double()
+    loss.raw.data.copy_((VARIANCE - 1e-5).expm1().log())
+    return loss
+
+
 def affinity(**options: Any) -> dict:
     return dict(
         function=without_mask(losses.pair_wise_affinity, **options),
@@ -202,6 +212,15 @@ CASES = [
             large=300,
         )
         for power in (1.0, 2.0)
+    ),
+    Case(
+        'variational_information',
+        function=of(losses.variational_information, variance=VARIANCE),
+        reference=of(variational_information.variational_information, variance=VARIANCE),
+        module=variational,
+        shapes=((4, 5), (2, 5, 3), (1, 5, 2, 2, 2)),
+        large=300,
+        left_out=dict(zero_with_zero_gradient='a likelihood: its minimum depends on variances'),
     ),
     Case(
         'hidden_cosine',

@@ -1,12 +1,13 @@
 """Presets that match features place by place have the value of the official formula and weight."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.tiny import batch, build, segmentor
+from helpers.tiny import batch, build, segmentor, sgd
 from torch import Tensor
 
 from mmkd.methods import Pair, find_method
@@ -118,6 +119,18 @@ def test_at_of_images() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize('task', ['segmentation', 'classification'])
+def test_vid(task: str) -> None:
+    """The code's mean of ½ ((s − t)² / v + ln v), its variances at 5."""
+    one = objectives(task, 'vid')['vid']
+    loss = build_part(dict(one['loss']))
+    student, teacher = maps(0)
+    loss.build(student=student, teacher=teacher)
+    variance = F.softplus(torch.tensor(math.log(math.exp(5 - 1e-5) - 1))) + 1e-5
+    expected = 0.5 * ((student - teacher) ** 2 / variance + variance.log()).mean()
+    assert one['weight'] * loss(student, teacher).item() == pytest.approx(expected.item())
+
+
 @pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd'])
 def test_they_read_the_last_features_and_fit_the_student(name: str) -> None:
     for task in TASKS:
@@ -130,7 +143,7 @@ def test_they_read_the_last_features_and_fit_the_student(name: str) -> None:
     assert find_method(name)(Pair(TASKS['segmentation'])).taps == dict(feat='auto:feature')
 
 
-@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd', 'at'])
+@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd', 'at', 'vid'])
 def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
     """Of other widths, with a convolution between; the log has a value that learns."""
     model = build(
@@ -149,3 +162,20 @@ def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
     sum(found.values()).backward()
     assert all(one.item() > 1e-4 for one in found.values())
     assert model.student.backbone.stem[0].weight.grad.abs().sum() > 0
+
+
+def test_the_optimizer_of_the_student_trains_the_variances() -> None:
+    model = build(
+        dict(
+            type='mmkd.Distiller',
+            student=dict(model=segmentor(4)),
+            teacher=dict(model=segmentor(8), allow_untrained=True),
+            method='vid',
+        )
+    )
+    wrapper = sgd(model)
+    raw = model.objectives['vid'].loss.raw
+    before = raw.detach().clone()
+    log = model.train_step(batch(), wrapper)
+    assert (raw != before).all()
+    assert log['vid.variance'].item() == pytest.approx(5)

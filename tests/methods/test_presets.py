@@ -148,6 +148,7 @@ BY_FORMULA = {
     'fitnet',
     'nfd',
     'pkd',
+    'vid',
 }
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 
