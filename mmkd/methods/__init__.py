@@ -16,6 +16,7 @@ from mmkd.methods import ksanc as ksanc
 from mmkd.methods import l1 as l1
 from mmkd.methods import messy as messy
 from mmkd.methods import nfd as nfd
+from mmkd.methods import ofd as ofd
 from mmkd.methods import pid as pid
 from mmkd.methods import pkd as pkd
 from mmkd.methods import quest as quest

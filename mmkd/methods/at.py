@@ -32,16 +32,16 @@ def at(pair: Pair, weight: float | None = None, power: float = 2.0) -> Plan:
     loss = dict(type='AttentionTransferLoss', power=power)
     if pair.kind == 'segmentation':
         return on_features(pair, 'at', loss, weight)
-    stages = range(pair.stages())
+    stages = range(1, pair.stages() + 1)
     return Plan(
         objectives={
             f'at{n}': dict(
                 loss=dict(loss),
                 **pair.on(f'stage{n}'),
                 connectors=dict(student='auto'),
-                weight=weight / 4 ** (len(stages) - 1 - n),
+                weight=weight / 4 ** (len(stages) - n),
             )
             for n in stages
         },
-        taps={f'stage{n}': f'auto:stages[{n}]' for n in stages},
+        taps={f'stage{n}': f'auto:stages[{n - 1}]' for n in stages},
     )

@@ -14,8 +14,8 @@ def nfd(pair: Pair, weight: float = 1.0) -> Plan:
     Channels have mean 0 and variance 1 over the places of an image, so that no few large ones own
     the loss. The variance divides by the number of places.
 
-    Defaults: weight 1, the paper having none; a mean over everything. Classes of images need a map
-    of more than one place, such as the last stage of a CNN.
+    Defaults: weight 1, the paper having none; a mean over everything. A map of one place, such as a
+    detector's last level of a small image, has nothing to tell and adds 0.
 
     Args:
         pair: The pair.

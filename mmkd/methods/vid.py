@@ -12,8 +12,8 @@ def vid(pair: Pair, weight: float = 1.0, variance: float = 5.0) -> Plan:
     """The teacher's last features are likely under Gaussians around the student's.
 
     Their variances, one a channel, are learned with the student, so that channels which it cannot
-    follow count less. Variances begin at 5, as the authors'. A weight decay of the optimizer draws
-    them to 0.69; ``paramwise_cfg=dict(custom_keys={'vid.loss.raw': dict(decay_mult=0.)})`` keeps it away.
+    follow count less. Variances begin at 5, as the authors'. A weight decay draws them to 0.69:
+    ``paramwise_cfg=dict(custom_keys={'vid.loss.raw': dict(decay_mult=0.)})`` keeps it away.
 
     Defaults: weight 1 of the mean over everything, which is how later codes average; RepDistiller's
     weight is 1 too, as far as it is remembered, over several stages.

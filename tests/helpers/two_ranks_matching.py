@@ -2,11 +2,12 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from mmkd.losses import feature_matching
+from mmkd.losses import feature_matching, partial_l2
 
 
 def batch(kind: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,14 +23,28 @@ def batch(kind: str) -> tuple[Tensor, Tensor, Tensor]:
     return (student + shift).requires_grad_(), teacher * (1 + shift), mask
 
 
+def layer() -> nn.Conv2d:
+    """Return a layer of the student, whose gradients data parallelism averages."""
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 3, 1).double()
+
+
 def work(rank: int, folder: Path) -> None:
     """Write value and gradient of this rank's half into ``rank{rank}.json``."""
-    found = {}
+    found: dict[str, Any] = {}
     for kind in ('whole', 'masked'):
         student, teacher, mask = (x.detach()[2 * rank : 2 * rank + 2] for x in batch(kind))
         student.requires_grad_()
         value = feature_matching(student, teacher, 'batch', mask=mask)
         value.backward()
         assert student.grad is not None
-        found[kind] = dict(value=value.item(), gradient=student.grad.tolist())
+        found[kind] = dict(
+            value=value.item(),
+            gradient=student.grad.tolist(),
+            partial_l2=partial_l2(student, teacher, mask=mask).item(),
+        )
+    student, teacher, mask = (x.detach()[2 * rank : 2 * rank + 2] for x in batch('masked'))
+    model = nn.parallel.DistributedDataParallel(layer())
+    feature_matching(model(student), teacher, 'batch', mask=mask).backward()
+    found['layer'] = [p.grad.tolist() for p in model.parameters()]
     (folder / f'rank{rank}.json').write_text(json.dumps(found))

@@ -19,6 +19,7 @@ from references import (
     internal,
     ksanc,
     pair_wise_affinity,
+    partial_l2,
     pixel_wise_kl,
     variational_information,
 )
@@ -212,6 +213,23 @@ CASES = [
             large=300,
         )
         for power in (1.0, 2.0)
+    ),
+    Case(
+        'partial_l2 batch',
+        function=of(losses.partial_l2),
+        reference=of(partial_l2.partial_l2),
+        module=losses.PartialL2Loss,
+        shapes=RANKS,
+        large=300,
+    ),
+    Case(
+        'partial_l2 number',
+        function=of(losses.partial_l2, margin=-0.5),
+        reference=of(partial_l2.partial_l2, margin=-0.5),
+        module=partial(losses.PartialL2Loss, -0.5),
+        shapes=RANKS,
+        same=lambda x: x.clamp(min=-0.5),
+        large=300,
     ),
     Case(
         'variational_information',

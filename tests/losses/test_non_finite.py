@@ -89,6 +89,7 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     },
     ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),
     ('VariationalInformationLoss', ''): (pair(K['VariationalInformationLoss'](3)), {}),
+    ('PartialL2Loss', ''): (pair(K['PartialL2Loss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
     ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),
     ('ProxyDirichletLoss', 'reverse'): (stack(K['ProxyDirichletLoss']()), {}),

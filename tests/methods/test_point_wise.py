@@ -7,12 +7,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.classification import classifier
+from helpers.runs import need_mmdet
 from helpers.tiny import batch, build, segmentor, sgd
+from mmengine.registry import DefaultScope
 from torch import Tensor
 
 from mmkd.methods import Pair, find_method
 from mmkd.registry import build_part
-from mmkd.tasks import Classification, Depth, Described, Detection, Segmentation, Task
+from mmkd.tasks import (
+    Classification,
+    Depth,
+    Described,
+    Detection,
+    Segmentation,
+    Task,
+    generated_batch,
+)
 
 TASKS: dict[str, Task] = dict(
     segmentation=Segmentation(19),
@@ -111,7 +122,7 @@ def test_at_of_images() -> None:
     """RepDistiller's 1000 at every stage of a network of CIFAR, 32×32, 16×16 and 8×8."""
     found, expected = 0.0, 0.0
     plan = objectives('classification', 'at')
-    assert [one['on'] for one in plan.values()] == ['stage0', 'stage1', 'stage2']
+    assert [one['on'] for one in plan.values()] == ['stage1', 'stage2', 'stage3']
     for one, side in zip(plan.values(), (32, 16, 8), strict=True):
         pair = [torch.randn(2, 4, side, side, dtype=torch.float64) for _ in range(2)]
         found += one['weight'] * build_part(dict(one['loss']))(*pair)
@@ -131,6 +142,33 @@ def test_vid(task: str) -> None:
     assert one['weight'] * loss(student, teacher).item() == pytest.approx(expected.item())
 
 
+def overhaul(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return distillation_loss of the authors, the margin by its definition."""
+    margin = torch.stack([x[x < 0].mean() for x in teacher.transpose(0, 1)]).view(-1, 1, 1)
+    target = torch.max(teacher, margin)
+    loss = F.mse_loss(student, target, reduction='none')
+    return (loss * ((student > target) | (target > 0)).double()).sum()
+
+
+def test_ofd_of_images() -> None:
+    """Halved at each stage before the last, over images and 1000, of a WRN-40-4 on CIFAR."""
+    found, expected = 0.0, 0.0
+    plan = objectives('classification', 'ofd')
+    shapes = ((64, 32), (128, 16), (256, 8))
+    for k, (one, (channels, side)) in enumerate(zip(plan.values(), shapes, strict=True)):
+        pair = [torch.randn(2, channels, side, side, dtype=torch.float64) for _ in range(2)]
+        found += one['weight'] * build_part(dict(one['loss']))(*pair)
+        expected += overhaul(*pair) / 2 ** (3 - k - 1) / 2 / 1000
+    torch.testing.assert_close(found, expected)
+
+
+def test_ofd_of_label_maps() -> None:
+    plan = objectives('segmentation', 'ofd')
+    assert [(one['on'], one['weight']) for one in plan.values()] == [
+        (f'stage{n}', 10.0) for n in (1, 2, 3)
+    ]
+
+
 @pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd'])
 def test_they_read_the_last_features_and_fit_the_student(name: str) -> None:
     for task in TASKS:
@@ -143,36 +181,83 @@ def test_they_read_the_last_features_and_fit_the_student(name: str) -> None:
     assert find_method(name)(Pair(TASKS['segmentation'])).taps == dict(feat='auto:feature')
 
 
-@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd', 'at', 'vid'])
-def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
-    """Of other widths, with a convolution between; the log has a value that learns."""
-    model = build(
-        dict(
-            type='mmkd.Distiller',
-            student=dict(model=segmentor(4)),
-            teacher=dict(model=segmentor(8), allow_untrained=True),
-            method=name,
-        )
+ALL = ('fitnet', 'nfd', 'cosine', 'pkd', 'at', 'vid', 'ofd')
+
+
+def distiller(method: str, student: dict, teacher: dict) -> dict:
+    return dict(
+        type='mmkd.Distiller',
+        student=dict(model=student),
+        teacher=dict(model=teacher, allow_untrained=True),
+        method=method,
     )
-    data = model.data_preprocessor(batch(), True)
-    losses = model(**data, mode='loss')
+
+
+def losses_of(model: Any, data: dict) -> dict[str, Tensor]:
+    """Return what the method adds to the log, after a backward of that alone."""
+    losses = model(**model.data_preprocessor(data, True), mode='loss')
     found = {key: one for key, one in losses.items() if key.endswith('.loss')}
-    assert found
-    model.zero_grad()
     sum(found.values()).backward()
     assert all(one.item() > 1e-4 for one in found.values())
+    return found
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
+    """Of other widths, with a convolution between; the log has a value that learns."""
+    model = build(distiller(name, segmentor(4), segmentor(8)))
+    found = losses_of(model, batch())
+    assert len(found) == (4 if name == 'ofd' else 1)
     assert model.student.backbone.stem[0].weight.grad.abs().sum() > 0
 
 
-def test_the_optimizer_of_the_student_trains_the_variances() -> None:
-    model = build(
-        dict(
-            type='mmkd.Distiller',
-            student=dict(model=segmentor(4)),
-            teacher=dict(model=segmentor(8), allow_untrained=True),
-            method='vid',
-        )
+@pytest.mark.parametrize('name', ALL)
+def test_a_step_of_two_classifiers_teaches_the_student(name: str) -> None:
+    model = build(distiller(name, classifier(2), classifier(4)))
+    found = losses_of(model, generated_batch(4, (32, 32), model.task))
+    assert len(found) == (3 if name in ('at', 'ofd') else 1)
+    assert next(model.student.backbone.parameters()).grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd'])
+def test_a_step_of_two_detectors_teaches_the_student(name: str) -> None:
+    need_mmdet()
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        model = build(distiller(name, detector(8), detector(16)))
+        found = losses_of(model, generated_batch(2, (256, 256), model.task))
+    assert list(found) == [f'{name}{k}.loss' for k in range(5)]
+    assert model.student.neck.lateral_convs[0].conv.weight.grad.abs().sum() > 0
+
+
+def detector(width: int) -> dict:
+    """Return a small FCOS whose neck has as many channels as its backbone's first stage."""
+    return dict(
+        type='FCOS',
+        data_preprocessor=dict(
+            type='DetDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3, pad_size_divisor=32
+        ),
+        backbone=dict(type='ResNet', depth=18, base_channels=width, stem_channels=width),
+        neck=dict(
+            type='FPN',
+            in_channels=[width, 2 * width, 4 * width, 8 * width],
+            out_channels=width,
+            start_level=1,
+            num_outs=5,
+            add_extra_convs='on_output',
+        ),
+        bbox_head=dict(
+            type='FCOSHead',
+            num_classes=3,
+            in_channels=width,
+            feat_channels=width,
+            stacked_convs=1,
+            norm_cfg=dict(type='GN', num_groups=4),
+        ),
     )
+
+
+def test_the_optimizer_of_the_student_trains_the_variances() -> None:
+    model = build(distiller('vid', segmentor(4), segmentor(8)))
     wrapper = sgd(model)
     raw = model.objectives['vid'].loss.raw
     before = raw.detach().clone()

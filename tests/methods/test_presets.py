@@ -147,6 +147,7 @@ BY_FORMULA = {
     'cosine',
     'fitnet',
     'nfd',
+    'ofd',
     'pkd',
     'vid',
 }

@@ -180,3 +180,11 @@ def test_two_ranks_are_one_process_on_the_joined_batch(tmp_path: Path) -> None:
         torch.testing.assert_close(together, student.grad, rtol=1e-10, atol=1e-14)
         alone = feature_matching(student[:2], teacher[:2], 'batch', mask=mask[:2])
         assert values[0] != pytest.approx(alone.item(), rel=1e-3)
+    student, teacher, mask = two_ranks_matching.batch('masked')
+    layer = two_ranks_matching.layer()
+    feature_matching(layer(student.detach()), teacher, 'batch', mask=mask).backward()
+    for one in found:
+        for got, parameter in zip(one['layer'], layer.parameters(), strict=True):
+            torch.testing.assert_close(
+                torch.tensor(got, dtype=torch.float64), parameter.grad, rtol=1e-10, atol=1e-14
+            )
