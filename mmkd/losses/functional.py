@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.nn.functional as dist_functional
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -117,8 +116,11 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     >>> sum_over_ranks(torch.tensor(3.))
     tensor(3.)
     """
-    several = dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-    return dist_functional.all_reduce(x) if several else x
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x
+    from torch.distributed.nn.functional import all_reduce  # not in a torch without distributed
+
+    return all_reduce(x)
 
 
 def divergence_terms(p: Tensor, log_q: Tensor) -> Tensor:

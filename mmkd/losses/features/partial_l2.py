@@ -18,6 +18,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
+from mmkd.utils.checks import check_choice
 
 BATCH = 'batch'
 
@@ -78,8 +79,8 @@ def partial_l2(
         student, teacher = (
             infinite_to_nan(fill_masked(x, mask)) for x in widen(student, teacher.detach())
         )
-        m = _mean_negative(teacher) if isinstance(margin, str) else student.new_tensor(0) + margin
-        target = teacher.maximum(m.to(student.dtype).view(-1, *[1] * (student.dim() - 2)))
+        m = _margin(margin, teacher).view(-1, *[1] * (student.dim() - 2))
+        target = teacher.maximum(m)
         # Written so that NaN is not left out.
         left_out = (student <= target) & (teacher <= 0)
         squares = (student - target).masked_fill(left_out, 0).square()
@@ -106,6 +107,13 @@ def margin_of_batch_norm(weight: Tensor, bias: Tensor) -> Tensor:
     below = mean - deviation * (density - torch.special.log_ndtr(-ratio)).exp()
     # Of a channel that is as good as never negative only rounding would be left.
     return below.where(ratio < 1e3, 0.0).clamp(max=0).to(weight.dtype)
+
+
+def _margin(margin: str | float | Tensor, teacher: Tensor) -> Tensor:
+    if isinstance(margin, str):
+        check_choice('margin', margin, (BATCH,))
+        return _mean_negative(teacher)
+    return margin.to(teacher) if isinstance(margin, Tensor) else teacher.new_full((), margin)
 
 
 def _mean_negative(teacher: Tensor) -> Tensor:

@@ -112,6 +112,8 @@ def test_what_is_refused() -> None:
             PartialL2Loss(margin)
     with pytest.raises(ValueError, match=r'margin \(2,\) must be one a channel .* mend'):
         PartialL2Loss([-1.0, -1.0])(STUDENT, TEACHER)
+    with pytest.raises(ValueError, match="margin must be one of .*'batch'.*'bn'"):
+        partial_l2(STUDENT, TEACHER, 'bn')
     with pytest.raises(ValueError, match='partial L2 needs maps'):
         partial_l2(STUDENT, TEACHER[:, :3])
     with pytest.raises(ValueError, match='weight must have the shape'):
