@@ -20,12 +20,27 @@ from mmkd.losses.ensemble.ensemble_kl import ensemble_kl as ensemble_kl
 from mmkd.losses.ensemble.proxy_dirichlet import ProxyDirichletLoss as ProxyDirichletLoss
 from mmkd.losses.ensemble.proxy_dirichlet import proxy_dirichlet as proxy_dirichlet
 from mmkd.losses.ensemble.statistics import EnsembleStatistics as EnsembleStatistics
+from mmkd.losses.features.attention_transfer import (
+    AttentionTransferLoss as AttentionTransferLoss,
+)
+from mmkd.losses.features.attention_transfer import attention_transfer as attention_transfer
 from mmkd.losses.features.feature_l1 import FeatureL1Loss as FeatureL1Loss
 from mmkd.losses.features.feature_l1 import feature_l1 as feature_l1
+from mmkd.losses.features.feature_matching import FeatureMatchingLoss as FeatureMatchingLoss
+from mmkd.losses.features.feature_matching import feature_matching as feature_matching
 from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.features.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.features.logit_mse import logit_mse as logit_mse
+from mmkd.losses.features.partial_l2 import PartialL2Loss as PartialL2Loss
+from mmkd.losses.features.partial_l2 import margin_of_batch_norm as margin_of_batch_norm
+from mmkd.losses.features.partial_l2 import partial_l2 as partial_l2
+from mmkd.losses.features.variational_information import (
+    VariationalInformationLoss as VariationalInformationLoss,
+)
+from mmkd.losses.features.variational_information import (
+    variational_information as variational_information,
+)
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator as AttentionEstimator
 from mmkd.losses.ksanc.squeezed_knowledge import SqueezedKnowledgeLoss as SqueezedKnowledgeLoss
 from mmkd.losses.ksanc.squeezed_knowledge import squeezed_knowledge as squeezed_knowledge

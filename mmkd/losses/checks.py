@@ -43,6 +43,30 @@ def check_mask(mask: Tensor | None, student: Tensor) -> None:
         )
 
 
+def check_weight(weight: Tensor | None, student: Tensor) -> None:
+    """Refuse a weight that is not a float tensor of the student's positions.
+
+    Raises:
+        TypeError: the weight is no float tensor.
+        ValueError: its shape is not that of the student without channels.
+
+    >>> check_weight(torch.ones(2, 4, 4), torch.zeros(2, 3, 4, 4))
+    """
+    if weight is None:
+        return
+    if not weight.is_floating_point():
+        raise TypeError(
+            f'weight must be a float tensor (how much a position counts), got {weight.dtype}; '
+            'mend: weight.float(), or mask= for what counts or not'
+        )
+    expected = (student.shape[0], *student.shape[2:])
+    if weight.shape != expected:
+        raise ValueError(
+            f'weight must have the shape {expected} of student {shape_of(student)} without its '
+            f'channels, got {shape_of(weight)}; mend: resize the weight to the map'
+        )
+
+
 def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
     """Refuse logits that are not (N, C, *S) of the same classes at the same places.
 

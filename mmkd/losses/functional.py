@@ -5,6 +5,7 @@ from functools import reduce, wraps
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -104,6 +105,22 @@ def weighted_mean(x: Tensor, mask: Tensor | None, weight: Tensor | None = None) 
     total = weight.sum()
     product = (weight * x.where(counts, x.new_zeros(()))).sum()
     return product / total.where(total > 0, total.new_ones(()))
+
+
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """Return the sum of a tensor over all ranks, the tensor itself where there is but one.
+
+    Gradients are summed as well, so that statistics of the joined batch have those of one process.
+    Every rank must come here, in the same order.
+
+    >>> sum_over_ranks(torch.tensor(3.))
+    tensor(3.)
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return x
+    from torch.distributed.nn.functional import all_reduce  # not in a torch without distributed
+
+    return all_reduce(x)
 
 
 def divergence_terms(p: Tensor, log_q: Tensor) -> Tensor:

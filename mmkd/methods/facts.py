@@ -21,7 +21,8 @@ EXAMPLES: tuple[tuple[Task, dict], ...] = (
     (Detection(2), dict(neck=dict(num_outs=5), bbox_head=dict(type='FCOSHead'))),
 )
 LENGTH = 300  # of the examples' runs
-OWN_CHANNELS = 'student_channels'  # an argument of losses that make layers for them
+# argument -> what a loss that has it makes for so many channels
+OWN_CHANNELS = dict(student_channels='layers', channels='variances')
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ def _weights(plan: Plan) -> Iterator[str]:
         kind: Any = MODELS.get(loss['type'])
         if loss.get('critic') is not None:
             yield 'critic'
-        if OWN_CHANNELS in inspect.signature(kind).parameters:
-            yield f'layers of {loss["type"]}'
+        options = inspect.signature(kind).parameters
+        yield from (f'{made} of {loss["type"]}' for c, made in OWN_CHANNELS.items() if c in options)
         if (one.get('connectors') or {}).get('student') == 'auto':
             role = getattr(kind, 'roles', {}).get('student')
             if role is None or ('channels' in role.alike and not role.class_logits):

@@ -11,13 +11,17 @@ import torch
 from helpers.battery import KINDS, NAMES, Case, Compare
 from references import (
     assignment_kl,
+    attention_transfer,
     binary_kl,
     dirichlet,
     feature_l1,
+    feature_matching,
     internal,
     ksanc,
     pair_wise_affinity,
+    partial_l2,
     pixel_wise_kl,
+    variational_information,
 )
 from torch import Tensor
 
@@ -110,6 +114,23 @@ def pixel_wise(**options: Any) -> dict:
     )
 
 
+def matching(**options: Any) -> dict:
+    return dict(
+        function=of(losses.feature_matching, **options),
+        reference=of(feature_matching.feature_matching, **options),
+        module=partial(losses.FeatureMatchingLoss, **options),
+    )
+
+
+VARIANCE = torch.tensor([0.3, 1.0, 2.0, 5.0, 0.7], dtype=torch.float64)
+
+
+def variational(loss_weight: float) -> Loss:
+    loss = losses.VariationalInformationLoss(5, loss_weight=loss_weight).double()
+    loss.raw.data.copy_((VARIANCE - 1e-5).expm1().log())
+    return loss
+
+
 def affinity(**options: Any) -> dict:
     return dict(
         function=without_mask(losses.pair_wise_affinity, **options),
@@ -167,6 +188,57 @@ CASES = [
         tiles=(2, 2, 3, 2),
         shapes=RANKS,
         large=3e3,
+    ),
+    *(
+        Case(
+            f'feature_matching {normalise} {penalty}',
+            **matching(normalise=normalise, penalty=penalty),
+            shapes=RANKS[1:] if normalise == 'sample' else RANKS,
+            large=300 if normalise is None else 1.0,
+            exact=1e-15 if penalty != 'cosine' else 1e-14,
+        )
+        for normalise, penalty in product(
+            (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
+        )
+    ),
+    *(
+        Case(
+            f'attention_transfer {power}',
+            function=of(losses.attention_transfer, power=power),
+            reference=of(attention_transfer.attention_transfer, power=power),
+            module=partial(losses.AttentionTransferLoss, power),
+            teacher=(2, 7, 3, 4),
+            same=lambda x: 2 * x,
+            shapes=RANKS[1:],
+            large=300,
+        )
+        for power in (1.0, 2.0)
+    ),
+    Case(
+        'partial_l2 batch',
+        function=of(losses.partial_l2),
+        reference=of(partial_l2.partial_l2),
+        module=losses.PartialL2Loss,
+        shapes=RANKS,
+        large=300,
+    ),
+    Case(
+        'partial_l2 number',
+        function=of(losses.partial_l2, margin=-0.5),
+        reference=of(partial_l2.partial_l2, margin=-0.5),
+        module=partial(losses.PartialL2Loss, -0.5),
+        shapes=RANKS,
+        same=lambda x: x.clamp(min=-0.5),
+        large=300,
+    ),
+    Case(
+        'variational_information',
+        function=of(losses.variational_information, variance=VARIANCE),
+        reference=of(variational_information.variational_information, variance=VARIANCE),
+        module=variational,
+        shapes=((4, 5), (2, 5, 3), (1, 5, 2, 2, 2)),
+        large=300,
+        left_out=dict(zero_with_zero_gradient='a likelihood: its minimum depends on variances'),
     ),
     Case(
         'hidden_cosine',

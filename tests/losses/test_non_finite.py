@@ -78,6 +78,18 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('LogitMSELoss', ''): (pair(K['LogitMSELoss']()), {}),
     ('BinaryKLLoss', ''): (pair(K['BinaryKLLoss']()), {}),
     ('FeatureL1Loss', ''): (pair(K['FeatureL1Loss']()), {}),
+    **{
+        ('FeatureMatchingLoss', f'{normalise} {penalty}'): (
+            pair(K['FeatureMatchingLoss'](normalise, penalty)),
+            {},
+        )
+        for normalise, penalty in product(
+            (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
+        )
+    },
+    ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),
+    ('VariationalInformationLoss', ''): (pair(K['VariationalInformationLoss'](3)), {}),
+    ('PartialL2Loss', ''): (pair(K['PartialL2Loss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
     ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),
     ('ProxyDirichletLoss', 'reverse'): (stack(K['ProxyDirichletLoss']()), {}),

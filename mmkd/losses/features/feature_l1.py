@@ -3,12 +3,13 @@
 from torch import Tensor
 
 from mmkd.losses.base import Loss
-from mmkd.losses.checks import check_mask, shape_of
-from mmkd.losses.functional import count_valid, fill_masked, no_autocast, widen
+from mmkd.losses.features.point_wise import point_wise
 from mmkd.registry import MODELS
 
 
-def feature_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+def feature_l1(
+    student: Tensor, teacher: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
     r"""Mean absolute difference of two feature maps.
 
     Paper: the direct alignment ("L1+KD") that Chung et al., Feature-map-level Online Adversarial
@@ -17,19 +18,21 @@ def feature_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
 
     .. math:: L = \frac{1}{|V| C} \sum_{i \in V} \sum_c |s_{ic} - t_{ic}|
 
-    Normaliser: the valid positions V of the whole batch times the channels C.
+    Normaliser: the valid positions V of the whole batch times the channels C. It is
+    :func:`mmkd.losses.feature_matching` of penalty 'l1'.
 
     Args:
         student: Map (N, C, \*S), any number of spatial axes, none included.
         teacher: Map of the same shape; receives no gradient.
         mask: Bool (N, \*S), True where a position counts.
+        weight: Float (N, \*S), 0 or above: how much it counts.
 
     Returns:
         0-d tensor, float32 or wider.
 
     Raises:
         ValueError: shapes that do not fit.
-        TypeError: a mask that is not bool.
+        TypeError: a mask that is not bool, a weight that is no float.
 
     Examples:
         >>> import torch
@@ -37,16 +40,7 @@ def feature_l1(student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> 
         >>> feature_l1(torch.tensor([[1., 2.], [0., 0.]]), teacher)  # (1 + 2 + 0 + 1) / 4
         tensor(1.)
     """
-    if student.dim() < 2 or student.shape != teacher.shape:
-        raise ValueError(
-            f'feature L1 needs maps (N, C, *S) of one shape, got student {shape_of(student)}, '
-            f"teacher {shape_of(teacher)}; mend: connectors=dict(student='auto')"
-        )
-    check_mask(mask, student)
-    with no_autocast(student):
-        student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
-        valid = count_valid(student, mask)
-        return (student - teacher).abs().sum() / (valid * student.shape[1])
+    return point_wise(student, teacher, None, 'l1', mask, weight, 'feature L1')
 
 
 @MODELS.register_module()
@@ -63,6 +57,12 @@ class FeatureL1Loss(Loss):
         tensor(0.5000)
     """
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""Return the weighted loss of maps (N, C, \*S) under a bool mask (N, \*S)."""
-        return self.loss_weight * feature_l1(student, teacher, mask)
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        r"""Return the weighted loss of maps (N, C, \*S) under mask and weight (N, \*S)."""
+        return self.loss_weight * feature_l1(student, teacher, mask, weight)

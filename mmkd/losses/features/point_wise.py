@@ -1,0 +1,133 @@
+"""Matching of features place by place: what is normalised, and what a difference costs."""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmkd.losses.checks import check_mask, check_weight, shape_of
+from mmkd.losses.functional import (
+    fill_masked,
+    infinite_to_nan,
+    no_autocast,
+    sum_over_ranks,
+    unit_vectors,
+    weighted_mean,
+    widen,
+)
+
+NORMALISATIONS = (None, 'l2', 'sample', 'batch')
+PENALTIES = ('l2', 'l1', 'huber', 'cosine')
+
+
+def point_wise(
+    student: Tensor,
+    teacher: Tensor,
+    normalise: str | None,
+    penalty: str,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    name: str,
+) -> Tensor:
+    r"""Return the mean penalty of two maps (N, C, \*S) of one shape; ``name`` is for errors."""
+    check_features(student, teacher, name)
+    check_mask(mask, student)
+    check_weight(weight, student)
+    if normalise == 'sample' and student.dim() == 2:
+        raise ValueError(
+            f"{name}: normalise='sample' takes mean and deviation over the places of a map, and "
+            f'student {shape_of(student)} has none. Mend: a tap of maps (N, C, *S), or '
+            "normalise='batch' or 'l2'"
+        )
+    with no_autocast(student):
+        student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
+        if normalise == 'l2':
+            student, teacher = unit_vectors(student, 1), unit_vectors(teacher, 1)
+        elif normalise is not None:
+            student, teacher = standardize(student, teacher, mask, batch=normalise == 'batch')
+        return weighted_mean(cost(student, teacher, penalty), mask, weight)
+
+
+def cost(student: Tensor, teacher: Tensor, penalty: str) -> Tensor:
+    r"""Return the penalty of every place (N, \*S): its mean over channels, or 1 − cos.
+
+    >>> cost(torch.tensor([[0., 3.]]), torch.tensor([[.5, 1.]]), 'huber')  # (.125 + 1.5) / 2
+    tensor([0.8125])
+    """
+    if penalty == 'cosine':
+        return 1 - (unit_vectors(student, 1) * unit_vectors(teacher, 1)).sum(1)
+    if penalty == 'huber':
+        return F.huber_loss(student, teacher, reduction='none').mean(1)
+    difference = student - teacher
+    return (difference.square() if penalty == 'l2' else difference.abs()).mean(1)
+
+
+def standardize(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, batch: bool
+) -> tuple[Tensor, ...]:
+    r"""Give every channel mean 0 and variance 1 over its valid places, on each side.
+
+    Statistics are those of each image or of the whole batch, of all ranks. A channel that is
+    constant, to rounding, becomes 0 and gets no gradient.
+
+    Args:
+        student: Map (N, C, \*S), 0 where it does not count.
+        teacher: The same of the teacher.
+        mask: Bool (N, \*S), True where a position counts.
+        batch: Whether over the batch, in place of each image.
+
+    >>> x = torch.tensor([[[1., 3.], [5., 5.]]])
+    >>> standardize(x, x, None, batch=False)[0].tolist()
+    [[[-1.0, 1.0], [0.0, 0.0]]]
+    """
+    maps = (student, teacher)
+    places = tuple(range(2, student.dim()))
+    over = (0, *places) if batch else places
+    sizes = [student.shape[d] for d in over]
+    count = student.new_full([1] * student.dim(), prod(sizes))
+    if mask is not None:
+        count = mask.unsqueeze(1).sum(over, keepdim=True).to(student.dtype)
+    # Two passes: the mean square minus the squared mean loses all digits of a far-off channel.
+    *means, count = _sums(batch, *(x.sum(over, keepdim=True) for x in maps), count)
+    count = count.clamp(min=1)
+    centred = [fill_masked(x - m / count, mask) for x, m in zip(maps, means, strict=True)]
+    squares = _sums(
+        batch,
+        *(x.square().sum(over, keepdim=True) for x in centred),
+        *(x.detach().square().sum(over, keepdim=True) for x in maps),
+    )
+    scales = (_scale(squares[k] / count, squares[k + 2] / count) for k in range(2))
+    return tuple(x * scale for x, scale in zip(centred, scales, strict=True))
+
+
+def _sums(batch: bool, *sums: Tensor) -> list[Tensor]:
+    """Return sums over one rank as sums over all, by one reduction."""
+    if not batch:
+        return list(sums)
+    parts = sum_over_ranks(torch.cat([x.reshape(-1) for x in sums]))
+    pieces = parts.split([x.numel() for x in sums])
+    return [piece.view_as(x) for piece, x in zip(pieces, sums, strict=True)]
+
+
+def _scale(variance: Tensor, square: Tensor) -> Tensor:
+    """Return one over the deviation, 0 where it is but the rounding of the values."""
+    # Of values beyond float32's squares NaN comes out, which stops a run; Inf would be a scale of 0
+    variance, square = infinite_to_nan(variance), infinite_to_nan(square)
+    dead = variance <= (16 * torch.finfo(variance.dtype).eps) ** 2 * square
+    return variance.masked_fill(dead, 1).rsqrt().masked_fill(dead, 0)
+
+
+def check_features(student: Tensor, teacher: Tensor, name: str) -> None:
+    """Refuse features that are not (N, C, *S) of one shape.
+
+    Raises:
+        ValueError: Names the loss and both shapes.
+
+    >>> check_features(torch.zeros(2, 3), torch.ones(2, 3), 'feature L1')
+    """
+    if student.dim() < 2 or student.shape != teacher.shape:
+        raise ValueError(
+            f'{name} needs maps (N, C, *S) of one shape, got student {shape_of(student)}, '
+            f"teacher {shape_of(teacher)}; mend: connectors=dict(student='auto')"
+        )
