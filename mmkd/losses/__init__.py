@@ -11,6 +11,8 @@ from mmkd.losses.base import OfBatch as OfBatch
 from mmkd.losses.base import Running as Running
 from mmkd.losses.divergence.binary_kl import BinaryKLLoss as BinaryKLLoss
 from mmkd.losses.divergence.binary_kl import binary_kl as binary_kl
+from mmkd.losses.divergence.channel_wise_kl import ChannelWiseKLLoss as ChannelWiseKLLoss
+from mmkd.losses.divergence.channel_wise_kl import channel_wise_kl as channel_wise_kl
 from mmkd.losses.divergence.pixel_wise_kl import PixelWiseKLLoss as PixelWiseKLLoss
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl as pixel_wise_kl
 from mmkd.losses.ensemble.dirichlet_nll import DirichletNLLLoss as DirichletNLLLoss

@@ -2,6 +2,8 @@
 
 from mmkd.methods import afd as afd
 from mmkd.methods import affinity as affinity
+from mmkd.methods import cgd as cgd
+from mmkd.methods import cwd as cwd
 from mmkd.methods import dml as dml
 from mmkd.methods import end as end
 from mmkd.methods import end2 as end2

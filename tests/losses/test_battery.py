@@ -12,6 +12,7 @@ from helpers.battery import KINDS, NAMES, Case, Compare
 from references import (
     assignment_kl,
     binary_kl,
+    channel_wise_kl,
     dirichlet,
     feature_l1,
     internal,
@@ -54,6 +55,11 @@ def softmax(x: Tensor) -> Tensor:
 def a_constant_off(teacher: Tensor) -> Tensor:
     """Return logits of the same distributions: each place has a constant of its own."""
     return teacher + teacher[:, :1].square()
+
+
+def a_channel_off(teacher: Tensor) -> Tensor:
+    """Return a map of the same distributions: each channel has a constant of its own."""
+    return teacher + teacher.flatten(2)[..., :1].square().view(*teacher.shape[:2], 1, 1)
 
 
 def image_by_image(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
@@ -150,6 +156,19 @@ CASES = [
         module=partial(losses.BinaryKLLoss, 2.0),
         shapes=(*RANKS, (1, 1, 2, 2)),
         half=1e-4,
+    ),
+    *(
+        Case(
+            f'channel_wise_kl groups={groups}',
+            function=of(losses.channel_wise_kl, tau=2.0, groups=groups),
+            reference=of(channel_wise_kl.channel_wise_kl, tau=2.0, groups=groups),
+            module=partial(losses.ChannelWiseKLLoss, 2.0, groups),
+            same=same,
+            shapes=RANKS[1:],
+            exact=1e-14,
+            half=1e-4,
+        )
+        for groups, same in ((None, a_channel_off), (1, lambda x: x + 1), (2, lambda x: x))
     ),
     Case(
         'logit_mse',

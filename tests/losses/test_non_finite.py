@@ -77,6 +77,7 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('PixelWiseKLLoss', 'reverse'): (pair(K['PixelWiseKLLoss'](direction='reverse')), {}),
     ('LogitMSELoss', ''): (pair(K['LogitMSELoss']()), {}),
     ('BinaryKLLoss', ''): (pair(K['BinaryKLLoss']()), {}),
+    ('ChannelWiseKLLoss', ''): (pair(K['ChannelWiseKLLoss']()), {}),
     ('FeatureL1Loss', ''): (pair(K['FeatureL1Loss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
     ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),
