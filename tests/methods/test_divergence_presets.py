@@ -47,10 +47,84 @@ def cgd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     return 3 * F.kl_div(s.log_softmax(1), t.softmax(1), reduction='sum') / (n * groups)
 
 
+def pearson(a: Tensor, b: Tensor) -> Tensor:
+    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
+    return F.cosine_similarity(a, b, dim=1, eps=1e-8)
+
+
+def dist(student: Tensor, teacher: Tensor, tau: float, beta: float, gamma: float) -> Tensor:
+    s, t = ((x / tau).softmax(1) for x in rows(student, teacher))
+    inter = tau**2 * (1 - pearson(s, t).mean())
+    intra = tau**2 * (1 - pearson(s.T, t.T).mean())
+    return beta * inter + gamma * intra
+
+
+def dkd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return TCKD + 8 NCKD as mdistiller writes them, the label at −1000."""
+    n = labels.numel()
+    target = F.one_hot(labels.flatten(), CLASSES).bool()
+    s, t = (x / 4 for x in rows(student, teacher))
+    both_s, both_t = (
+        torch.stack([(p * target).sum(1), (p * ~target).sum(1)], 1)
+        for p in (s.softmax(1), t.softmax(1))
+    )
+    of_label = F.kl_div(both_s.log(), both_t, reduction='sum') * 4**2 / n
+    s, t = (x - 1000.0 * target for x in (s, t))
+    of_rest = F.kl_div(s.log_softmax(1), t.softmax(1), reduction='sum') * 4**2 / n
+    return 1 * of_label + 8 * of_rest
+
+
+def gdkd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    s, t = rows(student, teacher)
+    front = torch.zeros_like(t).scatter(1, t.topk(3, 1).indices, 1).bool()
+    p, q = s.softmax(1), t.softmax(1)
+    masses = [torch.stack([(x * front).sum(1), (x * ~front).sum(1)], 1) for x in (p, q)]
+    parts = [F.kl_div(masses[0].log(), masses[1], reduction='batchmean')]
+    for own in (front, ~front):
+        a, b = (x - 1000.0 * ~own for x in (s, t))
+        parts.append(F.kl_div(a.log_softmax(1), b.softmax(1), reduction='batchmean'))
+    return 1 * parts[0] + 1 * parts[1] + 2 * parts[2]
+
+
+def lskd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    s, t = (
+        (x - x.mean(1, keepdim=True)) / (1e-7 + x.std(1, keepdim=True)) / 2
+        for x in rows(student, teacher)
+    )
+    each = F.kl_div(s.log_softmax(1), t.softmax(1), reduction='none').sum(1)
+    return 9 * each.mean() * 2**2
+
+
+def nkd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    s, t = rows(student, teacher)
+    label = labels.flatten()[:, None]
+    log_s, p_t = s.log_softmax(1).gather(1, label), t.softmax(1).gather(1, label)
+    others = ~F.one_hot(labels.flatten(), CLASSES).bool()
+    rest_s, rest_t = (x[others].view(-1, CLASSES - 1) for x in (s, t))
+    of_rest = (rest_t.softmax(1) * rest_s.log_softmax(1)).sum(1)
+    return -(p_t * log_s).mean() - 1.5 * 1**2 * of_rest.mean()
+
+
+def jml(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    p, q = (x.softmax(1) for x in rows(student, teacher))
+    sizes, apart = p.sum(0) + q.sum(0), (p - q).abs().sum(0)
+    tp = (sizes - apart) / 2
+    return 0.75 * (1 - tp / (sizes - tp)).mean()
+
+
 # method -> kind of the pair -> (official formula with its weight, weight of the labels)
 OFFICIAL: dict[str, dict[str, tuple[Callable, float]]] = {
     'cwd': dict(map=(cwd, 1.0)),
     'cgd': dict(map=(cgd, 1.0)),
+    'dist': dict(
+        map=(lambda s, t, labels: dist(s, t, 1, 1, 1), 1.0),
+        image=(lambda s, t, labels: dist(s, t, 4, 2, 2), 1.0),
+    ),
+    'dkd': dict(map=(dkd, 1.0), image=(dkd, 1.0)),
+    'gdkd': dict(map=(gdkd, 1.0), image=(gdkd, 1.0)),
+    'lskd': dict(map=(lskd, 1.0), image=(lskd, 0.1)),
+    'nkd': dict(map=(nkd, 1.0), image=(nkd, 1.0)),
+    'jml': dict(map=(jml, 0.25)),
 }
 CASES = [(name, kind) for name, kinds in OFFICIAL.items() for kind in kinds]
 
@@ -90,7 +164,7 @@ def test_a_preset_trains_two_segmentors(method: Any) -> None:
             method=method,
         )
     )
-    data = distiller.data_preprocessor(batch(2), True)
+    data = distiller.data_preprocessor(batch(2, ignore=0.2), True)
     losses = distiller(**data, mode='loss')
     name = method if isinstance(method, str) else method['type']
     value = losses[f'{name}.loss']

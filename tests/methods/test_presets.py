@@ -141,7 +141,7 @@ SAME: dict[str, Any] = {
     'internal_representations/affinity_segformer-unet_digit-scenes': 'affinity',
 }
 # no recipe, but a test of their value: test_divergence_presets.py
-BY_VALUE = {'cgd', 'cwd'}
+BY_VALUE = {'cgd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd'}
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 
 

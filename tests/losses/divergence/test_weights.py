@@ -14,8 +14,23 @@ COUNTS = torch.tensor([[1, 0, 3, 2], [2, 2, 1, 1]])
 LABELS = torch.tensor([[0, 4, 2, 1], [3, 255, 0, 2]])
 # name -> function, options
 CASES: dict[str, tuple[Callable, dict[str, Any]]] = {
+    'pixel_wise_kl': (losses.pixel_wise_kl, {}),
+    'pixel_wise_kl reverse': (losses.pixel_wise_kl, dict(direction='reverse', tau=2.0)),
+    'pixel_wise_kl js': (losses.pixel_wise_kl, dict(direction='js')),
+    'pixel_wise_kl alpha-beta': (
+        losses.pixel_wise_kl,
+        dict(direction=('alpha-beta', 0.5, 2.0)),
+    ),
+    'pixel_wise_kl standardize': (losses.pixel_wise_kl, dict(standardize=True)),
+    'pixel_wise_kl batch_sum': (losses.pixel_wise_kl, dict(reduction='batch_sum')),
     'channel_wise_kl': (losses.channel_wise_kl, {}),
     'channel_wise_kl groups': (losses.channel_wise_kl, dict(groups=2)),
+    'dist': (losses.dist, dict(inter=2.0, intra=3.0)),
+    'decoupled_kl': (losses.decoupled_kl, dict(labels=True)),
+    'top_k_decoupled_kl': (losses.top_k_decoupled_kl, {}),
+    'normalized_kl': (losses.normalized_kl, dict(labels=True)),
+    'soft_jaccard': (losses.soft_jaccard, {}),
+    'soft_jaccard image': (losses.soft_jaccard, dict(scope='image', metric='dice')),
 }
 
 
