@@ -10,7 +10,7 @@ from mmkd.losses.checks import (
     check_mask,
     check_weight,
 )
-from mmkd.losses.divergence.split import kl_of_logs, log_masses, log_softmax_within, one_hot
+from mmkd.losses.divergence.split import one_hot, split_kl
 from mmkd.losses.functional import (
     counted,
     fill_masked,
@@ -88,10 +88,7 @@ def decoupled_kl(
         counts = counted(valid, weight)
         student, teacher = (fill_masked(x, counts) / tau for x in widen(student, teacher.detach()))
         target = one_hot(labels, valid, student.shape[1])
-        of_label = kl_of_logs(log_masses(teacher, target), log_masses(student, target))
-        of_rest = kl_of_logs(
-            log_softmax_within(teacher, ~target), log_softmax_within(student, ~target)
-        )
+        of_label, _, of_rest = split_kl(student, teacher, target)
         return tau**2 * weighted_mean(alpha * of_label + beta * of_rest, valid, weight)
 
 

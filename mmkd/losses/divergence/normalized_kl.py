@@ -1,5 +1,6 @@
 """NKD: soft cross-entropy of the label, and of all other classes after they are normalised."""
 
+import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
@@ -10,7 +11,7 @@ from mmkd.losses.checks import (
     check_mask,
     check_weight,
 )
-from mmkd.losses.divergence.split import log_softmax_within, one_hot
+from mmkd.losses.divergence.split import one_hot
 from mmkd.losses.functional import (
     counted,
     fill_masked,
@@ -86,9 +87,11 @@ def normalized_kl(
         log_s, log_t = (
             x.log_softmax(1).where(target, x.new_zeros(())).sum(1) for x in (student, teacher)
         )
-        rest_s, rest_t = (log_softmax_within(x / tau, ~target) for x in (student, teacher))
-        # 0 · −∞ at the label
-        of_rest = (rest_t.exp() * rest_s.where(~target, rest_s.new_zeros(()))).sum(1)
+        # a mask, and not 1000 that is subtracted; then 0 · −∞ at the label
+        rest_s, rest_t = (
+            (x / tau).masked_fill(target, -torch.inf).log_softmax(1) for x in (student, teacher)
+        )
+        of_rest = (rest_t.exp() * rest_s.masked_fill(target, 0)).sum(1)
         value = log_t.exp() * log_s + gamma * tau**2 * of_rest
         return weighted_mean(-value, valid, weight)
 

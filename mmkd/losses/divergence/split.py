@@ -4,38 +4,33 @@ import torch
 from torch import Tensor
 
 
-def kl_of_logs(log_p: Tensor, log_q: Tensor, dim: int = 1) -> Tensor:
-    """Return KL(p‖q) along an axis from logarithms; classes at −∞ on both sides are absent.
+def split_kl(student: Tensor, teacher: Tensor, front: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Return KL(teacher‖student) of both masses, within the front, and within the rest, (N, \*S).
 
-    >>> kl_of_logs(torch.tensor([[.25, .75, 0.]]).log(), torch.tensor([[.5, .5, 0.]]).log())
-    tensor([0.1308])
+    With the teacher's masses m as factors of the last two they add up to KL of all classes.
+
+    Args:
+        student: Logits (N, C, \*S).
+        teacher: Logits of the same shape.
+        front: True at the classes of the first set, (N, C, \*S); neither set is empty anywhere.
+
+    >>> front = torch.tensor([[True, True, False]])
+    >>> split_kl(torch.zeros(1, 3), torch.tensor([[1., 3., 4.]]).log(), front)
+    (tensor([0.0589]), tensor([0.1308]), tensor([0.]))
     """
-    absent = (log_p == -torch.inf) & (log_q == -torch.inf)
-    gap = (log_p - log_q).where(~absent, log_p.new_zeros(()))
-    return (log_p.exp() * gap).sum(dim)
+    (log_m, log_s), (log_n, log_t) = (_within(z, front) for z in (student, teacher))
+    masses = (log_n.exp() * (log_n - log_m)).sum(1)
+    each = log_t.exp() * (log_t - log_s)
+    zero = each.new_zeros(())
+    return masses, each.where(front, zero).sum(1), each.where(~front, zero).sum(1)
 
 
-def log_softmax_within(z: Tensor, chosen: Tensor) -> Tensor:
-    """Return the log-softmax over chosen classes, −∞ at others.
-
-    A mask, and not a large number that is subtracted, as official code has it.
-
-    >>> log_softmax_within(torch.zeros(1, 3), torch.tensor([[True, True, False]])).exp()
-    tensor([[0.5000, 0.5000, 0.0000]])
-    """
-    return z.masked_fill(~chosen, -torch.inf).log_softmax(1)
-
-
-def log_masses(z: Tensor, first: Tensor) -> Tensor:
-    r"""Return the logarithms of the mass of a set of classes and of all others, (N, 2, \*S).
-
-    From log-sum-exps: the logarithm of a sum of probabilities is −∞ where one class is certain.
-
-    >>> log_masses(torch.zeros(1, 4), torch.tensor([[True, False, False, False]])).exp()
-    tensor([[0.2500, 0.7500]])
-    """
-    parts = [z.masked_fill(~own, -torch.inf).logsumexp(1) for own in (first, ~first)]
-    return torch.stack(parts, 1).log_softmax(1)
+def _within(z: Tensor, front: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of both masses (N, 2, …) and of each class within its own set."""
+    # From log-sum-exps: the logarithm of a sum of probabilities is −∞ where one class is certain.
+    sizes = [z.masked_fill(~own, -torch.inf).logsumexp(1) for own in (front, ~front)]
+    of_front, of_rest = (size.unsqueeze(1) for size in sizes)
+    return torch.stack(sizes, 1).log_softmax(1), z - of_front.where(front, of_rest)
 
 
 def one_hot(labels: Tensor, labelled: Tensor, classes: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_classes, check_logits, check_mask, check_weight
-from mmkd.losses.divergence.split import kl_of_logs, log_masses, log_softmax_within
+from mmkd.losses.divergence.split import split_kl
 from mmkd.losses.functional import counted, fill_masked, no_autocast, weighted_mean, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_non_negative, check_positive
@@ -76,11 +76,7 @@ def top_k_decoupled_kl(
         student, teacher = (fill_masked(x, counts) / tau for x in widen(student, teacher.detach()))
         front = torch.zeros_like(teacher, dtype=torch.bool)
         front = front.scatter(1, teacher.topk(k, 1).indices, True)
-        terms = (
-            kl_of_logs(log_masses(teacher, front), log_masses(student, front)),
-            kl_of_logs(log_softmax_within(teacher, front), log_softmax_within(student, front)),
-            kl_of_logs(log_softmax_within(teacher, ~front), log_softmax_within(student, ~front)),
-        )
+        terms = split_kl(student, teacher, front)
         total = sum(w * term for w, term in zip(weights, terms, strict=True))
         return tau**2 * weighted_mean(total, mask, weight)  # type: ignore[arg-type]
 
