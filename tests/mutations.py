@@ -50,8 +50,8 @@ FAULTS = [
     ),
     Fault(
         'losses/divergence/pixel_wise_kl.py',
-        'return tau**2 * weighted_mean(each, mask, weight)',
-        'return weighted_mean(each, mask, weight)',
+        'return tau**2 * per_image.sum()',
+        'return per_image.sum()',
         'the factor τ² is lost',
         BATTERY,
     ),

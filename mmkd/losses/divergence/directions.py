@@ -42,7 +42,9 @@ def check_direction(direction: Direction) -> None:
 
 
 def divergence(log_s: Tensor, log_t: Tensor, direction: Direction) -> Tensor:
-    r"""Return the divergence of student and teacher at each position (N, \*S), from logarithms.
+    r"""Return what each class adds to the divergence of student and teacher, (N, C, \*S).
+
+    Equal logarithms add exactly 0.
 
     Args:
         log_s: Log-probabilities (N, C, \*S) of the student.
@@ -55,24 +57,24 @@ def divergence(log_s: Tensor, log_t: Tensor, direction: Direction) -> Tensor:
     if direction == 'js':
         return jensen_shannon(log_t, log_s)
     approximation, target = (log_s, log_t) if direction == 'forward' else (log_t, log_s)
-    return F.kl_div(approximation, target, reduction='none', log_target=True).sum(1)
+    return F.kl_div(approximation, target, reduction='none', log_target=True)
 
 
 def jensen_shannon(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return (KL(p‖m) + KL(q‖m)) / 2, m = (p + q) / 2, over dimension 1; at most ln 2.
+    """Return the terms of (KL(p‖m) + KL(q‖m)) / 2, m = (p + q) / 2; their sum is at most ln 2.
 
     >>> jensen_shannon(torch.tensor([[1., 1e-30]]).log(), torch.tensor([[1e-30, 1.]]).log())
-    tensor([0.6931])
+    tensor([[0.3466, 0.3466]])
     """
     gap = log_q - log_p
     zero = gap.new_zeros(())
     # ln p − ln m = ln 2 − ln(1 + q / p), exactly 0 where they are equal
     to_p, to_q = (math.log(2) - torch.logaddexp(zero, x) for x in (gap, -gap))
-    return (log_p.exp() * to_p + log_q.exp() * to_q).sum(1) / 2
+    return (log_p.exp() * to_p + log_q.exp() * to_q) / 2
 
 
 def alpha_beta(log_p: Tensor, log_q: Tensor, alpha: float, beta: float) -> Tensor:
-    r"""Return the α-β divergence over dimension 1.
+    r"""Return the terms of the α-β divergence, none of which is below 0.
 
     Wang et al., ABKD, ICML 2025, arXiv 2505.04560:
 
@@ -84,14 +86,14 @@ def alpha_beta(log_p: Tensor, log_q: Tensor, alpha: float, beta: float) -> Tenso
     square roots.
 
     >>> p, q = torch.tensor([[.25, .75]]).log(), torch.tensor([[.5, .5]]).log()
-    >>> alpha_beta(p, q, 1, 0), alpha_beta(p, q, 1, 1)  # KL; (1/16 + 1/16) / 2
-    (tensor([0.1308]), tensor([0.0625]))
+    >>> alpha_beta(p, q, 1, 0).sum(), alpha_beta(p, q, 1, 1)  # KL; 1/16 / 2 each
+    (tensor(0.1308), tensor([[0.0312, 0.0312]]))
     """
     # Written as differences p^β − q^β, so that no α or β, 0 included, divides what has cancelled.
     ratio = log_p - log_q
     from_p = (alpha * log_p).exp() * _power_gap(log_p, log_q, ratio, beta)
     from_q = (beta * log_q).exp() * _power_gap(log_q, log_p, -ratio, alpha)
-    return (from_p + from_q).sum(1) / (alpha + beta)
+    return (from_p + from_q) / (alpha + beta)
 
 
 def _power_gap(log_a: Tensor, log_b: Tensor, ratio: Tensor, power: float) -> Tensor:

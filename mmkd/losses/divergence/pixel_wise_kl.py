@@ -6,11 +6,11 @@ from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_classes, check_logits, check_mask, check_weight
 from mmkd.losses.divergence.directions import Direction, check_direction, divergence
 from mmkd.losses.functional import (
+    count_valid,
     counted,
     fill_masked,
     measure,
     no_autocast,
-    weighted_mean,
     widen,
 )
 from mmkd.registry import MODELS
@@ -88,16 +88,26 @@ def pixel_wise_kl(
         if standardize:
             student, teacher = _standardized(student), _standardized(teacher)
         log_s, log_t = ((x / tau).log_softmax(1) for x in (student, teacher))
+        # A position that does not count was filled with equal logits and adds exactly 0.
         each = divergence(log_s, log_t, direction)
-        if reduction == 'mean':
-            return tau**2 * weighted_mean(each, mask, weight)
-        each = each.reshape(len(each), -1)
-        if counts is None:
-            return tau**2 * each.mean(1).sum()
-        own = counts.to(each.dtype) if weight is None else measure(weight, mask, each.dtype)
-        own = own.reshape(len(each), -1)
-        total = own.sum(1)
-        return tau**2 * ((own * each).sum(1) / total.where(total > 0, total.new_ones(()))).sum()
+        if weight is not None:
+            weight = measure(weight, mask, each.dtype)
+            each = each * weight.unsqueeze(1)
+        per_image = each.sum(tuple(range(1, each.dim())))
+        if reduction == 'batch_sum':
+            return tau**2 * (per_image / _total(student, mask, weight, of_image=True)).sum()
+        return tau**2 * per_image.sum() / _total(student, mask, weight)
+
+
+def _total(
+    student: Tensor, mask: Tensor | None, weight: Tensor | None, of_image: bool = False
+) -> int | Tensor:
+    """Return what all positions count together, of the batch or of each image; 1 for nothing."""
+    own = mask if weight is None else weight
+    if own is None:
+        return student[0, 0].numel() if of_image else count_valid(student, None)
+    total = own.reshape(len(own), -1).sum(1) if of_image else own.sum()
+    return total.where(total > 0, total.new_ones(()))
 
 
 def _standardized(z: Tensor) -> Tensor:
