@@ -42,7 +42,7 @@ class Fault(NamedTuple):
 
 FAULTS = [
     Fault(
-        'losses/divergence/pixel_wise_kl.py',
+        'losses/divergence/directions.py',
         "(log_s, log_t) if direction == 'forward' else (log_t, log_s)",
         "(log_t, log_s) if direction == 'forward' else (log_s, log_t)",
         'the divergence in the other direction',
@@ -54,6 +54,55 @@ FAULTS = [
         'return per_image.sum()',
         'the factor τ² is lost',
         BATTERY,
+    ),
+    Fault(
+        'losses/divergence/pixel_wise_kl.py',
+        'z.std(1, keepdim=True)',
+        'z.std(1, keepdim=True, correction=0)',
+        'a standard deviation with C where C − 1 is meant',
+        BATTERY,
+    ),
+    Fault(
+        'losses/divergence/channel_wise_kl.py',
+        'own.where(alive, own.new_ones(())).log()',
+        'own.where(alive, own.new_ones(()))',
+        'masked positions are not excluded from the softmax',
+        BATTERY,
+    ),
+    Fault(
+        'losses/divergence/channel_wise_kl.py',
+        '(alive.sum().clamp(min=1) * groups)',
+        '(len(student) * groups)',
+        'images without a valid position count',
+        ('tests/losses/divergence/test_channel_wise_kl.py',),
+    ),
+    Fault(
+        'losses/divergence/dist.py',
+        'live = _spread(p_s, 1, own) & _spread(p_t, 1, own)',
+        'live = torch.ones_like(p_s[:, 0], dtype=torch.bool)',
+        'a class that is constant counts',
+        ('tests/losses/divergence/test_dist.py',),
+    ),
+    Fault(
+        'losses/divergence/split.py',
+        'of_front.where(front, of_rest)',
+        'of_front',
+        'the rest is not normalised within itself',
+        BATTERY,
+    ),
+    Fault(
+        'losses/divergence/soft_jaccard.py',
+        "sizes + apart if metric == 'jaccard'",
+        "sizes if metric == 'jaccard'",
+        'Dice where Jaccard is meant',
+        BATTERY,
+    ),
+    Fault(
+        'losses/functional.py',
+        'known = known & (labels != ignore_index)',
+        'pass',
+        'the ignored label of a map is a class where there are so many',
+        ('tests/losses/divergence/test_decoupled_kl.py',),
     ),
     Fault(
         'losses/divergence/pixel_wise_kl.py',

@@ -63,7 +63,45 @@ def check_weight(weight: Tensor | None, student: Tensor) -> None:
     if weight.shape != expected:
         raise ValueError(
             f'weight must have the shape {expected} of student {shape_of(student)} without its '
-            f'channels, got {shape_of(weight)}; mend: resize the weight to the map'
+            f'channels, got {shape_of(weight)}; mend: resize the weight'
+        )
+
+
+def check_labels(labels: Tensor, student: Tensor, name: str) -> None:
+    """Refuse labels that are not classes of the student's positions.
+
+    Raises:
+        TypeError: they are no integers.
+        ValueError: their shape is not that of the student without channels.
+
+    >>> check_labels(torch.zeros(2, 4, 4, dtype=torch.long), torch.zeros(2, 3, 4, 4), 'DKD')
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(
+            f'{name} needs labels of an integer dtype, got {labels.dtype}; mend: '
+            "reads=dict(labels='batch.labels')"
+        )
+    expected = (student.shape[0], *student.shape[2:])
+    if labels.shape != expected:
+        raise ValueError(
+            f'{name} needs labels {expected} for student {shape_of(student)}, got '
+            f'{shape_of(labels)}; mend: resize the labels by nearest'
+        )
+
+
+def check_classes(student: Tensor) -> None:
+    """Refuse logits of a single class, whose softmax is always 1.
+
+    Raises:
+        ValueError: there is one class.
+
+    >>> check_classes(torch.zeros(2, 19, 4, 4))
+    """
+    if student.shape[1] == 1:
+        raise ValueError(
+            'softmax over a single class is always 1, so this loss contributes nothing: '
+            f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid head, or give both a '
+            'background class, e.g. torch.cat([zeros, logits], 1)'
         )
 
 

@@ -99,11 +99,9 @@ def weighted_mean(x: Tensor, mask: Tensor | None, weight: Tensor | None = None) 
     """
     if weight is None:
         return masked_mean(x, mask)
-    weight = weight.detach().to(x.dtype)
-    counts = weight > 0 if mask is None else mask & (weight > 0)
-    weight = weight.where(counts, weight.new_zeros(()))
+    weight = measure(weight, mask, x.dtype)
     total = weight.sum()
-    product = (weight * x.where(counts, x.new_zeros(()))).sum()
+    product = (weight * x.where(weight > 0, x.new_zeros(()))).sum()
     return product / total.where(total > 0, total.new_ones(()))
 
 
@@ -121,6 +119,50 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     from torch.distributed.nn.functional import all_reduce  # not in a torch without distributed
 
     return all_reduce(x)
+
+
+def counted(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
+    r"""Return where positions count: where the mask is True and the weight above 0.
+
+    Args:
+        mask: Bool (N, \*S), or None: everywhere.
+        weight: How much a position counts (N, \*S), or None: all alike.
+
+    >>> counted(torch.tensor([True, False, True]), torch.tensor([2., 1., 0.]))
+    tensor([ True, False, False])
+    """
+    if weight is None:
+        return mask
+    return weight > 0 if mask is None else mask & (weight > 0)
+
+
+def measure(weight: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return how much every position counts: its weight, 0 where the mask is False.
+
+    What the weight holds where the mask is False, NaN included, is not in it.
+
+    >>> weight = torch.tensor([2., float('nan'), 0.])
+    >>> measure(weight, torch.tensor([True, False, True]), torch.float32)
+    tensor([2., 0., 0.])
+    """
+    weight = weight.detach().to(dtype)
+    counts = weight > 0 if mask is None else mask & (weight > 0)
+    return weight.where(counts, weight.new_zeros(()))
+
+
+def labelled(labels: Tensor, classes: int, ignore_index: int, mask: Tensor | None = None) -> Tensor:
+    r"""Return where a label (N, \*S) is one of the classes, and the mask is True.
+
+    ``ignore_index`` is the label of a place of a map that has no class; of a whole image, (N,), it
+    is a class like any other.
+
+    >>> labelled(torch.tensor([[0, 255, 3]]), 3, 255)
+    tensor([[ True, False, False]])
+    """
+    known = (labels >= 0) & (labels < classes)
+    if labels.dim() > 1:
+        known = known & (labels != ignore_index)
+    return known if mask is None else known & mask
 
 
 def divergence_terms(p: Tensor, log_q: Tensor) -> Tensor:

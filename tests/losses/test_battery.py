@@ -13,7 +13,10 @@ from references import (
     assignment_kl,
     attention_transfer,
     binary_kl,
+    channel_wise_kl,
+    decoupled_kl,
     dirichlet,
+    dist,
     feature_l1,
     feature_matching,
     internal,
@@ -21,6 +24,7 @@ from references import (
     pair_wise_affinity,
     partial_l2,
     pixel_wise_kl,
+    soft_jaccard,
     variational_information,
 )
 from torch import Tensor
@@ -58,6 +62,11 @@ def softmax(x: Tensor) -> Tensor:
 def a_constant_off(teacher: Tensor) -> Tensor:
     """Return logits of the same distributions: each place has a constant of its own."""
     return teacher + teacher[:, :1].square()
+
+
+def a_channel_off(teacher: Tensor) -> Tensor:
+    """Return a map of the same distributions: each channel has a constant of its own."""
+    return teacher + teacher.flatten(2)[..., :1].square().view(*teacher.shape[:2], 1, 1)
 
 
 def image_by_image(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
@@ -141,6 +150,36 @@ def affinity(**options: Any) -> dict:
     )
 
 
+def labels_of(x: Tensor) -> Tensor:
+    """Return labels of all classes, and of none, in a pattern that tiles of (2, 3, 4) repeat."""
+    places = (x.shape[0], *x.shape[2:])
+    pattern = torch.zeros(places, dtype=torch.long)
+    for d, (n, period) in enumerate(zip(places, (2, 3, 4, 4)[: len(places)], strict=True)):
+        steps = (d + 2) * (torch.arange(n) % period)
+        pattern += steps.view([-1 if k == d else 1 for k in range(len(places))])
+    return torch.where(pattern % 7 == 3, 255, pattern % 5)
+
+
+def with_labels(function: Callable, **options: Any) -> Compare:
+    return lambda student, teacher, mask: function(
+        student, teacher, labels_of(student), mask=mask, **options
+    )
+
+
+def labelled(kind: type[Loss], **options: Any) -> Callable[..., Loss]:
+    """Return what builds a loss whose labels are those of the row."""
+
+    def build(loss_weight: float) -> Loss:
+        loss = kind(loss_weight=loss_weight, **options)
+        forward = loss.forward
+        loss.forward = lambda student, teacher, mask=None: forward(
+            student, teacher, labels_of(student), mask
+        )
+        return loss
+
+    return build
+
+
 CASES = [
     Case(
         'pixel_wise_kl forward',
@@ -164,6 +203,25 @@ CASES = [
         reference=image_by_image,
         tiles=(1, 1, 3, 2),
     ),
+    *(
+        Case(
+            f'pixel_wise_kl {direction}',
+            **pixel_wise(tau=2.0, direction=direction),
+            reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction=direction),
+            same=a_constant_off,
+            exact=1e-14,
+            shapes=RANKS,
+        )
+        for direction in ('js', ('alpha-beta', 0.5, 2.0))
+    ),
+    Case(
+        'pixel_wise_kl standardize',
+        **pixel_wise(tau=2.0, standardize=True),
+        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward', standardize=True),
+        same=lambda x: x - 1,
+        exact=1e-13,
+        shapes=RANKS,
+    ),
     Case(
         'binary_kl',
         function=of(losses.binary_kl, tau=2.0),
@@ -171,6 +229,65 @@ CASES = [
         module=partial(losses.BinaryKLLoss, 2.0),
         shapes=(*RANKS, (1, 1, 2, 2)),
         half=1e-4,
+    ),
+    *(
+        Case(
+            f'channel_wise_kl groups={groups}',
+            function=of(losses.channel_wise_kl, tau=2.0, groups=groups),
+            reference=of(channel_wise_kl.channel_wise_kl, tau=2.0, groups=groups),
+            module=partial(losses.ChannelWiseKLLoss, 2.0, groups),
+            same=same,
+            shapes=RANKS[1:],
+            exact=1e-14,
+            half=1e-4,
+        )
+        for groups, same in ((None, a_channel_off), (1, lambda x: x + 1), (2, lambda x: x))
+    ),
+    Case(
+        'dist',
+        function=of(losses.dist, tau=2.0, inter=1.0, intra=3.0),
+        reference=of(dist.dist, tau=2.0, inter=1.0, intra=3.0),
+        module=partial(losses.DISTLoss, 2.0, 1.0, 3.0),
+        same=a_constant_off,
+        exact=1e-13,
+        shapes=RANKS,
+    ),
+    Case(
+        'decoupled_kl',
+        function=with_labels(losses.decoupled_kl, tau=2.0, alpha=1.0, beta=3.0),
+        reference=with_labels(decoupled_kl.decoupled_kl, tau=2.0, alpha=1.0, beta=3.0),
+        module=labelled(losses.DecoupledKLLoss, tau=2.0, alpha=1.0, beta=3.0),
+        same=a_constant_off,
+        exact=1e-14,
+        shapes=RANKS,
+    ),
+    Case(
+        'top_k_decoupled_kl',
+        function=of(losses.top_k_decoupled_kl, k=1, weights=(1.0, 3.0, 2.0), tau=2.0),
+        reference=of(decoupled_kl.top_k_decoupled_kl, k=1, weights=(1.0, 3.0, 2.0), tau=2.0),
+        module=partial(losses.TopKDecoupledKLLoss, 1, (1.0, 3.0, 2.0), 2.0),
+        same=a_constant_off,
+        exact=1e-14,
+        shapes=RANKS[:2],
+        half=1e-4,
+    ),
+    Case(
+        'normalized_kl',
+        function=with_labels(losses.normalized_kl, gamma=1.5, tau=2.0),
+        reference=with_labels(decoupled_kl.normalized_kl, gamma=1.5, tau=2.0),
+        module=labelled(losses.NormalizedKLLoss, gamma=1.5, tau=2.0),
+        shapes=RANKS,
+        left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
+    ),
+    *(
+        Case(
+            f'soft_jaccard {metric} {scope}',
+            function=of(losses.soft_jaccard, metric=metric, scope=scope),
+            reference=of(soft_jaccard.soft_jaccard, metric=metric, scope=scope),
+            module=partial(losses.SoftJaccardLoss, metric, scope),
+            shapes=RANKS,
+        )
+        for metric, scope in product(('jaccard', 'dice'), ('batch', 'image'))
     ),
     Case(
         'logit_mse',

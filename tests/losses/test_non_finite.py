@@ -75,8 +75,27 @@ TOKENS = dict(shape=(2, 16, 3), masked=(0, 6, 1), valid=(1, 9, 1), mask=ROW)
 CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('PixelWiseKLLoss', 'forward'): (pair(K['PixelWiseKLLoss']()), {}),
     ('PixelWiseKLLoss', 'reverse'): (pair(K['PixelWiseKLLoss'](direction='reverse')), {}),
+    **{
+        ('PixelWiseKLLoss', str(options)): (pair(K['PixelWiseKLLoss'](**options)), {})
+        for options in (
+            dict(direction='js'),
+            dict(direction=('alpha-beta', 0.5, 0.5)),
+            dict(standardize=True),
+        )
+    },
     ('LogitMSELoss', ''): (pair(K['LogitMSELoss']()), {}),
     ('BinaryKLLoss', ''): (pair(K['BinaryKLLoss']()), {}),
+    ('ChannelWiseKLLoss', ''): (pair(K['ChannelWiseKLLoss']()), {}),
+    ('DISTLoss', ''): (pair(K['DISTLoss']()), {}),
+    **{
+        (name, ''): (pair(K[name](), labels=torch.arange(32).view(2, 4, 4) % 3), {})
+        for name in ('DecoupledKLLoss', 'NormalizedKLLoss')
+    },
+    ('TopKDecoupledKLLoss', ''): (pair(K['TopKDecoupledKLLoss'](k=1)), {}),
+    **{
+        ('SoftJaccardLoss', f'{metric} {scope}'): (pair(K['SoftJaccardLoss'](metric, scope)), {})
+        for metric, scope in product(('jaccard', 'dice'), ('batch', 'image'))
+    },
     ('FeatureL1Loss', ''): (pair(K['FeatureL1Loss']()), {}),
     **{
         ('FeatureMatchingLoss', f'{normalise} {penalty}'): (

@@ -14,9 +14,11 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks' / 'README.md'
 def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     told = {one.name: one for one in all_facts()}
     assert {name for name, one in told.items() if one.labels} == {
+        'dkd',
         'id',
         'ksanc',
         'messy',
+        'nkd',
         'pid',
         'sid',
     }

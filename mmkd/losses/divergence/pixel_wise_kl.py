@@ -1,11 +1,18 @@
 """Pixel-wise distillation: the divergence of the class distributions, position by position."""
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_logits, check_mask, shape_of
-from mmkd.losses.functional import count_valid, fill_masked, no_autocast, widen
+from mmkd.losses.checks import check_classes, check_logits, check_mask, check_weight
+from mmkd.losses.divergence.directions import Direction, check_direction, divergence
+from mmkd.losses.functional import (
+    count_valid,
+    counted,
+    fill_masked,
+    measure,
+    no_autocast,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_positive
 
@@ -14,9 +21,11 @@ def pixel_wise_kl(
     student: Tensor,
     teacher: Tensor,
     tau: float = 1.0,
-    direction: str = 'forward',
+    direction: Direction = 'forward',
     reduction: str = 'mean',
     mask: Tensor | None = None,
+    weight: Tensor | None = None,
+    standardize: bool = False,
 ) -> Tensor:
     r"""Kullback-Leibler divergence of the class distributions of student and teacher.
 
@@ -35,21 +44,30 @@ def pixel_wise_kl(
     elsewhere. Their code also divides by the positions of one image only, so that the value grows
     with the batch: ``reduction='batch_sum'``. It knows neither a temperature (tau=1) nor a mask.
 
+    ``standardize`` is Logit Standardization (LSKD, Sun et al., CVPR 2024, arXiv 2403.01427): each
+    side's logits become (z − mean) / (std + 1e-7) over the classes of a position, std with C − 1,
+    so that the student need not match their size. The authors' code takes the last axis, which of a
+    map is its width. Of two classes only their order is left.
+
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
         teacher: Logits of the same shape; receives no gradient.
         tau: Temperature.
-        direction: 'forward' for KL(teacher‖student) or 'reverse' for KL(student‖teacher).
+        direction: 'forward' for KL(teacher‖student), 'reverse' for KL(student‖teacher), 'js' for
+            the Jensen-Shannon divergence, ('alpha-beta', α, β) for that of ABKD, which is 'forward'
+            at (1, 0) and 'reverse' at (0, 1), see :mod:`mmkd.losses.divergence.directions`.
         reduction: 'mean' over the valid positions of the batch, or 'batch_sum': the sum over images
             of each image's mean (N times the mean where nothing is masked).
         mask: Bool (N, \*S), True where a position counts.
+        weight: How much a position counts (N, \*S), 0 or above; receives no gradient.
+        standardize: Whether each side's logits are standardised over classes first.
 
     Returns:
         0-d tensor, float32 or wider.
 
     Raises:
         ValueError: shapes that do not fit, a single class, an unknown option.
-        TypeError: a mask that is not bool.
+        TypeError: a mask that is not bool, a weight that is not floating.
 
     Examples:
         >>> import torch
@@ -58,29 +76,43 @@ def pixel_wise_kl(
         tensor(0.1308)
     """
     check_positive('tau', tau)
-    check_choice('direction', direction, ('forward', 'reverse'))
+    check_direction(direction)
     check_choice('reduction', reduction, ('mean', 'batch_sum'))
     check_logits(student, teacher, 'pixel-wise KL')
-    if student.shape[1] == 1:
-        raise ValueError(
-            'softmax over a single class is always 1, so this loss contributes nothing: '
-            f'{shape_of(student)}; mend: BinaryKLLoss for a sigmoid head, or give both a '
-            'background class, e.g. torch.cat([zeros, logits], 1)'
-        )
+    check_classes(student)
     check_mask(mask, student)
+    check_weight(weight, student)
     with no_autocast(student):
-        student, teacher = (fill_masked(x, mask) / tau for x in widen(student, teacher.detach()))
-        log_s, log_t = F.log_softmax(student, 1), F.log_softmax(teacher, 1)
-        approximation, target = (log_s, log_t) if direction == 'forward' else (log_t, log_s)
-        # A masked position was filled with equal logits and adds exactly 0.
-        divergence = F.kl_div(approximation, target, reduction='none', log_target=True)
-        per_image = divergence.sum(tuple(range(1, divergence.dim())))
-        if reduction == 'mean':
-            return tau**2 * per_image.sum() / count_valid(student, mask)
-        own: int | Tensor = student[0, 0].numel()
-        if mask is not None:
-            own = mask.reshape(len(mask), -1).sum(1).clamp(min=1)
-        return tau**2 * (per_image / own).sum()
+        counts = counted(mask, weight)
+        student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
+        if standardize:
+            student, teacher = _standardized(student), _standardized(teacher)
+        log_s, log_t = ((x / tau).log_softmax(1) for x in (student, teacher))
+        # A position that does not count was filled with equal logits and adds exactly 0.
+        each = divergence(log_s, log_t, direction)
+        if weight is not None:
+            weight = measure(weight, mask, each.dtype)
+            each = each * weight.unsqueeze(1)
+        per_image = each.sum(tuple(range(1, each.dim())))
+        if reduction == 'batch_sum':
+            return tau**2 * (per_image / _total(student, mask, weight, of_image=True)).sum()
+        return tau**2 * per_image.sum() / _total(student, mask, weight)
+
+
+def _total(
+    student: Tensor, mask: Tensor | None, weight: Tensor | None, of_image: bool = False
+) -> int | Tensor:
+    """Return what all positions count together, of the batch or of each image; 1 for nothing."""
+    own = mask if weight is None else weight
+    if own is None:
+        return student[0, 0].numel() if of_image else count_valid(student, None)
+    total = own.reshape(len(own), -1).sum(1) if of_image else own.sum()
+    return total.where(total > 0, total.new_ones(()))
+
+
+def _standardized(z: Tensor) -> Tensor:
+    """Return logits of mean 0 and standard deviation 1 over classes."""
+    return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
 
 
 @MODELS.register_module()
@@ -89,11 +121,12 @@ class PixelWiseKLLoss(Loss):
 
     Args:
         tau: Temperature.
-        direction: 'forward' for KL(teacher‖student) or 'reverse' for KL(student‖teacher), as
-            printed.
+        direction: 'forward' for KL(teacher‖student), 'reverse' for KL(student‖teacher), as printed,
+            'js' or ('alpha-beta', α, β).
         reduction: 'mean' over positions or the authors' 'batch_sum'.
         loss_weight: Factor inside the returned value.
         loss_name: Key in the logs.
+        standardize: Whether each side's logits are standardised over classes first (LSKD).
 
     Examples:
         >>> import torch
@@ -107,19 +140,34 @@ class PixelWiseKLLoss(Loss):
     def __init__(
         self,
         tau: float = 1.0,
-        direction: str = 'forward',
+        direction: Direction = 'forward',
         reduction: str = 'mean',
         loss_weight: float = 1.0,
         loss_name: str | None = None,
+        standardize: bool = False,
     ) -> None:
         super().__init__(loss_weight, loss_name)
         check_positive('tau', tau)
-        check_choice('direction', direction, ('forward', 'reverse'))
+        check_direction(direction)
         check_choice('reduction', reduction, ('mean', 'batch_sum'))
         self.tau, self.direction, self.reduction = tau, direction, reduction
+        self.standardize = standardize
 
-    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
-        r"""Return the weighted loss of logits (N, C, \*S) under a bool mask (N, \*S)."""
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        r"""Return the weighted loss of logits (N, C, \*S) under a bool mask and a weight."""
         return self.loss_weight * pixel_wise_kl(
-            student, teacher, self.tau, self.direction, self.reduction, mask
+            student,
+            teacher,
+            self.tau,
+            self.direction,
+            self.reduction,
+            mask,
+            weight,
+            self.standardize,
         )

@@ -914,7 +914,16 @@ def test_losses_say_which_arguments_are_class_logits() -> None:
     said = {kind.__name__: class_logits(kind) for kind in kinds}
     teacher = {name for name, found in said.items() if found == ('student', 'teacher')}
     teachers = {name for name, found in said.items() if found == ('student', 'teachers')}
-    assert teacher == {'PixelWiseKLLoss', 'LogitMSELoss', 'BinaryKLLoss'}
+    assert teacher == {
+        'BinaryKLLoss',
+        'DISTLoss',
+        'DecoupledKLLoss',
+        'LogitMSELoss',
+        'NormalizedKLLoss',
+        'PixelWiseKLLoss',
+        'SoftJaccardLoss',
+        'TopKDecoupledKLLoss',
+    }
     assert teachers == {'EnsembleKLLoss', 'DirichletNLLLoss', 'ProxyDirichletLoss'}
     assert all(found == () for name, found in said.items() if name not in teacher | teachers)
     for activation, expected in (

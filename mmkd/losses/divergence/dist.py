@@ -1,0 +1,172 @@
+"""DIST: the student's class probabilities follow the teacher's, by correlation."""
+
+import torch
+from torch import Tensor
+
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.checks import check_classes, check_logits, check_mask, check_weight
+from mmkd.losses.functional import (
+    counted,
+    fill_masked,
+    infinite_to_nan,
+    masked_mean,
+    measure,
+    no_autocast,
+    unit_vectors,
+    weighted_mean,
+    widen,
+)
+from mmkd.registry import MODELS
+from mmkd.utils.checks import check_non_negative, check_positive
+
+
+def dist(
+    student: Tensor,
+    teacher: Tensor,
+    tau: float = 1.0,
+    inter: float = 1.0,
+    intra: float = 1.0,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""Correlation of the class probabilities of student and teacher, by position and by class.
+
+    Paper: Huang et al., Knowledge Distillation from A Stronger Teacher (DIST), NeurIPS 2022, arXiv
+    2205.10536. ρ is Pearson's correlation, p = softmax(z/τ).
+
+    .. math:: \tau^2 \left[ \beta \frac{1}{|V|} \sum_{i \in V} (1 - \rho_c(p^s_{ic}, p^t_{ic}))
+              + \gamma \frac{1}{|C|} \sum_{c \in C} (1 - \rho_{i \in V}(p^s_{ic}, p^t_{ic})) \right]
+
+    Normaliser: averaged over the valid positions V of the whole batch, and over the classes C that
+    are not constant over V, on either side. The authors' code counts such a class as 1, so that the
+    value of a student that equals its teacher is not 0, and adds 1e-8 to the norms, which mutes
+    classes of tiny probability. A position where the teacher holds all classes equally likely has
+    no order to follow and is left out; a student of equal classes is at ρ = 0. The term by class
+    depends on what shares the batch, and under DDP on what shares the device.
+
+    Args:
+        student: Logits (N, C, \*S), any number of spatial axes, none included.
+        teacher: Logits of the same shape; receives no gradient.
+        tau: Temperature.
+        inter: β, of the term by position (between the classes of one).
+        intra: γ, of the term by class (between the positions of one).
+        mask: Bool (N, \*S), True where a position counts.
+        weight: How much a position counts (N, \*S), 0 or above; receives no gradient.
+
+    Returns:
+        0-d tensor, float32 or wider.
+
+    Raises:
+        ValueError: shapes that do not fit, a single class, a factor below 0.
+        TypeError: a mask that is not bool, a weight that is not floating.
+
+    Examples:
+        >>> import torch
+        >>> student = torch.tensor([[2., 1., 1.]]).log()  # centred (2, -1, -1)
+        >>> teacher = torch.tensor([[1., 2., 1.]]).log()  # centred (-1, 2, -1): ρ = -1/2
+        >>> dist(student, teacher, intra=0)
+        tensor(1.5000)
+    """
+    check_positive('tau', tau)
+    check_non_negative('inter', inter)
+    check_non_negative('intra', intra)
+    check_logits(student, teacher, 'DIST')
+    check_classes(student)
+    check_mask(mask, student)
+    check_weight(weight, student)
+    with no_autocast(student):
+        student, teacher = widen(student, teacher.detach())
+        valid = counted(mask, weight)
+        student, teacher = (fill_masked(x, valid) / tau for x in (student, teacher))
+        p_s, p_t = infinite_to_nan(student).softmax(1), teacher.softmax(1)
+        value = p_s.new_zeros(())
+        if inter:
+            ordered = _spread(p_t, 1)
+            ordered = ordered if valid is None else ordered & valid
+            correlation = (_centred(p_s, 1) * _centred(p_t, 1)).sum(1)
+            value = value + inter * weighted_mean(1 - correlation, ordered, weight)
+        if intra:
+            value = value + intra * _by_class(p_s, p_t, valid, weight)
+        return tau**2 * value
+
+
+def _by_class(p_s: Tensor, p_t: Tensor, valid: Tensor | None, weight: Tensor | None) -> Tensor:
+    """Return the mean over live classes of 1 − ρ over all positions."""
+    p_s, p_t = (x.movedim(1, 0).flatten(1) for x in (p_s, p_t))
+    own = None
+    if weight is not None:
+        own = measure(weight, valid, p_s.dtype).flatten()
+    elif valid is not None:
+        own = valid.flatten().to(p_s.dtype)
+    live = _spread(p_s, 1, own) & _spread(p_t, 1, own)
+    correlation = (_centred(p_s, 1, own) * _centred(p_t, 1, own)).sum(1)
+    return masked_mean(1 - correlation, live)
+
+
+def _centred(p: Tensor, dim: int, own: Tensor | None = None) -> Tensor:
+    """Return unit vectors of mean 0, whose product is the correlation."""
+    if own is None:
+        return unit_vectors(p - p.mean(dim, keepdim=True), dim)
+    total = own.sum()
+    mean = (p * own).sum(dim, keepdim=True) / total.where(total > 0, total.new_ones(()))
+    return unit_vectors((p - mean) * own.sqrt(), dim)
+
+
+def _spread(p: Tensor, dim: int, own: Tensor | None = None) -> Tensor:
+    """Return whether numbers differ along an axis, by more than they are rounded."""
+    p, limits = p.detach(), torch.finfo(p.dtype)
+    least = most = p
+    if own is not None:
+        least, most = (
+            p.where(own > 0, p.new_full((), limits.max)),
+            p.where(own > 0, p.new_zeros(())),
+        )
+    least, most = least.amin(dim), most.amax(dim)
+    return ~(most - least <= (4 * limits.eps * most).clamp(min=1e3 * limits.tiny))
+
+
+@MODELS.register_module()
+class DISTLoss(Loss):
+    r"""Correlation of class probabilities, by position and by class; see :func:`dist`.
+
+    Args:
+        tau: Temperature.
+        inter: Of the term by position.
+        intra: Of the term by class.
+        loss_weight: Factor inside the returned value.
+        loss_name: Key in the logs.
+
+    Examples:
+        >>> import torch
+        >>> student, teacher = torch.eye(2), 1 - torch.eye(2)  # opposite: ρ = -1
+        >>> DISTLoss(loss_weight=2.)(student, teacher)  # 2 (2 + 2)
+        tensor(8.)
+    """
+
+    roles = dict(student=Map(class_logits=True), teacher=Map(class_logits=True))
+
+    def __init__(
+        self,
+        tau: float = 1.0,
+        inter: float = 1.0,
+        intra: float = 1.0,
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
+        super().__init__(loss_weight, loss_name)
+        check_positive('tau', tau)
+        check_non_negative('inter', inter)
+        check_non_negative('intra', intra)
+        self.tau, self.inter, self.intra = tau, inter, intra
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        r"""Return the weighted loss of logits (N, C, \*S) under a bool mask and a weight."""
+        return self.loss_weight * dist(
+            student, teacher, self.tau, self.inter, self.intra, mask, weight
+        )
