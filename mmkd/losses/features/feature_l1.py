@@ -19,7 +19,7 @@ def feature_l1(
     .. math:: L = \frac{1}{|V| C} \sum_{i \in V} \sum_c |s_{ic} - t_{ic}|
 
     Normaliser: the valid positions V of the whole batch times the channels C. It is
-    :func:`mmkd.losses.feature_matching` of penalty 'l1'.
+    :func:`mmkd.losses.features.feature_matching.feature_matching` of penalty 'l1'.
 
     Args:
         student: Map (N, C, \*S), any number of spatial axes, none included.
