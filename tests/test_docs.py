@@ -62,6 +62,7 @@ SETTINGS = [
 ]
 
 
+@pytest.mark.slow
 def test_the_loss_of_the_guide_passes_its_own_test(tmp_path):
     loss, test, config = blocks_of('docs/advanced_guides/add-a-loss.md')
     (tmp_path / 'channel_wise.py').write_text(loss)

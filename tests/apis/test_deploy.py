@@ -163,6 +163,7 @@ def test_windows_that_slide_are_in_the_file(
     assert (output - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
+@pytest.mark.slow
 def test_torch_export_needs_no_mmkd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     weights, config = student(tmp_path, models()['segmentation'])
     monkeypatch.setattr(run, 'find_image', lambda *_: (data_of(), 'a test'))

@@ -20,10 +20,10 @@ from mmkd.distiller.taps.taps import Taps
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import last_head, task_of
 
-QUICK = ('pspnet', 'segmenter', 'pidnet')
+QUICK = ('pspnet',)
 SAMPLE = (  # one of each kind of head
     *('ann', 'danet', 'ddrnet', 'encnet', 'icnet', 'knet', 'mask2former', 'maskformer', 'ocrnet'),
-    *('point_rend', 'segformer', 'setr-mla'),
+    *('pidnet', 'point_rend', 'segformer', 'segmenter', 'setr-mla'),
 )
 QUERIES = ('mask2former', 'maskformer', 'san', 'segmenter')
 

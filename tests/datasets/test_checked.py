@@ -250,6 +250,7 @@ def test_the_name_comes_out_of_a_worker(data: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_samples_without_files_are_left_alone() -> None:
     scenes = DATASETS.build(
         dict(type='mmkd.DigitScenes', num_scenes=1, pipeline=[dict(type='PackSegInputs')])

@@ -89,7 +89,9 @@ def test_text(role: str) -> None:
 
 
 @pytest.mark.parametrize('role', ROLES)
-@pytest.mark.parametrize('name', ['fcos', 'rtmdet', 'faster_rcnn'])
+@pytest.mark.parametrize(
+    'name', ['fcos', 'rtmdet', pytest.param('faster_rcnn', marks=pytest.mark.slow)]
+)
 def test_detectors(name: str, role: str, mmdet_scope: None) -> None:
     one = DETECTORS[name]
     if lacks(one):
