@@ -1,6 +1,5 @@
 """From two configs and a checkpoint to a student: a config is written, checked, and trained by."""
 
-import hashlib
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from mmkd.apis.doctor import Report, diagnose
 from mmkd.apis.launch import build_runner, load_config, train
 from mmkd.apis.pairing import Pairing, write_config
 from mmkd.apis.prepare import prepare_config
-from mmkd.apis.runs import NOTE, read_note, write_note
+from mmkd.apis.runs import NOTE, digest_of, read_note, write_note
 from mmkd.distiller import export_student
 from mmkd.utils.checkpoints import latest_checkpoint
 from mmkd.utils.config_file import read_config
@@ -96,8 +95,7 @@ def _as_command(error: str, path: Path) -> str:
 def _digest(cfg: Config, pairing: Pairing, amp: bool) -> str:
     """Return a digest of what a run is made by; the members' models stand in files of their own."""
     members = [read_config(one).get('model') for one in (pairing.student, pairing.teacher)]
-    settings = Config(dict(run=cfg.to_dict(), members=members, amp=amp)).to_dict()
-    return hashlib.sha256(repr(settings).encode()).hexdigest()
+    return digest_of(dict(run=cfg.to_dict(), members=members, amp=amp))
 
 
 def _train(

@@ -1,6 +1,5 @@
 """Members of an ensemble: one config, several seeds, one after the other."""
 
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from mmengine.dist import is_main_process
 from mmkd.apis.launch import build_runner, load_config, train
 from mmkd.apis.length import follow_length
 from mmkd.apis.prepare import is_distiller, prepare_config
-from mmkd.apis.runs import NOTE, read_note, write_note
+from mmkd.apis.runs import NOTE, digest_of, read_note, write_note
 from mmkd.utils.averages import spread
 from mmkd.utils.checkpoints import latest_checkpoint
 
@@ -170,5 +169,4 @@ def _length(cfg: Config) -> dict[str, int]:
 
 def _recipe(cfg: Config) -> str:
     """Return a digest of what decides on the weights: another network or rate, another member."""
-    parts = {key: cfg.get(key) for key in _RECIPE}
-    return hashlib.sha256(repr(Config(parts).to_dict()).encode()).hexdigest()
+    return digest_of({key: cfg.get(key) for key in _RECIPE})

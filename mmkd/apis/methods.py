@@ -13,6 +13,7 @@ from mmkd.methods.expand import Additions, expand, expansion_text, find_method, 
 from mmkd.methods.facts import all_facts, facts_of
 from mmkd.methods.plan import ONE, PEERS, SEVERAL, needs_of
 from mmkd.utils.config_file import read_config
+from mmkd.utils.kinds import bare_name
 from mmkd.utils.tables import print_table
 
 CONSTRUCTOR = 'mmkd.PhaseOptimWrapperConstructor'
@@ -40,7 +41,7 @@ def expand_config(cfg: Config) -> Additions | None:
             own where several optimizers are needed.
     """
     asked = cfg.get('model')
-    distils = isinstance(asked, dict) and _name(asked.get('type')) == 'Distiller'
+    distils = isinstance(asked, dict) and bare_name(asked.get('type')) == 'Distiller'
     if not distils or asked.get('method') is None:
         return None
     text, changed, additions = _expand(cfg)
@@ -78,16 +79,16 @@ def _around(before: dict[str, str], cfg: Config) -> dict[str, Any]:
 
 def _add_hooks(cfg: Config, additions: Additions) -> list[str]:
     own = list(cfg.get('custom_hooks') or [])
-    there = {_name(hook.get('type')) for hook in own if isinstance(hook, dict)}
-    schedules = [h for h in own if isinstance(h, dict) and _name(h.get('type')) == SCHEDULES]
+    there = {bare_name(hook.get('type')) for hook in own if isinstance(hook, dict)}
+    schedules = [h for h in own if isinstance(h, dict) and bare_name(h.get('type')) == SCHEDULES]
     new, said = [], []
     for hook in additions.hooks:
         # one schedule beside another is two hooks; all else is there once
-        if _name(hook['type']) == SCHEDULES:
+        if bare_name(hook['type']) == SCHEDULES:
             hook, won = _without_own(hook, schedules)
             said += [f'the schedule of {target} of the config wins' for target in won]
             new += [hook] if hook.get('schedules') or hook.get('levels') else []
-        elif _new(hook, there):
+        elif bare_name(hook['type']) not in there:
             new.append(hook)
     if new:
         cfg.custom_hooks = [*own, *new]
@@ -112,14 +113,6 @@ def _without_own(hook: dict, schedules: list[dict]) -> tuple[dict, list[str]]:
     return hook, won
 
 
-def _new(hook: dict, there: set[str]) -> bool:
-    return _name(hook['type']) not in there
-
-
-def _name(kind: Any) -> str:
-    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]
-
-
 def _add_optimizers(cfg: Config, additions: Additions) -> list[str]:
     if not additions.optimizers or cfg.get('optim_wrapper') is None:
         return []
@@ -129,7 +122,7 @@ def _add_optimizers(cfg: Config, additions: Additions) -> list[str]:
     alone = '' in named
     if wanted and alone:
         constructor = own.pop('constructor', CONSTRUCTOR)
-        if _name(constructor) != _name(CONSTRUCTOR):
+        if bare_name(constructor) != bare_name(CONSTRUCTOR):
             raise ValueError(
                 f'the method needs the optimizers {["student", *wanted]}, but optim_wrapper has '
                 f'the constructor {constructor!r}, which makes one. Mend: optim_wrapper=dict('
@@ -170,7 +163,7 @@ def _validate_peers(cfg: Config, additions: Additions) -> list[str]:
         ('val_cfg', 'ValLoop', 'mmkd.PeerValLoop'),
         ('test_cfg', 'TestLoop', 'mmkd.PeerTestLoop'),
     ):
-        if cfg.get(key) is not None and _name(cfg[key].get('type', plain)) == plain:
+        if cfg.get(key) is not None and bare_name(cfg[key].get('type', plain)) == plain:
             cfg[key].type = peers
             said.append(f'{key} validates every peer: {peers}')
     hook: Any = (cfg.get('default_hooks') or {}).get('checkpoint') or {}

@@ -14,6 +14,7 @@ from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
 from mmkd.registry import MODELS
+from mmkd.utils.kinds import bare_name
 from mmkd.utils.plain_values import with_plain_values
 
 _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
@@ -99,8 +100,7 @@ def draw_into(cfg: Config, folder: str) -> None:
 
 
 def _model_name(cfg: Config) -> str:
-    kind = (cfg.get('model') or {}).get('type', '')
-    return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
+    return bare_name((cfg.get('model') or {}).get('type'))
 
 
 def _log_by_iterations(cfg: Config) -> None:

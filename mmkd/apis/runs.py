@@ -1,13 +1,21 @@
 """The note that a finished run leaves in its folder."""
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from mmengine.config import Config
 
 from mmkd.utils.atomic import write_atomically
 
 NOTE = 'done.json'
+
+
+def digest_of(settings: Mapping[str, Any]) -> str:
+    """Return a digest of settings: another one says that a note is of another run."""
+    return hashlib.sha256(repr(Config(dict(settings)).to_dict()).encode()).hexdigest()
 
 
 def write_note(folder: str | Path, note: dict[str, Any]) -> None:

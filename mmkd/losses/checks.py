@@ -35,12 +35,7 @@ def check_mask(mask: Tensor | None, student: Tensor) -> None:
             f'mask must be a bool tensor (True where a position counts), got {mask.dtype}; mend: '
             'labels != ignore_index'
         )
-    expected = (student.shape[0], *student.shape[2:])
-    if mask.shape != expected:
-        raise ValueError(
-            f'mask must have the shape {expected} of student {shape_of(student)} without its '
-            f'channels, got {shape_of(mask)}; mend: resize the mask by nearest'
-        )
+    _check_positions('mask', mask, student, 'resize the mask by nearest')
 
 
 def check_weight(weight: Tensor | None, student: Tensor) -> None:
@@ -59,11 +54,15 @@ def check_weight(weight: Tensor | None, student: Tensor) -> None:
             f'weight must be a float tensor (how much a position counts), got {weight.dtype}; '
             'mend: weight.float(), or mask= for what counts or not'
         )
+    _check_positions('weight', weight, student, 'resize the weight')
+
+
+def _check_positions(name: str, x: Tensor, student: Tensor, mend: str) -> None:
     expected = (student.shape[0], *student.shape[2:])
-    if weight.shape != expected:
+    if x.shape != expected:
         raise ValueError(
-            f'weight must have the shape {expected} of student {shape_of(student)} without its '
-            f'channels, got {shape_of(weight)}; mend: resize the weight'
+            f'{name} must have the shape {expected} of student {shape_of(student)} without its '
+            f'channels, got {shape_of(x)}; mend: {mend}'
         )
 
 

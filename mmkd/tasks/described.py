@@ -8,6 +8,7 @@ from typing import Any
 from mmengine.registry import MODELS as ROOT_MODELS
 
 from mmkd.registry import MODELS
+from mmkd.utils.kinds import bare_name
 
 
 class Described:
@@ -31,8 +32,7 @@ class Described:
     @property
     def type_name(self) -> str:
         """Name of its class, without scope; '' where the config has none."""
-        kind = self._config.get('type', '')
-        return (kind if isinstance(kind, str) else kind.__name__).split('.')[-1]
+        return bare_name(self._config.get('type'))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith('_'):  # of copy and pickle, before there is a config

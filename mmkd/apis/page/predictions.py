@@ -38,8 +38,8 @@ def palette_of(meta: dict[str, Any], classes: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """Label maps: the share of pixels that get another class.
+class Predictions:
+    """What every kind is told.
 
     Args:
         task: Of the student, which knows where a sample holds its labels.
@@ -48,6 +48,10 @@ class Labels:
 
     task: Task
     meta: dict[str, Any]
+
+
+class Labels(Predictions):
+    """Label maps: the share of pixels that get another class."""
 
     measure: ClassVar[str] = 'share of the pixels that get another class'
     smooth: ClassVar[bool] = False
@@ -105,17 +109,8 @@ class Labels:
         return truth != self.task.ignore_index
 
 
-@dataclass(frozen=True)
-class Depths:
-    """Depth maps: the mean of the relative difference.
-
-    Args:
-        task: Of the student.
-        meta: Of the data set.
-    """
-
-    task: Task
-    meta: dict[str, Any]
+class Depths(Predictions):
+    """Depth maps: the mean of the relative difference."""
 
     measure: ClassVar[str] = "mean difference as a share of the teacher's depth"
     smooth: ClassVar[bool] = False
@@ -148,17 +143,8 @@ class Depths:
         return one.squeeze().cpu().numpy(), other.squeeze().cpu().numpy()
 
 
-@dataclass(frozen=True)
-class Classes:
-    """Classes of images: how far the two distributions are apart (total variation).
-
-    Args:
-        task: Of the student.
-        meta: Of the data set.
-    """
-
-    task: Task
-    meta: dict[str, Any]
+class Classes(Predictions):
+    """Classes of images: how far the two distributions are apart (total variation)."""
 
     measure: ClassVar[str] = 'total variation between the predicted distributions'
     smooth: ClassVar[bool] = True
@@ -187,17 +173,8 @@ class Classes:
         return str(names[label]) if 0 <= label < len(names) else f'class {label}'
 
 
-@dataclass(frozen=True)
-class Boxes:
-    """Boxes: the share that the other one does not have.
-
-    Args:
-        task: Of the student.
-        meta: Of the data set.
-    """
-
-    task: Task
-    meta: dict[str, Any]
+class Boxes(Predictions):
+    """Boxes: the share that the other one does not have."""
 
     measure: ClassVar[str] = 'share of the boxes that only one of them has'
     smooth: ClassVar[bool] = True

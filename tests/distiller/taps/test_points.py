@@ -271,6 +271,14 @@ class Mixing(nn.Module):
         return self.mix(None, feat=x)
 
 
+def test_two_calls_past_the_hooks_are_two() -> None:
+    net, x = Named(), torch.randn(2, 3)
+    outer = nn.Sequential(net)
+    found = trace(outer, x, lambda: (net.forward(None, x), net.forward(None, x)))
+    first, second = found.of('0')
+    assert found.calls.index(second) > found.calls.index(first)
+
+
 class Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()
