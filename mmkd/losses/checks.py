@@ -66,6 +66,27 @@ def _check_positions(name: str, x: Tensor, student: Tensor, mend: str) -> None:
         )
 
 
+def check_distributions(
+    student: Tensor,
+    teacher: Tensor,
+    name: str,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> None:
+    """Refuse what no softmax over classes compares: logits, mask and weight of both sides.
+
+    Raises:
+        TypeError: the mask is not bool, the weight no float tensor.
+        ValueError: shapes that do not fit, a single class.
+
+    >>> check_distributions(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4), 'DIST')
+    """
+    check_logits(student, teacher, name)
+    check_classes(student)
+    check_mask(mask, student)
+    check_weight(weight, student)
+
+
 def check_labels(labels: Tensor, student: Tensor, name: str) -> None:
     """Refuse labels that are not classes of the student's positions.
 

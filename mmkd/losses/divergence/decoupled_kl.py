@@ -3,13 +3,7 @@
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
-from mmkd.losses.checks import (
-    check_classes,
-    check_labels,
-    check_logits,
-    check_mask,
-    check_weight,
-)
+from mmkd.losses.checks import check_distributions, check_labels
 from mmkd.losses.divergence.split import one_hot, split_kl
 from mmkd.losses.functional import (
     counted,
@@ -78,11 +72,8 @@ def decoupled_kl(
     check_positive('tau', tau)
     check_non_negative('alpha', alpha)
     check_non_negative('beta', beta)
-    check_logits(student, teacher, 'DKD')
-    check_classes(student)
+    check_distributions(student, teacher, 'DKD', mask, weight)
     check_labels(labels, student, 'DKD')
-    check_mask(mask, student)
-    check_weight(weight, student)
     with no_autocast(student):
         valid = labelled(labels, student.shape[1], ignore_index, mask)
         counts = counted(valid, weight)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_classes, check_logits, check_mask, check_weight
+from mmkd.losses.checks import check_distributions
 from mmkd.losses.functional import (
     counted,
     fill_masked,
@@ -70,10 +70,7 @@ def dist(
     check_positive('tau', tau)
     check_non_negative('inter', inter)
     check_non_negative('intra', intra)
-    check_logits(student, teacher, 'DIST')
-    check_classes(student)
-    check_mask(mask, student)
-    check_weight(weight, student)
+    check_distributions(student, teacher, 'DIST', mask, weight)
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
         valid = counted(mask, weight)

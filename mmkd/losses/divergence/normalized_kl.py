@@ -4,13 +4,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
-from mmkd.losses.checks import (
-    check_classes,
-    check_labels,
-    check_logits,
-    check_mask,
-    check_weight,
-)
+from mmkd.losses.checks import check_distributions, check_labels
 from mmkd.losses.divergence.split import one_hot
 from mmkd.losses.functional import (
     counted,
@@ -74,11 +68,8 @@ def normalized_kl(
     """
     check_positive('tau', tau)
     check_non_negative('gamma', gamma)
-    check_logits(student, teacher, 'NKD')
-    check_classes(student)
+    check_distributions(student, teacher, 'NKD', mask, weight)
     check_labels(labels, student, 'NKD')
-    check_mask(mask, student)
-    check_weight(weight, student)
     with no_autocast(student):
         valid = labelled(labels, student.shape[1], ignore_index, mask)
         counts = counted(valid, weight)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_classes, check_logits, check_mask, check_weight
+from mmkd.losses.checks import check_distributions
 from mmkd.losses.divergence.directions import Direction, check_direction, divergence
 from mmkd.losses.functional import (
     count_valid,
@@ -78,10 +78,7 @@ def pixel_wise_kl(
     check_positive('tau', tau)
     check_direction(direction)
     check_choice('reduction', reduction, ('mean', 'batch_sum'))
-    check_logits(student, teacher, 'pixel-wise KL')
-    check_classes(student)
-    check_mask(mask, student)
-    check_weight(weight, student)
+    check_distributions(student, teacher, 'pixel-wise KL', mask, weight)
     with no_autocast(student):
         counts = counted(mask, weight)
         student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))

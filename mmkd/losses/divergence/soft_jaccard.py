@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_classes, check_logits, check_mask, check_weight
+from mmkd.losses.checks import check_distributions
 from mmkd.losses.functional import (
     counted,
     fill_masked,
@@ -68,10 +68,7 @@ def soft_jaccard(
     """
     check_choice('metric', metric, METRICS)
     check_choice('scope', scope, SCOPES)
-    check_logits(student, teacher, 'soft Jaccard')
-    check_classes(student)
-    check_mask(mask, student)
-    check_weight(weight, student)
+    check_distributions(student, teacher, 'soft Jaccard', mask, weight)
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
         valid = counted(mask, weight)

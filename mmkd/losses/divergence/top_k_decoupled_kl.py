@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_classes, check_logits, check_mask, check_weight
+from mmkd.losses.checks import check_distributions
 from mmkd.losses.divergence.split import split_kl
 from mmkd.losses.functional import counted, fill_masked, no_autocast, weighted_mean, widen
 from mmkd.registry import MODELS
@@ -62,15 +62,12 @@ def top_k_decoupled_kl(
     """
     check_positive('tau', tau)
     _check_split(k, weights)
-    check_logits(student, teacher, 'GDKD')
-    check_classes(student)
+    check_distributions(student, teacher, 'GDKD', mask, weight)
     if k >= student.shape[1]:
         raise ValueError(
             f'k must be below the {student.shape[1]} classes, so that there is a rest, got {k}. '
             f'Mend: k={student.shape[1] - 1} or less'
         )
-    check_mask(mask, student)
-    check_weight(weight, student)
     with no_autocast(student):
         counts = counted(mask, weight)
         student, teacher = (fill_masked(x, counts) / tau for x in widen(student, teacher.detach()))
