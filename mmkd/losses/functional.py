@@ -105,6 +105,15 @@ def weighted_mean(x: Tensor, mask: Tensor | None, weight: Tensor | None = None) 
     return product / total.where(total > 0, total.new_ones(()))
 
 
+def several_ranks() -> bool:
+    """Return whether this process is one of several that train together.
+
+    >>> several_ranks()
+    False
+    """
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def sum_over_ranks(x: Tensor) -> Tensor:
     """Return the sum of a tensor over all ranks, the tensor itself where there is but one.
 
@@ -114,7 +123,7 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     >>> sum_over_ranks(torch.tensor(3.))
     tensor(3.)
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not several_ranks():
         return x
     from torch.distributed.nn.functional import all_reduce  # not in a torch without distributed
 
