@@ -10,6 +10,7 @@ import pytest
 import torch
 from helpers.battery import KINDS, NAMES, Case, Compare
 from references import (
+    activation_boundary,
     assignment_kl,
     attention_transfer,
     binary_kl,
@@ -315,8 +316,35 @@ CASES = [
             exact=1e-15 if penalty != 'cosine' else 1e-14,
         )
         for normalise, penalty in product(
-            (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
+            (None, 'l2', 'sample', 'batch', 'image'), ('l2', 'l1', 'huber', 'cosine')
         )
+    ),
+    *(
+        Case(
+            f'feature_matching mix {normalise}',
+            **matching(normalise=normalise, penalty=dict(cosine=0.5, huber=0.3)),
+            shapes=RANKS,
+            exact=1e-14,
+        )
+        for normalise in (None, 'image')
+    ),
+    *(
+        Case(
+            f'feature_matching pooled {normalise} {penalty}',
+            **matching(normalise=normalise, penalty=penalty, pooled=True),
+            shapes=RANKS,
+            exact=1e-14,
+        )
+        for normalise, penalty in ((None, 'l2'), ('l2', 'l1'), ('image', 'cosine'))
+    ),
+    Case(
+        'activation_boundary',
+        function=of(losses.activation_boundary, margin=0.7),
+        reference=of(activation_boundary.activation_boundary, margin=0.7),
+        module=partial(losses.ActivationBoundaryLoss, 0.7),
+        same=lambda x: x + torch.where(x > 0, 0.8, -0.8),
+        shapes=RANKS,
+        large=300,
     ),
     *(
         Case(

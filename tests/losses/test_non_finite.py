@@ -103,9 +103,15 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
             {},
         )
         for normalise, penalty in product(
-            (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
+            (None, 'l2', 'sample', 'batch', 'image'), ('l2', 'l1', 'huber', 'cosine')
         )
     },
+    ('FeatureMatchingLoss', 'mix'): (
+        pair(K['FeatureMatchingLoss'](penalty=dict(cosine=0.5, huber=0.5))),
+        {},
+    ),
+    ('FeatureMatchingLoss', 'pooled'): (pair(K['FeatureMatchingLoss'](pooled=True)), {}),
+    ('ActivationBoundaryLoss', ''): (pair(K['ActivationBoundaryLoss']()), {}),
     ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),
     ('VariationalInformationLoss', ''): (pair(K['VariationalInformationLoss'](3)), {}),
     ('PartialL2Loss', ''): (pair(K['PartialL2Loss']()), {}),
