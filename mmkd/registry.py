@@ -30,7 +30,7 @@ HOOKS = Registry(
     'hook',
     parent=root.HOOKS,
     scope='mmkd',
-    locations=['mmkd.engine.hooks', 'mmkd.losses.quest.hook'],
+    locations=['mmkd.engine.hooks', 'mmkd.losses.fitted.hook'],
 )
 MODEL_WRAPPERS = Registry(
     'model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.engine.runner']

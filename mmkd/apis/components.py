@@ -19,11 +19,13 @@ from mmkd.engine.runner import PeerTestLoop as PeerTestLoop
 from mmkd.engine.runner import PeerValLoop as PeerValLoop
 from mmkd.engine.runner import PGDTestLoop as PGDTestLoop
 from mmkd.engine.runner import PhasedDDP as PhasedDDP
-from mmkd.losses.quest.hook import VocabularyHook as VocabularyHook
+from mmkd.losses.fitted.hook import FittingHook as FittingHook
+from mmkd.losses.fitted.hook import VocabularyHook as VocabularyHook
 from mmkd.utils.aliases import add_aliases
 
 NAMES = (
     'Distiller',
+    'FittingHook',
     'PGDTestLoop',
     'PeerTestLoop',
     'PeerValLoop',

@@ -32,6 +32,9 @@ from mmkd.losses.ensemble.ensemble_kl import ensemble_kl as ensemble_kl
 from mmkd.losses.ensemble.proxy_dirichlet import ProxyDirichletLoss as ProxyDirichletLoss
 from mmkd.losses.ensemble.proxy_dirichlet import proxy_dirichlet as proxy_dirichlet
 from mmkd.losses.ensemble.statistics import EnsembleStatistics as EnsembleStatistics
+from mmkd.losses.factors.factor_transfer import FactorTransferLoss as FactorTransferLoss
+from mmkd.losses.factors.factor_transfer import factor_transfer as factor_transfer
+from mmkd.losses.factors.paraphraser import Paraphraser as Paraphraser
 from mmkd.losses.features.activation_boundary import (
     ActivationBoundaryLoss as ActivationBoundaryLoss,
 )
@@ -57,6 +60,7 @@ from mmkd.losses.features.variational_information import (
 from mmkd.losses.features.variational_information import (
     variational_information as variational_information,
 )
+from mmkd.losses.fitted.part import FittedPart as FittedPart
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator as AttentionEstimator
 from mmkd.losses.ksanc.squeezed_knowledge import SqueezedKnowledgeLoss as SqueezedKnowledgeLoss
 from mmkd.losses.ksanc.squeezed_knowledge import squeezed_knowledge as squeezed_knowledge

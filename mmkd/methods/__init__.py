@@ -16,6 +16,7 @@ from mmkd.methods import end2_proxy as end2_proxy
 from mmkd.methods import fickle as fickle
 from mmkd.methods import fitnet as fitnet
 from mmkd.methods import foundation as foundation
+from mmkd.methods import ft as ft
 from mmkd.methods import gdkd as gdkd
 from mmkd.methods import id as id
 from mmkd.methods import jml as jml

@@ -18,6 +18,7 @@ from references import (
     decoupled_kl,
     dirichlet,
     dist,
+    factor_transfer,
     feature_l1,
     feature_matching,
     internal,
@@ -139,6 +140,27 @@ def variational(loss_weight: float) -> Loss:
     loss = losses.VariationalInformationLoss(5, loss_weight=loss_weight).double()
     loss.raw.data.copy_((VARIANCE - 1e-5).expm1().log())
     return loss
+
+
+def factors(loss_weight: float = 1.0) -> losses.FactorTransferLoss:
+    """Return factor transfer between 5 channels and 7, with weights of a seed."""
+    loss = losses.FactorTransferLoss(5, 7, loss_weight=loss_weight).double()
+    generator = torch.Generator().manual_seed(3)
+    loss.paraphraser.draw(generator)
+    for parameter in loss.translator.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+    return loss
+
+
+def transferred(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    loss = factors().to(torch.promote_types(student.dtype, torch.float32))
+    return loss(student, teacher, mask)
+
+
+def transferred_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
+    loss = factors()
+    nets = ([*loss.translator.parameters()], loss.paraphraser.needed())
+    return factor_transfer.factor_transfer(student, teacher, *nets, mask)
 
 
 def affinity(**options: Any) -> dict:
@@ -384,6 +406,19 @@ CASES = [
         shapes=((4, 5), (2, 5, 3), (1, 5, 2, 2, 2)),
         large=300,
         left_out=dict(zero_with_zero_gradient='a likelihood: its minimum depends on variances'),
+    ),
+    Case(
+        'factor_transfer',
+        function=transferred,
+        reference=transferred_slowly,
+        module=factors,
+        teacher=(2, 7, 3, 4),
+        large=300,
+        half=1e-4,
+        left_out=dict(
+            zero_with_zero_gradient='of nets of their own: the factors are those of a row above',
+            tiling_changes_nothing='the nets see the border of a map',
+        ),
     ),
     Case(
         'hidden_cosine',

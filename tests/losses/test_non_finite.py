@@ -35,6 +35,11 @@ def words(loss: Loss) -> Loss:
     return loss
 
 
+def factors(loss: Loss) -> Loss:
+    loss.paraphraser.draw(torch.Generator().manual_seed(1))
+    return loss
+
+
 def pair(loss: Loss, **reads: Any) -> Callable:
     """Return the call of a loss over student and teacher of one shape."""
     return lambda student, **mask: loss(student, draw(*student.shape).softmax(-1), **reads, **mask)
@@ -111,6 +116,7 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         {},
     ),
     ('FeatureMatchingLoss', 'pooled'): (pair(K['FeatureMatchingLoss'](pooled=True)), {}),
+    ('FactorTransferLoss', ''): (pair(factors(K['FactorTransferLoss'](3, 3))), {}),
     ('ActivationBoundaryLoss', ''): (pair(K['ActivationBoundaryLoss']()), {}),
     ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),
     ('VariationalInformationLoss', ''): (pair(K['VariationalInformationLoss'](3)), {}),

@@ -29,6 +29,10 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     }
     assert told['kd'].reads == ('logits',)
     assert told['quest'].weights == ('layers of AssignmentKLLoss',)
+    assert told['ft'].weights == ('layers of FactorTransferLoss',)
+    assert told['ofd'].weights == ('conv-bn',)
+    assert told['cwd'].weights == ()
+    assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
     assert told['end'].weights == (), 'a convolution between classes is refused'
     assert {name for name, one in told.items() if one.members == 'peers'} == {'afd', 'dml', 'l1'}

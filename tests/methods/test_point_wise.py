@@ -127,6 +127,24 @@ def test_ab_of_images() -> None:
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.parametrize('task', ['segmentation', 'classification'])
+def test_ft(task: str) -> None:
+    """The authors' 500 of nn.L1Loss of factors of unit norm, of 32 channels and 8×8 places."""
+    one = objectives(task, 'ft')['ft']
+    loss = build_part(dict(one['loss']))
+    student, teacher = (torch.randn(2, c, 8, 8, dtype=torch.float64) for c in (16, 64))
+    assert loss.build(student=student, teacher=teacher).endswith('to factors of 32 channels')
+    loss.double().paraphraser.draw(torch.Generator().manual_seed(0))
+    factors = loss.translator(student), loss.paraphraser(teacher)
+    ours, theirs = (F.normalize(x.flatten(1)) for x in factors)
+    torch.testing.assert_close(
+        one['weight'] * loss(student, teacher), 500 * F.l1_loss(ours, theirs)
+    )
+    assert one['connectors'] == dict(student='auto')
+    plan = find_method('ft')(Pair(TASKS[task]))
+    assert plan.hooks == [dict(type='mmkd.FittingHook')]
+
+
 @pytest.mark.parametrize('name', ['ab', 'ofd'])
 def test_stages_have_the_authors_connector(name: str) -> None:
     for task in ('segmentation', 'classification'):

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch, Place
 from mmkd.losses.checks import check_mask, shape_of
+from mmkd.losses.fitted.source import Source
 from mmkd.losses.functional import first_derivative_only, no_autocast, widen
 from mmkd.losses.quest.maps import pool_map, pooling_factor, positions
 from mmkd.losses.quest.predictor import AssignmentPredictor, unit
-from mmkd.losses.quest.source import Source
 from mmkd.losses.quest.vocabulary import (
     Vocabulary,
     check_vocabulary,
@@ -200,7 +200,7 @@ class _ChunkedKL(torch.autograd.Function):
 class AssignmentKLLoss(Loss):
     r"""QUEST with its vocabulary and predictor; see :func:`assignment_kl`.
 
-    The vocabulary is fitted before training by :class:`mmkd.engine.hooks.VocabularyHook`, or
+    The vocabulary is fitted before training by :class:`mmkd.FittingHook`, or
     beforehand by ``mmkd fit-vocabulary``; it is in the state dict and never trained.
     ``diagnostics`` say whether tau suits the layer: ``confidence`` (mean max p_T; near 1: tau too
     small, near 1/K: too large), ``perplexity`` (words that the teacher used for this batch) and
@@ -263,6 +263,11 @@ class AssignmentKLLoss(Loss):
         self.vocabulary = self.predictor = None
         self._make(student_channels, teacher_channels)
 
+    @property
+    def fitted_part(self) -> Vocabulary | None:
+        """What :class:`mmkd.FittingHook` fits."""
+        return self.vocabulary
+
     @torch.no_grad()
     def build(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> str:
         """Create what the channels were missing for, and note how much larger the teacher's map is.
@@ -272,6 +277,8 @@ class AssignmentKLLoss(Loss):
         """
         self.pooling = pooling_factor(student, teacher)
         self._make(student.shape[1], teacher.shape[1], student.device)
+        if self.vocabulary is not None:
+            self.vocabulary.pooling = self.pooling
         pooled = '' if self.pooling == 1 else f', teacher map pooled {self.pooling}×{self.pooling}'
         return f'vocabulary of {self.num_words} words in {teacher.shape[1]} channels{pooled}'
 
@@ -315,7 +322,7 @@ class AssignmentKLLoss(Loss):
         if not vocabulary.fitted:
             raise NotFittedError(
                 'the vocabulary is not fitted: its words are NaN. Mend: '
-                "custom_hooks=[dict(type='mmkd.VocabularyHook')] fits it before training, "
+                "custom_hooks=[dict(type='mmkd.FittingHook')] fits it before training, "
                 'mmkd fit-vocabulary writes a file for vocabulary=…, or copy words into '
                 'loss.vocabulary.words'
             )

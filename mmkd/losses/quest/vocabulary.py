@@ -6,18 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmkd.losses.fitted.part import DIGEST, ORIGIN, FittedPart
+from mmkd.losses.quest.maps import positions
 from mmkd.utils.checkpoints import load_state_dict_file
 from mmkd.utils.checks import check_count, check_positive
 
-# What words belong to, a digest each, and what it is called where it is not this one.
-ORIGIN = {
-    'teacher': 'another teacher (other weights, precision or fuse_bn)',
-    'tap': 'another tap of the teacher',
-    'pooling': "another pooling of the teacher's map (sizes of the maps, or channels)",
-}
-_DIGEST = 32  # bytes of a SHA-256
 _CHUNK = 4096  # vectors that statistics look at together
 # Vectors of one step of k-means: on blobs 0.1 % above full k-means in inertia; 1024 are 5 % above.
 _BATCH = 16384
@@ -68,7 +63,7 @@ def log_assignment(vectors: Tensor, words: Words, tau: float | Tensor) -> Tensor
     return scores.clamp_(min=torch.finfo(scores.dtype).min).log_softmax(1)
 
 
-class Vocabulary(nn.Module):
+class Vocabulary(FittedPart):
     r"""Words (K, C) fitted once to a teacher's features and frozen.
 
     A position's p_T is its soft assignment to them.
@@ -106,9 +101,11 @@ class Vocabulary(nn.Module):
                 [0.2689, 0.7311]])
     """
 
+    called = 'vocabulary'
+    useless = 'its words mean nothing here'
+    anew = 'mmkd fit-vocabulary, or FittingHook without vocabulary=, load_from or resume'
     words: Tensor
     tau: float | Tensor
-    fingerprint: Tensor
 
     def __init__(
         self, num_words: int, channels: int, tau: float | str = 0.2, target_perplexity: float = 4.0
@@ -121,25 +118,36 @@ class Vocabulary(nn.Module):
             self.register_buffer('tau', torch.tensor(math.nan))
         else:
             self.tau = float(tau)
-        self.register_buffer('fingerprint', torch.zeros(len(ORIGIN), _DIGEST, dtype=torch.uint8))
-        self._known: tuple | None = None
 
     @property
-    def fitted(self) -> bool:
-        """Whether words and tau are there.
+    def channels(self) -> int:
+        """Channels of the words."""
+        return self.words.shape[1]
 
-        Looks at them only after they were written to, since looking synchronises.
+    def needed(self) -> list[Tensor]:
+        """Return words and, where it is found, tau."""
+        return [self.words, self.tau] if isinstance(self.tau, Tensor) else [self.words]
 
-        Raises:
-            ValueError: They are there and cannot serve: NaN or Inf among the words, a tau that is
-                not above 0.
-        """
-        needed = [self.words, self.tau] if isinstance(self.tau, Tensor) else [self.words]
-        state = tuple((id(buffer), buffer._version) for buffer in needed)
-        if self._known != state and not any(bool(buffer.isnan().all()) for buffer in needed):
-            check_fitted(self.words, torch.as_tensor(self.tau), self.fingerprint, 'the vocabulary')
-            self._known = state
-        return self._known == state
+    def refuse_damage(self) -> None:
+        """Refuse NaN or Inf among the words, and a tau that is not above 0."""
+        check_fitted(self.words, torch.as_tensor(self.tau), self.fingerprint, 'the vocabulary')
+
+    def sample(
+        self, image: Tensor, mask: Tensor | None, number: int, generator: torch.Generator
+    ) -> Tensor:
+        r"""Return vectors (number, C) of positions of a map (1, C, \*S), at random."""
+        own = positions(image, mask)
+        chosen = torch.randperm(len(own), generator=generator)[:number]
+        return own[chosen.to(own.device)].float().cpu()
+
+    def tell(self, report: dict[str, float]) -> str:
+        """Return a report in words."""
+        return (
+            f'{len(self.words)} words fitted to {report["vectors"]} vectors: mean squared distance '
+            f'{report["inertia"]:.4g}, perplexity of words used {report["words_used"]:.1f}; tau '
+            f'{report["tau"]:.4g}: mean max p_T {report["confidence"]:.3f}, perplexity of an '
+            f'assignment {report["assignment"]:.2f}'
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Refuse a damaged vocabulary; one of NaN is not fitted yet, shapes are torch's matter."""
@@ -222,29 +230,6 @@ class Vocabulary(nn.Module):
             confidence=confidence / number,
             assignment=math.exp(entropy / number),
         )
-
-    def check(self, fingerprint: Tensor) -> None:
-        """Refuse to serve another teacher, tap or pooling than the words were fitted to.
-
-        Words written by hand have no fingerprint, and serve whom they are given to.
-
-        Args:
-            fingerprint: As the buffer: three digests in the order of ``ORIGIN``.
-
-        Raises:
-            ValueError: Says which of the three differs.
-        """
-        if not self.fingerprint.any():
-            return
-        both = zip(ORIGIN, self.fingerprint.cpu(), fingerprint.cpu(), strict=True)
-        differs = [what for what, mine, yours in both if not torch.equal(mine, yours)]
-        if differs:
-            raise ValueError(
-                f'this vocabulary was fitted to {" and ".join(ORIGIN[d] for d in differs)}, so its '
-                f'words mean nothing here. Mend: give back the {", ".join(differs)} that it was '
-                'fitted with, or fit one anew: mmkd fit-vocabulary, or VocabularyHook without '
-                'vocabulary=, load_from or resume'
-            )
 
     def load(self, path: str | Path) -> None:
         """Read words, fingerprint and, under ``tau='auto'``, tau from a file.
@@ -377,7 +362,7 @@ def check_fitted(words: Tensor, tau: Tensor, fingerprint: Tensor, where: str) ->
     >>> digests = torch.zeros(3, 32, dtype=torch.uint8)
     >>> check_fitted(torch.zeros(2, 3), torch.tensor(.2), digests, 'it')
     """
-    digests = (len(ORIGIN), _DIGEST)
+    digests = (len(ORIGIN), DIGEST)
     for name, value, right, what in (
         ('words', words, words.dim() == 2 and words.is_floating_point(), 'floating-point (K, C)'),
         ('tau', tau, tau.dim() == 0 and tau.is_floating_point(), 'a floating-point number ()'),

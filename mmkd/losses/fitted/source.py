@@ -1,4 +1,4 @@
-"""What a vocabulary belongs to: one tap of a frozen teacher, pooled as the loss pools it."""
+"""What a fitted part belongs to: one tap of a frozen teacher, pooled as the loss pools it."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -9,16 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.losses.base import Place
-from mmkd.losses.quest.maps import pool_map, positions
+from mmkd.losses.fitted.part import FittedPart
+from mmkd.losses.quest.maps import pool_map
 from mmkd.structures.batch import Batch, read_batch
 
 
 @dataclass(frozen=True)
 class Source:
-    """The tap that an objective's words are fitted to.
+    """The tap that an objective's part is fitted to.
 
     Args:
-        loss: The objective's loss: it holds the vocabulary, and knows the pooling.
+        loss: The objective's loss, which holds the part.
         objective: The objective's name.
         run: The teacher at work.
         tap: Name of its tap.
@@ -33,7 +34,7 @@ class Source:
 
     @classmethod
     def of(cls, loss: Any, place: Place) -> 'Source':
-        """Find the source of a loss's words.
+        """Find the source of a loss's part.
 
         Raises:
             ValueError: The loss reads what is no teacher's, or what a connector has changed.
@@ -44,16 +45,22 @@ class Source:
         if member not in teachers:
             raise ValueError(
                 f'objective {place.objective!r} reads teacher={reference!r}, which is no teacher '
-                f'(teachers: {teachers}): words fitted to features that go on changing mean '
+                f'(teachers: {teachers}): what is fitted to features that go on changing means '
                 'nothing. Mend: a frozen teacher'
             )
         if 'teacher' in place.connectors:
             raise ValueError(
-                f'objective {place.objective!r} has a connector of the teacher, but its vocabulary '
-                "is fitted to the tap itself. Mend: connectors=dict(student='auto')"
+                f'objective {place.objective!r} has a connector of the teacher, but its '
+                f'{loss.fitted_part.called} is fitted to the tap itself. Mend: '
+                "connectors=dict(student='auto')"
             )
         masked = place.reads.get('mask') == 'batch.valid'
         return cls(loss, place.objective, place.runs[member], tap, masked)
+
+    @property
+    def part(self) -> FittedPart:
+        """What is fitted."""
+        return self.loss.fitted_part
 
     @property
     def path(self) -> str:
@@ -61,13 +68,13 @@ class Source:
         return self.run.taps.paths[self.tap].text
 
     def check(self) -> None:
-        """Refuse words that were fitted to another source.
+        """Refuse a part that was fitted to another source.
 
         Raises:
             ValueError: Names the objective and what differs.
         """
         try:
-            self.loss.vocabulary.check(self.fingerprint(digest_of(self.run.model)))
+            self.part.check(self.fingerprint(digest_of(self.run.model)))
         except ValueError as error:
             raise ValueError(f'objective {self.objective!r}: {error}') from error
 
@@ -77,21 +84,23 @@ class Source:
         Args:
             weights: The first of them, of :func:`digest_of`.
         """
-        pooling = f'{self.loss.pooling}, {self.loss.vocabulary.words.shape[1]} channels'
+        pooling = f'{self.part.pooling}, {self.part.channels} channels'
         others = [hashlib.sha256(text.encode()).digest() for text in (self.path, pooling)]
         return torch.tensor([list(digest) for digest in (weights, *others)], dtype=torch.uint8)
 
-    def vectors(self, seen: Mapping[str, Any], batch: Batch) -> Iterator[Tensor]:
-        """Yield the vectors (P, C) of each image of a batch.
+    def images(
+        self, seen: Mapping[str, Any], batch: Batch
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        r"""Yield the map (1, C, \*S) of each image of a batch, and where it counts (1, \*S).
 
         Args:
             seen: What the teacher's taps saw of it.
             batch: The batch.
         """
-        pooled = pool_map(seen[self.tap], self.loss.pooling)
+        pooled = pool_map(seen[self.tap], self.part.pooling)
         valid = read_batch(batch, 'valid', pooled) if self.masked else [None] * len(pooled)
         for image, mask in zip(pooled.split(1), valid, strict=True):
-            yield positions(image, None if mask is None else mask[None])
+            yield image, None if mask is None else mask[None]
 
 
 def digest_of(model: nn.Module) -> bytes:

@@ -1,4 +1,4 @@
-"""The images that vocabularies are fitted to: those of the training, as they are when tested."""
+"""The images that parts are fitted to: those of the training, as they are when tested."""
 
 from typing import Any
 
@@ -48,9 +48,9 @@ def _of_run(cfg: Config) -> dict:
     pipeline = _pipeline(val.get('dataset') or {})
     if pipeline is None or 'dataset' not in train:
         raise ValueError(
-            'a vocabulary is fitted to train_dataloader.dataset under the pipeline of '
+            'what is fitted before training sees train_dataloader.dataset under the pipeline of '
             'val_dataloader.dataset, but the config lacks one of them. Mend: '
-            'VocabularyHook(dataloader=dict(dataset=…, batch_size=1, num_workers=2)), or both '
+            'FittingHook(dataloader=dict(dataset=…, batch_size=1, num_workers=2)), or both '
             'data loaders'
         )
     return {**val, 'dataset': _with_pipeline(train['dataset'], pipeline)}
