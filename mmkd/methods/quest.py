@@ -20,7 +20,7 @@ def quest(
 ) -> Plan:
     """The student says which words of a vocabulary the teacher's last features are near to.
 
-    The vocabulary is fitted by k-means before the first step, by mmkd.FittingHook.
+    The vocabulary is fitted by k-means before the first step, by mmkd.VocabularyHook.
 
     Defaults are the paper's weights 1 and 1 (2 to 20 for some of its pairs) and gamma = 3. It has
     4096 words and tau = 0.2 for a WRN-40-2 on CIFAR-100: tau is in units of squared distances, so

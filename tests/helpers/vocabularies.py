@@ -7,6 +7,7 @@ from helpers.runs import model_of, run_config
 from mmengine.config import Config
 
 WORDS = 6
+HOOKS = ('FittingHook', 'VocabularyHook')  # the same by two names
 
 TAPS = dict(feat='decode_head.bottleneck', early='backbone[0]', later='backbone[1]')
 
@@ -28,4 +29,4 @@ def config(
 
 
 def without_hook(cfg: Config) -> list[dict]:
-    return [hook for hook in cfg.custom_hooks if 'Fitting' not in hook.type]
+    return [hook for hook in cfg.custom_hooks if hook.type.split('.')[-1] not in HOOKS]

@@ -71,13 +71,15 @@ class Paraphraser(FittedPart):
     def __init__(
         self, channels: int, rate: float = 0.5, epochs: int = 30, lr: float = 1e-3
     ) -> None:
-        super().__init__()
         check_paraphraser(rate, epochs, lr)
-        self.width, self.epochs, self.lr = factor_channels(channels, rate), epochs, lr
-        self.widths = [channels, channels, self.width, self.width]
-        for k, (before, after) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
-            self.register_buffer(f'weight{k}', torch.full((after, before, 3, 3), math.nan))
-            self.register_buffer(f'bias{k}', torch.full((after,), math.nan))
+        width = factor_channels(channels, rate)
+        widths = [channels, channels, width, width]
+        buffers: dict[str, Tensor] = {}
+        for k, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+            buffers[f'weight{k}'] = torch.full((after, before, 3, 3), math.nan)
+            buffers[f'bias{k}'] = torch.full((after,), math.nan)
+        super().__init__(**buffers)
+        self.width, self.widths, self.epochs, self.lr = width, widths, epochs, lr
 
     @property
     def channels(self) -> int:

@@ -20,6 +20,9 @@ class FittedPart(nn.Module):
 
     The loss that holds it gives it as ``fitted_part``.
 
+    Args:
+        buffers: What is fitted, NaN as yet; the fingerprint comes after them.
+
     Attributes:
         pooling: By which factor the teacher's map is averaged first.
         called: How messages call it.
@@ -33,8 +36,10 @@ class FittedPart(nn.Module):
     anew = 'FittingHook without load_from or resume'
     fingerprint: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, **buffers: Tensor) -> None:
         super().__init__()
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
         self.register_buffer('fingerprint', torch.zeros(len(ORIGIN), DIGEST, dtype=torch.uint8))
         self._known: tuple | None = None
 
