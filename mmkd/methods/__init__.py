@@ -21,6 +21,7 @@ from mmkd.methods import kd as kd
 from mmkd.methods import ksanc as ksanc
 from mmkd.methods import l1 as l1
 from mmkd.methods import lskd as lskd
+from mmkd.methods import maskd as maskd
 from mmkd.methods import messy as messy
 from mmkd.methods import nfd as nfd
 from mmkd.methods import nkd as nkd

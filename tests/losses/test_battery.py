@@ -21,6 +21,7 @@ from references import (
     feature_matching,
     internal,
     ksanc,
+    masked_token,
     pair_wise_affinity,
     partial_l2,
     pixel_wise_kl,
@@ -38,6 +39,7 @@ NO_MASK = dict.fromkeys(
 NO_ZERO = 'a likelihood: its minimum depends on how the members scatter'
 OTHER_RULES = 'student and teacher are assigned by rules of their own: it has a test of its own'
 MEMBERS = (3, 2, 5, 3, 4)
+RANKS_OF_FIVE = ((4, 5), (2, 5, 3), (1, 5, 2, 2, 2))  # the same of five channels
 RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
 # losses that are not functions of two tensors
 OTHERS = {
@@ -137,6 +139,15 @@ VARIANCE = torch.tensor([0.3, 1.0, 2.0, 5.0, 0.7], dtype=torch.float64)
 def variational(loss_weight: float) -> Loss:
     loss = losses.VariationalInformationLoss(5, loss_weight=loss_weight).double()
     loss.raw.data.copy_((VARIANCE - 1e-5).expm1().log())
+    return loss
+
+
+TOKENS = torch.arange(15, dtype=torch.float64).view(3, 5).sin()
+
+
+def masked_tokens(loss_weight: float, power: int) -> Loss:
+    loss = losses.MaskedTokenLoss(5, 3, power, loss_weight=loss_weight).double()
+    loss.tokens.tokens.copy_(TOKENS)
     return loss
 
 
@@ -348,12 +359,23 @@ CASES = [
         same=lambda x: x.clamp(min=-0.5),
         large=300,
     ),
+    *(
+        Case(
+            f'masked_token {power}',
+            function=of(losses.masked_token, tokens=TOKENS, power=power),
+            reference=of(masked_token.masked_token, tokens=TOKENS, power=power),
+            module=partial(masked_tokens, power=power),
+            shapes=RANKS_OF_FIVE,
+            large=300,
+        )
+        for power in (1, 2)
+    ),
     Case(
         'variational_information',
         function=of(losses.variational_information, variance=VARIANCE),
         reference=of(variational_information.variational_information, variance=VARIANCE),
         module=variational,
-        shapes=((4, 5), (2, 5, 3), (1, 5, 2, 2, 2)),
+        shapes=RANKS_OF_FIVE,
         large=300,
         left_out=dict(zero_with_zero_gradient='a likelihood: its minimum depends on variances'),
     ),

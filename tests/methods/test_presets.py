@@ -144,6 +144,8 @@ SAME: dict[str, Any] = {
 BY_FORMULA = {
     # tests/methods/test_point_wise.py
     *('at', 'cosine', 'fitnet', 'nfd', 'ofd', 'pkd', 'vid'),
+    # tests/methods/test_masked.py
+    'maskd',
     # tests/methods/test_divergence_presets.py
     *('cgd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd'),
 }

@@ -25,7 +25,7 @@ class FittedPart(nn.Module):
         >>> class Scale(FittedPart):
         ...     def __init__(self):
         ...         super().__init__()
-        ...         self.register_buffer('scale', torch.full((2,), math.nan))
+        ...         self.register_buffer('scale', torch.full((2,), torch.nan))
         >>> part = Scale()
         >>> part.fitted, part.scale.fill_(1.).sum(), part.fitted
         (False, tensor(2.), True)
@@ -128,7 +128,7 @@ def refuse_non_finite(tensors: list[Tensor], where: str, anew: str) -> None:
     Raises:
         ValueError: Says how many numbers there are.
 
-    >>> refuse_non_finite([torch.tensor([math.nan, 1.])], 'it', 'another')
+    >>> refuse_non_finite([torch.tensor([torch.nan, 1.])], 'it', 'another')
     Traceback (most recent call last):
     ValueError: it: 1 of its 2 numbers are NaN or Inf. Mend: copy the checkpoint again, or: another
     """
