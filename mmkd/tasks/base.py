@@ -169,6 +169,17 @@ class Task:
         """Return True where the labels count."""
         return batch.labels != self.ignored(batch)
 
+    def boxes(self, batch: Batch) -> list[Tensor]:
+        """Return the boxes of each image (M, 4), in pixels of the input.
+
+        Raises:
+            ValueError: There are none.
+        """
+        raise ValueError(
+            f'batch.boxes: these samples hold {self.holding}, no boxes. Mend: a part of where= '
+            'that needs none (BoundaryBand goes with label maps)'
+        )
+
     def check(self, batch: Batch, num_classes: int | None) -> bool:
         """Refuse labels that the student cannot learn from, before a device assert hides which.
 

@@ -85,6 +85,11 @@ class Detection(Task):
         found = metrics.get('coco/bbox_mAP', 0.0)
         return f'finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP {found:.4g})'
 
+    def boxes(self, batch: Batch) -> list[Tensor]:
+        """Return the boxes of each image (M, 4), in pixels of the input."""
+        found = [sample.gt_instances.bboxes for sample in batch.data_samples or []]
+        return [torch.as_tensor(getattr(boxes, 'tensor', boxes)) for boxes in found]
+
     def check(self, batch: Batch, num_classes: int | None) -> bool:
         """Refuse classes that the student lacks: some heads take them for background."""
         each = _labels(batch)
