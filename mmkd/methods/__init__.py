@@ -12,6 +12,7 @@ from mmkd.methods import dml as dml
 from mmkd.methods import end as end
 from mmkd.methods import end2 as end2
 from mmkd.methods import end2_proxy as end2_proxy
+from mmkd.methods import fgd as fgd
 from mmkd.methods import fickle as fickle
 from mmkd.methods import fitnet as fitnet
 from mmkd.methods import gdkd as gdkd

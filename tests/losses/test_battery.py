@@ -19,6 +19,7 @@ from references import (
     dist,
     feature_l1,
     feature_matching,
+    focal_feature,
     internal,
     ksanc,
     masked_token,
@@ -358,6 +359,20 @@ CASES = [
         shapes=RANKS,
         same=lambda x: x.clamp(min=-0.5),
         large=300,
+    ),
+    *(
+        Case(
+            f'focal_feature {name}',
+            function=of(losses.focal_feature, **options),
+            reference=of(focal_feature.focal_feature, **options),
+            module=partial(losses.FocalFeatureLoss, **options),
+            shapes=RANKS[1:],
+            large=300,
+        )
+        for name, options in dict(
+            both=dict(temperature=0.7, spatial=0.3, channel=2.0),
+            alone=dict(spatial=0.0, channel=0.0),
+        ).items()
     ),
     *(
         Case(

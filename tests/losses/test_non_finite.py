@@ -120,6 +120,7 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         )
         for power in (1, 2)
     },
+    ('FocalFeatureLoss', ''): (pair(K['FocalFeatureLoss']()), {}),
     ('PartialL2Loss', ''): (pair(K['PartialL2Loss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
     ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),

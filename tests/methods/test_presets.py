@@ -145,7 +145,7 @@ BY_FORMULA = {
     # tests/methods/test_point_wise.py
     *('at', 'cosine', 'fitnet', 'nfd', 'ofd', 'pkd', 'vid'),
     # tests/methods/test_masked.py
-    'maskd',
+    *('fgd', 'maskd'),
     # tests/methods/test_divergence_presets.py
     *('cgd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd'),
 }
