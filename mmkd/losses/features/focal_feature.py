@@ -88,8 +88,9 @@ def focal_feature(
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
         ours, theirs = (_attentions(x, temperature, mask) for x in (student, teacher))
-        active = theirs[1].view(*theirs[1].shape, *[1] * (student.dim() - 2))
-        squares = theirs[0] * (active * (student - teacher).square()).mean(1)
+        squares = (student - teacher).square().flatten(2)
+        active = theirs[1].unsqueeze(1) / student.shape[1]
+        squares = theirs[0] * (active @ squares).view_as(theirs[0])
         value = weighted_mean(squares, mask, weight)
         counts = counted(mask, weight)
         if spatial:
