@@ -146,6 +146,8 @@ BY_FORMULA = {
     *('at', 'cosine', 'fitnet', 'nfd', 'ofd', 'pkd', 'vid'),
     # tests/methods/test_divergence_presets.py
     *('cgd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd'),
+    # tests/methods/test_where_presets.py
+    *('bpkd', 'ifvd'),
 }
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 
