@@ -66,5 +66,11 @@ from mmkd.losses.quest.predictor import AssignmentPredictor as AssignmentPredict
 from mmkd.losses.quest.vocabulary import Vocabulary as Vocabulary
 from mmkd.losses.relations.attention_kl import AttentionKLLoss as AttentionKLLoss
 from mmkd.losses.relations.attention_kl import attention_kl as attention_kl
+from mmkd.losses.relations.intra_class_variation import (
+    IntraClassVariationLoss as IntraClassVariationLoss,
+)
+from mmkd.losses.relations.intra_class_variation import (
+    intra_class_variation as intra_class_variation,
+)
 from mmkd.losses.relations.pair_wise_affinity import PairWiseAffinityLoss as PairWiseAffinityLoss
 from mmkd.losses.relations.pair_wise_affinity import pair_wise_affinity as pair_wise_affinity

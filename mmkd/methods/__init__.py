@@ -3,6 +3,7 @@
 from mmkd.methods import afd as afd
 from mmkd.methods import affinity as affinity
 from mmkd.methods import at as at
+from mmkd.methods import bpkd as bpkd
 from mmkd.methods import cgd as cgd
 from mmkd.methods import cosine as cosine
 from mmkd.methods import cwd as cwd
@@ -17,6 +18,7 @@ from mmkd.methods import fickle as fickle
 from mmkd.methods import fitnet as fitnet
 from mmkd.methods import gdkd as gdkd
 from mmkd.methods import id as id
+from mmkd.methods import ifvd as ifvd
 from mmkd.methods import jml as jml
 from mmkd.methods import kd as kd
 from mmkd.methods import ksanc as ksanc

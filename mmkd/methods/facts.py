@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd.methods.expand import find_method, known_methods, plan_of, reads_labels
+from mmkd.methods.expand import (
+    find_method,
+    known_methods,
+    parts_of_where,
+    plan_of,
+    reads_labels,
+)
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import PEERS, SEVERAL, Plan, needs_of
 from mmkd.registry import MODELS
@@ -115,6 +121,7 @@ def _reads(plan: Plan) -> Iterator[str]:
     for one in plan.objectives.values():
         reads = (one.get('reads') or {}).values()
         yield from (read for read in reads if isinstance(read, str) and read.startswith('batch.'))
+        yield from ('batch.labels' for part in parts_of_where(one) if part.labels)
 
 
 def _weights(plan: Plan) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Where one class of the label map meets another."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses.checks import shape_of
@@ -29,20 +28,28 @@ def boundary_band(labels: Tensor, valid: Tensor, radius: int) -> Tensor:
     >>> boundary_band(labels, labels != 255, 1).int()
     tensor([[[0, 0, 1, 1, 0, 1, 0]]], dtype=torch.int32)
     """
-    high, low = (
-        F.max_pool2d(
-            F.max_pool2d(x, (1, 2 * radius + 1), 1, (0, radius)),
-            (2 * radius + 1, 1),
-            1,
-            (radius, 0),
-        )
-        for x in (
-            torch.where(valid, labels, -1).float(),
-            torch.where(valid, -labels, -(2**24)).float(),
-        )
-    )
-    # Of a window without a label the highest is -1, below the lowest: no edge.
-    return high > -low
+    lowest = torch.iinfo(torch.int32).min
+    labels = labels.to(torch.int32)
+    highest = torch.stack([labels, -labels]).masked_fill(~valid, lowest)
+    for axis in (3, 2):
+        highest = _highest(highest, radius, axis, lowest)
+    # Of a window without a label both are the lowest, whose negative does not exist.
+    return highest[0] > -highest[1].clamp(min=lowest + 1)
+
+
+def _highest(x: Tensor, radius: int, axis: int, lowest: int) -> Tensor:
+    """Return the highest of each window of 2·radius + 1 along an axis, in log(radius) passes."""
+    shape = list(x.shape)
+    shape[axis] = radius
+    border = x.new_full(shape, lowest)
+    x = torch.cat([border, x, border], axis)
+    reach = 1
+    while reach < 2 * radius + 1:
+        step = min(reach, 2 * radius + 1 - reach)
+        length = x.shape[axis] - step
+        x = torch.maximum(x.narrow(axis, 0, length), x.narrow(axis, step, length))
+        reach += step
+    return x
 
 
 @MODELS.register_module()

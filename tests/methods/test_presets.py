@@ -148,6 +148,8 @@ BY_FORMULA = {
     *('fgd', 'maskd'),
     # tests/methods/test_divergence_presets.py
     *('cgd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd'),
+    # tests/methods/test_where_presets.py
+    *('bpkd', 'ifvd'),
 }
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 
