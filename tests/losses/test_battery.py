@@ -1,6 +1,7 @@
 """Every loss through one battery; what is special of one is proved in a file of its own."""
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import partial
 from itertools import product
@@ -21,6 +22,7 @@ from references import (
     feature_matching,
     internal,
     ksanc,
+    localization_kl,
     pair_wise_affinity,
     partial_l2,
     pixel_wise_kl,
@@ -138,6 +140,17 @@ def variational(loss_weight: float) -> Loss:
     loss = losses.VariationalInformationLoss(5, loss_weight=loss_weight).double()
     loss.raw.data.copy_((VARIANCE - 1e-5).expm1().log())
     return loss
+
+
+def curriculum(loss_weight: float) -> Loss:
+    """Return the loss whose temperature is 1 + 20 σ(−ln 19) = 2."""
+    loss = losses.LearnedTemperatureKLLoss(loss_weight=loss_weight).double()
+    loss.raw.data.fill_(-math.log(19))
+    return loss
+
+
+def at_learned_temperature(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    return curriculum(1.0)(student, teacher, mask)
 
 
 def affinity(**options: Any) -> dict:
@@ -278,6 +291,50 @@ CASES = [
         module=labelled(losses.NormalizedKLLoss, gamma=1.5, tau=2.0),
         shapes=RANKS,
         left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
+    ),
+    Case(
+        'weighted_soft_labels',
+        function=with_labels(losses.weighted_soft_labels, tau=2.0),
+        reference=with_labels(decoupled_kl.weighted_soft_labels, tau=2.0),
+        module=labelled(losses.WeightedSoftLabelsLoss, tau=2.0),
+        shapes=RANKS,
+        left_out=dict(
+            zero_with_zero_gradient='a cross-entropy: its minimum is an entropy',
+            gradcheck='the factor of a position gets no gradient: it has a test of its own',
+        ),
+    ),
+    *(
+        Case(
+            f'boosted_target_ce {power}',
+            function=with_labels(losses.boosted_target_ce, power=power, tau=2.0),
+            reference=with_labels(decoupled_kl.boosted_target_ce, power=power, tau=2.0),
+            module=labelled(losses.BoostedTargetCELoss, power=power, tau=2.0),
+            shapes=RANKS,
+            left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
+        )
+        for power in (0.5, 1.0, 1.5)
+    ),
+    Case(
+        'learned_temperature_kl',
+        function=at_learned_temperature,
+        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward'),
+        module=curriculum,
+        same=a_constant_off,
+        exact=1e-14,
+        shapes=RANKS,
+    ),
+    *(
+        Case(
+            f'localization_kl {edges}',
+            function=of(losses.localization_kl, edges=edges, tau=2.0),
+            reference=of(localization_kl.localization_kl, edges=edges, tau=2.0),
+            module=partial(losses.LocalizationKLLoss, edges, 2.0),
+            shape=(2, 12, 3, 4),
+            shapes=((3, 12), (2, 12, 3), (1, 12, 2, 2, 2)),
+            exact=1e-14,
+            half=1e-4,
+        )
+        for edges in (4, 6)
     ),
     *(
         Case(
