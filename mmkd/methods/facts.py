@@ -21,7 +21,7 @@ EXAMPLES: tuple[tuple[Task, dict], ...] = (
     (Detection(2), dict(neck=dict(num_outs=5), bbox_head=dict(type='FCOSHead'))),
 )
 LENGTH = 300  # of the examples' runs
-# argument -> what a loss that has it trains: layers for so many channels, a number that begins there
+# argument -> what a loss that has it trains: parts of so many channels, or what begins there
 OWN_PARTS = dict(student_channels='layers', channels='variances', raw='temperature')
 
 

@@ -82,6 +82,7 @@ def dkd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
 
 
 def gdkd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+    """Return λ_kd = 1 of seg-gdkd's three terms, of all of its pixels."""
     s, t = rows(student, teacher)
     front = torch.zeros_like(t).scatter(1, t.topk(3, 1).indices, 1).bool()
     p, q = s.softmax(1), t.softmax(1)
@@ -90,7 +91,7 @@ def gdkd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
     for own in (front, ~front):
         a, b = (x - 1000.0 * ~own for x in (s, t))
         parts.append(F.kl_div(a.log_softmax(1), b.softmax(1), reduction='batchmean'))
-    return 1 * parts[0] + 1 * parts[1] + 2 * parts[2]
+    return 1.0 * (1 * parts[0] + 1 * parts[1] + 2 * parts[2])
 
 
 def lskd(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

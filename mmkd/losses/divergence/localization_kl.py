@@ -163,12 +163,14 @@ def _join(levels: Levels, lead: int) -> Tensor:
 
 def _check_levels(**maps: Levels | None) -> None:
     """Refuse lists whose levels do not fit, of which joined ones might."""
-    listed = {
-        name: [x] if isinstance(x, Tensor) else list(x) for name, x in maps.items() if x is not None
-    }
-    places = {name: [(len(x), *x.shape[2:]) for x in levels] for name, levels in listed.items()}
-    if len(set(map(tuple, places.values()))) > 1:
+    places = {name: _places(levels) for name, levels in maps.items() if levels is not None}
+    if any(one != places['student'] for one in places.values()):
         raise ValueError(
             f'localization KL needs maps of the same levels, got {places} (N and places, level by '
             'level); mend: as many levels of one size from both heads'
         )
+
+
+def _places(levels: Levels) -> list[tuple[int, ...]]:
+    """Return images and places of every level."""
+    return [(len(x), *x.shape[2:]) for x in ([levels] if isinstance(levels, Tensor) else levels)]

@@ -1,5 +1,6 @@
 """Pixel-wise distillation: the divergence of the class distributions, position by position."""
 
+import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
@@ -47,7 +48,8 @@ def pixel_wise_kl(
     ``standardize`` is Logit Standardization (LSKD, Sun et al., CVPR 2024, arXiv 2403.01427): each
     side's logits become (z − mean) / (std + 1e-7) over the classes of a position, std with C − 1,
     so that the student need not match their size. The authors' code takes the last axis, which of a
-    map is its width. Of two classes only their order is left.
+    map is its width. Of two classes only their order is left; of equal logits nothing, and they get
+    no gradient.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
@@ -120,8 +122,11 @@ def _total(
 
 
 def _standardized(z: Tensor) -> Tensor:
-    """Return logits of mean 0 and standard deviation 1 over classes."""
-    return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
+    """Return logits of mean 0 and standard deviation 1 over classes; 0 where they are all equal."""
+    mean, std = z.mean(1, keepdim=True), z.std(1, keepdim=True)
+    # 1 / 1e-7 of what is but rounded makes a gradient that is no number of float16
+    equal = std <= 16 * torch.finfo(z.dtype).eps * mean.abs()
+    return (z - mean) / (std + 1e-7).masked_fill(equal, torch.inf)
 
 
 @MODELS.register_module()
