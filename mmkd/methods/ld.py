@@ -22,10 +22,10 @@ def ld(
     Defaults: τ = 10 and the authors' weight 0.25, whose code divides by the bins, 17 with
     ``reg_max=16``, by 4 edges and by the weights of all positions; here only the bins are not, so
     that it is 0.25 / 17. Their positions are those of the assigner, by the student's score, and a
-    valuable region around them at a quarter; here all those where the teacher's score is 0.05 or
-    more, which is what its own test keeps, by that score. They have two more terms, plain
-    distillation of the classes at τ = 2 (``method=['ld', 'kd']``, there as a softmax) and, in the
-    configs of R50, one on features.
+    valuable region around them, by their overlap with a box and divided by 16; here all those where
+    the teacher's score is 0.05 or more, which is what its own test keeps, by that score. They have
+    two more terms, plain distillation of the classes at τ = 2 (``method=['ld', 'kd']``, there as a
+    softmax) and, in the config of R50, one on features.
 
     Args:
         pair: The pair.

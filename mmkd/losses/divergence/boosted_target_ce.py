@@ -90,7 +90,8 @@ class BoostedTargetCELoss(Loss):
     r"""OFA's soft cross-entropy, in which the label counts for more; see :func:`boosted_target_ce`.
 
     Args:
-        power: ε, above 0; 1 is plain distillation. The authors take 1 to 1.5, by stage.
+        power: ε, above 0; 1 is plain distillation. The authors' commands have 1.5 for ImageNet and
+            1 for CIFAR-100.
         tau: Temperature.
         ignore_index: The label of a place of a map that has no class.
         loss_weight: Factor inside the returned value.
