@@ -147,7 +147,9 @@ BY_FORMULA = {
     # tests/methods/test_masked.py
     *('fgd', 'maskd'),
     # tests/methods/test_divergence_presets.py
-    *('cgd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd'),
+    *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
+    # tests/methods/test_ld.py
+    'ld',
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
 }
