@@ -15,7 +15,14 @@ from torch import nn
 from mmkd.utils.checks import check_keys, nearest
 from mmkd.utils.plain_values import ROOTS
 
-_PARTS = ['mmkd.losses', 'mmkd.connectors', 'mmkd.models', 'mmkd.noise', 'mmkd.distiller']
+_PARTS = [
+    'mmkd.losses',
+    'mmkd.connectors',
+    'mmkd.models',
+    'mmkd.noise',
+    'mmkd.where',
+    'mmkd.distiller',
+]
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=_PARTS)
 DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['mmkd.datasets'])
 DATA_SAMPLERS = Registry(
@@ -30,7 +37,7 @@ HOOKS = Registry(
     'hook',
     parent=root.HOOKS,
     scope='mmkd',
-    locations=['mmkd.engine.hooks', 'mmkd.losses.fitted.hook'],
+    locations=['mmkd.engine.hooks', 'mmkd.losses.quest.hook'],
 )
 MODEL_WRAPPERS = Registry(
     'model wrapper', parent=root.MODEL_WRAPPERS, scope='mmkd', locations=['mmkd.engine.runner']

@@ -33,7 +33,7 @@ from mmkd.apis.commands import (
 from mmkd.apis.commands import demo as demo_command
 from mmkd.apis.doctor import Report
 from mmkd.datasets.transforms.corrupt import CORRUPTIONS
-from mmkd.losses.fitted.fitting import MAX_VECTORS
+from mmkd.losses.quest.fitting import MAX_VECTORS
 from mmkd.utils.command_line import starts_command
 from mmkd.utils.progress import track
 from mmkd.utils.shipped import checkout, shipped

@@ -37,6 +37,6 @@ custom_hooks = [
     dict(type='mmkd.TeacherCheckHook'),
     dict(type='mmkd.ExportStudentHook'),
     dict(type='mmkd.RunRecordHook'),
-    # FittingHook by its old name: fits what losses need of the teacher; other runs are left alone
+    # fits the vocabularies of QUEST; other runs are left alone
     dict(type='mmkd.VocabularyHook'),
 ]

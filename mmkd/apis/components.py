@@ -11,6 +11,7 @@ from mmkd import evaluation as evaluation
 from mmkd import losses as losses
 from mmkd import models as models
 from mmkd import noise as noise
+from mmkd import where as where
 from mmkd.distiller import Distiller as Distiller
 from mmkd.distiller import export_student as export_student
 from mmkd.engine import hooks as hooks
@@ -19,13 +20,13 @@ from mmkd.engine.runner import PeerTestLoop as PeerTestLoop
 from mmkd.engine.runner import PeerValLoop as PeerValLoop
 from mmkd.engine.runner import PGDTestLoop as PGDTestLoop
 from mmkd.engine.runner import PhasedDDP as PhasedDDP
-from mmkd.losses.fitted.hook import FittingHook as FittingHook
-from mmkd.losses.fitted.hook import VocabularyHook as VocabularyHook
+from mmkd.losses.fitted.hook import FitHook as FitHook
+from mmkd.losses.quest.hook import VocabularyHook as VocabularyHook
 from mmkd.utils.aliases import add_aliases
 
 NAMES = (
     'Distiller',
-    'FittingHook',
+    'FitHook',
     'PGDTestLoop',
     'PeerTestLoop',
     'PeerValLoop',

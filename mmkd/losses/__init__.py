@@ -11,12 +11,19 @@ from mmkd.losses.base import OfBatch as OfBatch
 from mmkd.losses.base import Running as Running
 from mmkd.losses.divergence.binary_kl import BinaryKLLoss as BinaryKLLoss
 from mmkd.losses.divergence.binary_kl import binary_kl as binary_kl
+from mmkd.losses.divergence.boosted_target_ce import BoostedTargetCELoss as BoostedTargetCELoss
+from mmkd.losses.divergence.boosted_target_ce import boosted_target_ce as boosted_target_ce
 from mmkd.losses.divergence.channel_wise_kl import ChannelWiseKLLoss as ChannelWiseKLLoss
 from mmkd.losses.divergence.channel_wise_kl import channel_wise_kl as channel_wise_kl
 from mmkd.losses.divergence.decoupled_kl import DecoupledKLLoss as DecoupledKLLoss
 from mmkd.losses.divergence.decoupled_kl import decoupled_kl as decoupled_kl
 from mmkd.losses.divergence.dist import DISTLoss as DISTLoss
 from mmkd.losses.divergence.dist import dist as dist
+from mmkd.losses.divergence.learned_temperature_kl import (
+    LearnedTemperatureKLLoss as LearnedTemperatureKLLoss,
+)
+from mmkd.losses.divergence.localization_kl import LocalizationKLLoss as LocalizationKLLoss
+from mmkd.losses.divergence.localization_kl import localization_kl as localization_kl
 from mmkd.losses.divergence.normalized_kl import NormalizedKLLoss as NormalizedKLLoss
 from mmkd.losses.divergence.normalized_kl import normalized_kl as normalized_kl
 from mmkd.losses.divergence.pixel_wise_kl import PixelWiseKLLoss as PixelWiseKLLoss
@@ -25,6 +32,10 @@ from mmkd.losses.divergence.soft_jaccard import SoftJaccardLoss as SoftJaccardLo
 from mmkd.losses.divergence.soft_jaccard import soft_jaccard as soft_jaccard
 from mmkd.losses.divergence.top_k_decoupled_kl import TopKDecoupledKLLoss as TopKDecoupledKLLoss
 from mmkd.losses.divergence.top_k_decoupled_kl import top_k_decoupled_kl as top_k_decoupled_kl
+from mmkd.losses.divergence.weighted_soft_labels import (
+    WeightedSoftLabelsLoss as WeightedSoftLabelsLoss,
+)
+from mmkd.losses.divergence.weighted_soft_labels import weighted_soft_labels as weighted_soft_labels
 from mmkd.losses.ensemble.dirichlet_nll import DirichletNLLLoss as DirichletNLLLoss
 from mmkd.losses.ensemble.dirichlet_nll import dirichlet_nll as dirichlet_nll
 from mmkd.losses.ensemble.ensemble_kl import EnsembleKLLoss as EnsembleKLLoss
@@ -47,10 +58,14 @@ from mmkd.losses.features.feature_l1 import FeatureL1Loss as FeatureL1Loss
 from mmkd.losses.features.feature_l1 import feature_l1 as feature_l1
 from mmkd.losses.features.feature_matching import FeatureMatchingLoss as FeatureMatchingLoss
 from mmkd.losses.features.feature_matching import feature_matching as feature_matching
+from mmkd.losses.features.focal_feature import FocalFeatureLoss as FocalFeatureLoss
+from mmkd.losses.features.focal_feature import focal_feature as focal_feature
 from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.features.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.features.logit_mse import logit_mse as logit_mse
+from mmkd.losses.features.masked_token import MaskedTokenLoss as MaskedTokenLoss
+from mmkd.losses.features.masked_token import masked_token as masked_token
 from mmkd.losses.features.partial_l2 import PartialL2Loss as PartialL2Loss
 from mmkd.losses.features.partial_l2 import margin_of_batch_norm as margin_of_batch_norm
 from mmkd.losses.features.partial_l2 import partial_l2 as partial_l2
@@ -60,7 +75,6 @@ from mmkd.losses.features.variational_information import (
 from mmkd.losses.features.variational_information import (
     variational_information as variational_information,
 )
-from mmkd.losses.fitted.part import FittedPart as FittedPart
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator as AttentionEstimator
 from mmkd.losses.ksanc.squeezed_knowledge import SqueezedKnowledgeLoss as SqueezedKnowledgeLoss
 from mmkd.losses.ksanc.squeezed_knowledge import squeezed_knowledge as squeezed_knowledge
@@ -70,5 +84,11 @@ from mmkd.losses.quest.predictor import AssignmentPredictor as AssignmentPredict
 from mmkd.losses.quest.vocabulary import Vocabulary as Vocabulary
 from mmkd.losses.relations.attention_kl import AttentionKLLoss as AttentionKLLoss
 from mmkd.losses.relations.attention_kl import attention_kl as attention_kl
+from mmkd.losses.relations.intra_class_variation import (
+    IntraClassVariationLoss as IntraClassVariationLoss,
+)
+from mmkd.losses.relations.intra_class_variation import (
+    intra_class_variation as intra_class_variation,
+)
 from mmkd.losses.relations.pair_wise_affinity import PairWiseAffinityLoss as PairWiseAffinityLoss
 from mmkd.losses.relations.pair_wise_affinity import pair_wise_affinity as pair_wise_affinity

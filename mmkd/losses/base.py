@@ -13,7 +13,6 @@ from mmkd.losses.checks import OTHER_CLASSES as OTHER_CLASSES
 from mmkd.losses.checks import check_logits as check_logits
 from mmkd.losses.checks import check_mask as check_mask
 from mmkd.losses.checks import shape_of as shape_of
-from mmkd.losses.fitted.part import FittedPart
 from mmkd.losses.functional import call_in_dtype as call_in_dtype
 from mmkd.losses.functional import fill_masked as fill_masked
 from mmkd.losses.functional import first_derivative_only as first_derivative_only
@@ -108,11 +107,6 @@ class Loss(nn.Module):
     def loss_name(self) -> str:
         """Key of this loss in mmsegmentation's logs."""
         return self._loss_name
-
-    @property
-    def fitted_part(self) -> FittedPart | None:
-        """What is fitted to the teacher before training, once it is built; None: nothing."""
-        return None
 
     def running(self) -> Any:
         """Return empty statistics, for an argument that is :class:`Running`.

@@ -18,7 +18,7 @@ def ft(
     """The student's last features, translated, are what an autoencoder keeps of the teacher's.
 
     The autoencoder is fitted to the teacher's features of training images before the first step, by
-    mmkd.FittingHook.
+    mmkd.FitHook.
 
     Defaults: k = 0.5, and the authors' weight 500 of the mean absolute difference of factors of
     unit norm. Here they have a mean square of 1, √(C P) times the norm of C channels and P places:
@@ -35,4 +35,4 @@ def ft(
     """
     loss = dict(type='FactorTransferLoss', rate=rate, power=power, epochs=epochs)
     plan = on_features(pair, 'ft', loss, weight)
-    return Plan(objectives=plan.objectives, taps=plan.taps, hooks=[dict(type='mmkd.FittingHook')])
+    return Plan(objectives=plan.objectives, taps=plan.taps, hooks=[dict(type='mmkd.FitHook')])

@@ -1,4 +1,4 @@
-"""What one rank of two does with a FittingHook and factor transfer."""
+"""What one rank of two does with a FitHook and factor transfer."""
 
 import json
 from pathlib import Path
@@ -10,15 +10,16 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmkd.apis.prepare import prepare_config
-from mmkd.losses.fitted.hook import FittingHook
+from mmkd.losses.fitted.hook import FitHook
 
 
 def config(folder: Path, **changes: Any) -> Config:
-    """Return a run of factor transfer; runtime.py has the hook."""
+    """Return a run of factor transfer."""
     loss = dict(type='FactorTransferLoss', epochs=3)
-    return run_config(
-        folder, model_of(critic=False, objectives=dict(ft=dict(loss=loss, on='feat'))), **changes
-    )
+    model = model_of(critic=False, objectives=dict(ft=dict(loss=loss, on='feat')))
+    cfg = run_config(folder, model, **changes)
+    cfg.custom_hooks = cfg.custom_hooks + [dict(type='mmkd.FitHook')]
+    return cfg
 
 
 def numbers(value: torch.Tensor) -> list[float]:
@@ -31,7 +32,7 @@ def work(rank: int, folder: Path) -> None:
     runner = Runner.from_cfg(prepare_config(cfg, 'pytorch'))
     runner.train()
     loss = runner.model.module.objectives['ft'].loss
-    hook = next(hook for hook in runner.hooks if isinstance(hook, FittingHook))
+    hook = next(hook for hook in runner.hooks if type(hook) is FitHook)
     found = dict(
         fits=len(hook.reports),
         buffers=[numbers(b) for b in loss.paraphraser.buffers()],

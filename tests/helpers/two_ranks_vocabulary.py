@@ -1,4 +1,4 @@
-"""What one rank of two does with a FittingHook."""
+"""What one rank of two does with a VocabularyHook."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from helpers.vocabularies import config
 from mmengine.runner import Runner
 
 from mmkd.apis.prepare import prepare_config
-from mmkd.losses.fitted.hook import FittingHook
+from mmkd.losses.quest.hook import VocabularyHook
 
 
 def numbers(value: torch.Tensor) -> list[float]:
@@ -22,7 +22,7 @@ def work(rank: int, folder: Path) -> None:
     )
     runner.train()
     loss = runner.model.module.objectives['deep'].loss
-    hook = next(hook for hook in runner.hooks if isinstance(hook, FittingHook))
+    hook = next(hook for hook in runner.hooks if isinstance(hook, VocabularyHook))
     found = dict(
         fits=len(hook.reports),
         buffers=[numbers(b) for b in loss.vocabulary.buffers()],

@@ -7,7 +7,6 @@ from helpers.runs import model_of, run_config
 from mmengine.config import Config
 
 WORDS = 6
-HOOKS = ('FittingHook', 'VocabularyHook')  # the same by two names
 
 TAPS = dict(feat='decode_head.bottleneck', early='backbone[0]', later='backbone[1]')
 
@@ -21,12 +20,12 @@ def quest(on: str = 'feat', **changes: Any) -> dict:
 def config(
     folder: Path, objectives: dict | None = None, hook: dict | None = None, **changes: Any
 ) -> Config:
-    """Return a run with FittingHook; ``deep`` is the objective unless others are given."""
+    """Return a run with VocabularyHook; ``deep`` is the objective unless others are given."""
     model = model_of(critic=False, taps=TAPS, objectives=objectives or dict(deep=quest()))
     cfg = run_config(folder, model, **changes)
-    cfg.custom_hooks = without_hook(cfg) + [dict(type='mmkd.FittingHook', **(hook or {}))]
+    cfg.custom_hooks = without_hook(cfg) + [dict(type='mmkd.VocabularyHook', **(hook or {}))]
     return cfg
 
 
 def without_hook(cfg: Config) -> list[dict]:
-    return [hook for hook in cfg.custom_hooks if hook.type.split('.')[-1] not in HOOKS]
+    return [hook for hook in cfg.custom_hooks if 'Vocabulary' not in hook.type]

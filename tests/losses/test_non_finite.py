@@ -40,6 +40,11 @@ def factors(loss: Loss) -> Loss:
     return loss
 
 
+def tokens(loss: Loss) -> Loss:
+    loss.tokens.tokens.copy_(draw(4, 3))
+    return loss
+
+
 def pair(loss: Loss, **reads: Any) -> Callable:
     """Return the call of a loss over student and teacher of one shape."""
     return lambda student, **mask: loss(student, draw(*student.shape).softmax(-1), **reads, **mask)
@@ -94,8 +99,13 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('DISTLoss', ''): (pair(K['DISTLoss']()), {}),
     **{
         (name, ''): (pair(K[name](), labels=torch.arange(32).view(2, 4, 4) % 3), {})
-        for name in ('DecoupledKLLoss', 'NormalizedKLLoss')
+        for name in (
+            *('DecoupledKLLoss', 'NormalizedKLLoss'),
+            *('WeightedSoftLabelsLoss', 'BoostedTargetCELoss'),
+        )
     },
+    ('LearnedTemperatureKLLoss', ''): (pair(K['LearnedTemperatureKLLoss']()), {}),
+    ('LocalizationKLLoss', ''): (pair(K['LocalizationKLLoss'](edges=1)), {}),
     ('TopKDecoupledKLLoss', ''): (pair(K['TopKDecoupledKLLoss'](k=1)), {}),
     **{
         ('SoftJaccardLoss', f'{metric} {scope}'): (pair(K['SoftJaccardLoss'](metric, scope)), {})
@@ -120,6 +130,14 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('ActivationBoundaryLoss', ''): (pair(K['ActivationBoundaryLoss']()), {}),
     ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),
     ('VariationalInformationLoss', ''): (pair(K['VariationalInformationLoss'](3)), {}),
+    **{
+        ('MaskedTokenLoss', f'{power}'): (
+            pair(tokens(K['MaskedTokenLoss'](3, num_tokens=4, power=power))),
+            {},
+        )
+        for power in (1, 2)
+    },
+    ('FocalFeatureLoss', ''): (pair(K['FocalFeatureLoss']()), {}),
     ('PartialL2Loss', ''): (pair(K['PartialL2Loss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
     ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),

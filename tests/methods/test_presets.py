@@ -144,8 +144,14 @@ SAME: dict[str, Any] = {
 BY_FORMULA = {
     # tests/methods/test_point_wise.py
     *('ab', 'at', 'cosine', 'fitnet', 'foundation', 'ft', 'nfd', 'ofd', 'pkd', 'vid'),
+    # tests/methods/test_masked.py
+    *('fgd', 'maskd'),
     # tests/methods/test_divergence_presets.py
-    *('cgd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd'),
+    *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
+    # tests/methods/test_ld.py
+    'ld',
+    # tests/methods/test_where_presets.py
+    *('bpkd', 'ifvd'),
 }
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 

@@ -43,9 +43,13 @@ def main(args: argparse.Namespace) -> None:
     from mmkd.apis.launch import build_runner, load_config
     from mmkd.apis.prepare import prepare_config
     from mmkd.apis.settings import check_sections
-    from mmkd.losses.fitted.fitting import batches_of, fit_parts
     from mmkd.losses.fitted.training_images import training_images
-    from mmkd.losses.quest.fitting import vocabulary_sources, write_vocabulary
+    from mmkd.losses.quest.fitting import (
+        batches_of,
+        fit_vocabularies,
+        vocabulary_sources,
+        write_vocabulary,
+    )
 
     with tempfile.TemporaryDirectory() as logs:
         cfg: Any = load_config(args.config, args.cfg_options, logs)
@@ -68,7 +72,7 @@ def main(args: argparse.Namespace) -> None:
             )
         seed = runner.seed if args.seed is None else args.seed
         loader: Any = training_images(runner.cfg, images=args.images, seed=seed)
-        reports = fit_parts(sources, loader, batches_of(model), args.max_vectors, seed)
+        reports = fit_vocabularies(sources, loader, batches_of(model), args.max_vectors, seed)
         for name, report in reports.items():
             path = Path(args.out) if args.out.endswith('.pth') else Path(args.out) / f'{name}.pth'
             facts = dict(config=args.config, images=len(loader.dataset), seed=seed)

@@ -1,4 +1,4 @@
-"""Hooks of a run; that of losses is in :mod:`mmkd.losses.fitted.hook`."""
+"""Hooks of a run; QUEST's is in :mod:`mmkd.losses.quest.hook`."""
 
 from mmkd.engine.hooks.exact_resume import ExactResumeHook as ExactResumeHook
 from mmkd.engine.hooks.export_student import ExportStudentHook as ExportStudentHook

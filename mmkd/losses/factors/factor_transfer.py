@@ -4,8 +4,9 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
-from mmkd.losses.base import Loss, Map, Place
+from mmkd.losses.base import Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
+from mmkd.losses.factors.fitter import ParaphraserFitter
 from mmkd.losses.factors.paraphraser import (
     Paraphraser,
     check_paraphraser,
@@ -13,6 +14,7 @@ from mmkd.losses.factors.paraphraser import (
     factor_channels,
 )
 from mmkd.losses.features.point_wise import point_wise
+from mmkd.losses.fitted.contract import FittedLoss
 from mmkd.losses.fitted.source import Source
 from mmkd.losses.functional import call_in_dtype, fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
@@ -67,10 +69,10 @@ def factor_transfer(
 
 
 @MODELS.register_module()
-class FactorTransferLoss(Loss):
+class FactorTransferLoss(FittedLoss):
     r"""Factor transfer with its paraphraser and translator; see :func:`factor_transfer`.
 
-    The paraphraser, of the teacher's map, is fitted before training by :class:`mmkd.FittingHook`,
+    The paraphraser, of the teacher's map, is fitted before training by :class:`mmkd.FitHook`,
     is in the state dict and never trained. The translator, of the student's, is three 3×3
     convolutions with leaky ReLU, as the authors', and trained with the student; RepDistiller's has
     normalisations.
@@ -101,6 +103,7 @@ class FactorTransferLoss(Loss):
     roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)))
     # Those of the paraphraser.
     fixed = ('rate', 'epochs', 'lr')
+    fits = 'paraphrasing layers'
     paraphraser: Paraphraser | None
     translator: nn.Module | None
 
@@ -124,9 +127,19 @@ class FactorTransferLoss(Loss):
             self._make(student_channels, teacher_channels)
 
     @property
-    def fitted_part(self) -> Paraphraser | None:
-        """What :class:`mmkd.FittingHook` fits."""
+    def part(self) -> Paraphraser | None:
+        """The paraphraser."""
         return self.paraphraser
+
+    def shapes(self) -> str:
+        """Return the channels."""
+        return f'{None if self.paraphraser is None else self.paraphraser.channels} channels'
+
+    def fitter(
+        self, source: Source, images: int, batches: int, generator: torch.Generator
+    ) -> ParaphraserFitter:
+        """Return what gathers pieces of maps and fits the autoencoder."""
+        return ParaphraserFitter(source, images, generator)
 
     def build(
         self,
@@ -147,24 +160,6 @@ class FactorTransferLoss(Loss):
         width = factor_channels(teacher.shape[1], self.rate)
         return f'paraphraser and translator to factors of {width} channels'
 
-    def bind(self, place: Place) -> None:
-        """Refuse a teacher that is none, and a paraphraser that was fitted to another source.
-
-        Raises:
-            ValueError: What is read is no tap of a frozen teacher itself; a paraphraser of another
-                teacher or tap.
-        """
-        source = Source.of(self, place)
-        if self.paraphraser is not None and self.paraphraser.fitted:
-            source.check()
-
-    def stand_in(self, generator: torch.Generator) -> str:
-        """Draw the paraphraser's weights at random, where they are not fitted yet."""
-        if self.paraphraser is None or self.paraphraser.fitted:
-            return ''
-        self.paraphraser.draw(generator)
-        return 'a random paraphraser here: training fits it first'
-
     def forward(
         self,
         student: Tensor,
@@ -184,7 +179,7 @@ class FactorTransferLoss(Loss):
         if not self.paraphraser.fitted:
             raise NotFittedError(
                 'the paraphraser is not fitted: its weights are NaN. Mend: '
-                "custom_hooks=[dict(type='mmkd.FittingHook')] fits it before training"
+                "custom_hooks=[dict(type='mmkd.FitHook')] fits it before training"
             )
         with no_autocast(student):
             student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))

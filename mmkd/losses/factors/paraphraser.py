@@ -12,7 +12,6 @@ from mmkd.losses.fitted.part import FittedPart
 from mmkd.utils.checks import check_count, check_positive
 
 SLOPE = 0.1  # of the leaky ReLU
-PATCH = 16  # places on a side of a sample
 _BATCH = 32  # samples of a step
 
 
@@ -65,20 +64,18 @@ class Paraphraser(FittedPart):
         torch.Size([1, 2, 5, 5])
     """
 
-    called = 'paraphraser'
-    useless = 'its factors mean nothing here'
+    noun = 'paraphraser'
 
     def __init__(
         self, channels: int, rate: float = 0.5, epochs: int = 30, lr: float = 1e-3
     ) -> None:
+        super().__init__()
         check_paraphraser(rate, epochs, lr)
         width = factor_channels(channels, rate)
         widths = [channels, channels, width, width]
-        buffers: dict[str, Tensor] = {}
         for k, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            buffers[f'weight{k}'] = torch.full((after, before, 3, 3), math.nan)
-            buffers[f'bias{k}'] = torch.full((after,), math.nan)
-        super().__init__(**buffers)
+            self.register_buffer(f'weight{k}', torch.full((after, before, 3, 3), math.nan))
+            self.register_buffer(f'bias{k}', torch.full((after,), math.nan))
         self.width, self.widths, self.epochs, self.lr = width, widths, epochs, lr
 
     @property
@@ -86,65 +83,17 @@ class Paraphraser(FittedPart):
         """Channels of the teacher."""
         return self.widths[0]
 
-    def needed(self) -> list[Tensor]:
+    def numbers(self) -> list[Tensor]:
         """Return the weights and biases, layer by layer."""
         names = ('weight0', 'bias0', 'weight1', 'bias1', 'weight2', 'bias2')
         return [getattr(self, name) for name in names]
 
-    def refuse_damage(self) -> None:
-        """Refuse NaN or Inf among the weights.
-
-        Raises:
-            ValueError: There are some.
-        """
-        if not all(bool(x.isfinite().all()) for x in self.needed()):
-            raise ValueError(
-                'the paraphraser holds NaN or Inf. Mend: copy the checkpoint again from where it '
-                'was written, or fit one anew: FittingHook without load_from or resume'
-            )
-
     def forward(self, x: Tensor) -> Tensor:
         """Return the factor (N, k C, H, W) of a map (N, C, H, W), in its dtype."""
-        layers = [buffer.to(x.dtype) for buffer in self.needed()]
+        layers = [buffer.to(x.dtype) for buffer in self.numbers()]
         for weight, bias in zip(layers[::2], layers[1::2], strict=True):
             x = F.leaky_relu(F.conv2d(x, weight, bias, padding=1), SLOPE)
         return x
-
-    # ------------------------------------------------------------------ the fit
-
-    def places(self, image: Tensor) -> int:
-        """Return of how many places of a map (1, C, H, W) one sample is."""
-        height, width = _size(image)
-        return height * width
-
-    def sample(
-        self, image: Tensor, mask: Tensor | None, number: int, generator: torch.Generator
-    ) -> Tensor:
-        """Return pieces (P, C + 1, h, w) of a map; the last channel says where it counts.
-
-        There are no more than cover the map.
-        """
-        size = _size(image)
-        number = min(number, math.ceil(image[0, 0].numel() / (size[0] * size[1])))
-        if mask is None:
-            mask = image.new_ones((1, *image.shape[2:])).bool()
-        whole = torch.cat([image.where(mask[:, None], 0.0), mask[:, None].to(image)], 1)
-        pieces = [whole[:0, :, : size[0], : size[1]]]
-        for _ in range(number):
-            top, left = (
-                int(torch.randint(image.shape[d + 2] - size[d] + 1, (), generator=generator))
-                for d in range(2)
-            )
-            piece = whole[:, :, top : top + size[0], left : left + size[1]]
-            pieces += [piece] if piece[:, -1].any() else []
-        return torch.cat(pieces).float().cpu()
-
-    def join(self, samples: list[Tensor]) -> Tensor:
-        """Return all samples, the smaller ones with places beside them that do not count."""
-        height, width = max(x.shape[2] for x in samples), max(x.shape[3] for x in samples)
-        return torch.cat(
-            [F.pad(x, (0, width - x.shape[3], 0, height - x.shape[2])) for x in samples]
-        )
 
     @torch.no_grad()
     def fit(self, samples: Tensor, seed: int = 0) -> dict[str, float]:
@@ -161,12 +110,13 @@ class Paraphraser(FittedPart):
             mean absolute difference over the mean absolute feature, 0 if nothing is lost.
 
         Raises:
-            ValueError: Nothing counts, or features that are not finite or 0 throughout.
+            ValueError: Nothing counts, features that are not finite or 0 throughout, or a fit that
+                leads to NaN or Inf.
         """
         maps, counts = samples[:, :-1], samples[:, -1:]
         size = _check_samples(maps, counts, self.channels)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed is for devices too
             encoder, decoder = convolutions(self.widths), convolutions(self.widths[::-1])
         net = nn.Sequential(encoder, decoder).to(self.fingerprint.device)
         with torch.enable_grad():
@@ -176,26 +126,24 @@ class Paraphraser(FittedPart):
             x = part.to(self.fingerprint.device) / size
             missing += ((net(x) - x).abs() * own.to(x)).sum().item()
             total += x.abs().sum().item()
+        if not math.isfinite(missing):
+            raise ValueError(
+                f'the paraphraser became NaN or Inf in {self.epochs} epochs of lr={self.lr}. Mend: '
+                f'lr={self.lr / 10:g}'
+            )
         learned = [*encoder.parameters()]
         learned[0].div_(size)  # so that it takes features as they are
-        for buffer, parameter in zip(self.needed(), learned, strict=True):
+        for buffer, parameter in zip(self.numbers(), learned, strict=True):
             buffer.copy_(parameter)
         return dict(samples=len(maps), vectors=int(counts.sum()), error=missing / total)
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
         """Draw weights that belong to no teacher."""
-        for buffer in self.needed():
+        for buffer in self.numbers():
             fan_in = buffer[0].numel() if buffer.dim() > 1 else 1
             scale = math.sqrt(2 / fan_in) if buffer.dim() > 1 else 0.0
             buffer.copy_(scale * torch.randn(buffer.shape, generator=generator))
-
-    def tell(self, report: dict[str, float]) -> str:
-        """Return a report in words."""
-        return (
-            f'paraphraser of {self.width} channels fitted to {report["samples"]} samples, '
-            f'{report["vectors"]} places: {100 * report["error"]:.1f} % of the features are lost'
-        )
 
     def _train(
         self, net: nn.Module, maps: Tensor, counts: Tensor, generator: torch.Generator
@@ -222,11 +170,6 @@ def check_paraphraser(rate: float, epochs: int, lr: float) -> None:
     check_positive('rate', rate)
     check_count('epochs', epochs, 1)
     check_positive('lr', lr)
-
-
-def _size(image: Tensor) -> tuple[int, int]:
-    """Return height and width of a sample of a map (1, C, H, W)."""
-    return min(PATCH, image.shape[2]), min(PATCH, image.shape[3])
 
 
 def _check_samples(maps: Tensor, counts: Tensor, channels: int) -> Any:

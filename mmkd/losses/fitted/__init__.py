@@ -1,1 +1,1 @@
-"""Parts that are fitted to a teacher before training, then frozen: what, to what, and when."""
+"""Parts of losses that are fitted to a frozen teacher before training, and frozen themselves."""

@@ -1,27 +1,27 @@
-"""Fit parts to teachers: one pass over training images, all objectives at once."""
+"""Fit the parts of losses to their teachers: one pass over training images for all at once."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mmkd.losses.fitted.contract import FittedLoss, Fitter
 from mmkd.losses.fitted.source import Source, digest_of
 from mmkd.structures.batch import Batch
-from mmkd.utils.checks import check_count
 from mmkd.utils.progress import track
 
-MAX_VECTORS = 200_000
 
-
-def sources_of(objectives: Mapping[str, Any], runs: Mapping[str, Any]) -> dict[str, Source]:
+def sources_of(
+    objectives: Mapping[str, Any], runs: Mapping[str, Any], kind: type[FittedLoss] = FittedLoss
+) -> dict[str, Source]:
     """Return what every fitted part belongs to, name of its objective -> source.
 
     Args:
         objectives: Name -> objective, of a Distiller.
         runs: Member -> what runs it.
+        kind: Of the losses.
 
     Raises:
         ValueError: One reads what is no teacher's, or changes the teacher's map by a connector.
@@ -29,7 +29,7 @@ def sources_of(objectives: Mapping[str, Any], runs: Mapping[str, Any]) -> dict[s
     return {
         name: Source.of(objective.loss, objective.place(runs))
         for name, objective in objectives.items()
-        if objective.contract.fitted_part is not None
+        if isinstance(objective.loss, kind)
     }
 
 
@@ -44,80 +44,63 @@ def batches_of(distiller: Any) -> Callable[[Any], Batch]:
     return lambda data: Batch(**source(data, False), ignore_index=task.ignore_index, task=task)
 
 
+def fitters_of(sources: Mapping[str, Source], loader: DataLoader, seed: int) -> dict[str, Fitter]:
+    """Return what fits each part; they share one generator, and draw from no other."""
+    generator = torch.Generator().manual_seed(seed)
+    images, batches = len(loader.dataset), len(loader)  # type: ignore[arg-type]
+    return {
+        name: source.loss.fitter(source, images, batches, generator)
+        for name, source in sources.items()
+    }
+
+
 @torch.no_grad()
 def fit_parts(
     sources: Mapping[str, Source],
+    fitters: Mapping[str, Fitter],
     loader: DataLoader,
     batch_of: Callable[[Any], Batch],
-    max_vectors: int = MAX_VECTORS,
-    seed: int = 0,
+    label: str = 'fitting',
 ) -> dict[str, dict[str, float]]:
-    """Fit parts to the features of their teachers of a loader's images, in one pass.
+    """Fit parts to what their teachers see of a loader's images.
 
-    Samples are taken from places at random, spread evenly over the images, pooled as the loss pools
-    them; positions that the objective's ``mask='batch.valid'`` leaves out are left out here too. No
-    generator but an own one is used.
+    A teacher runs once a batch, whatever the number of parts that watch it.
 
     Args:
-        sources: Of the parts, which are written along with their fingerprints.
+        sources: Of the parts, whose fingerprints are written.
+        fitters: Name of the objective -> what fits its part.
         loader: Images under test transforms; its data set has a length.
         batch_of: Makes a batch of what the loader gives, see :func:`batches_of`.
-        max_vectors: Vectors of channels for each part, at most.
-        seed: Of the places and of the fit.
+        label: Of the progress.
 
     Returns:
-        Objective -> what is reported of the part, which is logged too.
+        Objective -> what its fitter reports, which is logged too.
 
     Raises:
-        ValueError: Too few samples, features that are not finite; see also the part.
+        ValueError: Names the objective whose part cannot be fitted.
     """
-    check_count('max_vectors', max_vectors, 1)
     teachers = {source.run.name: source.run for source in sources.values()}
     weights = {name: digest_of(run.model) for name, run in teachers.items()}
-    generator = torch.Generator().manual_seed(seed)
-    samples = _collect(sources, teachers, loader, batch_of, max_vectors, generator)
-    reports = {}
-    for name, source in sources.items():
-        part = source.part
-        try:
-            reports[name] = part.fit(part.join(samples.pop(name)), seed)
-        except ValueError as error:
-            raise ValueError(f'objective {name!r}: {error}') from error
-        part.fingerprint.copy_(source.fingerprint(weights[source.run.name]))
-        print_log(f'mmkd: {name}: {part.tell(reports[name])}', logger='current')
-    return reports
+    for number in range(max((fitter.passes for fitter in fitters.values()), default=0)):
+        going = {name: fitter for name, fitter in fitters.items() if number < fitter.passes}
+        watched = {sources[name].run.name for name, fitter in going.items() if fitter.watches}
+        for data in track(loader, len(loader), label):
+            batch = batch_of(data)
+            # Uncompiled: a compiled teacher takes one size of images.
+            seen = {name: teachers[name].watch(batch, compiled=False) for name in sorted(watched)}
+            for name, fitter in going.items():
+                source = sources[name]
+                fitter.see(seen[source.run.name][source.tap] if fitter.watches else None, batch)
+    return {name: _finish(name, sources[name], fitters[name], weights) for name in sources}
 
 
-def _collect(
-    sources: Mapping[str, Source],
-    teachers: Mapping[str, Any],
-    loader: DataLoader,
-    batch_of: Callable[[Any], Batch],
-    max_vectors: int,
-    generator: torch.Generator,
-) -> dict[str, list[Tensor]]:
-    """Return samples of each source, image by image."""
-    number = len(loader.dataset)  # type: ignore[arg-type]
-    samples: dict[str, list[Tensor]] = {name: [] for name in sources}
-    done = 0
-    for data in track(loader, len(loader), 'fit to the teacher'):
-        batch = batch_of(data)
-        # Uncompiled: a compiled teacher takes one size of images.
-        seen = {name: run.watch(batch, compiled=False) for name, run in teachers.items()}
-        for name, source in sources.items():
-            found = source.images(seen[source.run.name], batch)
-            for index, (image, mask) in enumerate(found, done):
-                most = max(1, max_vectors // source.part.places(image))
-                quota = _spread(most, number, index)
-                samples[name].append(source.part.sample(image, mask, quota, generator))
-        done += len(batch.inputs)
-    return samples
-
-
-def _spread(total: int, parts: int, index: int) -> int:
-    """Return how much one of so many parts gets of a total that is spread evenly.
-
-    >>> [_spread(10, 4, index) for index in range(4)]
-    [2, 3, 2, 3]
-    """
-    return (index + 1) * total // parts - index * total // parts
+def _finish(
+    name: str, source: Source, fitter: Fitter, weights: Mapping[str, bytes]
+) -> dict[str, float]:
+    try:
+        report = fitter.finish()
+    except ValueError as error:
+        raise ValueError(f'objective {name!r}: {error}') from error
+    source.loss.part.fingerprint.copy_(source.fingerprint(weights[source.run.name]))
+    print_log(f'mmkd: {name}: {fitter.tell(report)}', logger='current')
+    return report

@@ -1,4 +1,4 @@
-"""FittingHook: parts of losses are fitted to teachers before the first step, or checked."""
+"""FitHook: the parts of losses are fitted to their teachers before the first step, or checked."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ from mmengine.dist import broadcast, broadcast_object_list, is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkd.losses.fitted.fitting import MAX_VECTORS, batches_of, fit_parts, sources_of
+from mmkd.losses.fitted.contract import FittedLoss
+from mmkd.losses.fitted.fitting import batches_of, fit_parts, fitters_of, sources_of
 from mmkd.losses.fitted.source import Source
 from mmkd.losses.fitted.training_images import training_images
 from mmkd.registry import HOOKS
@@ -15,48 +16,45 @@ from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
-class FittingHook(Hook):
-    """Fit what losses need of the teacher before training; check what is there already.
+class FitHook(Hook):
+    """Fit what losses keep of a frozen teacher before training; check what is there already.
 
-    That is the vocabulary of an AssignmentKLLoss and the paraphraser of a FactorTransferLoss, or
-    any :class:`mmkd.losses.FittedPart`. Fitted are those that neither a checkpoint nor a file
-    (``vocabulary=``) brought, on the run's training images under its validation pipeline, in one
-    pass, by rank 0, which hands them to the others. They are in every checkpoint. The others must
-    have been fitted to this teacher, tap and pooling. The run's random numbers are left alone, and
+    Fitted is what neither a checkpoint nor a file brought, on the run's training images under its
+    validation pipeline, by rank 0, which hands it to the others. It is in every checkpoint. The
+    rest must have been fitted to this teacher and tap. The run's random numbers are left alone, and
     so are runs without such a loss.
 
     Args:
         dataloader: ``dict(dataset=…, batch_size=1, num_workers=0)``; None: the run's training data
             set with its validation pipeline.
         images: How many images, evenly spaced; None takes all.
-        max_vectors: Vectors of channels for each part, at most, spread over the images.
-        seed: Of places and fits; None takes the run's.
+        seed: Of what is drawn; None takes the run's.
 
     Raises:
-        ValueError: A part of another teacher, tap or pooling; too few vectors for the words.
+        ValueError: A part of another teacher or tap; images that nothing can be fitted to.
     """
 
+    # After VocabularyHook, whose options are for the vocabularies of the same run.
+    priority = 'BELOW_NORMAL'
+    kind: type[FittedLoss] = FittedLoss
+
     def __init__(
-        self,
-        dataloader: dict | None = None,
-        images: int | None = None,
-        max_vectors: int = MAX_VECTORS,
-        seed: int | None = None,
+        self, dataloader: dict | None = None, images: int | None = None, seed: int | None = None
     ) -> None:
-        check_count('max_vectors', max_vectors, 1)
         if images is not None:
             check_count('images', images, 1)
-        self.dataloader, self.images = dataloader, images
-        self.max_vectors, self.seed = max_vectors, seed
+        self.dataloader, self.images, self.seed = dataloader, images, seed
         self.reports: dict[str, dict[str, float]] = {}
 
     def before_train(self, runner: Runner) -> None:
         """Fit or check; what a checkpoint holds is loaded by now."""
         model = unwrap(runner.model)
-        sources = sources_of(model.objectives, model.runs) if hasattr(model, 'runs') else {}
+        sources = (
+            sources_of(model.objectives, model.runs, self.kind) if hasattr(model, 'runs') else {}
+        )
         fresh = {}
         for name, source in sources.items():
-            if source.part.fitted:
+            if source.loss.part.fitted:
                 source.check()
             else:
                 fresh[name] = source
@@ -72,16 +70,13 @@ class FittingHook(Hook):
         if failure[0] is not None:
             raise failure[0]
         for source in fresh.values():
-            for buffer in source.part.buffers():
-                broadcast(buffer)
+            for tensor in source.loss.part.state_dict().values():
+                broadcast(tensor)
 
     def _fit(self, runner: Runner, sources: dict[str, Source]) -> dict[str, dict[str, float]]:
         seed = runner.seed if self.seed is None else self.seed
-        loader = training_images(runner.cfg, self.dataloader, self.images, seed)
+        loader = training_images(
+            runner.cfg, self.dataloader, self.images, seed, type(self).__name__
+        )
         batch_of = batches_of(unwrap(runner.model))
-        return fit_parts(sources, loader, batch_of, self.max_vectors, seed)
-
-
-@HOOKS.register_module()
-class VocabularyHook(FittingHook):
-    """The :class:`FittingHook` by the name that it had when it fitted vocabularies alone."""
+        return fit_parts(sources, fitters_of(sources, loader, seed), loader, batch_of)

@@ -1,136 +1,141 @@
-"""FittedPart: what is fitted to a teacher's features before training, and frozen from then on."""
+"""What a loss keeps that is fitted to a frozen teacher before training, and frozen then."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-# What a part belongs to, a digest each, and what it is called where it is not this one.
-ORIGIN = {
-    'teacher': 'another teacher (other weights, precision or fuse_bn)',
-    'tap': 'another tap of the teacher',
-    'pooling': "another pooling of the teacher's map (sizes of the maps, or channels)",
-}
-DIGEST = 32  # bytes of a SHA-256
+_DIGEST = 32  # bytes of a SHA-256
 
 
 class FittedPart(nn.Module):
-    """A part of a loss on the teacher's side: buffers that are NaN until they are fitted.
+    """Buffers, or parameters without gradient, that are NaN until they are fitted.
 
-    :class:`mmkd.FittingHook` fits it before the first step. It is in the checkpoint, so that a
-    resumed run fits nothing again, and remembers which teacher, tap and pooling it belongs to.
-
-    The loss that holds it gives it as ``fitted_part``.
-
-    Args:
-        buffers: What is fitted, NaN as yet; the fingerprint comes after them.
+    They are in every checkpoint, beside a fingerprint of the teacher, the tap and the shapes that
+    they were fitted to, so that no other teacher is compared by them.
 
     Attributes:
-        pooling: By which factor the teacher's map is averaged first.
-        called: How messages call it.
-        useless: What it is elsewhere, for messages.
-        anew: How one is fitted anew, for messages.
+        noun: How errors call it.
+        origin: What it belongs to, a digest each, and what that is called where it is not this one.
+        anew: How another one is fitted.
+
+    Examples:
+        >>> class Scale(FittedPart):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.register_buffer('scale', torch.full((2,), torch.nan))
+        >>> part = Scale()
+        >>> part.fitted, part.scale.fill_(1.).sum(), part.fitted
+        (False, tensor(2.), True)
     """
 
-    pooling = 1
-    called = 'part'
-    useless = 'it means nothing here'
-    anew = 'FittingHook without load_from or resume'
+    noun: str = 'part'
+    origin: Mapping[str, str] = MappingProxyType(
+        {
+            'teacher': 'another teacher (other weights, precision or fuse_bn)',
+            'tap': 'another tap of the teacher',
+            'channels': 'another number of channels',
+        }
+    )
+    anew: str = 'FitHook without load_from or resume'
     fingerprint: Tensor
 
-    def __init__(self, **buffers: Tensor) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        for name, buffer in buffers.items():
-            self.register_buffer(name, buffer)
-        self.register_buffer('fingerprint', torch.zeros(len(ORIGIN), DIGEST, dtype=torch.uint8))
+        digests = torch.zeros(len(self.origin), _DIGEST, dtype=torch.uint8)
+        self.register_buffer('fingerprint', digests)
         self._known: tuple | None = None
 
-    # ------------------------------------------------------------------ what one defines
-
-    @property
-    def channels(self) -> int:
-        """Channels of the teacher's map."""
-        raise NotImplementedError
-
-    def needed(self) -> list[Tensor]:
-        """Return the buffers that are NaN until they are fitted."""
-        raise NotImplementedError
-
-    def refuse_damage(self) -> None:
-        """Refuse numbers that are there and cannot serve."""
-        raise NotImplementedError
-
-    def places(self, image: Tensor) -> int:
-        """Return of how many places of a map (1, C, *S) one sample is."""
-        return 1
-
-    def sample(
-        self, image: Tensor, mask: Tensor | None, number: int, generator: torch.Generator
-    ) -> Tensor:
-        r"""Return samples of a map, on the CPU.
-
-        Args:
-            image: Map (1, C, \*S) of one image.
-            mask: Bool (1, \*S), True where a position counts.
-            number: Of the samples, at most.
-            generator: Of the places that they are from.
-        """
-        raise NotImplementedError
-
-    def join(self, samples: list[Tensor]) -> Tensor:
-        """Return the samples of all images as one tensor."""
-        return torch.cat(samples)
-
-    def fit(self, samples: Tensor, seed: int = 0) -> dict[str, float]:
-        """Fit it; no random numbers but those of the seed are drawn.
-
-        Returns:
-            What is reported of it.
-        """
-        raise NotImplementedError
-
-    def draw(self, generator: torch.Generator) -> None:
-        """Draw numbers that belong to no teacher, to measure what they cost."""
-        raise NotImplementedError
-
-    def tell(self, report: dict[str, float]) -> str:
-        """Return a report in words."""
-        raise NotImplementedError
-
-    # ------------------------------------------------------------------ what all have
+    def numbers(self) -> list[Tensor]:
+        """Return what must be fitted."""
+        held = [*self.parameters(), *self.buffers()]
+        return [x for x in held if x.is_floating_point()]
 
     @property
     def fitted(self) -> bool:
-        """Whether it is fitted.
+        """Whether everything is there.
 
-        Looks at the buffers only after they were written to, since looking synchronises.
+        Looks at the numbers only after they were written to, since looking synchronises.
 
         Raises:
-            ValueError: They are there and cannot serve.
+            ValueError: They are there and cannot serve, such as NaN or Inf among them.
         """
-        needed = self.needed()
-        state = tuple((id(buffer), buffer._version) for buffer in needed)
-        if self._known != state and not any(bool(buffer.isnan().all()) for buffer in needed):
-            self.refuse_damage()
+        needed = self.numbers()
+        state = tuple((id(x), x._version) for x in needed)
+        if self._known != state and not any(bool(x.isnan().all()) for x in needed):
+            self.refuse_damaged()
             self._known = state
         return self._known == state
 
-    def check(self, fingerprint: Tensor) -> None:
-        """Refuse to serve another teacher, tap or pooling than it was fitted to.
-
-        One written by hand has no fingerprint, and serves whom it is given to.
-
-        Args:
-            fingerprint: As the buffer: three digests in the order of ``ORIGIN``.
+    def refuse_damaged(self) -> None:
+        """Refuse numbers that cannot serve.
 
         Raises:
-            ValueError: Says which of the three differs.
+            ValueError: NaN or Inf among them.
+        """
+        refuse_non_finite(self.numbers(), f'the {self.noun}', self.anew)
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Draw numbers that belong to no teacher, to measure what they cost.
+
+        Args:
+            generator: Of the numbers, on the CPU.
+        """
+        for x in self.numbers():
+            x.copy_(torch.randn(x.shape, generator=generator))
+
+    def check(self, fingerprint: Tensor) -> None:
+        """Refuse to serve another teacher or tap than it was fitted to.
+
+        What was written by hand has no fingerprint, and serves whom it is given to.
+
+        Args:
+            fingerprint: As the buffer: the digests in the order of ``origin``.
+
+        Raises:
+            ValueError: Says which of them differs.
         """
         if not self.fingerprint.any():
             return
-        both = zip(ORIGIN, self.fingerprint.cpu(), fingerprint.cpu(), strict=True)
+        both = zip(self.origin, self.fingerprint.cpu(), fingerprint.cpu(), strict=True)
         differs = [what for what, mine, yours in both if not torch.equal(mine, yours)]
         if differs:
+            others = ' and '.join(self.origin[what] for what in differs)
             raise ValueError(
-                f'this {self.called} was fitted to {" and ".join(ORIGIN[d] for d in differs)}, so '
-                f'{self.useless}. Mend: give back the {", ".join(differs)} that it was fitted '
-                f'with, or fit one anew: {self.anew}'
+                f'this {self.noun} was fitted to {others}, so its numbers mean nothing here. Mend: '
+                f'give back the {", ".join(differs)} that it was fitted with, or fit one anew: '
+                f'{self.anew}'
             )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Refuse a damaged part; one of NaN is not fitted yet, shapes are torch's matter."""
+        self._refuse_damaged_state(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _refuse_damaged_state(self, state_dict: dict[str, Any], prefix: str) -> None:
+        found = [x for key, x in state_dict.items() if key.startswith(prefix)]
+        found = [x for x in found if isinstance(x, Tensor) and x.is_floating_point()]
+        if not any(bool(x.isnan().all()) for x in found):
+            where = f'the {self.noun} {prefix.rstrip(".")!r} of this checkpoint'
+            refuse_non_finite(found, where, self.anew)
+
+
+def refuse_non_finite(tensors: list[Tensor], where: str, anew: str) -> None:
+    """Refuse NaN and Inf.
+
+    Raises:
+        ValueError: Says how many numbers there are.
+
+    >>> refuse_non_finite([torch.tensor([torch.nan, 1.])], 'it', 'another')
+    Traceback (most recent call last):
+    ValueError: it: 1 of its 2 numbers are NaN or Inf. Mend: copy the checkpoint again, or: another
+    """
+    bad = sum(int((~x.isfinite()).sum()) for x in tensors)
+    if bad:
+        total = sum(x.numel() for x in tensors)
+        raise ValueError(
+            f'{where}: {bad} of its {total} numbers are NaN or Inf. Mend: copy the checkpoint '
+            f'again, or: {anew}'
+        )

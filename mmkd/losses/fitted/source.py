@@ -1,7 +1,6 @@
-"""What a fitted part belongs to: one tap of a frozen teacher, pooled as the loss pools it."""
+"""What a fitted part belongs to: one tap of a frozen teacher."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.losses.base import Place
-from mmkd.losses.fitted.part import FittedPart
-from mmkd.losses.quest.maps import pool_map
-from mmkd.structures.batch import Batch, read_batch
 
 
 @dataclass(frozen=True)
 class Source:
-    """The tap that an objective's part is fitted to.
+    """The tap that the part of an objective's loss is fitted to.
 
     Args:
-        loss: The objective's loss, which holds the part.
+        loss: The objective's loss, a :class:`mmkd.losses.fitted.contract.FittedLoss`.
         objective: The objective's name.
         run: The teacher at work.
         tap: Name of its tap.
@@ -40,27 +36,22 @@ class Source:
             ValueError: The loss reads what is no teacher's, or what a connector has changed.
         """
         reference = place.reads['teacher']
-        member, _, tap = reference.partition('.')
+        member, _, tap = str(reference).partition('.')
         teachers = [name for name, run in place.runs.items() if run.role == 'teacher']
         if member not in teachers:
             raise ValueError(
                 f'objective {place.objective!r} reads teacher={reference!r}, which is no teacher '
-                f'(teachers: {teachers}): what is fitted to features that go on changing means '
+                f'(teachers: {teachers}): {loss.fits} fitted to features that go on changing mean '
                 'nothing. Mend: a frozen teacher'
             )
-        if 'teacher' in place.connectors:
+        if 'teacher' in place.connectors and not loss.resized:
             raise ValueError(
                 f'objective {place.objective!r} has a connector of the teacher, but its '
-                f'{loss.fitted_part.called} is fitted to the tap itself. Mend: '
+                f'{loss.fits} are fitted to the tap itself. Mend: '
                 "connectors=dict(student='auto')"
             )
         masked = place.reads.get('mask') == 'batch.valid'
         return cls(loss, place.objective, place.runs[member], tap, masked)
-
-    @property
-    def part(self) -> FittedPart:
-        """What is fitted."""
-        return self.loss.fitted_part
 
     @property
     def path(self) -> str:
@@ -74,33 +65,18 @@ class Source:
             ValueError: Names the objective and what differs.
         """
         try:
-            self.part.check(self.fingerprint(digest_of(self.run.model)))
+            self.loss.part.check(self.fingerprint(digest_of(self.run.model)))
         except ValueError as error:
             raise ValueError(f'objective {self.objective!r}: {error}') from error
 
     def fingerprint(self, weights: bytes) -> Tensor:
-        """Return SHA-256 (3, 32) of the teacher's weights, the tap's path and the pooling.
+        """Return SHA-256 (3, 32) of the teacher's weights, the tap's path and the loss's shapes.
 
         Args:
             weights: The first of them, of :func:`digest_of`.
         """
-        pooling = f'{self.part.pooling}, {self.part.channels} channels'
-        others = [hashlib.sha256(text.encode()).digest() for text in (self.path, pooling)]
+        others = [hashlib.sha256(x.encode()).digest() for x in (self.path, self.loss.shapes())]
         return torch.tensor([list(digest) for digest in (weights, *others)], dtype=torch.uint8)
-
-    def images(
-        self, seen: Mapping[str, Any], batch: Batch
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        r"""Yield the map (1, C, \*S) of each image of a batch, and where it counts (1, \*S).
-
-        Args:
-            seen: What the teacher's taps saw of it.
-            batch: The batch.
-        """
-        pooled = pool_map(seen[self.tap], self.part.pooling)
-        valid = read_batch(batch, 'valid', pooled) if self.masked else [None] * len(pooled)
-        for image, mask in zip(pooled.split(1), valid, strict=True):
-            yield image, None if mask is None else mask[None]
 
 
 def digest_of(model: nn.Module) -> bytes:

@@ -8,11 +8,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mmkd.losses.fitted.part import DIGEST, ORIGIN, FittedPart
-from mmkd.losses.quest.maps import positions
+from mmkd.losses.fitted.part import FittedPart
 from mmkd.utils.checkpoints import load_state_dict_file
 from mmkd.utils.checks import check_count, check_positive
 
+# What words belong to, a digest each, and what it is called where it is not this one.
+ORIGIN = {
+    'teacher': FittedPart.origin['teacher'],
+    'tap': FittedPart.origin['tap'],
+    'pooling': "another pooling of the teacher's map (sizes of the maps, or channels)",
+}
+_DIGEST = 32  # bytes of a SHA-256
 _CHUNK = 4096  # vectors that statistics look at together
 # Vectors of one step of k-means: on blobs 0.1 % above full k-means in inertia; 1024 are 5 % above.
 _BATCH = 16384
@@ -101,60 +107,38 @@ class Vocabulary(FittedPart):
                 [0.2689, 0.7311]])
     """
 
-    called = 'vocabulary'
-    useless = 'its words mean nothing here'
-    anew = 'mmkd fit-vocabulary, or FittingHook without vocabulary=, load_from or resume'
+    noun = 'vocabulary'
+    origin = ORIGIN
+    anew = 'mmkd fit-vocabulary, or VocabularyHook without vocabulary=, load_from or resume'
     words: Tensor
     tau: float | Tensor
 
     def __init__(
         self, num_words: int, channels: int, tau: float | str = 0.2, target_perplexity: float = 4.0
     ) -> None:
+        super().__init__()
         check_vocabulary(num_words, tau, target_perplexity)
-        found = dict(tau=torch.tensor(math.nan)) if tau == 'auto' else {}
-        super().__init__(words=torch.full((num_words, channels), math.nan), **found)
         self.target_perplexity = target_perplexity
-        if tau != 'auto':
+        self.register_buffer('words', torch.full((num_words, channels), math.nan))
+        if tau == 'auto':
+            self.register_buffer('tau', torch.tensor(math.nan))
+        else:
             self.tau = float(tau)
 
-    @property
-    def channels(self) -> int:
-        """Channels of the words."""
-        return self.words.shape[1]
+    def refuse_damaged(self) -> None:
+        """Refuse words that cannot serve.
 
-    def needed(self) -> list[Tensor]:
-        """Return words and, where it is found, tau."""
-        return [self.words, self.tau] if isinstance(self.tau, Tensor) else [self.words]
-
-    def refuse_damage(self) -> None:
-        """Refuse NaN or Inf among the words, and a tau that is not above 0."""
+        Raises:
+            ValueError: NaN or Inf among the words, a tau that is not above 0.
+        """
         check_fitted(self.words, torch.as_tensor(self.tau), self.fingerprint, 'the vocabulary')
 
-    def sample(
-        self, image: Tensor, mask: Tensor | None, number: int, generator: torch.Generator
-    ) -> Tensor:
-        r"""Return vectors (number, C) of positions of a map (1, C, \*S), at random."""
-        own = positions(image, mask)
-        chosen = torch.randperm(len(own), generator=generator)[:number]
-        return own[chosen.to(own.device)].float().cpu()
-
-    def tell(self, report: dict[str, float]) -> str:
-        """Return a report in words."""
-        return (
-            f'{len(self.words)} words fitted to {report["vectors"]} vectors: mean squared distance '
-            f'{report["inertia"]:.4g}, perplexity of words used {report["words_used"]:.1f}; tau '
-            f'{report["tau"]:.4g}: mean max p_T {report["confidence"]:.3f}, perplexity of an '
-            f'assignment {report["assignment"]:.2f}'
-        )
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Refuse a damaged vocabulary; one of NaN is not fitted yet, shapes are torch's matter."""
+    def _refuse_damaged_state(self, state_dict: dict[str, Any], prefix: str) -> None:
         own = dict(words=self.words, tau=torch.as_tensor(self.tau), fingerprint=self.fingerprint)
         found = {name: state_dict.get(prefix + name, value) for name, value in own.items()}
         if any(bool(found[name].isnan().all()) for name in ('words', 'tau')):
             found.update(words=torch.ones(2, 1), tau=torch.ones(()))
         check_fitted(**found, where=f'the vocabulary {prefix.rstrip(".")!r} of this checkpoint')
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def assign(self, vectors: Tensor) -> Tensor:
         """Return p_T (P, K) of vectors (P, C)."""
@@ -360,7 +344,7 @@ def check_fitted(words: Tensor, tau: Tensor, fingerprint: Tensor, where: str) ->
     >>> digests = torch.zeros(3, 32, dtype=torch.uint8)
     >>> check_fitted(torch.zeros(2, 3), torch.tensor(.2), digests, 'it')
     """
-    digests = (len(ORIGIN), DIGEST)
+    digests = (len(ORIGIN), _DIGEST)
     for name, value, right, what in (
         ('words', words, words.dim() == 2 and words.is_floating_point(), 'floating-point (K, C)'),
         ('tau', tau, tau.dim() == 0 and tau.is_floating_point(), 'a floating-point number ()'),

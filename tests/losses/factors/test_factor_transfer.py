@@ -16,8 +16,9 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from mmkd.losses import FactorTransferLoss, Paraphraser, factor_transfer
+from mmkd.losses.factors.fitter import join, pieces_of
 from mmkd.losses.factors.paraphraser import convolutions
-from mmkd.losses.fitted.hook import FittingHook
+from mmkd.losses.fitted.hook import FitHook
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -74,7 +75,7 @@ def test_the_module_translates_and_paraphrases() -> None:
     teacher, mask = draw(3, 6, 5, 6, seed=3), torch.arange(90).view(3, 5, 6) % 4 != 1
     assert loss.paraphraser.width == 4
     net = convolutions([6, 6, 4, 4]).double()
-    net.load_state_dict(dict(zip(net.state_dict(), loss.paraphraser.needed(), strict=True)))
+    net.load_state_dict(dict(zip(net.state_dict(), loss.paraphraser.numbers(), strict=True)))
     torch.testing.assert_close(loss.paraphraser(teacher), net(teacher))
     ours, theirs = (x * mask[:, None] for x in (STUDENT, teacher))
     weight = draw(3, 5, 6, seed=4).abs()
@@ -138,9 +139,7 @@ def test_samples_are_pieces_of_the_map() -> None:
     generator = torch.Generator().manual_seed(0)
     image = torch.arange(2 * 20 * 24.0).view(1, 2, 20, 24)
     mask = torch.arange(480).view(1, 20, 24) % 5 != 0
-    paraphraser = Paraphraser(2)
-    assert paraphraser.places(image) == 256
-    found = torch.cat([paraphraser.sample(image, mask, number, generator) for number in (2, 3, 7)])
+    found = torch.cat([pieces_of(image, mask, number, generator) for number in (2, 3, 7)])
     assert found.shape == (6, 3, 16, 16), 'two of them cover the map'
     corners = set()
     for piece in found:
@@ -151,12 +150,12 @@ def test_samples_are_pieces_of_the_map() -> None:
         assert torch.equal(piece[2], mask[there][0].float())
         assert torch.equal(piece[:2], (image * mask[:, None])[0][there])
     assert len(corners) > 2
-    small = paraphraser.sample(image[..., :5, :7], None, 9, generator)
+    small = pieces_of(image[..., :5, :7], None, 9, generator)
     assert small.shape == (1, 3, 5, 7), 'no more than cover the map'
-    joined = paraphraser.join([found, small, small[:0]])
+    joined = join([found, small, small[:0]])
     assert joined.shape == (len(found) + 1, 3, 16, 16)
     assert joined[-1, 2].sum() == 5 * 7
-    assert paraphraser.sample(image, ~mask & mask, 3, generator).shape[0] == 0
+    assert pieces_of(image, ~mask & mask, 3, generator).shape[0] == 0
 
 
 def test_places_that_do_not_count_teach_nothing() -> None:
@@ -184,13 +183,13 @@ def test_it_is_fitted_before_the_first_step_and_frozen(tmp_path: Path) -> None:
     assert not loss.paraphraser.fitted
     translator = [p.clone() for p in loss.translator.parameters()]
     random = torch.get_rng_state()
-    FittingHook().before_train(runner)
+    FitHook().before_train(runner)
     assert torch.equal(torch.get_rng_state(), random)
     fitted = [buffer.clone() for buffer in loss.paraphraser.buffers()]
     runner.train()
     assert all(map(torch.equal, fitted, loss.paraphraser.buffers()))
     assert not any(map(torch.equal, translator, loss.translator.parameters()))
-    hook = next(hook for hook in runner.hooks if isinstance(hook, FittingHook))
+    hook = next(hook for hook in runner.hooks if type(hook) is FitHook)
     assert hook.reports == {}, 'it was there already'
     saved = state_of(tmp_path / 'run/iter_4.pth')
     for name, buffer in loss.paraphraser.named_buffers():
@@ -202,7 +201,7 @@ def test_it_is_fitted_before_the_first_step_and_frozen(tmp_path: Path) -> None:
 def test_the_hook_fits_what_one_fits_by_hand(tmp_path: Path) -> None:
     """On maps of 5×5 that are one sample each: six images, in order."""
     runner = Runner.from_cfg(config(tmp_path))
-    hook = FittingHook()
+    hook = FitHook()
     hook.before_train(runner)
     part = runner.model.objectives['ft'].loss.paraphraser
     assert hook.reports['ft']['samples'] == 6
@@ -218,7 +217,7 @@ def test_the_hook_fits_what_one_fits_by_hand(tmp_path: Path) -> None:
     maps = torch.cat(found)
     again = Paraphraser(maps.shape[1], epochs=3)
     again.fit(torch.cat([maps, torch.ones_like(maps[:, :1])], 1), runner.seed)
-    for one, other in zip(again.needed(), part.needed(), strict=True):
+    for one, other in zip(again.numbers(), part.numbers(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
@@ -239,7 +238,7 @@ def test_resume_is_exact_and_fits_nothing_again(
 def test_two_ranks_share_the_paraphraser_of_one(tmp_path: Path) -> None:
     """Rank 0 fits what one process fits, and rank 1 receives it."""
     runner = Runner.from_cfg(config(tmp_path))  # writes the images too
-    FittingHook().before_train(runner)
+    FitHook().before_train(runner)
     ranks(two_ranks_factors.work, tmp_path)
     first, second = (json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in range(2))
     assert (first['fits'], second['fits']) == (1, 0)
@@ -262,8 +261,8 @@ def test_another_teacher_or_tap_is_refused(tmp_path: Path) -> None:
     for name, changed, message in changes:
         with pytest.raises(
             ValueError,
-            match=f"objective 'ft': this paraphraser was fitted to {message}.*its factors mean "
-            'nothing here.*Mend: give back the .* or fit one anew: FittingHook without',
+            match=f"objective 'ft': this paraphraser was fitted to {message}.*its numbers mean "
+            'nothing here.*Mend: give back the .* or fit one anew: FitHook without',
         ):
             train(config(tmp_path, name=name, load_from=checkpoint, **changed))
     train(config(tmp_path, name='same', max_iters=1, val_interval=9, load_from=checkpoint))
@@ -286,7 +285,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='the channels are not known. Mend: student_channels='):
         FactorTransferLoss()(STUDENT, TEACHER)
     loss = FactorTransferLoss(4, 4)
-    with pytest.raises(NotFittedError, match='the paraphraser is not fitted.*Mend: .*FittingHook'):
+    with pytest.raises(NotFittedError, match='the paraphraser is not fitted.*Mend: .*FitHook'):
         loss(STUDENT, TEACHER)
     for student in (STUDENT[:, :, 0], STUDENT[..., :4], STUDENT[:2]):
         with pytest.raises(ValueError, match=r'needs maps \(N, C, H, W\) of one size'):
@@ -294,7 +293,9 @@ def test_what_is_refused(tmp_path: Path) -> None:
     loss.paraphraser.draw(torch.Generator())
     assert loss.paraphraser.fitted
     loss.paraphraser.bias1[0] = float('inf')
-    with pytest.raises(ValueError, match='the paraphraser holds NaN or Inf. Mend'):
+    with pytest.raises(
+        ValueError, match=r'the paraphraser: 1 of its \d+ numbers are NaN or Inf. Mend'
+    ):
         loss(STUDENT, TEACHER)
     peer = dict(
         loss=dict(type='FactorTransferLoss'),
@@ -323,13 +324,15 @@ def test_what_no_paraphraser_is_fitted_to() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             paraphraser.fit(wrong)
+    with pytest.raises(ValueError, match=r'became NaN or Inf in 9 epochs of lr=1e\+30. Mend: lr='):
+        Paraphraser(6, epochs=9, lr=1e30).fit(samples)
     assert not paraphraser.fitted
 
 
 def test_a_stand_in_is_measured_before_it_is_fitted() -> None:
     loss = FactorTransferLoss(4, 4)
     said = loss.stand_in(torch.Generator().manual_seed(0))
-    assert said == 'a random paraphraser here: training fits it first'
+    assert said == 'random paraphrasing layers here: training fits them first'
     assert loss.stand_in(torch.Generator()) == ''
     assert isinstance(loss.translator, nn.Sequential)
     assert loss(STUDENT, TEACHER) > 0

@@ -394,7 +394,7 @@ def test_words_count_as_fitted_however_they_come() -> None:
     loss, maps = AssignmentKLLoss(CS, CT, num_words=K), (x['student'], x['teacher'])
     with pytest.raises(
         NotFittedError,
-        match='vocabulary is not fitted: its words are NaN. Mend: .*FittingHook.*'
+        match='vocabulary is not fitted: its words are NaN. Mend: .*VocabularyHook.*'
         r'mmkd fit-vocabulary .*loss\.vocabulary\.words',
     ):
         loss(*maps)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from mmkd.losses import AssignmentKLLoss
-from mmkd.losses.fitted.hook import FittingHook
+from mmkd.losses.quest.hook import VocabularyHook
 
 LOSS = dict(type='AssignmentKLLoss', num_words=6, tau='auto', target_perplexity=2.0)
 TAPS = dict(feat='decode_head.bottleneck', early='backbone[0]')
@@ -41,7 +41,7 @@ def fit(
 def vocabulary_by_hook(cfg: Config) -> torch.nn.Module:
     """Return what the hook fits for the same run."""
     runner = Runner.from_cfg(cfg)
-    FittingHook().before_train(runner)
+    VocabularyHook().before_train(runner)
     return next(iter(runner.model.objectives.values())).loss.vocabulary
 
 
@@ -71,7 +71,7 @@ def test_a_file_is_what_the_hook_would_fit(
     assert [file.name for file in out.parent.iterdir()] == ['feat.pth']  # no half file beside it
 
     # a run takes it as it is, and the hook checks whose it is
-    monkeypatch.setattr('mmkd.losses.fitted.hook.fit_parts', None)
+    monkeypatch.setattr('mmkd.losses.quest.hook.fit_vocabularies', None)
     runner = train(
         run_config(tmp_path, quest('feat', vocabulary=str(out)), max_iters=2, val_interval=9)
     )
@@ -146,7 +146,7 @@ def test_vectors_of_a_classifier(tmp_path: Path) -> None:
         ),
     )
     runner = Runner.from_cfg(cfg)
-    hook = FittingHook()
+    hook = VocabularyHook()
     hook.before_train(runner)
     images = len(runner.train_dataloader.dataset)
     size = hook.reports['maps']['vectors'] // images

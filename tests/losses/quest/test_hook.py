@@ -1,4 +1,4 @@
-"""FittingHook: fitted before the first step, frozen, saved, checked."""
+"""VocabularyHook: fitted before the first step, frozen, saved, checked."""
 
 import json
 import random
@@ -20,12 +20,16 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor
 
-from mmkd.losses.fitted.fitting import batches_of, fit_parts
-from mmkd.losses.fitted.hook import FittingHook
 from mmkd.losses.fitted.source import Source
 from mmkd.losses.fitted.training_images import training_images
 from mmkd.losses.quest.assignment_kl import pool_map, positions
-from mmkd.losses.quest.fitting import vocabulary_sources, write_vocabulary
+from mmkd.losses.quest.fitting import (
+    batches_of,
+    fit_vocabularies,
+    vocabulary_sources,
+    write_vocabulary,
+)
+from mmkd.losses.quest.hook import VocabularyHook
 
 ALL = 6 * 5 * 5  # images of 40×40 at stride 8
 
@@ -55,7 +59,7 @@ def sources(runner: Runner) -> dict[str, Source]:
 def fit(runner: Runner, seed: int | None = None) -> None:
     """Fit all vocabularies anew, without the hook."""
     loader, seed = training_images(runner.cfg), runner.seed if seed is None else seed
-    fit_parts(sources(runner), loader, batches_of(runner.model), seed=seed)
+    fit_vocabularies(sources(runner), loader, batches_of(runner.model), seed=seed)
 
 
 class Watch(Hook):
@@ -83,7 +87,7 @@ def test_two_levels_are_fitted_before_the_first_step_and_frozen(tmp_path: Path) 
     watch, predictor = Watch(), runner.model.objectives['deep'].loss.predictor.weight.clone()
     runner.register_hook(watch)
     runner.train()
-    hook = next(hook for hook in runner.hooks if isinstance(hook, FittingHook))
+    hook = next(hook for hook in runner.hooks if isinstance(hook, VocabularyHook))
     saved = state_of(tmp_path / 'run/iter_4.pth')
     for name, tap, pooling, words in (('deep', 'feat', 1, WORDS), ('pooled', 'early', 2, 4)):
         vocabulary = runner.model.objectives[name].loss.vocabulary
@@ -131,7 +135,7 @@ def test_ignored_positions_are_left_out(tmp_path: Path) -> None:
         labels[:, :16] = 255
         cv2.imwrite(str(path), labels)
     runner = Runner.from_cfg(cfg)
-    hook = FittingHook()
+    hook = VocabularyHook()
     hook.before_train(runner)
     assert {name: report['vectors'] for name, report in hook.reports.items()} == dict(
         deep=6 * 5 * 3, all=ALL
@@ -152,11 +156,10 @@ def test_images_and_vectors_are_bounded_and_spread(
 ) -> None:
     taken: list[int] = []
     monkeypatch.setattr(
-        'mmkd.losses.quest.vocabulary.positions',
-        lambda *args: (taken.append(1), positions(*args))[1],
+        'mmkd.losses.quest.fitter.positions', lambda *args: (taken.append(1), positions(*args))[1]
     )
     runner = Runner.from_cfg(config(tmp_path))
-    fitter = FittingHook(**hook)
+    fitter = VocabularyHook(**hook)
     fitter.before_train(runner)
     assert fitter.reports['deep']['vectors'] == vectors
     assert len(taken) == hook.get('images', 6)
@@ -178,7 +181,7 @@ def test_the_runs_randomness_is_left_alone(tmp_path: Path) -> None:
         ]
 
     before = states()
-    FittingHook().before_train(runner)
+    VocabularyHook().before_train(runner)
     assert states() == before
     words = runner.model.objectives.deep.loss.vocabulary.words.clone()
     fit(runner)
@@ -192,7 +195,7 @@ def test_resume_is_exact_and_fits_nothing_again(
 ) -> None:
     train(config(tmp_path, name='straight'))
     train(config(tmp_path, max_iters=2))
-    monkeypatch.setattr('mmkd.losses.fitted.hook.fit_parts', None)
+    monkeypatch.setattr('mmkd.losses.quest.hook.fit_vocabularies', None)
     train(config(tmp_path), resume=True)
     straight, resumed = (state_of(tmp_path / name / 'iter_4.pth') for name in ('straight', 'run'))
     assert list(straight) == list(resumed)
@@ -256,7 +259,7 @@ def test_runs_without_a_vocabulary_are_left_alone(tmp_path: Path) -> None:
 def test_another_data_loader_and_wrapped_data_sets(tmp_path: Path) -> None:
     runner = Runner.from_cfg(config(tmp_path))
     val = runner.cfg.val_dataloader
-    hook = FittingHook(dataloader=dict(dataset=val.dataset, batch_size=3, num_workers=1))
+    hook = VocabularyHook(dataloader=dict(dataset=val.dataset, batch_size=3, num_workers=1))
     hook.before_train(runner)
     assert hook.reports['deep']['vectors'] == ALL
     words = runner.model.objectives.deep.loss.vocabulary.words.clone()
@@ -311,7 +314,7 @@ def test_what_cannot_be_fitted(tmp_path: Path) -> None:
     cfg = config(tmp_path, name='no_val')
     for key in ('val_dataloader', 'val_evaluator', 'val_cfg'):
         cfg.pop(key)
-    with pytest.raises(ValueError, match='lacks one of them. Mend: FittingHook.dataloader=dict'):
+    with pytest.raises(ValueError, match='lacks one of them. Mend: VocabularyHook.dataloader=dict'):
         train(cfg)
     peer = quest(reads=dict(student='one.feat', teacher='two.feat'))
     del peer['on']
@@ -338,7 +341,7 @@ def test_what_cannot_be_fitted(tmp_path: Path) -> None:
         with pytest.raises(
             ValueError, match='(images|max_vectors) must be a whole number of at least 1, got 0'
         ):
-            FittingHook(**wrong)
+            VocabularyHook(**wrong)
 
 
 @pytest.mark.bad_input
@@ -346,7 +349,7 @@ def test_without_the_hook_the_first_step_says_what_to_do(tmp_path: Path) -> None
     cfg = config(tmp_path)
     cfg.custom_hooks = without_hook(cfg)
     with pytest.raises(
-        ValueError, match="objective 'deep': .*the vocabulary is not fitted.*Mend: .*FittingHook"
+        ValueError, match="objective 'deep': .*the vocabulary is not fitted.*Mend: .*VocabularyHook"
     ):
         train(cfg)
 
@@ -355,7 +358,7 @@ def test_without_the_hook_the_first_step_says_what_to_do(tmp_path: Path) -> None
 def test_two_ranks_share_the_vocabulary_of_one(tmp_path: Path) -> None:
     """Rank 0 fits what one process fits, and rank 1 receives words, tau and fingerprint."""
     runner = Runner.from_cfg(config(tmp_path))  # writes the images too
-    FittingHook().before_train(runner)
+    VocabularyHook().before_train(runner)
     ranks(two_ranks_vocabulary.work, tmp_path)
     first, second = (json.loads((tmp_path / f'rank{rank}.json').read_text()) for rank in range(2))
     assert first['fits'] == 1
