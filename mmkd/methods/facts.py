@@ -27,8 +27,8 @@ EXAMPLES: tuple[tuple[Task, dict], ...] = (
     (Detection(2), dict(neck=dict(num_outs=5), bbox_head=dict(type='FCOSHead'))),
 )
 LENGTH = 300  # of the examples' runs
-# argument -> what a loss that has it makes for so many channels
-OWN_CHANNELS = dict(student_channels='layers', channels='variances')
+# argument -> what a loss that has it trains: parts of so many channels, or what begins there
+OWN_PARTS = dict(student_channels='layers', channels='variances', raw='temperature')
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ def _weights(plan: Plan) -> Iterator[str]:
         if loss.get('critic') is not None:
             yield 'critic'
         options = inspect.signature(kind).parameters
-        yield from (f'{made} of {loss["type"]}' for c, made in OWN_CHANNELS.items() if c in options)
+        yield from (f'{made} of {loss["type"]}' for c, made in OWN_PARTS.items() if c in options)
         if (one.get('connectors') or {}).get('student') == 'auto':
             role = getattr(kind, 'roles', {}).get('student')
             if role is None or ('channels' in role.alike and not role.class_logits):

@@ -113,6 +113,13 @@ class Task:
         """Yield what a model measured in a traced prediction, in its unit: metres, say."""
         return iter(())
 
+    def edges(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield the maps that say where edges of boxes lie, as distributions, finest level first.
+
+        Each has 4 · (n + 1) channels, edge by edge, of the n + 1 bins of a distribution.
+        """
+        return iter(())
+
     def head_path(self, model: Any) -> str | None:
         """Return which module's forward answers with a class map, None where there is no such."""
         return None

@@ -23,6 +23,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
         'nkd',
         'pid',
         'sid',
+        'wsld',
     }
     assert {name for name, one in told.items() if 'critic' in one.weights} == {
         'afd',
@@ -33,6 +34,8 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['bpkd'].reads == ('logits', 'batch.labels')
     assert told['quest'].weights == ('layers of AssignmentKLLoss',)
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
+    assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)
+    assert told['ld'].reads == ('edges', 'logits')
     assert told['end'].weights == (), 'a convolution between classes is refused'
     assert {name for name, one in told.items() if one.members == 'peers'} == {'afd', 'dml', 'l1'}
 
