@@ -57,6 +57,14 @@ class Where(nn.Module):
         check_keys(reads or {}, SIDES, name)
         self.reads = dict(reads or {})
 
+    def extra_repr(self) -> str:
+        """Say the options, as the doctor prints them."""
+        own = {name: one for name, one in vars(self).items() if not name.startswith('_')}
+        own.pop('training')
+        if not self.reads:
+            own.pop('reads')
+        return ', '.join(f'{name}={one!r}' for name, one in own.items())
+
     def weigh(self, batch: Batch, student: Tensor, teacher: Tensor | None) -> Tensor:
         r"""Return how much every position counts, (N, \*S) of any size.
 

@@ -101,7 +101,7 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         (name, ''): (pair(K[name](), labels=torch.arange(32).view(2, 4, 4) % 3), {})
         for name in (
             *('DecoupledKLLoss', 'NormalizedKLLoss'),
-            *('WeightedSoftLabelsLoss', 'BoostedTargetCELoss'),
+            *('WeightedSoftLabelsLoss', 'BoostedTargetCELoss', 'IntraClassVariationLoss'),
         )
     },
     ('LearnedTemperatureKLLoss', ''): (pair(K['LearnedTemperatureKLLoss']()), {}),

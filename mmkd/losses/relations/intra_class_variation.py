@@ -1,5 +1,6 @@
 """Intra-class feature variation: how like every position is to the centre of its own class."""
 
+import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
@@ -73,7 +74,7 @@ def intra_class_variation(
     with no_autocast(student):
         valid = labelled(labels, num_classes, ignore_index, mask)
         student, teacher = (fill_masked(x, valid) for x in widen(student, teacher.detach()))
-        images = labels.new_tensor(range(len(labels))).view(-1, *[1] * (labels.dim() - 1))
+        images = torch.arange(len(labels), device=labels.device).view(-1, *[1] * (labels.dim() - 1))
         group = (images * num_classes + labels).where(valid, labels.new_zeros(())).flatten().long()
         groups = len(labels) * num_classes
         ours, theirs = (_likeness(x, group, groups, valid) for x in (student, teacher))
