@@ -1,4 +1,4 @@
-"""Train a pair by several methods, and write a table: which one is best, and by how much.
+"""Train a pair by several methods, and write a table of what each is worth.
 
 The pair is the config of a Distiller; its members, data and schedule serve
 every method, its own method is left out. ``alone`` is the student without a

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from rich.console import Console
 
-from mmkd.apis.compare.jobs import Ended, Job, Slots, run_jobs
+from mmkd.apis.compare.jobs import Job, Slots, run_jobs
 from mmkd.apis.compare.records import check_run, read_note, write_note
 from mmkd.apis.compare.settings import (
     digest_of_run,
@@ -22,7 +23,7 @@ from mmkd.apis.compare.settings import (
     teacher_configs,
 )
 from mmkd.apis.compare.specs import Spec
-from mmkd.apis.compare.table import Results, read_results, write_results
+from mmkd.apis.compare.table import NAME, Results, read_results, write_results
 from mmkd.apis.compare.tuning import (
     FILE,
     check_validation,
@@ -35,6 +36,7 @@ from mmkd.apis.compare.tuning import (
 from mmkd.apis.prepare import has_gpu
 from mmkd.utils.checks import nearest
 from mmkd.utils.progress import track
+from mmkd.utils.tables import print_table
 from mmkd.utils.work_dir import hold, release
 
 TEACHER, ON_VALIDATION = 'teacher', 'teacher_on_validation'
@@ -110,8 +112,10 @@ def _finish(results: Results, work: '_Work', console: Console) -> None:
             f'{comparison.work_dir} holds no record of a run, so there is nothing to write a table '
             'of. Mend: the same command without --table-only'
         )
-    text = write_results(results, comparison.work_dir, comparison.metric, work.pair)
-    console.print(f'\n{text}', markup=False, highlight=False, soft_wrap=True)
+    table = write_results(results, comparison.work_dir, comparison.metric, work.pair)
+    print_table(console, f'{comparison.pair}: {table.metric}', table.titles, table.lines)
+    said = [*table.notes, f'Written: {comparison.work_dir}/{NAME}.md, .json, .png, .svg']
+    console.print('\n'.join(said), markup=False, highlight=False, soft_wrap=True)
 
 
 class _Work:
@@ -123,7 +127,6 @@ class _Work:
         init_default_scope(self.pair.get('default_scope') or 'mmseg')
         self.slots = Slots(comparison.jobs)
         self.died: list[str] = []
-        self.done = 0
         self._check()
 
     def seeds(self, all_there: bool) -> tuple[int, ...] | None:
@@ -165,23 +168,21 @@ class _Work:
                 then += self._seed_jobs(spec, lengths[spec.text], factor)
         self._run(then)
 
-    def _run(self, jobs: Sequence[Job], what: str = 'runs') -> list[Ended]:
+    def _run(self, jobs: Sequence[Job], what: str = 'runs') -> None:
         """Run what has no record yet, a line for each run."""
         for job in jobs:
             check_run(job.folder, job.digest, self.comparison.overwrite)
         missing = [job for job in jobs if not job.record.is_file()]
         if len(missing) < len(jobs):
             self._tell(f'{len(jobs) - len(missing)} of {len(jobs)} {what} are on record already')
-        found = []
-        for ended in track(run_jobs(missing, self.slots), len(missing), what):
-            self.done += 1
-            if ended.problem:
-                self.died.append(ended.job.name)
-                self._tell(f'{ended.job.name} died: {ended.problem}')
-            else:
-                self._tell(f'{ended.job.name}: {_summary(ended.record or {})}')
-            found.append(ended)
-        return found
+        # closed at once where this is left early: the processes end with it
+        with closing(run_jobs(missing, self.slots)) as running:
+            for ended in track(running, len(missing), what):
+                if ended.problem:
+                    self.died.append(ended.job.name)
+                    self._tell(f'{ended.job.name} died: {ended.problem}')
+                else:
+                    self._tell(f'{ended.job.name}: {_summary(ended.record or {})}')
 
     def _tell(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -249,13 +250,10 @@ class _Work:
 
     def _probe(self) -> dict[str, int | None]:
         """Measure a step of each row, one after the other; return how many steps fit."""
-        alone = Slots(1)
         lengths: dict[str, int | None] = {}
         for spec in self.comparison.specs:
             job = self._probe_job(spec)
-            before, self.slots = self.slots, alone
             self._run([job], 'probes')
-            self.slots = before
             record = read_note(job.record)
             if record is not None:
                 ms = record['step_ms' if has_gpu() else 'step_processor_ms']
@@ -296,8 +294,6 @@ class _Work:
         return digest_of_run(run_config(self.pair, spec, self.comparison.seeds[0], iters))
 
     def _tuned(self, spec: Spec, iters: int | None) -> dict[str, Any] | None:
-        if self.comparison.overwrite:
-            return None
         return read_tuned(self._folder(spec), self._base(spec, iters), self.comparison.factors)
 
     def _choose(self, spec: Spec, iters: int | None) -> float | None:
@@ -326,14 +322,14 @@ class _Work:
         )
         self._tell(f'{spec.text}: {metric} on the validation set by weights {said}')
         if best is not None:
-            self._adopt(jobs[best].folder, self._folder(spec) / f'seed_{self.comparison.seeds[0]}')
+            self._adopt(jobs[best], self._folder(spec) / f'seed_{self.comparison.seeds[0]}')
         return best
 
-    @staticmethod
-    def _adopt(tried: Path, run: Path) -> None:
+    def _adopt(self, tried: Job, run: Path) -> None:
         """Take the training of the best factor for that of the first seed: it is the same one."""
+        check_run(run, tried.digest, self.comparison.overwrite)
         if not run.exists():
-            tried.rename(run)
+            tried.folder.rename(run)
 
 
 def _as_name(factor: float) -> str:

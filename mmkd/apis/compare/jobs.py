@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 
-import mmkd
 from mmkd.apis.compare.records import (
     RESULT,
     TRAINED,
@@ -88,7 +87,7 @@ class Slots:
     def environment(self, slot: int) -> dict[str, str]:
         """Return the environment of a process."""
         environment = dict(os.environ, PYTHONUNBUFFERED='1')
-        root = Path(mmkd.__file__).parents[1]
+        root = Path(__file__).resolve().parents[3]
         if root.name not in ('site-packages', 'dist-packages'):  # a checkout: the same mmkd
             paths = [str(root), environment.get('PYTHONPATH', '')]
             environment['PYTHONPATH'] = os.pathsep.join(filter(None, paths))
@@ -99,7 +98,7 @@ class Slots:
         return environment
 
 
-def run_jobs(jobs: Sequence[Job], slots: Slots) -> Iterator[Ended]:
+def run_jobs(jobs: Sequence[Job], slots: Slots) -> Generator[Ended, None, None]:
     """Run what has no record yet, and yield each that is over, as it ends.
 
     Where this is left early, by Ctrl-C or an error, the processes are ended first; each goes on
@@ -112,7 +111,9 @@ def run_jobs(jobs: Sequence[Job], slots: Slots) -> Iterator[Ended]:
             while waiting or running:
                 free = [slot for slot in range(slots.jobs) if slot not in running]
                 for slot in free[: len(waiting)]:
+                    # known before it begins, so that whatever interrupts this finds it
                     running[slot] = _Process(waiting.pop(0), slots.environment(slot))
+                    running[slot].begin()
                 over = [slot for slot, one in running.items() if one.is_over()]
                 for slot in over:
                     yield running.pop(slot).ended(slots.jobs)
@@ -120,6 +121,20 @@ def run_jobs(jobs: Sequence[Job], slots: Slots) -> Iterator[Ended]:
                     time.sleep(PAUSE)
         finally:
             _end([one.process for one in running.values() if one.process is not None])
+
+
+def start(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
+    """Start a command of mmkd; all that it prints goes to a file."""
+    with log.open('wb') as said:
+        # a session of its own: Ctrl-C reaches it through this process alone, once
+        return subprocess.Popen(
+            [sys.executable, '-m', 'mmkd', *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
 
 
 class _Process:
@@ -133,9 +148,9 @@ class _Process:
         job.folder.mkdir(parents=True, exist_ok=True)
         write_config(job.cfg, job.folder, job.digest)
         self.training = job.trains and not (job.folder / TRAINED).is_file()
-        self._begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Start the training; the test, where it was trained before."""
         try:
             self._start()
         except (OSError, ValueError) as error:
@@ -152,16 +167,7 @@ class _Process:
         self.resumed = '--resume' in arguments
         self.started = time.strftime('%Y-%m-%d %H:%M:%S')
         self.log_path = self.job.folder / f'{arguments[0]}.txt'
-        with self.log_path.open('wb') as log:
-            # a session of its own: Ctrl-C reaches it through this process alone, once
-            self.process = subprocess.Popen(
-                [sys.executable, '-m', 'mmkd', *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.environment,
-                start_new_session=True,
-            )
+        self.process = start(arguments, self.log_path, self.environment)
 
     def _checkpoint(self) -> str:
         if self.job.checkpoint is not None:
@@ -190,7 +196,7 @@ class _Process:
             self.problem = f'{error} (log: {self.log_path})'
             return True
         if self.job.tests:
-            self._begin()
+            self.begin()
         return not self.job.tests
 
     def _note_training(self) -> None:

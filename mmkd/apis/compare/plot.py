@@ -24,7 +24,11 @@ def over_seconds(folders: Sequence[Path], metric: str, step_ms: float) -> list[C
         step_ms: Of one iteration.
     """
     curves = (read_curves(folder)[1].get(metric, []) for folder in folders)
-    return [[(step * step_ms / 1000, value) for step, value in curve] for curve in curves]
+    return [_at_seconds(curve, step_ms) for curve in curves]
+
+
+def _at_seconds(curve: Curve, step_ms: float) -> Curve:
+    return [(step * step_ms / 1000, value) for step, value in curve]
 
 
 def draw(

@@ -37,8 +37,16 @@ def read_pair_config(path: str, options: Mapping[str, Any] | None = None) -> Con
 
     Raises:
         FileNotFoundError: The file is not there.
-        ValueError: Its model is no Distiller of a student and a teacher; it has no test set.
+        ValueError: Its model is no Distiller of a student and a teacher; it has no test set; an
+            option is of what is left out.
     """
+    for key in options or {}:
+        part = key.split('.')[1] if key.startswith('model.') else 'type'
+        if part not in KEPT:
+            raise ValueError(
+                f'--cfg-options {key}: the {part} of the pair is left out, since every method '
+                'brings its own. Mend: --methods NAME:option=value,…'
+            )
     cfg = with_plain_values(load_config(path, dict(options or {})))
     if not is_distiller(cfg):
         raise ValueError(

@@ -14,7 +14,7 @@ from mmkd.apis.compare.records import RESULT, config_path, read_note, write_note
 from mmkd.apis.compare.rows import ENOUGH, Difference, closed, mean_of, paired
 from mmkd.apis.compare.specs import ALONE, PLAIN, Spec, read_spec
 from mmkd.apis.compare.tuning import is_test_set, main_metric_of, validation_of
-from mmkd.apis.report import digits, escaped, less_is_better, rounded, text
+from mmkd.apis.report import Table, as_markdown, digits, less_is_better, rounded, text
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.averages import spread
 
@@ -41,6 +41,15 @@ class Results:
     teachers: dict[str, dict[str, Any]]
     missing: list[str]
     on_validation: dict[str, dict[str, Any]]
+
+    @property
+    def all_records(self) -> list[dict[str, Any]]:
+        """The records of all rows."""
+        return [record for own in self.records.values() for record in own.values()]
+
+    def folders(self, work_dir: Path, spec: Spec) -> list[Path]:
+        """Return the folders of a row's runs."""
+        return [work_dir / spec.folder / f'seed_{seed}' for seed in self.records[spec.text]]
 
 
 def specs_there(work_dir: Path) -> tuple[Spec, ...]:
@@ -195,7 +204,7 @@ def best_of(rows: Sequence[Mapping[str, Any]], metric: str) -> str | None:
 # ---------------------------------------------------------------------- in words
 
 
-def write_results(results: Results, work_dir: Path, asked: str | None, pair: Config) -> str:
+def write_results(results: Results, work_dir: Path, asked: str | None, pair: Config) -> Table:
     """Write ``compare.md``, ``compare.json``, the plot and ``best.py``; return the table.
 
     Args:
@@ -207,20 +216,18 @@ def write_results(results: Results, work_dir: Path, asked: str | None, pair: Con
     Raises:
         KeyError: There is no such metric.
     """
-    shared = [record['test'] for own in results.records.values() for record in own.values()]
-    metric = main_metric_of(shared[0], asked)
+    metric = main_metric_of(results.all_records[0]['test'], asked)
     rows = summarise(results, metric)
     teacher = teacher_of(results.teachers, metric)
     best = best_of(rows, metric)
     named = _copy_best(results, work_dir, best)
     notes = _notes(results, rows, metric, teacher, pair) + _best_notes(best, named, pair)
-    table = as_markdown(rows, metric, teacher)
-    told = f'{table}\n{escaped(" ".join(notes))}\n'
-    write_atomically(told.encode(), work_dir / f'{NAME}.md')
+    titles, lines = cells_of(rows, metric, teacher)
+    table = Table(titles, lines, notes, metric)
+    write_atomically(as_markdown(table).encode(), work_dir / f'{NAME}.md')
     write_note(
         work_dir / f'{NAME}.json',
         dict(
-            settings=None,
             metric=metric,
             teacher=teacher,
             teacher_on_validation=teacher_of(results.on_validation, metric),
@@ -228,30 +235,27 @@ def write_results(results: Results, work_dir: Path, asked: str | None, pair: Con
             rows=rows,
             missing=results.missing,
             notes=notes,
-            records=[record for own in results.records.values() for record in own.values()],
+            records=results.all_records,
         ),
     )
-    folders = {
-        spec.text: [work_dir / spec.folder / f'seed_{seed}' for seed in results.records[spec.text]]
-        for spec in results.specs
-    }
+    folders = {spec.text: results.folders(work_dir, spec) for spec in results.specs}
     draw(rows, folders, metric, teacher_of(results.on_validation, metric), teacher, work_dir)
-    return told
+    return table
 
 
-def as_markdown(rows: Sequence[Mapping[str, Any]], metric: str, teacher: float | None) -> str:
-    """Return the table: a line for each row, and the teacher's."""
+def cells_of(
+    rows: Sequence[Mapping[str, Any]], metric: str, teacher: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """Return the titles of the table and its lines: one for each row, and the teacher's."""
     places = digits([value for row in rows for value in row['test']])
     arrow = ' ↓' * less_is_better(metric)
-    clock = 'ms a step' if _all_on_gpu(rows) else 'ms a step, processor'
-    spent = 's a run' if _all_on_gpu(rows) else 's a run, processor'
+    clock = '' if _all_on_gpu(rows) else ', processor'
     titles = ['method', f'{text(metric)}{arrow}, test', 'beside alone', 'beside kd', 'gap closed']
-    titles += ['weights', 'iterations', clock, spent, 'memory']
-    lines = [titles, ['---'] * len(titles)]
-    lines += [_cells(row, places) for row in rows]
+    titles += ['weights', 'iterations', f'ms a step{clock}', f's a run{clock}', 'memory']
+    lines = [_cells(row, places) for row in rows]
     if teacher is not None:
         lines.append(['teacher', f'{teacher:.{places}f}', *['–'] * 2, '100 %', *['–'] * 5])
-    return ''.join(f'| {" | ".join(map(escaped, cells))} |\n' for cells in lines)
+    return titles, lines
 
 
 def _all_on_gpu(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -307,7 +311,7 @@ def _notes(
     pair: Config,
 ) -> list[str]:
     """Return in sentences what the numbers are, and under which conditions they were found."""
-    records = [record for own in results.records.values() for record in own.values()]
+    records = results.all_records
     known = sorted({len(row['seeds']) for row in rows})
     notes = [
         f'{" to ".join(map(str, known))} seed{"s" * (known[-1] > 1)} a row, mean ± sample standard '
