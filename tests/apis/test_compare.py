@@ -253,7 +253,8 @@ def test_a_run_that_dies_is_told_and_the_rest_goes_on(
     teacher: str, tmp_path: Path, forks: Forks
 ) -> None:
     forks.dies = lambda command: command[0] == 'train' and '/kd/' in command[1]
-    done, said = told(comparison(teacher, tmp_path, 'kd', 'alone'))
+    work = comparison(teacher, tmp_path, 'kd', 'alone', shares_every=2)
+    done, said = told(work)
     assert not done
     log = tmp_path / 'kd/seed_0/train.txt'
     assert f'kd, seed 0 died: exit code 3; its log is {log}\n    the reason why' in said
@@ -263,8 +264,16 @@ def test_a_run_that_dies_is_told_and_the_rest_goes_on(
     assert found['missing'] == ['kd, seed 0']
     forks.dies = lambda command: False
     forks.commands.clear()
-    assert told(comparison(teacher, tmp_path, 'kd', 'alone'))[0]
+    assert told(work)[0]
     assert forks.of('train') == ['kd/seed_0'], 'what died is run again, and nothing else'
+
+    shares = json.loads((tmp_path / 'kd/seed_0/shares.json').read_text())
+    row = json.loads((tmp_path / 'compare.json').read_text())['rows'][0]
+    assert row['gradient_shares'] == shares
+    table = (tmp_path / 'compare.md').read_text().splitlines()
+    assert table[0].endswith('| gradient share |')
+    assert table[2].endswith(f'| pixel {shares["pixel"]:.2g} |')
+    assert table[3].endswith('| – |')
 
 
 def test_weights_are_tuned_on_the_validation_set_alone(

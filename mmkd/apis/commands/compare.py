@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(FACTORS),
         help='of the weights (default: 0.3 1 3)',
     )
+    parser.add_argument(
+        '--shares-every',
+        type=count(1),
+        metavar='N',
+        help='measure every N iterations how hard each objective pulls beside the task',
+    )
     parser.add_argument('--metric', help='that is compared (default: mIoU, accuracy/top1, …)')
     parser.add_argument(
         '--cfg-options',
@@ -116,6 +122,7 @@ def main(args: argparse.Namespace) -> int:
         options=args.cfg_options or {},
         metric=args.metric,
         overwrite=args.overwrite,
+        shares_every=args.shares_every,
     )
     return 0 if compare(comparison, make_console(), args.table_only) else 1
 

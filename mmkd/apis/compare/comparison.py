@@ -60,6 +60,7 @@ class Comparison:
         options: Settings of the pair that are overridden.
         metric: That is compared; None: the first usual one.
         overwrite: Whether runs of other settings are begun anew.
+        shares_every: Iterations between two measurements of gradient shares; None: there is none.
     """
 
     pair: str
@@ -74,6 +75,7 @@ class Comparison:
     options: dict[str, Any] = field(default_factory=dict)
     metric: str | None = None
     overwrite: bool = False
+    shares_every: int | None = None
 
 
 def compare(comparison: Comparison, console: Console, table_only: bool = False) -> bool:
@@ -207,7 +209,7 @@ class _Work:
         folder: Path,
         tests: bool = True,
     ) -> Job:
-        cfg = run_config(self.pair, spec, seed, iters, factor)
+        cfg = self._config(spec, seed, iters, factor)
         about = dict(
             method=spec.text,
             seed=seed,
@@ -291,7 +293,10 @@ class _Work:
 
     def _base(self, spec: Spec, iters: int | None) -> str:
         """Return what is tuned: the settings of the first seed by the preset's own weights."""
-        return digest_of_run(run_config(self.pair, spec, self.comparison.seeds[0], iters))
+        return digest_of_run(self._config(spec, self.comparison.seeds[0], iters))
+
+    def _config(self, spec: Spec, seed: int, iters: int | None, factor: float = 1.0) -> Config:
+        return run_config(self.pair, spec, seed, iters, factor, self.comparison.shares_every)
 
     def _tuned(self, spec: Spec, iters: int | None) -> dict[str, Any] | None:
         return read_tuned(self._folder(spec), self._base(spec, iters), self.comparison.factors)

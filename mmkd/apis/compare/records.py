@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmkd.apis.page.curves import Curve, read_curves
 from mmkd.apis.report import less_is_better
 from mmkd.apis.results import read_row
+from mmkd.engine.hooks.gradient_share import FILE as SHARES
 from mmkd.engine.hooks.run_record import FILE as RUN
 from mmkd.engine.hooks.step_clock import FILE as STEPS
 from mmkd.utils.atomic import write_atomically
@@ -103,6 +104,7 @@ def read_training(folder: Path) -> dict[str, Any]:
     run = json.loads((folder / RUN).read_text(encoding='utf-8'))
     steps = json.loads((folder / STEPS).read_text(encoding='utf-8'))
     curves = read_curves(folder)[1]
+    shares = folder / SHARES
     return dict(
         iterations=run['iterations'],
         validation=dict(
@@ -114,6 +116,7 @@ def read_training(folder: Path) -> dict[str, Any]:
         step_ms=steps['wall_ms'],
         step_processor_ms=steps['processor_ms'],
         peak_gpu_mib=run.get('peak_gpu_mib'),
+        gradient_shares=json.loads(shares.read_text(encoding='utf-8')) if shares.is_file() else {},
         **{key: run[key] for key in ('device', 'torch', 'mmkd', 'ended')},
     )
 

@@ -72,6 +72,23 @@ def mean_of(records: Mapping[int, Mapping[str, Any]], key: str) -> float | None:
     return statistics.fmean(known) if known and len(known) == len(values) else None
 
 
+def mean_shares(records: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
+    """Return the mean gradient share of every objective that each record has one of.
+
+    >>> mean_shares({0: dict(gradient_shares=dict(kd=0.5, x=None)),
+    ...              1: dict(gradient_shares=dict(kd=1.0, x=2.0))})
+    {'kd': 0.75}
+    """
+    each = [record.get('gradient_shares') or {} for record in records.values()]
+    means = {}
+    for name in each[0] if each else ():
+        values = [shares.get(name) for shares in each]
+        known = [value for value in values if value is not None]
+        if len(known) == len(values):
+            means[name] = statistics.fmean(known)
+    return means
+
+
 def closed(value: float, alone: float | None, teacher: float | None, metric: str) -> float | None:
     """Return which part of the gap to the teacher is closed, in per cent; None without a gap.
 

@@ -154,7 +154,12 @@ def _log_and_save_often(cfg: Config) -> None:
 
 
 def run_config(
-    pair: Config, spec: Spec, seed: int, iters: int | None = None, factor: float = 1.0
+    pair: Config,
+    spec: Spec,
+    seed: int,
+    iters: int | None = None,
+    factor: float = 1.0,
+    shares_every: int | None = None,
 ) -> Config:
     """Return the config of one run, its method written out; the work dir is left to the caller.
 
@@ -164,6 +169,7 @@ def run_config(
         seed: Of the run.
         iters: Its length; None: the pair's.
         factor: Of the weights of the method's objectives.
+        shares_every: Iterations between two measurements of gradient shares; None: there is none.
 
     Raises:
         KeyError: There is no such method; names the nearest one.
@@ -184,6 +190,8 @@ def run_config(
     expand_config(cfg)
     if factor != 1:
         multiply_weights(cfg, factor)
+    if shares_every is not None:
+        cfg.custom_hooks.append(ConfigDict(type='mmkd.GradientShareHook', every=shares_every))
     return cfg
 
 

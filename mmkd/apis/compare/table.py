@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmkd.apis.compare.plot import draw
 from mmkd.apis.compare.records import RESULT, config_path, read_note, write_note
-from mmkd.apis.compare.rows import ENOUGH, Difference, closed, mean_of, paired
+from mmkd.apis.compare.rows import ENOUGH, Difference, closed, mean_of, mean_shares, paired
 from mmkd.apis.compare.specs import ALONE, PLAIN, Spec, read_spec
 from mmkd.apis.compare.tuning import is_test_set, main_metric_of, validation_of
 from mmkd.apis.report import Table, as_markdown, digits, less_is_better, rounded, text
@@ -145,6 +145,7 @@ def summarise(results: Results, metric: str) -> list[dict[str, Any]]:
                 gap_closed=None if spec.text == ALONE else closed(mean, alone, teacher, metric),
                 factor=next(iter(records.values()))['factor'] if spec.methods else None,
                 iterations=sorted({record['iterations'] for record in records.values()}),
+                gradient_shares=mean_shares(records),
                 on_gpu=all(record['peak_gpu_mib'] is not None for record in records.values()),
                 **{key: mean_of(records, key) for key in SPENT},
             )
@@ -253,8 +254,13 @@ def cells_of(
     titles = ['method', f'{text(metric)}{arrow}, test', 'beside alone', 'beside kd', 'gap closed']
     titles += ['weights', 'iterations', f'ms a step{clock}', f's a run{clock}', 'memory']
     lines = [_cells(row, places) for row in rows]
+    if any(row['gradient_shares'] for row in rows):
+        titles.append('gradient share')
+        for cells, row in zip(lines, rows, strict=True):
+            cells.append(_told_shares(row['gradient_shares']))
     if teacher is not None:
-        lines.append(['teacher', f'{teacher:.{places}f}', *['–'] * 2, '100 %', *['–'] * 5])
+        known = ['teacher', f'{teacher:.{places}f}', *['–'] * 2, '100 %']
+        lines.append(known + ['–'] * (len(titles) - len(known)))
     return titles, lines
 
 
@@ -278,6 +284,10 @@ def _cells(row: Mapping[str, Any], places: int) -> list[str]:
         _number(row['seconds' if on_gpu else 'processor_seconds'], 0),
         '–' if memory is None else f'{memory:,.0f} MiB',
     ]
+
+
+def _told_shares(shares: Mapping[str, float]) -> str:
+    return ', '.join(f'{text(name)} {share:.2g}' for name, share in shares.items()) or '–'
 
 
 def _number(value: float | None, places: int) -> str:
@@ -329,6 +339,11 @@ def _notes(
         notes.append(
             f'Weights tuned on the validation set, at one seed, never on the test set: '
             f'{", ".join(factors)}; the others have those of their presets.'
+        )
+    if any(row['gradient_shares'] for row in rows):
+        notes.append(
+            'Gradient share: norm of the gradient of an objective, at what it reads of the '
+            "student, over that of the student's own task; mean over the run."
         )
     tested = sorted({record['tested'] for record in records})
     notes.append(f'Tested: the {" and the ".join(tested)} weights of each run.')
