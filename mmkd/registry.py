@@ -15,7 +15,14 @@ from torch import nn
 from mmkd.utils.checks import check_keys, nearest
 from mmkd.utils.plain_values import ROOTS
 
-_PARTS = ['mmkd.losses', 'mmkd.connectors', 'mmkd.models', 'mmkd.noise', 'mmkd.distiller']
+_PARTS = [
+    'mmkd.losses',
+    'mmkd.connectors',
+    'mmkd.models',
+    'mmkd.noise',
+    'mmkd.where',
+    'mmkd.distiller',
+]
 MODELS = Registry('model', parent=root.MODELS, scope='mmkd', locations=_PARTS)
 DATASETS = Registry('dataset', parent=root.DATASETS, scope='mmkd', locations=['mmkd.datasets'])
 DATA_SAMPLERS = Registry(

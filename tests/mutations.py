@@ -78,7 +78,7 @@ FAULTS = [
     ),
     Fault(
         'losses/divergence/dist.py',
-        'live = _spread(p_s, 1, own) & _spread(p_t, 1, own)',
+        'live = _alive(p_s, own) & _alive(p_t, own)',
         'live = torch.ones_like(p_s[:, 0], dtype=torch.bool)',
         'a class that is constant counts',
         ('tests/losses/divergence/test_dist.py',),
@@ -95,6 +95,34 @@ FAULTS = [
         "sizes + apart if metric == 'jaccard'",
         "sizes if metric == 'jaccard'",
         'Dice where Jaccard is meant',
+        BATTERY,
+    ),
+    Fault(
+        'losses/divergence/weighted_soft_labels.py',
+        '_entropy_of_label(x, target) for x in (student.detach(), teacher)',
+        '_entropy_of_label(x, target) for x in (student, teacher)',
+        'the factor of a position learns too',
+        ('tests/losses/divergence/test_weighted_soft_labels.py',),
+    ),
+    Fault(
+        'losses/divergence/boosted_target_ce.py',
+        'torch.expm1(power * log_t.exp().log1p())',
+        '(power * log_t).exp()',
+        'the label of OFA is not boosted',
+        BATTERY,
+    ),
+    Fault(
+        'losses/functional.py',
+        'return x.detach() - factor',
+        'return x.detach() + factor',
+        'the reversed gradient is not reversed',
+        ('tests/losses/divergence/test_learned_temperature_kl.py',),
+    ),
+    Fault(
+        'losses/divergence/localization_kl.py',
+        'x.repeat_interleave(edges, 0)',
+        'x.repeat(edges, *[1] * (x.dim() - 1))',
+        'the mask of an edge is that of another image',
         BATTERY,
     ),
     Fault(

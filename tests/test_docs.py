@@ -169,7 +169,8 @@ def test_code_compiles(document, block):
 
 def parts_in(value, key=''):
     """Yield (key, config) of every part in nested settings."""
-    if key in ('loss', 'schedules') or (key in ('levels', 'noise') and isinstance(value, dict)):
+    alone = ('levels', 'noise', 'where')  # or a list of them
+    if key in ('loss', 'schedules') or (key in alone and isinstance(value, dict)):
         yield key, value
     elif isinstance(value, dict):
         for name, each in value.items():
@@ -186,7 +187,7 @@ def test_parts_of_the_configs_build(document, block):
     parts = list(parts_in({name: value for name, value in found.items() if name != '__builtins__'}))
     assert parts or 'phases' in block
     for key, config in parts:
-        if key in ('loss', 'noise'):
+        if key in ('loss', 'noise', 'where'):
             build_part(config)
         else:
             HOOKS.build(dict(type='mmkd.ScheduleHook', **{key: config}))

@@ -21,7 +21,7 @@ FLOORS = (
     ('engine',),
     ('models',),  # an ensemble is made of members
     ('distiller',),
-    ('evaluation', 'noise', 'connectors'),
+    ('evaluation', 'noise', 'connectors', 'where'),
     ('losses', 'datasets'),
     ('methods',),  # from a pair to a config: it names losses and builds none itself
     ('tasks',),

@@ -11,6 +11,7 @@ from mmkd import evaluation as evaluation
 from mmkd import losses as losses
 from mmkd import models as models
 from mmkd import noise as noise
+from mmkd import where as where
 from mmkd.distiller import Distiller as Distiller
 from mmkd.distiller import export_student as export_student
 from mmkd.engine import hooks as hooks

@@ -35,7 +35,8 @@ class Distiller(BaseModel):
         teachers: Named members, in place of ``teacher``.
         taps: Tap name -> path in every member, see :class:`mmkd.distiller.taps.tap_path.TapPath`; a
             member's own ``taps`` win.
-        objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…)``.
+        objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…,
+            where=…)``.
         phases: Which objectives each optimizer steps on; None: one phase, and one for the critics
             if there are any.
         noise: Noises of training, such as ``[dict(type='GaussianInput', std=0.1)]``, see

@@ -11,12 +11,19 @@ from mmkd.losses.base import OfBatch as OfBatch
 from mmkd.losses.base import Running as Running
 from mmkd.losses.divergence.binary_kl import BinaryKLLoss as BinaryKLLoss
 from mmkd.losses.divergence.binary_kl import binary_kl as binary_kl
+from mmkd.losses.divergence.boosted_target_ce import BoostedTargetCELoss as BoostedTargetCELoss
+from mmkd.losses.divergence.boosted_target_ce import boosted_target_ce as boosted_target_ce
 from mmkd.losses.divergence.channel_wise_kl import ChannelWiseKLLoss as ChannelWiseKLLoss
 from mmkd.losses.divergence.channel_wise_kl import channel_wise_kl as channel_wise_kl
 from mmkd.losses.divergence.decoupled_kl import DecoupledKLLoss as DecoupledKLLoss
 from mmkd.losses.divergence.decoupled_kl import decoupled_kl as decoupled_kl
 from mmkd.losses.divergence.dist import DISTLoss as DISTLoss
 from mmkd.losses.divergence.dist import dist as dist
+from mmkd.losses.divergence.learned_temperature_kl import (
+    LearnedTemperatureKLLoss as LearnedTemperatureKLLoss,
+)
+from mmkd.losses.divergence.localization_kl import LocalizationKLLoss as LocalizationKLLoss
+from mmkd.losses.divergence.localization_kl import localization_kl as localization_kl
 from mmkd.losses.divergence.normalized_kl import NormalizedKLLoss as NormalizedKLLoss
 from mmkd.losses.divergence.normalized_kl import normalized_kl as normalized_kl
 from mmkd.losses.divergence.pixel_wise_kl import PixelWiseKLLoss as PixelWiseKLLoss
@@ -25,6 +32,10 @@ from mmkd.losses.divergence.soft_jaccard import SoftJaccardLoss as SoftJaccardLo
 from mmkd.losses.divergence.soft_jaccard import soft_jaccard as soft_jaccard
 from mmkd.losses.divergence.top_k_decoupled_kl import TopKDecoupledKLLoss as TopKDecoupledKLLoss
 from mmkd.losses.divergence.top_k_decoupled_kl import top_k_decoupled_kl as top_k_decoupled_kl
+from mmkd.losses.divergence.weighted_soft_labels import (
+    WeightedSoftLabelsLoss as WeightedSoftLabelsLoss,
+)
+from mmkd.losses.divergence.weighted_soft_labels import weighted_soft_labels as weighted_soft_labels
 from mmkd.losses.ensemble.dirichlet_nll import DirichletNLLLoss as DirichletNLLLoss
 from mmkd.losses.ensemble.dirichlet_nll import dirichlet_nll as dirichlet_nll
 from mmkd.losses.ensemble.ensemble_kl import EnsembleKLLoss as EnsembleKLLoss
@@ -62,5 +73,11 @@ from mmkd.losses.quest.predictor import AssignmentPredictor as AssignmentPredict
 from mmkd.losses.quest.vocabulary import Vocabulary as Vocabulary
 from mmkd.losses.relations.attention_kl import AttentionKLLoss as AttentionKLLoss
 from mmkd.losses.relations.attention_kl import attention_kl as attention_kl
+from mmkd.losses.relations.intra_class_variation import (
+    IntraClassVariationLoss as IntraClassVariationLoss,
+)
+from mmkd.losses.relations.intra_class_variation import (
+    intra_class_variation as intra_class_variation,
+)
 from mmkd.losses.relations.pair_wise_affinity import PairWiseAffinityLoss as PairWiseAffinityLoss
 from mmkd.losses.relations.pair_wise_affinity import pair_wise_affinity as pair_wise_affinity

@@ -114,11 +114,48 @@ def sum_over_ranks(x: Tensor) -> Tensor:
     >>> sum_over_ranks(torch.tensor(3.))
     tensor(3.)
     """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not several_ranks():
         return x
     from torch.distributed.nn.functional import all_reduce  # not in a torch without distributed
 
     return all_reduce(x)
+
+
+def max_over_ranks(x: Tensor) -> Tensor:
+    """Return the largest of every entry over all ranks, the tensor itself where there is but one.
+
+    It passes no gradient. Every rank must come here, in the same order.
+
+    >>> max_over_ranks(torch.tensor([3., -1.]))
+    tensor([ 3., -1.])
+    """
+    if not several_ranks():
+        return x
+    most = x.detach().clone()
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    return most
+
+
+def several_ranks() -> bool:
+    """Return whether other ranks hold parts of the batch.
+
+    >>> several_ranks()
+    False
+    """
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def reverse_gradient(x: Tensor, factor: float = 1.0) -> Tensor:
+    """Return a tensor as it is, whose gradient is turned round and multiplied by a factor.
+
+    What an optimizer makes small in all else it makes large in ``x``.
+
+    >>> x = torch.tensor(3., requires_grad=True)
+    >>> value = reverse_gradient(x, 0.5)
+    >>> value.item(), torch.autograd.grad(value, x)
+    (3.0, (tensor(-0.5000),))
+    """
+    return x.detach() - factor * (x - x.detach())
 
 
 def counted(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:

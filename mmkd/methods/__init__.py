@@ -3,8 +3,10 @@
 from mmkd.methods import afd as afd
 from mmkd.methods import affinity as affinity
 from mmkd.methods import at as at
+from mmkd.methods import bpkd as bpkd
 from mmkd.methods import cgd as cgd
 from mmkd.methods import cosine as cosine
+from mmkd.methods import ctkd as ctkd
 from mmkd.methods import cwd as cwd
 from mmkd.methods import dist as dist
 from mmkd.methods import dkd as dkd
@@ -16,10 +18,12 @@ from mmkd.methods import fickle as fickle
 from mmkd.methods import fitnet as fitnet
 from mmkd.methods import gdkd as gdkd
 from mmkd.methods import id as id
+from mmkd.methods import ifvd as ifvd
 from mmkd.methods import jml as jml
 from mmkd.methods import kd as kd
 from mmkd.methods import ksanc as ksanc
 from mmkd.methods import l1 as l1
+from mmkd.methods import ld as ld
 from mmkd.methods import lskd as lskd
 from mmkd.methods import messy as messy
 from mmkd.methods import nfd as nfd
@@ -32,6 +36,7 @@ from mmkd.methods import sid as sid
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
 from mmkd.methods import vid as vid
+from mmkd.methods import wsld as wsld
 from mmkd.methods.expand import Additions as Additions
 from mmkd.methods.expand import expand as expand
 from mmkd.methods.expand import find_method as find_method

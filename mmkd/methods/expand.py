@@ -196,8 +196,21 @@ def plan_of(
 def reads_labels(plan: Plan) -> bool:
     """Return whether an objective reads classes, or a noise changes them."""
     reads = [one.get('reads') or {} for one in plan.objectives.values()]
+    if any(part.labels for one in plan.objectives.values() for part in parts_of_where(one)):
+        return True
     changed = any(str(one.get('type')).endswith('LabelFlip') for one in plan.noise)
     return changed or any(value in LABELS for read in reads for value in read.values())
+
+
+def parts_of_where(objective: Mapping[str, Any]) -> list[Any]:
+    """Return the parts of ``where=`` of an objective's config, built.
+
+    >>> [part.labels for part in parts_of_where(dict(where=dict(type='BoundaryBand')))]
+    [True]
+    """
+    where = objective.get('where')
+    each = where if isinstance(where, list | tuple) else [where] if where is not None else []
+    return [build_part(one, 'where') for one in each]
 
 
 def _read_method(value: Any) -> tuple[str, dict[str, Any]]:
@@ -324,6 +337,7 @@ def _try_parts(plan: Plan) -> None:
     """Build every part, so that its own checks speak of an option that is out of range."""
     for name, one in plan.objectives.items():
         build_part(one['loss'], f'objective {name!r}: loss')
+        parts_of_where(one)
         weight = one.get('weight', 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
             raise ValueError(f'weight must be a finite number above 0, got {weight!r}')

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mmkd.methods.expand import find_method, known_methods, plan_of, reads_labels
+from mmkd.methods.expand import (
+    find_method,
+    known_methods,
+    parts_of_where,
+    plan_of,
+    reads_labels,
+)
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import PEERS, SEVERAL, Plan, needs_of
 from mmkd.registry import MODELS
@@ -21,8 +27,8 @@ EXAMPLES: tuple[tuple[Task, dict], ...] = (
     (Detection(2), dict(neck=dict(num_outs=5), bbox_head=dict(type='FCOSHead'))),
 )
 LENGTH = 300  # of the examples' runs
-# argument -> what a loss that has it makes for so many channels
-OWN_CHANNELS = dict(student_channels='layers', channels='variances')
+# argument -> what a loss that has it trains: parts of so many channels, or what begins there
+OWN_PARTS = dict(student_channels='layers', channels='variances', raw='temperature')
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ def _reads(plan: Plan) -> Iterator[str]:
     for one in plan.objectives.values():
         reads = (one.get('reads') or {}).values()
         yield from (read for read in reads if isinstance(read, str) and read.startswith('batch.'))
+        yield from ('batch.labels' for part in parts_of_where(one) if part.labels)
 
 
 def _weights(plan: Plan) -> Iterator[str]:
@@ -124,7 +131,7 @@ def _weights(plan: Plan) -> Iterator[str]:
         if loss.get('critic') is not None:
             yield 'critic'
         options = inspect.signature(kind).parameters
-        yield from (f'{made} of {loss["type"]}' for c, made in OWN_CHANNELS.items() if c in options)
+        yield from (f'{made} of {loss["type"]}' for c, made in OWN_PARTS.items() if c in options)
         if (one.get('connectors') or {}).get('student') == 'auto':
             role = getattr(kind, 'roles', {}).get('student')
             if role is None or ('channels' in role.alike and not role.class_logits):

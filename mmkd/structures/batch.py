@@ -52,6 +52,15 @@ class Batch:
         return self.task.labels(self)
 
     @property
+    def boxes(self) -> list[Tensor]:
+        """Boxes of objects of each image: left, top, right, bottom (M, 4) in pixels of the input.
+
+        Raises:
+            ValueError: The data samples hold no boxes.
+        """
+        return self.task.boxes(self)
+
+    @property
     def ignored(self) -> int:
         """The label that does not count."""
         return self.task.ignored(self)

@@ -113,6 +113,13 @@ class Task:
         """Yield what a model measured in a traced prediction, in its unit: metres, say."""
         return iter(())
 
+    def edges(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield the maps that say where edges of boxes lie, as distributions, finest level first.
+
+        Each has 4 · (n + 1) channels, edge by edge, of the n + 1 bins of a distribution.
+        """
+        return iter(())
+
     def head_path(self, model: Any) -> str | None:
         """Return which module's forward answers with a class map, None where there is no such."""
         return None
@@ -168,6 +175,17 @@ class Task:
     def valid(self, batch: Batch) -> Tensor:
         """Return True where the labels count."""
         return batch.labels != self.ignored(batch)
+
+    def boxes(self, batch: Batch) -> list[Tensor]:
+        """Return the boxes of each image (M, 4), in pixels of the input.
+
+        Raises:
+            ValueError: There are none.
+        """
+        raise ValueError(
+            f'batch.boxes: these samples hold {self.holding}, no boxes. Mend: a part of where= '
+            'that needs none (BoundaryBand goes with label maps)'
+        )
 
     def check(self, batch: Batch, num_classes: int | None) -> bool:
         """Refuse labels that the student cannot learn from, before a device assert hides which.

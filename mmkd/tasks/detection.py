@@ -56,13 +56,16 @@ class Detection(Task):
 
         A second stage and queries have none, and a head whose one answer holds boxes too.
         """
-        for call in prediction.of('bbox_head'):
-            answer = call.output if isinstance(call.output, list | tuple) else ()
-            scores = answer[0] if len(answer) > 1 else ()
-            maps = scores if isinstance(scores, list | tuple) else ()
-            maps = [made for made in maps if isinstance(made, Tensor) and made.dim() == 4]
-            yield from sorted(maps, key=lambda made: -made.shape[2] * made.shape[3])
-            return
+        yield from _levels(prediction, 0)
+
+    def edges(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
+        """Yield the distributions of edges of every level of a dense head, the finest first.
+
+        Most heads predict four numbers a position, which are no distributions.
+        """
+        for made in _levels(prediction, 1):
+            if made.shape[1] > 4 and made.shape[1] % 4 == 0:
+                yield made
 
     @classmethod
     def check_places(cls, objective: str, tapped: Tapped, by_channel: bool) -> None:
@@ -84,6 +87,11 @@ class Detection(Task):
             return None
         found = metrics.get('coco/bbox_mAP', 0.0)
         return f'finds {"next to " * bool(metrics)}nothing (coco/bbox_mAP {found:.4g})'
+
+    def boxes(self, batch: Batch) -> list[Tensor]:
+        """Return the boxes of each image (M, 4), in pixels of the input."""
+        found = [sample.gt_instances.bboxes for sample in batch.data_samples or []]
+        return [torch.as_tensor(getattr(boxes, 'tensor', boxes)) for boxes in found]
 
     def check(self, batch: Batch, num_classes: int | None) -> bool:
         """Refuse classes that the student lacks: some heads take them for background."""
@@ -138,6 +146,17 @@ class Detection(Task):
         label = torch.randint(0, self.num_classes or 2, (1,), generator=generator)
         box = torch.tensor([[width / 4, height / 4, 3 * width / 4, 3 * height / 4]])
         return det_sample(box, label, size, self.masks)
+
+
+def _levels(prediction: Trace, place: int) -> list[Tensor]:
+    """Return what stands at a place of a dense head's answer: maps, the finest level first."""
+    for call in prediction.of('bbox_head')[:1]:
+        answer = call.output if isinstance(call.output, list | tuple) else ()
+        given = answer[place] if len(answer) > 1 else ()
+        maps = given if isinstance(given, list | tuple) else ()
+        maps = [made for made in maps if isinstance(made, Tensor) and made.dim() == 4]
+        return sorted(maps, key=lambda made: -made.shape[2] * made.shape[3])
+    return []
 
 
 def _labels(batch: Batch) -> list[Tensor]:

@@ -178,6 +178,31 @@ def test_objective_table_holds_values_and_relative_gradients() -> None:
     assert rows['pixel']['reads'] == 'student.logits\nteacher.logits'
 
 
+def test_where_it_counts_is_told_and_its_mistakes_cost_their_objective(data_root: Path) -> None:
+    band = dict(type='BoundaryBand', radius=1)
+    sure = dict(type='TeacherConfidence')
+    reads = dict(reads=dict(teacher='teacher.logits'))
+    objectives = {
+        'pixel': dict(loss=dict(type='PixelWiseKLLoss'), on='logits', where=[band, sure | reads]),
+        'pair': dict(loss=dict(type='PairWiseAffinityLoss'), on='feat', where=band),
+        'feat': dict(
+            loss=dict(type='FeatureMatchingLoss'),
+            on='feat',
+            connectors=dict(student='auto'),
+            where=sure,
+        ),
+    }
+    report = diagnose(config(data_root, tiny.distiller(objectives=objectives)), fake_data=True)
+    said = '\n'.join(report.errors)
+    assert "'pair': PairWiseAffinityLoss takes no weight, so where= would change nothing" in said
+    assert 'where TeacherConfidence' in said
+    assert len(report.errors) == 2
+    assert table(report, 'objectives')['pixel']['reads'].splitlines()[2:] == [
+        'where BoundaryBand(radius=1, inside=1.0, outside=0.0)',
+        "where TeacherConfidence(reads={'teacher': 'teacher.logits'}, tau=1.0)",
+    ]
+
+
 def test_tap_table_holds_shapes_and_calls() -> None:
     model, data = ready()
     report = Report()

@@ -5,6 +5,7 @@ A new loss gets all of them for one row in ``tests/losses/test_battery.py``.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -75,6 +76,18 @@ class Case:
             places = tuple(d for d in range(len(shape)) if d != self.channels % len(shape))
             teacher = None if self.teacher is None else (*stack, *shape)
             yield replace(self, shape=shape, teacher=teacher, masked=places)
+
+    def of_shape(self, places: int | None = None, channels: int | None = None) -> 'Case':
+        """Return the case with at most so many places along each axis, or so many channels."""
+        axis = self.channels % len(self.shape)
+        shape = [n if places is None else min(n, places) for n in self.shape]
+        shape[axis] = self.shape[axis] if channels is None else channels
+        teacher = None
+        if self.teacher is not None and len(self.teacher) > len(shape):
+            teacher = (*self.teacher[: -len(shape)], *shape)
+        elif self.teacher is not None:  # of channels of its own
+            teacher = (*shape[:axis], self.teacher[axis], *shape[axis + 1 :])
+        return replace(self, shape=tuple(shape), teacher=teacher)
 
     def masks(self) -> list[Tensor | None]:
         """Return no mask, and one that leaves out a third, if the loss takes masks."""
@@ -229,6 +242,61 @@ def module_is_function(case: Case) -> None:
         student.grad = None
 
 
+def _is_finite(case: Case, scale: float | None = None) -> None:
+    """Value and gradient are, in float32 and half precision, and under autocast.
+
+    With a scale numbers are that large, of both signs: those of the student agree with the
+    teacher's or not as it happens, are its opposite, or are all the same.
+    """
+    student, teacher = (x.detach() for x in replace(case, rows=lambda x: x).draw())
+    pairs = [(student, teacher)]
+    if scale is not None:
+        student, teacher = student.sign() * scale, teacher.sign() * scale
+        pairs = [
+            (student, teacher),
+            (student, -teacher),
+            (torch.full_like(student, scale), teacher),
+        ]
+    floats = [(dtype, False) for dtype in (torch.float32, torch.float16, torch.bfloat16)]
+    for (s, t), (dtype, autocast) in product(pairs, [*floats, (torch.float32, True)]):
+        s, t = s.to(dtype).requires_grad_(), t.to(dtype)
+        with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+            value = case.function(case.rows(s), case.rows(t), None)
+        assert value.isfinite(), (dtype, autocast)
+        assert gradient(value, s).isfinite().all(), (dtype, autocast)
+
+
+def extreme_numbers_are_finite(case: Case) -> None:
+    """Logits or features of ±1e4, alike and unlike."""
+    _is_finite(case, scale=1e4)
+
+
+def one_place_is_finite(case: Case) -> None:
+    """One image of one position, as after a global pooling."""
+    _is_finite(case.of_shape(places=1))
+
+
+def one_channel_is_finite(case: Case) -> None:
+    """Or refused, with what to do: a softmax over a single class compares nothing."""
+    single = case.of_shape(channels=1)
+    refusal = ''
+    try:
+        single.function(*single.draw(torch.float32), None)
+    except ValueError as error:
+        refusal = str(error).lower()
+    if refusal:
+        assert 'mend' in refusal
+    else:
+        _is_finite(single)
+
+
+def thousand_channels_are_finite(case: Case) -> None:
+    """Of ImageNet, and of wide features; of ±1e4 too."""
+    wide = case.of_shape(places=2, channels=1000)
+    _is_finite(wide)
+    _is_finite(wide, scale=1e4)
+
+
 KINDS = (
     equals_reference,
     zero_with_zero_gradient,
@@ -240,5 +308,9 @@ KINDS = (
     empty_mask_is_zero,
     tiling_changes_nothing,
     module_is_function,
+    extreme_numbers_are_finite,
+    one_place_is_finite,
+    one_channel_is_finite,
+    thousand_channels_are_finite,
 )
 NAMES = {kind.__name__ for kind in KINDS}

@@ -89,8 +89,13 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('DISTLoss', ''): (pair(K['DISTLoss']()), {}),
     **{
         (name, ''): (pair(K[name](), labels=torch.arange(32).view(2, 4, 4) % 3), {})
-        for name in ('DecoupledKLLoss', 'NormalizedKLLoss')
+        for name in (
+            *('DecoupledKLLoss', 'NormalizedKLLoss'),
+            *('WeightedSoftLabelsLoss', 'BoostedTargetCELoss', 'IntraClassVariationLoss'),
+        )
     },
+    ('LearnedTemperatureKLLoss', ''): (pair(K['LearnedTemperatureKLLoss']()), {}),
+    ('LocalizationKLLoss', ''): (pair(K['LocalizationKLLoss'](edges=1)), {}),
     ('TopKDecoupledKLLoss', ''): (pair(K['TopKDecoupledKLLoss'](k=1)), {}),
     **{
         ('SoftJaccardLoss', f'{metric} {scope}'): (pair(K['SoftJaccardLoss'](metric, scope)), {})

@@ -1,5 +1,6 @@
 """Detectors of mmdet as students and teachers, through the same taps, objectives and critics."""
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -267,6 +268,41 @@ def test_detectors_learn_from_every_level(
     assert not any(
         torch.equal(p, old) for p, old in zip(model.student.neck.parameters(), neck, strict=True)
     )
+
+
+def test_boxes_weigh_every_level_of_a_neck(mmdet: None) -> None:
+    """The box in the middle is half of the image; each level has it at its stride."""
+    both = dict(type='Boxes', outside=1.0)
+    objectives = {
+        f'{side}{k}': dict(
+            loss=dict(type='FeatureMatchingLoss'),
+            on=f'feat{k}',
+            connectors=dict(student='auto'),
+            where=where,
+        )
+        for k in range(5)
+        for side, where in (('box', dict(type='Boxes')), ('both', both))
+    }
+    config = distiller(fcos(8), fcos(16), 'bbox_head.conv_cls')
+    taps = {f'feat{k}': f'neck:output[{k}]' for k in range(5)}
+    model = build(config | dict(taps=taps, objectives=objectives)).eval()
+    ready = model.data_preprocessor(data(model), True)
+    record, _ = model.observe(**ready)
+    losses = model.compare(model.objectives, record)
+    for k in range(5):
+        teacher = record['teacher'][f'feat{k}']
+        student = model.objectives[f'box{k}'].connectors['student'](record['student'][f'feat{k}'])
+        each = (student - teacher).square().mean(1)
+        cells = each.shape[-1]
+        inside = torch.zeros_like(each, dtype=torch.bool)
+        edges = slice(cells // 4, math.ceil(3 * cells / 4))  # of one cell and of two: all
+        inside[:, edges, edges] = True
+        assert losses[f'box{k}.loss'].item() == pytest.approx(each[inside].mean().item(), rel=1e-5)
+        means = [own[one].mean() for own, one in zip(each, inside, strict=True)]
+        if not inside.all():
+            means += [own[~one].mean() for own, one in zip(each, inside, strict=True)]
+        expected = sum(means).item() / len(means)
+        assert losses[f'both{k}.loss'].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_objectives_are_those_of_the_two_detectors(mmdet: None) -> None:

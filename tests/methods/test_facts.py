@@ -14,13 +14,16 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks' / 'README.md'
 def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     told = {one.name: one for one in all_facts()}
     assert {name for name, one in told.items() if one.labels} == {
+        'bpkd',
         'dkd',
         'id',
+        'ifvd',
         'ksanc',
         'messy',
         'nkd',
         'pid',
         'sid',
+        'wsld',
     }
     assert {name for name, one in told.items() if 'critic' in one.weights} == {
         'afd',
@@ -28,8 +31,11 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
         'skd',
     }
     assert told['kd'].reads == ('logits',)
+    assert told['bpkd'].reads == ('logits', 'batch.labels')
     assert told['quest'].weights == ('layers of AssignmentKLLoss',)
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
+    assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)
+    assert told['ld'].reads == ('edges', 'logits')
     assert told['end'].weights == (), 'a convolution between classes is refused'
     assert {name for name, one in told.items() if one.members == 'peers'} == {'afd', 'dml', 'l1'}
 

@@ -145,7 +145,11 @@ BY_FORMULA = {
     # tests/methods/test_point_wise.py
     *('at', 'cosine', 'fitnet', 'nfd', 'ofd', 'pkd', 'vid'),
     # tests/methods/test_divergence_presets.py
-    *('cgd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd'),
+    *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
+    # tests/methods/test_ld.py
+    'ld',
+    # tests/methods/test_where_presets.py
+    *('bpkd', 'ifvd'),
 }
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 

@@ -1,4 +1,4 @@
-"""DKD, GDKD and NKD, position by position, from their equations."""
+"""DKD, GDKD, NKD, WSLD and OFA, position by position, from their equations."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -96,3 +96,37 @@ def normalized_kl(
         return -p_t * math.log(p_s) - gamma * tau**2 * of_rest
 
     return mean(value, rows(student, teacher, labels, mask))
+
+
+def weighted_soft_labels(
+    student: Tensor, teacher: Tensor, labels: Tensor, tau: float, mask: Tensor | None = None
+) -> float:
+    """Return τ² · mean over labelled places of (1 − exp(−H_s / H_t)) · soft cross-entropy."""
+
+    def value(row: Row) -> float:
+        h_s, h_t = (-math.log(softmax(z)[row[2]]) for z in row[:2])
+        p, q = (softmax([v / tau for v in z]) for z in row[:2])
+        soft = -sum(b * math.log(a) for a, b in zip(p, q, strict=True))
+        return (1 - math.exp(-h_s / h_t)) * soft
+
+    return tau**2 * mean(value, rows(student, teacher, labels, mask))
+
+
+def boosted_target_ce(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    power: float,
+    tau: float,
+    mask: Tensor | None = None,
+) -> float:
+    """Return −τ² · mean over labelled places of Σ [(p_t + 1_y)^ε − 1_y] ln p_s."""
+
+    def value(row: Row) -> float:
+        p, q = (softmax([v / tau for v in z]) for z in row[:2])
+        own = [float(c == row[2]) for c in range(len(p))]
+        return -sum(
+            ((b + one) ** power - one) * math.log(a) for a, b, one in zip(p, q, own, strict=True)
+        )
+
+    return tau**2 * mean(value, rows(student, teacher, labels, mask))

@@ -124,6 +124,7 @@ def _describe(objective: Objective) -> tuple[str, str, str, str, str]:
         str(read) if str(read).startswith(f'{role}.') else f'{role}={read}'
         for role, read in objective.reads.items()
     )
+    reads += ''.join(f'\nwhere {part!r}' for part in objective.where)
     connectors = '\n'.join(
         f'{role}: {_connector(module)}' for role, module in objective.connectors.items()
     )

@@ -45,7 +45,11 @@ def label_set(model: nn.Module) -> LabelSet:
 
 
 def check_class_logits(
-    what: str, tensor: Tensor, labels: LabelSet, images: int | None = None
+    what: str,
+    tensor: Tensor,
+    labels: LabelSet,
+    images: int | None = None,
+    mend: str = _MEND,
 ) -> None:
     """Refuse a tensor that is not the class logits of its model, whatever its numbers happen to be.
 
@@ -56,6 +60,7 @@ def check_class_logits(
         tensor: What was tapped.
         labels: What the model's class logits are.
         images: How many images the batch holds, where that is known.
+        mend: The way out.
 
     Raises:
         ValueError: No map of a segmentor or vector of a classifier, another number of channels than
@@ -68,17 +73,17 @@ def check_class_logits(
     if tensor.dim() != dims:
         raise ValueError(
             f'{what} {shape_of(tensor)} is no {shape}, as class logits of a model for '
-            f'{labels.kind} are. {_MEND}'
+            f'{labels.kind} are. {mend}'
         )
     if images is not None and (tensor.dim() == 0 or len(tensor) != images):
         raise ValueError(
             f'{what} {shape_of(tensor)} are no class logits (N, C, …): axis 0 is not the batch, '
-            f'which holds N={images}; layers, queries and proposals are no images. {_MEND}'
+            f'which holds N={images}; layers, queries and proposals are no images. {mend}'
         )
     if labels.channels is not None and tensor.shape[1] not in (labels.channels, labels.classes):
         raise ValueError(
             f'{what} {shape_of(tensor)} has {tensor.shape[1]} channels, but the class logits of '
-            f'its model have {labels.channels}. {_MEND}'
+            f'its model have {labels.channels}. {mend}'
         )
 
 

@@ -27,6 +27,7 @@ from mmkd.distiller.objectives.reads import (
     shapes_of,
     stream_key,
 )
+from mmkd.distiller.objectives.weighing import Weighing
 from mmkd.losses.as_loss import as_loss, check_roles
 from mmkd.losses.base import Loss, Place
 from mmkd.registry import build_part
@@ -34,7 +35,7 @@ from mmkd.structures.record import Record, Stream
 from mmkd.utils.checks import check_dict, check_keys, check_positive
 
 LABELS = ('batch.labels', 'batch.valid')
-OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors')
+OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors', 'where')
 _RESERVED = ModuleDict()
 
 
@@ -55,13 +56,16 @@ class Objective(BaseModule):
         weight: Multiplies the loss (besides the loss's own ``loss_weight``); schedules change it.
         connectors: Argument -> ``'auto'``, a config or a module. What 'auto' does is told by
             :class:`mmkd.losses.Loss`.
+        where: How much every position counts: a part of :mod:`mmkd.where` or a list of them, whose
+            product reaches the loss as ``weight``.
 
     Attributes:
         label_sets: Reference -> what the class logits of its member are, as far as the Distiller
             knows.
 
     Raises:
-        TypeError: The loss does not take, or misses, an argument; ``connectors`` is no dict.
+        TypeError: The loss does not take, or misses, an argument; ``connectors`` is no dict;
+            ``where`` of a loss that takes no ``weight``.
         KeyError: A reference names an unknown member or tap.
         ValueError: The weight is not a finite number above 0, a name is not allowed, or nothing
             could learn from it.
@@ -76,31 +80,33 @@ class Objective(BaseModule):
         reads: dict[str, Any] | None = None,
         weight: float = 1.0,
         connectors: dict[str, Any] | None = None,
+        where: Any = None,
     ) -> None:
         super().__init__()
-        where = f'objective {name!r}'
+        called = f'objective {name!r}'
         check_name(name, 'objective')
-        check_positive(f'weight of {where}', weight)
+        check_positive(f'weight of {called}', weight)
         self.name, self.weight = name, float(weight)
         self.label_sets: dict[str, LabelSet] = {}
-        self.loss: Any = build_part(loss, f'{where}: loss')
+        self.loss: Any = build_part(loss, f'{called}: loss')
         check_roles(self.loss)
-        _check_options(where, on, reads, connectors)
+        _check_options(called, on, reads, connectors)
         connectors = connectors or {}
-        found = read_references(where, on, reads or {}, known)
+        found = read_references(called, on, reads or {}, known)
         self.reads = Reads(name, found, self.loss, connectors)
-        check_signature(where, self.loss, self.reads)
-        check_peers(where, self.reads)
-        check_connectors(where, connectors, self.reads, type(self.loss).__name__)
+        check_signature(called, self.loss, self.reads)
+        check_peers(called, self.reads)
+        check_connectors(called, connectors, self.reads, type(self.loss).__name__)
+        self.where = Weighing(called, where, self.loss, self.reads, known)
         self.auto = [argument for argument, given in connectors.items() if is_auto(given)]
         self.connectors = ModuleDict(
             {
-                argument: build_part(given, f'{where}: connector of {argument!r}')
+                argument: build_part(given, f'{called}: connector of {argument!r}')
                 for argument, given in connectors.items()
                 if argument not in self.auto
             }
         )
-        _check_weights(where, self.connectors)
+        _check_weights(called, self.connectors)
 
     # ------------------------------------------------------------------ what is asked of it
 
@@ -122,17 +128,19 @@ class Objective(BaseModule):
     @property
     def references(self) -> list[str]:
         """Every ``'member.tap'`` that it reads."""
-        return self.reads.references(self.reads)
+        return [*dict.fromkeys([*self.reads.references(self.reads), *self.where.references])]
 
     @property
     def kept(self) -> list[str]:
         """Every ``'member.tap'`` that it reads itself, not as running statistics alone."""
-        return self.reads.references(name for name in self.reads if name not in self.streams)
+        own = self.reads.references(name for name in self.reads if name not in self.streams)
+        return [*own, *self.where.references]
 
     @property
     def reads_labels(self) -> bool:
         """Whether it reads labels of the batch, or where they are valid."""
-        return any(self.reads[name] in LABELS for name in self.reads.of_batch)
+        reads = any(self.reads[name] in LABELS for name in self.reads.of_batch)
+        return reads or self.where.reads_labels
 
     @property
     def compares_channels(self) -> bool:
@@ -161,10 +169,14 @@ class Objective(BaseModule):
         """Return ``{'<name>.critic_loss': …}``; nothing of it reaches a student or a teacher."""
         return {f'{self.name}.critic_loss': self._call(self.loss.critic_loss, record)}
 
-    def _call(self, function: Callable, record: Record) -> Any:
+    def _call(self, function: Callable, record: Record, weighed: bool = True) -> Any:
         values = self._values(record)
+        weights = {}
+        if weighed and len(self.where):
+            with self._explained(values, 'where'):
+                weights['weight'] = self.where(record, values, self.reads.like(values))
         with self._explained(values):
-            return function(**values)
+            return function(**values, **weights)
 
     def _values(self, record: Record) -> dict[str, Any]:
         """Return what the loss is given: reads of members, connected, then parts of the batch."""
@@ -228,9 +240,13 @@ class Objective(BaseModule):
         self.auto = []
         for argument in self._to_resize(record):
             done.append(f'{self._connect_by_itself(argument, record)}, since none was given')
+        if len(self.where):
+            values = self._values(record)
+            with self._explained(values, 'where'):
+                self.where.check(record, values, self.reads.like(values), self.label_sets)
         build = self.contract.build
         if build is not None:
-            built = self._call(build, record)
+            built = self._call(build, record, weighed=False)
             done += [f'{self.name}: {built}'] * bool(built)
         return done
 

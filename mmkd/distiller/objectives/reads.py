@@ -101,10 +101,14 @@ class Reads(dict[str, Any]):
 
     def read_batch(self, argument: str, record: Record, values: Mapping[str, Any]) -> Any:
         """Return a part of the batch; labels and masks at the size of the student's map."""
-        role, leader = self.roles[argument], self._leader
+        role = self.roles[argument]
         whole = isinstance(role, OfBatch) and role.whole
-        like = None if whole or leader is None else self.one(leader, values[leader])
+        like = None if whole else self.like(values)
         return read_batch(record['batch'], self[argument].split('.')[1], like)
+
+    def like(self, values: Mapping[str, Any]) -> Any:
+        """Return the tensor that gives labels, masks and weights their size: the student's map."""
+        return None if self._leader is None else self.one(self._leader, values[self._leader])
 
     def one(self, argument: str, value: Any) -> Any:
         """Return the tensor whose shape stands for a read.

@@ -4,7 +4,8 @@
 the finest level's, ``logits[1]`` the next one's. ``feature`` is what the classifier reads, before
 its dropout. ``stages[i]`` and ``neck[i]`` are the maps of backbone and neck, ``hidden[i]`` the
 tokens after each block, ``query[i]``, ``key[i]`` and ``attention[i]`` what its heads compare and
-give. ``depth`` is a depth estimator's map in metres.
+give. ``depth`` is a depth estimator's map in metres, ``edges[i]`` a detector's distributions of
+where the edges of boxes lie.
 """
 
 import re
@@ -20,7 +21,10 @@ from mmkd.tasks.base import Task
 from mmkd.tasks.queries import class_map, queries_of
 from mmkd.utils.checks import nearest
 
-POINTS = ('logits', 'feature', 'stages', 'neck', 'hidden', 'query', 'key', 'attention', 'depth')
+POINTS = (
+    *('logits', 'feature', 'stages', 'neck', 'hidden', 'query', 'key', 'attention'),
+    *('depth', 'edges'),
+)
 _GRAMMAR = re.compile(r'auto(?::(?P<point>\w+))?(?:\[(?P<index>-?\d+)\])?')
 
 Found = dict[str, list[str]]  # point -> taps
@@ -120,6 +124,8 @@ def find_points(task: Task, model: nn.Module, prediction: Trace | None, role: Tr
     if prediction is not None:
         found |= _classes(task, model, prediction, role)
         found['depth'] = _measured(task, model, prediction, role)
+        made = [_call_of(one, prediction, role) for one in task.edges(model, prediction)]
+        found['edges'] = [role.tap(*call) for call in made if call is not None]
     for point, path in dict(stages='backbone', neck='neck').items():
         found[point] = _maps_of(path, role)
     found['hidden'] = [role.tap(call, index) for call, index in _blocks(model, role)]

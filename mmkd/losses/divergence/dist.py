@@ -10,8 +10,10 @@ from mmkd.losses.functional import (
     fill_masked,
     infinite_to_nan,
     masked_mean,
+    max_over_ranks,
     measure,
     no_autocast,
+    sum_over_ranks,
     unit_vectors,
     weighted_mean,
     widen,
@@ -42,7 +44,7 @@ def dist(
     value of a student that equals its teacher is not 0, and adds 1e-8 to the norms, which mutes
     classes of tiny probability. A position where the teacher holds all classes equally likely has
     no order to follow and is left out; a student of equal classes is at ρ = 0. The term by class
-    depends on what shares the batch, and under DDP on what shares the device.
+    depends on what shares the batch, which is that of all ranks: the authors' is of one device.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
@@ -78,9 +80,9 @@ def dist(
         p_s, p_t = infinite_to_nan(student).softmax(1), teacher.softmax(1)
         value = p_s.new_zeros(())
         if inter:
-            ordered = _spread(p_t, 1)
+            ordered = _ordered(p_t)
             ordered = ordered if valid is None else ordered & valid
-            correlation = (_centred(p_s, 1) * _centred(p_t, 1)).sum(1)
+            correlation = (_centred(p_s) * _centred(p_t)).sum(1)
             value = value + inter * weighted_mean(1 - correlation, ordered, weight)
         if intra:
             value = value + intra * _by_class(p_s, p_t, valid, weight)
@@ -88,37 +90,59 @@ def dist(
 
 
 def _by_class(p_s: Tensor, p_t: Tensor, valid: Tensor | None, weight: Tensor | None) -> Tensor:
-    """Return the mean over live classes of 1 − ρ over all positions."""
+    """Return the mean over live classes of 1 − ρ over all positions, those of all ranks."""
     p_s, p_t = (x.movedim(1, 0).flatten(1) for x in (p_s, p_t))
     own = None
     if weight is not None:
         own = measure(weight, valid, p_s.dtype).flatten()
     elif valid is not None:
         own = valid.flatten().to(p_s.dtype)
-    live = _spread(p_s, 1, own) & _spread(p_t, 1, own)
-    correlation = (_centred(p_s, 1, own) * _centred(p_t, 1, own)).sum(1)
-    return masked_mean(1 - correlation, live)
+    live = _alive(p_s, own) & _alive(p_t, own)
+    each = p_s.new_ones(p_s.shape[1]) if own is None else own
+    total = sum_over_ranks(each.sum())
+    total = total.where(total > 0, total.new_ones(()))
+    mean_s, mean_t = sum_over_ranks(torch.stack([x @ each for x in (p_s, p_t)])) / total
+    root = each.sqrt()
+    a, b = (p_s - mean_s.unsqueeze(1)) * root, (p_t - mean_t.unsqueeze(1)) * root
+    return masked_mean(1 - _cosine_over_ranks(a, b), live)
 
 
-def _centred(p: Tensor, dim: int, own: Tensor | None = None) -> Tensor:
-    """Return unit vectors of mean 0, whose product is the correlation."""
-    if own is None:
-        return unit_vectors(p - p.mean(dim, keepdim=True), dim)
-    total = own.sum()
-    mean = (p * own).sum(dim, keepdim=True) / total.where(total > 0, total.new_ones(()))
-    return unit_vectors((p - mean) * own.sqrt(), dim)
+def _cosine_over_ranks(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine of the rows of two matrices (C, P), whose columns lie on all ranks."""
+    # As of unit vectors: the squares of a class of tiny probability are no numbers of float32.
+    sizes = max_over_ranks(torch.stack([x.detach().abs().amax(1) for x in (a, b)]))
+    sizes = sizes.where(sizes > torch.finfo(a.dtype).tiny, sizes.new_ones(())).unsqueeze(2)
+    a, b = a / sizes[0], b / sizes[1]
+    sums = sum_over_ranks(torch.stack([x.sum(1) for x in (a * b, a.square(), b.square())]))
+    squares = sums[1:]
+    scales = squares.where(squares > 0, squares.new_ones(())).rsqrt()
+    return sums[0] * scales[0] * scales[1]
 
 
-def _spread(p: Tensor, dim: int, own: Tensor | None = None) -> Tensor:
-    """Return whether numbers differ along an axis, by more than they are rounded."""
+def _centred(p: Tensor) -> Tensor:
+    """Return unit vectors of mean 0 over classes, whose product is the correlation."""
+    return unit_vectors(p - p.mean(1, keepdim=True), 1)
+
+
+def _alive(p: Tensor, own: Tensor | None) -> Tensor:
+    """Return whether the numbers of a row differ where they count, on any rank."""
     p, limits = p.detach(), torch.finfo(p.dtype)
     least = most = p
     if own is not None:
-        least, most = (
-            p.where(own > 0, p.new_full((), limits.max)),
-            p.where(own > 0, p.new_zeros(())),
-        )
-    least, most = least.amin(dim), most.amax(dim)
+        least = p.where(own > 0, p.new_full((), limits.max))
+        most = p.where(own > 0, p.new_zeros(()))
+    most, least = max_over_ranks(torch.stack([most.amax(1), -least.amin(1)]))
+    return _differ(-least, most)
+
+
+def _ordered(p: Tensor) -> Tensor:
+    """Return whether the classes of a position differ."""
+    return _differ(p.amin(1), p.amax(1))
+
+
+def _differ(least: Tensor, most: Tensor) -> Tensor:
+    """Return whether numbers of 0 or above differ by more than they are rounded."""
+    limits = torch.finfo(most.dtype)
     return ~(most - least <= (4 * limits.eps * most).clamp(min=1e3 * limits.tiny))
 
 

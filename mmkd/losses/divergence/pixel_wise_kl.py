@@ -1,9 +1,10 @@
 """Pixel-wise distillation: the divergence of the class distributions, position by position."""
 
+import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_distributions
+from mmkd.losses.checks import check_distributions, shape_of
 from mmkd.losses.divergence.directions import Direction, check_direction, divergence
 from mmkd.losses.functional import (
     count_valid,
@@ -20,7 +21,7 @@ from mmkd.utils.checks import check_choice, check_positive
 def pixel_wise_kl(
     student: Tensor,
     teacher: Tensor,
-    tau: float = 1.0,
+    tau: float | Tensor = 1.0,
     direction: Direction = 'forward',
     reduction: str = 'mean',
     mask: Tensor | None = None,
@@ -47,12 +48,13 @@ def pixel_wise_kl(
     ``standardize`` is Logit Standardization (LSKD, Sun et al., CVPR 2024, arXiv 2403.01427): each
     side's logits become (z − mean) / (std + 1e-7) over the classes of a position, std with C − 1,
     so that the student need not match their size. The authors' code takes the last axis, which of a
-    map is its width. Of two classes only their order is left.
+    map is its width. Of two classes only their order is left; of equal logits nothing, and they get
+    no gradient.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
         teacher: Logits of the same shape; receives no gradient.
-        tau: Temperature.
+        tau: Temperature; a 0-d tensor above 0 receives gradient, from both sides and from τ².
         direction: 'forward' for KL(teacher‖student), 'reverse' for KL(student‖teacher), 'js' for
             the Jensen-Shannon divergence, ('alpha-beta', α, β) for that of ABKD, which is 'forward'
             at (1, 0) and 'reverse' at (0, 1), see :mod:`mmkd.losses.divergence.directions`.
@@ -66,7 +68,8 @@ def pixel_wise_kl(
         0-d tensor, float32 or wider.
 
     Raises:
-        ValueError: shapes that do not fit, a single class, an unknown option.
+        ValueError: shapes that do not fit, a single class, an unknown option, a temperature that
+            is not one number.
         TypeError: a mask that is not bool, a weight that is not floating.
 
     Examples:
@@ -75,13 +78,14 @@ def pixel_wise_kl(
         >>> pixel_wise_kl(torch.zeros(1, 2), teacher)  # 1/4 ln(1/2) + 3/4 ln(3/2)
         tensor(0.1308)
     """
-    check_positive('tau', tau)
+    _check_temperature(tau)
     check_direction(direction)
     check_choice('reduction', reduction, ('mean', 'batch_sum'))
     check_distributions(student, teacher, 'pixel-wise KL', mask, weight)
     with no_autocast(student):
         counts = counted(mask, weight)
         student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
+        tau = tau.to(student.dtype) if isinstance(tau, Tensor) else tau
         if standardize:
             student, teacher = _standardized(student), _standardized(teacher)
         log_s, log_t = ((x / tau).log_softmax(1) for x in (student, teacher))
@@ -96,6 +100,16 @@ def pixel_wise_kl(
         return tau**2 * per_image.sum() / _total(student, mask, weight)
 
 
+def _check_temperature(tau: float | Tensor) -> None:
+    if not isinstance(tau, Tensor):
+        check_positive('tau', tau)
+    elif tau.dim() or not tau.is_floating_point():
+        raise ValueError(
+            f'tau must be one number, got a tensor {shape_of(tau)} of {tau.dtype}; mend: a 0-d '
+            'float tensor'
+        )
+
+
 def _total(
     student: Tensor, mask: Tensor | None, weight: Tensor | None, of_image: bool = False
 ) -> int | Tensor:
@@ -108,8 +122,11 @@ def _total(
 
 
 def _standardized(z: Tensor) -> Tensor:
-    """Return logits of mean 0 and standard deviation 1 over classes."""
-    return (z - z.mean(1, keepdim=True)) / (z.std(1, keepdim=True) + 1e-7)
+    """Return logits of mean 0 and standard deviation 1 over classes; 0 where they are all equal."""
+    mean, std = z.mean(1, keepdim=True), z.std(1, keepdim=True)
+    # 1 / 1e-7 of what is but rounded makes a gradient that is no number of float16
+    equal = std <= 16 * torch.finfo(z.dtype).eps * mean.abs()
+    return (z - mean) / (std + 1e-7).masked_fill(equal, torch.inf)
 
 
 @MODELS.register_module()

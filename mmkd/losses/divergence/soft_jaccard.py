@@ -12,6 +12,7 @@ from mmkd.losses.functional import (
     masked_mean,
     measure,
     no_autocast,
+    sum_over_ranks,
     widen,
 )
 from mmkd.registry import MODELS
@@ -43,7 +44,8 @@ def soft_jaccard(
     ones that one is not 0 at p = q, while this is. At p = q its gradient is 0, beside it a sign.
 
     Normaliser: averaged over classes, those of no mass counting as 0; 'image' also averages over
-    images with a valid position. Under DDP 'batch' is what shares the device.
+    images with a valid position. 'batch' is that of all ranks: sums over one device alone would
+    optimise the Jaccard of single images.
 
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
@@ -85,7 +87,8 @@ def soft_jaccard(
             own = own.reshape(len(p), 1, -1)
             alive = (own > 0).any(2).expand(p.shape[:2])
         over = (0, 2) if scope == 'batch' else (2,)
-        sizes, apart = (_sum(x, own, over) for x in (p + q, (p - q).abs()))
+        sums = torch.stack([_sum(x, own, over) for x in (p + q, (p - q).abs())])
+        sizes, apart = sum_over_ranks(sums) if scope == 'batch' else sums
         whole = sizes + apart if metric == 'jaccard' else sizes  # twice the union; or the sum
         apart = 2 * apart if metric == 'jaccard' else apart
         some = ~(whole <= 1e3 * torch.finfo(p.dtype).tiny)

@@ -916,13 +916,16 @@ def test_losses_say_which_arguments_are_class_logits() -> None:
     teachers = {name for name, found in said.items() if found == ('student', 'teachers')}
     assert teacher == {
         'BinaryKLLoss',
+        'BoostedTargetCELoss',
         'DISTLoss',
         'DecoupledKLLoss',
+        'LearnedTemperatureKLLoss',
         'LogitMSELoss',
         'NormalizedKLLoss',
         'PixelWiseKLLoss',
         'SoftJaccardLoss',
         'TopKDecoupledKLLoss',
+        'WeightedSoftLabelsLoss',
     }
     assert teachers == {'EnsembleKLLoss', 'DirichletNLLLoss', 'ProxyDirichletLoss'}
     assert all(found == () for name, found in said.items() if name not in teacher | teachers)

@@ -127,3 +127,19 @@ def test_unknown_options(option: dict, message: str) -> None:
         PixelWiseKLLoss(**option)
     with pytest.raises(ValueError, match=message):
         pixel_wise_kl(torch.zeros(1, 2), torch.zeros(1, 2), **option)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32, torch.float64])
+def test_equal_logits_are_standardised_to_nothing(dtype: torch.dtype) -> None:
+    """A deviation of 1e-7 in their place makes a slope of 1e7, which float16 has not."""
+    student = torch.tensor([[0.1, 0.1, 0.1], [1.0, 2.0, 4.0]], dtype=dtype, requires_grad=True)
+    teacher = torch.tensor([[1.0, 2.0, 4.0], [1e4, 1e4, 1e4]], dtype=dtype)
+    value = pixel_wise_kl(student, teacher, standardize=True)
+    z = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
+    p = ((z - z.mean()) / z.std()).softmax(0)
+    forward, reverse = (p * (3 * p).log()).sum(), -(3 * p).log().mean()
+    assert value.item() == pytest.approx((forward + reverse).item() / 2, rel=1e-6)
+    gradient = torch.autograd.grad(value, student)[0]
+    assert (gradient[0] == 0).all()
+    assert gradient.isfinite().all()
+    assert (gradient[1] != 0).any()

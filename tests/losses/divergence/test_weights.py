@@ -29,6 +29,9 @@ CASES: dict[str, tuple[Callable, dict[str, Any]]] = {
     'decoupled_kl': (losses.decoupled_kl, dict(labels=True)),
     'top_k_decoupled_kl': (losses.top_k_decoupled_kl, {}),
     'normalized_kl': (losses.normalized_kl, dict(labels=True)),
+    'weighted_soft_labels': (losses.weighted_soft_labels, dict(labels=True)),
+    'boosted_target_ce': (losses.boosted_target_ce, dict(labels=True, power=1.5)),
+    'localization_kl': (losses.localization_kl, dict(edges=1)),
     'soft_jaccard': (losses.soft_jaccard, {}),
     'soft_jaccard image': (losses.soft_jaccard, dict(scope='image', metric='dice')),
 }

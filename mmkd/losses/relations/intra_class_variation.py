@@ -1,0 +1,149 @@
+"""Intra-class feature variation: how like every position is to the centre of its own class."""
+
+import torch
+from torch import Tensor
+
+from mmkd.losses.base import Loss, Map, OfBatch
+from mmkd.losses.checks import check_labels, check_mask, check_weight, shape_of
+from mmkd.losses.functional import (
+    fill_masked,
+    labelled,
+    no_autocast,
+    unit_vectors,
+    weighted_mean,
+    widen,
+)
+from mmkd.registry import MODELS
+from mmkd.utils.checks import check_count
+
+
+def intra_class_variation(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    num_classes: int | None = None,
+    ignore_index: int = 255,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> Tensor:
+    r"""Mean squared difference of two maps of similarity to the centre of the own class.
+
+    Paper: Wang et al., Intra-class Feature Variation Distillation (IFVD), ECCV 2020. The centre of
+    a class in an image is the mean feature of its positions there; its gradient flows, as in the
+    authors' code.
+
+    .. math:: \frac{1}{|V|} \sum_{i \in V} (M^s_i - M^t_i)^2,
+              \quad M_i = \cos(F_i, \mu_{n(i), y_i})
+
+    Normaliser: averaged over the labelled, valid positions V of the whole batch. In the authors'
+    code a position without a class is its own centre: it adds 0, but stays in the denominator. A
+    mask also leaves its positions out of the centres; a weight counts in the mean alone. A class of
+    one position in an image has cosine 1 there, a zero vector 0.
+
+    Args:
+        student: Map (N, C, \*S), one spatial axis or more.
+        teacher: Map (N, C', \*S); receives no gradient.
+        labels: Classes (N, \*S).
+        num_classes: Labels from this on are no class; None looks for the highest, which waits for
+            the device.
+        ignore_index: The label of a position that has no class.
+        mask: Bool (N, \*S), True where a position counts.
+        weight: How much a position counts (N, \*S), 0 or above; receives no gradient.
+
+    Returns:
+        0-d tensor, float32 or wider.
+
+    Raises:
+        ValueError: shapes that do not fit.
+        TypeError: labels that are no integers, a mask that is not bool, a weight that is not
+            floating.
+
+    Examples:
+        >>> import torch
+        >>> student = torch.tensor([[[1., 0.], [0., 1.]]])  # both are at 45° to their centre
+        >>> teacher = torch.tensor([[[1., 1.], [1., 1.]]])
+        >>> intra_class_variation(student, teacher, torch.zeros(1, 2, dtype=torch.long))
+        tensor(0.0858)
+    """
+    _check_maps(student, teacher)
+    check_labels(labels, student, 'IFVD')
+    check_mask(mask, student)
+    check_weight(weight, student)
+    if num_classes is None:
+        num_classes = max(int(labels.masked_fill(labels == ignore_index, 0).max()), 0) + 1
+    with no_autocast(student):
+        valid = labelled(labels, num_classes, ignore_index, mask)
+        student, teacher = (fill_masked(x, valid) for x in widen(student, teacher.detach()))
+        images = torch.arange(len(labels), device=labels.device).view(-1, *[1] * (labels.dim() - 1))
+        group = (images * num_classes + labels).where(valid, labels.new_zeros(())).flatten().long()
+        groups = len(labels) * num_classes
+        ours, theirs = (_likeness(x, group, groups, valid) for x in (student, teacher))
+        return weighted_mean((ours - theirs).square(), valid, weight)
+
+
+def _likeness(x: Tensor, group: Tensor, groups: int, valid: Tensor) -> Tensor:
+    r"""Return the cosine of every position with the centre of its group, (N, \*S)."""
+    rows = x.movedim(1, -1).flatten(0, -2)
+    counts = rows.new_zeros(groups).index_add(0, group, valid.flatten().to(rows.dtype))
+    sums = rows.new_zeros(groups, rows.shape[1]).index_add(0, group, rows)
+    centres = unit_vectors(sums / counts.clamp(min=1).unsqueeze(1))
+    return (unit_vectors(rows) * centres[group]).sum(1).view(valid.shape)
+
+
+def _check_maps(student: Tensor, teacher: Tensor) -> None:
+    if student.dim() < 3 or (student.shape[0], *student.shape[2:]) != (
+        teacher.shape[0],
+        *teacher.shape[2:],
+    ):
+        raise ValueError(
+            'IFVD needs maps (N, C, *S) of the same places, got student '
+            f'{shape_of(student)}, teacher {shape_of(teacher)}; mend: '
+            "connectors=dict(teacher='auto') resizes a teacher's map"
+        )
+
+
+@MODELS.register_module()
+class IntraClassVariationLoss(Loss):
+    r"""Likeness to the centre of the own class (IFVD); see :func:`intra_class_variation`.
+
+    Args:
+        num_classes: Labels from this on are no class; None looks for the highest at every call,
+            which waits for the device.
+        ignore_index: The label of a position that has no class.
+        loss_weight: Factor inside the returned value.
+        loss_name: Key in the logs.
+
+    Examples:
+        >>> import torch
+        >>> student, teacher = torch.tensor([[[1., 0.], [0., 1.]]]), torch.ones(1, 4, 2)
+        >>> labels = torch.tensor([[0, 1]])  # each is its own centre
+        >>> IntraClassVariationLoss(num_classes=2)(student, teacher, labels)
+        tensor(0.)
+    """
+
+    roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)), labels=OfBatch())
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        ignore_index: int = 255,
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
+        super().__init__(loss_weight, loss_name)
+        if num_classes is not None:
+            check_count('num_classes', num_classes, 1)
+        self.num_classes, self.ignore_index = num_classes, ignore_index
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        r"""Return the weighted loss of maps (N, C, \*S) with labels, mask, weight (N, \*S)."""
+        return self.loss_weight * intra_class_variation(
+            student, teacher, labels, self.num_classes, self.ignore_index, mask, weight
+        )
