@@ -11,6 +11,7 @@ from mmkd.version import __version__ as __version__
 
 if not starts_command(sys.argv, sys.orig_argv):
     from mmkd.apis.components import Distiller as Distiller
+    from mmkd.apis.components import FitHook as FitHook
     from mmkd.apis.components import PeerTestLoop as PeerTestLoop
     from mmkd.apis.components import PeerValLoop as PeerValLoop
     from mmkd.apis.components import PGDTestLoop as PGDTestLoop

@@ -20,11 +20,13 @@ from mmkd.engine.runner import PeerTestLoop as PeerTestLoop
 from mmkd.engine.runner import PeerValLoop as PeerValLoop
 from mmkd.engine.runner import PGDTestLoop as PGDTestLoop
 from mmkd.engine.runner import PhasedDDP as PhasedDDP
+from mmkd.losses.fitted.hook import FitHook as FitHook
 from mmkd.losses.quest.hook import VocabularyHook as VocabularyHook
 from mmkd.utils.aliases import add_aliases
 
 NAMES = (
     'Distiller',
+    'FitHook',
     'PGDTestLoop',
     'PeerTestLoop',
     'PeerValLoop',

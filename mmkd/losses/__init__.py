@@ -51,10 +51,14 @@ from mmkd.losses.features.feature_l1 import FeatureL1Loss as FeatureL1Loss
 from mmkd.losses.features.feature_l1 import feature_l1 as feature_l1
 from mmkd.losses.features.feature_matching import FeatureMatchingLoss as FeatureMatchingLoss
 from mmkd.losses.features.feature_matching import feature_matching as feature_matching
+from mmkd.losses.features.focal_feature import FocalFeatureLoss as FocalFeatureLoss
+from mmkd.losses.features.focal_feature import focal_feature as focal_feature
 from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.features.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.features.logit_mse import logit_mse as logit_mse
+from mmkd.losses.features.masked_token import MaskedTokenLoss as MaskedTokenLoss
+from mmkd.losses.features.masked_token import masked_token as masked_token
 from mmkd.losses.features.partial_l2 import PartialL2Loss as PartialL2Loss
 from mmkd.losses.features.partial_l2 import margin_of_batch_norm as margin_of_batch_norm
 from mmkd.losses.features.partial_l2 import partial_l2 as partial_l2

@@ -14,6 +14,7 @@ from mmkd.methods import dml as dml
 from mmkd.methods import end as end
 from mmkd.methods import end2 as end2
 from mmkd.methods import end2_proxy as end2_proxy
+from mmkd.methods import fgd as fgd
 from mmkd.methods import fickle as fickle
 from mmkd.methods import fitnet as fitnet
 from mmkd.methods import gdkd as gdkd
@@ -25,6 +26,7 @@ from mmkd.methods import ksanc as ksanc
 from mmkd.methods import l1 as l1
 from mmkd.methods import ld as ld
 from mmkd.methods import lskd as lskd
+from mmkd.methods import maskd as maskd
 from mmkd.methods import messy as messy
 from mmkd.methods import nfd as nfd
 from mmkd.methods import nkd as nkd

@@ -10,7 +10,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     'adapters': ('models',),
     'benchmark': ('apis.benchmark',),
     'doctor': ('apis.doctor',),
-    'hooks': ('engine.hooks', 'losses.quest.hook'),
+    'hooks': ('engine.hooks', 'losses.quest.hook', 'losses.fitted.hook'),
     'launch': ('apis.launch', 'apis.prepare', 'apis.starting_weights'),
     'metrics': ('evaluation',),
     'modules': ('connectors', 'losses'),

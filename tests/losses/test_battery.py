@@ -20,10 +20,12 @@ from references import (
     dist,
     feature_l1,
     feature_matching,
+    focal_feature,
     internal,
     intra_class_variation,
     ksanc,
     localization_kl,
+    masked_token,
     pair_wise_affinity,
     partial_l2,
     pixel_wise_kl,
@@ -42,6 +44,7 @@ ONE_NODE = dict(one_place_is_finite='a single place has no pair, and is refused'
 NO_ZERO = 'a likelihood: its minimum depends on how the members scatter'
 OTHER_RULES = 'student and teacher are assigned by rules of their own: it has a test of its own'
 MEMBERS = (3, 2, 5, 3, 4)
+RANKS_OF_FIVE = ((4, 5), (2, 5, 3), (1, 5, 2, 2, 2))  # the same of five channels
 RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
 # losses that are not functions of two tensors
 OTHERS = {
@@ -146,6 +149,15 @@ def likelihood(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
 def variational(loss_weight: float) -> Loss:
     loss = losses.VariationalInformationLoss(5, loss_weight=loss_weight).double()
     loss.raw.data.copy_((VARIANCE - 1e-5).expm1().log())
+    return loss
+
+
+TOKENS = torch.arange(15, dtype=torch.float64).view(3, 5).sin()
+
+
+def masked_tokens(loss_weight: float, power: int) -> Loss:
+    loss = losses.MaskedTokenLoss(5, 3, power, loss_weight=loss_weight).double()
+    loss.tokens.tokens.copy_(TOKENS)
     return loss
 
 
@@ -412,12 +424,40 @@ CASES = [
         same=lambda x: x.clamp(min=-0.5),
         large=300,
     ),
+    *(
+        Case(
+            f'focal_feature {name}',
+            function=of(losses.focal_feature, **options),
+            reference=of(focal_feature.focal_feature, **options),
+            module=partial(losses.FocalFeatureLoss, **options),
+            shapes=RANKS[1:],
+            large=300,
+        )
+        for name, options in dict(
+            both=dict(temperature=0.7, spatial=0.3, channel=2.0),
+            alone=dict(spatial=0.0, channel=0.0),
+        ).items()
+    ),
+    *(
+        Case(
+            f'masked_token {power}',
+            function=of(losses.masked_token, tokens=TOKENS, power=power),
+            reference=of(masked_token.masked_token, tokens=TOKENS, power=power),
+            module=partial(masked_tokens, power=power),
+            shapes=RANKS_OF_FIVE,
+            large=300,
+            left_out=dict(
+                thousand_channels_are_finite='its tokens have as many channels as they were made of'
+            ),
+        )
+        for power in (1, 2)
+    ),
     Case(
         'variational_information',
         function=likelihood,
         reference=of(variational_information.variational_information, variance=VARIANCE),
         module=variational,
-        shapes=((4, 5), (2, 5, 3), (1, 5, 2, 2, 2)),
+        shapes=RANKS_OF_FIVE,
         large=300,
         left_out=dict(zero_with_zero_gradient='a likelihood: its minimum depends on variances'),
     ),

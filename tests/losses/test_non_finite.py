@@ -35,6 +35,11 @@ def words(loss: Loss) -> Loss:
     return loss
 
 
+def tokens(loss: Loss) -> Loss:
+    loss.tokens.tokens.copy_(draw(4, 3))
+    return loss
+
+
 def pair(loss: Loss, **reads: Any) -> Callable:
     """Return the call of a loss over student and teacher of one shape."""
     return lambda student, **mask: loss(student, draw(*student.shape).softmax(-1), **reads, **mask)
@@ -113,6 +118,14 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     },
     ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),
     ('VariationalInformationLoss', ''): (pair(K['VariationalInformationLoss'](3)), {}),
+    **{
+        ('MaskedTokenLoss', f'{power}'): (
+            pair(tokens(K['MaskedTokenLoss'](3, num_tokens=4, power=power))),
+            {},
+        )
+        for power in (1, 2)
+    },
+    ('FocalFeatureLoss', ''): (pair(K['FocalFeatureLoss']()), {}),
     ('PartialL2Loss', ''): (pair(K['PartialL2Loss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
     ('DirichletNLLLoss', ''): (stack(K['DirichletNLLLoss']()), {}),

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.classification import classifier
+from helpers.detectors import detector
 from helpers.runs import need_mmdet
 from helpers.tiny import batch, build, segmentor, sgd
 from mmengine.registry import DefaultScope
@@ -227,33 +228,6 @@ def test_a_step_of_two_detectors_teaches_the_student(name: str) -> None:
         found = losses_of(model, generated_batch(2, (256, 256), model.task))
     assert list(found) == [f'{name}{k}.loss' for k in range(5)]
     assert model.student.neck.lateral_convs[0].conv.weight.grad.abs().sum() > 0
-
-
-def detector(width: int) -> dict:
-    """Return a small FCOS whose neck has as many channels as its backbone's first stage."""
-    return dict(
-        type='FCOS',
-        data_preprocessor=dict(
-            type='DetDataPreprocessor', mean=[127.0] * 3, std=[60.0] * 3, pad_size_divisor=32
-        ),
-        backbone=dict(type='ResNet', depth=18, base_channels=width, stem_channels=width),
-        neck=dict(
-            type='FPN',
-            in_channels=[width, 2 * width, 4 * width, 8 * width],
-            out_channels=width,
-            start_level=1,
-            num_outs=5,
-            add_extra_convs='on_output',
-        ),
-        bbox_head=dict(
-            type='FCOSHead',
-            num_classes=3,
-            in_channels=width,
-            feat_channels=width,
-            stacked_convs=1,
-            norm_cfg=dict(type='GN', num_groups=4),
-        ),
-    )
 
 
 def test_the_optimizer_of_the_student_trains_the_variances() -> None:

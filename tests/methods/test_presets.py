@@ -144,6 +144,8 @@ SAME: dict[str, Any] = {
 BY_FORMULA = {
     # tests/methods/test_point_wise.py
     *('at', 'cosine', 'fitnet', 'nfd', 'ofd', 'pkd', 'vid'),
+    # tests/methods/test_masked.py
+    *('fgd', 'maskd'),
     # tests/methods/test_divergence_presets.py
     *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
     # tests/methods/test_ld.py

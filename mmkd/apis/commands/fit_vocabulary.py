@@ -43,13 +43,13 @@ def main(args: argparse.Namespace) -> None:
     from mmkd.apis.launch import build_runner, load_config
     from mmkd.apis.prepare import prepare_config
     from mmkd.apis.settings import check_sections
+    from mmkd.losses.fitted.training_images import training_images
     from mmkd.losses.quest.fitting import (
         batches_of,
         fit_vocabularies,
         vocabulary_sources,
         write_vocabulary,
     )
-    from mmkd.losses.quest.training_images import training_images
 
     with tempfile.TemporaryDirectory() as logs:
         cfg: Any = load_config(args.config, args.cfg_options, logs)

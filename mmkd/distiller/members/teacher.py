@@ -16,6 +16,7 @@ from mmkd.distiller.members.fuse_bn import fuse_bn
 from mmkd.distiller.members.member import PRECISIONS, Member
 from mmkd.distiller.members.renormalise import Renormalise
 from mmkd.distiller.members.run import Run
+from mmkd.distiller.taps.changing import changing
 from mmkd.distiller.taps.taps import Taps
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import task_of
@@ -126,6 +127,40 @@ class Teacher(Run):
                 self.forward(x, batch.data_samples)
         return self.taps.read(seen)
 
+    def loss_with(self, tap: str, batch: Batch, change: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return its own loss of a batch, a tap's tensor being changed on its way.
+
+        Gradients reach what ``change`` reads, and no weight of the teacher.
+
+        Args:
+            tap: Name of the tap.
+            batch: Images with labels.
+            change: Makes the tensor that is read in its stead.
+
+        Raises:
+            ValueError: The tap cannot be changed, or the loss does not depend on it.
+        """
+        x, where = self.prepare(batch), f'tap {tap!r} of {self.where}'
+        calls = []
+
+        def counting(value: Tensor) -> Tensor:
+            calls.append(1)
+            return change(value)
+
+        with (
+            torch.autocast(x.device.type, enabled=False),
+            blaming(self.where, self.model, 'loss', x),
+            changing(self.model, self.taps.paths[tap], counting, where),
+        ):
+            losses = self.model(x, batch.data_samples, mode='loss')
+        value = _total(losses)
+        if not calls or not value.requires_grad:
+            raise ValueError(
+                f"{where}: the teacher's own loss does not depend on it. Mend: a tap that its "
+                "head reads, or what it gives, such as 'auto:feature' or 'auto:logits'"
+            )
+        return value
+
     def forward(self, x: Tensor, samples: list | None) -> Any:
         """Run the model once on images as it expects them; the taps are what is wanted of it."""
         return run_frozen(self.model, self.mode, x, samples)
@@ -164,6 +199,13 @@ class Teacher(Run):
         for reading in self._seen.values():
             reading.values = []
         return record
+
+
+def _total(losses: Mapping[str, Any]) -> Tensor:
+    """Return the sum of losses as mmengine takes it."""
+    parts = [value for key, value in losses.items() if 'loss' in key]
+    flat = [x for value in parts for x in (value if isinstance(value, list) else [value])]
+    return torch.stack([x.float().mean() for x in flat]).sum()
 
 
 def _refuse_two_stages(model: nn.Module, options: Mapping[str, Any], where: str) -> None:

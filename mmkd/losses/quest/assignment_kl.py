@@ -7,12 +7,14 @@ import torch
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from mmkd.losses.base import Loss, Map, OfBatch, Place
+from mmkd.losses.base import Map, OfBatch
 from mmkd.losses.checks import check_mask, shape_of
+from mmkd.losses.fitted.contract import FittedLoss
+from mmkd.losses.fitted.source import Source
 from mmkd.losses.functional import first_derivative_only, no_autocast, widen
+from mmkd.losses.quest.fitter import VocabularyFitter
 from mmkd.losses.quest.maps import pool_map, pooling_factor, positions
 from mmkd.losses.quest.predictor import AssignmentPredictor, unit
-from mmkd.losses.quest.source import Source
 from mmkd.losses.quest.vocabulary import (
     Vocabulary,
     check_vocabulary,
@@ -197,7 +199,7 @@ class _ChunkedKL(torch.autograd.Function):
 
 
 @MODELS.register_module()
-class AssignmentKLLoss(Loss):
+class AssignmentKLLoss(FittedLoss):
     r"""QUEST with its vocabulary and predictor; see :func:`assignment_kl`.
 
     The vocabulary is fitted before training by :class:`mmkd.engine.hooks.VocabularyHook`, or
@@ -235,6 +237,7 @@ class AssignmentKLLoss(Loss):
     roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)), mask=OfBatch())
     # Those of the vocabulary and the predictor.
     fixed = ('num_words', 'tau', 'gamma', 'target_perplexity', 'pooling')
+    fits = 'words'
     vocabulary: Vocabulary | None
     predictor: AssignmentPredictor | None
 
@@ -275,23 +278,21 @@ class AssignmentKLLoss(Loss):
         pooled = '' if self.pooling == 1 else f', teacher map pooled {self.pooling}×{self.pooling}'
         return f'vocabulary of {self.num_words} words in {teacher.shape[1]} channels{pooled}'
 
-    def bind(self, place: Place) -> None:
-        """Refuse a teacher that is none, and words that were fitted to another source.
+    @property
+    def part(self) -> Vocabulary | None:
+        """The vocabulary."""
+        return self.vocabulary
 
-        Raises:
-            ValueError: What is read is no tap of a frozen teacher itself; a vocabulary of another
-                teacher, tap or pooling.
-        """
-        source = Source.of(self, place)
-        if self.vocabulary is not None and self.vocabulary.fitted:
-            source.check()
+    def shapes(self) -> str:
+        """Return pooling and channels."""
+        channels = None if self.vocabulary is None else self.vocabulary.words.shape[1]
+        return f'{self.pooling}, {channels} channels'
 
-    def stand_in(self, generator: torch.Generator) -> str:
-        """Draw words at random, where they are not fitted yet, and let an 'auto' tau be 1."""
-        if self.vocabulary is None or self.vocabulary.fitted:
-            return ''
-        self.vocabulary.draw(generator)
-        return 'random words here: training fits them first'
+    def fitter(
+        self, source: Source, images: int, batches: int, generator: torch.Generator
+    ) -> VocabularyFitter:
+        """Return what gathers vectors and finds words."""
+        return VocabularyFitter(source, images, generator)
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weighted loss of maps (N, C, H, W) or vectors (N, C) under a bool mask."""

@@ -1,26 +1,20 @@
 """VocabularyHook: the vocabularies of QUEST are fitted before the first step, or checked."""
 
-from typing import Any
-
-from mmengine.dist import broadcast, broadcast_object_list, is_main_process
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmkd.losses.quest.fitting import (
-    MAX_VECTORS,
-    batches_of,
-    fit_vocabularies,
-    vocabulary_sources,
-)
-from mmkd.losses.quest.source import Source
-from mmkd.losses.quest.training_images import training_images
+from mmkd.losses.fitted.hook import FitHook
+from mmkd.losses.fitted.source import Source
+from mmkd.losses.fitted.training_images import training_images
+from mmkd.losses.quest.assignment_kl import AssignmentKLLoss
+from mmkd.losses.quest.fitter import MAX_VECTORS
+from mmkd.losses.quest.fitting import batches_of, fit_vocabularies
 from mmkd.registry import HOOKS
 from mmkd.utils.checks import check_count
 from mmkd.utils.unwrap import unwrap
 
 
 @HOOKS.register_module()
-class VocabularyHook(Hook):
+class VocabularyHook(FitHook):
     """Fit the vocabulary of every AssignmentKLLoss before training; check those that are there.
 
     Fitted are those that neither a checkpoint nor a file (``vocabulary=``) brought, on the run's
@@ -39,6 +33,9 @@ class VocabularyHook(Hook):
         ValueError: A vocabulary of another teacher, tap or pooling; too few vectors for the words.
     """
 
+    priority = 'NORMAL'
+    kind = AssignmentKLLoss
+
     def __init__(
         self,
         dataloader: dict | None = None,
@@ -46,37 +43,9 @@ class VocabularyHook(Hook):
         max_vectors: int = MAX_VECTORS,
         seed: int | None = None,
     ) -> None:
+        super().__init__(dataloader, images, seed)
         check_count('max_vectors', max_vectors, 1)
-        if images is not None:
-            check_count('images', images, 1)
-        self.dataloader, self.images = dataloader, images
-        self.max_vectors, self.seed = max_vectors, seed
-        self.reports: dict[str, dict[str, float]] = {}
-
-    def before_train(self, runner: Runner) -> None:
-        """Fit or check; what a checkpoint holds is loaded by now."""
-        model = unwrap(runner.model)
-        sources = vocabulary_sources(model.objectives, model.runs) if hasattr(model, 'runs') else {}
-        fresh = {}
-        for name, source in sources.items():
-            if source.loss.vocabulary.fitted:
-                source.check()
-            else:
-                fresh[name] = source
-        if not fresh:
-            return
-        failure: list[Any] = [None]
-        if is_main_process():
-            try:
-                self.reports = self._fit(runner, fresh)
-            except Exception as error:
-                failure = [error]
-        broadcast_object_list(failure)  # else the other ranks would wait for words that never come
-        if failure[0] is not None:
-            raise failure[0]
-        for source in fresh.values():
-            for buffer in source.loss.vocabulary.buffers():
-                broadcast(buffer)
+        self.max_vectors = max_vectors
 
     def _fit(self, runner: Runner, sources: dict[str, Source]) -> dict[str, dict[str, float]]:
         seed = runner.seed if self.seed is None else self.seed

@@ -6,15 +6,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmkd.losses.fitted.part import FittedPart
 from mmkd.utils.checkpoints import load_state_dict_file
 from mmkd.utils.checks import check_count, check_positive
 
 # What words belong to, a digest each, and what it is called where it is not this one.
 ORIGIN = {
-    'teacher': 'another teacher (other weights, precision or fuse_bn)',
-    'tap': 'another tap of the teacher',
+    'teacher': FittedPart.origin['teacher'],
+    'tap': FittedPart.origin['tap'],
     'pooling': "another pooling of the teacher's map (sizes of the maps, or channels)",
 }
 _DIGEST = 32  # bytes of a SHA-256
@@ -68,7 +69,7 @@ def log_assignment(vectors: Tensor, words: Words, tau: float | Tensor) -> Tensor
     return scores.clamp_(min=torch.finfo(scores.dtype).min).log_softmax(1)
 
 
-class Vocabulary(nn.Module):
+class Vocabulary(FittedPart):
     r"""Words (K, C) fitted once to a teacher's features and frozen.
 
     A position's p_T is its soft assignment to them.
@@ -106,9 +107,11 @@ class Vocabulary(nn.Module):
                 [0.2689, 0.7311]])
     """
 
+    noun = 'vocabulary'
+    origin = ORIGIN
+    anew = 'mmkd fit-vocabulary, or VocabularyHook without vocabulary=, load_from or resume'
     words: Tensor
     tau: float | Tensor
-    fingerprint: Tensor
 
     def __init__(
         self, num_words: int, channels: int, tau: float | str = 0.2, target_perplexity: float = 4.0
@@ -121,34 +124,21 @@ class Vocabulary(nn.Module):
             self.register_buffer('tau', torch.tensor(math.nan))
         else:
             self.tau = float(tau)
-        self.register_buffer('fingerprint', torch.zeros(len(ORIGIN), _DIGEST, dtype=torch.uint8))
-        self._known: tuple | None = None
 
-    @property
-    def fitted(self) -> bool:
-        """Whether words and tau are there.
-
-        Looks at them only after they were written to, since looking synchronises.
+    def refuse_damaged(self) -> None:
+        """Refuse words that cannot serve.
 
         Raises:
-            ValueError: They are there and cannot serve: NaN or Inf among the words, a tau that is
-                not above 0.
+            ValueError: NaN or Inf among the words, a tau that is not above 0.
         """
-        needed = [self.words, self.tau] if isinstance(self.tau, Tensor) else [self.words]
-        state = tuple((id(buffer), buffer._version) for buffer in needed)
-        if self._known != state and not any(bool(buffer.isnan().all()) for buffer in needed):
-            check_fitted(self.words, torch.as_tensor(self.tau), self.fingerprint, 'the vocabulary')
-            self._known = state
-        return self._known == state
+        check_fitted(self.words, torch.as_tensor(self.tau), self.fingerprint, 'the vocabulary')
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Refuse a damaged vocabulary; one of NaN is not fitted yet, shapes are torch's matter."""
+    def _refuse_damaged_state(self, state_dict: dict[str, Any], prefix: str) -> None:
         own = dict(words=self.words, tau=torch.as_tensor(self.tau), fingerprint=self.fingerprint)
         found = {name: state_dict.get(prefix + name, value) for name, value in own.items()}
         if any(bool(found[name].isnan().all()) for name in ('words', 'tau')):
             found.update(words=torch.ones(2, 1), tau=torch.ones(()))
         check_fitted(**found, where=f'the vocabulary {prefix.rstrip(".")!r} of this checkpoint')
-        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def assign(self, vectors: Tensor) -> Tensor:
         """Return p_T (P, K) of vectors (P, C)."""
@@ -222,29 +212,6 @@ class Vocabulary(nn.Module):
             confidence=confidence / number,
             assignment=math.exp(entropy / number),
         )
-
-    def check(self, fingerprint: Tensor) -> None:
-        """Refuse to serve another teacher, tap or pooling than the words were fitted to.
-
-        Words written by hand have no fingerprint, and serve whom they are given to.
-
-        Args:
-            fingerprint: As the buffer: three digests in the order of ``ORIGIN``.
-
-        Raises:
-            ValueError: Says which of the three differs.
-        """
-        if not self.fingerprint.any():
-            return
-        both = zip(ORIGIN, self.fingerprint.cpu(), fingerprint.cpu(), strict=True)
-        differs = [what for what, mine, yours in both if not torch.equal(mine, yours)]
-        if differs:
-            raise ValueError(
-                f'this vocabulary was fitted to {" and ".join(ORIGIN[d] for d in differs)}, so its '
-                f'words mean nothing here. Mend: give back the {", ".join(differs)} that it was '
-                'fitted with, or fit one anew: mmkd fit-vocabulary, or VocabularyHook without '
-                'vocabulary=, load_from or resume'
-            )
 
     def load(self, path: str | Path) -> None:
         """Read words, fingerprint and, under ``tau='auto'``, tau from a file.

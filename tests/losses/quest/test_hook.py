@@ -20,6 +20,8 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmkd.losses.fitted.source import Source
+from mmkd.losses.fitted.training_images import training_images
 from mmkd.losses.quest.assignment_kl import pool_map, positions
 from mmkd.losses.quest.fitting import (
     batches_of,
@@ -28,8 +30,6 @@ from mmkd.losses.quest.fitting import (
     write_vocabulary,
 )
 from mmkd.losses.quest.hook import VocabularyHook
-from mmkd.losses.quest.source import Source
-from mmkd.losses.quest.training_images import training_images
 
 ALL = 6 * 5 * 5  # images of 40×40 at stride 8
 
@@ -156,7 +156,7 @@ def test_images_and_vectors_are_bounded_and_spread(
 ) -> None:
     taken: list[int] = []
     monkeypatch.setattr(
-        'mmkd.losses.quest.source.positions', lambda *args: (taken.append(1), positions(*args))[1]
+        'mmkd.losses.quest.fitter.positions', lambda *args: (taken.append(1), positions(*args))[1]
     )
     runner = Runner.from_cfg(config(tmp_path))
     fitter = VocabularyHook(**hook)

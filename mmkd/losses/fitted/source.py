@@ -1,7 +1,6 @@
-"""What a vocabulary belongs to: one tap of a frozen teacher, pooled as the loss pools it."""
+"""What a fitted part belongs to: one tap of a frozen teacher."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,16 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.losses.base import Place
-from mmkd.losses.quest.maps import pool_map, positions
-from mmkd.structures.batch import Batch, read_batch
 
 
 @dataclass(frozen=True)
 class Source:
-    """The tap that an objective's words are fitted to.
+    """The tap that the part of an objective's loss is fitted to.
 
     Args:
-        loss: The objective's loss: it holds the vocabulary, and knows the pooling.
+        loss: The objective's loss, a :class:`mmkd.losses.fitted.contract.FittedLoss`.
         objective: The objective's name.
         run: The teacher at work.
         tap: Name of its tap.
@@ -33,24 +30,25 @@ class Source:
 
     @classmethod
     def of(cls, loss: Any, place: Place) -> 'Source':
-        """Find the source of a loss's words.
+        """Find the source of a loss's part.
 
         Raises:
             ValueError: The loss reads what is no teacher's, or what a connector has changed.
         """
         reference = place.reads['teacher']
-        member, _, tap = reference.partition('.')
+        member, _, tap = str(reference).partition('.')
         teachers = [name for name, run in place.runs.items() if run.role == 'teacher']
         if member not in teachers:
             raise ValueError(
                 f'objective {place.objective!r} reads teacher={reference!r}, which is no teacher '
-                f'(teachers: {teachers}): words fitted to features that go on changing mean '
+                f'(teachers: {teachers}): {loss.fits} fitted to features that go on changing mean '
                 'nothing. Mend: a frozen teacher'
             )
-        if 'teacher' in place.connectors:
+        if 'teacher' in place.connectors and not loss.resized:
             raise ValueError(
-                f'objective {place.objective!r} has a connector of the teacher, but its vocabulary '
-                "is fitted to the tap itself. Mend: connectors=dict(student='auto')"
+                f'objective {place.objective!r} has a connector of the teacher, but its '
+                f'{loss.fits} are fitted to the tap itself. Mend: '
+                "connectors=dict(student='auto')"
             )
         masked = place.reads.get('mask') == 'batch.valid'
         return cls(loss, place.objective, place.runs[member], tap, masked)
@@ -61,37 +59,24 @@ class Source:
         return self.run.taps.paths[self.tap].text
 
     def check(self) -> None:
-        """Refuse words that were fitted to another source.
+        """Refuse a part that was fitted to another source.
 
         Raises:
             ValueError: Names the objective and what differs.
         """
         try:
-            self.loss.vocabulary.check(self.fingerprint(digest_of(self.run.model)))
+            self.loss.part.check(self.fingerprint(digest_of(self.run.model)))
         except ValueError as error:
             raise ValueError(f'objective {self.objective!r}: {error}') from error
 
     def fingerprint(self, weights: bytes) -> Tensor:
-        """Return SHA-256 (3, 32) of the teacher's weights, the tap's path and the pooling.
+        """Return SHA-256 (3, 32) of the teacher's weights, the tap's path and the loss's shapes.
 
         Args:
             weights: The first of them, of :func:`digest_of`.
         """
-        pooling = f'{self.loss.pooling}, {self.loss.vocabulary.words.shape[1]} channels'
-        others = [hashlib.sha256(text.encode()).digest() for text in (self.path, pooling)]
+        others = [hashlib.sha256(x.encode()).digest() for x in (self.path, self.loss.shapes())]
         return torch.tensor([list(digest) for digest in (weights, *others)], dtype=torch.uint8)
-
-    def vectors(self, seen: Mapping[str, Any], batch: Batch) -> Iterator[Tensor]:
-        """Yield the vectors (P, C) of each image of a batch.
-
-        Args:
-            seen: What the teacher's taps saw of it.
-            batch: The batch.
-        """
-        pooled = pool_map(seen[self.tap], self.loss.pooling)
-        valid = read_batch(batch, 'valid', pooled) if self.masked else [None] * len(pooled)
-        for image, mask in zip(pooled.split(1), valid, strict=True):
-            yield positions(image, None if mask is None else mask[None])
 
 
 def digest_of(model: nn.Module) -> bytes:

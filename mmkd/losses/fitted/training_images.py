@@ -1,4 +1,4 @@
-"""The images that vocabularies are fitted to: those of the training, as they are when tested."""
+"""The images that parts are fitted to: those of the training, as they are when tested."""
 
 from typing import Any
 
@@ -12,7 +12,11 @@ from mmkd.utils.checks import check_count
 
 
 def training_images(
-    cfg: Config, dataloader: dict | None = None, images: int | None = None, seed: int = 0
+    cfg: Config,
+    dataloader: dict | None = None,
+    images: int | None = None,
+    seed: int = 0,
+    hook: str = 'VocabularyHook',
 ) -> DataLoader:
     """Return a loader of the run's training images under its validation pipeline, each once.
 
@@ -23,12 +27,13 @@ def training_images(
             sampler is not used.
         images: How many, evenly spaced; None takes all.
         seed: Of the workers.
+        hook: Who asks, for the error.
 
     Raises:
         ValueError: The config has no such data sets.
     """
     if dataloader is None:
-        dataloader = _of_run(cfg)
+        dataloader = _of_run(cfg, hook)
     dataset = DATASETS.build(dataloader['dataset'])
     if images is not None:
         check_count('images', images, 1)
@@ -43,15 +48,14 @@ def training_images(
     return Runner.build_dataloader({**dataloader, **given}, seed=seed)
 
 
-def _of_run(cfg: Config) -> dict:
+def _of_run(cfg: Config, hook: str) -> dict:
     train, val = (cfg.get(key) or {} for key in ('train_dataloader', 'val_dataloader'))
     pipeline = _pipeline(val.get('dataset') or {})
     if pipeline is None or 'dataset' not in train:
         raise ValueError(
-            'a vocabulary is fitted to train_dataloader.dataset under the pipeline of '
+            'what is fitted beforehand is fitted to train_dataloader.dataset under the pipeline of '
             'val_dataloader.dataset, but the config lacks one of them. Mend: '
-            'VocabularyHook(dataloader=dict(dataset=…, batch_size=1, num_workers=2)), or both '
-            'data loaders'
+            f'{hook}(dataloader=dict(dataset=…, batch_size=1, num_workers=2)), or both data loaders'
         )
     return {**val, 'dataset': _with_pipeline(train['dataset'], pipeline)}
 

@@ -1,0 +1,1 @@
+"""Parts of losses that are fitted to a frozen teacher before training, and frozen themselves."""

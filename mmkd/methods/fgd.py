@@ -1,0 +1,75 @@
+"""FGD: features where boxes and the teacher's attention are."""
+
+from mmkd.methods.pair import Pair
+from mmkd.methods.plan import Plan, needs
+from mmkd.registry import METHODS
+from mmkd.utils.checks import check_non_negative, check_positive
+
+CHANNELS = 256  # of the necks of the authors' runs
+BOXES = 7.3  # of an image of COCO's training set
+PLACES = 100 * 168  # of the level of stride 8, at 800×1333
+PUBLISHED = (1e-3, 5e-4, 1e-3)  # α, β, γ, of detectors of one stage
+TWO_STAGES = (5e-5, 2.5e-5, 5e-5)
+
+
+@METHODS.register_module(name='fgd')
+@needs(tasks=('detection',), paper='Yang et al., CVPR 2022, arXiv 2111.11837')
+def fgd(
+    pair: Pair,
+    alpha: float | None = None,
+    beta: float | None = None,
+    gamma: float | None = None,
+    temperature: float = 0.5,
+) -> Plan:
+    """Each level of the neck is the teacher's where objects are, and where the teacher looks.
+
+    Each box counts as much as another, whatever its size, and the background of an image as much as
+    half a box; within both, places and channels by the teacher's attention, which is learned too.
+    A 1×1 convolution is trained where channels differ.
+
+    This is the focal part of the paper, without its global one (relations, of λ 5e-6), whose blocks
+    on the teacher's side the authors train by the loss itself.
+
+    Defaults are the published α = 1e-3 in boxes, β = 5e-4 outside and γ = 1e-3 of the attentions,
+    of two-stage detectors 5e-5, 2.5e-5 and 5e-5. They multiply sums over N images; here are means,
+    so that a step with few boxes counts as much as one with many. What they are converted by: a
+    neck of 256 channels, 7.3 boxes an image (COCO) and 800×1333 pixels. One weight α·256·(7.3 +
+    β/α), near 2, of the features of each level; within it the attention over places has γ·P, P =
+    16800 at stride 8 (two stages: four times that at stride 4) and a quarter at each level on, and
+    that over channels γ·256.
+
+    Args:
+        pair: The pair.
+        alpha: α, of what lies in boxes, as published.
+        beta: β, of what lies outside.
+        gamma: γ, of the attentions.
+        temperature: Of the attentions.
+    """
+    two_stages = hasattr(pair.models.get(pair.student), 'roi_head')
+    defaults = TWO_STAGES if two_stages else PUBLISHED
+    given = zip((alpha, beta, gamma), defaults, strict=True)
+    alpha, beta, gamma = (default if value is None else value for value, default in given)
+    check_positive('alpha', alpha)
+    check_non_negative('beta', beta)
+    check_non_negative('gamma', gamma)
+    weight = alpha * CHANNELS * (BOXES + beta / alpha)
+    finest = PLACES * (4 if two_stages else 1)
+    levels = range(pair.levels())
+    return Plan(
+        objectives={
+            f'fgd{k}': dict(
+                loss=dict(
+                    type='FocalFeatureLoss',
+                    temperature=temperature,
+                    spatial=gamma * finest / 4**k / weight,
+                    channel=gamma * CHANNELS / weight,
+                ),
+                **pair.on(f'feat{k}'),
+                connectors=dict(student='auto'),
+                where=dict(type='Boxes', outside=beta / alpha),
+                weight=weight,
+            )
+            for k in levels
+        },
+        taps={f'feat{k}': f'auto:neck[{k}]' for k in levels},
+    )
