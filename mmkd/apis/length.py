@@ -6,6 +6,10 @@ from mmengine.config import Config
 
 from mmkd.engine.hooks.length_check import lengths_left_out
 
+# of schedules, in iterations
+LENGTHS = ('begin', 'end', 'T_max', 'step_size', 'total_iters', 'total_steps')
+LISTS_OF_LENGTHS = ('milestones', 'periods')
+
 
 def follow_length(cfg: Config) -> Config:
     """Fill in what a config leaves out and its length decides; what it writes out stays.
@@ -51,3 +55,28 @@ def _insert(part: dict[str, Any], key: str, value: int, after: str) -> None:
     place = next((i + 1 for i, (name, _) in enumerate(items) if name == after), len(items))
     part.clear()
     part.update(dict([*items[:place], (key, value), *items[place:]]))
+
+
+def scaled(node: Any, factor: float) -> Any:
+    """Scale what schedules count in iterations; what counts epochs stays, as mmengine's default.
+
+    >>> scaled([dict(type='LinearLR', begin=0, end=100, by_epoch=False)], 0.1)
+    [{'type': 'LinearLR', 'begin': 0, 'end': 10, 'by_epoch': False}]
+    >>> scaled(dict(type='CosineRestartLR', periods=[20, 40], by_epoch=False), 0.5)
+    {'type': 'CosineRestartLR', 'periods': [10, 20], 'by_epoch': False}
+    """
+    if isinstance(node, list):
+        return [scaled(one, factor) for one in node]
+    if not isinstance(node, dict):
+        return node
+    if 'type' in node and node.get('by_epoch', True):
+        return dict(node)
+    found: dict[str, Any] = {}
+    for key, value in node.items():
+        if key in LENGTHS and isinstance(value, int):
+            found[key] = max(min(value, 1), round(value * factor))
+        elif key in LISTS_OF_LENGTHS:
+            found[key] = [max(1, round(one * factor)) for one in value]
+        else:
+            found[key] = scaled(value, factor) if isinstance(value, dict | list) else value
+    return found

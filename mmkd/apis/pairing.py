@@ -11,6 +11,7 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from mmkd.apis.launch import merge_options
+from mmkd.apis.length import scaled
 from mmkd.apis.prepare import is_distiller
 from mmkd.methods.expand import expand, find_method, known_methods
 from mmkd.methods.plan import ONE, PEERS, SEVERAL, needs_of
@@ -21,9 +22,6 @@ from mmkd.utils.config_text import assignments
 
 FILE, PLAIN, RUN = 'distill.py', 'student_plain.py', 'run'
 SIGNED = '# mmkd distill: '  # begins the last line, before the digest of what stands above it
-# of schedules, in iterations
-LENGTHS = ('begin', 'end', 'T_max', 'step_size', 'total_iters', 'total_steps')
-LISTS_OF_LENGTHS = ('milestones', 'periods')
 
 
 @dataclass(frozen=True)
@@ -72,8 +70,12 @@ class Pairing:
         return any(needs_of(find_method(name)).teachers == PEERS for name in self.names)
 
 
-def read_method(text: str) -> str | dict[str, Any]:
+def read_method(text: str, flag: str = '--method') -> str | dict[str, Any]:
     """Return a method as a config says it, of ``NAME`` or ``NAME:option=value,…``.
+
+    Args:
+        text: What was given.
+        flag: Where, as errors call it.
 
     Raises:
         ValueError: Something else stands behind the colon.
@@ -90,7 +92,7 @@ def read_method(text: str) -> str | dict[str, Any]:
         balanced = all(value.count(a) == value.count(b) for a, b in ('()', '[]'))
         if not key.isidentifier() or not value or not balanced or key in options or key == 'type':
             raise ValueError(
-                f'--method takes NAME or NAME:option=value,…, got {text!r}. Mend: --method '
+                f'{flag} takes NAME or NAME:option=value,…, got {text!r}. Mend: {flag} '
                 f'{name}:weight=3,tau=4; mmkd methods {name} tells the options'
             )
         options[key] = DictAction._parse_iterable(value)
@@ -318,35 +320,10 @@ def _length(student: Config, pairing: Pairing) -> dict[str, Any]:
     settings: dict[str, Any] = dict(train_cfg=dict(max_iters=iters))
     schedulers = student.get('param_scheduler')
     if iters != own and schedulers:
-        settings['param_scheduler'] = _scaled(_plain(schedulers), iters / own)
+        settings['param_scheduler'] = scaled(_plain(schedulers), iters / own)
         if isinstance(schedulers, dict):
             settings['param_scheduler']['_delete_'] = True
     return settings
-
-
-def _scaled(node: Any, factor: float) -> Any:
-    """Scale what schedules count in iterations; what counts epochs stays, as mmengine's default.
-
-    >>> _scaled([dict(type='LinearLR', begin=0, end=100, by_epoch=False)], 0.1)
-    [{'type': 'LinearLR', 'begin': 0, 'end': 10, 'by_epoch': False}]
-    >>> _scaled(dict(type='CosineRestartLR', periods=[20, 40], by_epoch=False), 0.5)
-    {'type': 'CosineRestartLR', 'periods': [10, 20], 'by_epoch': False}
-    """
-    if isinstance(node, list):
-        return [_scaled(one, factor) for one in node]
-    if not isinstance(node, dict):
-        return node
-    if 'type' in node and node.get('by_epoch', True):
-        return dict(node)
-    scaled: dict[str, Any] = {}
-    for key, value in node.items():
-        if key in LENGTHS and isinstance(value, int):
-            scaled[key] = max(min(value, 1), round(value * factor))
-        elif key in LISTS_OF_LENGTHS:
-            scaled[key] = [max(1, round(one * factor)) for one in value]
-        else:
-            scaled[key] = _scaled(value, factor) if isinstance(value, dict | list) else value
-    return scaled
 
 
 def _plain(value: Any) -> Any:

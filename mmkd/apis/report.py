@@ -104,7 +104,11 @@ def markdown(
     teacher: str | None = None,
 ) -> str:
     """Return :func:`make_table` as Markdown."""
-    table = make_table(rows, metrics, baseline, teacher)
+    return as_markdown(make_table(rows, metrics, baseline, teacher))
+
+
+def as_markdown(table: Table) -> str:
+    """Return a table as Markdown, its notes below it."""
     lines = [table.titles, ['---'] * len(table.titles), *table.lines]
     text = ''.join(f'| {" | ".join(map(escaped, cells))} |\n' for cells in lines)
     return f'{text}\n{escaped(" ".join(table.notes))}\n'

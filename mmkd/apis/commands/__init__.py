@@ -30,6 +30,7 @@ GROUPS = {
         'methods': 'List the methods by name, or tell one and what it makes of a pair.',
         'doctor': 'Check a config before training by it: members, taps, objectives, data, cost.',
         'benchmark': 'Measure the distillation step of a config beside its student and teacher.',
+        'compare': 'Train a pair by several methods, and write a table of what each is worth.',
         'robustness': 'Test a checkpoint on clean, on corrupted, and on attacked images.',
         'report': 'Collect runs into a table: in Markdown, as a page for a browser, as a picture.',
     },

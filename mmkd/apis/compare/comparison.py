@@ -1,0 +1,358 @@
+"""The comparison from its settings to its table."""
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
+from rich.console import Console
+
+from mmkd.apis.compare.jobs import Job, Slots, run_jobs
+from mmkd.apis.compare.records import check_run, read_note, write_note
+from mmkd.apis.compare.settings import (
+    digest_of_run,
+    iterations_of,
+    read_pair_config,
+    run_config,
+    teacher_configs,
+)
+from mmkd.apis.compare.specs import Spec
+from mmkd.apis.compare.table import NAME, Results, read_results, write_results
+from mmkd.apis.compare.tuning import (
+    FILE,
+    check_validation,
+    choose,
+    main_metric_of,
+    name_of,
+    read_tuned,
+    validation_of,
+)
+from mmkd.apis.prepare import has_gpu
+from mmkd.utils.checks import nearest
+from mmkd.utils.progress import track
+from mmkd.utils.tables import print_table
+from mmkd.utils.work_dir import hold, release
+
+TEACHER, ON_VALIDATION = 'teacher', 'teacher_on_validation'
+PROBED = 40  # iterations that a step is measured by
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, and how.
+
+    Args:
+        pair: Config of a Distiller: its members, data, schedule and runtime.
+        specs: The rows.
+        seeds: Of every row.
+        work_dir: Folder that everything is written into.
+        iters: Length of every run; None: the pair's.
+        seconds: Of training steps, in place of a length: of a GPU's wall time, or of the processor.
+        jobs: Runs at a time.
+        tuned: Texts of the rows whose weights are tuned.
+        factors: Of the weights, that are tried.
+        options: Settings of the pair that are overridden.
+        metric: That is compared; None: the first usual one.
+        overwrite: Whether runs of other settings are begun anew.
+        shares_every: Iterations between two measurements of gradient shares; None: there is none.
+    """
+
+    pair: str
+    specs: tuple[Spec, ...]
+    seeds: tuple[int, ...]
+    work_dir: Path
+    iters: int | None = None
+    seconds: float | None = None
+    jobs: int = 1
+    tuned: tuple[str, ...] = ()
+    factors: tuple[float, ...] = (0.3, 1.0, 3.0)
+    options: dict[str, Any] = field(default_factory=dict)
+    metric: str | None = None
+    overwrite: bool = False
+    shares_every: int | None = None
+
+
+def compare(comparison: Comparison, console: Console, table_only: bool = False) -> bool:
+    """Run what is missing, and write the table, the plot and the config of the best.
+
+    Args:
+        comparison: What is compared.
+        console: Where it is told.
+        table_only: Whether the records that are there make the table, and nothing is run.
+
+    Returns:
+        Whether every run has a record.
+
+    Raises:
+        FileExistsError: A run of other settings lies in a folder.
+        KeyError: There is no such method or metric; names the nearest one.
+        ValueError: A pair that cannot be compared, or a method that it is not made for.
+    """
+    MMLogger.get_instance('mmkd_compare', log_level='ERROR')
+    hold(comparison.work_dir)
+    try:
+        work = _Work(comparison, console)
+        if not table_only:
+            work.run()
+        results = read_results(comparison.work_dir, comparison.specs, work.seeds(table_only))
+        _finish(results, work, console)
+        return not work.died
+    finally:
+        release(comparison.work_dir)
+
+
+def _finish(results: Results, work: '_Work', console: Console) -> None:
+    comparison = work.comparison
+    if not any(results.records.values()):
+        raise ValueError(
+            f'{comparison.work_dir} holds no record of a run, so there is nothing to write a table '
+            'of. Mend: the same command without --table-only'
+        )
+    table = write_results(results, comparison.work_dir, comparison.metric, work.pair)
+    print_table(console, f'{comparison.pair}: {table.metric}', table.titles, table.lines)
+    said = [*table.notes, f'Written: {comparison.work_dir}/{NAME}.md, .json, .png, .svg']
+    console.print('\n'.join(said), markup=False, highlight=False, soft_wrap=True)
+
+
+class _Work:
+    """The runs of a comparison."""
+
+    def __init__(self, comparison: Comparison, console: Console) -> None:
+        self.comparison, self.console = comparison, console
+        self.pair = read_pair_config(comparison.pair, comparison.options)
+        init_default_scope(self.pair.get('default_scope') or 'mmseg')
+        self.slots = Slots(comparison.jobs)
+        self.died: list[str] = []
+        self._check()
+
+    def seeds(self, all_there: bool) -> tuple[int, ...] | None:
+        """Return the seeds of the table; None for all that lie there."""
+        return None if all_there else self.comparison.seeds
+
+    def _check(self) -> None:
+        comparison = self.comparison
+        texts = [spec.text for spec in comparison.specs]
+        for text in comparison.tuned:
+            spec = next((one for one in comparison.specs if one.text == text), None)
+            if spec is None or not spec.methods:
+                raise ValueError(
+                    f'--tune {text}: it is no method of --methods{nearest(text, texts)} (got '
+                    f'{", ".join(texts)}). Mend: one of those with weights'
+                )
+        if comparison.tuned:
+            check_validation(self.pair)
+        for spec in comparison.specs:  # an unknown method ends it before anything is run
+            run_config(self.pair, spec, comparison.seeds[0], comparison.iters)
+
+    def run(self) -> None:
+        """Run what has no record yet: teacher, probes, weights, then all seeds."""
+        comparison = self.comparison
+        lengths = {spec.text: comparison.iters for spec in comparison.specs}
+        if comparison.seconds is not None:
+            lengths = self._probe()
+        ready = [spec for spec in comparison.specs if spec.text in lengths]
+        tuned = [spec for spec in ready if spec.text in comparison.tuned]
+        plain = [spec for spec in ready if spec not in tuned]
+        first = [*self._teacher_jobs(), *self._tuning_jobs(tuned, lengths)]
+        for spec in plain:
+            first += self._seed_jobs(spec, lengths[spec.text])
+        self._run(first)
+        then = []
+        for spec in tuned:
+            factor = self._choose(spec, lengths[spec.text])
+            if factor is not None:
+                then += self._seed_jobs(spec, lengths[spec.text], factor)
+        self._run(then)
+
+    def _run(self, jobs: Sequence[Job], what: str = 'runs') -> None:
+        """Run what has no record yet, a line for each run."""
+        for job in jobs:
+            check_run(job.folder, job.digest, self.comparison.overwrite)
+        missing = [job for job in jobs if not job.record.is_file()]
+        if len(missing) < len(jobs):
+            self._tell(f'{len(jobs) - len(missing)} of {len(jobs)} {what} are on record already')
+        # closed at once where this is left early: the processes end with it
+        with closing(run_jobs(missing, self.slots)) as running:
+            for ended in track(running, len(missing), what):
+                if ended.problem:
+                    self.died.append(ended.job.name)
+                    self._tell(f'{ended.job.name} died: {ended.problem}')
+                else:
+                    self._tell(f'{ended.job.name}: {_summary(ended.record or {})}')
+
+    def _tell(self, text: str) -> None:
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    # ------------------------------------------------------------------ the jobs
+
+    def _folder(self, spec: Spec) -> Path:
+        return self.comparison.work_dir / spec.folder
+
+    def _seed_jobs(self, spec: Spec, iters: int | None, factor: float = 1.0) -> list[Job]:
+        return [
+            self._job(spec, seed, iters, factor, self._folder(spec) / f'seed_{seed}')
+            for seed in self.comparison.seeds
+        ]
+
+    def _job(
+        self,
+        spec: Spec,
+        seed: int,
+        iters: int | None,
+        factor: float,
+        folder: Path,
+        tests: bool = True,
+    ) -> Job:
+        cfg = self._config(spec, seed, iters, factor)
+        about = dict(
+            method=spec.text,
+            seed=seed,
+            factor=factor,
+            tuned=spec.text in self.comparison.tuned,
+            length=iterations_of(cfg),
+        )
+        times = '' if factor == 1 else f', weights × {factor:g}'
+        return Job(
+            f'{spec.text}, seed {seed}{times}', folder, cfg, digest_of_run(cfg), about, tests=tests
+        )
+
+    def _teacher_jobs(self) -> Iterator[Job]:
+        for name, (cfg, checkpoint) in teacher_configs(self.pair).items():
+            if checkpoint is None:  # untrained, as a test may want it
+                continue
+            suffix = '' if name == 'teacher' else f'_{name}'
+            about = dict(method='teacher', name=name)
+            yield self._teacher_job(TEACHER + suffix, cfg, checkpoint, about)
+            if cfg.get('val_dataloader') is not None:
+                there = copy.deepcopy(cfg)
+                there.test_dataloader = there.val_dataloader
+                there.test_evaluator = there.val_evaluator
+                yield self._teacher_job(ON_VALIDATION + suffix, there, checkpoint, about)
+
+    def _teacher_job(self, folder: str, cfg: Config, checkpoint: str, about: dict) -> Job:
+        digest = digest_of_run(Config(dict(cfg.to_dict(), model=dict(teacher=dict(
+            model=cfg.model.to_dict(), checkpoint=checkpoint)))))  # fmt: skip
+        return Job(
+            folder.replace('_', ' '),
+            self.comparison.work_dir / folder,
+            cfg,
+            digest,
+            about,
+            trains=False,
+            checkpoint=checkpoint,
+        )
+
+    # ------------------------------------------------------------------ seconds
+
+    def _probe(self) -> dict[str, int | None]:
+        """Measure a step of each row, one after the other; return how many steps fit."""
+        lengths: dict[str, int | None] = {}
+        for spec in self.comparison.specs:
+            job = self._probe_job(spec)
+            self._run([job], 'probes')
+            record = read_note(job.record)
+            if record is not None:
+                ms = record['step_ms' if has_gpu() else 'step_processor_ms']
+                lengths[spec.text] = max(1, math.floor(1000 * (self.comparison.seconds or 0) / ms))
+                self._tell(f'{spec.text}: {ms:.1f} ms a step, {lengths[spec.text]} iterations')
+        return lengths
+
+    def _probe_job(self, spec: Spec) -> Job:
+        cfg = run_config(self.pair, spec, self.comparison.seeds[0], PROBED)
+        for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
+            cfg[key] = None
+        cfg.train_cfg.pop('val_interval', None)
+        hook = (cfg.get('default_hooks') or {}).get('checkpoint')
+        if isinstance(hook, dict):
+            hook.update(save_best=None, interval=PROBED)
+        folder = self._folder(spec) / 'probe'
+        about = dict(method=spec.text, seed=self.comparison.seeds[0], length=PROBED)
+        return Job(f'{spec.text}, probe', folder, cfg, digest_of_run(cfg), about, tests=False)
+
+    # ------------------------------------------------------------------ weights
+
+    def _tuning_jobs(self, specs: Sequence[Spec], lengths: dict[str, int | None]) -> list[Job]:
+        jobs = []
+        for spec in specs:
+            if self._tuned(spec, lengths[spec.text]) is None:
+                jobs += self._factor_jobs(spec, lengths[spec.text])
+        return jobs
+
+    def _factor_jobs(self, spec: Spec, iters: int | None) -> list[Job]:
+        seed, folder = self.comparison.seeds[0], self._folder(spec) / 'tune'
+        return [
+            self._job(spec, seed, iters, factor, folder / f'factor_{_as_name(factor)}', tests=False)
+            for factor in self.comparison.factors
+        ]
+
+    def _base(self, spec: Spec, iters: int | None) -> str:
+        """Return what is tuned: the settings of the first seed by the preset's own weights."""
+        return digest_of_run(self._config(spec, self.comparison.seeds[0], iters))
+
+    def _config(self, spec: Spec, seed: int, iters: int | None, factor: float = 1.0) -> Config:
+        return run_config(self.pair, spec, seed, iters, factor, self.comparison.shares_every)
+
+    def _tuned(self, spec: Spec, iters: int | None) -> dict[str, Any] | None:
+        return read_tuned(self._folder(spec), self._base(spec, iters), self.comparison.factors)
+
+    def _choose(self, spec: Spec, iters: int | None) -> float | None:
+        """Return the best factor of a row; note it, and let its run be that of the first seed."""
+        note = self._tuned(spec, iters)
+        if note is not None:
+            return note['factor']
+        jobs = dict(zip(self.comparison.factors, self._factor_jobs(spec, iters), strict=True))
+        records = {factor: read_note(job.record) for factor, job in jobs.items()}
+        there = [record for record in records.values() if record is not None]
+        if not there:
+            return None
+        metric = main_metric_of(there[0]['validation']['last'], self.comparison.metric)
+        values = {
+            factor: None if one is None else validation_of(one, metric)
+            for factor, one in records.items()
+        }
+        best = choose(values, metric)
+        write_note(self._folder(spec) / FILE, dict(
+            settings=self._base(spec, iters), method=spec.text, seed=self.comparison.seeds[0],
+            set='validation', metric=metric, factor=best,
+            values={name_of(factor): value for factor, value in values.items()},
+        ))  # fmt: skip
+        said = ', '.join(
+            f'× {name_of(f)}: {"died" if v is None else f"{v:.4g}"}' for f, v in values.items()
+        )
+        self._tell(f'{spec.text}: {metric} on the validation set by weights {said}')
+        if best is not None:
+            self._adopt(jobs[best], self._folder(spec) / f'seed_{self.comparison.seeds[0]}')
+        return best
+
+    def _adopt(self, tried: Job, run: Path) -> None:
+        """Take the training of the best factor for that of the first seed: it is the same one."""
+        check_run(run, tried.digest, self.comparison.overwrite)
+        if not run.exists():
+            tried.folder.rename(run)
+
+
+def _as_name(factor: float) -> str:
+    return name_of(factor).replace('.', '_')
+
+
+def _summary(record: dict[str, Any]) -> str:
+    """Return the numbers of a record in a line."""
+    parts = []
+    for name, metrics in (
+        ('test', record.get('test')),
+        ('validation', (record.get('validation') or {}).get(record.get('tested') or 'last')),
+    ):
+        if metrics:
+            metric = next((key for key in metrics if key.endswith(('mIoU', 'top1'))), None)
+            metric = metric or next(iter(metrics))
+            parts.append(f'{name} {metric} {metrics[metric]:.4g}')
+    if record.get('processor_seconds') is not None:
+        parts.append(f'{record["processor_seconds"]:.0f} s of the processor')
+        parts.append(f'{record["seconds"]:.0f} s')
+    return ', '.join(parts) or 'done'

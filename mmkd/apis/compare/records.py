@@ -1,0 +1,155 @@
+"""What a run of a comparison leaves in its folder, and whether it is the run that is asked for."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkd.apis.page.curves import Curve, read_curves
+from mmkd.apis.report import less_is_better
+from mmkd.apis.results import read_row
+from mmkd.engine.hooks.gradient_share import FILE as SHARES
+from mmkd.engine.hooks.run_record import FILE as RUN
+from mmkd.engine.hooks.step_clock import FILE as STEPS
+from mmkd.utils.atomic import write_atomically
+from mmkd.utils.checkpoints import latest_checkpoint
+
+RESULT, TRAINED = 'result.json', 'trained.json'
+SIGNED = '# mmkd compare: '  # begins a config of a run, before the digest of its settings
+
+
+def config_path(folder: Path) -> Path:
+    """Return where the config of a run lies: mmengine writes one of the same name into its folder.
+
+    >>> config_path(Path('kd/seed_0')).as_posix()
+    'kd/seed_0.py'
+    """
+    return folder.parent / f'{folder.name}.py'
+
+
+def write_config(cfg: Config, folder: Path, digest: str) -> None:
+    """Write the config of a run, signed by its settings."""
+    whole = Config({**cfg.to_dict(), 'work_dir': folder.as_posix()})
+    write_atomically(f'{SIGNED}{digest}\n{whole.pretty_text}'.encode(), config_path(folder))
+
+
+def digest_there(folder: Path) -> str | None:
+    """Return by which settings a run began; None where none did."""
+    path = config_path(folder)
+    if not path.is_file() or not folder.is_dir():
+        return None
+    first = path.read_text(encoding='utf-8', errors='replace').partition('\n')[0]
+    return first.removeprefix(SIGNED)
+
+
+def check_run(folder: Path, digest: str, overwrite: bool = False) -> None:
+    """Refuse a run of other settings; take it away where that was asked for.
+
+    Raises:
+        FileExistsError: There is one.
+    """
+    known = [digest_there(folder), *(one['settings'] for one in _notes(folder))]
+    if all(one in (None, digest) for one in known):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f'{folder} holds a run of other settings: another pair, teacher, length, option or '
+            'preset than now. Mend: --work-dir takes another folder; --overwrite begins it anew'
+        )
+    shutil.rmtree(folder)
+
+
+def _notes(folder: Path) -> list[dict[str, Any]]:
+    found = [read_note(folder / name) for name in (RESULT, TRAINED)]
+    return [one for one in found if one is not None]
+
+
+def read_note(path: Path) -> dict[str, Any] | None:
+    """Return a record; None where there is none.
+
+    Raises:
+        ValueError: It cannot be read.
+    """
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+        if not isinstance(found, dict) or 'settings' not in found:
+            raise ValueError('it is no record of a comparison')
+    except ValueError as error:
+        raise ValueError(
+            f'{path} cannot be read ({error}). Mend: remove it, and the run goes on or is tested '
+            'again'
+        ) from error
+    return found
+
+
+def write_note(path: Path, note: Mapping[str, Any]) -> None:
+    """Write a record, whole or not at all."""
+    write_atomically((json.dumps(note, indent=1, ensure_ascii=False) + '\n').encode(), path)
+
+
+# ---------------------------------------------------------------------- what a run found
+
+
+def read_training(folder: Path) -> dict[str, Any]:
+    """Return what a finished training wrote of itself.
+
+    Raises:
+        FileNotFoundError: It wrote nothing.
+    """
+    run = json.loads((folder / RUN).read_text(encoding='utf-8'))
+    steps = json.loads((folder / STEPS).read_text(encoding='utf-8'))
+    curves = read_curves(folder)[1]
+    shares = folder / SHARES
+    return dict(
+        iterations=run['iterations'],
+        validation=dict(
+            last={name: curve[-1][1] for name, curve in curves.items()},
+            best={name: best_of(name, curve) for name, curve in curves.items()},
+        ),
+        seconds=run['seconds'],
+        processor_seconds=run['cpu_seconds'],
+        step_ms=steps['wall_ms'],
+        step_processor_ms=steps['processor_ms'],
+        peak_gpu_mib=run.get('peak_gpu_mib'),
+        gradient_shares=json.loads(shares.read_text(encoding='utf-8')) if shares.is_file() else {},
+        **{key: run[key] for key in ('device', 'torch', 'mmkd', 'ended')},
+    )
+
+
+def best_of(metric: str, curve: Curve) -> float:
+    """Return the best value of a curve.
+
+    >>> best_of('mIoU', [(1, 40.0), (2, 42.0)]), best_of('abs_rel', [(1, 0.2), (2, 0.3)])
+    (42.0, 0.2)
+    """
+    values = [value for _, value in curve]
+    return min(values) if less_is_better(metric) else max(values)
+
+
+def read_test(folder: Path) -> dict[str, float]:
+    """Return the metrics of the newest test in a folder."""
+    return read_row(str(folder)).runs[0].metrics
+
+
+def tested_checkpoint(cfg: Config, folder: Path) -> tuple[Path, str]:
+    """Return which weights of a finished training are tested, and whether 'best' or 'last' ones.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    if hook.get('save_best') and best:
+        return best[-1], 'best'
+    last = latest_checkpoint(folder)
+    if last is None:
+        raise FileNotFoundError(
+            f'{folder} holds no checkpoint that could be tested. Mend: default_hooks.checkpoint='
+            'dict(save_last=True), without an out_dir'
+        )
+    return Path(last), 'last'

@@ -1,0 +1,303 @@
+"""The config of each run of a comparison, out of the config of the pair."""
+
+import copy
+import hashlib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+from torch import nn
+
+from mmkd.apis.compare.specs import Spec
+from mmkd.apis.launch import load_config
+from mmkd.apis.length import follow_length, scaled
+from mmkd.apis.methods import expand_config
+from mmkd.apis.prepare import is_distiller
+from mmkd.apis.runs import digest_of
+from mmkd.apis.settings import optim_wrappers
+from mmkd.distiller.export import student_config
+from mmkd.distiller.members.member import Member
+from mmkd.distiller.members.reading import as_dict
+from mmkd.utils.config_file import read_config
+from mmkd.utils.kinds import bare_name
+from mmkd.utils.plain_values import with_plain_values
+
+MEMBERS = ('student', 'teacher', 'students', 'teachers')
+# of the pair's Distiller, what does not belong to its method
+KEPT = (*MEMBERS, 'type', 'data_preprocessor', 'predict_with', 'init_cfg', 'train_cfg', 'test_cfg')
+HOOKS = ('RunRecordHook', 'StepClockHook')  # every run has them
+SCHEDULES = 'ScheduleHook'  # goes with the objectives that it changes
+LOGGED = 6  # times at least that a short run is logged
+
+
+def read_pair_config(path: str, options: Mapping[str, Any] | None = None) -> Config:
+    """Return the config of a pair: members, data, schedule and runtime, without its method.
+
+    Raises:
+        FileNotFoundError: The file is not there.
+        ValueError: Its model is no Distiller of a student and a teacher; it has no test set; an
+            option is of what is left out.
+    """
+    for key in options or {}:
+        part = key.split('.')[1] if key.startswith('model.') else 'type'
+        if part not in KEPT:
+            raise ValueError(
+                f'--cfg-options {key}: the {part} of the pair is left out, since every method '
+                'brings its own. Mend: --methods NAME:option=value,…'
+            )
+    cfg = with_plain_values(load_config(path, dict(options or {})))
+    if not is_distiller(cfg):
+        raise ValueError(
+            f'{path}: the pair is the config of a Distiller, which has a student and a teacher, '
+            f'but its model is {(cfg.get("model") or {}).get("type")!r}. Mend: mmkd distill '
+            'STUDENT.py TEACHER.py TEACHER.pth --dry-run writes one'
+        )
+    model = cfg.model.to_dict()
+    if len(named(model, 'student')) != 1 or not named(model, 'teacher'):
+        raise ValueError(
+            f'{path}: a comparison needs one student and a teacher, got the students '
+            f'{list(named(model, "student"))} and the teachers {list(named(model, "teacher"))}. '
+            'Mend: student=dict(cfg=…), teacher=dict(cfg=…, checkpoint=…)'
+        )
+    if cfg.get('test_dataloader') is None:
+        raise ValueError(
+            f'{path}: every method is tested, but the config has no test_dataloader. Mend: '
+            'test_dataloader, test_cfg and test_evaluator'
+        )
+    cfg.model = ConfigDict({key: model[key] for key in model if key in KEPT})
+    _without_parts_of_the_method(cfg)
+    return cfg
+
+
+def named(model: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """Return name -> member of a role.
+
+    >>> named(dict(student=1), 'student'), named(dict(teachers=dict(a=1, b=2)), 'teacher')
+    ({'student': 1}, {'a': 1, 'b': 2})
+    """
+    if model.get(role) is not None:
+        return {role: model[role]}
+    return dict(model.get(f'{role}s') or {})
+
+
+def _without_parts_of_the_method(cfg: Config) -> None:
+    """Take out the schedules and optimizers of the objectives that are taken out."""
+    hooks = cfg.get('custom_hooks') or []
+    cfg.custom_hooks = [one for one in hooks if _kind(one) != SCHEDULES]
+    there = {_kind(one) for one in cfg.custom_hooks}
+    cfg.custom_hooks += [ConfigDict(type=f'mmkd.{name}') for name in HOOKS if name not in there]
+    optimizers = dict(optim_wrappers(cfg.get('optim_wrapper')))
+    if 'student' in optimizers:
+        cfg.optim_wrapper = optimizers['student']
+    schedules = cfg.get('param_scheduler')
+    if isinstance(schedules, dict) and 'student' in schedules and 'type' not in schedules:
+        cfg.param_scheduler = schedules['student']
+
+
+def _kind(hook: Any) -> str:
+    return bare_name(hook.get('type')) if isinstance(hook, dict) else ''
+
+
+# ---------------------------------------------------------------------- length
+
+
+def iterations_of(cfg: Config) -> int | None:
+    """Return the length of a run in iterations; None of one that counts epochs."""
+    return (cfg.get('train_cfg') or {}).get('max_iters')
+
+
+def set_length(cfg: Config, iters: int) -> None:
+    """Give a run another length, and scale with it what is counted in iterations.
+
+    Raises:
+        ValueError: Its loop counts epochs.
+    """
+    own = iterations_of(cfg)
+    if own is None:
+        raise ValueError(
+            f'{cfg.filename} does not say train_cfg.max_iters: it counts epochs, so --iters and '
+            '--seconds have nothing to change. Mend: leave them out, or write train_cfg=dict('
+            "type='IterBasedTrainLoop', max_iters=…)"
+        )
+    cfg.train_cfg.max_iters = iters
+    factor = iters / own
+    if factor != 1 and cfg.get('param_scheduler'):
+        cfg.param_scheduler = scaled(_plain(cfg.param_scheduler), factor)
+    if cfg.train_cfg.get('val_interval'):
+        cfg.train_cfg.val_interval = max(1, round(cfg.train_cfg.val_interval * factor))
+
+
+def _plain(value: Any) -> Any:
+    return Config(dict(value=value))._cfg_dict.to_dict()['value']
+
+
+def _log_and_save_often(cfg: Config) -> None:
+    """Let a short run log a few times, and a killed one go on from its last validation."""
+    length = iterations_of(cfg)
+    if length is None:
+        return
+    hooks = cfg.get('default_hooks') or ConfigDict()
+    cfg.default_hooks = hooks
+    logger = hooks.get('logger')
+    if isinstance(logger, dict):
+        logger['interval'] = max(1, min(logger.get('interval', 10), length // LOGGED))
+    checkpoint = hooks.get('checkpoint')
+    interval = cfg.train_cfg.get('val_interval')
+    if isinstance(checkpoint, dict) and not checkpoint.get('by_epoch', True) and interval:
+        own = checkpoint.get('interval', -1)
+        checkpoint['interval'] = min(own, interval) if own > 0 else interval
+
+
+# ---------------------------------------------------------------------- one run
+
+
+def run_config(
+    pair: Config,
+    spec: Spec,
+    seed: int,
+    iters: int | None = None,
+    factor: float = 1.0,
+    shares_every: int | None = None,
+) -> Config:
+    """Return the config of one run, its method written out; the work dir is left to the caller.
+
+    Args:
+        pair: As :func:`read_pair_config` returns it; left as it is.
+        spec: The method, or the student alone.
+        seed: Of the run.
+        iters: Its length; None: the pair's.
+        factor: Of the weights of the method's objectives.
+        shares_every: Iterations between two measurements of gradient shares; None: there is none.
+
+    Raises:
+        KeyError: There is no such method; names the nearest one.
+        TypeError: An option that it does not have.
+        ValueError: A pair that it is not made for; a length that the loop does not have.
+    """
+    cfg = copy.deepcopy(pair)
+    cfg.pop('work_dir', None)
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+    if iters is not None:
+        set_length(cfg, iters)
+    follow_length(cfg)
+    _log_and_save_often(cfg)
+    if not spec.methods:
+        _leave_alone(cfg)
+        return cfg
+    cfg.model.method = spec.method
+    expand_config(cfg)
+    if factor != 1:
+        multiply_weights(cfg, factor)
+    if shares_every is not None:
+        cfg.custom_hooks.append(ConfigDict(type='mmkd.GradientShareHook', every=shares_every))
+    return cfg
+
+
+def multiply_weights(cfg: Config, factor: float) -> None:
+    """Multiply the weight of every objective, and of the schedules that set one.
+
+    >>> cfg = Config(dict(model=dict(objectives=dict(a=dict(weight=2.0), b=dict())), custom_hooks=[
+    ...     dict(type='mmkd.ScheduleHook', schedules=[dict(target='a.weight', start=1., end=0.)])]))
+    >>> multiply_weights(cfg, 3.0)
+    >>> [one['weight'] for one in cfg.model.objectives.values()]
+    [6.0, 3.0]
+    >>> cfg.custom_hooks[0].schedules[0]['start'], cfg.custom_hooks[0].schedules[0]['end']
+    (3.0, 0.0)
+    """
+    for one in cfg.model.objectives.values():
+        one['weight'] = one.get('weight', 1.0) * factor
+    for hook in cfg.get('custom_hooks') or ():
+        for schedule in (hook.get('schedules') or ()) if _kind(hook) == SCHEDULES else ():
+            if str(schedule.get('target', '')).endswith('.weight'):
+                _scale_schedule(schedule, factor)
+
+
+def _scale_schedule(schedule: dict[str, Any], factor: float) -> None:
+    ends = [key for key in ('start', 'end') if key in schedule]
+    if not ends:
+        raise ValueError(
+            f'the schedule of {schedule["target"]!r} has no start and end to be multiplied. '
+            'Mend: leave this method out of --tune'
+        )
+    for key in ends:
+        schedule[key] = schedule[key] * factor
+
+
+def _leave_alone(cfg: Config) -> None:
+    """Put the student in place of the Distiller."""
+    model = cfg.model
+    name, value = next(iter(named(model, 'student').items()))
+    member = Member.parse(name, 'student', value)
+    if isinstance(member.model, nn.Module):
+        raise ValueError(
+            f'{member.where} was given as a built model, which no run can be made of. Mend: '
+            "dict(cfg='….py') or dict(model=dict(…))"
+        )
+    alone = ConfigDict(copy.deepcopy(member.model))
+    if isinstance(model.get('data_preprocessor'), dict):
+        alone.data_preprocessor = model.data_preprocessor
+    elif member.cfg is not None and member.cfg.get('data_preprocessor') is not None:
+        alone.setdefault('data_preprocessor', member.cfg.data_preprocessor)
+    if member.scope != (cfg.get('default_scope') or 'mmseg'):
+        alone['_scope_'] = member.scope
+    cfg.model = alone
+    if member.checkpoint is not None:
+        cfg.load_from = member.checkpoint
+
+
+def teacher_configs(pair: Config) -> dict[str, tuple[Config, str | None]]:
+    """Return for each teacher the plain config that it is tested by, and its checkpoint."""
+    run = copy.deepcopy(pair)
+    run.pop('model')
+    run.pop('data_preprocessor', None)
+    found = {}
+    for name, value in named(pair.model, 'teacher').items():
+        member = Member.parse(name, 'teacher', value)
+        cfg = student_config(member, run)
+        for key in ('default_hooks', 'custom_hooks', 'log_processor', 'randomness'):
+            if pair.get(key) is not None:
+                cfg[key] = copy.deepcopy(pair[key])
+        found[name] = cfg, member.checkpoint
+    return found
+
+
+# ---------------------------------------------------------------------- what it is known by
+
+
+def digest_of_run(cfg: Config) -> str:
+    """Return a digest of what decides on a run's numbers, wherever it lies.
+
+    Members that are given by files count by what these say, and the teacher's weights by their
+    bytes, so that another teacher under the same name is another run.
+    """
+    settings = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
+    model = settings['model']
+    for role in ('student', 'teacher'):
+        for name, value in named(model, role).items():
+            model[f'{role} {name}'] = _content(value)
+    for key in MEMBERS:
+        model.pop(key, None)
+    return digest_of(settings)
+
+
+def _content(value: Any) -> dict[str, Any]:
+    member = as_dict(value, 'a member')
+    if isinstance(member.get('cfg'), str | Path):
+        member['cfg'] = read_config(str(member['cfg'])).to_dict().get('model')
+    if member.get('checkpoint') is not None:
+        member['checkpoint'] = _digest_of_file(str(member['checkpoint']))
+    return member
+
+
+@lru_cache
+def _digest_of_file(path: str) -> str:
+    """Return what identifies weights: the content of a file, the address of anything else."""
+    if not Path(path).is_file():
+        return path
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

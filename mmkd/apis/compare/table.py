@@ -1,0 +1,392 @@
+"""The table of a comparison, written from its records alone."""
+
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from mmkd.apis.compare.plot import draw
+from mmkd.apis.compare.records import RESULT, config_path, read_note, write_note
+from mmkd.apis.compare.rows import ENOUGH, Difference, closed, mean_of, mean_shares, paired
+from mmkd.apis.compare.specs import ALONE, PLAIN, Spec, read_spec
+from mmkd.apis.compare.tuning import is_test_set, main_metric_of, validation_of
+from mmkd.apis.report import Table, as_markdown, digits, less_is_better, rounded, text
+from mmkd.utils.atomic import write_atomically
+from mmkd.utils.averages import spread
+
+NAME = 'compare'
+BEST = 'best.py'
+SEED = re.compile(r'seed_(\d+)')
+Records = dict[int, dict[str, Any]]  # of a row, by seed
+
+
+@dataclass(frozen=True)
+class Results:
+    """What is on record.
+
+    Args:
+        specs: The rows, in order.
+        records: Text of a row -> its records by seed.
+        teachers: Name -> record of the test of each teacher.
+        missing: Runs that were asked for and have no record.
+        on_validation: As ``teachers``, on the validation set.
+    """
+
+    specs: tuple[Spec, ...]
+    records: dict[str, Records]
+    teachers: dict[str, dict[str, Any]]
+    missing: list[str]
+    on_validation: dict[str, dict[str, Any]]
+
+    @property
+    def all_records(self) -> list[dict[str, Any]]:
+        """The records of all rows."""
+        return [record for own in self.records.values() for record in own.values()]
+
+    def folders(self, work_dir: Path, spec: Spec) -> list[Path]:
+        """Return the folders of a row's runs."""
+        return [work_dir / spec.folder / f'seed_{seed}' for seed in self.records[spec.text]]
+
+
+def specs_there(work_dir: Path) -> tuple[Spec, ...]:
+    """Return the rows that have a record in a folder: the student alone first, then kd.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    notes = (read_note(path) for path in sorted(work_dir.glob(f'*/seed_*/{RESULT}')))
+    texts = list(dict.fromkeys(note['method'] for note in notes if note is not None))
+    if not texts:
+        raise FileNotFoundError(
+            f'{work_dir} holds no record of a comparison. Mend: --work-dir of one, or --methods'
+        )
+    texts.sort(key=lambda one: (one != ALONE, one != PLAIN))
+    return tuple(map(read_spec, texts))
+
+
+def read_results(
+    work_dir: Path, specs: Sequence[Spec], seeds: Sequence[int] | None = None
+) -> Results:
+    """Read the records of a folder.
+
+    Args:
+        work_dir: Of the comparison.
+        specs: The rows.
+        seeds: Of every row; None: those that lie there.
+
+    Raises:
+        ValueError: A record that cannot be read.
+    """
+    records: dict[str, Records] = {}
+    missing = []
+    for spec in specs:
+        own = records[spec.text] = _read_row(work_dir / spec.folder, seeds)
+        missing += [f'{spec.text}, seed {seed}' for seed in seeds or () if seed not in own]
+    teachers, on_validation = (
+        _read_teachers(work_dir, pattern) for pattern in ('teacher', 'teacher_on_validation')
+    )
+    return Results(tuple(specs), records, teachers, missing, on_validation)
+
+
+def _read_row(folder: Path, seeds: Sequence[int] | None) -> Records:
+    found = [
+        (int(match[1]), path / RESULT)
+        for path in folder.glob('seed_*')
+        if (match := SEED.fullmatch(path.name))
+    ]
+    wanted = [(seed, path) for seed, path in sorted(found) if seeds is None or seed in seeds]
+    notes = {seed: read_note(path) for seed, path in wanted}
+    return {seed: note for seed, note in notes.items() if note is not None}
+
+
+def _read_teachers(work_dir: Path, prefix: str) -> dict[str, dict[str, Any]]:
+    found = {}
+    for path in sorted(work_dir.glob(f'{prefix}*/{RESULT}')):
+        note = read_note(path)
+        if note is not None and path.parent.name in (prefix, f'{prefix}_{note["name"]}'):
+            found[note['name']] = note
+    return found
+
+
+# ---------------------------------------------------------------------- in numbers
+
+
+def summarise(results: Results, metric: str) -> list[dict[str, Any]]:
+    """Return what each row found, as ``compare.json`` holds it.
+
+    Args:
+        results: What is on record.
+        metric: That is compared.
+    """
+    tests = {row: _tests(records, metric) for row, records in results.records.items()}
+    alone = _mean(tests.get(ALONE))
+    teacher = teacher_of(results.teachers, metric)
+    rows = []
+    for spec in results.specs:
+        own, records = tests[spec.text], results.records[spec.text]
+        if not own:
+            continue
+        mean = statistics.fmean(own.values())
+        apart = [paired(own, tests.get(base, {}), metric) for base in (ALONE, PLAIN)]
+        rows.append(
+            dict(
+                method=spec.text,
+                seeds=list(own),
+                test=list(own.values()),
+                mean=mean,
+                sd=statistics.stdev(own.values()) if len(own) > 1 else None,
+                validation=_mean_validation(records, metric),
+                to_alone=None if spec.text == ALONE else _as_dict(apart[0]),
+                to_kd=None if spec.text in (ALONE, PLAIN) else _as_dict(apart[1]),
+                gap_closed=None if spec.text == ALONE else closed(mean, alone, teacher, metric),
+                factor=next(iter(records.values()))['factor'] if spec.methods else None,
+                iterations=sorted({record['iterations'] for record in records.values()}),
+                gradient_shares=mean_shares(records),
+                on_gpu=all(record['peak_gpu_mib'] is not None for record in records.values()),
+                **{key: mean_of(records, key) for key in SPENT},
+            )
+        )
+    return rows
+
+
+SPENT = (
+    'step_ms',
+    'step_processor_ms',
+    'seconds',
+    'processor_seconds',
+    'peak_memory_mib',
+    'peak_gpu_mib',
+)
+
+
+def _tests(records: Records, metric: str) -> dict[int, float]:
+    return {seed: record['test'][metric] for seed, record in records.items()}
+
+
+def _mean(values: Mapping[int, float] | None) -> float | None:
+    return statistics.fmean(values.values()) if values else None
+
+
+def _mean_validation(records: Records, metric: str) -> float | None:
+    values = [validation_of(record, metric) for record in records.values()]
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known and len(known) == len(values) else None
+
+
+def _as_dict(difference: Difference | None) -> dict[str, Any] | None:
+    return None if difference is None else difference.as_dict()
+
+
+def teacher_of(teachers: Mapping[str, Mapping[str, Any]], metric: str) -> float | None:
+    """Return the teacher's metric; of several teachers their mean."""
+    values = [note['test'][metric] for note in teachers.values() if metric in note['test']]
+    return statistics.fmean(values) if values else None
+
+
+def best_of(rows: Sequence[Mapping[str, Any]], metric: str) -> str | None:
+    """Return the row that is best on the validation set, of those with the most seeds.
+
+    >>> best_of([dict(method='kd', validation=41.0, seeds=[0]),
+    ...          dict(method='cwd', validation=40.0, seeds=[0])], 'mIoU')
+    'kd'
+    """
+    sign = -1 if less_is_better(metric) else 1
+    most = max(len(row['seeds']) for row in rows)
+    known = [row for row in rows if row['validation'] is not None and len(row['seeds']) == most]
+    if not known:
+        return None
+    return max(known, key=lambda row: sign * row['validation'])['method']
+
+
+# ---------------------------------------------------------------------- in words
+
+
+def write_results(results: Results, work_dir: Path, asked: str | None, pair: Config) -> Table:
+    """Write ``compare.md``, ``compare.json``, the plot and ``best.py``; return the table.
+
+    Args:
+        results: What is on record.
+        work_dir: Where they go.
+        asked: The metric; None: a usual one.
+        pair: Config of the pair.
+
+    Raises:
+        KeyError: There is no such metric.
+    """
+    metric = main_metric_of(results.all_records[0]['test'], asked)
+    rows = summarise(results, metric)
+    teacher = teacher_of(results.teachers, metric)
+    best = best_of(rows, metric)
+    named = _copy_best(results, work_dir, best)
+    notes = _notes(results, rows, metric, teacher, pair) + _best_notes(best, named, pair)
+    titles, lines = cells_of(rows, metric, teacher)
+    table = Table(titles, lines, notes, metric)
+    write_atomically(as_markdown(table).encode(), work_dir / f'{NAME}.md')
+    write_note(
+        work_dir / f'{NAME}.json',
+        dict(
+            metric=metric,
+            teacher=teacher,
+            teacher_on_validation=teacher_of(results.on_validation, metric),
+            best=best,
+            rows=rows,
+            missing=results.missing,
+            notes=notes,
+            records=results.all_records,
+        ),
+    )
+    folders = {spec.text: results.folders(work_dir, spec) for spec in results.specs}
+    draw(rows, folders, metric, teacher_of(results.on_validation, metric), teacher, work_dir)
+    return table
+
+
+def cells_of(
+    rows: Sequence[Mapping[str, Any]], metric: str, teacher: float | None
+) -> tuple[list[str], list[list[str]]]:
+    """Return the titles of the table and its lines: one for each row, and the teacher's."""
+    places = digits([value for row in rows for value in row['test']])
+    arrow = ' ↓' * less_is_better(metric)
+    clock = '' if _all_on_gpu(rows) else ', processor'
+    titles = ['method', f'{text(metric)}{arrow}, test', 'beside alone', 'beside kd', 'gap closed']
+    titles += ['weights', 'iterations', f'ms a step{clock}', f's a run{clock}', 'memory']
+    lines = [_cells(row, places) for row in rows]
+    if any(row['gradient_shares'] for row in rows):
+        titles.append('gradient share')
+        for cells, row in zip(lines, rows, strict=True):
+            cells.append(_told_shares(row['gradient_shares']))
+    if teacher is not None:
+        known = ['teacher', f'{teacher:.{places}f}', *['–'] * 2, '100 %']
+        lines.append(known + ['–'] * (len(titles) - len(known)))
+    return titles, lines
+
+
+def _all_on_gpu(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return all(row['on_gpu'] for row in rows)
+
+
+def _cells(row: Mapping[str, Any], places: int) -> list[str]:
+    on_gpu = row['on_gpu']
+    share = row['gap_closed']
+    memory = row['peak_gpu_mib'] if on_gpu else row['peak_memory_mib']
+    return [
+        text(row['method']),
+        spread(row['test'], places),
+        _told(row['to_alone'], places),
+        _told(row['to_kd'], places),
+        '–' if share is None else f'{rounded(share, 0):.0f} %',
+        '–' if row['factor'] is None else f'× {row["factor"]:g}',
+        ', '.join(f'{number:,}' for number in row['iterations']),
+        _number(row['step_ms' if on_gpu else 'step_processor_ms'], 1),
+        _number(row['seconds' if on_gpu else 'processor_seconds'], 0),
+        '–' if memory is None else f'{memory:,.0f} MiB',
+    ]
+
+
+def _told_shares(shares: Mapping[str, float]) -> str:
+    return ', '.join(f'{text(name)} {share:.2g}' for name, share in shares.items()) or '–'
+
+
+def _number(value: float | None, places: int) -> str:
+    return '–' if value is None else f'{value:,.{places}f}'
+
+
+def _told(difference: Mapping[str, Any] | None, places: int) -> str:
+    """Return a difference in a cell: mean ± its spread, and whether it exceeds that.
+
+    >>> _told(dict(values=[1.0, 2.0, 3.0], mean=2.0, spread=1.0, exceeds=True), 2)
+    '+2.00 ± 1.00, exceeds'
+    >>> _told(dict(values=[1.0], mean=1.0, spread=None, exceeds=None), 1)
+    '+1.0 (1 seed)'
+    """
+    if difference is None:
+        return '–'
+    said = f'{rounded(difference["mean"], places):+.{places}f}'
+    number = len(difference['values'])
+    if difference['spread'] is not None:
+        said += f' ± {difference["spread"]:.{places}f}'
+    if difference['exceeds'] is None:
+        return f'{said} ({number} seed{"s" * (number > 1)})'
+    return f'{said}, {"exceeds" if difference["exceeds"] else "within"}'
+
+
+def _notes(
+    results: Results,
+    rows: Sequence[Mapping[str, Any]],
+    metric: str,
+    teacher: float | None,
+    pair: Config,
+) -> list[str]:
+    """Return in sentences what the numbers are, and under which conditions they were found."""
+    records = results.all_records
+    known = sorted({len(row['seeds']) for row in rows})
+    notes = [
+        f'{" to ".join(map(str, known))} seed{"s" * (known[-1] > 1)} a row, mean ± sample standard '
+        'deviation. Beside alone, beside kd: mean gain over the seeds of both rows ± standard '
+        f'deviation of the gains; it exceeds where it is more than 2·sd/√n, of {ENOUGH} seeds or '
+        'more (of 3 seeds chance does so once in 5 times, of 5 once in 9).'
+    ]
+    if less_is_better(metric):
+        notes.append('↓: less is better; a gain is for the better.')
+    alone = next((row['mean'] for row in rows if row['method'] == ALONE), None)
+    if teacher is not None and alone is not None and closed(alone, alone, teacher, metric) is None:
+        notes.append('The teacher is not better than the student alone: there is no gap to close.')
+    factors = [f'{row["method"]} × {row["factor"]:g}' for row in rows if _was_tuned(results, row)]
+    if factors:
+        notes.append(
+            f'Weights tuned on the validation set, at one seed, never on the test set: '
+            f'{", ".join(factors)}; the others have those of their presets.'
+        )
+    if any(row['gradient_shares'] for row in rows):
+        notes.append(
+            'Gradient share: norm of the gradient of an objective, at what it reads of the '
+            "student, over that of the student's own task; mean over the run."
+        )
+    tested = sorted({record['tested'] for record in records})
+    notes.append(f'Tested: the {" and the ".join(tested)} weights of each run.')
+    for key, title in (('device', 'device'), ('torch', 'torch'), ('mmkd', 'mmkd')):
+        said = sorted({text(record[key]) for record in records})
+        notes.append(f'{title}: {"; ".join(said)}.')
+    jobs = sorted({record['jobs'] for record in records})
+    if jobs != [1]:
+        notes.append(f'Runs at a time: {", ".join(map(str, jobs))}, which share what they run on.')
+    if any(record['resumed'] for record in records):
+        notes.append('Some runs were interrupted and went on: their ms a step is of the last part.')
+    if is_test_set(pair):
+        notes.append(
+            'The validation set is the test set: what was chosen on the one was chosen on the '
+            'other.'
+        )
+    if results.missing:
+        notes.append(f'Missing: {"; ".join(map(text, results.missing))}.')
+    return notes
+
+
+def _was_tuned(results: Results, row: Mapping[str, Any]) -> bool:
+    records = results.records[row['method']].values()
+    return any(record.get('tuned') for record in records)
+
+
+def _best_notes(best: str | None, named: Path | None, pair: Config) -> list[str]:
+    if best is None or named is None:
+        return ['No row was validated, so none is called the best.']
+    on = 'test set, for want of another one' if is_test_set(pair) else 'validation set'
+    return [f'Best on the {on}: {text(best)}, {named.as_posix()}.']
+
+
+def _copy_best(results: Results, work_dir: Path, best: str | None) -> Path | None:
+    """Copy the config of the best row to ``best.py``, without its work dir."""
+    if best is None:
+        return None
+    spec = next(spec for spec in results.specs if spec.text == best)
+    seed = next(iter(results.records[best]))
+    source = config_path(work_dir / spec.folder / f'seed_{seed}')
+    cfg = Config.fromfile(source)
+    cfg.pop('work_dir', None)
+    about = f'# {best}: the best of a comparison on the validation set; a copy of {source.name}\n'
+    path = work_dir / BEST
+    write_atomically(f'{about}{cfg.pretty_text}'.encode(), path)
+    return path

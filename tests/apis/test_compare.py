@@ -1,0 +1,678 @@
+"""``mmkd compare``: its runs, its records, its numbers, and what it refuses."""
+
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.processes import start as fork
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from rich.console import Console
+from scipy import stats
+
+from mmkd.__main__ import main
+from mmkd.apis.commands.compare import FACTORS
+from mmkd.apis.compare import Comparison, compare, jobs
+from mmkd.apis.compare.jobs import Ended, Job, Slots, run_jobs
+from mmkd.apis.compare.plot import over_seconds
+from mmkd.apis.compare.records import check_run, read_note, write_config
+from mmkd.apis.compare.rows import Difference, closed, paired
+from mmkd.apis.compare.settings import (
+    digest_of_run,
+    multiply_weights,
+    read_pair_config,
+    run_config,
+    set_length,
+)
+from mmkd.apis.compare.specs import read_spec, read_specs
+from mmkd.apis.compare.tuning import is_test_set
+from mmkd.utils.config_file import read_config
+
+PAIRS = Path(__file__).resolve().parents[2] / 'configs' / 'pairs'
+PAIR = str(PAIRS / 'kd_unet_digit-scenes.py')
+ALONE = str(PAIRS / 'baseline_unet_digit-scenes.py')
+TEACHER = str(PAIRS / 'teacher_unet_digit-scenes.py')
+ITERS = 4
+
+
+class Forks:
+    """Stands in for new interpreters: each command runs in a fork, which has imported everything.
+
+    Args:
+        dies: Says of a command whether it dies in place of running.
+    """
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.dies: Callable[[list[str]], bool] = lambda command: False
+
+    def __call__(self, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> Any:
+        command = list(arguments)
+        self.commands.append(command)
+
+        def work() -> None:
+            os.setsid()
+            torch.set_num_threads(1)
+            if self.dies(command):
+                print('the reason why')
+                raise SystemExit(3)
+            raise SystemExit(main(command))
+
+        return Fork(fork(work, log))
+
+    def of(self, kind: str) -> list[str]:
+        """Return the configs of the commands of a kind, as folder and name."""
+        paths = [Path(command[1]) for command in self.commands if command[0] == kind]
+        return [f'{path.parent.name}/{path.stem}' for path in paths]
+
+
+class Fork:
+    """What is asked of a process."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.code = pid, None
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if ended else None
+        return self.code
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        while self.poll() is None:
+            time.sleep(0.01)
+        return self.code
+
+    def send_signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> Forks:
+    """Run commands as forks."""
+    found = Forks()
+    monkeypatch.setattr(jobs, 'start', found)
+    monkeypatch.setattr(jobs, 'PAUSE', 0.02)
+    return found
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return weights of a teacher that has learned nothing."""
+    cfg = read_config(TEACHER)
+    torch.manual_seed(0)
+    model = MODELS.build({**cfg.model.to_dict(), '_scope_': 'mmseg'})
+    path = tmp_path_factory.mktemp('teacher') / 'teacher.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return str(path)
+
+
+def options(teacher: str) -> dict[str, Any]:
+    return {
+        'model.teacher.checkpoint': teacher,
+        'train_dataloader.dataset.num_scenes': 16,
+        'train_dataloader.batch_size': 2,
+        'val_dataloader.dataset.num_scenes': 3,
+        'test_dataloader.dataset.num_scenes': 4,
+        'train_cfg.max_iters': 8,
+        'train_cfg.val_interval': 4,
+        'param_scheduler.0.end': 4,
+        'param_scheduler.1.begin': 4,
+    }
+
+
+def comparison(teacher: str, folder: Path, *methods: str, **changes: Any) -> Comparison:
+    given: dict[str, Any] = dict(
+        pair=PAIR,
+        specs=read_specs(methods or ('alone', 'kd')),
+        seeds=(0,),
+        work_dir=folder,
+        iters=ITERS,
+        options=options(teacher),
+    )
+    return Comparison(**{**given, **changes})
+
+
+def told(comparison: Comparison, **given: Any) -> tuple[bool, str]:
+    """Compare; return whether all went well, and what was said."""
+    said = StringIO()
+    done = compare(comparison, Console(file=said, width=200), **given)
+    return done, said.getvalue()
+
+
+def of_logs(folder: Path) -> tuple[float, float]:
+    """Return the mIoU of a run's test and of its last validation, from mmengine's own files."""
+    tests = [p for p in (folder / 'test').glob('*/*.json') if p.stem == p.parent.name]
+    return json.loads(max(tests).read_text())['mIoU'], validations(folder)[-1]
+
+
+def validations(folder: Path) -> list[float]:
+    scalars = next(folder.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    return [json.loads(line)['mIoU'] for line in scalars if '"mIoU"' in line]
+
+
+# ---------------------------------------------------------------------- from runs to the table
+
+
+def test_the_table_says_what_the_logs_say(teacher: str, tmp_path: Path, forks: Forks) -> None:
+    work = comparison(teacher, tmp_path, 'alone', 'kd', 'cwd:weight=2', seeds=(0, 1), jobs=2)
+    done, said = told(work)
+    assert done
+    found = json.loads((tmp_path / 'compare.json').read_text())
+    alone, kd, cwd = found['rows']
+    logs = {
+        name: [of_logs(tmp_path / name / f'seed_{seed}') for seed in (0, 1)]
+        for name in ('alone', 'kd', 'cwd_weight_2')
+    }
+    for row, name in ((alone, 'alone'), (kd, 'kd'), (cwd, 'cwd_weight_2')):
+        tests = [test for test, _ in logs[name]]
+        assert row['test'] == pytest.approx(tests)
+        assert row['mean'] == pytest.approx(sum(tests) / 2)
+        assert row['sd'] == pytest.approx(abs(tests[0] - tests[1]) / math.sqrt(2))
+        assert row['validation'] == pytest.approx(sum(val for _, val in logs[name]) / 2)
+        assert row['iterations'] == [ITERS]
+        assert row['processor_seconds'] > 0
+        assert row['peak_memory_mib'] > 0
+    gains = [cwd['test'][i] - kd['test'][i] for i in (0, 1)]
+    assert cwd['to_kd']['values'] == pytest.approx(gains)
+    assert cwd['to_kd']['mean'] == pytest.approx(statistics.fmean(gains))
+    assert cwd['to_kd']['exceeds'] is None
+    assert alone['to_alone'] is None
+    assert kd['to_kd'] is None
+    tested = [p for p in (tmp_path / 'teacher/test').glob('*/*.json') if p.stem == p.parent.name]
+    assert found['teacher'] == json.loads(tested[0].read_text())['mIoU']
+    known = {row['method']: row['validation'] for row in found['rows']}
+    assert known[found['best']] == max(known.values())
+    text = (tmp_path / 'compare.md').read_text()
+    places = 2 if max(max(row['test']) for row in found['rows']) >= 2 else 3
+    assert f'| cwd:weight=2 | {cwd["mean"]:.{places}f} ± {cwd["sd"]:.{places}f} |' in text
+    assert '(2 seeds)' in text
+    assert 'cwd:weight=2' in said
+    assert (tmp_path / 'compare.png').read_bytes().startswith(b'\x89PNG')
+    assert '<svg' in (tmp_path / 'compare.svg').read_text()[:500]
+    best = Config.fromfile(tmp_path / 'best.py').to_dict()
+    name = found['best'].replace(':', '_').replace('=', '_')
+    run = Config.fromfile(tmp_path / name / 'seed_0.py').to_dict()
+    assert run.pop('work_dir') == str(tmp_path / name / 'seed_0')
+    assert best == run, 'it trains as that run did, in a folder of its own'
+
+
+def test_what_is_on_record_is_not_run_again_and_a_half_run_goes_on(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    work = comparison(teacher, tmp_path)
+    assert told(work)[0]
+    assert sorted(forks.of('train')) == ['alone/seed_0', 'kd/seed_0']
+    before = (tmp_path / 'compare.md').read_text()
+    forks.commands.clear()
+    done, said = told(work)
+    assert done
+    assert forks.commands == []
+    assert '4 of 4 runs are on record already' in said
+    assert (tmp_path / 'compare.md').read_text() == before
+
+    for name in ('result.json', 'trained.json', 'run.json', 'iter_4.pth'):
+        (tmp_path / 'kd/seed_0' / name).unlink()
+    (tmp_path / 'kd/seed_0/last_checkpoint').write_text('iter_2.pth')
+    note = json.loads((tmp_path / 'alone/seed_0/result.json').read_text())
+    (tmp_path / 'alone/seed_0/result.json').unlink()  # it died while it was tested
+    forks.commands.clear()
+    assert told(work)[0]
+    assert [command[0] for command in forks.commands if '/alone/' in command[1]] == ['test']
+    assert [command for command in forks.commands if command[0] == 'train'] == [
+        ['train', str(tmp_path / 'kd/seed_0.py'), '--resume']
+    ]
+    again = json.loads((tmp_path / 'alone/seed_0/result.json').read_text())
+    assert again == note
+    assert json.loads((tmp_path / 'kd/seed_0/result.json').read_text())['resumed']
+    table = (tmp_path / 'compare.md').read_text().splitlines()
+    assert table[3].split('|')[2] == before.splitlines()[3].split('|')[2], 'resumed exactly'
+
+    text = (tmp_path / 'compare.md').read_text()
+    for file in tmp_path.glob('compare.*'):
+        file.unlink()
+    forks.commands.clear()
+    changed = ['--cfg-options', *(f'{key}={one}' for key, one in options(teacher).items())]
+    assert main(['compare', PAIR, '--table-only', '--work-dir', str(tmp_path), *changed]) == 0
+    assert forks.commands == []
+    assert (tmp_path / 'compare.md').read_text() == text
+
+
+def test_a_run_that_dies_is_told_and_the_rest_goes_on(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    forks.dies = lambda command: command[0] == 'train' and '/kd/' in command[1]
+    work = comparison(teacher, tmp_path, 'kd', 'alone', shares_every=2)
+    done, said = told(work)
+    assert not done
+    log = tmp_path / 'kd/seed_0/train.txt'
+    assert f'kd, seed 0 died: exit code 3; its log is {log}\n    the reason why' in said
+    assert 'alone, seed 0: test mIoU' in said
+    found = json.loads((tmp_path / 'compare.json').read_text())
+    assert [row['method'] for row in found['rows']] == ['alone']
+    assert found['missing'] == ['kd, seed 0']
+    forks.dies = lambda command: False
+    forks.commands.clear()
+    assert told(work)[0]
+    assert forks.of('train') == ['kd/seed_0'], 'what died is run again, and nothing else'
+
+    shares = json.loads((tmp_path / 'kd/seed_0/shares.json').read_text())
+    row = json.loads((tmp_path / 'compare.json').read_text())['rows'][0]
+    assert row['gradient_shares'] == shares
+    table = (tmp_path / 'compare.md').read_text().splitlines()
+    assert table[0].endswith('| gradient share |')
+    assert table[2].endswith(f'| pixel {shares["pixel"]:.2g} |')
+    assert table[3].endswith('| – |')
+
+
+def test_weights_are_tuned_on_the_validation_set_alone(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    work = comparison(teacher, tmp_path, 'kd', seeds=(3, 4), tuned=('kd',), factors=(0.5, 40.0))
+    done, said = told(work)
+    assert done
+    kd = tmp_path / 'kd'
+    tune = json.loads((kd / 'tune.json').read_text())
+    factor = tune['factor']
+    other = {0.5: '40', 40.0: '0_5'}[factor]
+    assert tune['values'][f'{factor:g}'] == max(tune['values'].values())
+    assert tune['values'][other.replace('_', '.')] == validations(kd / f'tune/factor_{other}')[-1]
+    assert not (kd / f'tune/factor_{other}/test').exists(), 'nothing that was tried was tested'
+    assert (tune['set'], tune['seed'], tune['metric']) == ('validation', 3, 'mIoU')
+    order = [Path(command[1]).stem for command in forks.commands if 'teacher' not in command[1]]
+    assert sorted(order[:2]) == ['factor_0_5', 'factor_40']
+    assert order.count('seed_3') == 1, 'its training is that of the best factor: it is tested alone'
+    assert order.count('seed_4') == 2
+    results = [json.loads((kd / f'seed_{seed}/result.json').read_text()) for seed in (3, 4)]
+    assert [one['factor'] for one in results] == [factor, factor]
+    assert results[0]['validation']['last']['mIoU'] == tune['values'][f'{factor:g}']
+    for seed in (3, 4):
+        weight = Config.fromfile(kd / f'seed_{seed}.py').model.objectives.pixel.weight
+        plain = run_config(read_pair_config(PAIR, options(teacher)), read_spec('kd'), seed, ITERS)
+        assert weight == plain.model.objectives.pixel.weight * factor
+    assert f'× {factor:g}' in (tmp_path / 'compare.md').read_text()
+    assert 'never on the test set: kd × ' in (tmp_path / 'compare.md').read_text()
+    forks.commands.clear()
+    assert told(work)[0]
+    assert forks.commands == []
+
+
+@pytest.mark.slow
+def test_seconds_become_iterations_by_a_measured_step(
+    teacher: str, tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('mmkd.apis.compare.comparison.PROBED', 6)
+    work = comparison(teacher, tmp_path, 'alone', 'kd', iters=None, seconds=0.25)
+    assert told(work)[0]
+    for name in ('alone', 'kd'):
+        probe = json.loads((tmp_path / name / 'probe/trained.json').read_text())
+        assert probe['iterations'] == 6
+        assert probe['validation']['last'] == {}
+        fits = max(1, math.floor(250 / probe['step_processor_ms']))
+        result = json.loads((tmp_path / name / 'seed_0/result.json').read_text())
+        assert result['iterations'] == fits
+        decay = Config.fromfile(tmp_path / name / 'seed_0.py').param_scheduler[1]
+        assert decay.begin == max(1, round(4 * fits / 8)), 'half of it, as of the pair'
+        assert decay.end == max(fits, decay.begin + 1)
+    forks.commands.clear()
+    assert told(work)[0]
+    assert forks.commands == [], 'a step is measured once'
+
+
+@pytest.mark.slow
+def test_the_command_runs_in_processes_of_its_own(teacher: str, tmp_path: Path) -> None:
+    arguments = ['--methods', 'kd', '--iters', '2', '--jobs', '2', '--work-dir']
+    changed = ['--cfg-options', *(f'{key}={one}' for key, one in options(teacher).items())]
+    assert main(['compare', PAIR, *arguments, str(tmp_path), *changed]) == 0
+    found = json.loads((tmp_path / 'compare.json').read_text())
+    assert [row['method'] for row in found['rows']] == ['kd']
+    assert [record['threads'] for record in found['records']] == [1]
+    assert [record['jobs'] for record in found['records']] == [2]
+
+
+# ---------------------------------------------------------------------- how runs end
+
+
+def some_job(folder: Path) -> Job:
+    return Job('sleeps', folder / 'run', Config(dict(a=1)), 'digest')
+
+
+@pytest.mark.parametrize('stubborn', [False, True])
+def test_processes_end_with_the_comparison(
+    stubborn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen] = []
+    trap = "trap '' INT; " * stubborn
+
+    def start(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> Any:
+        command = ['/bin/bash', '-c', f'{trap}echo ready; while true; do sleep 0.05; done']
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        assert process.stdout is not None
+        process.stdout.readline()
+        started.append(process)
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return process
+
+    monkeypatch.setattr(jobs, 'start', start)
+    monkeypatch.setattr(jobs, 'PATIENCE', 0.3)
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt):
+        list(run_jobs([some_job(tmp_path)], Slots(1)))
+    assert len(started) == 1
+    assert started[0].poll() == -(signal.SIGKILL if stubborn else signal.SIGINT)
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_so_many_runs_go_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs, 'PAUSE', 0.0)
+    at_work: set[int] = set()
+    most = 0
+
+    class Counted:
+        def __init__(self, job: Job, environment: dict[str, str]) -> None:
+            nonlocal most
+            self.job, self.left, self.process = job, 3, None
+            at_work.add(id(self))
+            most = max(most, len(at_work))
+            assert environment['OMP_NUM_THREADS'] == '1'
+
+        def begin(self) -> None:
+            pass
+
+        def is_over(self) -> bool:
+            self.left -= 1
+            return self.left == 0
+
+        def ended(self, number: int) -> Ended:
+            at_work.discard(id(self))
+            return Ended(self.job, {})
+
+    monkeypatch.setattr(jobs, '_Process', Counted)
+    slots = Slots(2)
+    slots.devices = []
+    work = [some_job(tmp_path / str(i)) for i in range(5)]
+    assert len(list(run_jobs(work, slots))) == 5
+    assert most == 2
+
+
+def test_a_device_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    slots = Slots(3)
+    slots.devices = ['4', '6']
+    seen = [slots.environment(slot)['CUDA_VISIBLE_DEVICES'] for slot in range(3)]
+    assert seen == ['4', '6', '4']
+
+
+# ---------------------------------------------------------------------- the settings of a run
+
+
+def test_the_student_alone_is_the_baseline(teacher: str) -> None:
+    cfg = run_config(read_pair_config(PAIR), read_spec('alone'), seed=5)
+    baseline = read_config(ALONE)
+    assert cfg.model.to_dict() == baseline.model.to_dict()
+    assert cfg.randomness.seed == 5
+    for key in ('train_dataloader', 'test_dataloader', 'optim_wrapper', 'train_evaluator'):
+        assert cfg.get(key) == baseline.get(key)
+
+
+def test_methods_differ_by_their_own_parts_alone(teacher: str) -> None:
+    pair = read_pair_config(PAIR, options(teacher))
+    one, other = (run_config(pair, read_spec(text), 0, ITERS).to_dict() for text in ('kd', 'cwd'))
+    assert {key for key in one if one[key] != other.get(key)} == {'model'}
+    assert set(one['model']['objectives']) == {'pixel'}
+    assert set(other['model']['objectives']) == {'cwd'}
+    both = run_config(pair, read_spec('kd+cwd:tau=2'), 0).model.objectives
+    assert set(both) == {'pixel', 'cwd'}
+    assert both.cwd.loss.tau == 2
+
+
+def test_a_length_takes_schedule_and_validations_with_it() -> None:
+    cfg = run_config(read_pair_config(PAIR), read_spec('kd'), 0, iters=300)
+    assert (cfg.train_cfg.max_iters, cfg.train_cfg.val_interval) == (300, 50)
+    assert [(one.begin, one.end) for one in cfg.param_scheduler] == [(0, 20), (20, 300)]
+    assert cfg.default_hooks.checkpoint.interval == 50, 'a killed run goes on from there'
+    assert cfg.default_hooks.logger.interval == 50
+    whole = run_config(read_pair_config(PAIR), read_spec('kd'), 0)
+    assert (whole.train_cfg.max_iters, whole.train_cfg.val_interval) == (1500, 250)
+
+
+def test_epochs_have_no_length_in_iterations() -> None:
+    cfg = Config(dict(train_cfg=dict(by_epoch=True, max_epochs=3)))
+    with pytest.raises(ValueError, match='does not say train_cfg.max_iters: it counts epochs'):
+        set_length(cfg, 4)
+
+
+def test_a_schedule_of_a_weight_is_multiplied_and_one_of_a_temperature_is_not() -> None:
+    hook = dict(
+        type='mmkd.ScheduleHook',
+        schedules=[
+            dict(target='kd.weight', type='linear', start=2.0, end=0.5, length=9),
+            dict(target='kd.loss.tau', type='linear', start=4.0, end=1.0, length=9),
+        ],
+    )
+    model = dict(objectives=dict(kd=dict(weight=2.0), other=dict(loss=dict(type='X'))))
+    cfg = Config(dict(model=model, custom_hooks=[hook]))
+    multiply_weights(cfg, 3.0)
+    assert [one.weight for one in cfg.model.objectives.values()] == [6.0, 3.0]
+    weight, tau = cfg.custom_hooks[0].schedules
+    assert (weight.start, weight.end, weight.length) == (6.0, 1.5, 9)
+    assert (tau.start, tau.end) == (4.0, 1.0)
+    own = dict(type='mmkd.ScheduleHook', schedules=[dict(target='kd.weight', type='square')])
+    with pytest.raises(ValueError, match="'kd.weight' has no start and end.*Mend: leave this"):
+        multiply_weights(Config(dict(model=model, custom_hooks=[own])), 3.0)
+
+
+def test_critics_and_schedules_of_the_pair_go_with_its_method(tmp_path: Path) -> None:
+    (tmp_path / 'pair.py').write_text(
+        f'_base_ = {PAIR!r}\n'
+        "optim_wrapper = dict(_delete_=True, constructor='mmkd.PhaseOptimWrapperConstructor', "
+        "student=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.5)), "
+        "critic=dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=0.1)))\n"
+        'param_scheduler = dict(_delete_=True, student=[dict('
+        "type='ConstantLR', by_epoch=False)], critic=[dict(type='ConstantLR', by_epoch=False)])\n"
+        "custom_hooks = [dict(type='mmkd.ScheduleHook', schedules=[]), "
+        "dict(type='mmkd.RunRecordHook')]\n"
+        "model = dict(method='skd', task_weight=0.5, phases=[dict(name='x')])\n"
+    )
+    cfg = read_pair_config(str(tmp_path / 'pair.py'))
+    assert cfg.optim_wrapper.to_dict() == dict(
+        type='OptimWrapper', optimizer=dict(type='SGD', lr=0.5)
+    )
+    assert [one.type for one in cfg.param_scheduler] == ['ConstantLR']
+    assert [one.type for one in cfg.custom_hooks] == ['mmkd.RunRecordHook', 'mmkd.StepClockHook']
+    assert set(cfg.model) == {'type', 'student', 'teacher'}
+
+
+def test_a_digest_is_of_the_run_and_not_of_its_place(teacher: str, tmp_path: Path) -> None:
+    def digest(text: str = 'kd', seed: int = 0, factor: float = 1.0, **changes: Any) -> str:
+        given = read_pair_config(PAIR, {**options(teacher), **changes})
+        return digest_of_run(run_config(given, read_spec(text), seed, ITERS, factor))
+
+    same = digest()
+    copied = tmp_path / 'copy.pth'
+    copied.write_bytes(Path(teacher).read_bytes())
+    assert digest(**{'model.teacher.checkpoint': str(copied)}) == same
+    torch.save(dict(state_dict={}), copied.with_name('other.pth'))
+    others = [
+        digest(seed=1),
+        digest(factor=3.0),
+        digest('kd:tau=2'),
+        digest(**{'optim_wrapper.optimizer.lr': 0.5}),
+        digest(**{'model.teacher.checkpoint': str(copied.with_name('other.pth'))}),
+    ]
+    assert len({same, *others}) == 6
+
+
+# ---------------------------------------------------------------------- numbers
+
+
+def test_a_difference_exceeds_its_spread_by_more_than_two_standard_errors() -> None:
+    values = (1.0, 2.0, 4.5)
+    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(3)
+    assert Difference(values).exceeds is (abs(mean) > 2 * error)
+    moved = tuple(value - mean + 2.0001 * error for value in values)
+    assert Difference(moved).exceeds is True
+    assert Difference(tuple(value - 0.001 * error for value in moved)).exceeds is False
+    assert Difference(tuple(-value for value in moved)).exceeds is True
+    t = stats.ttest_1samp(moved, 0.0).statistic
+    assert t == pytest.approx(2.0001), 'it is the t of the paired values'
+    assert Difference((1.0, 1.0)).exceeds is None
+    assert Difference((9.0,)).spread is None
+
+
+def test_how_often_chance_alone_exceeds() -> None:
+    once_in = {n: 1 / (2 * stats.t.sf(2.0, n - 1)) for n in (3, 5)}
+    assert [round(once_in[3]), round(once_in[5])] == [5, 9], 'as the table says'
+
+
+def test_gains_are_for_the_better_and_over_the_seeds_of_both() -> None:
+    assert paired({0: 40.0, 2: 44.0}, {2: 43.0, 0: 41.0}, 'mIoU').values == (-1.0, 1.0)
+    assert paired({0: 0.2}, {0: 0.3}, 'abs_rel').values == pytest.approx((0.1,))
+    assert paired({0: 1.0}, {1: 1.0}, 'mIoU') is None
+    assert closed(0.2, 0.3, 0.1, 'abs_rel') == pytest.approx(50.0)
+    assert closed(1.0, None, 2.0, 'mIoU') is None
+    assert closed(1.0, 2.0, 2.0, 'mIoU') is None
+
+
+def test_quality_is_drawn_over_the_seconds_of_steps(tmp_path: Path) -> None:
+    lines = [dict(loss=1.0, step=10), dict(mIoU=40.0, step=10), dict(loss=0.5, step=20),
+             dict(mIoU=44.0, step=20)]  # fmt: skip
+    file = tmp_path / '20260101_000000/vis_data/scalars.json'
+    file.parent.mkdir(parents=True)
+    file.write_text('\n'.join(map(json.dumps, lines)))
+    assert over_seconds([tmp_path], 'mIoU', 50.0) == [[(0.5, 40.0), (1.0, 44.0)]]
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+def test_a_table_needs_records(teacher: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match='holds no record of a run.*without --table-only'):
+        told(comparison(teacher, tmp_path), table_only=True)
+
+
+def refused(teacher: str, folder: Path, *methods: str, **changes: Any) -> str:
+    """Return why a comparison is refused, before anything is run."""
+    with pytest.raises((ValueError, KeyError, TypeError, FileExistsError)) as stopped:
+        told(comparison(teacher, folder, *methods, **changes))
+    assert not list(folder.glob('*/seed_*')), 'nothing was run'
+    return str(stopped.value)
+
+
+def test_mistakes_are_refused_before_anything_is_run(teacher: str, tmp_path: Path) -> None:
+    text = refused(teacher, tmp_path, 'alone', 'cvd')
+    assert "there is no method 'cvd'; did you mean 'vid' or 'cwd'" in text
+    text = refused(teacher, tmp_path, 'kd:tua=3')
+    assert "unknown key 'tua'; did you mean 'tau'" in text
+    text = refused(teacher, tmp_path, 'kd', 'cwd', tuned=('cdw',))
+    assert "--tune cdw: it is no method of --methods; did you mean 'cwd'" in text
+    assert '--tune alone: it is no method' in refused(teacher, tmp_path, tuned=('alone',))
+    text = refused(teacher, tmp_path, pair=ALONE, options={})
+    assert "but its model is 'EncoderDecoder'. Mend: mmkd distill STUDENT.py" in text
+    text = refused(teacher, tmp_path, options={'model.objectives.pixel.weight': 3})
+    assert 'model.objectives.pixel.weight: the objectives of the pair is left out' in text
+    text = refused(teacher, tmp_path, 'dml')
+    assert 'peers teach each other' in text
+
+
+def test_a_pair_without_a_test_set_or_a_teacher_is_refused(teacher: str, tmp_path: Path) -> None:
+    none = 'test_dataloader = test_cfg = test_evaluator = None\n'
+    (tmp_path / 'untested.py').write_text(f'_base_ = {PAIR!r}\n{none}')
+    text = refused(teacher, tmp_path, pair=str(tmp_path / 'untested.py'), options={})
+    assert 'every method is tested, but the config has no test_dataloader' in text
+    (tmp_path / 'peers.py').write_text(f'_base_ = {PAIR!r}\nmodel = dict(teacher=None)\n')
+    text = refused(teacher, tmp_path, pair=str(tmp_path / 'peers.py'), options={})
+    assert "needs one student and a teacher, got the students ['student'] and the teachers []" in (
+        text
+    )
+
+
+def test_nothing_is_tuned_on_the_test_set(teacher: str, tmp_path: Path) -> None:
+    (tmp_path / 'same.py').write_text(
+        f'_base_ = {PAIR!r}\nval_dataloader = dict(dataset=dict(split="test", num_scenes=500))\n'
+    )
+    text = refused(teacher, tmp_path, pair=str(tmp_path / 'same.py'), tuned=('kd',), options={})
+    assert 'val_dataloader.dataset and test_dataloader.dataset of' in text
+    assert 'are the same mmkd.DigitScenes, so weights would be tuned on the test set' in text
+    cfg = read_pair_config(str(tmp_path / 'same.py'))
+    assert is_test_set(cfg)
+    assert not is_test_set(read_pair_config(PAIR))
+    cfg.val_dataloader.dataset.pipeline = [dict(type='Other')]
+    assert is_test_set(cfg), 'the same images, however they are loaded'
+    (tmp_path / 'none.py').write_text(
+        f'_base_ = {PAIR!r}\nval_dataloader = val_cfg = val_evaluator = None\n'
+    )
+    text = refused(teacher, tmp_path, pair=str(tmp_path / 'none.py'), tuned=('kd',), options={})
+    assert 'has no val_dataloader, and --tune never looks at the test set' in text
+
+
+def test_a_run_of_other_settings_is_refused_or_begun_anew(tmp_path: Path) -> None:
+    folder = tmp_path / 'kd/seed_0'
+    folder.mkdir(parents=True)
+    write_config(Config(dict(a=1)), folder, 'one')
+    check_run(folder, 'one')
+    with pytest.raises(FileExistsError, match='holds a run of other settings.*--overwrite begins'):
+        check_run(folder, 'other')
+    (folder / 'result.json').write_text('{"settings": "third"}')
+    with pytest.raises(FileExistsError, match='holds a run of other settings'):
+        check_run(folder, 'one')
+    check_run(folder, 'other', overwrite=True)
+    assert not folder.exists()
+    check_run(folder, 'other')
+
+
+def test_a_broken_record_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'result.json'
+    assert read_note(path) is None
+    for text in ('{"settings": ', '[]', '{}'):
+        path.write_text(text)
+        with pytest.raises(ValueError, match='result.json cannot be read.*Mend: remove it'):
+            read_note(path)
+
+
+@pytest.mark.parametrize('text', ['alone:tau=3', 'kd+alone'])
+def test_the_student_alone_has_no_options_and_no_method_beside_it(text: str) -> None:
+    with pytest.raises(ValueError, match="'alone' is the student without a teacher"):
+        read_spec(text)
+
+
+def test_rows_that_would_share_a_folder_are_refused() -> None:
+    with pytest.raises(ValueError, match="names 'kd' and 'kd', which would share"):
+        read_specs(['kd', 'kd'])
+    with pytest.raises(ValueError, match="names 'kd:tau=3' and 'kd: tau=3'"):
+        read_specs(['kd:tau=3', 'kd: tau=3'])
+    with pytest.raises(ValueError, match='--methods takes NAME or NAME:option=value'):
+        read_spec('kd:tau')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'said'),
+    [
+        ([], '--methods says what is compared'),
+        (['--methods', 'kd', '--iters', '3', '--seconds', '3'], 'two lengths of a run'),
+        (['--methods', 'kd', '--seconds', '0'], '--seconds must be above 0'),
+        (['--methods', 'kd', '--tune', 'kd', '--tune-all'], '--tune-all is all of them'),
+        (['--methods', 'kd', '--factors', '2', '3'], 'that --tune METHOD or --tune-all tries'),
+        (['--methods', 'kd', '--tune-all', '--factors', '2', '2'], 'must be different numbers'),
+        (['--methods', 'kd', '--tune-all', '--factors', '-2'], 'must be a number above 0'),
+        (['--methods', 'kd', '--jobs', '0'], 'a whole number of at least 1'),
+    ],
+)
+def test_a_command_line_that_contradicts_itself(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(['compare', PAIR, *arguments])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+    assert FACTORS == (0.3, 1.0, 3.0)
