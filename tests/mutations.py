@@ -56,6 +56,13 @@ FAULTS = [
         BATTERY,
     ),
     Fault(
+        'losses/factors/fitter.py',
+        'valid[index : index + 1]',
+        'valid[:1]',
+        'every image counts where the first of its batch does',
+        ('tests/losses/factors',),
+    ),
+    Fault(
         'losses/factors/paraphraser.py',
         'learned[0].div_(size)',
         'learned[0].div_(1.0)',

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from mmkd.connectors import BatchNorm, Connector
 from mmkd.distiller.objectives.objective import Objective
 from mmkd.losses import feature_matching, hidden_cosine
+from mmkd.structures.batch import Batch
+from mmkd.where import Where
 
 
 def convolve(x: Tensor, connector: Connector) -> Tensor:
@@ -261,10 +263,26 @@ def test_what_is_named_is_there_though_channels_agree() -> None:
     ]
 
 
-def test_fitting_leaves_no_trace_in_running_statistics() -> None:
-    """Though a loss that builds itself reads what the connector makes; one place is enough."""
-    one = objective('auto:conv-bn', 'VariationalInformationLoss')
+class Even(Where):
+    """Weighs every position alike."""
+
+    def weigh(self, batch: Batch, student: Tensor, teacher: Tensor | None) -> Tensor:
+        return torch.ones_like(student[:, 0])
+
+
+@pytest.mark.parametrize('where', [None, Even()])
+def test_fitting_leaves_no_trace_in_running_statistics(where: Where | None) -> None:
+    """Though a loss that builds itself, or a weight, reads what the connector makes."""
+    one = Objective(
+        'hint',
+        dict(type='VariationalInformationLoss'),
+        dict(student=['feat'], teacher=['feat']),
+        on='feat',
+        connectors=dict(student='auto:conv-bn'),
+        where=where,
+    )
     record = dict(
+        batch=Batch(torch.zeros(1, 3, 8, 8)),
         student=dict(feat=torch.randn(1, 4, 1, 1, requires_grad=True)),
         teacher=dict(feat=torch.randn(1, 6, 1, 1)),
     )

@@ -154,9 +154,9 @@ def variational(loss_weight: float) -> Loss:
     return loss
 
 
-def factors(loss_weight: float = 1.0) -> losses.FactorTransferLoss:
-    """Return factor transfer between 5 channels and 7, with weights of a seed."""
-    loss = losses.FactorTransferLoss(5, 7, loss_weight=loss_weight).double()
+def factors(loss_weight: float = 1.0, channels: int = 5) -> losses.FactorTransferLoss:
+    """Return factor transfer between so many channels and 7, with weights of a seed."""
+    loss = losses.FactorTransferLoss(channels, 7, loss_weight=loss_weight).double()
     generator = torch.Generator().manual_seed(3)
     loss.paraphraser.draw(generator)
     for parameter in loss.translator.parameters():
@@ -165,7 +165,8 @@ def factors(loss_weight: float = 1.0) -> losses.FactorTransferLoss:
 
 
 def transferred(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    loss = factors().to(torch.promote_types(student.dtype, torch.float32))
+    loss = factors(channels=student.shape[1])
+    loss = loss.to(torch.promote_types(student.dtype, torch.float32))
     return loss(student, teacher, mask)
 
 
@@ -522,6 +523,7 @@ CASES = [
         left_out=dict(
             zero_with_zero_gradient='of nets of their own: the factors are those of a row above',
             tiling_changes_nothing='the nets see the border of a map',
+            thousand_channels_are_finite='nine million weights; its formula is in a row above',
         ),
     ),
     Case(

@@ -105,7 +105,7 @@ class FactorTransferLoss(FittedLoss):
     fixed = ('rate', 'epochs', 'lr')
     fits = 'paraphrasing layers'
     paraphraser: Paraphraser | None
-    translator: nn.Module | None
+    translator: nn.Sequential | None
 
     def __init__(
         self,
@@ -174,6 +174,8 @@ class FactorTransferLoss(FittedLoss):
                 'loss.build(student=…, teacher=…) before the optimizer is built'
             )
         _check_maps(student, teacher)
+        _check_channels('student', student, next(self.translator.parameters()).shape[1])
+        _check_channels('teacher', teacher, self.paraphraser.channels)
         check_mask(mask, student)
         check_weight(weight, student)
         if not self.paraphraser.fitted:
@@ -205,4 +207,12 @@ def _check_maps(student: Tensor, teacher: Tensor) -> None:
             'factor transfer needs maps (N, C, H, W) of one size, with any channels, got student '
             f'{shape_of(student)}, teacher {shape_of(teacher)}; mend: taps of maps, '
             "connectors=dict(student='auto') for another size"
+        )
+
+
+def _check_channels(role: str, x: Tensor, channels: int) -> None:
+    if x.shape[1] != channels:
+        raise ValueError(
+            f'factor transfer was made for a {role} of {channels} channels, got {shape_of(x)}; '
+            f'mend: {role}_channels={x.shape[1]} (or None), or the tap that it was made for'
         )

@@ -2,8 +2,10 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from mmkd.losses import FactorTransferLoss, Paraphraser, factor_transfer
-from mmkd.losses.factors.fitter import join, pieces_of
+from mmkd.losses.factors.fitter import ParaphraserFitter, join, pieces_of
 from mmkd.losses.factors.paraphraser import convolutions
 from mmkd.losses.fitted.hook import FitHook
 
@@ -158,6 +160,40 @@ def test_samples_are_pieces_of_the_map() -> None:
     assert pieces_of(image, ~mask & mask, 3, generator).shape[0] == 0
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_pieces_are_spread_over_images(masked: bool) -> None:
+    """Four pieces' places of three images in two batches: 1, 1 and 2 of them, where they count."""
+    loss = FactorTransferLoss(4, 2, epochs=1)
+    source: Any = SimpleNamespace(loss=loss, masked=masked)
+    generator = torch.Generator().manual_seed(0)
+    fitter = ParaphraserFitter(source, 3, generator, max_places=4 * 256 + 255)
+    maps = torch.arange(1.0, 4.0).view(3, 1, 1, 1).expand(3, 2, 40, 40)
+    valid = torch.ones(3, 40, 40, dtype=torch.bool)
+    valid[1] = False
+    taken: list[Tensor] = []
+    loss.paraphraser.fit = lambda samples, seed: taken.append(samples) or dict(seed=seed)
+    for part in (slice(0, 2), slice(2, 3)):
+        fitter.see(maps[part], SimpleNamespace(valid=valid[part]))
+    assert fitter.finish() == dict(seed=0), 'that of the generator'
+    images = [1.0, 3.0, 3.0] if masked else [1.0, 2.0, 3.0, 3.0]
+    assert taken[0].amax((1, 2, 3)).tolist() == images
+    assert bool(taken[0][:, -1].all())
+
+
+def test_ignored_places_are_left_out(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    cfg.model.objectives.ft.reads = dict(mask='batch.valid')
+    for path in (tmp_path / 'data/ann').iterdir():
+        labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        labels[:, :16] = 255
+        cv2.imwrite(str(path), labels)
+    runner = Runner.from_cfg(cfg)
+    hook = FitHook()
+    hook.before_train(runner)
+    assert hook.reports['ft']['samples'] == 6
+    assert hook.reports['ft']['vectors'] == 6 * 5 * 3
+
+
 def test_places_that_do_not_count_teach_nothing() -> None:
     samples = pieces(12)
     beside = F.pad(samples, (0, 3, 0, 2))
@@ -292,6 +328,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
             loss(student, TEACHER)
     loss.paraphraser.draw(torch.Generator())
     assert loss.paraphraser.fitted
+    for role, maps in (
+        ('student', (STUDENT[:, :3], TEACHER)),
+        ('teacher', (STUDENT, TEACHER[:, :3])),
+    ):
+        with pytest.raises(
+            ValueError,
+            match=rf'for a {role} of 4 channels, got \(3, 3, 5, 6\); mend: {role}_channels=3',
+        ):
+            loss(*maps)
     loss.paraphraser.bias1[0] = float('inf')
     with pytest.raises(
         ValueError, match=r'the paraphraser: 1 of its \d+ numbers are NaN or Inf. Mend'
