@@ -69,13 +69,14 @@ class Paraphraser(FittedPart):
     def __init__(
         self, channels: int, rate: float = 0.5, epochs: int = 30, lr: float = 1e-3
     ) -> None:
-        super().__init__()
         check_paraphraser(rate, epochs, lr)
         width = factor_channels(channels, rate)
         widths = [channels, channels, width, width]
+        buffers: dict[str, Tensor] = {}
         for k, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
-            self.register_buffer(f'weight{k}', torch.full((after, before, 3, 3), math.nan))
-            self.register_buffer(f'bias{k}', torch.full((after,), math.nan))
+            buffers[f'weight{k}'] = torch.full((after, before, 3, 3), math.nan)
+            buffers[f'bias{k}'] = torch.full((after,), math.nan)
+        super().__init__(**buffers)
         self.width, self.widths, self.epochs, self.lr = width, widths, epochs, lr
 
     @property
