@@ -39,6 +39,7 @@ class Facts:
         labels: Whether it reads classes.
         weights: What of it is trained beside the student: critics, layers of losses, connectors.
         cost: What a step takes with it, as it was measured; '' where it was not.
+        ramps: How the weights rise and fall unless the method is told, in words, task by task.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Facts:
     labels: bool
     weights: tuple[str, ...]
     cost: str
+    ramps: tuple[str, ...] = ()
 
 
 def facts_of(name: str) -> Facts:
@@ -81,6 +83,11 @@ def facts_of(name: str) -> Facts:
         labels=any(map(reads_labels, plans.values())),
         weights=tuple(dict.fromkeys(weights)),
         cost=wanted.cost,
+        ramps=tuple(
+            f'{task}: warm_up={plan.warm_up!r}, decay={plan.decay!r}'
+            for task, plan in plans.items()
+            if plan.ramps
+        ),
     )
 
 
