@@ -78,7 +78,8 @@ class Needs:
         teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
         tasks: Kinds of what students learn, see :attr:`mmkd.methods.Pair.kind`; () for any.
         paper: Authors, where and when, and its number at arXiv.
-        cost: What a step takes with it, as it was measured; '' where it was not.
+        cost: What a step takes with it beyond the objectives, whose share is recorded in
+            ``costs.json``, as it was measured; '' where it was not.
         hands_on_to: The method that gets the options which this one takes as ``**options``.
     """
 
@@ -102,7 +103,8 @@ def needs(
         teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
         tasks: Kinds of what students learn; () for any.
         paper: Authors, where and when, and its number at arXiv.
-        cost: What a step takes with it, as it was measured; '' where it was not.
+        cost: What a step takes with it beyond the objectives, whose share is recorded in
+            ``costs.json``, as it was measured; '' where it was not.
         hands_on_to: The method that gets the options which this one takes as ``**options``.
     """
 
