@@ -103,7 +103,7 @@ def method_rows(result: dict[str, Any]) -> list[list[str]]:
     rows = []
     for name, row in sorted(result['methods'].items(), key=_dearest_first):
         if 'error' in row:
-            rows.append([name, *['–'] * (len(COLUMNS) - 2), row['error']])
+            rows.append([name, *['–'] * (len(COLUMNS) - 2), _said(name, row['error'])])
             continue
         aim = aims['share_with_modules' if row['parameters'] else 'share']
         growth = row['growth']
@@ -121,6 +121,11 @@ def method_rows(result: dict[str, Any]) -> list[list[str]]:
             ]
         )
     return rows
+
+
+def _said(name: str, error: str) -> str:
+    """Return what an error says, without its kind, the method's name and the mend."""
+    return error.partition(f'method {name!r}: ')[2].partition('. Mend: ')[0] or error
 
 
 def _dearest_first(item: tuple[str, dict[str, Any]]) -> tuple[float, str]:
