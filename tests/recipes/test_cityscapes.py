@@ -118,16 +118,14 @@ def test_one_process_then_two_and_a_test(tree: Path) -> None:
     assert not [key for key in saved['state_dict'] if 'teacher' in key]
     record = json.loads((tree / 'w/run.json').read_text())
     assert (record['iterations'], record['processes']) == (4, 2)
-    text = processes.torchrun(  # what tools/dist_test.sh starts: the test below
-        ROOT / 'tools/test.py',
-        *('recipe.py', 'w/iter_4.pth', '--launcher', 'pytorch', '--work-dir', 't'),
-        '--cfg-options',
-        *[option for option in SMALL if 'dataloader' in option and 'train' not in option],
+    options = [
+        *(option for option in SMALL if 'dataloader' in option and 'train' not in option),
         'model.teacher.checkpoint=teacher.pth',
         'env_cfg.dist_cfg.backend=gloo',
         'test_dataloader.dataset.pipeline.1.scale=(128,64)',
-        cwd=tree,
-    )
+    ]
+    tested = (ROOT / 'tools/dist_test.sh', 'recipe.py', 'w/iter_4.pth', 2, '--work-dir', 't')
+    text = shell(tree, *tested, '--cfg-options', *options)
     assert 'mIoU' in text
 
 
