@@ -113,7 +113,7 @@ FAULTS = [
     ),
     Fault(
         'losses/divergence/split.py',
-        'of_front.where(front, of_rest)',
+        'of_front.where(front, z.masked_fill(front, -torch.inf).log_softmax(1))',
         'of_front',
         'the rest is not normalised within itself',
         BATTERY,

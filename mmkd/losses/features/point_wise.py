@@ -156,8 +156,9 @@ def cost(student: Tensor, teacher: Tensor, penalty: Penalty) -> Tensor:
         return 1 - (unit_vectors(student, 1) * unit_vectors(teacher, 1)).sum(1)
     if penalty == 'huber':
         return F.huber_loss(student, teacher, reduction='none').mean(1)
-    difference = student - teacher
-    return (difference.square() if penalty == 'l2' else difference.abs()).mean(1)
+    if penalty == 'l1':
+        return (student - teacher).abs().mean(1)
+    return F.mse_loss(student, teacher, reduction='none').mean(1)
 
 
 def standardize(
@@ -170,7 +171,7 @@ def standardize(
 
     Args:
         student: Map (N, C, \*S), 0 where it does not count.
-        teacher: The same of the teacher.
+        teacher: The same of the teacher; receives no gradient.
         mask: Bool (N, \*S), True where a position counts.
         batch: Whether over the batch, in place of each image.
 
@@ -178,7 +179,7 @@ def standardize(
     >>> standardize(x, x, None, batch=False)[0].tolist()
     [[[-1.0, 1.0], [0.0, 0.0]]]
     """
-    maps = (student, teacher)
+    maps = (student, teacher.detach())
     places = tuple(range(2, student.dim()))
     over = (0, *places) if batch else places
     sizes = [student.shape[d] for d in over]
@@ -186,16 +187,17 @@ def standardize(
     if mask is not None:
         count = mask.unsqueeze(1).sum(over, keepdim=True).to(student.dtype)
     # Two passes: the mean square minus the squared mean loses all digits of a far-off channel.
-    *means, count = _sums(batch, *(x.sum(over, keepdim=True) for x in maps), count)
-    count = count.clamp(min=1)
+    mean_s, mean_t, count = _sums(batch, *(x.sum(over, keepdim=True) for x in maps), count)
+    count = count.detach().clamp(min=1)
+    means = (mean_s, mean_t.detach())  # sums over ranks of both sides share one graph
     centred = [fill_masked(x - m / count, mask) for x, m in zip(maps, means, strict=True)]
     squares = _sums(
         batch,
         *(x.square().sum(over, keepdim=True) for x in centred),
         *(x.detach().square().sum(over, keepdim=True) for x in maps),
     )
-    scales = (_scale(squares[k] / count, squares[k + 2] / count) for k in range(2))
-    return tuple(x * scale for x, scale in zip(centred, scales, strict=True))
+    scale_s, scale_t = (_scale(squares[k] / count, squares[k + 2] / count) for k in range(2))
+    return centred[0] * scale_s, centred[1].mul_(scale_t.detach())
 
 
 def _sums(batch: bool, *sums: Tensor) -> list[Tensor]:
