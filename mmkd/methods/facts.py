@@ -160,7 +160,16 @@ def _weights(plan: Plan) -> Iterator[str]:
             yield 'critic'
         options = inspect.signature(kind).parameters
         yield from (f'{made} of {loss["type"]}' for c, made in OWN_PARTS.items() if c in options)
-        if (one.get('connectors') or {}).get('student') == 'auto':
-            role = getattr(kind, 'roles', {}).get('student')
-            if role is None or ('channels' in role.alike and not role.class_logits):
-                yield '1×1 convolution where channels differ'
+        yield from _connectors(one, getattr(kind, 'roles', {}).get('student'))
+
+
+def _connectors(one: dict[str, Any], role: Any) -> Iterator[str]:
+    given = (one.get('connectors') or {}).get('student')
+    if given == 'auto' or (isinstance(given, dict) and given.get('type') == 'auto'):
+        if role is None or ('channels' in role.alike and not role.class_logits):
+            kind = 'conv' if given == 'auto' else given.get('kind', 'conv')
+            always = given != 'auto' and given.get('always', True)
+            what = '1×1 convolution' if kind == 'conv' else kind
+            yield what if always else f'{what} where channels differ'
+    elif isinstance(given, str) and given.startswith('auto:'):
+        yield given.partition(':')[2]
