@@ -13,7 +13,7 @@ from mmkd.methods.expand import (
     reads_labels,
 )
 from mmkd.methods.pair import Pair
-from mmkd.methods.plan import PEERS, SEVERAL, Plan, needs_of
+from mmkd.methods.plan import ITSELF, PEERS, SEVERAL, Plan, needs_of
 from mmkd.registry import MODELS
 from mmkd.tasks import Classification, Depth, Described, Detection, Segmentation, Task, Text
 
@@ -102,7 +102,7 @@ def _plans(name: str) -> Iterator[tuple[str, Plan]]:
     if wanted.teachers == SEVERAL:
         teachers = ('t0', 't1')
     students = ('peer0', 'peer1') if wanted.teachers == PEERS else ('student',)
-    if wanted.teachers == PEERS:
+    if wanted.teachers in (PEERS, ITSELF):
         teachers = ()
     for task, config in EXAMPLES:
         model = Described(config)

@@ -172,6 +172,9 @@ def read_pair(model: Mapping[str, Any], run: Mapping[str, Any] | None = None) ->
     for role, named in members.items():
         for name, value in named.items():
             models[name] = _read_model(value, f'{role} {name!r}')
+            if role == 'teacher' and isinstance(value, Mapping) and 'kind' in value:
+                of = value.get('of')
+                models[name] = models.get(of if isinstance(of, str) else next(iter(of or ()), ''))
     if not members['student']:
         raise ValueError('a Distiller needs student= or students=')
     first = models.get(next(iter(members['student']), ''))
