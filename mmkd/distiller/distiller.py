@@ -136,7 +136,8 @@ class Distiller(BaseModel):
         self.void_batches = VoidBatches()
         for line in parts.fitted:
             print_log(f'mmkd: {line}', logger='current')
-        self._reads_labels = any(one.reads_labels for one in parts.objectives.values())
+        reading = [*parts.objectives.values(), *self.combined.values()]
+        self._reads_labels = any(one.reads_labels for one in reading)
 
     # ------------------------------------------------------------------ the flow
 

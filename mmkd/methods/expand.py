@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 
 from mmkd.methods.pair import Pair, read_pair
 from mmkd.methods.plan import ONE, PEERS, SEVERAL, Plan, needs_of
-from mmkd.registry import HOOKS, METHODS, build_part
+from mmkd.registry import HOOKS, KINDS, METHODS, build_part
 from mmkd.utils.checks import check_keys, nearest
 from mmkd.utils.config_text import as_text, assignments
 
@@ -202,9 +202,13 @@ def plan_of(
 
 
 def reads_labels(plan: Plan) -> bool:
-    """Return whether an objective reads classes, or a noise changes them."""
+    """Return whether an objective or a teacher reads classes, or a noise changes them."""
     reads = [one.get('reads') or {} for one in plan.objectives.values()]
     if any(part.labels for one in plan.objectives.values() for part in parts_of_where(one)):
+        return True
+    if any(
+        getattr(KINDS.get(one['kind']), 'reads_labels', False) for one in plan.teachers.values()
+    ):
         return True
     changed = any(str(one.get('type')).endswith('LabelFlip') for one in plan.noise)
     return changed or any(value in LABELS for read in reads for value in read.values())

@@ -14,7 +14,7 @@ from mmkd.methods.expand import (
 )
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import ITSELF, PEERS, SEVERAL, Plan, needs_of
-from mmkd.registry import MODELS
+from mmkd.registry import KINDS, MODELS
 from mmkd.tasks import Classification, Depth, Described, Detection, Segmentation, Task, Text
 
 LAYERS = dict(num_layers=4, out_indices=(0, 1, 2, 3))
@@ -125,6 +125,9 @@ def _reads(plan: Plan) -> Iterator[str]:
 
 
 def _weights(plan: Plan) -> Iterator[str]:
+    for one in plan.teachers.values():
+        if getattr(KINDS.get(one['kind']), 'learns', False):
+            yield f'weights of {one["kind"]}'
     for one in plan.objectives.values():
         loss: dict[str, Any] = one['loss']
         kind: Any = MODELS.get(loss['type'])

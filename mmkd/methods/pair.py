@@ -112,7 +112,8 @@ class Pair:
         Raises:
             ValueError: A config does not say.
         """
-        found = {name: _stages(self.models.get(name)) for name in (self.student, self.teacher)}
+        members = (self.student, *self.teachers[:1])
+        found = {name: _stages(self.models.get(name)) for name in members}
         if None in found.values():
             self.fail(
                 f'the configs do not say how many maps the backbones give ({found}). Mend: '
