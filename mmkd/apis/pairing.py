@@ -261,6 +261,12 @@ def _is_new_style(config: Config) -> bool:
 
 def _members(pairing: Pairing, student: Config, teacher: Config | None) -> dict[str, Any]:
     own = _trained(pairing.student, student)
+    if pairing.alone and pairing.teacher is not None:
+        raise ValueError(
+            f'{" + ".join(pairing.names)} has no teacher: the student teaches itself, got '
+            f'{pairing.teacher!r}. Mend: leave it out; beside a teacher: --method kd --method '
+            f'{pairing.names[0]}'
+        )
     if teacher is None or pairing.teacher is None:
         return dict(student=own)
     if pairing.peers:

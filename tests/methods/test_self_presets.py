@@ -266,6 +266,15 @@ def test_a_line_of_the_command_needs_no_teacher() -> None:
     assert "method='ema'" in text
     with pytest.raises(ValueError, match='learns of another model'):
         config_text(Pairing(student, methods=('kd', 'ema')))
+    with pytest.raises(ValueError, match='the student teaches itself'):
+        config_text(Pairing(student, student, ('a.pth',), methods=('ema',)))
+
+
+def test_a_method_of_one_teacher_takes_a_copy_of_the_student() -> None:
+    made = dict(ema=dict(kind='ema', of='student'))
+    model = alone('map', dict(type='skd-pi-pa'), teachers=made)
+    assert list(model.runs) == ['ema', 'student']
+    assert model.train_step(data('map'), sgd(model))['loss'].isfinite()
 
 
 @pytest.mark.parametrize(

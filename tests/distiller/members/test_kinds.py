@@ -14,9 +14,13 @@ from helpers.processes import ranks
 from helpers.runs import run_config, train
 from helpers.states import checkpoint, differences
 from helpers.tiny import batch, build, distiller, segmentor, sgd
+from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
 from torch import Tensor, nn
 
+from mmkd.apis import prepare
+from mmkd.apis.benchmark.pair import Options, Pair
+from mmkd.apis.doctor import diagnose
 from mmkd.apis.launch import load_config
 from mmkd.distiller.assembly import Parts, Settings, assemble
 from mmkd.distiller.export import export_student
@@ -256,6 +260,26 @@ def test_a_step_of_another_wrapper_is_refused() -> None:
     with torch.no_grad():
         model(**data, mode='loss')
     assert MMDistributedDataParallel.train_step.__qualname__  # whose way round it is
+
+
+def test_mmkd_train_wraps_them_so_that_they_follow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, 'has_gpu', lambda: True)
+    for teachers, wrapper in ((dict(ema=EMA_OF_STUDENT), 'mmkd.PhasedDDP'), (AB, None)):
+        cfg = Config(dict(model=config(teachers), launcher='pytorch'))
+        prepare._distribute(cfg)
+        assert (cfg.get('model_wrapper_cfg') or {}).get('type') == wrapper
+
+
+def test_the_doctor_and_the_benchmark_take_them(tmp_path: Path) -> None:
+    teachers = dict(a=big(), ema=EMA_OF_STUDENT, both=dict(kind='mean', of=['a', 'ema']))
+    cfg = run_config(tmp_path, config(teachers, reads('ema', 'both')))
+    cfg.optim_wrapper.pop('critic')
+    report = diagnose(cfg, batches=1, val_batches=1)
+    assert report.errors == []
+    assert 'follows (EMA)' in str(report.tables)
+    pair = Pair(cfg, Options(), batch_size=2)
+    for case in pair.cases().values():
+        case()
 
 
 def run(folder: Path, name: str, max_iters: int, resume: bool = False) -> Any:

@@ -70,7 +70,10 @@ class Combine(nn.Module):
             values: One (N, C, \*S) a member; another size is resized to that of the first.
             labels: Classes (N, \*S), −1 where there is none.
         """
-        return self.combine(alike(values)[self.kept(len(values))], labels)
+        stack, kept = alike(values), self.kept(len(values))
+        if len(kept) < len(stack):  # by a list of indices a GPU would have to wait for the CPU
+            stack = torch.stack([stack[k] for k in kept])
+        return self.combine(stack, labels)
 
     def kept(self, members: int) -> list[int]:
         """Draw which members are not left out."""

@@ -62,12 +62,9 @@ class Gate(Combine):
             stack: Their logits (M, N, C, \*S).
             kept: Who is not left out.
         """
-        seen = (
-            stack.detach().softmax(2).flatten(3).mean(-1)
-            if stack.dim() > 3
-            else (stack.detach().softmax(2))
-        )
+        seen = stack.detach().softmax(2).reshape(*stack.shape[:3], -1).mean(-1)
         scores = self.weigh(seen.transpose(0, 1).flatten(1).to(self.weigh.weight.dtype))
-        out = torch.ones(len(stack), dtype=torch.bool, device=scores.device)
-        out[list(kept)] = False
+        if len(kept) == len(stack):
+            return scores.softmax(1)
+        out = torch.tensor([k not in kept for k in range(len(stack))], device=scores.device)
         return scores.masked_fill(out, -torch.inf).softmax(1)
