@@ -14,7 +14,7 @@ from mmkd.registry import METHODS
 def ema(
     pair: Pair,
     momentum: float = 0.999,
-    warm_up: bool = True,
+    momentum_warm_up: bool = True,
     tau: float = 1.0,
     weight: float = 1.0,
 ) -> Plan:
@@ -22,13 +22,13 @@ def ema(
 
     The objective is KL(copy‖student) of the logits, beside the labels. In the paper it is the
     square of the difference of probabilities, on images that are augmented twice and partly
-    unlabelled, and its weight rises, which a schedule of ``ema.weight`` does here. So there is no
+    unlabelled, and its weight rises, as ``warm_up`` of every method lets it. So there is no
     published weight to convert, and 1 is ours.
 
     Args:
         pair: The student.
         momentum: Of the average, from 0 to below 1.
-        warm_up: Whether it begins small: min(momentum, (1 + k) / (10 + k)) at step k.
+        momentum_warm_up: Whether it begins small: min(momentum, (1 + k) / (10 + k)) at step k.
         tau: Temperature.
         weight: Of the objective.
     """
@@ -37,5 +37,5 @@ def ema(
         reads=dict(student=f'{pair.student}.logits', teacher='ema.logits'),
         weight=weight,
     )
-    copied = dict(kind='ema', of=pair.student, momentum=momentum, warm_up=warm_up)
+    copied = dict(kind='ema', of=pair.student, momentum=momentum, warm_up=momentum_warm_up)
     return Plan(objectives=dict(ema=objective), taps=dict(logits='auto'), teachers=dict(ema=copied))
