@@ -1,7 +1,7 @@
 """Registries of scope ``mmkd``.
 
 Those of components are children of mmengine's, so that every mm package builds ``mmkd.<Name>``.
-Tasks, methods, schedules and orders of levels are ideas of mmkd alone.
+Tasks, methods, schedules, orders of levels and kinds of teachers are ideas of mmkd alone.
 """
 
 import inspect
@@ -55,8 +55,9 @@ OPTIM_WRAPPER_CONSTRUCTORS = Registry(
 TASKS = Registry('task', scope='mmkd', locations=['mmkd.tasks'])
 SCHEDULES = Registry('schedule', scope='mmkd', locations=['mmkd.engine.schedules'])
 METHODS = Registry('method', scope='mmkd', locations=['mmkd.methods'])
+KINDS = Registry('kind of teacher', scope='mmkd', locations=['mmkd.distiller.members.kinds'])
 LEVELS = Registry('order of levels', scope='mmkd', locations=['mmkd.engine.schedules'])
-ROOTS.extend([TASKS, SCHEDULES, LEVELS])
+ROOTS.extend([TASKS, SCHEDULES, LEVELS, KINDS])
 
 
 def build_part(config: Any, where: str = 'a part of mmkd') -> Any:

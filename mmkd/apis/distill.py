@@ -94,7 +94,8 @@ def _as_command(error: str, path: Path) -> str:
 
 def _digest(cfg: Config, pairing: Pairing, amp: bool) -> str:
     """Return a digest of what a run is made by; the members' models stand in files of their own."""
-    members = [read_config(one).get('model') for one in (pairing.student, pairing.teacher)]
+    files = [one for one in (pairing.student, pairing.teacher) if one is not None]
+    members = [read_config(one).get('model') for one in files]
     return digest_of(dict(run=cfg.to_dict(), members=members, amp=amp))
 
 

@@ -18,7 +18,7 @@ from mmkd.methods.expand import (
     options_of,
 )
 from mmkd.methods.facts import all_facts, facts_of
-from mmkd.methods.plan import ONE, PEERS, SEVERAL, needs_of
+from mmkd.methods.plan import ITSELF, ONE, PEERS, SEVERAL, needs_of
 from mmkd.utils.config_file import read_config
 from mmkd.utils.kinds import bare_name
 from mmkd.utils.tables import print_table
@@ -264,6 +264,7 @@ def _check_number(function: Any, name: str, others: int) -> None:
         ONE: (1, 'a student and a teacher', 'STUDENT.py TEACHER.py'),
         SEVERAL: (2, 'a student and several teachers', 'STUDENT.py TEACHER.py TEACHER.py'),
         PEERS: (1, 'two peers or more', 'A.py B.py'),
+        ITSELF: (0, 'a student', 'STUDENT.py'),
     }[needs_of(function).teachers]
     if others < least:
         raise ValueError(

@@ -14,7 +14,7 @@ from mmkd.apis.launch import merge_options
 from mmkd.apis.length import scaled
 from mmkd.apis.prepare import is_distiller
 from mmkd.methods.expand import expand, find_method, known_methods
-from mmkd.methods.plan import ONE, PEERS, SEVERAL, needs_of
+from mmkd.methods.plan import ITSELF, ONE, PEERS, SEVERAL, needs_of
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count, nearest_file
 from mmkd.utils.config_file import read_config
@@ -30,7 +30,7 @@ class Pairing:
 
     Args:
         student: The student's config, a path or ``pkg::path``.
-        teacher: The teacher's config; of peers the other one's.
+        teacher: The teacher's config; of peers the other one's; None: the student teaches itself.
         checkpoints: The teacher's weights; several are several teachers of one config.
         methods: Names of methods, or ``dict(type=name, option=…)``.
         name: Of the folder; None: ``<student>_<method>``.
@@ -40,7 +40,7 @@ class Pairing:
     """
 
     student: str
-    teacher: str
+    teacher: str | None = None
     checkpoints: tuple[str, ...] = ()
     methods: tuple[str | dict[str, Any], ...] = ('kd',)
     name: str | None = None
@@ -68,6 +68,11 @@ class Pairing:
     def peers(self) -> bool:
         """Whether a method is of peers, without a teacher."""
         return any(needs_of(find_method(name)).teachers == PEERS for name in self.names)
+
+    @property
+    def alone(self) -> bool:
+        """Whether every method is one by which a student teaches itself."""
+        return all(needs_of(find_method(name)).teachers == ITSELF for name in self.names)
 
 
 def read_method(text: str, flag: str = '--method') -> str | dict[str, Any]:
@@ -206,7 +211,7 @@ def _try_method(settings: Mapping[str, Any], student: Config, options: Mapping[s
 def _settings(pairing: Pairing, student: Config) -> dict[str, Any]:
     for name in pairing.names:
         find_method(name)
-    teacher = read_config(pairing.teacher)
+    teacher = _teacher(pairing)
     if is_distiller(student):
         raise ValueError(
             f'the config {pairing.student!r} is that of a Distiller, not of a student. Mend: the '
@@ -228,6 +233,19 @@ def _settings(pairing: Pairing, student: Config) -> dict[str, Any]:
     return settings
 
 
+def _teacher(pairing: Pairing) -> Config | None:
+    """Return the config of the teacher, or of the other peer; None where there is none."""
+    if pairing.teacher is not None:
+        return read_config(pairing.teacher)
+    if not pairing.alone:
+        raise ValueError(
+            f'{" + ".join(pairing.names)} learns of another model than the student, and no config '
+            'of one is given. Mend: mmkd distill STUDENT.py TEACHER.py TEACHER.pth; alone: '
+            '--method ema'
+        )
+    return None
+
+
 def _base(pairing: Pairing, student: Config) -> str:
     """Return the student's config as the written file names it."""
     if _is_new_style(student):
@@ -241,8 +259,16 @@ def _is_new_style(config: Config) -> bool:
     return Config._is_lazy_import(str(config.filename))
 
 
-def _members(pairing: Pairing, student: Config, teacher: Config) -> dict[str, Any]:
+def _members(pairing: Pairing, student: Config, teacher: Config | None) -> dict[str, Any]:
     own = _trained(pairing.student, student)
+    if pairing.alone and pairing.teacher is not None:
+        raise ValueError(
+            f'{" + ".join(pairing.names)} has no teacher: the student teaches itself, got '
+            f'{pairing.teacher!r}. Mend: leave it out; beside a teacher: --method kd --method '
+            f'{pairing.names[0]}'
+        )
+    if teacher is None or pairing.teacher is None:
+        return dict(student=own)
     if pairing.peers:
         if pairing.checkpoints:
             raise ValueError(

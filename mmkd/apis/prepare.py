@@ -12,6 +12,7 @@ from mmkd.apis.length import follow_length
 from mmkd.apis.methods import expand_config
 from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
+from mmkd.distiller.members.kinds.made import is_made
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
 from mmkd.registry import MODELS
 from mmkd.utils.kinds import bare_name
@@ -166,6 +167,8 @@ def _distribute(cfg: Config) -> None:
     """Choose what wraps the model, and where there is no GPU start the processes' group."""
     distils = is_distiller(cfg)
     several = distils and len(_used_optimizers(cfg)) > 1
+    # copies of students follow by the Distiller's own step, which mmengine's wrapper goes round
+    several = several or (distils and any(map(is_made, (cfg.model.get('teachers') or {}).values())))
     if distils and cfg.get('model_wrapper_cfg') is None and (several or not has_gpu()):
         cfg.model_wrapper_cfg = dict(type='mmkd.PhasedDDP')
     if has_gpu():

@@ -11,17 +11,22 @@ from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
 
 from mmkd.distiller.draws import own_draws
+from mmkd.distiller.members.kinds.combined import Combined, spread
+from mmkd.distiller.members.kinds.follower import Follower
+from mmkd.distiller.members.kinds.made import Made, is_made
 from mmkd.distiller.members.member import Member, check_member_key
 from mmkd.distiller.members.reading import as_dict, name_members
 from mmkd.distiller.members.renormalise import shared_preprocessor
 from mmkd.distiller.members.run import Run
+from mmkd.distiller.members.stand_in import stand_in
 from mmkd.distiller.members.student import Student
 from mmkd.distiller.members.teacher import Teacher
 from mmkd.distiller.members.tracing import trace_member
-from mmkd.distiller.objectives.class_logits import label_set
+from mmkd.distiller.objectives.class_logits import check_same_labels, label_set
 from mmkd.distiller.objectives.objective import (
     OBJECTIVE_KEYS,
     Objective,
@@ -29,6 +34,7 @@ from mmkd.distiller.objectives.objective import (
     check_name,
     refuse_no_objectives,
 )
+from mmkd.distiller.objectives.reads import learns
 from mmkd.distiller.phases.phase import Phase, read_phases
 from mmkd.distiller.probe import probe_batch, probing, try_objective
 from mmkd.distiller.taps.points import is_point
@@ -109,12 +115,14 @@ class Parts:
         predict_with: The student that predicts.
         objectives: Name -> objective; a lost one is not among them.
         runs: Name -> the member at work, teachers first.
+        made: Name -> description of a teacher that is made of other members.
+        combined: Name -> the combination at work, after all members; a lost one is not among them.
         streams: What objectives read as running statistics.
         phases: What each optimizer steps on.
         fitted: What the probe fitted, in words.
         known: Member -> taps that it offers, also of lost ones.
         critics: Objective -> whether it has a critic, also of those lost after they were built.
-        reads: Objective -> ``'member.tap'`` that it reads, of these too.
+        reads: Objective -> ``'member.tap'`` that it reads of members that run, of these too.
         roles: Member -> its role, also of lost ones.
         lost: What was left out, in words.
         stopped: Whether nothing can be run.
@@ -128,6 +136,8 @@ class Parts:
     predict_with: str = ''
     objectives: dict[str, Objective] = field(default_factory=dict)
     runs: dict[str, Run] = field(default_factory=dict)
+    made: dict[str, Made] = field(default_factory=dict)
+    combined: dict[str, Combined] = field(default_factory=dict)
     streams: Streams = field(default_factory=Streams)
     phases: list[Phase] = field(default_factory=list)
     fitted: list[str] = field(default_factory=list)
@@ -149,8 +159,10 @@ class Parts:
     def lose_member(self, name: str) -> None:
         """Leave out a member, and the objectives that read it."""
         self.lost.add(f'member {name}')
-        for parts in (self.members, self.students, self.runs):
+        for parts in (self.members, self.students, self.runs, self.made, self.combined):
             parts.pop(name, None)
+        for one in [one for one in self.made.values() if name in one.of]:
+            self.lose_member(one.name)
         for objective, reads in self.reads.items():
             if any(_owner(reference) == name for reference in reads):
                 self.lose_objective(objective)
@@ -202,6 +214,7 @@ def assemble(
     settings = check_settings(settings, parts, mistakes)
     for step in (
         read_members,
+        find_sources,
         build_students,
         build_objectives,
         run_students,
@@ -209,6 +222,7 @@ def assemble(
         compare_members,
         give_noises,
         probe_members,
+        probe_combined,
         fit_objectives,
         plan_phases,
     ):
@@ -265,8 +279,44 @@ def read_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
                 if name in parts.roles:
                     raise ValueError(f'a student and a teacher share a name: [{name!r}]')
                 parts.roles[name] = role
+                if is_made(value):
+                    _refuse_made_student(name, role)
+                    parts.made[name] = Made.read(name, value)
+                    continue
                 parts.known[name] = _tap_names(settings.taps, value)
                 parts.members[name] = _read_member(name, role, value, mistakes)
+
+
+def _refuse_made_student(name: str, role: str) -> None:
+    if role == 'student':
+        raise ValueError(
+            f'student {name!r} has a kind, as teachers that are made of other members have. Mend: '
+            "teachers=dict(ema=dict(kind='ema', of='student'))"
+        )
+
+
+def find_sources(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Find the members that teachers are made of, and what taps they offer."""
+    for follows in (True, False):  # what copies offer, combinations of them may read
+        for name in [name for name, made in parts.made.items() if made.follows == follows]:
+            with mistakes.of(partial(parts.lose_member, name)):
+                made = parts.made[name] = parts.made[name].resolved(parts.roles, parts.made)
+                offered = [parts.known.get(one, []) for one in made.of]
+                if follows:
+                    parts.known[name] = list(dict.fromkeys([*offered[0], *made.taps]))
+                    parts.members[name] = made.as_member(parts.members[made.of[0]])
+                    continue
+                parts.known[name] = _shared(offered)
+                parts.combined[name] = Combined(name, made.of, made.build())
+
+
+def _shared(offered: list[list[str]]) -> list[str]:
+    """Return what all of several lists hold.
+
+    >>> _shared([['logits', 'feat'], ['logits']])
+    ['logits']
+    """
+    return list(filter(set(offered[0]).intersection(*offered).__contains__, offered[0]))
 
 
 def _tap_names(shared: Any, value: Any) -> list[str]:
@@ -352,7 +402,7 @@ def build_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> No
             with own_draws('objective', name):
                 objective = build_objective(name, config, parts.known)
             parts.critics[name] = objective.adversarial
-            parts.reads[name] = objective.references
+            parts.reads[name] = spread(objective.references, parts.combined)
             _refuse_name_of_student(name, parts)
             parts.objectives[name] = objective
         if any(_owner(one) not in parts.members for one in parts.reads.get(name, ())):
@@ -394,10 +444,25 @@ def run_teachers(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
         if source is None or name not in parts.members:
             continue
         with mistakes.of(partial(parts.lose_member, name)), own_draws('teacher', name):
-            model = _build(parts.members[name], parts, mistakes)
+            member = parts.members[name]
+            if name in parts.made:
+                teachers[name] = _copy_of_student(settings, parts, name, source, mistakes)
+                continue
+            model = _build(member, parts, mistakes)
             taps = _used_taps(settings, parts, name, model, mistakes)
-            teachers[name] = Teacher(parts.members[name], taps, source, model)
+            teachers[name] = Teacher(member, taps, source, model)
     parts.runs = {**teachers, **parts.runs}
+
+
+def _copy_of_student(
+    settings: Settings, parts: Parts, name: str, source: nn.Module, mistakes: Mistakes
+) -> Follower:
+    made, member = parts.made[name], parts.members[name]
+    student = parts.students[made.of[0]]
+    # its own weights may be uninitialised memory still
+    copied = stand_in(student, member.where, torch.Generator().manual_seed(0)).eval()
+    taps = _used_taps(settings, parts, name, copied, mistakes)
+    return Follower(member, taps, source, copied, student, made.build())
 
 
 def _used_taps(
@@ -415,7 +480,7 @@ def _used_taps(
                 continue
             with mistakes.of(partial(parts.lose_objective, objective)):
                 Taps(model, {tap: paths[tap]}, member.where)
-    return {tap: paths[tap] for tap in read_taps(name, parts.objectives)}
+    return {tap: paths[tap] for tap in read_taps(name, parts.objectives, parts.combined)}
 
 
 def _choose_points(
@@ -445,10 +510,12 @@ def _lose_tap(parts: Parts, member: str, tap: str) -> None:
             parts.lose_objective(objective)
 
 
-def read_taps(member: str, objectives: Mapping[str, Objective]) -> list[str]:
-    """Return which taps of a member objectives read."""
+def read_taps(
+    member: str, objectives: Mapping[str, Objective], combined: Mapping[str, Combined]
+) -> list[str]:
+    """Return which taps of a member objectives read, themselves or by combinations."""
     reads = [reference for one in objectives.values() for reference in one.references]
-    return _taps_of(member, reads)
+    return _taps_of(member, spread(reads, combined))
 
 
 def _taps_of(member: str, reads: list[str]) -> list[str]:
@@ -466,13 +533,53 @@ def compare_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> Non
         with mistakes.of(partial(parts.lose_objective, name)):
             tapped = {}
             for reference in objective.references:
-                member, tap = reference.split('.', 1)
+                member, tap = spread([reference], parts.combined)[0].split('.', 1)
                 run = parts.runs[member]
                 path = run.taps.paths[tap]
                 side = f':{path.side}' * (path.side not in ('output', 'scores'))
                 tapped[reference] = run.model, f'{path.module}{side}'
             check_same_places(name, tapped, objective.compares_channels)
             objective.label_sets = {r: label_set(model) for r, (model, _) in tapped.items()}
+
+
+def probe_combined(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Build the combinations, and run each once on what members said."""
+    for name, combined in list(parts.combined.items()) if parts.enough else ():
+        with mistakes.of(partial(_lose_combined, parts, name)), probing():
+            _check_combined(combined, parts)
+            made = combined.build(parts.record)
+            parts.fitted += [made] * bool(made)
+            parts.record.add(name, combined(parts.record))
+
+
+def _check_combined(combined: Combined, parts: Parts) -> None:
+    name = combined.name
+    reads = [one.reads for one in parts.objectives.values()]
+    references = [reference for one in parts.objectives.values() for reference in one.references]
+    combined.taps = _taps_of(name, references)
+    labels = {one: label_set(parts.runs[one].model) for one in combined.of}
+    check_same_labels(combined.where, labels)
+    if not combined.rule.learns or not combined.taps:
+        return
+    trained = [read[argument] for read in reads for argument in read if learns(argument)]
+    if not any(str(one).startswith(f'{name}.') for one in trained):
+        raise ValueError(
+            f'{combined.where} has weights, which no objective trains. Mend: an objective that '
+            f"reads it as student: gate=dict(loss=dict(type='MixedTargetCELoss'), reads=dict("
+            f"student='{name}.logits', labels='batch.labels'))"
+        )
+    if len(combined.taps) > 1:
+        raise ValueError(
+            f'{combined.where} has weights for one tap, but {combined.taps} of it are read. Mend: '
+            'a second one of this kind'
+        )
+
+
+def _lose_combined(parts: Parts, name: str) -> None:
+    parts.combined.pop(name, None)
+    for objective in list(parts.objectives.values()):
+        if any(_owner(reference) == name for reference in objective.references):
+            parts.lose_objective(objective.name)
 
 
 def give_noises(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
@@ -533,16 +640,22 @@ def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
         with mistakes.of(partial(parts.lose_objective, name)):
             parts.fitted += try_objective(objective, parts.record)
             objective.bind(parts.runs)  # what came from a file belongs to these members
-    parts.streams = streams_of(parts.objectives, parts.students)
+    parts.streams = streams_of(parts.objectives, parts.students, parts.combined)
 
 
-def streams_of(objectives: Mapping[str, Objective], students: Mapping[str, Any]) -> Streams:
+def streams_of(
+    objectives: Mapping[str, Objective],
+    students: Mapping[str, Any],
+    combined: Mapping[str, Combined],
+) -> Streams:
     """Return what is kept as running statistics, of teachers in place of the tensors."""
     streams: list[Stream] = []
     kept: list[str] = []
     for objective in objectives.values():
         streams += objective.running()
         kept += objective.kept
+        own = [one for one in objective.references if _owner(one) in combined]
+        kept += spread(own, combined)
     # a student's map is held by its graph in any case
     references = [reference for stream in streams for reference in stream.references]
     kept += [reference for reference in references if _owner(reference) in students]

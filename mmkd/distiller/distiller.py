@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from mmkd.distiller.assembly import Parts, Settings, assemble, read_settings
 from mmkd.distiller.draws import Apart
+from mmkd.distiller.members.kinds.follower import (
+    followers_of,
+    known_keys,
+    load_states,
+    states_of,
+)
 from mmkd.distiller.members.run import students_of, teachers_of
 from mmkd.distiller.phases.gradients import PhaseRunner
 from mmkd.distiller.phases.phase import refuse_untrained_critics
@@ -25,14 +31,17 @@ from mmkd.tasks.base import task_of
 class Distiller(BaseModel):
     """Train students under teachers: one forward of each, objectives on what taps read.
 
-    The state dict holds ``students.<name>.`` and ``objectives.<name>.``; teachers are not in it.
+    The state dict holds ``students.<name>.`` and ``objectives.<name>.``; teachers are not in it,
+    but for what those that are made of other members remember: ``teachers.<name>.`` of copies,
+    ``combined.<name>.`` of combinations with weights.
 
     Args:
         student: One member, named ``student``: ``dict(cfg='mmseg::….py' | path | Config,
             checkpoint=…)``, ``dict(model=dict(...))``, a config path, a Config or a model.
         students: Named members, in place of ``student``; the first answers ``mode='predict'``.
         teacher: One member, named ``teacher``; needs a checkpoint unless ``allow_untrained=True``.
-        teachers: Named members, in place of ``teacher``.
+        teachers: Named members, in place of ``teacher``; one that is made of other members is
+            ``dict(kind='ema', of='student', …)``, see :mod:`mmkd.distiller.members.kinds`.
         taps: Tap name -> path in every member, see :class:`mmkd.distiller.taps.tap_path.TapPath`; a
             member's own ``taps`` win.
         objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…,
@@ -55,6 +64,7 @@ class Distiller(BaseModel):
         objectives: Name -> objective.
         runs: Name -> the member at work, teachers first, see
             :class:`mmkd.distiller.members.run.Run`.
+        combinations: Name -> the teacher that is made of what other members say.
         phases: What each optimizer steps on.
         task: What the predicting student learns, and whose labels batches hold.
 
@@ -113,6 +123,10 @@ class Distiller(BaseModel):
         self.objectives = Apart(parts.objectives, 'objective')
         # no modules: teachers are in no state dict, optimizer, EMA copy or DDP bucket
         self.runs, self.streams = parts.runs, parts.streams
+        self.combinations = parts.combined
+        rules = {name: one.rule for name, one in parts.combined.items()}
+        self.combined = Apart(rules, 'combined')  # a gate learns
+        self._stepping = False
         for run in students_of(self.runs):
             run.modules = self.students
         self.phases, self.phase_runner = parts.phases, PhaseRunner(parts.phases)
@@ -122,7 +136,8 @@ class Distiller(BaseModel):
         self.void_batches = VoidBatches()
         for line in parts.fitted:
             print_log(f'mmkd: {line}', logger='current')
-        self._reads_labels = any(one.reads_labels for one in parts.objectives.values())
+        reading = [*parts.objectives.values(), *self.combined.values()]
+        self._reads_labels = any(one.reads_labels for one in reading)
 
     # ------------------------------------------------------------------ the flow
 
@@ -132,6 +147,7 @@ class Distiller(BaseModel):
         """Return all losses (``mode='loss'``), else what the predicting student returns."""
         if mode != 'loss':
             return self.students[self.predict_with](inputs, data_samples, mode)
+        self._refuse_unled()
         record, losses = self.observe(inputs, data_samples)
         return {**losses, **self.compare(self.objectives, record)}
 
@@ -145,6 +161,8 @@ class Distiller(BaseModel):
             seen, own = run.observe(record.batch)
             record.add(run.name, seen)
             losses |= {key: self._weigh(key, value) for key, value in own.items()}
+        for name, combined in self.combinations.items():
+            record.add(name, combined(record))
         return record, losses
 
     def compare(
@@ -172,7 +190,7 @@ class Distiller(BaseModel):
         if not isinstance(optim_wrapper, OptimWrapperDict):
             refuse_untrained_critics(self.objectives)
             if len(self.phases) == 1 and self.phase_runner.reduce is None:
-                return super().train_step(data, optim_wrapper)
+                return self._plain_step(data, optim_wrapper)
         wrappers = self.phase_runner.match(optim_wrapper)
         with self.phase_runner.context(wrappers, self):
             data = self.data_preprocessor(data, True)
@@ -193,8 +211,41 @@ class Distiller(BaseModel):
             self.phase_runner.take_gradients(phase, total + sum(critic_losses.values()), wrappers)
             logs |= {key: value.detach() for key, value in {**values, **critic_losses}.items()}
             totals += [values['loss'].detach()] if losses else []
-        self.phase_runner.step(wrappers)
+        due = self.phase_runner.step(wrappers)
+        if any(phase.task or phase.objectives for phase in due):
+            self.after_step()
         return {**logs, 'loss': torch.stack(totals).sum()}  # as with one optimizer: no critics'
+
+    def _plain_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
+        self._stepping = True
+        try:
+            logs = super().train_step(data, optim_wrapper)
+        finally:
+            self._stepping = False
+        if optim_wrapper.should_update():  # it did: gradients may be accumulated over several steps
+            self.after_step()
+        return logs
+
+    def after_step(self) -> None:
+        """Let copies follow their students, whose optimizer has stepped; ``train_step`` does so."""
+        for run in followers_of(self.runs):
+            run.after_step()
+
+    def _refuse_unled(self) -> None:
+        """Refuse a training step by others, who would not let the copies follow.
+
+        Raises:
+            RuntimeError: There are copies, and this is not ``train_step``.
+        """
+        training = self.training and torch.is_grad_enabled()
+        copies = [run.name for run in followers_of(self.runs)]
+        if training and copies and not self._stepping:
+            raise RuntimeError(
+                f'the teachers {copies} follow a student by train_step of the Distiller, but this '
+                "step is another's, and they would stay as they are. Mend: "
+                "model_wrapper_cfg=dict(type='mmkd.PhasedDDP') in place of mmengine's DDP (mmkd "
+                'train sets it); in a loop of your own distiller.train_step(data, optim_wrapper)'
+            )
 
     def _read_batch(self, inputs: Tensor, data_samples: list | None) -> Batch:
         """Return the batch, its labels looked at."""
@@ -227,6 +278,30 @@ class Distiller(BaseModel):
     def teachers(self) -> dict[str, nn.Module]:
         """Name -> teacher model."""
         return {run.name: run.model for run in teachers_of(self.runs)}
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for key, tensor in states_of(self.runs):
+            destination[f'{prefix}{key}'] = tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Any,
+        prefix: str,
+        local_metadata: Any,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        found: list[str] = []
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, found, error_msgs
+        )
+        own = {key[len(prefix) :]: x for key, x in state_dict.items() if key.startswith(prefix)}
+        known = {f'{prefix}{key}' for key in known_keys(self.runs, own)}
+        unexpected_keys += [key for key in found if key not in known]
+        error_msgs += load_states(self.runs, own)
 
     def init_weights(self) -> None:
         """Initialise; a student's checkpoint comes last, so that it wins over ``init_cfg``.

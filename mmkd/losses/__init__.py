@@ -19,11 +19,14 @@ from mmkd.losses.divergence.decoupled_kl import DecoupledKLLoss as DecoupledKLLo
 from mmkd.losses.divergence.decoupled_kl import decoupled_kl as decoupled_kl
 from mmkd.losses.divergence.dist import DISTLoss as DISTLoss
 from mmkd.losses.divergence.dist import dist as dist
+from mmkd.losses.divergence.exit import ExitLoss as ExitLoss
 from mmkd.losses.divergence.learned_temperature_kl import (
     LearnedTemperatureKLLoss as LearnedTemperatureKLLoss,
 )
 from mmkd.losses.divergence.localization_kl import LocalizationKLLoss as LocalizationKLLoss
 from mmkd.losses.divergence.localization_kl import localization_kl as localization_kl
+from mmkd.losses.divergence.mixed_target_ce import MixedTargetCELoss as MixedTargetCELoss
+from mmkd.losses.divergence.mixed_target_ce import mixed_target_ce as mixed_target_ce
 from mmkd.losses.divergence.normalized_kl import NormalizedKLLoss as NormalizedKLLoss
 from mmkd.losses.divergence.normalized_kl import normalized_kl as normalized_kl
 from mmkd.losses.divergence.pixel_wise_kl import PixelWiseKLLoss as PixelWiseKLLoss

@@ -5,6 +5,7 @@ from mmkd.methods import afd as afd
 from mmkd.methods import affinity as affinity
 from mmkd.methods import at as at
 from mmkd.methods import bpkd as bpkd
+from mmkd.methods import byot as byot
 from mmkd.methods import cgd as cgd
 from mmkd.methods import cosine as cosine
 from mmkd.methods import ctkd as ctkd
@@ -12,6 +13,7 @@ from mmkd.methods import cwd as cwd
 from mmkd.methods import dist as dist
 from mmkd.methods import dkd as dkd
 from mmkd.methods import dml as dml
+from mmkd.methods import ema as ema
 from mmkd.methods import end as end
 from mmkd.methods import end2 as end2
 from mmkd.methods import end2_proxy as end2_proxy
@@ -25,6 +27,7 @@ from mmkd.methods import id as id
 from mmkd.methods import ifvd as ifvd
 from mmkd.methods import jml as jml
 from mmkd.methods import kd as kd
+from mmkd.methods import kdcl as kdcl
 from mmkd.methods import ksanc as ksanc
 from mmkd.methods import l1 as l1
 from mmkd.methods import ld as ld
@@ -34,8 +37,10 @@ from mmkd.methods import messy as messy
 from mmkd.methods import nfd as nfd
 from mmkd.methods import nkd as nkd
 from mmkd.methods import ofd as ofd
+from mmkd.methods import one as one
 from mmkd.methods import pid as pid
 from mmkd.methods import pkd as pkd
+from mmkd.methods import psk as psk
 from mmkd.methods import quest as quest
 from mmkd.methods import sid as sid
 from mmkd.methods import skd as skd

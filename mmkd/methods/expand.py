@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 from mmkd.methods.pair import Pair, read_pair
 from mmkd.methods.plan import ONE, PEERS, SEVERAL, Plan, needs_of
 from mmkd.methods.ramps import OPTIONS, hooks_of, leaves_out, with_ramp
-from mmkd.registry import HOOKS, METHODS, build_part
+from mmkd.registry import HOOKS, KINDS, METHODS, build_part
 from mmkd.utils.checks import check_keys, nearest
 from mmkd.utils.config_text import as_text, assignments
 
@@ -112,6 +112,9 @@ def expansion_text(
     for role in ('student', 'teacher', 'students', 'teachers'):
         taps = _own_taps(model.get(role))
         own |= {role: taps} if taps else {}
+    made = {name: one for name, one in _named(model.get('teachers')) if 'kind' in one}
+    if made:
+        own['teachers'] = {**own.get('teachers', {}), **made}
     said = [f'mmkd: method={as_text(method)} is', f'model = {as_text(own, len("model = "))}']
     if around is None:
         needed = dict(custom_hooks=additions.hooks, optim_wrapper=additions.optimizers)
@@ -131,6 +134,11 @@ def tell_expansion(method: Any, model: Mapping[str, Any], additions: Additions) 
             logger='current',
             level=logging.WARNING,
         )
+
+
+def _named(members: Any) -> list[tuple[str, Mapping]]:
+    pairs = members.items() if isinstance(members, Mapping) else ()
+    return [(name, one) for name, one in pairs if isinstance(one, Mapping)]
 
 
 def _own_taps(member: Any) -> dict[str, Any]:
@@ -214,9 +222,13 @@ def plan_of(
 
 
 def reads_labels(plan: Plan) -> bool:
-    """Return whether an objective reads classes, or a noise changes them."""
+    """Return whether an objective or a teacher reads classes, or a noise changes them."""
     reads = [one.get('reads') or {} for one in plan.objectives.values()]
     if any(part.labels for one in plan.objectives.values() for part in parts_of_where(one)):
+        return True
+    if any(
+        getattr(KINDS.get(one['kind']), 'reads_labels', False) for one in plan.teachers.values()
+    ):
         return True
     changed = any(str(one.get('type')).endswith('LabelFlip') for one in plan.noise)
     return changed or any(value in LABELS for read in reads for value in read.values())
@@ -375,13 +387,14 @@ def _join(plans: Mapping[str, Plan], additions: Additions) -> Plan:
     joined = Plan()
     for name, plan in plans.items():
         plan = _without_collisions(joined, plan, name, additions)
-        for what in ('taps', 'member_taps', 'optimizers', 'ramps'):
+        for what in ('taps', 'member_taps', 'teachers', 'optimizers', 'ramps'):
             _refuse_other(what, getattr(joined, what), getattr(plan, what), name)
         joined = replace(
             joined,
             objectives={**joined.objectives, **plan.objectives},
             taps={**joined.taps, **plan.taps},
             member_taps={**joined.member_taps, **plan.member_taps},
+            teachers={**joined.teachers, **plan.teachers},
             phases=_join_phases(joined, plan, name),
             noise=[*joined.noise, *(one for one in plan.noise if one not in joined.noise)],
             task_weight=_join_weights(joined, plan, name, additions),
@@ -485,6 +498,7 @@ def _merge(config: dict[str, Any], plan: Plan, additions: Additions) -> dict[str
     config['taps'] = {**plan.taps, **shared}
     for member, taps in plan.member_taps.items():
         _give_taps(config, member, {tap: path for tap, path in taps.items() if tap not in shared})
+    _give_teachers(config, plan.teachers)
     config['objectives'] = objectives
     if config.get('phases') is None and plan.phases is not None:
         config['phases'] = _with_objectives(plan.phases, objectives)
@@ -493,6 +507,16 @@ def _merge(config: dict[str, Any], plan: Plan, additions: Additions) -> dict[str
     if config.get('task_weight') is None and plan.task_weight is not None:
         config['task_weight'] = plan.task_weight
     return config
+
+
+def _give_teachers(config: dict[str, Any], teachers: Mapping[str, dict]) -> None:
+    """Add teachers that are made of other members; those of the config win by name."""
+    if not teachers:
+        return
+    own = config.get('teachers') or {}
+    if config.get('teacher') is not None:
+        own = {'teacher': config.pop('teacher'), **own}
+    config['teachers'] = {**own, **{name: one for name, one in teachers.items() if name not in own}}
 
 
 def _ramps(

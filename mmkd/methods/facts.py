@@ -16,8 +16,8 @@ from mmkd.methods.expand import (
     reads_labels,
 )
 from mmkd.methods.pair import Pair
-from mmkd.methods.plan import PEERS, SEVERAL, Plan, needs_of
-from mmkd.registry import MODELS
+from mmkd.methods.plan import ITSELF, PEERS, SEVERAL, Plan, needs_of
+from mmkd.registry import KINDS, MODELS
 from mmkd.tasks import Classification, Depth, Described, Detection, Segmentation, Task, Text
 
 LAYERS = dict(num_layers=4, out_indices=(0, 1, 2, 3))
@@ -130,7 +130,7 @@ def _plans(name: str) -> Iterator[tuple[str, Plan]]:
     if wanted.teachers == SEVERAL:
         teachers = ('t0', 't1')
     students = ('peer0', 'peer1') if wanted.teachers == PEERS else ('student',)
-    if wanted.teachers == PEERS:
+    if wanted.teachers in (PEERS, ITSELF):
         teachers = ()
     for task, config in EXAMPLES:
         model = Described(config)
@@ -153,6 +153,9 @@ def _reads(plan: Plan) -> Iterator[str]:
 
 
 def _weights(plan: Plan) -> Iterator[str]:
+    for one in plan.teachers.values():
+        if getattr(KINDS.get(one['kind']), 'learns', False):
+            yield f'weights of {one["kind"]}'
     for one in plan.objectives.values():
         loss: dict[str, Any] = one['loss']
         kind: Any = MODELS.get(loss['type'])

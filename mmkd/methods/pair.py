@@ -112,7 +112,8 @@ class Pair:
         Raises:
             ValueError: A config does not say.
         """
-        found = {name: _stages(self.models.get(name)) for name in (self.student, self.teacher)}
+        members = (self.student, *self.teachers[:1])
+        found = {name: _stages(self.models.get(name)) for name in members}
         if None in found.values():
             self.fail(
                 f'the configs do not say how many maps the backbones give ({found}). Mend: '
@@ -172,6 +173,9 @@ def read_pair(model: Mapping[str, Any], run: Mapping[str, Any] | None = None) ->
     for role, named in members.items():
         for name, value in named.items():
             models[name] = _read_model(value, f'{role} {name!r}')
+            if role == 'teacher' and isinstance(value, Mapping) and 'kind' in value:
+                of = value.get('of')
+                models[name] = models.get(of if isinstance(of, str) else next(iter(of or ()), ''))
     if not members['student']:
         raise ValueError('a Distiller needs student= or students=')
     first = models.get(next(iter(members['student']), ''))

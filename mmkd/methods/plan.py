@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from mmkd.methods.pair import Pair
 
 Function = TypeVar('Function', bound=Callable[..., 'Plan'])
-ONE, SEVERAL, PEERS = 'one', 'several', 'none, but peers'
+ONE, SEVERAL, PEERS, ITSELF = 'one', 'several', 'none, but peers', 'none'
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,7 @@ class Plan:
         objectives: Name -> objective.
         taps: Tap -> path or point (``'auto:feature'``), for every member.
         member_taps: Member -> taps of its own.
+        teachers: Name -> teacher that is made of other members, ``dict(kind=…, of=…)``.
         phases: What each optimizer steps on; None: the implicit phases.
         noise: Noises of training.
         task_weight: Of the students' own losses; None: 1.
@@ -32,6 +33,7 @@ class Plan:
     objectives: dict[str, dict] = field(default_factory=dict)
     taps: dict[str, str] = field(default_factory=dict)
     member_taps: dict[str, dict[str, str]] = field(default_factory=dict)
+    teachers: dict[str, dict] = field(default_factory=dict)
     phases: list[dict] | None = None
     noise: list[dict] = field(default_factory=list)
     task_weight: float | None = None
@@ -75,7 +77,8 @@ class Needs:
     """What a pair must be for a method.
 
     Args:
-        teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
+        teachers: ``'one'``, ``'several'``, ``'none, but peers'`` or ``'none'``: a student that
+            teaches itself, whoever else does.
         tasks: Kinds of what students learn, see :attr:`mmkd.methods.Pair.kind`; () for any.
         paper: Authors, where and when, and its number at arXiv.
         cost: What a step takes with it beyond the objectives, whose share is recorded in
@@ -100,7 +103,7 @@ def needs(
     """Say what a pair must be for a method; what is not said is what most methods need.
 
     Args:
-        teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
+        teachers: ``'one'``, ``'several'``, ``'none, but peers'`` or ``'none'``.
         tasks: Kinds of what students learn; () for any.
         paper: Authors, where and when, and its number at arXiv.
         cost: What a step takes with it beyond the objectives, whose share is recorded in

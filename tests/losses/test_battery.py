@@ -236,7 +236,70 @@ def labelled(kind: type[Loss], **options: Any) -> Callable[..., Loss]:
     return build
 
 
+def mixed(loss_weight: float, alpha: float) -> Loss:
+    loss = losses.MixedTargetCELoss(alpha, loss_weight=loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        student, labels_of(student), teacher, mask
+    )
+    return loss
+
+
+def exit_of(channels: int, classes: int, loss_weight: float = 1.0) -> Loss:
+    """Return an exit of known weights."""
+    loss = losses.ExitLoss(
+        0.7, 0.3, 3.0, student_channels=channels, num_classes=classes, loss_weight=loss_weight
+    ).double()
+    weight = torch.arange(classes * channels, dtype=torch.float64).cos().view(classes, channels)
+    loss.head.weight.data.copy_(weight[:, :, None, None])
+    loss.head.bias.data.copy_(torch.arange(classes).sin())
+    return loss
+
+
+def exit_by_labels(loss_weight: float) -> Loss:
+    loss = exit_of(5, 5, loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        student, teacher, labels_of(student), mask
+    )
+    return loss
+
+
+def through_exit(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    loss = exit_of(student.shape[1], teacher.shape[1])
+    return loss(student, teacher, labels_of(student), mask)
+
+
+def through_exit_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
+    head = exit_of(student.shape[1], teacher.shape[1]).head
+    weight, bias = head.weight[:, :, 0, 0].detach(), head.bias.detach()
+    logits = torch.einsum('kc,nchw->nkhw', weight, student) + bias.view(1, -1, 1, 1)
+    labels = labels_of(student)
+    ce = decoupled_kl.mixed_target_ce(logits, teacher, labels, 0.0, mask)
+    return 0.7 * ce + 0.3 * pixel_wise_kl.pixel_wise_kl(logits, teacher, 3.0, 'forward', mask)
+
+
 CASES = [
+    *(
+        Case(
+            f'mixed_target_ce {alpha}',
+            function=lambda student, teacher, mask, alpha=alpha: losses.mixed_target_ce(
+                student, labels_of(student), teacher, alpha, mask=mask
+            ),
+            reference=with_labels(decoupled_kl.mixed_target_ce, alpha=alpha),
+            module=partial(mixed, alpha=alpha),
+            shapes=RANKS,
+            left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
+        )
+        for alpha in (0.0, 0.3, 1.0)
+    ),
+    Case(
+        'exit',
+        function=through_exit,
+        reference=through_exit_slowly,
+        module=exit_by_labels,
+        left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
+    ),
     Case(
         'pixel_wise_kl forward',
         **pixel_wise(tau=2.0),

@@ -104,6 +104,19 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
             *('WeightedSoftLabelsLoss', 'BoostedTargetCELoss', 'IntraClassVariationLoss'),
         )
     },
+    ('MixedTargetCELoss', ''): (
+        lambda student, **mask: K['MixedTargetCELoss']()(
+            student, torch.arange(32).view(2, 4, 4) % 3, draw(*SHAPE), **mask
+        ),
+        {},
+    ),
+    ('ExitLoss', ''): (
+        pair(
+            K['ExitLoss'](student_channels=3, num_classes=3),
+            labels=torch.arange(32).view(2, 4, 4) % 3,
+        ),
+        {},
+    ),
     ('LearnedTemperatureKLLoss', ''): (pair(K['LearnedTemperatureKLLoss']()), {}),
     ('LocalizationKLLoss', ''): (pair(K['LocalizationKLLoss'](edges=1)), {}),
     ('TopKDecoupledKLLoss', ''): (pair(K['TopKDecoupledKLLoss'](k=1)), {}),

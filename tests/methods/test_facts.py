@@ -15,13 +15,17 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     told = {one.name: one for one in all_facts()}
     assert {name for name, one in told.items() if one.labels} == {
         'bpkd',
+        'byot',
         'dkd',
         'id',
         'ifvd',
+        'kdcl',
         'ksanc',
         'messy',
         'nkd',
+        'one',
         'pid',
+        'psk',
         'sid',
         'wsld',
     }
@@ -41,7 +45,11 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)
     assert told['ld'].reads == ('edges', 'logits')
     assert told['end'].weights == (), 'a convolution between classes is refused'
-    assert {name for name, one in told.items() if one.members == 'peers'} == {'afd', 'dml', 'l1'}
+    assert told['one'].weights == ('weights of gate',)
+    assert told['byot'].weights[0] == 'layers of ExitLoss'
+    peers = {'afd', 'dml', 'kdcl', 'l1', 'one'}
+    assert {name for name, one in told.items() if one.members == 'peers'} == peers
+    assert {name for name, one in told.items() if one.members == 'none'} == {'byot', 'ema', 'psk'}
 
 
 @pytest.mark.parametrize('name', known_methods())

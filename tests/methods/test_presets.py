@@ -152,6 +152,8 @@ BY_FORMULA = {
     'ld',
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
+    # tests/methods/test_self_presets.py
+    *('byot', 'ema', 'kdcl', 'one', 'psk'),
 }
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 

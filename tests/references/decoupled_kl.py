@@ -1,4 +1,4 @@
-"""DKD, GDKD, NKD, WSLD and OFA, position by position, from their equations."""
+"""DKD, GDKD, NKD, WSLD, OFA, PS-KD and exits, position by position, from their equations."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -130,3 +130,21 @@ def boosted_target_ce(
         )
 
     return tau**2 * mean(value, rows(student, teacher, labels, mask))
+
+
+def mixed_target_ce(
+    student: Tensor,
+    teacher: Tensor,
+    labels: Tensor,
+    alpha: float,
+    mask: Tensor | None = None,
+) -> float:
+    """Return mean over labelled places of −Σ_c [(1 − α) 1_y + α p_t] ln p_s."""
+
+    def value(row: Row) -> float:
+        s, t = map(softmax, row[:2])
+        return -sum(
+            ((1 - alpha) * (c == row[2]) + alpha * t[c]) * math.log(s[c]) for c in range(len(s))
+        )
+
+    return mean(value, rows(student, teacher, labels, mask))

@@ -260,6 +260,10 @@ class Method:
         self.record = Record(members.batch)
         for name, run in parts.runs.items():
             self.record[name] = members.seen(run)
+        with torch.no_grad():
+            for name, one in parts.combined.items():
+                learns = one.rule.learns
+                self.record[name] = {tap: _leaf(x, learns) for tap, x in one(self.record).items()}
         self.students = [name for name, run in parts.runs.items() if run.role == 'student']
         self.maps = _maps(self.record, self.students)
         self.parameters = [
@@ -273,7 +277,7 @@ class Method:
         height, width = self.batch.inputs.shape[-2:]
         if not all(_is_map(x, height, width) for x in _maps(self.record, self.runs)):
             return None
-        for name in self.runs:
+        for name in [name for name in self.record if name != 'batch']:
             taps = self.record[name].items()
             record[name] = {tap: _each(value, _twice) for tap, value in taps}
         return record

@@ -17,6 +17,7 @@ from mmkd.apis.prepare import is_distiller
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Settings, assemble, read_taps, streams_of
+from mmkd.distiller.members.kinds.made import is_made
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
 from mmkd.distiller.members.run import students_of, teachers_of
@@ -105,7 +106,10 @@ class Pair:
         own: dict[str, dict] = {}
         for role, named in members.items():
             chosen = options.member(role)
-            own[role] = {name: {**member, **chosen} for name, member in named.items()}
+            own[role] = {
+                name: member if is_made(member) else {**member, **chosen}
+                for name, member in named.items()
+            }
         settings = replace(
             settings,
             student=None,
@@ -125,7 +129,8 @@ class Pair:
         for model, layout in zip(self.plain, self.layouts, strict=True):
             model.to(memory_format=layout)
         self.peer_students = [self._alone(member) for member in members['student'].values()]
-        self.peer_teachers = [self._alone(member).eval() for member in members['teacher'].values()]
+        trained = [one for one in members['teacher'].values() if not is_made(one)]
+        self.peer_teachers = [self._alone(member).eval() for member in trained]
         self.optimizers = quiet_optimizers(cfg.optim_wrapper.to_dict(), options.amp)
         self.peer_optimizers = quiet_optimizers(self.optimizers, 'fp32')
 
@@ -237,10 +242,18 @@ class Pair:
         runs = dict(self.parts.runs)
         for run in students_of(runs):  # of the teachers nothing is left out
             runs[run.name] = copy.copy(run)
-            runs[run.name].taps = run.taps.only(read_taps(run.name, others))
-        streams = streams_of(others, self.parts.students)
+            runs[run.name].taps = run.taps.only(read_taps(run.name, others, self.parts.combined))
+        streams = streams_of(others, self.parts.students, self.parts.combined)
+        read = {reference for one in others.values() for reference in one.references}
+        combined = {name: one.only(read) for name, one in self.parts.combined.items()}
         parts = replace(
-            self.parts, objectives=others, runs=runs, streams=streams, phases=phases, fitted=[]
+            self.parts,
+            objectives=others,
+            runs=runs,
+            combined=combined,
+            streams=streams,
+            phases=phases,
+            fitted=[],
         )
         return self._ready(Distiller.of(parts, self.settings))
 
@@ -287,6 +300,8 @@ def offline_members(settings: Settings, role: str, size: tuple[int, int] | None)
 
 
 def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> dict:
+    if is_made(value):
+        return dict(value)
     value = as_dict(value, f'{role} {name!r}')
     value.pop('checkpoint', None)
     if role == 'teacher':

@@ -17,7 +17,12 @@ from mmkd.apis.flags import CfgOptions
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
     parser.add_argument('student', help="the student's config: data, schedule and runtime too")
-    parser.add_argument('teacher', help="the teacher's config; of peers the other one's")
+    parser.add_argument(
+        'teacher',
+        nargs='?',
+        help="the teacher's config; of peers the other one's; left out where a student teaches "
+        'itself',
+    )
     parser.add_argument(
         'checkpoint', nargs='*', help="the teacher's weights; several files are several teachers"
     )

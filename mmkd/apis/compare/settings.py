@@ -18,6 +18,7 @@ from mmkd.apis.prepare import is_distiller
 from mmkd.apis.runs import digest_of
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller.export import student_config
+from mmkd.distiller.members.kinds.made import is_made
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
 from mmkd.utils.config_file import read_config
@@ -254,6 +255,8 @@ def teacher_configs(pair: Config) -> dict[str, tuple[Config, str | None]]:
     run.pop('data_preprocessor', None)
     found = {}
     for name, value in named(pair.model, 'teacher').items():
+        if is_made(value):  # there is nothing to test before a training
+            continue
         member = Member.parse(name, 'teacher', value)
         cfg = student_config(member, run)
         for key in ('default_hooks', 'custom_hooks', 'log_processor', 'randomness'):

@@ -11,6 +11,7 @@ from torch import nn
 from mmkd.apis.doctor.data import in_this_process
 from mmkd.apis.doctor.measure import count, students_first
 from mmkd.apis.doctor.report import Report
+from mmkd.distiller.members.kinds.follower import Follower
 from mmkd.engine.hooks import TeacherCheckHook
 
 SHOWN = ('precision', 'channels_last', 'fuse_bn', 'compile', 'input_size')
@@ -32,7 +33,7 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
                 member.role,
                 _kind(run.model),
                 count(run.model.parameters()),
-                checkpoint or ('untrained' if teaches else '–'),
+                checkpoint or _in_its_place(run, teaches),
                 ', '.join(f'{key}={written[key]}' for key in SHOWN if written.get(key)) or '–',
                 quality.get(name, 'not measured') if teaches else '–',
             )
@@ -42,6 +43,12 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
         ('member', 'role', 'model', 'parameters', 'checkpoint', 'options', 'quality'),
         rows,
     )
+
+
+def _in_its_place(run: Any, teaches: bool) -> str:
+    if isinstance(run, Follower):
+        return f'follows ({type(run.rule).__name__})'
+    return 'untrained' if teaches else '–'
 
 
 def evaluate_teachers(

@@ -10,6 +10,7 @@ from mmkd.apis.doctor.report import Report
 from mmkd.apis.doctor.wiring import Collected
 from mmkd.apis.prepare import is_distiller
 from mmkd.distiller.assembly import Settings
+from mmkd.distiller.members.kinds.made import is_made
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
 from mmkd.distiller.members.renormalise import shared_preprocessor
@@ -58,6 +59,8 @@ def _members(cfg: Config, mistakes: Collected) -> Iterator[Member]:
         with mistakes.of():
             named = settings.named(role)
         for name, value in named.items():
+            if is_made(value):  # its taps are those of what it is made of
+                continue
             with mistakes.of():
                 yield Member.read(name, role, as_dict(value, f'{role} {name!r}'))
 

@@ -20,6 +20,7 @@ from mmkd.apis.page.predictions import KINDS, palette_of
 from mmkd.apis.prepare import is_distiller
 from mmkd.apis.results import Row, Run
 from mmkd.distiller.export import student_config
+from mmkd.distiller.members.kinds.made import is_made
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import name_members
 from mmkd.registry import DATASETS
@@ -167,6 +168,7 @@ def _members(cfg: Config, folder: Path) -> tuple[nn.Module, nn.Module]:
     model = cfg.model
     students = name_members('student', model.get('student'), model.get('students'))
     teachers = name_members('teacher', model.get('teacher'), model.get('teachers'))
+    teachers = {key: value for key, value in teachers.items() if not is_made(value)}
     if not teachers:
         raise ValueError(f'the run in {folder} has no teacher to compare with. Mend: no --images')
     name = model.get('predict_with') or next(iter(students))

@@ -111,8 +111,8 @@ class PhaseRunner:
         ]
         wrapper._inner_count += 1
 
-    def step(self, wrappers: dict[str, OptimWrapper]) -> None:
-        """Step every optimizer that is due, in the listed order."""
+    def step(self, wrappers: dict[str, OptimWrapper]) -> list[Phase]:
+        """Step every optimizer that is due, in the listed order; return the phases of these."""
         due = [phase for phase in self.phases if wrappers[phase.optimizer].should_update()]
         if self.reduce is not None:
             for phase in due:
@@ -127,6 +127,7 @@ class PhaseRunner:
             wrapper.step()
             for parameter in parameters:
                 parameter.grad = None
+        return due
 
 
 def _parameters(wrapper: OptimWrapper) -> list[Tensor]:

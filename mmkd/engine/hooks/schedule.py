@@ -20,6 +20,8 @@ from mmkd.utils.unwrap import unwrap
 class ScheduleHook(Hook):
     """Set ``<objective>.weight`` or ``<objective>.loss.<attribute>`` before every iteration.
 
+    ``teachers.<name>.<number>`` is a number of a teacher that follows a student: its momentum.
+
     The value is a function of the iteration alone, so a resumed run goes on exactly. It is logged
     as ``<objective>.weight`` or ``<objective>.<attribute>``.
 
@@ -80,7 +82,11 @@ class ScheduleHook(Hook):
         model = unwrap(runner.model)
         _check_model(model)
         for text, target in self.targets.items():
-            self._owners[text] = target.owner(model.objectives)
+            self._owners[text] = (
+                target.teacher(model.runs, self.schedules[text])
+                if target.is_of_teacher
+                else target.owner(model.objectives)
+            )
             _warn_of_late_end(runner, text, self.schedules[text])
         if self.levels:
             self._weights = LevelWeights(model, self.levels.schedule.names)

@@ -9,6 +9,7 @@ from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from mmkd.distiller.members.kinds.follower import Follower
 from mmkd.distiller.members.run import teachers_of
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
@@ -23,6 +24,7 @@ class TeacherCheckHook(Hook):
 
     The teacher sees the images as it will in training: re-normalised, in its own precision,
     uncompiled. Skipped on resume, without a validation set, and for models that have no teachers.
+    Of a copy that follows the student there is nothing to say before training.
 
     Args:
         max_batches: Stop after so many batches; None takes the whole set.
@@ -63,7 +65,7 @@ class TeacherCheckHook(Hook):
                 'TeacherCheckHook: no validation set, so the quality of the teachers is unknown'
             )
             return
-        for run in teachers_of(model.runs):
+        for run in [run for run in teachers_of(model.runs) if not isinstance(run, Follower)]:
             name = run.name
             try:
                 self.results[name] = self._evaluate(runner, model, name)

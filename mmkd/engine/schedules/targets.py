@@ -1,4 +1,4 @@
-"""Targets: the numbers of a Distiller's objectives that a schedule sets."""
+"""Targets: the numbers of a Distiller's objectives and teachers that a schedule sets."""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from mmkd.utils.checks import check_positive, nearest
 
 @dataclass(frozen=True)
 class Target:
-    """``<objective>.weight``, or ``<objective>.loss.<attribute>``.
+    """``<objective>.weight``, ``<objective>.loss.<attribute>``, ``teachers.<name>.<number>``.
+
+    The last one is a number of a teacher that follows a student, such as its momentum.
 
     Args:
         text: What the config says.
@@ -30,11 +32,12 @@ class Target:
 
     def __post_init__(self) -> None:
         parts = self.text.split('.') if isinstance(self.text, str) else []
-        of_loss = len(parts) == 3 and parts[1] == 'loss'
-        if not all(parts) or not (parts[1:] == ['weight'] or of_loss):
+        deep = len(parts) == 3 and (parts[1] == 'loss' or parts[0] == 'teachers')
+        if not all(parts) or not (parts[1:] == ['weight'] or deep):
             raise ValueError(
                 "a schedule's target is '<objective>.weight' or '<objective>.loss.<attribute>', "
-                f"got {self.text!r}. Mend: target='<objective>.weight'"
+                f"got {self.text!r}. Mend: target='<objective>.weight'; "
+                "'teachers.<name>.<number>' of a teacher that follows"
             )
         if 'loss' in parts[-1]:  # mmengine sums and smooths log keys that contain it
             raise ValueError(
@@ -55,12 +58,19 @@ class Target:
     @property
     def is_weight(self) -> bool:
         """Whether it is the objective's own weight."""
-        return '.loss.' not in self.text
+        return '.loss.' not in self.text and not self.is_of_teacher
+
+    @property
+    def is_of_teacher(self) -> bool:
+        """Whether it is a number of a teacher."""
+        parts = self.text.split('.')
+        return len(parts) == 3 and parts[0] == 'teachers' and parts[1] != 'loss'
 
     @property
     def log_key(self) -> str:
         """What its value is logged as."""
-        return f'{self.objective}.{self.attribute}'
+        name = self.text.split('.')[1] if self.is_of_teacher else self.objective
+        return f'{name}.{self.attribute}'
 
     def check_values(self, schedule: Schedule) -> None:
         """Refuse a schedule with values that this number cannot take.
@@ -72,6 +82,8 @@ class Target:
             ValueError: Names the value.
         """
         values = schedule.values()
+        if self.is_of_teacher:  # what it may be, the teacher's kind knows
+            return
         if not self.is_weight:
             for name, value in values.items():
                 check_positive(f'{name} of the schedule of {self.text!r}', value)
@@ -101,6 +113,35 @@ class Target:
             return objective
         self._check_number(objective)
         return objective.loss
+
+    def teacher(self, runs: Mapping[str, Any], schedule: Schedule) -> Any:
+        """Return the rule that holds the number of a teacher which follows a student.
+
+        Args:
+            runs: Member -> what runs it.
+            schedule: What the number will be.
+
+        Raises:
+            KeyError: No such teacher, or no such number of its kind; names the nearest match.
+            ValueError: A value that the number cannot take.
+        """
+        rules = {name: run.rule for name, run in runs.items() if hasattr(run, 'rule')}
+        name = self.text.split('.')[1]
+        if name not in rules:
+            raise KeyError(
+                f'ScheduleHook: {self.text!r} names no teacher that follows a student'
+                f'{nearest(name, rules)} (there are {list(rules)})'
+            )
+        rule = rules[name]
+        if self.attribute not in rule.numbers:
+            raise KeyError(
+                f'ScheduleHook: {self.text!r}: {type(rule).__name__} has no number '
+                f'{self.attribute!r}{nearest(self.attribute, rule.numbers)} (its numbers: '
+                f'{sorted(rule.numbers)})'
+            )
+        for key, value in schedule.values().items():
+            rule.check_number(f'{key} of the schedule of {self.text!r}', value)
+        return rule
 
     def _check_number(self, objective: Any) -> None:
         loss = type(objective.loss).__name__

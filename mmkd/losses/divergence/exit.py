@@ -1,0 +1,152 @@
+"""Exits: a stage of a student learns to say the classes, by labels and by the last exit."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmkd.losses.base import Loss, Map, OfBatch
+from mmkd.losses.checks import shape_of
+from mmkd.losses.divergence.mixed_target_ce import mixed_target_ce
+from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
+from mmkd.losses.functional import call_in_dtype, counted, fill_masked, no_autocast, widen
+from mmkd.registry import MODELS
+from mmkd.utils.checks import check_non_negative, check_positive
+
+
+@MODELS.register_module()
+class ExitLoss(Loss):
+    r"""Cross-entropy and distillation of an exit: a 1×1 convolution from a stage to the classes.
+
+    Paper: Zhang et al., Be Your Own Teacher (BYOT), ICCV 2019, arXiv 1905.08094. With F the map of
+    a stage, e = W F + b, and z the logits of the last exit, the student's own:
+
+    .. math:: a \cdot \mathrm{CE}(e, y) + k \cdot \tau^2\, \mathrm{KL}(\mathrm{softmax}(z / \tau)
+              \,\|\, \mathrm{softmax}(e / \tau))
+
+    Of label maps e is a map at the stage's size, to which z is resized; of images F is averaged
+    over its places first. z receives no gradient. The authors' exits are some convolutions deep;
+    their distillation is a cross-entropy without τ², which has the gradient of the KL divided by
+    τ²; it is not published for label maps.
+
+    Normaliser: that of both parts, the valid positions of the whole batch; the cross-entropy counts
+    those that have a label.
+
+    The head is the loss's own: it is in the student's optimizer and in no exported student.
+
+    Args:
+        ce: a, 0 or above.
+        kd: k, 0 or above.
+        tau: Temperature of the distillation.
+        ignore_index: The label of a place of a map that has no class.
+        student_channels: Of the stage; None: as the Distiller finds them.
+        num_classes: Likewise.
+        loss_weight: Factor inside the returned value.
+        loss_name: Key in the logs.
+
+    Raises:
+        ValueError: Both parts are 0; maps that do not fit.
+
+    Examples:
+        >>> import torch
+        >>> loss = ExitLoss(ce=1., kd=9., tau=3., student_channels=1, num_classes=2)
+        >>> for p in loss.parameters():
+        ...     _ = p.data.fill_(0.)
+        >>> stage, last = torch.ones(1, 1, 2, 2), 3 * torch.tensor([[3., 1.]]).log()
+        >>> value = loss(stage, last, torch.tensor([0]))  # ln 2 + 81 (3/4 ln 3/2 + 1/4 ln 1/2)
+        >>> round(value.item(), 4)
+        11.2889
+    """
+
+    # the stage has channels of its own, and gives labels their size
+    roles = dict(student=Map(alike=()), teacher=Map(alike=()), labels=OfBatch())
+    head: nn.Module | None
+
+    def __init__(
+        self,
+        ce: float = 0.7,
+        kd: float = 0.3,
+        tau: float = 3.0,
+        ignore_index: int = 255,
+        student_channels: int | None = None,
+        num_classes: int | None = None,
+        loss_weight: float = 1.0,
+        loss_name: str | None = None,
+    ) -> None:
+        super().__init__(loss_weight, loss_name)
+        check_non_negative('ce', ce)
+        check_non_negative('kd', kd)
+        check_positive('tau', tau)
+        if not ce and not kd:
+            raise ValueError('an exit with ce=0 and kd=0 learns nothing. Mend: one of them above 0')
+        self.ce, self.kd, self.tau, self.ignore_index = ce, kd, tau, ignore_index
+        self.head = None
+        if student_channels is not None and num_classes is not None:
+            self.head = nn.Conv2d(student_channels, num_classes, 1)
+
+    def build(self, student: Tensor, teacher: Tensor, labels: Tensor) -> str:
+        """Make the head; return what was made, in words, '' for nothing."""
+        if self.head is not None:
+            return ''
+        _check(student, teacher)
+        self.head = nn.Conv2d(student.shape[1], teacher.shape[1], 1, device=student.device)
+        return f'exit {student.shape[1]} -> {teacher.shape[1]} classes'
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        r"""Return the weighted loss.
+
+        Args:
+            student: Map of a stage (N, C, H, W).
+            teacher: Logits of the last exit (N, K, h, w), or (N, K) of images.
+            labels: Classes (N, H, W), or (N,).
+            mask: Bool, of the labels' shape, True where a position counts.
+            weight: Float, likewise: how much it counts.
+        """
+        if self.head is None:
+            raise RuntimeError(
+                'the exit is not built: its channels are unknown. Mend: student_channels=… and '
+                'num_classes=…, or build(student=…, teacher=…, labels=…), which the Distiller calls'
+            )
+        _check(student, teacher)
+        with no_autocast(student):
+            stage, last = widen(student, teacher.detach())
+            stage = _filled(stage, counted(mask, weight))
+            if last.dim() == 2:
+                stage = stage.mean((2, 3), keepdim=True)
+            logits = call_in_dtype(self.head, stage)
+            if last.dim() == 2:
+                logits = logits.flatten(1)
+            elif last.shape[2:] != logits.shape[2:]:
+                size = logits.shape[2:]
+                last = F.interpolate(last, size=size, mode='bilinear', align_corners=False)
+            value = logits.new_zeros(())
+            if self.ce:
+                value = value + self.ce * mixed_target_ce(
+                    logits, labels, None, 0.0, self.ignore_index, mask, weight
+                )
+            if self.kd:
+                value = value + self.kd * pixel_wise_kl(
+                    logits, last, self.tau, mask=mask, weight=weight
+                )
+            return self.loss_weight * value
+
+
+def _filled(stage: Tensor, counts: Tensor | None) -> Tensor:
+    """Put 0 where nothing counts: what lies there would reach the gradient of the head."""
+    if counts is None or counts.dim() == 3:
+        return fill_masked(stage, counts)
+    return fill_masked(stage, counts[:, None, None])
+
+
+def _check(student: Tensor, teacher: Tensor) -> None:
+    if student.dim() != 4 or teacher.dim() not in (2, 4) or len(student) != len(teacher):
+        raise ValueError(
+            'an exit reads a stage (N, C, H, W) and class logits (N, K, h, w) or (N, K), got '
+            f'student {shape_of(student)}, teacher {shape_of(teacher)}; mend: taps=dict(stage='
+            "'auto:stages[0]', logits='auto')"
+        )

@@ -1,0 +1,71 @@
+"""PS-KD: labels that are softened by what the student said an epoch ago, more and more."""
+
+from mmkd.methods.pair import Pair
+from mmkd.methods.plan import ITSELF, Plan, needs
+from mmkd.registry import METHODS
+
+EPOCHS = 300  # of a run whose epochs nothing tells
+
+
+@METHODS.register_module(name='psk')
+@needs(ITSELF, ('segmentation', 'classification'), 'Kim et al., PS-KD, ICCV 2021')
+def psk(
+    pair: Pair,
+    alpha: float = 0.8,
+    kind: str = 'past',
+    steps: int | None = None,
+    momentum: float = 0.999,
+    length: int | None = None,
+    weight: float = 1.0,
+    task_weight: float = 0.0,
+) -> Plan:
+    """Cross-entropy with (1 − a) of the label and a of the student's own past, a rising to 0.8.
+
+    In iteration i of n it is a = 0.8 (i + 1) / n; the authors' rises once an epoch, to the same.
+    They keep what the student said of every image in the epoch before, in train mode; of label maps
+    that is too much, so here a copy of the student as it was an epoch or two ago says it, in eval
+    mode, of the very images of this step; ``kind='ema'`` takes the running mean of its weights.
+    Their first epoch has labels alone, here a is near 0.
+
+    It takes the place of the student's own loss, so ``task_weight`` is 0: auxiliary heads, and
+    weights of classes, are left out with it.
+
+    Args:
+        pair: The student.
+        alpha: The last share of the past.
+        kind: 'past' or 'ema'.
+        steps: Of an epoch, for the past: a 300th of the run.
+        momentum: Of 'ema'.
+        length: Iterations over which the share rises: the run.
+        weight: Of the objective.
+        task_weight: Of the student's own losses.
+    """
+    length = pair.iterations if length is None else length
+    if length is None:
+        pair.fail(
+            'length is that of the run, which nothing says here. Mend: '
+            "method=dict(type='psk', length=…), or train_cfg=dict(max_iters=…)"
+        )
+    if kind not in ('past', 'ema'):
+        raise ValueError(f"kind must be 'past' or 'ema', got {kind!r}")
+    epoch = max(1, length // EPOCHS) if steps is None else steps
+    own = dict(steps=epoch) if kind == 'past' else dict(momentum=momentum)
+    objective = dict(
+        loss=dict(type='MixedTargetCELoss', alpha=alpha),
+        reads=dict(student=f'{pair.student}.logits', teacher='past.logits', labels='batch.labels'),
+        weight=weight,
+    )
+    rise = dict(
+        target='psk.loss.alpha',
+        type='linear',
+        start=alpha / length,
+        end=alpha,
+        length=max(1, length - 1),
+    )
+    return Plan(
+        objectives=dict(psk=objective),
+        taps=dict(logits='auto'),
+        teachers=dict(past=dict(kind=kind, of=pair.student, **own)),
+        task_weight=task_weight,
+        hooks=[dict(type='mmkd.ScheduleHook', schedules=[rise])],
+    )
