@@ -17,6 +17,7 @@ from mmkd.methods import end2_proxy as end2_proxy
 from mmkd.methods import fgd as fgd
 from mmkd.methods import fickle as fickle
 from mmkd.methods import fitnet as fitnet
+from mmkd.methods import funmatch as funmatch
 from mmkd.methods import gdkd as gdkd
 from mmkd.methods import id as id
 from mmkd.methods import ifvd as ifvd

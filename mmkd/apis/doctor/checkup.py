@@ -15,6 +15,7 @@ from mmkd.apis.doctor.data import (
     check_folders,
     check_labels,
     check_last_batch,
+    check_unlabelled,
     draw_batches,
 )
 from mmkd.apis.doctor.evaluation import check_best, check_evaluation
@@ -118,8 +119,13 @@ def _examine_data(
     cfg: Config, wiring: Wiring, batches: int, batch_size: int, report: Report
 ) -> dict | None:
     """Check batches; return one that could be trained on."""
-    drawn, samples = draw_batches(cfg, report, batches, batch_size)
+    drawn, images = draw_batches(cfg, report, batches, batch_size)
+    samples = sum(images)
     check_last_batch(cfg, samples, wiring.students, report)
+    beside = []
+    if images[1]:
+        held = check_unlabelled(cfg, images, wiring.model if wiring.whole else None, report)
+        beside = [('without labels', f'{images[1]} of {samples}'), ('in a batch', held)]
     student: Any = next(iter(wiring.students.values()), None)
     preprocessor = getattr(wiring.model, 'data_preprocessor', None) or getattr(
         student, 'data_preprocessor', None
@@ -128,7 +134,11 @@ def _examine_data(
     if not drawn or preprocessor is None or not task.known:
         return next(iter(drawn), None)
     rows, good = check_labels(drawn, preprocessor, task, report)
-    looked = [('training samples', samples), ('looked at', f'{len(drawn)} batches of {batch_size}')]
+    looked = [
+        ('training samples', samples),
+        *beside,
+        ('looked at', f'{len(drawn)} batches of {batch_size}'),
+    ]
     report.table('data', ('what', 'value'), [*looked, *rows])
     return next(iter(good), None)
 

@@ -143,6 +143,12 @@ class Objective(BaseModule):
         return reads or self.where.reads_labels
 
     @property
+    def skips_unlabelled(self) -> bool:
+        """Whether images without labels teach nothing in it: it reads labels, or masks them."""
+        masks = any(self.reads[name] == 'batch.labelled' for name in self.reads.of_batch)
+        return self.reads_labels or masks or self.where.skips_unlabelled
+
+    @property
     def compares_channels(self) -> bool:
         """Whether what is read must agree in channels."""
         return any('channels' in self.reads.role(argument).alike for argument in self.reads.members)

@@ -12,6 +12,7 @@ from mmkd.distiller.objectives.references import follow, is_of_batch, resolve
 from mmkd.registry import build_part
 from mmkd.structures.record import Record
 from mmkd.where.base import SIDES, Where, at_size
+from mmkd.where.labelled import Labelled
 
 
 class Weighing(nn.ModuleList):
@@ -63,6 +64,11 @@ class Weighing(nn.ModuleList):
     def reads_labels(self) -> bool:
         """Whether a part reads labels of the batch."""
         return any(part.labels for part in self.parts)
+
+    @property
+    def skips_unlabelled(self) -> bool:
+        """Whether a part gives images without labels the weight 0."""
+        return any(isinstance(part, Labelled) and not part.unlabelled for part in self.parts)
 
     def forward(self, record: Record, values: Mapping[str, Any], like: Tensor) -> Tensor:
         """Return the product of the weights, at the size of the loss's map.
