@@ -213,12 +213,14 @@ def _runs(dataset: Any) -> Iterator[tuple[int, bool]]:
     """Yield how many images follow each other that are alike in this."""
     parts = getattr(dataset, 'datasets', None)
     inner = getattr(dataset, 'dataset', None)
-    times = vars(dataset).get('times', 1)  # its own: some data sets let the inner one show through
+    times = getattr(dataset, '__dict__', {}).get(
+        'times', 1
+    )  # its own: some data sets let the inner one show through
     if isinstance(parts, list | tuple):
         for part in parts:
             yield from _runs(part)
     elif inner is not None and len(dataset) == times * len(inner):
         for _ in range(times):
             yield from _runs(inner)
-    else:
+    elif hasattr(dataset, '__len__'):  # a stream has no places
         yield len(dataset), bool(getattr(dataset, LABELLED, True))

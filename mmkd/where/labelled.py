@@ -48,6 +48,7 @@ class Labelled(Where):
                 'them above 0'
             )
         self.labelled, self.unlabelled = labelled, unlabelled
+        self.skips_unlabelled = not unlabelled
 
     def weigh(self, batch: Batch, student: Tensor, teacher: Tensor | None) -> Tensor:
         r"""Return the weight of its image at every position, (N, \*S)."""

@@ -158,7 +158,9 @@ def test_where_labelled_and_unlabelled(places: list[int]):
         return dict(loss=dict(type='PixelWiseKLLoss'), on='logits', where=where)
 
     objectives = dict(
-        own=objective(), others=objective(labelled=0.0, unlabelled=1.0), both=objective(unlabelled=0.5)
+        own=objective(),
+        others=objective(labelled=0.0, unlabelled=1.0),
+        both=objective(unlabelled=0.5),
     )
     model = freeze_norms(distiller(objectives=objectives))
     record, _ = observe(model, mixed(3, places))
@@ -281,7 +283,8 @@ def test_several_phases_take_one_mixed_batch():
 def test_peers_pass_in_two_parts_each():
     peers = {f'peer{i}': dict(model=tiny.segmentor(4, dropout=0.0, size=32)) for i in range(2)}
     pixel = dict(
-        loss=dict(type='PixelWiseKLLoss'), reads=dict(student='peer0.logits', teacher='peer1.logits')
+        loss=dict(type='PixelWiseKLLoss'),
+        reads=dict(student='peer0.logits', teacher='peer1.logits'),
     )
     model = distiller(student=None, teacher=None, students=peers, objectives=dict(one=pixel))
     data = mixed(4, [0, 1])

@@ -49,7 +49,9 @@ def test_every_member_sees_the_same_mixture():
     seen: dict[str, torch.Tensor] = {}
     for name in ('student', 'teacher'):
         backbone = getattr(model, name).backbone
-        backbone.register_forward_hook(lambda _, given, __, name=name: seen.update({name: given[0]}))
+        backbone.register_forward_hook(
+            lambda _, given, __, name=name: seen.update({name: given[0]})
+        )
     data = tiny.batch(3, 32)
     record, _ = observe(model, data)
     clean = model.data_preprocessor(tiny.batch(3, 32), True)['inputs']
@@ -86,7 +88,7 @@ LABELS = dict(
         (
             dict(noise=[dict(type='InputMixup')]),
             ValueError,
-            r"InputMixup mixes images, whose labels then fit none of them, but labels are read by "
+            r'InputMixup mixes images, whose labels then fit none of them, but labels are read by '
             r"the students' own losses \(task_weight above 0\). Mend: images='unlabelled'",
         ),
         (
@@ -114,7 +116,9 @@ def test_bad_input(changes: dict[str, Any], error: type[Exception], message: str
 
 @pytest.mark.bad_input
 def test_token_ids_and_members():
-    with pytest.raises(TypeError, match=r'needs images \(N, C, H, W\) of floating point, got int64'):
+    with pytest.raises(
+        TypeError, match=r'needs images \(N, C, H, W\) of floating point, got int64'
+    ):
         InputMixup()(torch.zeros(2, 3, 8, dtype=torch.long))
     noise = InputMixup()
     noise.members = ['student']

@@ -145,8 +145,9 @@ class Objective(BaseModule):
     @property
     def skips_unlabelled(self) -> bool:
         """Whether images without labels teach nothing in it: it reads labels, or masks them."""
-        masks = any(self.reads[name] == 'batch.labelled' for name in self.reads.of_batch)
-        return self.reads_labels or masks or self.where.skips_unlabelled
+        skipping = (*LABELS, 'batch.labelled')
+        reads = any(self.reads[name] in skipping for name in self.reads.of_batch)
+        return reads or self.where.skips_unlabelled
 
     @property
     def compares_channels(self) -> bool:

@@ -12,7 +12,6 @@ from mmkd.distiller.objectives.references import follow, is_of_batch, resolve
 from mmkd.registry import build_part
 from mmkd.structures.record import Record
 from mmkd.where.base import SIDES, Where, at_size
-from mmkd.where.labelled import Labelled
 
 
 class Weighing(nn.ModuleList):
@@ -68,7 +67,7 @@ class Weighing(nn.ModuleList):
     @property
     def skips_unlabelled(self) -> bool:
         """Whether a part gives images without labels the weight 0."""
-        return any(isinstance(part, Labelled) and not part.unlabelled for part in self.parts)
+        return any(part.skips_unlabelled for part in self.parts)
 
     def forward(self, record: Record, values: Mapping[str, Any], like: Tensor) -> Tensor:
         """Return the product of the weights, at the size of the loss's map.
