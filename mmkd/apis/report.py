@@ -262,12 +262,13 @@ def _seeds(row: Row) -> list[str]:
 
 def _images(row: Row) -> list[str]:
     """Return how many images had labels and how many had none, where some had none."""
-    found = [(run.record or {}).get('images') for run in row.runs]
-    kinds = 'labelled', 'unlabelled'
-    told = (
-        ' + '.join(text(one.get(k, '?')) for k in kinds) for one in found if isinstance(one, dict)
-    )
-    return sorted(set(told))
+    told = set()
+    for run in row.runs:
+        found = (run.record or {}).get('images')
+        if isinstance(found, dict):
+            own, others = (text(found.get(kind, '?')) for kind in ('labelled', 'unlabelled'))
+            told.add(f'{own} + {others}')
+    return sorted(told)
 
 
 def _budgets(row: Row) -> list[str]:

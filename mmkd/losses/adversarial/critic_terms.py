@@ -88,7 +88,7 @@ def category_cross_entropy(scores: Tensor, labels: Tensor, valid: Tensor | None 
             f'labels {shape_of(labels)} do not fit the category scores {shape_of(scores)}; mend: '
             'labels (N,) for a critic with one score an image, (N, H, W) for one that scores places'
         )
-    counts = labels != IGNORED_IMAGE if valid is None else valid[:, 0]
+    counts = torch.ones_like(labels, dtype=torch.bool) if valid is None else valid[:, 0]
     wrong = counts & ((labels < 0) | (labels >= scores.shape[1]))
     if wrong.any():
         raise ValueError(
