@@ -260,7 +260,7 @@ def test_recipes_tools_and_targets() -> None:
     assert not set(KEPT['targets']) - set(re.findall(r'^([a-z-]+):', makefile, re.M))
 
 
-ADDED = dict(type='mmkd.LengthCheckHook')
+ADDED = dict(type='mmkd.LengthCheckHook'), dict(type='mmkd.UnlabelledHook')
 
 
 @pytest.mark.parametrize('name', BASES)
@@ -272,7 +272,7 @@ def test_bases_of_users_configs(name: str, tmp_path: Path) -> None:
     if name.startswith('schedule_'):
         now = follow_length(now)  # a length is said once; the tools fill in the rest
     if name.startswith('runtime'):
-        now.custom_hooks = [hook for hook in now.custom_hooks if hook != ADDED]
+        now.custom_hooks = [hook for hook in now.custom_hooks if hook not in ADDED]
     if name == 'runtime_cls.py':
         assert now.default_hooks.checkpoint.interval == 4000, (
             'as runtime.py; or the length, if less'

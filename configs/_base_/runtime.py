@@ -37,6 +37,8 @@ custom_hooks = [
     dict(type='mmkd.TeacherCheckHook'),
     dict(type='mmkd.ExportStudentHook'),
     dict(type='mmkd.RunRecordHook'),
+    # looks after images without labels, where there are any
+    dict(type='mmkd.UnlabelledHook'),
     # fits the vocabularies of QUEST; other runs are left alone
     dict(type='mmkd.VocabularyHook'),
 ]

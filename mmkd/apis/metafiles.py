@@ -16,6 +16,7 @@ from mmengine.config import Config
 
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_keys, nearest
+from mmkd.utils.kinds import bare_name
 
 COLLECTION = 'collection.yml'
 METAFILE = 'metafile.yml'
@@ -156,6 +157,8 @@ def _metafile(
 def _metadata(config: Config) -> dict[str, Any]:
     loader = config.train_dataloader
     dataset = loader.dataset
+    if bare_name(dataset.type) == 'WithUnlabelled':
+        dataset = dataset.dataset
     root = dataset.get('data_root')
     name = DATA.get(root) or DATA.get(dataset.type) or Path(root or dataset.type).name
     if (

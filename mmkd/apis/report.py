@@ -236,6 +236,8 @@ def _conditions(rows: Sequence[Row], less: bool) -> list[str]:
     budgets = {row.label: _budgets(row) for row in rows}
     within = any(len(values) > 1 for values in budgets.values())
     lines += _differ('Budgets differ (iterations × batch × processes)', budgets, within)
+    images = {row.label: _images(row) for row in rows}
+    lines += _differ('Images with and without labels', images, any(images.values()))
     lines += _differ('Seeds differ', {row.label: _seeds(row) for row in rows if len(row.runs) > 1})
     return lines
 
@@ -256,6 +258,17 @@ def _differ(title: str, values: dict[str, list[str]], always: bool = False) -> l
 
 def _seeds(row: Row) -> list[str]:
     return sorted(text(run.record.get('seed', '?')) for run in row.runs if run.record)
+
+
+def _images(row: Row) -> list[str]:
+    """Return how many images had labels and how many had none, where some had none."""
+    told = set()
+    for run in row.runs:
+        found = (run.record or {}).get('images')
+        if isinstance(found, dict):
+            own, others = (text(found.get(kind, '?')) for kind in ('labelled', 'unlabelled'))
+            told.add(f'{own} + {others}')
+    return sorted(told)
 
 
 def _budgets(row: Row) -> list[str]:

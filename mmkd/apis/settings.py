@@ -12,6 +12,7 @@ from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
 
 from mmkd.utils.checks import check_count, check_keys, nearest
+from mmkd.utils.kinds import bare_name
 
 COUNTS = {'batch_size': 1, 'num_workers': 0}  # of a data loader, and the least that is allowed
 LENGTHS = {'max_iters': 1, 'max_epochs': 1, 'val_interval': 1, 'val_begin': 0}
@@ -164,11 +165,58 @@ def check_settings(cfg: Config) -> None:
             check_count(key, value, least)
         except ValueError as error:
             raise ValueError(f'{error}. Mend: {mend}') from None
+    check_shares(cfg)
     timeout = ((cfg.get('env_cfg') or {}).get('dist_cfg') or {}).get('timeout', 1)
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0:
         raise ValueError(
             f'env_cfg.dist_cfg.timeout must be a number of seconds above 0, got {timeout!r}'
         )
+
+
+def check_shares(cfg: Config) -> None:
+    """Refuse shares of a MixedSampler that do not sum to the batch size of its loader.
+
+    Raises:
+        ValueError: They do not.
+
+    >>> sampler = dict(type='mmkd.MixedSampler', labelled=4, unlabelled=12)
+    >>> check_shares(Config(dict(train_dataloader=dict(batch_size=16, sampler=sampler))))
+    """
+    loader = cfg.get('train_dataloader') or {}
+    shares = shares_of(loader)
+    size = loader.get('batch_size')
+    if shares is not None and not all(
+        own + others == size for own, others in zip(*shares, strict=False)
+    ):
+        own, others = (one[0] if len(set(one)) == 1 else one for one in shares)
+        raise ValueError(
+            f'MixedSampler(labelled={own}, unlabelled={others}) does not sum to '
+            f'train_dataloader.batch_size={size}. Mend: shares that do, on every rank'
+        )
+
+
+def shares_of(loader: Any) -> tuple[list[int], list[int]] | None:
+    """Return the shares of a loader's MixedSampler, a number a rank; None without one.
+
+    Shares that are no such numbers are the sampler's to refuse.
+
+    >>> shares_of(dict(sampler=dict(type='mmkd.MixedSampler', labelled=[4, 0], unlabelled=12)))
+    ([4, 0], [12, 12])
+    """
+    sampler = loader.get('sampler') or {}
+    if not isinstance(sampler, dict) or bare_name(sampler.get('type')) != 'MixedSampler':
+        return None
+    own, others = (_shares(sampler.get(name)) for name in ('labelled', 'unlabelled'))
+    if not own or not others:
+        return None
+    ranks = max(len(own), len(others))
+    return own * (ranks // len(own)), others * (ranks // len(others))
+
+
+def _shares(given: Any) -> list[int]:
+    """Return shares as numbers, [] where they are none."""
+    each = list(given) if isinstance(given, list | tuple) else [given]
+    return each if all(isinstance(one, int) for one in each) else []
 
 
 def _short(value: Any) -> str:

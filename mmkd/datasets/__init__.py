@@ -10,3 +10,5 @@ from mmkd.datasets.text_files import TextFiles as TextFiles
 from mmkd.datasets.transforms.cls_transforms import PackClsInputs as PackClsInputs
 from mmkd.datasets.transforms.cls_transforms import PadCrop as PadCrop
 from mmkd.datasets.transforms.corrupt import Corrupt as Corrupt
+from mmkd.datasets.unlabelled import UnlabelledImages as UnlabelledImages
+from mmkd.datasets.unlabelled import WithUnlabelled as WithUnlabelled

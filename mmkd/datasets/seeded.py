@@ -13,6 +13,7 @@ from torch.utils.data import (
     SequentialSampler,
 )
 
+from mmkd.datasets.samplers.mixed_sampler import MixedSampler
 from mmkd.datasets.samplers.position_sampler import PositionSampler
 from mmkd.utils.seeds import SAMPLE, seed_everything
 
@@ -63,6 +64,7 @@ def seeded_loader(loader: DataLoader, seed: int, by_epoch: bool = False) -> Data
 
     Raises:
         TypeError: a loader, sampler or batch sampler whose order is not known here.
+        ValueError: shares of a MixedSampler that do not sum to the batch size.
     """
     if type(loader) is not DataLoader:
         raise TypeError(
@@ -86,7 +88,7 @@ def seeded_loader(loader: DataLoader, seed: int, by_epoch: bool = False) -> Data
         SeededDataset(dataset, seed),
         batch_size=batches.batch_size,
         drop_last=batches.drop_last,
-        sampler=PositionSampler(len(dataset), seed, _shuffles(sampler), length),
+        sampler=_positioned(sampler, len(dataset), seed, length, batches.batch_size),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
         pin_memory=loader.pin_memory,
@@ -107,6 +109,21 @@ _MEND = (
 )
 
 
+def _positioned(
+    sampler: Any, size: int, seed: int, length: int | None, batch_size: int
+) -> PositionSampler | MixedSampler:
+    """Return the sampler of the same kind that yields positions as well."""
+    if type(sampler) is not MixedSampler:
+        return PositionSampler(size, seed, _shuffles(sampler), length)
+    if length is not None:
+        raise TypeError(
+            'MixedSampler never ends, and EpochBasedTrainLoop counts passes. Mend: '
+            "train_cfg=dict(type='IterBasedTrainLoop', max_iters=…)"
+        )
+    sampler.check_batch_size(batch_size)
+    return sampler.at_positions(seed)
+
+
 def _shuffles(sampler: Any) -> bool:
     if type(sampler) in (InfiniteSampler, DefaultSampler, PositionSampler):
         return sampler.shuffle
@@ -120,6 +137,6 @@ def _shuffles(sampler: Any) -> bool:
         return True
     raise TypeError(
         f'ExactResumeHook does not know the order of {type(sampler).__name__} (it knows '
-        'InfiniteSampler, DefaultSampler, SequentialSampler and RandomSampler without '
-        f'replacement). {_MEND}'
+        'InfiniteSampler, DefaultSampler, MixedSampler, SequentialSampler and RandomSampler '
+        f'without replacement). {_MEND}'
     )

@@ -40,7 +40,13 @@ from mmkd.distiller.probe import probe_batch, probing, try_objective
 from mmkd.distiller.taps.points import is_point
 from mmkd.distiller.taps.taps import Taps
 from mmkd.methods.expand import expand, tell_expansion
-from mmkd.noise.base import Noises, build_noises, refuse_label_noise
+from mmkd.noise.base import (
+    SHARED,
+    Noises,
+    build_noises,
+    refuse_label_noise,
+    refuse_spoilt_labels,
+)
 from mmkd.structures.record import Record, Stream, Streams
 from mmkd.tasks.base import check_same_classes, check_same_places
 from mmkd.utils.checks import check_dict, check_keys, check_non_negative, nearest
@@ -118,6 +124,7 @@ class Parts:
         made: Name -> description of a teacher that is made of other members.
         combined: Name -> the combination at work, after all members; a lost one is not among them.
         streams: What objectives read as running statistics.
+        shared_noises: Noises on the batch that every member sees.
         phases: What each optimizer steps on.
         fitted: What the probe fitted, in words.
         known: Member -> taps that it offers, also of lost ones.
@@ -139,6 +146,7 @@ class Parts:
     made: dict[str, Made] = field(default_factory=dict)
     combined: dict[str, Combined] = field(default_factory=dict)
     streams: Streams = field(default_factory=Streams)
+    shared_noises: Noises = field(default_factory=Noises)
     phases: list[Phase] = field(default_factory=list)
     fitted: list[str] = field(default_factory=list)
     known: dict[str, list[str]] = field(default_factory=dict)
@@ -433,7 +441,8 @@ def run_students(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
         with mistakes.of(partial(parts.lose_member, name)):
             taps = _used_taps(settings, parts, name, model, mistakes)
             prefix = f'{name}.' if prefixed else ''
-            parts.runs[name] = Student(parts.members[name], model, taps, prefix)
+            learns = bool(settings.task_weight)
+            parts.runs[name] = Student(parts.members[name], model, taps, prefix, learns)
 
 
 def run_teachers(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
@@ -592,8 +601,17 @@ def give_noises(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
         noises = build_noises(settings.noise, hosts)
         if not settings.task_weight:
             refuse_label_noise(noises)
+        refuse_spoilt_labels(noises[SHARED], labels_read_by(settings, parts))
+        parts.shared_noises = noises.pop(SHARED)
         for name, own in noises.items():
             parts.runs[name].noises = own
+
+
+def labels_read_by(settings: Settings, parts: Parts) -> list[str]:
+    """Return who reads labels of the batch, as errors call them."""
+    own = ["the students' own losses (task_weight above 0)"] if settings.task_weight else []
+    reading = [name for name, one in parts.objectives.items() if one.reads_labels]
+    return [*own, *(f'objective {name!r}' for name in reading)]
 
 
 def probe_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:

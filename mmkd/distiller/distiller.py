@@ -129,6 +129,7 @@ class Distiller(BaseModel):
         self._stepping = False
         for run in students_of(self.runs):
             run.modules = self.students
+        self.shared_noises = parts.shared_noises
         self.phases, self.phase_runner = parts.phases, PhaseRunner(parts.phases)
         self.predict_with, self.task_weight = parts.predict_with, settings.task_weight
         # asked once: a wrapper in the student's place would not tell
@@ -155,7 +156,8 @@ class Distiller(BaseModel):
         self, inputs: Tensor, data_samples: list | None
     ) -> tuple[Record, dict[str, Tensor]]:
         """Run every member once; return what the taps saw, and the students' own losses."""
-        record = Record(self._read_batch(inputs, data_samples), self.streams)
+        batch = self.shared_noises.on_batch(self._read_batch(inputs, data_samples))
+        record = Record(batch, self.streams)
         losses: dict[str, Any] = {}
         for run in self.runs.values():  # teachers, then students, each under its noises
             seen, own = run.observe(record.batch)
@@ -251,7 +253,8 @@ class Distiller(BaseModel):
         """Return the batch, its labels looked at."""
         batch = Batch(inputs, data_samples, self.task.ignore_index, self.task)
         valid = batch.check_labels(self.task.num_classes)
-        if self.task_weight or self._reads_labels:
+        # of images without labels alone there is nothing to say: they are so on purpose
+        if batch.labelled_at and (self.task_weight or self._reads_labels):
             self.void_batches.note(batch, valid)
         return batch
 

@@ -22,6 +22,7 @@ from mmkd.methods import fickle as fickle
 from mmkd.methods import fitnet as fitnet
 from mmkd.methods import foundation as foundation
 from mmkd.methods import ft as ft
+from mmkd.methods import funmatch as funmatch
 from mmkd.methods import gdkd as gdkd
 from mmkd.methods import id as id
 from mmkd.methods import ifvd as ifvd

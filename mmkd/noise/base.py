@@ -11,6 +11,7 @@ from mmkd.registry import build_part
 from mmkd.structures.batch import Batch
 from mmkd.utils.checks import nearest
 
+SHARED = 'batch'  # the role of noises on what every member sees, and where they stand
 # what the methods of a noise were called until 0.1; an override of one would never be called
 RENAMED = dict(see='on_batch', awake='around_forward', hear='on_taps', prove='check')
 
@@ -39,7 +40,8 @@ class Noise:
 
     A noise overrides one of :meth:`on_batch`, :meth:`around_forward` and :meth:`on_taps`. It draws
     from torch's global generators, so that ExactResumeHook, which seeds every train step, makes it
-    a function of (seed, rank, iteration).
+    a function of (seed, rank, iteration). One of the role ``'batch'`` acts once a step, by its
+    :meth:`on_batch`, and every member sees the same.
 
     Args:
         members: Names of the members it acts on; None takes all of its ``role``.
@@ -50,6 +52,7 @@ class Noise:
 
     role = 'student'
     on_labels = False  # whether it acts on labels, which the students' own losses read
+    spoils_labels = False  # whether the labels do not fit the images after it
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse methods by their old names, which nothing would call."""
@@ -76,6 +79,13 @@ class Noise:
             ValueError: A member of the other role; there is no member of this role.
         """
         kind = type(self).__name__
+        if self.role == SHARED:
+            if self.members is not None:
+                raise ValueError(
+                    f'noise {kind} acts on the batch, which every member sees: it takes no '
+                    f'members, got {list(self.members)}. Mend: leave members out'
+                )
+            return []
         mine = [name for name, host in hosts.items() if host.role == self.role]
         for name in self.members or ():
             if name not in hosts:
@@ -157,7 +167,7 @@ class Noises:
 
 
 def build_noises(configs: Sequence[Any] | None, hosts: Mapping[str, Host]) -> dict[str, Noises]:
-    """Return the noises of each member.
+    """Return the noises of each member, and under ``SHARED`` those on what every member sees.
 
     Args:
         configs: ``dict(type='GaussianInput', …)`` or noises.
@@ -174,7 +184,7 @@ def build_noises(configs: Sequence[Any] | None, hosts: Mapping[str, Host]) -> di
             "noise must be a list of noises, such as [dict(type='GaussianInput', std=0.1)], got "
             f'{configs!r}'
         )
-    found = {name: Noises() for name in hosts}
+    found = {name: Noises() for name in (*hosts, SHARED)}
     for i, config in enumerate(configs or ()):
         noise = config if isinstance(config, Noise) else build_part(config, f'noise[{i}]')
         if not isinstance(noise, Noise):
@@ -182,7 +192,28 @@ def build_noises(configs: Sequence[Any] | None, hosts: Mapping[str, Host]) -> di
         for name in noise.choose(hosts):
             noise.bind(hosts[name])
             found[name].each.append(noise)
+        if noise.role == SHARED:
+            found[SHARED].each.append(noise)
     return found
+
+
+def refuse_spoilt_labels(shared: Noises, readers: Sequence[str]) -> None:
+    """Refuse noise after which labels do not fit the images, where something reads labels.
+
+    Args:
+        shared: The noises on what every member sees.
+        readers: Who reads labels, as errors call them.
+
+    Raises:
+        ValueError: There is such a noise and such a reader.
+    """
+    for noise in shared.each:
+        if noise.spoils_labels and readers:
+            raise ValueError(
+                f'{type(noise).__name__} mixes images, whose labels then fit none of them, but '
+                f"labels are read by {', '.join(readers)}. Mend: images='unlabelled', which leaves "
+                'images with labels alone; or task_weight=0 and objectives that read no labels'
+            )
 
 
 def refuse_label_noise(noises: Mapping[str, Noises]) -> None:

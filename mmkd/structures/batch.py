@@ -1,19 +1,24 @@
 """The batch, of which objectives may read ``batch.inputs``, ``labels``, ``valid`` and others."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 IGNORED_IMAGE = -100  # the label of a whole image that does not count, torch's own
+LABELLED = 'labelled'  # in a sample's metainfo, False: an image without labels, on purpose
 
 
 @dataclass
 class Batch:
     """One preprocessed batch; what its labels mean, it asks its task.
+
+    Images without labels, whose samples say ``labelled=False`` in their metainfo, get labels of
+    which nothing counts: whatever reads labels passes them over.
 
     Args:
         inputs: Preprocessed images (N, 3, H, W), or sentences (N, 3, L): token ids, attention mask,
@@ -38,9 +43,42 @@ class Batch:
     offered_reads: ClassVar[Callable[[], dict[str, Callable[['Batch'], Any]]]]
 
     def __post_init__(self) -> None:
-        """Refuse images that nothing has stacked; find the task."""
+        """Refuse images that nothing has stacked; find the task; give labels to who has none."""
         _check_stacked(self.inputs)
         self.task = Batch.find_task(self.data_samples, self.task)
+        if self.unlabelled_at:
+            self.data_samples = self.task.void(self, self.unlabelled_at)
+
+    @cached_property
+    def labelled_at(self) -> list[int]:
+        """The places of images with labels."""
+        samples = self.data_samples or [None] * len(self.inputs)
+        return [i for i, sample in enumerate(samples) if is_labelled(sample)]
+
+    @cached_property
+    def unlabelled_at(self) -> list[int]:
+        """The places of images without."""
+        return [i for i, sample in enumerate(self.data_samples or []) if not is_labelled(sample)]
+
+    @cached_property
+    def labelled(self) -> Tensor:
+        """True for images with labels, (N,)."""
+        own = [is_labelled(sample) for sample in self.data_samples or [None] * len(self.inputs)]
+        return torch.tensor(own, device=self.inputs.device)
+
+    @property
+    def unlabelled(self) -> Tensor:
+        """True for images without, (N,)."""
+        return ~self.labelled
+
+    def part(self, places: Sequence[int]) -> 'Batch':
+        """Return the batch of some of its images, in this order.
+
+        >>> Batch(torch.arange(6.).view(3, 2)).part([2, 0]).inputs.tolist()
+        [[4.0, 5.0], [0.0, 1.0]]
+        """
+        samples = self.data_samples and [self.data_samples[i] for i in places]
+        return replace(self, inputs=self.inputs[list(places)], data_samples=samples)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -98,15 +136,27 @@ class Batch:
         return files_of(samples, *keys)
 
 
+def is_labelled(sample: Any) -> bool:
+    """Return whether an image has labels; what does not say otherwise does.
+
+    >>> from mmengine.structures import BaseDataElement
+    >>> sample = BaseDataElement(metainfo=dict(labelled=False))
+    >>> is_labelled(sample), is_labelled(BaseDataElement()), is_labelled(None)
+    (False, True, True)
+    """
+    return bool(getattr(sample, 'metainfo', {}).get(LABELLED, True))
+
+
 class BatchReads(Sequence):
     """Names that objectives may read of a batch; those that tasks offer are looked up each time.
 
     >>> list(BATCH_READS)
-    ['inputs', 'labels', 'valid', 'tokens', 'data_samples']
+    ['inputs', 'labels', 'valid', 'labelled', 'unlabelled', 'tokens', 'data_samples']
     """
 
     def _names(self) -> list[str]:
-        return ['inputs', 'labels', 'valid', *Batch.offered_reads(), 'data_samples']
+        images = ['labelled', 'unlabelled']
+        return ['inputs', 'labels', 'valid', *images, *Batch.offered_reads(), 'data_samples']
 
     def __getitem__(self, index: Any) -> Any:
         """Return a name by its place."""
@@ -177,6 +227,10 @@ def resize_labels(labels: Tensor, size: tuple[int, ...]) -> Tensor:
 def read_batch(batch: Batch, name: str, like: Any) -> Any:
     """Return ``batch.<name>``; labels and masks at the spatial size of ``like``.
 
+    >>> batch = Batch(torch.zeros(2, 3, 4, 4))
+    >>> read_batch(batch, 'labelled', torch.zeros(2, 5, 1, 2)).tolist()
+    [[[True, True]], [[True, True]]]
+
     Args:
         batch: The batch.
         name: One of ``BATCH_READS``.
@@ -186,4 +240,7 @@ def read_batch(batch: Batch, name: str, like: Any) -> Any:
     value = offered[name](batch) if name in offered else getattr(batch, name)
     if name in ('labels', 'valid') and isinstance(like, Tensor):
         return resize_labels(value, tuple(like.shape[2:]))
+    if name in ('labelled', 'unlabelled') and isinstance(like, Tensor):
+        size = like.shape[2:]
+        return value.view(-1, *[1] * len(size)).expand(-1, *size)
     return value

@@ -1,7 +1,7 @@
 """What a task is: all that mmkd asks of one, and how the task of a model or of a batch is found."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.registry import TASKS
-from mmkd.structures.batch import IGNORED_IMAGE, Batch
+from mmkd.structures.batch import IGNORED_IMAGE, Batch, is_labelled
 from mmkd.structures.trace import Trace
 from mmkd.tasks.described import Described
 
@@ -213,6 +213,21 @@ class Task:
         """Return a data sample with other labels; its other data are shared with the one given."""
         return self._beside([sample]).relabel(sample, labels)
 
+    def void(self, batch: Batch, places: Sequence[int]) -> list:
+        """Return the samples of a batch, those of images without labels with labels to pass over.
+
+        The samples that are given stay as they are.
+
+        Args:
+            batch: Images, and their samples.
+            places: Of the images without labels.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__} does not say how an image without labels looks. Mend: a method '
+            'void(self, batch, places) that returns the data samples of the batch, those at '
+            'places with labels that do not count'
+        )
+
     def pad_labels(self, sample: Any, size: tuple[int, ...]) -> Any:
         """Return a sample whose labels cover an image padded to ``size``, and are ignored there."""
         return sample
@@ -378,9 +393,10 @@ def task_of_samples(samples: list | None, wanted: Task | None = None) -> Task:
     """
     # what it learns from is theirs, whoever would claim samples of an unknown model
     field = None if wanted is None else wanted.field
-    if samples and field is not None and field in samples[0]:
+    labelled = [sample for sample in samples or [] if is_labelled(sample)]
+    if samples and field is not None and (not labelled or field in labelled[0]):
         return wanted  # type: ignore[return-value]
-    return tasks_of_samples(samples)[0]
+    return tasks_of_samples(labelled or samples)[0]
 
 
 def offered_reads() -> dict[str, Callable[[Batch], Any]]:

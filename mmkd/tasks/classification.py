@@ -1,7 +1,7 @@
 """Classification: a class for each image."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +10,16 @@ from mmengine.structures import BaseDataElement
 from torch import Tensor
 
 from mmkd.registry import TASKS
-from mmkd.structures.batch import Batch
+from mmkd.structures.batch import IGNORED_IMAGE, Batch
 from mmkd.tasks.base import NO_LABELS, Own, Task, first_number
-from mmkd.tasks.labels import check_ids, count_ids, tell_chance, tell_ids, tell_ignored
+from mmkd.tasks.labels import (
+    check_ids,
+    count_ids,
+    tell_chance,
+    tell_ids,
+    tell_ignored,
+    with_data,
+)
 
 LABEL = 'gt_label'  # where mmpretrain's data samples hold it
 
@@ -67,6 +74,11 @@ class Classification(Task):
         copy = sample.clone()
         copy.set_data({self.field: labels.view(1)})
         return copy
+
+    def void(self, batch: Batch, places: Sequence[int]) -> list:
+        """Give the label of an image that does not count."""
+        ignored = torch.tensor([IGNORED_IMAGE], device=batch.inputs.device)
+        return with_data(batch, places, **{self.field: ignored})
 
     def count(self, batch: Batch) -> Counter:
         """Count the labels."""

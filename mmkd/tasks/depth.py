@@ -1,10 +1,11 @@
 """Depth estimation: metres for each pixel."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from mmengine.structures import PixelData
 from torch import Tensor
 
 from mmkd.registry import TASKS
@@ -12,7 +13,7 @@ from mmkd.structures.batch import Batch
 from mmkd.structures.trace import Trace
 from mmkd.tasks.base import Tapped, Task, encode_decode, head_paths, last_head, task_of
 from mmkd.tasks.generated import blocks, blocks_of, map_sample
-from mmkd.tasks.labels import stacked
+from mmkd.tasks.labels import map_size, stacked, with_data
 
 
 @TASKS.register_module()
@@ -94,6 +95,11 @@ class Depth(Task):
             f'no valid position: no depth of this batch is known{batch.files(*self.paths)}. Mend: '
             'look at the depth files, and at depth_rescale_factor'
         )
+
+    def void(self, batch: Batch, places: Sequence[int]) -> list:
+        """Give depth maps of which nothing is known."""
+        unknown = batch.inputs.new_zeros((1, *map_size(batch, self.field)), dtype=torch.float32)
+        return with_data(batch, places, **{self.field: PixelData(data=unknown)})
 
     def sample(self, size: tuple[int, int], generator: torch.Generator, masked: bool = True) -> Any:
         """Return blocks of depth inside the range; where masked, every 20th row is unknown."""

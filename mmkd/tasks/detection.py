@@ -1,7 +1,7 @@
 """Detection: boxes with classes."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,10 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from mmkd.registry import TASKS
-from mmkd.structures.batch import Batch
+from mmkd.structures.batch import Batch, is_labelled
 from mmkd.structures.trace import Trace
 from mmkd.tasks.base import Tapped, Task, first_number, last_head
+from mmkd.tasks.labels import with_data
 
 
 @TASKS.register_module()
@@ -110,6 +111,16 @@ class Detection(Task):
                 'of the head, or metainfo=dict(classes=…) of the data set'
             )
         return True
+
+    def void(self, batch: Batch, places: Sequence[int]) -> list:
+        """Give no boxes, of the kind that the images beside have."""
+        known = [one for one in batch.data_samples or [] if is_labelled(one) and self.field in one]
+        if known:
+            return with_data(batch, places, **{self.field: known[0].get(self.field)[:0]})
+        boxes = batch.inputs.new_zeros((0, 4), dtype=torch.float32)
+        size = int(batch.inputs.shape[2]), int(batch.inputs.shape[3])
+        none = det_sample(boxes, boxes[:, 0].long(), size, self.masks).get(self.field)
+        return with_data(batch, places, **{self.field: none})
 
     def count(self, batch: Batch) -> Counter:
         """Count images, boxes, and boxes of each class."""

@@ -1,12 +1,13 @@
 """Labels that are classes, of pixels or of whole images: what both tasks do with them."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmkd.structures.batch import Batch
+from mmkd.structures.batch import Batch, is_labelled
 
 
 def check_ids(batch: Batch, num_classes: int | None, paths: tuple[str, ...], mend: str) -> bool:
@@ -85,3 +86,26 @@ def tell_chance(metric: str, metrics: Mapping[str, float], classes: int) -> str 
 def stacked(batch: Batch, field: str) -> Tensor:
     """Return the maps (N, H, W) that every sample holds in a field."""
     return torch.stack([sample.get(field).data.squeeze(0) for sample in batch.data_samples or []])
+
+
+def with_data(batch: Batch, places: Sequence[int], **data: Any) -> list:
+    """Return the samples of a batch, copies with these data at some places.
+
+    Args:
+        batch: The batch.
+        places: Of the copies.
+        **data: Field -> what it holds.
+    """
+    samples = list(batch.data_samples or [])
+    for place in places:
+        samples[place] = samples[place].new()  # the fields, no copies of what they hold
+        samples[place].set_data(data)
+    return samples
+
+
+def map_size(batch: Batch, field: str) -> tuple[int, ...]:
+    """Return the size of the label maps of a batch: that of the first one, else of the images."""
+    for sample in batch.data_samples or []:
+        if is_labelled(sample) and field in sample:
+            return tuple(sample.get(field).data.shape[-2:])
+    return tuple(batch.inputs.shape[2:])

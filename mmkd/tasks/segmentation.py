@@ -1,7 +1,7 @@
 """Semantic segmentation: a class for each pixel."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,16 @@ from mmkd.structures.batch import Batch
 from mmkd.structures.trace import Trace, tensors
 from mmkd.tasks.base import NO_LABELS, Task, encode_decode, first_number, head_paths, last_head
 from mmkd.tasks.generated import label_map
-from mmkd.tasks.labels import check_ids, count_ids, stacked, tell_chance, tell_ids, tell_ignored
+from mmkd.tasks.labels import (
+    check_ids,
+    count_ids,
+    map_size,
+    stacked,
+    tell_chance,
+    tell_ids,
+    tell_ignored,
+    with_data,
+)
 from mmkd.tasks.queries import queries_of
 
 MAP = 'gt_sem_seg'  # where mmseg's data samples hold it
@@ -101,6 +110,12 @@ class Segmentation(Task):
         copy = sample.clone()
         copy.set_data({self.field: PixelData(data=labels[None])})
         return copy
+
+    def void(self, batch: Batch, places: Sequence[int]) -> list:
+        """Give label maps on which every pixel is ignored."""
+        size = (1, *map_size(batch, self.field))
+        ignored = torch.full(size, batch.ignore_index, device=batch.inputs.device)
+        return with_data(batch, places, **{self.field: PixelData(data=ignored)})
 
     def pad_labels(self, sample: Any, size: tuple[int, ...]) -> Any:
         """Extend the label map: in a test mmseg pads images alone."""

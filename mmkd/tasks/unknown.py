@@ -1,5 +1,6 @@
 """Models of which nothing is known: they are asked for nothing that could be wrong."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -37,6 +38,10 @@ class Unknown(Task):
     def labels(self, batch: Batch) -> Tensor:
         """Refuse to name any."""
         raise ValueError(NO_LABELS)
+
+    def void(self, batch: Batch, places: Sequence[int]) -> list:
+        """Leave samples as they are."""
+        return list(batch.data_samples or [])
 
     def sample(self, size: tuple[int, int], generator: torch.Generator, masked: bool = True) -> Any:
         """Return a label map of two classes."""

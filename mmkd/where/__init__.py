@@ -8,4 +8,5 @@ from mmkd.where.boxes import share_of_boxes as share_of_boxes
 from mmkd.where.class_balance import ClassBalance as ClassBalance
 from mmkd.where.disagreement import Disagreement as Disagreement
 from mmkd.where.focal import Focal as Focal
+from mmkd.where.labelled import Labelled as Labelled
 from mmkd.where.teacher_confidence import TeacherConfidence as TeacherConfidence

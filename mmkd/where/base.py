@@ -31,6 +31,7 @@ class Where(nn.Module):
         labels: Whether it needs ``batch.labels``.
         boxes: Whether it needs ``batch.boxes``.
         class_logits: Of which sides it needs the class logits: (), ('teacher',), ….
+        skips_unlabelled: Whether it gives every position of an image without labels the weight 0.
 
     Raises:
         TypeError: ``reads`` is no dictionary, or names another side.
@@ -49,6 +50,7 @@ class Where(nn.Module):
     labels: bool = False
     boxes: bool = False
     class_logits: tuple[str, ...] = ()
+    skips_unlabelled: bool = False
 
     def __init__(self, reads: Mapping[str, str] | None = None) -> None:
         super().__init__()
@@ -60,7 +62,8 @@ class Where(nn.Module):
     def extra_repr(self) -> str:
         """Say the options, as the doctor prints them."""
         own = {name: one for name, one in vars(self).items() if not name.startswith('_')}
-        own.pop('training')
+        for name in ('training', 'skips_unlabelled'):
+            own.pop(name, None)
         if not self.reads:
             own.pop('reads')
         return ', '.join(f'{name}={one!r}' for name, one in own.items())

@@ -98,6 +98,7 @@ class BoundaryBand(Where):
         check_count('radius of BoundaryBand', radius, 0)
         self.radius = radius
         self.inside, self.outside = inside_outside('BoundaryBand', inside, outside)
+        self.skips_unlabelled = not self.outside  # no edge is known there
 
     def weigh(self, batch: Batch, student: Tensor, teacher: Tensor | None) -> Tensor:
         """Return the weights (N, H, W) at the size of the labels."""

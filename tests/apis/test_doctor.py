@@ -1219,3 +1219,47 @@ def test_a_schedule_without_an_end_lasts_as_long_as_the_run() -> None:
     cfg.param_scheduler[1].end = 900
     check_run(cfg, report)
     assert any('is scheduled for 900 iterations' in warning for warning in report.warnings)
+
+
+def with_unlabelled(root: Path, model: dict, labelled: int = 4, unlabelled: int = 4) -> Config:
+    """Return a config whose images stand once with labels and once without."""
+    cfg = config(root, model)
+    loader = cfg.train_dataloader
+    loader.dataset = dict(
+        type='mmkd.WithUnlabelled',
+        dataset=loader.dataset,
+        unlabelled=dict(data_root=str(root / 'img_dir' / 'train')),
+    )
+    loader.batch_size = 8
+    loader.sampler = dict(type='mmkd.MixedSampler', labelled=labelled, unlabelled=unlabelled)
+    return cfg
+
+
+def test_images_without_labels_are_counted_and_measured(data_root: Path) -> None:
+    report = diagnose(with_unlabelled(data_root, tiny.distiller()))
+    assert not report.errors
+    rows = table(report, 'data')
+    assert rows['training samples']['value'] == 8
+    assert rows['without labels']['value'] == '4 of 8'
+    assert rows['in a batch']['value'] == '4 with labels, 4 without'
+    assert rows['looked at']['value'] == '4 batches of 4'
+    # half of the pixels that were looked at have no labels, and a sixteenth of the others is void
+    assert rows['ignored labels']['value'] == '53.1 %'
+    cfg = with_unlabelled(data_root, tiny.distiller())
+    cfg.train_dataloader.sampler = dict(type='InfiniteSampler', shuffle=True)
+    rows = table(diagnose(cfg), 'data')
+    assert rows['in a batch']['value'] == 'about 4.0 of 8'
+
+
+@pytest.mark.bad_input
+def test_images_without_labels_that_are_of_no_use(data_root: Path) -> None:
+    model = tiny.distiller(objectives=tiny.objectives(pair=None))
+    model['objectives']['pixel']['reads'] = dict(mask='batch.valid')
+    report = diagnose(with_unlabelled(data_root, model))
+    assert has(report.errors, '4 training images have no labels, and no objective learns from them')
+    report = diagnose(with_unlabelled(data_root, tiny.distiller(), 4, 5))
+    assert has(
+        report.errors, r'MixedSampler\(labelled=4, unlabelled=5\) does not sum to train_data'
+    )
+    report = diagnose(with_unlabelled(data_root, tiny.distiller(), 1, 7))
+    assert has(report.warnings, 'one of a kind beside images without labels')

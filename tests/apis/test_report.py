@@ -318,3 +318,10 @@ def test_refusals(work: Path) -> None:
         ValueError, match='has no place for the table. Mend: the lines <!-- report a -->'
     ):
         write_into(page, 'a', 'table\n')
+
+
+def test_images_without_labels_are_told(tmp_path: Path) -> None:
+    write_run(tmp_path / 'a', 30.0, images=dict(labelled=92, unlabelled=275))
+    write_run(tmp_path / 'b', 31.0)
+    rows = [read_row(str(tmp_path / name)) for name in 'ab']
+    assert 'Images with and without labels: a 92 + 275.' in markdown(rows)

@@ -113,6 +113,9 @@ SAME: dict[str, Any] = {
         dict(type='soft-randomization', std=0.05),
         'fickle',
     ],
+    # function matching
+    'funmatch/funmatch_unet_digit-scenes': 'funmatch',
+    'funmatch/funmatch_effnetlite2-pspnet-r18-half_camvid-240x180': 'funmatch',
     # internal representations
     'internal_representations/id_segformer_digit-scenes': 'id',
     'internal_representations/sid_segformer_digit-scenes': dict(

@@ -134,18 +134,31 @@ def shrink(cfg: Config, roots: dict[str, str]) -> Config:
         shrink_texts(cfg, roots)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
-        for dataset in loader.dataset.get('datasets', [loader.dataset]):
+        for dataset in leaves(loader.dataset):
             shrink_dataset(dataset, roots)
+        for part in (loader.dataset, *map(loader.dataset.get, ('dataset', 'unlabelled'))):
+            if 'indices' in (part or {}):
+                part.indices = [index for index in part.indices if index < 2]
+    if 'labelled' in cfg.train_dataloader.sampler:
+        cfg.train_dataloader.batch_size = 4  # each kind passes alone: norms need two images
+        cfg.train_dataloader.sampler.update(labelled=2, unlabelled=2)
     for evaluator, split in ((cfg.val_evaluator, 'val'), (cfg.test_evaluator, 'test')):
         if 'CocoMetric' in str(evaluator):
             evaluator.ann_file = f'{roots["CocoDataset"]}/annotations_coco/{split}.json'
     cfg.train_cfg.max_iters = 2
-    scenes = cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes'  # of one size
+    scenes = leaves(cfg.train_dataloader.dataset)[0].type == 'mmkd.DigitScenes'  # of one size
     if is_distiller(cfg):
         shrink_pair(cfg, scenes)
     else:
         shrink_alone(cfg, scenes)
     return cfg
+
+
+def leaves(dataset: Config) -> list[Config]:
+    """Return the data sets inside a data set."""
+    inner = [dataset[key] for key in ('dataset', 'unlabelled') if key in dataset]
+    inner += dataset.get('datasets', [])
+    return [leaf for one in inner for leaf in leaves(one)] if inner else [dataset]
 
 
 def shrink_dataset(dataset: Config, roots: dict[str, str]) -> None:
@@ -373,6 +386,10 @@ OTHERWISE = {  # recipes that differ from their pair in length or data, as their
     'sid_bert-base-bert6_sst2',
     'sid_minilm-minilm3_rte',
     'kd_bert-base-bert6_sst2',
+    'funmatch_unet_digit-scenes',
+    'funmatch_effnetlite2-pspnet-r18-half_camvid-240x180',
+    'kd-quarter_effnetlite2-pspnet-r18-half_camvid-240x180',
+    'kd-unlabelled_effnetlite2-pspnet-r18-half_camvid-240x180',
 }
 ALONE = ('baseline', 'teacher_', 'member_', 'longer_', 'ensemble_')
 ROWS = [

@@ -15,6 +15,7 @@ from mmkd.apis.doctor.data import (
     check_folders,
     check_labels,
     check_last_batch,
+    check_unlabelled,
     draw_batches,
 )
 from mmkd.apis.doctor.evaluation import check_best, check_evaluation
@@ -25,7 +26,7 @@ from mmkd.apis.doctor.run import check_disk, check_run
 from mmkd.apis.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.apis.methods import expand_config
 from mmkd.apis.prepare import has_gpu, is_distiller
-from mmkd.apis.settings import check_sections, optim_wrappers
+from mmkd.apis.settings import check_sections, optim_wrappers, shares_of
 from mmkd.distiller.objectives.objective import stand_in
 from mmkd.tasks.base import task_of
 from mmkd.tasks.generated import generated_batch
@@ -71,7 +72,12 @@ def diagnose(
     own_size = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
     if not isinstance(own_size, int) or own_size < 1:
         own_size = 1  # check_run says what is wrong with it
-    batch_size = batch_size or (own_size if device != 'cpu' else min(own_size, 2))
+    shares = shares_of(cfg.get('train_dataloader') or {})
+    apart = shares is not None and bool((cfg.get('model') or {}).get('task_weight', 1))
+    parts = [one for share in shares for one in share if one] if apart and shares else [own_size]
+    # two images of a kind, where images with labels pass apart: norms need them
+    few = min(own_size, 4 if shares and min(map(max, shares)) > 1 else 2)
+    batch_size = batch_size or (own_size if device != 'cpu' else few)
     _write_out_method(cfg, report)
     check_run(cfg, report)
     wiring = build_model(cfg, report, size) if 'model' in cfg else Wiring()
@@ -100,7 +106,7 @@ def diagnose(
             f'the model is no Distiller: this trains a plain {type(wiring.model).__name__} of '
             f'{count(wiring.model.parameters())} parameters, and nothing is distilled'
         )
-    _check_norms(wiring, own_size, device, report)
+    _check_norms(wiring, min(parts, default=own_size), device, report)
     if data is None or size:
         data = _generated(cfg, wiring, batch_size, size, report)
     _train(cfg, wiring, data, own_size / batch_size, device, report)
@@ -118,8 +124,13 @@ def _examine_data(
     cfg: Config, wiring: Wiring, batches: int, batch_size: int, report: Report
 ) -> dict | None:
     """Check batches; return one that could be trained on."""
-    drawn, samples = draw_batches(cfg, report, batches, batch_size)
+    drawn, images = draw_batches(cfg, report, batches, batch_size)
+    samples = sum(images)
     check_last_batch(cfg, samples, wiring.students, report)
+    beside = []
+    if images[1]:
+        held = check_unlabelled(cfg, images, wiring.model if wiring.whole else None, report)
+        beside = [('without labels', f'{images[1]} of {samples}'), ('in a batch', held)]
     student: Any = next(iter(wiring.students.values()), None)
     preprocessor = getattr(wiring.model, 'data_preprocessor', None) or getattr(
         student, 'data_preprocessor', None
@@ -128,7 +139,11 @@ def _examine_data(
     if not drawn or preprocessor is None or not task.known:
         return next(iter(drawn), None)
     rows, good = check_labels(drawn, preprocessor, task, report)
-    looked = [('training samples', samples), ('looked at', f'{len(drawn)} batches of {batch_size}')]
+    looked = [
+        ('training samples', samples),
+        *beside,
+        ('looked at', f'{len(drawn)} batches of {batch_size}'),
+    ]
     report.table('data', ('what', 'value'), [*looked, *rows])
     return next(iter(good), None)
 
@@ -141,8 +156,9 @@ def _check_norms(wiring: Wiring, batch_size: int, device: str, report: Report) -
         isinstance(module, nn.modules.batchnorm._BatchNorm) for module in modules
     ):
         report.warn(
-            'BatchNorm with one image on a device: its statistics are noise, and a map pooled to '
-            '1×1 (PSPNet, ASPP) is an error. Mend: train_dataloader.batch_size of at least 2'
+            'BatchNorm with one image on a device, or one of a kind beside images without labels: '
+            'its statistics are noise, and a map pooled to 1×1 (PSPNet, ASPP) is an error. Mend: '
+            'train_dataloader.batch_size of at least 2, and shares of at least 2'
         )
 
 

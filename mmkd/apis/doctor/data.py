@@ -15,6 +15,9 @@ from torch import nn
 
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.norms import judge_one_image, last_batch_of_one
+from mmkd.apis.settings import check_shares, shares_of
+from mmkd.datasets.unlabelled import places_of
+from mmkd.engine.hooks.unlabelled import check_reader
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import Task, task_of
 from mmkd.utils.explain import explain
@@ -80,8 +83,11 @@ def _layout(split: str, dataset: dict, missing: list[str]) -> str:
 
 def draw_batches(
     cfg: Config, report: Report, count: int, batch_size: int
-) -> tuple[list[dict], int]:
-    """Return the first training batches, as many as could be drawn, and the data set's size."""
+) -> tuple[list[dict], tuple[int, int]]:
+    """Return the first training batches, as many as could be drawn, and the number of images.
+
+    That is how many have labels, and how many have none.
+    """
     loader: Any = None
     batches: list[dict] = []
     try:
@@ -97,7 +103,31 @@ def draw_batches(
             f'the training data set gives no batch of {batch_size}: it has {len(loader.dataset)} '
             'samples'
         )
-    return batches, len(loader.dataset) if loader is not None else 0
+    own, others = places_of(loader.dataset) if loader is not None else ([], [])
+    return batches, (len(own), len(others))
+
+
+def check_unlabelled(cfg: Config, images: tuple[int, int], model: Any, report: Report) -> str:
+    """Report images without labels that are of no use; return what the table says of a batch.
+
+    Args:
+        cfg: The config.
+        images: How many have labels, and how many have none.
+        model: What is trained; None where it could not be built.
+        report: Where the findings go.
+    """
+    loader = cfg.train_dataloader
+    try:
+        check_shares(cfg)
+        if model is not None and images[1]:
+            check_reader(model, *images)
+    except (TypeError, ValueError) as error:
+        report.error(error)
+    shares = shares_of(loader)
+    if shares is None:
+        return f'about {loader.batch_size * images[1] / sum(images):.1f} of {loader.batch_size}'
+    own, others = (each[0] if len(set(each)) == 1 else each for each in shares)
+    return f'{own} with labels, {others} without'
 
 
 def check_last_batch(
@@ -109,7 +139,8 @@ def check_last_batch(
     straddles = any(
         'ExactResumeHook' in str(hook.get('type')) for hook in cfg.get('custom_hooks') or []
     )
-    if 'Infinite' in str((loader.get('sampler') or {}).get('type')) or (straddles and not by_epoch):
+    kind = str((loader.get('sampler') or {}).get('type'))
+    if 'Infinite' in kind or 'MixedSampler' in kind or (straddles and not by_epoch):
         return
     found = last_batch_of_one(samples, loader.get('batch_size'), loader.get('drop_last', False))
     error, warning = judge_one_image(students.values(), *found) if found else (None, None)
@@ -189,19 +220,25 @@ def in_this_process(loader: Any, batch_size: int) -> dict:
         for key, value in loader.items()
         if key not in ('prefetch_factor', 'persistent_workers')
     }
+    shares = shares_of(loader)
+    if shares is not None:  # of the first rank, and at least one of a kind that has a share
+        own = round(batch_size * shares[0][0] / max(shares[0][0] + shares[1][0], 1))
+        least, most = min(shares[0][0], 1), batch_size - min(shares[1][0], 1)
+        own = max(min(own, most), min(least, batch_size))
+        config['sampler'] = {**config['sampler'], 'labelled': own, 'unlabelled': batch_size - own}
     return {**config, 'num_workers': 0, 'batch_size': batch_size}
 
 
 def _leaves(dataset: Any) -> Iterator[dict]:
-    """Yield the data sets inside RepeatDataset, ConcatDataset and the like."""
+    """Yield the data sets inside RepeatDataset, ConcatDataset, WithUnlabelled and the like."""
     if isinstance(dataset, list | tuple):
         for part in dataset:
             yield from _leaves(part)
     elif isinstance(dataset, dict):
-        inner = [dataset[key] for key in ('dataset', 'datasets') if key in dataset]
+        inner = [dataset[key] for key in ('dataset', 'datasets', 'unlabelled') if key in dataset]
         for part in inner:
             yield from _leaves(part)
-        if not inner:
+        if not inner and 'type' in dataset:  # without one it is a folder of WithUnlabelled
             yield dataset
 
 

@@ -151,6 +151,13 @@ class Objective(BaseModule):
         return reads or self.where.reads_labels
 
     @property
+    def skips_unlabelled(self) -> bool:
+        """Whether images without labels teach nothing in it: it reads labels, or masks them."""
+        skipping = (*LABELS, 'batch.labelled')
+        reads = any(self.reads[name] in skipping for name in self.reads.of_batch)
+        return reads or self.where.skips_unlabelled
+
+    @property
     def compares_channels(self) -> bool:
         """Whether what is read must agree in channels."""
         return any('channels' in self.reads.role(argument).alike for argument in self.reads.members)

@@ -64,6 +64,11 @@ class Weighing(nn.ModuleList):
         """Whether a part reads labels of the batch."""
         return any(part.labels for part in self.parts)
 
+    @property
+    def skips_unlabelled(self) -> bool:
+        """Whether a part gives images without labels the weight 0."""
+        return any(part.skips_unlabelled for part in self.parts)
+
     def forward(self, record: Record, values: Mapping[str, Any], like: Tensor) -> Tensor:
         """Return the product of the weights, at the size of the loss's map.
 

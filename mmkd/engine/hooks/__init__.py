@@ -11,3 +11,4 @@ from mmkd.engine.hooks.schedule import ScheduleHook as ScheduleHook
 from mmkd.engine.hooks.step_clock import StepClockHook as StepClockHook
 from mmkd.engine.hooks.teacher_check import TeacherCheckHook as TeacherCheckHook
 from mmkd.engine.hooks.uncertainty import UncertaintyHook as UncertaintyHook
+from mmkd.engine.hooks.unlabelled import UnlabelledHook as UnlabelledHook

@@ -15,6 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmkd.distiller.members.parts import OWN
 from mmkd.registry import HOOKS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count
@@ -113,20 +114,32 @@ def shares_of(model: Any, data: Any) -> dict[str, float | None]:
             loss = record.batch.inputs.new_zeros(())
             if not objective.mute:
                 loss = objective(record)[f'{name}.loss']
-            beside = _norm(own, read)
+            beside = _norm(
+                own, list(_of_students(objective.references, record, model.students, OWN))
+            )
             found[name] = _norm(loss, read) / beside if beside else None
     return found
 
 
 def _of_students(
-    references: Iterable[str], record: Mapping[str, Any], students: Iterable[str]
+    references: Iterable[str],
+    record: Mapping[str, Any],
+    students: Iterable[str],
+    part: str = '{}',
 ) -> Iterator[Tensor]:
-    """Yield the tensors of students that are read, each once."""
+    """Yield the tensors of students that are read, each once.
+
+    Args:
+        references: What is read.
+        record: What the taps saw.
+        students: Their names.
+        part: Of a batch that passed in two parts: under which name one part of a tap stands.
+    """
     for reference in dict.fromkeys(references):
         member, _, tap = reference.partition('.')
         if member not in students:
             continue
-        value = record[member][tap]
+        value = record[member].get(part.format(tap), record[member][tap])
         for tensor in value if isinstance(value, list | tuple) else [value]:
             if isinstance(tensor, Tensor) and tensor.requires_grad:
                 yield tensor

@@ -17,6 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
+from mmkd.engine.hooks.unlabelled import UnlabelledHook
 from mmkd.registry import HOOKS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.timing import environment
@@ -31,6 +32,8 @@ class RunRecordHook(Hook):
 
     ``log`` is the name of its folder of logs, ``ended`` when it ended, written the same way: an
     earlier test is not of these weights.
+
+    ``images`` says how many have labels and how many have none, where some have none.
 
     After a test, ``per_class.json`` in its folder of logs says what a metric found of each class:
     metric -> class -> value, null of a class that is not there. A metric with a prefix has it here
@@ -88,6 +91,9 @@ class RunRecordHook(Hook):
             log=runner.timestamp,
             ended=strftime('%Y%m%d_%H%M%S'),
         )
+        for hook in runner.hooks:
+            if isinstance(hook, UnlabelledHook) and hook.images is not None:
+                record['images'] = dict(labelled=hook.images[0], unlabelled=hook.images[1])
         if torch.cuda.is_available():
             record['peak_gpu_mib'] = torch.cuda.max_memory_allocated() // 2**20
         text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'

@@ -231,13 +231,14 @@ class SqueezedKnowledgeLoss(Loss):
         valid, classes = labels != ignored, logits.shape[1]
         _check_labels(labels, valid, classes, ignored)
         if labels.dim() == 1:
-            return F.cross_entropy(logits, labels, ignore_index=ignored)
+            total = F.cross_entropy(logits, labels, ignore_index=ignored, reduction='sum')
+            return total / valid.sum().clamp(min=1)
         # The ignored go to a column of their own.
         places = labels.masked_fill(~valid, classes).flatten(1)
         present = logits.new_zeros(len(logits), classes + 1).scatter_(1, places, 1.0)[:, :classes]
         entropy = F.binary_cross_entropy_with_logits(logits, present, reduction='none').mean(1)
         counts = valid.flatten(1).any(1)
-        return entropy.where(counts, 0.0).sum() / counts.sum()
+        return entropy.where(counts, 0.0).sum() / counts.sum().clamp(min=1)
 
     def _check(
         self,
