@@ -1,12 +1,14 @@
 """Members: the description of a student or a teacher, and how it becomes a model."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
@@ -102,15 +104,31 @@ class Member:
         """Refuse a teacher without weights, unless that is meant.
 
         Raises:
-            ValueError: It has neither a checkpoint nor ``allow_untrained=True``.
+            ValueError: It has neither a checkpoint nor ``allow_untrained=True``, and its model
+                does not say that it brings its own.
         """
         meant = self.options.get('allow_untrained') or isinstance(self.model, nn.Module)
+        meant = meant or self.brings_weights
         if self.role == 'teacher' and self.checkpoint is None and not meant:
             raise ValueError(
                 f'{self.where} has no checkpoint: an untrained teacher teaches noise. Mend: '
                 "checkpoint='….pth', or allow_untrained=True where that is meant (a test, a "
                 'benchmark)'
             )
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether the class of its model says that ``init_weights`` loads all of its weights.
+
+        It says so by a classmethod ``brings_weights(config)``, as a backbone without a head does.
+        """
+        if not isinstance(self.model, Mapping):
+            return False
+        kind = self.model.get('type')
+        with ROOT_MODELS.switch_scope_and_registry(self.scope) as models:
+            found = models.get(kind) if isinstance(kind, str) else kind
+        says: Any = getattr(found, 'brings_weights', None)
+        return says is not None and bool(says(self.model))
 
     def build(self) -> nn.Module:
         """Build the model in the member's own scope, and give it the weights of its checkpoint."""
@@ -129,8 +147,10 @@ class Member:
             raise retold(error, f'{self.where}: {explain(error)}') from error
 
     def load(self, model: nn.Module) -> None:
-        """Load the checkpoint strictly, if there is one."""
+        """Load the checkpoint strictly, if there is one; else what a teacher brings itself."""
         if self.checkpoint is None:
+            if self.role == 'teacher' and self.brings_weights:
+                cast(BaseModel, model).init_weights()
             return
         state = load_state_dict_file(self.checkpoint)
         own = ('students.', 'objectives.')
