@@ -472,7 +472,10 @@ def compare_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> Non
                 side = f':{path.side}' * (path.side not in ('output', 'scores'))
                 tapped[reference] = run.model, f'{path.module}{side}'
             check_same_places(name, tapped, objective.compares_channels)
-            objective.label_sets = {r: label_set(model) for r, (model, _) in tapped.items()}
+            objective.label_sets = {
+                reference: label_set(model, parts.members[_owner(reference)].classes)
+                for reference, (model, _) in tapped.items()
+            }
 
 
 def give_noises(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:

@@ -14,13 +14,17 @@ from torch import nn
 
 from mmkd.compat import require_library
 from mmkd.distiller.members.blame import retold
+from mmkd.distiller.members.class_names import class_names
 from mmkd.distiller.members.reading import as_dict, read_member_config, scope_of
 from mmkd.distiller.taps.points import Found, own_points
 from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_prefix
 from mmkd.utils.checks import check_choice, check_dict, check_keys
 from mmkd.utils.explain import explain
 
-COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'points', 'cfg_options', 'scope')
+COMMON_KEYS = (
+    *('cfg', 'model', 'checkpoint', 'taps', 'points', 'cfg_options', 'scope'),
+    'classes',
+)
 STUDENT_KEYS = ('allow_untrained', 'channels_last')
 TEACHER_KEYS = ('precision', 'fuse_bn', 'compile', 'input_size')
 SWITCHES = ('allow_untrained', 'channels_last', 'fuse_bn')
@@ -41,6 +45,7 @@ class Member:
         taps: Its own taps.
         points: Point -> taps, where tracing would find others or none.
         options: The remaining options (precision, channels_last, …).
+        classes: Names of the classes that it knows, where it or its data set says them.
     """
 
     name: str
@@ -52,6 +57,7 @@ class Member:
     taps: dict[str, str] = field(default_factory=dict)
     points: Found = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict) -> 'Member':
         """Return itself: nothing changes it, and EMA must not copy the teacher that it may hold."""
@@ -97,6 +103,7 @@ class Member:
             points=own_points(value.get('points'), where),
             options=options,
         )
+        member.classes = class_names(value.get('classes'), cfg, member.scope, member.where)
         _check_options(options, member.where)
         return member
 
