@@ -36,6 +36,8 @@ TOKENS = {
     'beit': (VIT, 1),
     'ijepa': (VIT, 0),
 }
+AIM = 'aimv2_vision_model'  # of one size
+
 # Type -> options; their states are maps, channels first.
 MAPS = {
     'convnext': PYRAMID,
@@ -96,6 +98,14 @@ def test_tokens_are_the_librarys_own(kind: str, size: tuple[int, int]) -> None:
     assert last.shape == (2, 8, size[0] // 8, size[1] // 8)
     assert torch.equal(last, by_hand(theirs.last_hidden_state, prefix, size[1] // 8))
     assert torch.equal(first, by_hand(theirs.hidden_states[1], prefix, size[1] // 8))
+
+
+@torch.no_grad()
+def test_tokens_of_one_size_are_the_librarys_own() -> None:
+    net = build(AIM, VIT)
+    x = images(32, 32)
+    theirs = net.model(pixel_values=x).last_hidden_state
+    assert torch.equal(net(x)[0], by_hand(theirs, 0, 4))
 
 
 @torch.no_grad()
@@ -185,6 +195,7 @@ def test_sams_encoder_sees_its_own_size(kind: str) -> None:
     [
         ('dinov2', VIT, (50, 70), (48, 72)),
         ('dinov2', VIT, (3, 5), (8, 8)),
+        (AIM, VIT, (48, 40), (32, 32)),
         ('hiera', WINDOWS | dict(mlp_ratio=2.0, image_size=[64, 64]), (60, 70), (64, 64)),
     ],
 )
