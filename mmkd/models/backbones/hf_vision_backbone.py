@@ -314,6 +314,7 @@ def _count(name: str, parameter: Tensor) -> int:
     >>> _count('embeddings.register_tokens', torch.zeros(1, 4, 8))
     4
     """
-    if name.rpartition('.')[2] not in _PREFIX:
+    where, _, own = name.rpartition('.')
+    if own not in _PREFIX or not where.endswith('embeddings'):  # a pooling head may have one too
         return 0
     return 1 if parameter.dim() == 1 else int(parameter.shape[-2])
