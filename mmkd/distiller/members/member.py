@@ -137,6 +137,12 @@ class Member:
         says: Any = getattr(found, 'brings_weights', None)
         return says is not None and bool(says(self.model))
 
+    @property
+    def loads_its_own(self) -> bool:
+        """Whether it is a teacher that begins with weights of its own, and no checkpoint's."""
+        meant = not self.options.get('allow_untrained')
+        return self.role == 'teacher' and self.checkpoint is None and meant and self.brings_weights
+
     def build(self) -> nn.Module:
         """Build the model in the member's own scope, and give it the weights of its checkpoint."""
         model = self.make()
@@ -156,7 +162,7 @@ class Member:
     def load(self, model: nn.Module) -> None:
         """Load the checkpoint strictly, if there is one; else what a teacher brings itself."""
         if self.checkpoint is None:
-            if self.role == 'teacher' and self.brings_weights:
+            if self.loads_its_own:
                 cast(BaseModel, model).init_weights()
             return
         state = load_state_dict_file(self.checkpoint)
