@@ -25,17 +25,10 @@ model = dict(
     ),
     taps=dict(feat='auto:stages[-1]'),
     objectives=dict(
-        cosine=dict(
-            loss=dict(type='FeatureMatchingLoss', penalty='cosine'),
+        foundation=dict(
+            loss=dict(type='FeatureMatchingLoss', penalty=dict(cosine=0.5, huber=0.5)),
             on='feat',
             connectors=dict(student='auto'),
-            weight=0.5,
-        ),
-        huber=dict(
-            loss=dict(type='FeatureMatchingLoss', penalty='huber'),
-            on='feat',
-            connectors=dict(student='auto'),
-            weight=0.5,
         ),
     ),
     task_weight=0.0,

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 
 from mmkd.connectors.connector import Connector
 from mmkd.distiller.objectives.auto import (
+    Auto,
     Side,
     check_connectors,
     connect,
     differ_in_size_alone,
     is_auto,
+    read_auto,
 )
 from mmkd.distiller.objectives.class_logits import LabelSet, check_class_logits, check_same_labels
 from mmkd.distiller.objectives.class_map import ClassMap
@@ -57,7 +59,9 @@ class Objective(BaseModule):
             members, which is stacked unless the loss's ``roles`` say otherwise.
         weight: Multiplies the loss (besides the loss's own ``loss_weight``); schedules change it.
         connectors: Argument -> ``'auto'``, a config or a module. What 'auto' does is told by
-            :class:`mmkd.losses.Loss`.
+            :class:`mmkd.losses.Loss`; ``'auto:conv-bn-relu'``, or ``dict(type='auto',
+            kind='conv-bn-relu', kernel_size=3)``, inserts such a :class:`mmkd.connectors.Connector`
+            whether channels differ or not.
         where: How much every position counts: a part of :mod:`mmkd.where` or a list of them, whose
             product reaches the loss as ``weight``.
         class_map: Of a teacher of other classes: what each of its classes is among the student's,
@@ -104,7 +108,11 @@ class Objective(BaseModule):
         check_peers(called, self.reads)
         check_connectors(called, connectors, self.reads, type(self.loss).__name__)
         self.where = Weighing(called, where, self.loss, self.reads, known)
-        self.auto = [argument for argument, given in connectors.items() if is_auto(given)]
+        self.auto = {
+            argument: read_auto(called, given)
+            for argument, given in connectors.items()
+            if is_auto(given)
+        }
         self.connectors = ModuleDict(
             {
                 argument: build_part(given, f'{called}: connector of {argument!r}')
@@ -260,19 +268,24 @@ class Objective(BaseModule):
         """
         self._check_class_logits(record)
         done = [] if self.class_map is None else [f'{self.name}: {self._map_classes(record)}']
-        done += [self._connect_by_itself(argument, record) for argument in self.auto]
-        self.auto = []
+        for argument, auto in self.auto.items():
+            done.append(self._connect_by_itself(argument, record, auto))
+        self.auto = {}
         for argument in self._to_resize(record):
-            done.append(f'{self._connect_by_itself(argument, record)}, since none was given')
+            said = self._connect_by_itself(argument, record, Auto(always=False))
+            done.append(f'{said}, since none was given')
+        # One image may be one value of a channel, and leaves no trace in running statistics.
+        training = self.connectors.training
+        self.connectors.eval()
         if len(self.where):
             values = self._values(record)
             with self._explained(values, 'where'):
                 like = self.reads.like(values)
                 self.where.check(record, values, like, self.label_sets, self._compared_sets())
         build = self.contract.build
-        if build is not None:
-            built = self._call(build, record, weighed=False)
-            done += [f'{self.name}: {built}'] * bool(built)
+        built = '' if build is None else self._call(build, record, weighed=False)
+        self.connectors.train(training)
+        done += [f'{self.name}: {built}'] * bool(built)
         return done
 
     def place(self, runs: Mapping[str, Any]) -> Place:
@@ -304,13 +317,13 @@ class Objective(BaseModule):
         done = self.contract.stand_in(generator)
         return f'objective {self.name!r} has {done}' if done else ''
 
-    def _connect_by_itself(self, argument: str, record: Record) -> str:
+    def _connect_by_itself(self, argument: str, record: Record, auto: Auto) -> str:
         """Insert what fits an argument to its counterpart; return what was done, in words."""
         other = self.reads.counterpart(argument)
         like = self.reads.one(other, self._read(other, record))
         x = self._side(argument, self._read(argument, record))
         self.connectors[argument], done = connect(
-            self.name, x, self._side(other, like), _images(record)
+            self.name, x, self._side(other, like), _images(record), auto
         )
         return done
 
