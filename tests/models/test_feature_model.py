@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from helpers import tiny
 from mmengine.registry import MODELS
 
+from mmkd.apis.doctor.measure import measure_objectives
+from mmkd.apis.doctor.report import Report
 from mmkd.distiller.members.member import Member
 from mmkd.models import FeatureModel
 
@@ -161,3 +163,12 @@ def test_it_predicts_nothing() -> None:
 def test_an_unknown_backbone_is_refused() -> None:
     with pytest.raises(KeyError, match='CIFARResNett'):
         FeatureModel(dict(type='CIFARResNett'), dict(type='ImgDataPreprocessor'))
+
+
+def test_the_doctor_takes_a_student_without_losses(tmp_path: Path) -> None:
+    backbone = dict(type='mmkd.HFVisionBackbone', pretrained=folder_of(tmp_path), **IMAGENET)
+    model = tiny.build(distiller(dict(model=dict(type='mmkd.FeatureModel', backbone=backbone))))
+    report = Report()
+    measure_objectives(model, model.data_preprocessor(unlabelled(), True), report)
+    assert report.errors == []
+    assert model.runs['teacher'].member.loads_its_own
