@@ -540,15 +540,16 @@ def compare_members(settings: Settings, parts: Parts, mistakes: Mistakes) -> Non
     """Refuse tensors that do not mean the same; tell objectives what classes they see."""
     for name, objective in list(parts.objectives.items()):
         with mistakes.of(partial(parts.lose_objective, name)):
-            tapped = {}
+            tapped, label_sets = {}, {}
             for reference in objective.references:
                 member, tap = spread([reference], parts.combined)[0].split('.', 1)
                 run = parts.runs[member]
                 path = run.taps.paths[tap]
                 side = f':{path.side}' * (path.side not in ('output', 'scores'))
                 tapped[reference] = run.model, f'{path.module}{side}'
+                label_sets[reference] = label_set(run.model, parts.members[member].classes)
             check_same_places(name, tapped, objective.compares_channels)
-            objective.label_sets = {r: label_set(model) for r, (model, _) in tapped.items()}
+            objective.label_sets = label_sets
 
 
 def probe_combined(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:

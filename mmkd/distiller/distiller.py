@@ -39,13 +39,14 @@ class Distiller(BaseModel):
         student: One member, named ``student``: ``dict(cfg='mmseg::….py' | path | Config,
             checkpoint=…)``, ``dict(model=dict(...))``, a config path, a Config or a model.
         students: Named members, in place of ``student``; the first answers ``mode='predict'``.
-        teacher: One member, named ``teacher``; needs a checkpoint unless ``allow_untrained=True``.
+        teacher: One member, named ``teacher``; needs a checkpoint unless ``allow_untrained=True``
+            or its model brings its weights (:class:`mmkd.FeatureModel`).
         teachers: Named members, in place of ``teacher``; one that is made of other members is
             ``dict(kind='ema', of='student', …)``, see :mod:`mmkd.distiller.members.kinds`.
         taps: Tap name -> path in every member, see :class:`mmkd.distiller.taps.tap_path.TapPath`; a
             member's own ``taps`` win.
         objectives: Objective name -> ``dict(loss=…, on=…, reads=…, weight=…, connectors=…,
-            where=…)``.
+            where=…, class_map=…)``.
         phases: Which objectives each optimizer steps on; None: one phase, and one for the critics
             if there are any.
         noise: Noises of training, such as ``[dict(type='GaussianInput', std=0.1)]``, see

@@ -339,7 +339,8 @@ def step_all(
             losses = model(
                 batch['inputs'].to(memory_format=layout), batch['data_samples'], mode='loss'
             )
-        wrapper.update_params(model.parse_losses(losses)[0])
+        if losses:  # a backbone without a head has none of its own
+            wrapper.update_params(model.parse_losses(losses)[0])
 
 
 @torch.no_grad()

@@ -49,12 +49,13 @@ def measure_objectives(model: Distiller, data: dict, report: Report) -> None:
             for tap, path in taps.paths.items()
         ],
     )
-    total = model.parse_losses(task)[0]
+    # a backbone without a head has no losses of its own
+    total = model.parse_losses(task)[0] if task else record.batch.inputs.new_zeros(())
     task_norm = gradient_norm(total, parameters)
     rows = [
         (
             'task',
-            ', '.join(key for key in task if 'loss' in key),
+            ', '.join(key for key in task if 'loss' in key) or 'none',
             '',
             '',
             '',
@@ -63,7 +64,7 @@ def measure_objectives(model: Distiller, data: dict, report: Report) -> None:
             '1',
         )
     ]
-    if task_norm == 0:
+    if task_norm == 0 and model.task_weight and task:
         report.error(
             "the students' own losses have no gradient: every parameter is frozen, or no label is "
             'valid'

@@ -25,6 +25,8 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
         written = _written(cfg.model, name, member.role)
         teaches = member.role == 'teacher'
         checkpoint = written.get('checkpoint')
+        if teaches and checkpoint is None and member.loads_its_own:
+            checkpoint = 'its own weights'
         if teaches and checkpoint is None and written.get('allow_untrained'):
             report.warn(f'{member.where} has no weights (allow_untrained=True): it teaches noise')
         rows.append(

@@ -1,24 +1,30 @@
 """Members: the description of a student or a teacher, and how it becomes a model."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS as ROOT_MODELS
 from torch import nn
 
 from mmkd.compat import require_library
 from mmkd.distiller.members.blame import retold
+from mmkd.distiller.members.class_names import class_names
 from mmkd.distiller.members.reading import as_dict, read_member_config, scope_of
 from mmkd.distiller.taps.points import Found, own_points
 from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_prefix
 from mmkd.utils.checks import check_choice, check_dict, check_keys
 from mmkd.utils.explain import explain
 
-COMMON_KEYS = ('cfg', 'model', 'checkpoint', 'taps', 'points', 'cfg_options', 'scope')
+COMMON_KEYS = (
+    *('cfg', 'model', 'checkpoint', 'taps', 'points', 'cfg_options', 'scope'),
+    'classes',
+)
 STUDENT_KEYS = ('allow_untrained', 'channels_last')
 TEACHER_KEYS = ('precision', 'fuse_bn', 'compile', 'input_size')
 SWITCHES = ('allow_untrained', 'channels_last', 'fuse_bn')
@@ -39,6 +45,7 @@ class Member:
         taps: Its own taps.
         points: Point -> taps, where tracing would find others or none.
         options: The remaining options (precision, channels_last, …).
+        classes: Names of the classes that it knows, where it or its data set says them.
     """
 
     name: str
@@ -50,6 +57,7 @@ class Member:
     taps: dict[str, str] = field(default_factory=dict)
     points: Found = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
 
     def __deepcopy__(self, memo: dict) -> 'Member':
         """Return itself: nothing changes it, and EMA must not copy the teacher that it may hold."""
@@ -95,6 +103,7 @@ class Member:
             points=own_points(value.get('points'), where),
             options=options,
         )
+        member.classes = class_names(value.get('classes'), cfg, member.scope, member.where)
         _check_options(options, member.where)
         return member
 
@@ -102,15 +111,37 @@ class Member:
         """Refuse a teacher without weights, unless that is meant.
 
         Raises:
-            ValueError: It has neither a checkpoint nor ``allow_untrained=True``.
+            ValueError: It has neither a checkpoint nor ``allow_untrained=True``, and its model
+                does not say that it brings its own.
         """
         meant = self.options.get('allow_untrained') or isinstance(self.model, nn.Module)
+        meant = meant or self.brings_weights
         if self.role == 'teacher' and self.checkpoint is None and not meant:
             raise ValueError(
                 f'{self.where} has no checkpoint: an untrained teacher teaches noise. Mend: '
                 "checkpoint='….pth', or allow_untrained=True where that is meant (a test, a "
                 'benchmark)'
             )
+
+    @property
+    def brings_weights(self) -> bool:
+        """Whether the class of its model says that ``init_weights`` loads all of its weights.
+
+        It says so by a classmethod ``brings_weights(config)``, as a backbone without a head does.
+        """
+        if not isinstance(self.model, Mapping):
+            return False
+        kind = self.model.get('type')
+        with ROOT_MODELS.switch_scope_and_registry(self.scope) as models:
+            found = models.get(kind) if isinstance(kind, str) else kind
+        says: Any = getattr(found, 'brings_weights', None)
+        return says is not None and bool(says(self.model))
+
+    @property
+    def loads_its_own(self) -> bool:
+        """Whether it is a teacher that begins with weights of its own, and no checkpoint's."""
+        meant = not self.options.get('allow_untrained')
+        return self.role == 'teacher' and self.checkpoint is None and meant and self.brings_weights
 
     def build(self) -> nn.Module:
         """Build the model in the member's own scope, and give it the weights of its checkpoint."""
@@ -129,8 +160,10 @@ class Member:
             raise retold(error, f'{self.where}: {explain(error)}') from error
 
     def load(self, model: nn.Module) -> None:
-        """Load the checkpoint strictly, if there is one."""
+        """Load the checkpoint strictly, if there is one; else what a teacher brings itself."""
         if self.checkpoint is None:
+            if self.loads_its_own:
+                cast(BaseModel, model).init_weights()
             return
         state = load_state_dict_file(self.checkpoint)
         own = ('students.', 'objectives.')

@@ -1,7 +1,7 @@
 """Class logits: whether a tap is what its model says of its classes, and whether two agree."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -23,15 +23,32 @@ class LabelSet:
         classes: How many classes it knows; None where that is unknown, or where logits are not one
             a class and place (bins of depth, scores of anchors).
         channels: Channels of its logits: as many, or 1 where two classes are one sigmoid.
+        names: Of its classes, where a data set says them; () where that is unknown.
     """
 
     kind: str
     classes: int | None = None
     channels: int | None = None
+    names: tuple[str, ...] = field(default=(), compare=False, repr=False)
 
 
-def label_set(model: nn.Module) -> LabelSet:
+def told(labels: LabelSet) -> str:
+    """Return the classes of a label set, as errors print them.
+
+    >>> told(LabelSet('segmentation', 2, 2, ('road', 'sky'))), told(LabelSet('segmentation', 2, 2))
+    ('0 road, 1 sky', '2 classes of unknown names')
+    """
+    if labels.names:
+        return ', '.join(f'{i} {name}' for i, name in enumerate(labels.names))
+    return f'{labels.classes} classes of unknown names'
+
+
+def label_set(model: nn.Module, names: Sequence[str] = ()) -> LabelSet:
     """Return what a model's class logits are.
+
+    Args:
+        model: The model.
+        names: Of its classes, where a data set says them; as many of them as it knows.
 
     >>> label_set(nn.Linear(1, 1))
     LabelSet(kind='', classes=None, channels=None)
@@ -41,7 +58,8 @@ def label_set(model: nn.Module) -> LabelSet:
         return LabelSet('')
     if task.class_logits is None:
         return LabelSet(task.kind)
-    return LabelSet(task.kind, task.num_classes, task.channels(model))
+    known = tuple(names) if len(names) == task.num_classes else ()
+    return LabelSet(task.kind, task.num_classes, task.channels(model), known)
 
 
 def check_class_logits(
@@ -101,7 +119,11 @@ def check_same_labels(what: str, labels: Mapping[str, LabelSet]) -> None:
     """
     known = {name: one.classes for name, one in labels.items() if one.classes is not None}
     if len(set(known.values())) > 1:
+        named = {f'{name}: {told(one)}' for name, one in labels.items() if one.names}
         raise ValueError(
             f'{what} compares class logits of models that know other classes: {known}. '
-            f'{OTHER_CLASSES}'
+            f"{OTHER_CLASSES}; or class_map= of the objective, the student's class of each of the "
+            "teacher's (class_map='names' where names are equal)"
+            + f'. {"; ".join(sorted(named))}'
+            * bool(named)
         )

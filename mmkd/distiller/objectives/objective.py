@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from mmkd.distiller.objectives.auto import (
     read_auto,
 )
 from mmkd.distiller.objectives.class_logits import LabelSet, check_class_logits, check_same_labels
+from mmkd.distiller.objectives.class_map import ClassMap
 from mmkd.distiller.objectives.reads import (
     Reads,
     check_peers,
@@ -37,7 +39,7 @@ from mmkd.structures.record import Record, Stream
 from mmkd.utils.checks import check_dict, check_keys, check_positive
 
 LABELS = ('batch.labels', 'batch.valid')
-OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors', 'where')
+OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors', 'where', 'class_map')
 _RESERVED = ModuleDict()
 
 
@@ -62,6 +64,8 @@ class Objective(BaseModule):
             whether channels differ or not.
         where: How much every position counts: a part of :mod:`mmkd.where` or a list of them, whose
             product reaches the loss as ``weight``.
+        class_map: Of a teacher of other classes: what each of its classes is among the student's,
+            see :class:`mmkd.distiller.objectives.class_map.ClassMap`.
 
     Attributes:
         label_sets: Reference -> what the class logits of its member are, as far as the Distiller
@@ -69,7 +73,8 @@ class Objective(BaseModule):
 
     Raises:
         TypeError: The loss does not take, or misses, an argument; ``connectors`` is no dict;
-            ``where`` of a loss that takes no ``weight``.
+            ``where`` of a loss that takes no ``weight``; ``class_map`` is no map, or of a loss that
+            compares no class logits.
         KeyError: A reference names an unknown member or tap.
         ValueError: The weight is not a finite number above 0, a name is not allowed, or nothing
             could learn from it.
@@ -85,6 +90,7 @@ class Objective(BaseModule):
         weight: float = 1.0,
         connectors: dict[str, Any] | None = None,
         where: Any = None,
+        class_map: Any = None,
     ) -> None:
         super().__init__()
         called = f'objective {name!r}'
@@ -115,6 +121,12 @@ class Objective(BaseModule):
             }
         )
         _check_weights(called, self.connectors)
+        self.class_map = None if class_map is None else ClassMap(called, class_map)
+        self.mapped: list[str] = []
+        if self.class_map is not None:
+            # a loss of any maps may be given class logits, which is looked at with the tensors
+            self.mapped = self.reads.class_logits or [*self.reads.members]
+            _check_mapped(called, self.reads, self.mapped, self.connectors, type(self.loss))
 
     # ------------------------------------------------------------------ what is asked of it
 
@@ -196,7 +208,7 @@ class Objective(BaseModule):
     def _values(self, record: Record) -> dict[str, Any]:
         """Return what the loss is given: reads of members, connected, then parts of the batch."""
         reads = self.reads
-        values = {argument: reads.read(argument, record) for argument in reads.members}
+        values = {argument: self._read(argument, record) for argument in reads.members}
         for argument in [argument for argument in reads.members if argument in self.connectors]:
             with self._explained(values, f'the connector of {argument!r}'):
                 values[argument] = self._connect(argument, values)
@@ -204,6 +216,17 @@ class Objective(BaseModule):
             with self._explained(values, reads[argument]):
                 values[argument] = reads.read_batch(argument, record, values)
         return {argument: values[argument] for argument in reads}
+
+    def _read(self, argument: str, record: Record) -> Any:
+        """Return what an argument is; class logits as those of the classes that both sides know."""
+        value = self.reads.read(argument, record)
+        if self.class_map is None or argument not in self.mapped:
+            return value
+        bring = self.class_map.learn if learns(argument) else self.class_map.teach
+        if isinstance(value, Tensor) and not isinstance(self.reads[argument], list):
+            return bring(value)
+        brought = [bring(one) for one in value]
+        return torch.stack(brought) if isinstance(value, Tensor) else brought
 
     def _connect(self, argument: str, values: Mapping[str, Any]) -> Tensor:
         connector, value = self.connectors[argument], values[argument]
@@ -251,7 +274,9 @@ class Objective(BaseModule):
             What was done, in words.
         """
         self._check_class_logits(record)
-        done = [self._connect_by_itself(argument, record, a) for argument, a in self.auto.items()]
+        done = [] if self.class_map is None else [f'{self.name}: {self._map_classes(record)}']
+        for argument, auto in self.auto.items():
+            done.append(self._connect_by_itself(argument, record, auto))
         self.auto = {}
         for argument in self._to_resize(record):
             said = self._connect_by_itself(argument, record, Auto(always=False))
@@ -262,7 +287,8 @@ class Objective(BaseModule):
         if len(self.where):
             values = self._values(record)
             with self._explained(values, 'where'):
-                self.where.check(record, values, self.reads.like(values), self.label_sets)
+                like = self.reads.like(values)
+                self.where.check(record, values, like, self.label_sets, self._compared_sets())
         build = self.contract.build
         built = '' if build is None else self._call(build, record, weighed=False)
         self.connectors.train(training)
@@ -301,8 +327,8 @@ class Objective(BaseModule):
     def _connect_by_itself(self, argument: str, record: Record, auto: Auto) -> str:
         """Insert what fits an argument to its counterpart; return what was done, in words."""
         other = self.reads.counterpart(argument)
-        like = self.reads.one(other, self.reads.read(other, record))
-        x = self._side(argument, self.reads.read(argument, record))
+        like = self.reads.one(other, self._read(other, record))
+        x = self._side(argument, self._read(argument, record))
         self.connectors[argument], done = connect(
             self.name, x, self._side(other, like), _images(record), auto
         )
@@ -310,7 +336,7 @@ class Objective(BaseModule):
 
     def _side(self, argument: str, tensor: Any) -> Side:
         read = self.reads[argument]
-        labels = self.label_sets.get(str(read))
+        labels = self._compared_sets().get(str(read))
         return Side(argument, read, tensor, self.reads.role(argument), labels)
 
     def _to_resize(self, record: Record) -> list[str]:
@@ -321,7 +347,7 @@ class Objective(BaseModule):
             connected = {argument, other} & {*self.connectors}
             if learns(argument) or connected or other not in self.reads.class_logits:
                 continue
-            x, like = (self.reads.read(one, record) for one in (argument, other))
+            x, like = (self._read(one, record) for one in (argument, other))
             if isinstance(self.reads[argument], str) and differ_in_size_alone(x, like):
                 found.append(argument)
         return found
@@ -337,8 +363,40 @@ class Objective(BaseModule):
                     what = f'{where}: {argument}={reference!r}'
                     check_class_logits(what, tensor, labels, _images(record))
                 same[reference] = labels
-        if plain == self.reads.class_logits:
+        if plain == self.reads.class_logits and self.class_map is None:
             check_same_labels(f'{where}: {type(self.loss).__name__}', same)
+
+    def _map_classes(self, record: Record) -> str:
+        """Tell the class map which classes there are; return what it does, in words."""
+        assert self.class_map is not None
+        sets: dict[bool, LabelSet] = {}
+        for argument in self.mapped:
+            for reference, tensors in self.reads.each(argument, record):
+                known = self.label_sets.get(reference, LabelSet(''))
+                what = f'objective {self.name!r}: {argument}={reference!r}'
+                check_class_logits(what, tensors[0], known, _images(record))
+                channels = tensors[0].shape[1]
+                seen = replace(known, classes=channels) if known.classes is None else known
+                first = sets.setdefault(learns(argument), seen)
+                _check_channels(self.name, reference, channels, first)
+        words = self.class_map.resolve(sets[False], sets[True])
+        if not self.class_map.whole and 'batch.labels' in map(str, self.reads.values()):
+            raise ValueError(
+                f'objective {self.name!r}: {words}; but {type(self.loss).__name__} reads '
+                "batch.labels, which are of all of the student's classes. Mend: a loss that reads "
+                'no labels (PixelWiseKLLoss), or a class_map that reaches every class'
+            )
+        return words
+
+    def _compared_sets(self) -> dict[str, LabelSet]:
+        """Return reference -> label set, as class logits are compared."""
+        if self.class_map is None:
+            return self.label_sets
+        number = self.class_map.number
+        references = self.reads.references(self.mapped)
+        own = {one: self.label_sets.get(one, LabelSet('')) for one in references}
+        brought = {one: replace(old, classes=number, channels=number) for one, old in own.items()}
+        return {**self.label_sets, **brought}
 
 
 def build_objective(name: str, config: dict, known: dict[str, list[str]]) -> Objective:
@@ -412,6 +470,36 @@ def _check_weights(where: str, connectors: ModuleDict) -> None:
                 'trained: nothing reaches what a teacher says. Mend: '
                 "connectors=dict(student='auto')"
             )
+
+
+def _check_mapped(
+    where: str, reads: Reads, mapped: list[str], connectors: ModuleDict, loss: type
+) -> None:
+    """Refuse a class map where nothing is compared, or class logits are made on the way."""
+    if {learns(argument) for argument in mapped} != {True, False}:
+        raise TypeError(
+            f'{where}: class_map is for losses that compare class logits of a student and a '
+            f'teacher, and {loss.__name__} reads {sorted(reads)}. Mend: leave it out; '
+            'PixelWiseKLLoss, DISTLoss, ChannelWiseKLLoss and the like compare them'
+        )
+    running = [argument for argument in mapped if argument in reads.streams]
+    own = [argument for argument in mapped if argument in connectors]
+    if running or own:
+        what = f'running statistics ({running})' if running else f'connectors of its own ({own})'
+        raise ValueError(
+            f'{where}: class_map does not go with {what} of class logits. Mend: a loss of one '
+            "teacher, and connectors='auto' or none"
+        )
+
+
+def _check_channels(name: str, reference: str, channels: int, labels: LabelSet) -> None:
+    """Refuse one sigmoid for two classes, and members of a side that know other classes."""
+    if channels == 1 or channels != labels.classes:
+        raise ValueError(
+            f'objective {name!r}: class_map needs one channel a class, and the same classes of all '
+            f'members of a side, got {channels} channels of {reference!r}, {labels.classes} '
+            'classes. Mend: a head with a softmax (out_channels of its own for each class)'
+        )
 
 
 def _images(record: Record) -> int | None:

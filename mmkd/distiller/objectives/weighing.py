@@ -89,6 +89,7 @@ class Weighing(nn.ModuleList):
         values: Mapping[str, Any],
         like: Tensor,
         label_sets: Mapping[str, LabelSet],
+        compared: Mapping[str, LabelSet] | None = None,
     ) -> None:
         """Look at what every part is given and what it gives, before training.
 
@@ -97,6 +98,7 @@ class Weighing(nn.ModuleList):
             values: Argument of the loss -> what it is given.
             like: The student's map.
             label_sets: Reference -> what the class logits of its member are.
+            compared: The same of what the loss is given; None: no class map changes it.
 
         Raises:
             ValueError: No class logits; a weight that is below 0 or not finite.
@@ -105,10 +107,11 @@ class Weighing(nn.ModuleList):
             name = f'where {type(part).__name__}'
             for side in part.class_logits:
                 reference = {**self.compared, **own}[side]
+                sets = label_sets if side in own or compared is None else compared
                 check_class_logits(
                     f'{name}: {side}={reference!r}',
                     self._given(side, own, record, values, like),
-                    label_sets.get(reference, LabelSet('')),
+                    sets.get(reference, LabelSet('')),
                     mend=f"Mend: reads=dict({side}='<member>.<tap of class logits>') in the part",
                 )
             weight = self._weigh(part, own, record, values, like)

@@ -11,9 +11,10 @@ from mmengine.runner import Runner
 
 from mmkd.distiller.members.kinds.follower import Follower
 from mmkd.distiller.members.run import teachers_of
+from mmkd.models.feature_model import FeatureModel
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
-from mmkd.tasks.base import registered
+from mmkd.tasks.base import registered, task_of
 from mmkd.utils.checks import check_dict, nearest
 from mmkd.utils.unwrap import unwrap
 
@@ -65,8 +66,16 @@ class TeacherCheckHook(Hook):
                 'TeacherCheckHook: no validation set, so the quality of the teachers is unknown'
             )
             return
+        classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
         for run in [run for run in teachers_of(model.runs) if not isinstance(run, Follower)]:
             name = run.name
+            other = _cannot_be_asked(run.model, classes)
+            if other:
+                unknown = f'teacher {name!r} {other}, so its quality is unknown'
+                if self.minimum or self.maximum:
+                    raise ValueError(f'{unknown}. Mend: leave out minimum and maximum')
+                runner.logger.info(f'TeacherCheckHook: {unknown}')
+                continue
             try:
                 self.results[name] = self._evaluate(runner, model, name)
             except RuntimeError as error:
@@ -143,3 +152,13 @@ class TeacherCheckHook(Hook):
                 f'teacher {name!r} has no number for {", ".join(lost)} (NaN). Check its checkpoint '
                 'and the labels of the validation set'
             )
+
+
+def _cannot_be_asked(model: Any, classes: int) -> str:
+    """Return why a teacher cannot be judged by a set of so many classes, '' where it can be."""
+    if isinstance(model, FeatureModel):
+        return 'is a backbone without a head, which predicts nothing'
+    known = task_of(model).num_classes
+    if known is not None and classes and known != classes:
+        return f'knows {known} classes and the validation set {classes}'
+    return ''

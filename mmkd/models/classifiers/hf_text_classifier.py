@@ -11,8 +11,8 @@ from torch import Tensor
 from mmkd.models.classifiers.image_classifier import answer
 from mmkd.registry import MODELS
 from mmkd.utils.checkpoints import load_state_dict_file
-from mmkd.utils.checks import check_count, nearest
-from mmkd.utils.hugging_face import resolve_folder, transformers
+from mmkd.utils.checks import check_count
+from mmkd.utils.hugging_face import read_settings, resolve_folder, transformers
 
 _LAYER = re.compile(r'(.*\blayers?\.)(\d+)(\..*)')
 
@@ -59,7 +59,7 @@ class HFTextClassifier(BaseModel):
     ) -> None:
         library = transformers('HFTextClassifier')
         check_count('num_classes', num_classes, 2)
-        settings = self._read(library, config, dict(options or {}))
+        settings = read_settings(library, config, dict(options or {}), 'bert')
         settings.num_labels = num_classes
         super().__init__(
             data_preprocessor
@@ -78,32 +78,6 @@ class HFTextClassifier(BaseModel):
                 'one for each layer, or options=dict(num_hidden_layers=…)'
             )
         self.model = library.AutoModelForSequenceClassification.from_config(settings)
-
-    @staticmethod
-    def _read(library: Any, config: str | dict, options: dict) -> Any:
-        if isinstance(config, str):
-            settings = library.AutoConfig.from_pretrained(
-                resolve_folder(config), local_files_only=True
-            )
-        else:
-            config = dict(config)
-            if 'model_type' not in config:
-                raise KeyError(
-                    f'config needs a model_type, got {sorted(config)}. Mend: '
-                    "dict(model_type='bert', …)"
-                )
-            settings = library.AutoConfig.for_model(config.pop('model_type'))
-            options = config | options
-        if 'attn_implementation' in options:  # the config's own name of it is private
-            options['_attn_implementation'] = options.pop('attn_implementation')
-        for key, value in options.items():
-            if not hasattr(settings, key):
-                raise KeyError(
-                    f'options name {key!r}, which the config of a {settings.model_type} does not '
-                    f'have{nearest(key, settings.to_dict())}'
-                )
-            setattr(settings, key, value)
-        return settings
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor'

@@ -922,6 +922,7 @@ def test_losses_say_which_arguments_are_class_logits() -> None:
         'DecoupledKLLoss',
         'LearnedTemperatureKLLoss',
         'LogitMSELoss',
+        'MixedTargetCELoss',
         'NormalizedKLLoss',
         'PixelWiseKLLoss',
         'SoftJaccardLoss',

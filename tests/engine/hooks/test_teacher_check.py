@@ -267,3 +267,34 @@ def test_a_plain_model_is_left_alone(tmp_path: Path) -> None:
     hook.before_train(runner)
     assert hook.results == {}
     assert not isinstance(runner._val_loop, BaseLoop)  # it did not even build the loop
+
+
+def test_teachers_that_the_validation_set_cannot_judge(tmp_path: Path) -> None:
+    """One of other classes, one without a head: they are told, and nothing is evaluated."""
+    other = dict(model=segmentor(8, num_classes=7, size=32), allow_untrained=True)
+    backbone = segmentor(8)['backbone']
+    headless = dict(type='mmkd.FeatureModel', backbone=backbone, data_preprocessor=preprocessor(32))
+    for number, (teacher, told) in enumerate(
+        [
+            (other, "teacher 'teacher' knows 7 classes and the validation set 3, so its quality"),
+            (dict(model=headless, scope='mmseg', allow_untrained=True), 'backbone without a head'),
+        ]
+    ):
+        model = model_of(critic=False, teacher=teacher)
+        model['objectives'] = dict(
+            feat=dict(
+                loss=dict(type='FeatureMatchingLoss'),
+                on='last',
+                connectors=dict(student='auto'),
+            )
+        )
+        model['taps'] = dict(last='backbone[3]')
+        runner = Runner.from_cfg(run_config(tmp_path / str(number), model))
+        said: list[str] = []
+        runner.logger.info = said.append  # type: ignore[method-assign]
+        hook = TeacherCheckHook()
+        hook.before_train(runner)
+        assert hook.results == {}
+        assert told in said[-1]
+        with pytest.raises(ValueError, match='quality is unknown. Mend: leave out minimum and max'):
+            TeacherCheckHook(minimum=dict(mIoU=1)).before_train(runner)
