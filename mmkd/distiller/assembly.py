@@ -18,6 +18,7 @@ from mmkd.distiller.members.member import Member, check_member_key
 from mmkd.distiller.members.reading import as_dict, name_members
 from mmkd.distiller.members.renormalise import shared_preprocessor
 from mmkd.distiller.members.run import Run
+from mmkd.distiller.members.stored import Stored, StoredMember
 from mmkd.distiller.members.student import Student
 from mmkd.distiller.members.teacher import Teacher
 from mmkd.distiller.members.tracing import trace_member
@@ -277,6 +278,8 @@ def _tap_names(shared: Any, value: Any) -> list[str]:
 
 def _read_member(name: str, role: str, value: Any, mistakes: Mistakes) -> Member:
     value = as_dict(value, f'{role} {name!r}')
+    if 'kind' in value:
+        return StoredMember.read_stored(name, role, value)
     for key in list(value):
         with mistakes.of():
             kept = value.pop(key)
@@ -394,9 +397,14 @@ def run_teachers(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
         if source is None or name not in parts.members:
             continue
         with mistakes.of(partial(parts.lose_member, name)), own_draws('teacher', name):
-            model = _build(parts.members[name], parts, mistakes)
+            member = parts.members[name]
+            if isinstance(member, StoredMember):
+                taps = _stored_taps(settings, parts, member, mistakes)
+                teachers[name] = Stored(member, taps, source)
+                continue
+            model = _build(member, parts, mistakes)
             taps = _used_taps(settings, parts, name, model, mistakes)
-            teachers[name] = Teacher(parts.members[name], taps, source, model)
+            teachers[name] = Teacher(member, taps, source, model)
     parts.runs = {**teachers, **parts.runs}
 
 
@@ -416,6 +424,22 @@ def _used_taps(
             with mistakes.of(partial(parts.lose_objective, objective)):
                 Taps(model, {tap: paths[tap]}, member.where)
     return {tap: paths[tap] for tap in read_taps(name, parts.objectives)}
+
+
+def _stored_taps(
+    settings: Settings, parts: Parts, member: StoredMember, mistakes: Mistakes
+) -> dict[str, str]:
+    """Return the taps of a stored teacher that objectives read, and under which names they lie."""
+    paths = {**(settings.taps or {}), **member.taps}
+    found = {}
+    for objective, reads in list(parts.reads.items()):
+        for tap in _taps_of(member.name, reads):
+            with mistakes.of(partial(parts.lose_objective, objective)):
+                found[tap] = member.find(tap, paths[tap])
+    taps = {tap: found[tap] for tap in read_taps(member.name, parts.objectives)}
+    told = ', '.join(f'{tap} = {member.stored.taps[key].path}' for tap, key in taps.items())
+    parts.fitted.append(f'{member.where}: stored in {member.path}, {told or "and not read"}')
+    return taps
 
 
 def _choose_points(

@@ -65,6 +65,9 @@ class TeacherCheckHook(Hook):
             return
         for run in teachers_of(model.runs):
             name = run.name
+            if not run.live:
+                runner.logger.info(f'teacher {name!r} is stored, its quality is not measured')
+                continue
             try:
                 self.results[name] = self._evaluate(runner, model, name)
             except RuntimeError as error:
