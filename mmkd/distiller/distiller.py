@@ -225,8 +225,8 @@ class Distiller(BaseModel):
 
     @property
     def teachers(self) -> dict[str, nn.Module]:
-        """Name -> teacher model."""
-        return {run.name: run.model for run in teachers_of(self.runs)}
+        """Name -> teacher model; of a stored teacher there is none."""
+        return {run.name: run.model for run in teachers_of(self.runs) if run.live}
 
     def init_weights(self) -> None:
         """Initialise; a student's checkpoint comes last, so that it wins over ``init_cfg``.

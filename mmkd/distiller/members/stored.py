@@ -40,7 +40,7 @@ KEYS = ('kind', 'path', 'taps', 'verify')
 # how far the mean of what is stored may lie from the live teacher's, relative to its own
 TOLERANCE = dict(fp32=1e-3, fp16=3e-3, bf16=2e-2)
 _LOOK = 1e-3  # of numbers of the inputs, which another device may round differently
-_AGAIN = 'mmkd store CONFIG --out {} makes others'
+_AGAIN = 'or mmkd store CONFIG --out ANOTHER_FOLDER, and read that'
 
 
 @dataclass
@@ -137,7 +137,7 @@ class StoredMember(Member):
         raise KeyError(
             f'tap {tap!r} of {self.where} ({text!r}) is not among what {self.path} holds '
             f'({listed}){near}. Mend: a tap that is there; '
-            f'{_AGAIN.format("another folder")}'
+            f'{_AGAIN}'
         )
 
     def _meaning(self, tap: str, text: str) -> Any:
@@ -158,7 +158,7 @@ class StoredMember(Member):
         if text:
             raise ValueError(
                 f'{self.where}: {self.path} was stored for something else than {what}: {text}. '
-                f'Mend: what it was stored for; {_AGAIN.format("another folder")}'
+                f'Mend: what it was stored for, {_AGAIN}'
             )
 
     def load(self, model: Any) -> None:
@@ -233,7 +233,7 @@ class Stored(Run):
                     f'{self.where}: {member.path} was stored of other weights than those of '
                     f'verify (SHA-256 {stored.weights[:8]}… there and '
                     f'{self._teacher.digest().hex()[:8]}… here). Mend: the checkpoint that it was '
-                    f'stored of; {_AGAIN.format("another folder")}'
+                    f'stored of, {_AGAIN}'
                 )
 
     def __deepcopy__(self, memo: dict) -> 'Stored':
@@ -339,7 +339,7 @@ class Stored(Run):
         raise ValueError(
             f'{self.where}: the batch of iteration {self.iteration} is not the one that '
             f'{self.member.path} was stored of: {text}. Mend: the data set, files and libraries of '
-            f'then; {_AGAIN.format("another folder")}'
+            f'then, {_AGAIN}'
         )
 
     def _compare(self, batch: Batch, seen: Mapping[str, Any]) -> None:
@@ -361,7 +361,7 @@ class Stored(Run):
                     f'says of the batch of iteration {self.iteration}: they differ by '
                     f'{100 * error:.3g} % of its mean size, allowed is '
                     f'{100 * TOLERANCE[manifest.dtype]:g} %. Mend: libraries and device of then; '
-                    f'{_AGAIN.format("another folder")}'
+                    f'{_AGAIN}'
                 )
         print_log(
             f'mmkd: {self.where}: as the live teacher on the first batch ({", ".join(told)} of its '
@@ -397,7 +397,7 @@ class Stored(Run):
             raise ValueError(
                 f'{self.where}: {self.member.path} was stored for inputs of {size[1:]}, this run '
                 f'has {tuple(batch.inputs.shape[1:])}. Mend: the data_preprocessor of then (and no '
-                f'--size); {_AGAIN.format("another folder")}'
+                f'--size), {_AGAIN}'
             )
         taps = kept['taps'][self.member.stored_as]
         seen = {

@@ -90,11 +90,15 @@ def differences(there: Any, here: Any, where: str = '') -> Iterator[str]:
                 yield f'{path} is {here[key]!r:.60} here and not there'
             else:
                 yield from differences(there[key], here[key], path)
-    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+    elif _has_parts(there) and _has_parts(here) and len(there) == len(here):
         for index, (one, other) in enumerate(zip(there, here, strict=True)):
             yield from differences(one, other, f'{where}[{index}]')
     elif there != here:
         yield f'{where or "it"} is {there!r:.80} there and {here!r:.80} here'
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(one, list | dict) for one in value)
 
 
 def tell_differences(there: Any, here: Any, most: int = 3) -> str:

@@ -128,6 +128,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         )
     try:
         found = json.loads(file.read_text(encoding='utf-8'))
+        if not isinstance(found, dict):
+            raise ValueError('it is no dictionary')
         version = found.pop('format')
         if version != FORMAT:
             raise ValueError(f'it is of format {printable(version)}, this mmkd reads {FORMAT}')
