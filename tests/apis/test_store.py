@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import tiny, two_ranks_stored
+from helpers import tiny, two_ranks_stored, vocabularies
 from helpers.processes import ranks
 from helpers.runs import model_of, run_config, train
 from helpers.stored import config, reading, store_of
@@ -21,6 +21,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from mmkd.__main__ import main
+from mmkd.apis.benchmark.pair import Options, Pair
 from mmkd.apis.compare.settings import digest_of_run, teacher_configs
 from mmkd.apis.doctor import diagnose
 from mmkd.apis.launch import build_runner
@@ -125,6 +126,37 @@ def test_the_largest_of_the_live_ones(tmp_path: Path) -> None:
         assert torch.allclose(p.amax(1), q.amax(1), atol=1e-6)
         assert torch.allclose(q.sort(1).values[:, 0], (1 - p.amax(1)) / 2, atol=1e-6)
         assert torch.equal(one['feat'], other['feat'])
+
+
+def test_one_method_reads_what_was_stored_for_another(tmp_path: Path) -> None:
+    kd, cwd = (
+        written(dict(method=name, taps=None, objectives=None, task_weight=None))
+        for name in ('kd', 'cwd')
+    )
+    live = train(config(tmp_path, 'live', cwd))
+    manifest = store_of(config(tmp_path, 'store', kd), tmp_path / 'out')
+    tap = manifest.teachers['teacher'].taps['logits']
+    assert (tap.asked, tap.path) == ('auto', 'decode_head.conv_seg')
+    assert same(live, train(reading(tmp_path, 'stored', tmp_path / 'out', model=cwd)))
+    at = written(dict(method='at', taps=None, objectives=None))
+    with pytest.raises(KeyError, match=r'is not among what .* holds .logits='):
+        build_runner(prepare_config(reading(tmp_path, 'at', tmp_path / 'out', model=at)))
+
+
+def test_what_was_fitted_to_the_live_teacher_serves(tmp_path: Path) -> None:
+    live = train(vocabularies.config(tmp_path, name='live', val_interval=99))
+    store_of(vocabularies.config(tmp_path, name='store', val_interval=99), tmp_path / 'out')
+
+    def stored(name: str) -> Config:
+        cfg = vocabularies.config(tmp_path, name=name, val_interval=99)
+        cfg.model.teacher = dict(kind='stored', path=str(tmp_path / 'out'))
+        return cfg
+
+    with pytest.raises(ValueError, match='is stored and cannot be run on other images'):
+        train(stored('fresh'))
+    resumed = stored('resumed')
+    resumed.load_from = str(tmp_path / 'live' / 'iter_2.pth')
+    assert same(live, train(resumed, resume=True))
 
 
 def test_by_epochs(tmp_path: Path) -> None:
@@ -387,6 +419,15 @@ def test_the_doctor(tmp_path: Path) -> None:
     assert len(errors) == 2
     assert 'seed is 0 there and 3 here' in errors[0]
     assert 'holds 4 iterations, this run has 9' in errors[1]
+
+
+def test_the_benchmark_wants_a_network(tmp_path: Path) -> None:
+    store_of(config(tmp_path, 'store'), tmp_path / 'out', iterations=1)
+    with pytest.raises(ValueError, match='there is no network that could be run or tested here'):
+        Pair(reading(tmp_path, 'pair', tmp_path / 'out'), Options())
+    live = model_of()['teacher']
+    pair = Pair(reading(tmp_path, 'pair', tmp_path / 'out', verify=live), Options())
+    assert [run.live for run in pair.full.runs.values()] == [True, True]
 
 
 def test_a_comparison_knows_what_was_stored(tmp_path: Path) -> None:

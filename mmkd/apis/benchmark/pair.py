@@ -18,7 +18,7 @@ from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Settings, assemble, read_taps, streams_of
 from mmkd.distiller.members.member import Member
-from mmkd.distiller.members.reading import as_dict
+from mmkd.distiller.members.reading import as_dict, network_of
 from mmkd.distiller.members.run import students_of, teachers_of
 from mmkd.distiller.objectives.objective import stand_in
 from mmkd.distiller.phases.phase import Phase
@@ -284,7 +284,7 @@ def _offline_members(
 
 
 def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> dict:
-    value = as_dict(value, f'{role} {name!r}')
+    value = dict(network_of(as_dict(value, f'{role} {name!r}'), f'{role} {name!r}'))
     value.pop('checkpoint', None)
     if role == 'teacher':
         value['allow_untrained'] = True

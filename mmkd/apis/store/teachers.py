@@ -77,10 +77,7 @@ class Teachers:
         """Return what the teachers say of the probe's image, as they say it."""
         with probing():
             batch = probe_batch(self.model.students, self.model.data_preprocessor)
-            taps = {
-                run.name: {tap: _kept(value) for tap, value in run.watch(batch, False).items()}
-                for run in self.runs
-            }
+            taps = {run.name: _kept(run.watch(batch, compiled=False)) for run in self.runs}
         return dict(size=list(batch.inputs.shape), taps=taps)
 
     def describe(self, cfg: Mapping[str, Any], batches: TrainingBatches, entry: Entry) -> Manifest:
@@ -130,6 +127,8 @@ def _about(value: Any) -> tuple[str, list[int]]:
 def _kept(value: Any) -> Any:
     if isinstance(value, list):
         return [_kept(one) for one in value]
+    if isinstance(value, dict):
+        return {key: _kept(one) for key, one in value.items()}
     return value.detach().to('cpu', copy=True)
 
 

@@ -70,7 +70,9 @@ def network_of(value: dict, where: str) -> dict:
             'tested here. Mend: verify=dict(cfg=…, checkpoint=…) beside path, or the config of the '
             'live teacher'
         )
-    return as_dict(value['verify'], where)
+    live = as_dict(value['verify'], where)
+    taps = {**(value.get('taps') or {}), **(live.get('taps') or {})}
+    return {**live, 'taps': taps} if taps else live
 
 
 def read_member_config(value: dict, where: str) -> Config | None:

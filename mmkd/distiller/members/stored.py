@@ -417,8 +417,7 @@ class Stored(Run):
     def _refuse_images(self, what: str) -> NoReturn:
         raise ValueError(
             f'{self.where} is stored and cannot be {what}, as this method does before training. '
-            'Mend: fit beforehand with the live teacher and give the file (mmkd fit-vocabulary), '
-            'or train with the live teacher'
+            'Mend: fit under the live teacher, and give the file; or train under the live teacher'
         )
 
 

@@ -51,6 +51,17 @@ class StoredTeacher:
     weights: str
     taps: dict[str, StoredTap]
 
+    @classmethod
+    def read(cls, found: dict[str, Any]) -> 'StoredTeacher':
+        """Read one of a manifest."""
+        taps = {str(tap): StoredTap(**kept) for tap, kept in found['taps'].items()}
+        return cls(**{**found, 'taps': taps})
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Tap -> path in the teacher."""
+        return {tap: one.path for tap, one in self.taps.items()}
+
     @property
     def facts(self) -> dict[str, Any]:
         """What decides its outputs, taps aside."""
@@ -81,10 +92,7 @@ class Manifest:
     def facts(self) -> dict[str, Any]:
         """All that must agree for the same folder to go on."""
         teachers = {
-            name: {
-                **teacher.facts,
-                'taps': {tap: dict(path=one.path) for tap, one in teacher.taps.items()},
-            }
+            name: {**teacher.facts, 'taps': teacher.paths}
             for name, teacher in self.teachers.items()
         }
         return dict(**self.run, dtype=self.dtype, top_k=self.top_k, teachers=teachers)
@@ -133,12 +141,8 @@ def read_manifest(folder: str | Path) -> Manifest:
         version = found.pop('format')
         if version != FORMAT:
             raise ValueError(f'it is of format {printable(version)}, this mmkd reads {FORMAT}')
-        found['teachers'] = {
-            str(name): StoredTeacher(
-                **{**one, 'taps': {tap: StoredTap(**kept) for tap, kept in one['taps'].items()}}
-            )
-            for name, one in found['teachers'].items()
-        }
+        teachers = found['teachers'].items()
+        found['teachers'] = {str(name): StoredTeacher.read(one) for name, one in teachers}
         manifest = Manifest(**found)
         if not manifest.teachers or not isinstance(manifest.run, dict):
             raise ValueError('it names no teacher')
