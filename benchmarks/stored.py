@@ -1,9 +1,9 @@
 """What a step costs under a stored teacher, beside the student alone and the live teacher.
 
-All take the same batches in turn, block by block, in one process; medians of blocks are printed, of
-the processor with all threads, and of the clock. ``held`` is the step whose teacher's outputs lie in
-memory ready to be used: what it takes beyond ``alone`` are the objectives, and what ``stored`` takes
-beyond it is the reading.
+All take the same batches in turn, block by block, in one process; medians of blocks are printed,
+of the processor with all threads, and of the clock. ``held`` is the step whose teacher's outputs
+lie in memory ready to be used: what it takes beyond ``alone`` are the objectives, and what
+``stored`` takes beyond it is the reading.
 
     python benchmarks/stored.py configs/demo/distill.py --iters 40
 """

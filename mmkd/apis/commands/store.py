@@ -1,9 +1,9 @@
-"""Run the teachers of a config once, and store what its objectives read of them.
+"""Run the teachers of a config once; trainings then read what they said.
 
-A training then reads it in place of running the teachers:
-teacher=dict(kind='stored', path=DIR). It is stored for the very iterations of
-the config: its data, seed, batch size and number of devices. What it takes on
-the disk is said beforehand; the same line goes on after Ctrl-C.
+Stored is what its objectives read of them, for the very iterations of the
+config: its data, seed, batch size and number of devices. A training reads it
+by teacher=dict(kind='stored', path=DIR). What it takes on the disk is said
+beforehand; the same line goes on after Ctrl-C.
 
 Example::
 

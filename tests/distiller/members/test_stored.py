@@ -168,7 +168,7 @@ def test_a_step_that_nobody_numbered(folder: Path) -> None:
 
 def test_what_fits_beforehand_is_refused(folder: Path) -> None:
     run = build(stored(folder)).runs['teacher']
-    with pytest.raises(ValueError, match='cannot be run on other images.*fitted under the live'):
+    with pytest.raises(ValueError, match='cannot be run on other images.*Mend: fit under the live'):
         run.watch(Batch(torch.zeros(1, 3, 32, 32)))
     with pytest.raises(ValueError, match='cannot be asked for its own loss'):
         run.loss_with('logits', Batch(torch.zeros(1, 3, 32, 32)), lambda x: x)
