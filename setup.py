@@ -123,7 +123,7 @@ setup(
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
     ],
     packages=find_packages(include=['mmkd', 'mmkd.*']),
-    package_data={'mmkd': ['py.typed', 'apis/page/*.html']},
+    package_data={'mmkd': ['py.typed', 'apis/page/*.html', 'methods/costs.json']},
     python_requires='>=3.10',
     install_requires=INSTALL,
     entry_points={'console_scripts': ['mmkd = mmkd.__main__:main']},

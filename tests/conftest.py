@@ -24,6 +24,7 @@ COUNTED = dict(
 )
 tried: Counter = Counter()
 failed: Counter = Counter()
+_frozen_modules = 0
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -73,6 +74,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     hands_out = session.config.getoption('dist', 'no') != 'no'
     if hands_out and not hasattr(session.config, 'workerinput'):
         return  # this process runs no test: the workers of pytest-xdist do
+    gc.disable()  # until all is imported and collected: nothing of it is garbage
     import torch
 
     import mmkd  # noqa: F401
@@ -111,11 +113,26 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Take what was imported out of garbage collection.
+    _freeze_what_lives()
+    gc.enable()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
+    """Keep the heap small: tests import more, and pytest keeps a report of each."""
+    yield
+    if nextitem is None or nextitem.path != item.path or len(sys.modules) > _frozen_modules:
+        _freeze_what_lives()
+
+
+def _freeze_what_lives() -> None:
+    """Take what was imported and what is cached out of garbage collection.
 
     mmengine collects at every data set that it builds. On a heap with all these libraries that
     takes 0.2 s each time, half of what a tiny training takes.
     """
+    global _frozen_modules
+    _frozen_modules = len(sys.modules)
     gc.collect()
     gc.freeze()
 
@@ -154,6 +171,17 @@ def _unformatted_configs() -> Iterator[None]:
     """Leave dumped configs unformatted: the formatter takes longer than most trainings here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr('yapf.yapflib.yapf_api.FormatCode', lambda text, **kwargs: (text, True))
+        yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _impatient_loaders() -> Iterator[None]:
+    """Wait half a second for the workers of a data loader that ends as garbage, not 5 s.
+
+    After an error it does, and then the last word to its workers is lost.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL', 0.5)
         yield
 
 

@@ -42,6 +42,34 @@ class Fault(NamedTuple):
 
 FAULTS = [
     Fault(
+        'losses/features/activation_boundary.py',
+        'torch.where(teacher > 0, 1.0, -1.0)',
+        'torch.where(teacher > 0, -1.0, 1.0)',
+        'neurons are on where the teacher has them off',
+        BATTERY,
+    ),
+    Fault(
+        'losses/features/point_wise.py',
+        '(x.shape[1] * places) ** 0.5',
+        '(1 * places) ** 0.5',
+        'an image has unit size by places alone',
+        BATTERY,
+    ),
+    Fault(
+        'losses/factors/fitter.py',
+        'valid[index : index + 1]',
+        'valid[:1]',
+        'every image counts where the first of its batch does',
+        ('tests/losses/factors',),
+    ),
+    Fault(
+        'losses/factors/paraphraser.py',
+        'learned[0].div_(size)',
+        'learned[0].div_(1.0)',
+        'the paraphraser takes features of another size than it was fitted to',
+        ('tests/losses/factors',),
+    ),
+    Fault(
         'losses/divergence/directions.py',
         "(log_s, log_t) if direction == 'forward' else (log_t, log_s)",
         "(log_t, log_s) if direction == 'forward' else (log_s, log_t)",
@@ -85,7 +113,7 @@ FAULTS = [
     ),
     Fault(
         'losses/divergence/split.py',
-        'of_front.where(front, of_rest)',
+        'of_front.where(front, z.masked_fill(front, -torch.inf).log_softmax(1))',
         'of_front',
         'the rest is not normalised within itself',
         BATTERY,

@@ -34,12 +34,14 @@ IGNORE = shutil.ignore_patterns('__pycache__', '.mim', '*.egg-info')
 # run from an unrelated folder: where mmkd lies, and every config reached by its public name,
 # directly and as a base
 PROBE = """
+import gc
 import sys
 from pathlib import Path
 import mmkd
 from mmengine.config import Config
 from mmengine.hub import get_config
 
+gc.freeze()
 mim = Path(mmkd.__file__).parent / '.mim'
 names = sorted(str(p.relative_to(mim / 'configs')) for p in (mim / 'configs').rglob('*.py'))
 for name in names[::int(sys.argv[1])]:

@@ -117,9 +117,15 @@ def common_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def config_flags(parser: argparse.ArgumentParser) -> None:
-    """Add a config, and what overrides its settings."""
-    parser.add_argument('config', help='config file, or pkg::path such as mmkd::structured_kd/….py')
+def config_flags(parser: argparse.ArgumentParser, needed: bool = True) -> None:
+    """Add a config, and what overrides its settings.
+
+    Args:
+        parser: To which.
+        needed: Whether the config may not be left out.
+    """
+    about = 'config file, or pkg::path such as mmkd::structured_kd/….py'
+    parser.add_argument('config', nargs=None if needed else '?', help=about)
     parser.add_argument(
         '--cfg-options', nargs='+', action=CfgOptions, help='override settings: key=value …'
     )

@@ -9,7 +9,14 @@ from mmengine.logging import print_log
 from rich.console import Console
 
 from mmkd.apis.settings import optim_wrappers
-from mmkd.methods.expand import Additions, expand, expansion_text, find_method, options_of
+from mmkd.methods.expand import (
+    Additions,
+    common_options,
+    expand,
+    expansion_text,
+    find_method,
+    options_of,
+)
 from mmkd.methods.facts import all_facts, facts_of
 from mmkd.methods.plan import ONE, PEERS, SEVERAL, needs_of
 from mmkd.utils.config_file import read_config
@@ -103,6 +110,9 @@ def _without_own(hook: dict, schedules: list[dict]) -> tuple[dict, list[str]]:
     ({'schedules': [{'target': 'kd.weight'}]}, ["'kd.loss.tau'"])
     """
     own = [one.get('target') for other in schedules for one in other.get('schedules') or ()]
+    for other in schedules:  # a level sets the weights of what it names
+        levels = (other.get('levels') or {}).get('levels') or ()
+        own += [f'{name}.weight' for level in levels for name in level]
     hook, won = dict(hook), []
     if hook.get('schedules'):
         won = [repr(one['target']) for one in hook['schedules'] if one['target'] in own]
@@ -237,6 +247,8 @@ def tell_method(
         f'Weights of its own: {", ".join(facts.weights) or "none"}',
         f'Cost: {facts.cost or "not measured"} (benchmarks/README.md)',
         f'Options: {", ".join(f"{key}={value!r}" for key, value in options_of(function).items())}',
+        f'Of every method: {", ".join(f"{key}=…" for key in common_options(function)) or "none"}; '
+        f'unless given, {"; ".join(facts.ramps) or "the weights stay as they are"}',
     ]
     if student is not None:
         _check_number(function, name, len(others))

@@ -1,4 +1,5 @@
 """Connectors: what fits the student's tensor to the teacher's, or the other way round."""
 
 from mmkd.connectors.affinity_rows import AffinityRows as AffinityRows
+from mmkd.connectors.batch_norm import BatchNorm as BatchNorm
 from mmkd.connectors.connector import Connector as Connector

@@ -43,6 +43,13 @@ from mmkd.losses.ensemble.ensemble_kl import ensemble_kl as ensemble_kl
 from mmkd.losses.ensemble.proxy_dirichlet import ProxyDirichletLoss as ProxyDirichletLoss
 from mmkd.losses.ensemble.proxy_dirichlet import proxy_dirichlet as proxy_dirichlet
 from mmkd.losses.ensemble.statistics import EnsembleStatistics as EnsembleStatistics
+from mmkd.losses.factors.factor_transfer import FactorTransferLoss as FactorTransferLoss
+from mmkd.losses.factors.factor_transfer import factor_transfer as factor_transfer
+from mmkd.losses.factors.paraphraser import Paraphraser as Paraphraser
+from mmkd.losses.features.activation_boundary import (
+    ActivationBoundaryLoss as ActivationBoundaryLoss,
+)
+from mmkd.losses.features.activation_boundary import activation_boundary as activation_boundary
 from mmkd.losses.features.attention_transfer import (
     AttentionTransferLoss as AttentionTransferLoss,
 )

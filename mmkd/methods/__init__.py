@@ -1,5 +1,6 @@
 """Methods by name: from a description of the pair to objectives, taps and all else."""
 
+from mmkd.methods import ab as ab
 from mmkd.methods import afd as afd
 from mmkd.methods import affinity as affinity
 from mmkd.methods import at as at
@@ -17,6 +18,8 @@ from mmkd.methods import end2_proxy as end2_proxy
 from mmkd.methods import fgd as fgd
 from mmkd.methods import fickle as fickle
 from mmkd.methods import fitnet as fitnet
+from mmkd.methods import foundation as foundation
+from mmkd.methods import ft as ft
 from mmkd.methods import gdkd as gdkd
 from mmkd.methods import id as id
 from mmkd.methods import ifvd as ifvd

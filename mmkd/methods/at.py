@@ -1,6 +1,6 @@
 """AT: attention transfer, where the energy of the features lies."""
 
-from mmkd.methods.fitnet import on_features
+from mmkd.methods.fitnet import on_features, on_stages
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs, of_task
 from mmkd.registry import METHODS
@@ -32,16 +32,4 @@ def at(pair: Pair, weight: float | None = None, power: float = 2.0) -> Plan:
     loss = dict(type='AttentionTransferLoss', power=power)
     if pair.kind == 'segmentation':
         return on_features(pair, 'at', loss, weight)
-    stages = range(1, pair.stages() + 1)
-    return Plan(
-        objectives={
-            f'at{n}': dict(
-                loss=dict(loss),
-                **pair.on(f'stage{n}'),
-                connectors=dict(student='auto'),
-                weight=weight / 4 ** (len(stages) - n),
-            )
-            for n in stages
-        },
-        taps={f'stage{n}': f'auto:stages[{n - 1}]' for n in stages},
-    )
+    return on_stages(pair, 'at', loss, weight, ratio=4)

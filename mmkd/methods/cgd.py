@@ -15,9 +15,10 @@ def cgd(
     Defaults are the repository's: groups of 10 channels, τ = 2 and weight 3, which is 3/4 here,
     since τ² is inside the loss and not in its code. Where 10 does not divide the classes, its last
     group is smaller; here their sizes differ by one at most. It compares logits that are resized to
-    the labels, at many times the memory; here they have the size of the student's head. Its best
-    run raises the weight for 2 000 of 160 000 iterations and lowers it to 0 between 110 000 and
-    120 000: a ScheduleHook on ``cgd.weight``.
+    the labels, at many times the memory; here they have the size of the student's head. The weight
+    rises and falls as in its best run (41.27 mIoU of a SegFormer-B0 on ADE20K, 40.39 without): over
+    the first 2 000 of 160 000 iterations, and to 0 between 110 000 and 120 000, here as shares of
+    the run: warm_up=0.0125, decay=(0.6875, 0.75).
 
     Args:
         pair: The pair.
@@ -33,4 +34,9 @@ def cgd(
         connectors=dict(teacher='auto'),
         weight=weight,
     )
-    return Plan(objectives=dict(cgd=objective), taps=dict(logits='auto'))
+    return Plan(
+        objectives=dict(cgd=objective),
+        taps=dict(logits='auto'),
+        warm_up=2_000 / 160_000,
+        decay=(110_000 / 160_000, 120_000 / 160_000),
+    )

@@ -12,16 +12,16 @@ def cosine(pair: Pair, weight: float = 1.0, huber: float = 0.0) -> Plan:
     """The student's last features point where the teacher's do: 1 − cos of every place.
 
     Defaults: weight 1, as ultralytics' for a DINOv3 teacher, whose loss is multiplied by the images
-    of a batch as well: its 1 with N of them would be N here. UNIC is ``weight=.5, huber=.5``, both
-    means over places as here; RADIO's patches are 0.9 and 0.1, as far as they are remembered.
+    of a batch as well: its 1 with N of them would be N here. The mixes of UNIC and RADIO are
+    ``method='foundation'``.
 
     Args:
         pair: The pair.
         weight: Of the cosines; of detectors of each level.
         huber: Weight of Huber's penalty (δ = 1) of the same features; 0 leaves it out.
     """
-    plan = on_features(pair, 'cosine', dict(type='FeatureMatchingLoss', penalty='cosine'), weight)
     if not huber:
-        return plan
-    more = on_features(pair, 'huber', dict(type='FeatureMatchingLoss', penalty='huber'), huber)
-    return Plan(objectives={**plan.objectives, **more.objectives}, taps=plan.taps)
+        loss = dict(type='FeatureMatchingLoss', penalty='cosine')
+        return on_features(pair, 'cosine', loss, weight)
+    mix = dict(type='FeatureMatchingLoss', penalty=dict(cosine=weight, huber=huber))
+    return on_features(pair, 'cosine', mix, 1.0)

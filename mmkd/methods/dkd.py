@@ -1,7 +1,7 @@
 """DKD: the label against the rest, and the rest among themselves."""
 
 from mmkd.methods.pair import Pair
-from mmkd.methods.plan import Plan, needs
+from mmkd.methods.plan import Plan, needs, of_task
 from mmkd.registry import METHODS
 
 
@@ -14,8 +14,8 @@ def dkd(
 
     Defaults are the authors' of CIFAR: τ = 4, α = 1, β = 8 (they take 1 to 10 by pair; of ImageNet
     τ = 1, β = 0.5), labels at 1. Their mean over images is ours; of label maps, for which the paper
-    has no numbers, it is the mean over pixels with a label. They raise the weight from 0 over the
-    first 20 of 240 epochs: a ScheduleHook on ``dkd.weight``.
+    has no numbers, it is the mean over pixels with a label. Of classes of images the weight rises
+    over a twelfth of the run: theirs does over the first 20 of 240 epochs, epoch by epoch.
 
     Args:
         pair: The pair.
@@ -26,4 +26,8 @@ def dkd(
     """
     loss = dict(type='DecoupledKLLoss', tau=tau, alpha=alpha, beta=beta)
     on = pair.on('logits', labels='batch.labels')
-    return Plan(objectives=dict(dkd=dict(loss=loss, **on, weight=weight)), taps=dict(logits='auto'))
+    return Plan(
+        objectives=dict(dkd=dict(loss=loss, **on, weight=weight)),
+        taps=dict(logits='auto'),
+        warm_up=of_task(pair, None, classification=20 / 240),
+    )

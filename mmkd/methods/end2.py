@@ -7,7 +7,7 @@ from mmkd.registry import METHODS
 
 
 @METHODS.register_module(name='end2')
-@needs(SEVERAL, TASKS, 'Malinin et al., ICLR 2020, arXiv 1905.00076', cost='0.005 of the step')
+@needs(SEVERAL, TASKS, 'Malinin et al., ICLR 2020, arXiv 1905.00076')
 def end2(
     pair: Pair,
     temperature: float | None = None,

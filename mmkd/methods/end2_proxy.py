@@ -7,7 +7,7 @@ from mmkd.registry import METHODS
 
 
 @METHODS.register_module(name='end2-proxy')
-@needs(SEVERAL, TASKS, 'Ryabinin et al., NeurIPS 2021, arXiv 2105.06987', cost='0.016 of the step')
+@needs(SEVERAL, TASKS, 'Ryabinin et al., NeurIPS 2021, arXiv 2105.06987')
 def end2_proxy(
     pair: Pair,
     direction: str = 'reverse',

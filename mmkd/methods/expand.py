@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 
 from mmkd.methods.pair import Pair, read_pair
 from mmkd.methods.plan import ONE, PEERS, SEVERAL, Plan, needs_of
+from mmkd.methods.ramps import OPTIONS, hooks_of, leaves_out, with_ramp
 from mmkd.registry import HOOKS, METHODS, build_part
 from mmkd.utils.checks import check_keys, nearest
 from mmkd.utils.config_text import as_text, assignments
@@ -77,12 +78,19 @@ def expand(
     plans: dict[str, Plan] = {}
     for name, options in asked:
         plans[name] = plan_of(name, options, replace(pair, method=name), run)
+        if pair.iterations is None and not plans[name].ramps and leaves_out(plans[name], options):
+            additions.told.append(
+                f'the weights of {name!r} do not rise or fall by themselves: the length of the run '
+                'is not known here'
+            )
     plan = _join(plans, additions)
-    additions.hooks, additions.optimizers = plan.hooks, plan.optimizers
+    additions.optimizers = plan.optimizers
     if any(needs_of(METHODS.module_dict[name]).teachers == PEERS for name in plans):
         additions.peers = pair.students
     _check_beside(config, plans, plan)
-    return _merge(config, plan, additions), additions
+    config = _merge(config, plan, additions)
+    additions.hooks = [*plan.hooks, *_ramps(config, plans, plan, additions)]
+    return config, additions
 
 
 def expansion_text(
@@ -172,6 +180,15 @@ def options_of(function: Callable[..., Plan]) -> dict[str, Any]:
     return {**options, **(options_of(other) if other else {})}
 
 
+def common_options(function: Callable[..., Plan]) -> list[str]:
+    """Return the options that every method has, less those that this one means itself.
+
+    >>> common_options(find_method('kd'))
+    ['warm_up', 'decay']
+    """
+    return [option for option in OPTIONS if option not in options_of(function)]
+
+
 def plan_of(
     name: str, options: Mapping[str, Any], pair: Pair, run: Mapping[str, Any] | None = None
 ) -> Plan:
@@ -183,9 +200,12 @@ def plan_of(
         ValueError: A pair that it is not made for; an option out of range.
     """
     function = find_method(name)
-    check_keys(options, options_of(function), f'method {name!r}')
+    common = common_options(function)
+    check_keys(options, (*options_of(function), *common), f'method {name!r}')
     _check_pair(pair, function)
-    plan = function(pair, **options)
+    own = {key: value for key, value in options.items() if key not in common}
+    asked = {key: value for key, value in options.items() if key in common}
+    plan = with_ramp(function(pair, **own), pair, asked)
     with _named_after(name), torch.random.fork_rng(devices=[]):
         _try_parts(plan)
     if reads_labels(plan):
@@ -355,7 +375,7 @@ def _join(plans: Mapping[str, Plan], additions: Additions) -> Plan:
     joined = Plan()
     for name, plan in plans.items():
         plan = _without_collisions(joined, plan, name, additions)
-        for what in ('taps', 'member_taps', 'optimizers'):
+        for what in ('taps', 'member_taps', 'optimizers', 'ramps'):
             _refuse_other(what, getattr(joined, what), getattr(plan, what), name)
         joined = replace(
             joined,
@@ -367,6 +387,7 @@ def _join(plans: Mapping[str, Plan], additions: Additions) -> Plan:
             task_weight=_join_weights(joined, plan, name, additions),
             hooks=[*joined.hooks, *(one for one in plan.hooks if one not in joined.hooks)],
             optimizers={**joined.optimizers, **plan.optimizers},
+            ramps={**plan.ramps, **joined.ramps},
         )
     return joined
 
@@ -472,6 +493,25 @@ def _merge(config: dict[str, Any], plan: Plan, additions: Additions) -> dict[str
     if config.get('task_weight') is None and plan.task_weight is not None:
         config['task_weight'] = plan.task_weight
     return config
+
+
+def _ramps(
+    config: Mapping[str, Any], plans: Mapping[str, Plan], plan: Plan, additions: Additions
+) -> list[dict]:
+    """Return the hook by which the methods' own objectives rise and fall."""
+    written = config['objectives']
+    own = {name: one for name, one in written.items() if _of_method(one, plan.objectives.get(name))}
+    ending = {name for name, points in plan.ramps.items() if points[-1][1] == 0}
+    if config.get('task_weight') == 0 and ending and ending >= {*written}:
+        raise ValueError(
+            'task_weight=0 and decay: when the weights have fallen to 0, nothing is learned any '
+            'more. Mend: decay=None, or a task_weight above 0'
+        )
+    return hooks_of(plan.ramps, own)
+
+
+def _of_method(one: Any, other: Any) -> bool:
+    return isinstance(one, Mapping) and other is not None and one.get('loss') == other['loss']
 
 
 def _give_taps(config: dict[str, Any], member: str, taps: dict[str, str]) -> None:

@@ -1,8 +1,11 @@
-"""What a method reads and needs: found out from what it makes of pairs, not written down."""
+"""What a method reads, needs and costs: found out from what it makes of pairs, and measured."""
 
 import inspect
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from mmkd.methods.expand import (
@@ -27,6 +30,7 @@ EXAMPLES: tuple[tuple[Task, dict], ...] = (
     (Detection(2), dict(neck=dict(num_outs=5), bbox_head=dict(type='FCOSHead'))),
 )
 LENGTH = 300  # of the examples' runs
+COSTS = Path(__file__).with_name('costs.json')  # by mmkd benchmark --methods --json
 # argument -> what a loss that has it trains: parts of so many channels, or what begins there
 OWN_PARTS = dict(student_channels='layers', channels='variances', raw='temperature')
 
@@ -45,6 +49,7 @@ class Facts:
         labels: Whether it reads classes.
         weights: What of it is trained beside the student: critics, layers of losses, connectors.
         cost: What a step takes with it, as it was measured; '' where it was not.
+        ramps: How the weights rise and fall unless the method is told, in words, task by task.
     """
 
     name: str
@@ -56,6 +61,7 @@ class Facts:
     labels: bool
     weights: tuple[str, ...]
     cost: str
+    ramps: tuple[str, ...] = ()
 
 
 def facts_of(name: str) -> Facts:
@@ -86,8 +92,30 @@ def facts_of(name: str) -> Facts:
         reads=tuple(dict.fromkeys(reads)),
         labels=any(map(reads_labels, plans.values())),
         weights=tuple(dict.fromkeys(weights)),
-        cost=wanted.cost,
+        cost='; '.join(filter(None, (measured_cost(name), wanted.cost))),
+        ramps=tuple(
+            f'{task}: warm_up={plan.warm_up!r}, decay={plan.decay!r}'
+            for task, plan in plans.items()
+            if plan.ramps
+        ),
     )
+
+
+def measured_cost(name: str) -> str:
+    """Return which share of a student's step the objectives of a method took, '' if not measured.
+
+    It is that of the pair which ``mmkd benchmark --methods`` takes, as it was recorded last.
+    """
+    row = _measured().get(name, {})
+    if 'share' not in row:
+        return ''
+    share = row['share']
+    return f'{share:.3f} of the step' if share >= 0.0005 else 'below 0.001 of the step'
+
+
+@cache
+def _measured() -> dict[str, dict]:
+    return json.loads(COSTS.read_text(encoding='utf-8'))['methods'] if COSTS.exists() else {}
 
 
 def all_facts() -> list[Facts]:
@@ -132,7 +160,16 @@ def _weights(plan: Plan) -> Iterator[str]:
             yield 'critic'
         options = inspect.signature(kind).parameters
         yield from (f'{made} of {loss["type"]}' for c, made in OWN_PARTS.items() if c in options)
-        if (one.get('connectors') or {}).get('student') == 'auto':
-            role = getattr(kind, 'roles', {}).get('student')
-            if role is None or ('channels' in role.alike and not role.class_logits):
-                yield '1×1 convolution where channels differ'
+        yield from _connectors(one, getattr(kind, 'roles', {}).get('student'))
+
+
+def _connectors(one: dict[str, Any], role: Any) -> Iterator[str]:
+    given = (one.get('connectors') or {}).get('student')
+    if given == 'auto' or (isinstance(given, dict) and given.get('type') == 'auto'):
+        if role is None or ('channels' in role.alike and not role.class_logits):
+            kind = 'conv' if given == 'auto' else given.get('kind', 'conv')
+            always = given != 'auto' and given.get('always', True)
+            what = '1×1 convolution' if kind == 'conv' else kind
+            yield what if always else f'{what} where channels differ'
+    elif isinstance(given, str) and given.startswith('auto:'):
+        yield given.partition(':')[2]

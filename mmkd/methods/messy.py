@@ -11,7 +11,7 @@ from mmkd.registry import METHODS
 
 
 @METHODS.register_module(name='messy')
-@needs(tasks=TASKS, paper=PAPER, cost='0.006 to 0.026 of the step')
+@needs(tasks=TASKS, paper=PAPER)
 def messy(
     pair: Pair,
     rate: float = 0.2,

@@ -1,5 +1,6 @@
 """OFD: the overhaul of feature distillation."""
 
+from mmkd.methods.fitnet import on_stages
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs, of_task
 from mmkd.registry import METHODS
@@ -7,13 +8,13 @@ from mmkd.registry import METHODS
 
 @METHODS.register_module(name='ofd')
 @needs(tasks=('segmentation', 'classification'), paper='Heo et al., ICCV 2019, arXiv 1904.01866')
-def ofd(pair: Pair, weight: float | None = None) -> Plan:
+def ofd(pair: Pair, weight: float | None = None, regressor: str | dict = 'auto:conv-bn') -> Plan:
     """The student's stages are the teacher's, but where a ReLU would cut both.
 
     The paper reads features before the ReLU of a stage. Stages are found after it where there is
     one: nothing is negative there, and the margin 0. Taps of your own may be before it
-    (``taps=dict(stage1='…')``), such as of a normalisation. Its connector is a 1×1 convolution with
-    batch normalisation; here without, and none where channels agree.
+    (``taps=dict(stage1='…')``), such as of a normalisation. Between them is the authors' 1×1
+    convolution with batch normalisation.
 
     Defaults: the authors sum over C channels and P places, over 1000, and halve the weight at each
     stage down from the last. P is four times as large there and C half as large, so that all have
@@ -25,18 +26,7 @@ def ofd(pair: Pair, weight: float | None = None) -> Plan:
     Args:
         pair: The pair.
         weight: Of the objective of each stage.
+        regressor: Connector of the student; 'auto' has a convolution alone, where channels differ.
     """
     weight = of_task(pair, weight, segmentation=10.0, classification=256 * 64 / 1000)
-    stages = range(1, pair.stages() + 1)
-    return Plan(
-        objectives={
-            f'ofd{n}': dict(
-                loss=dict(type='PartialL2Loss'),
-                **pair.on(f'stage{n}'),
-                connectors=dict(student='auto'),
-                weight=weight,
-            )
-            for n in stages
-        },
-        taps={f'stage{n}': f'auto:stages[{n - 1}]' for n in stages},
-    )
+    return on_stages(pair, 'ofd', dict(type='PartialL2Loss'), weight, regressor)

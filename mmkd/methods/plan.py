@@ -1,6 +1,6 @@
 """The plan: what a method makes of a pair, and what it must find."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -24,6 +24,9 @@ class Plan:
         hooks: ``custom_hooks``: schedules.
         optimizers: Name -> optimizer that ``optim_wrapper`` must have; of 'student' what it gets
             besides its own.
+        warm_up: What the method does unless it is told, see :mod:`mmkd.methods.ramps`.
+        decay: As ``warm_up``.
+        ramps: Objective -> (iteration, share of its weight) each: what became of the two.
     """
 
     objectives: dict[str, dict] = field(default_factory=dict)
@@ -34,6 +37,9 @@ class Plan:
     task_weight: float | None = None
     hooks: list[dict] = field(default_factory=list)
     optimizers: dict[str, dict] = field(default_factory=dict)
+    warm_up: float | None = None
+    decay: Sequence[float] | None = None
+    ramps: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
     def renamed(self, names: Mapping[str, str]) -> 'Plan':
         """Return the plan with other names of objectives, wherever they stand.
@@ -48,6 +54,7 @@ class Plan:
             objectives={names.get(name, name): one for name, one in self.objectives.items()},
             phases=None if self.phases is None else _renamed(self.phases, names),
             hooks=_renamed(self.hooks, names),
+            ramps={names.get(name, name): one for name, one in self.ramps.items()},
         )
 
 
@@ -71,7 +78,8 @@ class Needs:
         teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
         tasks: Kinds of what students learn, see :attr:`mmkd.methods.Pair.kind`; () for any.
         paper: Authors, where and when, and its number at arXiv.
-        cost: What a step takes with it, as it was measured; '' where it was not.
+        cost: What a step takes with it beyond the objectives, whose share is recorded in
+            ``costs.json``, as it was measured; '' where it was not.
         hands_on_to: The method that gets the options which this one takes as ``**options``.
     """
 
@@ -95,7 +103,8 @@ def needs(
         teachers: ``'one'``, ``'several'`` or ``'none, but peers'``.
         tasks: Kinds of what students learn; () for any.
         paper: Authors, where and when, and its number at arXiv.
-        cost: What a step takes with it, as it was measured; '' where it was not.
+        cost: What a step takes with it beyond the objectives, whose share is recorded in
+            ``costs.json``, as it was measured; '' where it was not.
         hands_on_to: The method that gets the options which this one takes as ``**options``.
     """
 

@@ -9,7 +9,6 @@ from mmkd.registry import METHODS
 @needs(
     tasks=('segmentation', 'classification'),
     paper='Jain et al., ECCV 2020, arXiv 1912.01540',
-    cost='0.071 of the step',
 )
 def quest(
     pair: Pair,

@@ -12,7 +12,7 @@ PAPER = 'Liu et al., CVPR 2019 and TPAMI 2020, arXiv 1903.04197'
 
 
 @METHODS.register_module(name='skd')
-@needs(tasks=TASKS, paper=PAPER, cost='1.019 × (student + teacher)')
+@needs(tasks=TASKS, paper=PAPER)
 def skd(
     pair: Pair,
     pixel: float | None = None,
@@ -72,7 +72,7 @@ def skd_pi(pair: Pair, pixel: float | None = None) -> Plan:
 
 
 @METHODS.register_module(name='skd-pi-pa')
-@needs(tasks=TASKS, paper=PAPER, cost='0.997 × (student + teacher)')
+@needs(tasks=TASKS, paper=PAPER)
 def skd_pi_pa(
     pair: Pair,
     pixel: float | None = None,

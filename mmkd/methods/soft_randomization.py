@@ -12,7 +12,7 @@ PAPER = 'Arani et al., WACV 2021, arXiv 1910.05057'
 
 
 @METHODS.register_module(name='soft-randomization')
-@needs(tasks=TASKS, paper=PAPER, cost='0.007 of the step')
+@needs(tasks=TASKS, paper=PAPER)
 def soft_randomization(
     pair: Pair,
     std: float = 0.1,

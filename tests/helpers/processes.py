@@ -2,6 +2,7 @@
 five seconds, as long as a whole training here.
 """
 
+import gc
 import os
 import runpy
 import signal
@@ -44,6 +45,7 @@ def start(work: Callable[[], Any], said: Path | None = None) -> int:
         return child
     code = 1
     try:
+        gc.freeze()  # else each collection walks, and copies, all that the parent holds
         signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest-xdist ignores it
         file = os.open(said or os.devnull, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(file, 1), os.dup2(file, 2)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from helpers.battery import KINDS, NAMES, Case, Compare
 from references import (
+    activation_boundary,
     assignment_kl,
     attention_transfer,
     binary_kl,
@@ -18,6 +19,7 @@ from references import (
     decoupled_kl,
     dirichlet,
     dist,
+    factor_transfer,
     feature_l1,
     feature_matching,
     focal_feature,
@@ -150,6 +152,28 @@ def variational(loss_weight: float) -> Loss:
     loss = losses.VariationalInformationLoss(5, loss_weight=loss_weight).double()
     loss.raw.data.copy_((VARIANCE - 1e-5).expm1().log())
     return loss
+
+
+def factors(loss_weight: float = 1.0, channels: int = 5) -> losses.FactorTransferLoss:
+    """Return factor transfer between so many channels and 7, with weights of a seed."""
+    loss = losses.FactorTransferLoss(channels, 7, loss_weight=loss_weight).double()
+    generator = torch.Generator().manual_seed(3)
+    loss.paraphraser.draw(generator)
+    for parameter in loss.translator.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+    return loss
+
+
+def transferred(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    loss = factors(channels=student.shape[1])
+    loss = loss.to(torch.promote_types(student.dtype, torch.float32))
+    return loss(student, teacher, mask)
+
+
+def transferred_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
+    loss = factors()
+    nets = ([*loss.translator.parameters()], loss.paraphraser.numbers())
+    return factor_transfer.factor_transfer(student, teacher, *nets, mask)
 
 
 TOKENS = torch.arange(15, dtype=torch.float64).view(3, 5).sin()
@@ -391,8 +415,35 @@ CASES = [
             exact=1e-15 if penalty != 'cosine' else 1e-14,
         )
         for normalise, penalty in product(
-            (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
+            (None, 'l2', 'sample', 'batch', 'image'), ('l2', 'l1', 'huber', 'cosine')
         )
+    ),
+    *(
+        Case(
+            f'feature_matching mix {normalise}',
+            **matching(normalise=normalise, penalty=dict(cosine=0.5, huber=0.3)),
+            shapes=RANKS,
+            exact=1e-14,
+        )
+        for normalise in (None, 'image')
+    ),
+    *(
+        Case(
+            f'feature_matching pooled {normalise} {penalty}',
+            **matching(normalise=normalise, penalty=penalty, pooled=True),
+            shapes=RANKS,
+            exact=1e-14,
+        )
+        for normalise, penalty in ((None, 'l2'), ('l2', 'l1'), ('image', 'cosine'))
+    ),
+    Case(
+        'activation_boundary',
+        function=of(losses.activation_boundary, margin=0.7),
+        reference=of(activation_boundary.activation_boundary, margin=0.7),
+        module=partial(losses.ActivationBoundaryLoss, 0.7),
+        same=lambda x: x + torch.where(x > 0, 0.8, -0.8),
+        shapes=RANKS,
+        large=300,
     ),
     *(
         Case(
@@ -460,6 +511,20 @@ CASES = [
         shapes=RANKS_OF_FIVE,
         large=300,
         left_out=dict(zero_with_zero_gradient='a likelihood: its minimum depends on variances'),
+    ),
+    Case(
+        'factor_transfer',
+        function=transferred,
+        reference=transferred_slowly,
+        module=factors,
+        teacher=(2, 7, 3, 4),
+        large=300,
+        half=1e-4,
+        left_out=dict(
+            zero_with_zero_gradient='of nets of their own: the factors are those of a row above',
+            tiling_changes_nothing='the nets see the border of a map',
+            thousand_channels_are_finite='nine million weights; its formula is in a row above',
+        ),
     ),
     Case(
         'intra_class_variation',

@@ -35,6 +35,11 @@ def words(loss: Loss) -> Loss:
     return loss
 
 
+def factors(loss: Loss) -> Loss:
+    loss.paraphraser.draw(torch.Generator().manual_seed(1))
+    return loss
+
+
 def tokens(loss: Loss) -> Loss:
     loss.tokens.tokens.copy_(draw(4, 3))
     return loss
@@ -113,9 +118,16 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
             {},
         )
         for normalise, penalty in product(
-            (None, 'l2', 'sample', 'batch'), ('l2', 'l1', 'huber', 'cosine')
+            (None, 'l2', 'sample', 'batch', 'image'), ('l2', 'l1', 'huber', 'cosine')
         )
     },
+    ('FeatureMatchingLoss', 'mix'): (
+        pair(K['FeatureMatchingLoss'](penalty=dict(cosine=0.5, huber=0.5))),
+        {},
+    ),
+    ('FeatureMatchingLoss', 'pooled'): (pair(K['FeatureMatchingLoss'](pooled=True)), {}),
+    ('FactorTransferLoss', ''): (pair(factors(K['FactorTransferLoss'](3, 3))), {}),
+    ('ActivationBoundaryLoss', ''): (pair(K['ActivationBoundaryLoss']()), {}),
     ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),
     ('VariationalInformationLoss', ''): (pair(K['VariationalInformationLoss'](3)), {}),
     **{

@@ -33,6 +33,10 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['kd'].reads == ('logits',)
     assert told['bpkd'].reads == ('logits', 'batch.labels')
     assert told['quest'].weights == ('layers of AssignmentKLLoss',)
+    assert told['ft'].weights == ('layers of FactorTransferLoss',)
+    assert told['ofd'].weights == ('conv-bn',)
+    assert told['cwd'].weights == ()
+    assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
     assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)
     assert told['ld'].reads == ('edges', 'logits')

@@ -90,6 +90,106 @@ def test_cosine(task: str) -> None:
     assert value(task, 'cosine') == pytest.approx(official(task, distance), rel=1e-6)
     unic = official(task, lambda s, t: distance(s, t) / 2 + F.smooth_l1_loss(s, t) / 2)
     assert value(task, 'cosine', weight=0.5, huber=0.5) == pytest.approx(unic, rel=1e-6)
+    assert value(task, 'foundation') == pytest.approx(unic, rel=1e-6)
+    radio = official(task, lambda s, t: 0.9 * distance(s, t) + 0.1 * F.smooth_l1_loss(s, t))
+    found = value(task, 'foundation', cosine=0.9, huber=0.1)
+    assert found == pytest.approx(radio, rel=1e-6)
+    assert len(objectives(task, 'foundation')) == (3 if task == 'detection' else 1)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_fitnet_of_means_is_the_first_term_of_srrl(task: str) -> None:
+    """Their statm_loss, of weight 1, behind convolution, normalisation and ReLU."""
+
+    def means(s: Tensor, t: Tensor) -> Tensor:
+        return (s.flatten(2).mean(2) - t.flatten(2).mean(2)).pow(2).mean(1).mean()
+
+    assert value(task, 'fitnet', pooled=True) == pytest.approx(official(task, means), rel=1e-6)
+    for one in objectives(task, 'fitnet', pooled=True).values():
+        assert one['connectors'] == dict(student='auto:conv-bn-relu')
+
+
+def boundary(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return criterion_alternative_L2 of the authors, of margin 1."""
+    off = (student + 1) ** 2 * ((student > -1) & (teacher <= 0)).double()
+    on = (student - 1) ** 2 * ((student <= 1) & (teacher > 0)).double()
+    return (off + on).abs().sum()
+
+
+def test_ab_of_images() -> None:
+    """Halved at each stage before the last, times 3 / 1000 over images, of CIFAR's WRN-22-4."""
+    found, expected = 0.0, 0.0
+    plan = objectives('classification', 'ab')
+    shapes = ((64, 32), (128, 16), (256, 8))
+    for k, (one, (channels, side)) in enumerate(zip(plan.values(), shapes, strict=True)):
+        pair = [torch.randn(2, channels, side, side, dtype=torch.float64) for _ in range(2)]
+        found += one['weight'] * build_part(dict(one['loss']))(*pair)
+        expected += boundary(*pair) / 2 / 2 ** (3 - k - 1) / 1000 * 3
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize('task', ['segmentation', 'classification'])
+def test_ft(task: str) -> None:
+    """The authors' 500 of nn.L1Loss of factors of unit norm, of 32 channels and 8×8 places."""
+    one = objectives(task, 'ft')['ft']
+    loss = build_part(dict(one['loss']))
+    student, teacher = (torch.randn(2, c, 8, 8, dtype=torch.float64) for c in (16, 64))
+    assert loss.build(student=student, teacher=teacher).endswith('to factors of 32 channels')
+    loss.double().paraphraser.draw(torch.Generator().manual_seed(0))
+    factors = loss.translator(student), loss.paraphraser(teacher)
+    ours, theirs = (F.normalize(x.flatten(1)) for x in factors)
+    torch.testing.assert_close(
+        one['weight'] * loss(student, teacher), 500 * F.l1_loss(ours, theirs)
+    )
+    assert one['connectors'] == dict(student='auto')
+    plan = find_method('ft')(Pair(TASKS[task]))
+    assert plan.hooks == [dict(type='mmkd.FitHook')]
+
+
+@pytest.mark.parametrize('name', ['ab', 'ofd'])
+def test_stages_have_the_authors_connector(name: str) -> None:
+    for task in ('segmentation', 'classification'):
+        plan = objectives(task, name)
+        assert [(one['on'], one['connectors']) for one in plan.values()] == [
+            (f'stage{n}', dict(student='auto:conv-bn')) for n in (1, 2, 3)
+        ]
+        plan = objectives(task, name, regressor='auto', weight=2.0)
+        assert {one['connectors']['student'] for one in plan.values()} == {'auto'}
+
+
+def test_ab_of_label_maps() -> None:
+    plan = objectives('segmentation', 'ab', margin=0.5)
+    assert [one['weight'] for one in plan.values()] == [10.0] * 3
+    assert plan['ab1']['loss'] == dict(type='ActivationBoundaryLoss', margin=0.5)
+
+
+REGRESSORS: dict[tuple[str, str], Any] = {
+    ('segmentation', 'fitnet'): dict(type='auto', bias=False),
+    ('classification', 'fitnet'): 'auto:conv-bn-relu',
+    ('depth', 'fitnet'): 'auto',
+    ('detection', 'fitnet'): 'auto',
+    ('segmentation', 'vid'): dict(type='auto', kind='conv-relu-conv-relu-conv', bias=False),
+    ('classification', 'vid'): dict(type='auto', kind='conv-relu-conv-relu-conv', bias=False),
+    ('segmentation', 'foundation'): 'auto',
+}
+
+
+@pytest.mark.parametrize(('task', 'name'), REGRESSORS)
+def test_regressors_are_those_of_the_code_that_weights_are_from(task: str, name: str) -> None:
+    for one in objectives(task, name).values():
+        assert one['connectors'] == dict(student=REGRESSORS[task, name])
+    for one in objectives(task, name, regressor='auto:conv-relu-conv').values():
+        assert one['connectors'] == dict(student='auto:conv-relu-conv')
+
+
+def test_cwd_on_features_has_a_convolution_where_channels_differ() -> None:
+    """Of CIRKD, without bias; on logits there is none."""
+    one = objectives('segmentation', 'cwd', on='feature')['cwd']
+    assert one['connectors'] == dict(student=dict(type='auto', bias=False, always=False))
+    one = objectives('segmentation', 'cwd', on='feature', regressor='auto:conv-bn')['cwd']
+    assert one['connectors'] == dict(student='auto:conv-bn')
+    one = objectives('segmentation', 'cwd', regressor='auto:conv-bn')['cwd']
+    assert one['connectors'] == dict(teacher='auto')
 
 
 @pytest.mark.parametrize('task', TASKS)
@@ -170,19 +270,19 @@ def test_ofd_of_label_maps() -> None:
     ]
 
 
-@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd'])
+@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd', 'foundation'])
 def test_they_read_the_last_features_and_fit_the_student(name: str) -> None:
     for task in TASKS:
         for one in objectives(task, name, weight=2.0).values():
             assert one['weight'] == 2.0
-            assert one['connectors'] == dict(student='auto')
+            assert name == 'fitnet' or one['connectors'] == dict(student='auto')
             assert one['on'].startswith('feat')
     pair = Pair(TASKS['classification'])
     assert find_method(name)(pair).taps == dict(feat='auto:stages[-1]')
     assert find_method(name)(Pair(TASKS['segmentation'])).taps == dict(feat='auto:feature')
 
 
-ALL = ('fitnet', 'nfd', 'cosine', 'pkd', 'at', 'vid', 'ofd')
+ALL = ('fitnet', 'nfd', 'cosine', 'pkd', 'at', 'vid', 'ofd', 'ab', 'foundation')
 
 
 def distiller(method: str, student: dict, teacher: dict) -> dict:
@@ -208,7 +308,7 @@ def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
     """Of other widths, with a convolution between; the log has a value that learns."""
     model = build(distiller(name, segmentor(4), segmentor(8)))
     found = losses_of(model, batch())
-    assert len(found) == (4 if name == 'ofd' else 1)
+    assert len(found) == (4 if name in ('ofd', 'ab') else 1)
     assert model.student.backbone.stem[0].weight.grad.abs().sum() > 0
 
 
@@ -216,11 +316,11 @@ def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
 def test_a_step_of_two_classifiers_teaches_the_student(name: str) -> None:
     model = build(distiller(name, classifier(2), classifier(4)))
     found = losses_of(model, generated_batch(4, (32, 32), model.task))
-    assert len(found) == (3 if name in ('at', 'ofd') else 1)
+    assert len(found) == (3 if name in ('at', 'ofd', 'ab') else 1)
     assert next(model.student.backbone.parameters()).grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd'])
+@pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd', 'foundation'])
 def test_a_step_of_two_detectors_teaches_the_student(name: str) -> None:
     need_mmdet()
     with DefaultScope.overwrite_default_scope('mmdet'):

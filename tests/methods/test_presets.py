@@ -143,7 +143,7 @@ SAME: dict[str, Any] = {
 # methods without a recipe of their own; the test of their family compares values
 BY_FORMULA = {
     # tests/methods/test_point_wise.py
-    *('at', 'cosine', 'fitnet', 'nfd', 'ofd', 'pkd', 'vid'),
+    *('ab', 'at', 'cosine', 'fitnet', 'foundation', 'ft', 'nfd', 'ofd', 'pkd', 'vid'),
     # tests/methods/test_masked.py
     *('fgd', 'maskd'),
     # tests/methods/test_divergence_presets.py

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from helpers.processes import free_port
+from helpers import processes
 from helpers.runs import ROOT
 from mmengine.registry import MODELS
 
@@ -81,7 +81,7 @@ def shell(folder: Path, *command: object) -> str:
             'PATH': path,
             'PYTHONPATH': str(ROOT),
             'OMP_NUM_THREADS': '1',
-            'PORT': str(free_port()),
+            'PORT': str(processes.free_port()),
         },
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -91,16 +91,8 @@ def shell(folder: Path, *command: object) -> str:
 @pytest.mark.slow
 def test_one_process_then_two_and_a_test(tree: Path) -> None:
     """Each image of the tree is found; the run of two processes goes on where the one stopped."""
-    text = shell(
-        tree,
-        'python',
-        ROOT / 'tools/train.py',
-        'recipe.py',
-        '--work-dir',
-        'w',
-        '--cfg-options',
-        *SMALL,
-    )
+    options = ('recipe.py', '--work-dir', 'w', '--cfg-options', *SMALL)
+    text = processes.shell(ROOT / 'tools/train.py', *options, cwd=tree)
     assert 'effective batch: 2 x 1 = 2' in text
     assert "teacher 'teacher' on the validation set: aAcc" in text
     assert 'Iter(val) [3/3]' in text
@@ -126,22 +118,14 @@ def test_one_process_then_two_and_a_test(tree: Path) -> None:
     assert not [key for key in saved['state_dict'] if 'teacher' in key]
     record = json.loads((tree / 'w/run.json').read_text())
     assert (record['iterations'], record['processes']) == (4, 2)
-    options = [option for option in SMALL if 'dataloader' in option and 'train' not in option] + [
+    options = [
+        *(option for option in SMALL if 'dataloader' in option and 'train' not in option),
         'model.teacher.checkpoint=teacher.pth',
         'env_cfg.dist_cfg.backend=gloo',
         'test_dataloader.dataset.pipeline.1.scale=(128,64)',
     ]
-    text = shell(
-        tree,
-        ROOT / 'tools/dist_test.sh',
-        'recipe.py',
-        'w/iter_4.pth',
-        2,
-        '--work-dir',
-        't',
-        '--cfg-options',
-        *options,
-    )
+    tested = (ROOT / 'tools/dist_test.sh', 'recipe.py', 'w/iter_4.pth', 2, '--work-dir', 't')
+    text = shell(tree, *tested, '--cfg-options', *options)
     assert 'mIoU' in text
 
 

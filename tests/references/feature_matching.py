@@ -32,6 +32,12 @@ def normalised(x: Tensor, places: list[tuple[int, int]], how: str | None) -> dic
         return {place: unit(vector) for place, vector in vectors.items()}
     if how is None:
         return vectors
+    if how == 'image':
+        squares: dict = {}
+        for (n, _), vector in vectors.items():
+            squares.setdefault(n, []).extend(v * v for v in vector)
+        size = {n: math.sqrt(fmean(found)) for n, found in squares.items()}
+        return {(n, i): [v / size[n] for v in vector] for (n, i), vector in vectors.items()}
     found: dict = {place: [] for place in places}
     for place in places:
         like = [other for other in places if how == 'batch' or other[0] == place[0]]
@@ -43,7 +49,21 @@ def normalised(x: Tensor, places: list[tuple[int, int]], how: str | None) -> dic
     return found
 
 
-def penalty_of(s: list[float], t: list[float], penalty: str) -> float:
+def pool(x: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor:
+    """Return the weighted means (N, C) over the places of each image; NaN of one without any."""
+    weights = None if weight is None else weight.reshape(len(x), -1).tolist()
+    found = []
+    for n, image in enumerate(values(x)):
+        places = [i for m, i in kept(x, mask) if m == n]
+        counts = {i: 1.0 if weights is None else weights[n][i] for i in places}
+        total = sum(counts.values()) or math.nan
+        found.append([sum(w * c[i] for i, w in counts.items()) / total for c in image])
+    return x.new_tensor(found)
+
+
+def penalty_of(s: list[float], t: list[float], penalty: str | dict[str, float]) -> float:
+    if isinstance(penalty, dict):
+        return sum(w * penalty_of(s, t, one) for one, w in penalty.items())
     if penalty == 'cosine':
         return 1 - sum(a * b for a, b in zip(unit(s), unit(t), strict=True))
     found = []
@@ -58,11 +78,15 @@ def feature_matching(
     student: Tensor,
     teacher: Tensor,
     normalise: str | None = None,
-    penalty: str = 'l2',
+    penalty: str | dict[str, float] = 'l2',
     mask: Tensor | None = None,
     weight: Tensor | None = None,
+    pooled: bool = False,
 ) -> float:
     """Return the weighted mean over valid positions of the penalty of normalised vectors."""
+    if pooled:
+        student, teacher = (pool(x, mask, weight) for x in (student, teacher))
+        mask, weight = student[:, 0].isfinite(), None
     places = kept(student, mask)
     s, t = (normalised(x, places, normalise) for x in (student, teacher))
     weights = None if weight is None else weight.reshape(len(student), -1).tolist()

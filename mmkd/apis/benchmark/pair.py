@@ -94,12 +94,12 @@ class Pair:
         batch_size: int | None = None,
         device: str | torch.device = 'cpu',
     ) -> None:
-        _refuse_plain(cfg)
+        refuse_plain(cfg)
         cfg = copy.deepcopy(cfg)
         expand_config(cfg)
         self.device = torch.device(device)
         settings = Settings.of(cfg.model.to_dict())
-        members = {role: _offline_members(settings, role, size) for role in ('student', 'teacher')}
+        members = {role: offline_members(settings, role, size) for role in ('student', 'teacher')}
         if size is not None and isinstance(settings.data_preprocessor, dict):
             settings.data_preprocessor['size'] = size
         own: dict[str, dict] = {}
@@ -155,7 +155,7 @@ class Pair:
         teachers = teachers_of(self.full.runs)
         noisy = [run for run in students_of(self.full.runs) if run.noises]
         cases: dict[str, Callable[[], Any]] = dict(
-            student=lambda: _step(own, self.layouts, self.data),
+            student=lambda: step_all(own, self.layouts, self.data),
             teacher=lambda: {run.name: run.watch(batch) for run in teachers},
         )
         if noisy:
@@ -177,7 +177,7 @@ class Pair:
         ):
             if distiller is not None:
                 cases[name] = partial(distiller.train_step, self.data, self.wrapper(distiller))
-        cases['peer_student'] = lambda: _step(peers, nchw, self.data)
+        cases['peer_student'] = lambda: step_all(peers, nchw, self.data)
         cases['peer_teacher'] = lambda: _forward_with_losses(self.peer_teachers, batch)
         return cases
 
@@ -245,7 +245,12 @@ class Pair:
         return self._ready(Distiller.of(parts, self.settings))
 
 
-def _refuse_plain(cfg: Config) -> None:
+def refuse_plain(cfg: Config) -> None:
+    """Refuse a config whose model is no Distiller.
+
+    Raises:
+        ValueError: Names its type.
+    """
     if not is_distiller(cfg):
         raise ValueError(
             'the benchmark compares students and teachers, but the model of this config is '
@@ -275,9 +280,7 @@ def quiet_optimizers(config: dict, amp: str | None) -> dict:
     return config
 
 
-def _offline_members(
-    settings: Settings, role: str, size: tuple[int, int] | None
-) -> dict[str, dict]:
+def offline_members(settings: Settings, role: str, size: tuple[int, int] | None) -> dict[str, dict]:
     """Return the members of a role, without checkpoints and at another size."""
     named = settings.named(role).items()
     return {name: _offline(name, role, value, size) for name, value in named}
@@ -311,7 +314,7 @@ def _critics_alone(objectives: list[Any], record: Record, seen: dict[str, Any]) 
     ).backward()
 
 
-def _step(
+def step_all(
     students: list[tuple[Any, OptimWrapper]], layouts: list[torch.memory_format], data: dict
 ) -> None:
     """Step every student as ``BaseModel.train_step`` does, its inputs in its layout."""

@@ -84,5 +84,75 @@ def print_summary(console: Console, results: dict[str, dict[str, Any]]) -> None:
     print_table(console, 'all variants', ['', *results], filled)
 
 
+COLUMNS = (
+    'method',
+    'ms',
+    'of the step',
+    'aim',
+    'memory ÷ maps',
+    'of it temporary',
+    'time at 2 × positions',
+    'own parameters',
+    'missed',
+)
+
+
+def method_rows(result: dict[str, Any]) -> list[list[str]]:
+    """Return a row of cells for each method, dearest first; those that cannot be built last."""
+    aims = result['aims']
+    rows = []
+    for name, row in sorted(result['methods'].items(), key=_dearest_first):
+        if 'error' in row:
+            rows.append([name, *['–'] * (len(COLUMNS) - 2), _said(name, row['error'])])
+            continue
+        aim = aims['share_with_modules' if row['parameters'] else 'share']
+        growth = row['growth']
+        rows.append(
+            [
+                name,
+                f'{1e3 * row["seconds"]:.1f}',
+                f'{row["share"]:.3f}',
+                f'≤ {aim:.2f}',
+                f'{row["peak"]:.1f}',
+                f'{row["memory"]:.1f}',
+                '–' if growth is None else f'× {growth:.1f}',
+                f'{row["parameters"]:,}',
+                ', '.join(row['missed']) or '–',
+            ]
+        )
+    return rows
+
+
+def _said(name: str, error: str) -> str:
+    """Return what an error says, without its kind, the method's name and the mend."""
+    return error.partition(f'method {name!r}: ')[2].partition('. Mend: ')[0] or error
+
+
+def _dearest_first(item: tuple[str, dict[str, Any]]) -> tuple[float, str]:
+    return -item[1].get('share', -1.0), item[0]
+
+
+def print_methods(console: Console, result: dict[str, Any], markdown: bool = False) -> None:
+    """Print what the objectives of each method cost.
+
+    Args:
+        console: Where.
+        result: What :func:`mmkd.apis.benchmark.method_costs` returns.
+        markdown: Whether to print a table of Markdown.
+    """
+    height, width = result['size']
+    said = (
+        f"{result['batch_size']} × {height}×{width}; the student's step takes "
+        f'{1e3 * result["step"]:.0f} ms'
+    )
+    rows = method_rows(result)
+    if not markdown:
+        print_table(console, f'objectives of each method alone: {said}', COLUMNS, rows)
+        return
+    lines = [COLUMNS, ['---'] * len(COLUMNS), *rows]
+    text = '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+    console.print(f'{said}\n\n{text}', markup=False, highlight=False, soft_wrap=True)
+
+
 def _cell(values: dict[str, float], key: str, factor: float, digits: int) -> str:
     return f'{factor * values[key]:.{digits}f}' if key in values else '–'

@@ -5,6 +5,7 @@ It runs on generated images, so no data is needed.
 Example::
 
     mmkd benchmark my_distill.py --variants --json work_dirs/cost.json
+    mmkd benchmark --methods kd cwd
 """
 
 import argparse
@@ -20,7 +21,7 @@ LAYOUTS = ('none', 'student', 'teacher', 'both')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    config_flags(parser)
+    config_flags(parser, needed=False)
     parser.add_argument('--batch-size', type=count(1), help="images (default: the config's)")
     parser.add_argument(
         '--size',
@@ -32,11 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--iters',
         type=count(1),
-        default=20,
-        help='rounds that count; medians are printed (default: 20)',
+        help='rounds that count; medians are printed (default: 20, with --methods 5)',
     )
     parser.add_argument(
-        '--warmup', type=count(0), default=5, help='rounds before them (default: 5)'
+        '--warmup', type=count(0), help='rounds before them (default: 5, with --methods 1)'
     )
     parser.add_argument('--device', help='default: a GPU where there is one')
     parser.add_argument(
@@ -58,6 +58,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='run in turn: fp32, then bf16, then channels_last, then a compiled and fused teacher',
     )
     parser.add_argument(
+        '--methods',
+        nargs='*',
+        metavar='NAME',
+        help="the objectives of these methods alone, or of all, on the config's pair (default: a "
+        'PSPNet of ResNet-101 and one of ResNet-18 at 2 × 512×1024)',
+    )
+    parser.add_argument(
+        '--markdown', action='store_true', help='print the table of --methods as Markdown'
+    )
+    parser.add_argument(
         '--cpu-time', action='store_true', help='seconds of the processor, where others use it too'
     )
     parser.add_argument('--json', type=Path, help='also write every number there')
@@ -70,41 +80,95 @@ def main(args: argparse.Namespace) -> int:
     from mmengine.logging import MMLogger
     from mmengine.registry import init_default_scope
 
-    from mmkd.apis.benchmark import VARIANTS, Options, environment, run_variants
-    from mmkd.apis.benchmark.tables import print_result, print_summary
+    from mmkd.apis.benchmark import environment
+    from mmkd.apis.benchmark.methods import CONFIG
     from mmkd.apis.launch import load_config
     from mmkd.apis.prepare import has_gpu
-    from mmkd.utils.atomic import write_atomically
     from mmkd.utils.tables import make_console
 
+    _check(args)
     console = make_console()
     MMLogger.get_instance('mmkd_benchmark', log_level='INFO' if args.verbose else 'ERROR')
-    cfg = load_config(args.config, args.cfg_options)
+    path = args.config or CONFIG
+    cfg = load_config(path, args.cfg_options)
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     device = args.device or ('cuda' if has_gpu() else 'cpu')
-    chosen = Options(
-        args.amp, args.channels_last, args.teacher_precision, args.fuse_bn, args.compile
-    )
-    about = dict(config=args.config, cfg_options=args.cfg_options or {}, **environment(device))
+    about = dict(config=path, cfg_options=args.cfg_options or {}, **environment(device))
     console.print(
         '\n'.join(f'{key}: {value}' for key, value in about.items()), markup=False, highlight=False
     )
-    results: dict[str, Any] = {}
-    for name, result in run_variants(
-        cfg,
-        VARIANTS if args.variants else {'as given': chosen},
-        iters=args.iters,
-        warmup=args.warmup,
-        batch_size=args.batch_size,
+    how: dict[str, Any] = dict(
         size=tuple(args.size) if args.size else None,
         device=device,
         clock=process_time if args.cpu_time else perf_counter,
+    )
+    if args.methods is not None:
+        return _methods(args, cfg, about, how, console)
+    return _variants(args, cfg, about, how, console)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse what does not go together.
+
+    Raises:
+        ValueError: No config and no methods; options of a pair beside methods.
+    """
+    if args.methods is None and args.config is None:
+        raise ValueError(
+            'the benchmark needs a config. Mend: mmkd benchmark CONFIG; or mmkd benchmark '
+            '--methods, which has one of its own'
+        )
+    if args.methods is None and args.markdown:
+        raise ValueError('--markdown prints the table of --methods. Mend: --json FILE')
+    flags = ('amp', 'channels_last', 'teacher_precision', 'fuse_bn', 'compile', 'variants')
+    given = [flag for flag in flags if getattr(args, flag)]
+    if args.methods is not None and given:
+        flag = f'--{given[0].replace("_", "-")}'
+        raise ValueError(f'--methods measures objectives in float32: leave {flag} out')
+
+
+def _methods(args: argparse.Namespace, cfg: Any, about: dict, how: dict, console: Any) -> int:
+    from mmkd.apis.benchmark import method_costs
+    from mmkd.apis.benchmark.tables import print_methods
+
+    rounds: dict[str, Any] = dict(
+        iters=5 if args.iters is None else args.iters,
+        warmup=1 if args.warmup is None else args.warmup,
+    )
+    result = method_costs(cfg, args.methods, batch_size=args.batch_size or 2, **rounds, **how)
+    print_methods(console, result, args.markdown)
+    if args.json:
+        _write(dict(about, **rounds, **result), args.json)
+    return 1 if all('error' in row for row in result['methods'].values()) else 0
+
+
+def _variants(args: argparse.Namespace, cfg: Any, about: dict, how: dict, console: Any) -> int:
+    from mmkd.apis.benchmark import VARIANTS, Options, run_variants
+    from mmkd.apis.benchmark.tables import print_result, print_summary
+
+    chosen = Options(
+        args.amp, args.channels_last, args.teacher_precision, args.fuse_bn, args.compile
+    )
+    results: dict[str, Any] = {}
+    iters = 20 if args.iters is None else args.iters
+    for name, result in run_variants(
+        cfg,
+        VARIANTS if args.variants else {'as given': chosen},
+        iters=iters,
+        warmup=5 if args.warmup is None else args.warmup,
+        batch_size=args.batch_size,
+        **how,
     ):
         results[name] = result
         print_result(console, name, result)
         if args.json:  # after each, so that nothing is lost when a later one is cut off
-            found = dict(about, iters=args.iters, results=results)
-            write_atomically(json.dumps(found, indent=1).encode(), args.json)
+            _write(dict(about, iters=iters, results=results), args.json)
     if len(results) > 1:
         print_summary(console, results)
     return 1 if all('error' in result for result in results.values()) else 0
+
+
+def _write(found: dict[str, Any], path: Path) -> None:
+    from mmkd.utils.atomic import write_atomically
+
+    write_atomically(f'{json.dumps(found, indent=1, ensure_ascii=False)}\n'.encode(), path)

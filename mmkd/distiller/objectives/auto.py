@@ -1,16 +1,43 @@
-"""What ``connectors='auto'`` inserts where shapes differ."""
+"""What ``connectors='auto'`` inserts: where shapes differ, or what is named."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from mmkd.connectors.connector import Connector
+from mmkd.connectors.connector import Connector, check_kind
 from mmkd.distiller.objectives.class_logits import LabelSet
 from mmkd.distiller.objectives.reads import Reads, learns, shapes_of
 from mmkd.losses.checks import OTHER_CLASSES
 from mmkd.losses.roles import Map
-from mmkd.utils.checks import nearest
+from mmkd.utils.checks import check_keys, nearest
+
+AUTO_KEYS = ('type', 'kind', 'kernel_size', 'bias', 'always')
+
+
+@dataclass(frozen=True)
+class Auto:
+    """A connector whose channels and size are found.
+
+    Args:
+        kind: Its layers, see :class:`mmkd.connectors.Connector`.
+        kernel_size: Of its convolutions.
+        bias: Whether they add one.
+        always: Whether it is there too where channels agree.
+    """
+
+    kind: str = 'conv'
+    kernel_size: int = 1
+    bias: bool | None = None
+    always: bool = True
+
+    def __str__(self) -> str:
+        """Say what it is made of, in words."""
+        size = f'{self.kernel_size}x{self.kernel_size}'
+        if self.kind == 'conv':
+            return f'{size} convolution'
+        return f'{self.kind} of {size}'
 
 
 @dataclass(frozen=True)
@@ -47,7 +74,9 @@ class Side:
         return self.labels is not None and self.labels.channels == self.tensor.shape[1]
 
 
-def connect(objective: str, x: Side, like: Side, images: int | None) -> tuple[Connector, str]:
+def connect(
+    objective: str, x: Side, like: Side, images: int | None, auto: Auto
+) -> tuple[Connector, str]:
     """Return what fits a tensor to its counterpart, and what that does, in words.
 
     Args:
@@ -55,23 +84,32 @@ def connect(objective: str, x: Side, like: Side, images: int | None) -> tuple[Co
         x: What is brought.
         like: Its counterpart.
         images: How many images the batch holds, where that is known.
+        auto: What was asked for.
 
     Raises:
         ValueError: Tensors that no connector fits to each other; other classes; channels of a
             teacher, which nothing would train.
     """
     _check_kinds(objective, x, like, images)
-    convolve = 'channels' in x.role.alike and x.channels != like.channels
+    convolve = 'channels' in x.role.alike and (auto.always or x.channels != like.channels)
     if convolve:
-        _check_may_convolve(objective, x, like)
+        _check_may_convolve(objective, x, like, auto)
     resize = 'size' in x.role.alike and not x.tokens and x.tensor.shape[2:] != like.tensor.shape[2:]
     width = like.channels if convolve else x.channels
-    connector = Connector(x.channels, width if convolve else None, resize, x.tokens)
+    connector = Connector(
+        x.channels,
+        width if convolve else None,
+        resize,
+        x.tokens,
+        kind=auto.kind,
+        kernel_size=auto.kernel_size,
+        bias=auto.bias,
+    )
     if x.tokens:
         fitted = (x.tensor.shape[1], width)
     else:
         fitted = (width, *(like if resize else x).tensor.shape[2:])
-    steps = ['1x1 convolution'] * convolve + ['bilinear resize'] * resize
+    steps = [str(auto)] * convolve + ['bilinear resize'] * resize
     done = ' and '.join(steps) or f'nothing (the {_why_nothing(x, like)})'
     said = f'{objective}: {x.argument} {tuple(x.tensor.shape[1:])} -> {fitted} by {done}'
     return connector.to(x.tensor.device), said
@@ -96,10 +134,44 @@ def differ_in_size_alone(x: Any, like: Any) -> bool:
 def is_auto(connector: Any) -> bool:
     """Return whether a connector is left to this module.
 
-    >>> is_auto('auto'), is_auto(dict(type='Connector'))
-    (True, False)
+    >>> is_auto('auto'), is_auto('auto:conv-bn'), is_auto(dict(type='Connector'))
+    (True, True, False)
     """
-    return isinstance(connector, str) and connector == 'auto'
+    if isinstance(connector, Mapping):
+        return connector.get('type') == 'auto'
+    return isinstance(connector, str) and connector.partition(':')[0] == 'auto'
+
+
+def read_auto(where: str, connector: str | Mapping[str, Any]) -> Auto:
+    """Return what :func:`is_auto` found: ``'auto'``, ``'auto:<kind>'`` or a config of that type.
+
+    ``'auto'`` alone is a 1×1 convolution where channels differ; what is named is always there.
+
+    Args:
+        where: How errors call the objective.
+        connector: What was given.
+
+    Raises:
+        TypeError: An unknown key.
+        ValueError: An unknown kind, a kernel that would change the size.
+
+    >>> read_auto('it', 'auto').always, read_auto('it', 'auto:conv-bn').kind
+    (False, 'conv-bn')
+    >>> read_auto('it', dict(type='auto', bias=False, always=False))
+    Auto(kind='conv', kernel_size=1, bias=False, always=False)
+    """
+    where = f'{where}: connector {connector!r}'
+    if isinstance(connector, str):
+        kind = connector.partition(':')[2]
+        auto = Auto(kind) if ':' in connector else Auto(always=False)
+    else:
+        check_keys(connector, AUTO_KEYS, where)
+        auto = Auto(**{key: value for key, value in connector.items() if key != 'type'})
+    try:
+        check_kind(auto.kind, auto.kernel_size)
+    except ValueError as error:
+        raise ValueError(f'{where}: {error}') from error
+    return auto
 
 
 def check_connectors(where: str, connectors: dict[str, Any], reads: Reads, loss: str) -> None:
@@ -133,11 +205,25 @@ def check_connectors(where: str, connectors: dict[str, Any], reads: Reads, loss:
                 'arguments to agree neither in channels nor in size (alike = ()). Mend: leave it '
                 'out, or a connector of your own'
             )
+        _check_layers(where, argument, connectors[argument], reads, loss)
         if isinstance(reads[argument], list) or not reads.counterpart(argument):
             raise ValueError(
                 f"{where}: connectors=dict({argument}='auto') fits one map to another, but the "
                 f'objective reads {dict(reads)}. Mend: a connector of your own, or the other side'
             )
+
+
+def _check_layers(where: str, argument: str, connector: Any, reads: Reads, loss: str) -> None:
+    """Refuse layers that are named where a loss compares no channels, or classes."""
+    if not read_auto(where, connector).always:
+        return
+    role = reads.role(argument)
+    if role.class_logits or 'channels' not in role.alike:
+        why = 'compares classes' if role.class_logits else 'takes any channels'
+        raise ValueError(
+            f'{where}: connectors=dict({argument}={connector!r}) names layers, but {loss} {why}, '
+            f"and nothing is to be learned between. Mend: connectors=dict({argument}='auto')"
+        )
 
 
 def _why_nothing(x: Side, like: Side) -> str:
@@ -178,13 +264,18 @@ def _check_kinds(objective: str, x: Side, like: Side, images: int | None) -> Non
         )
 
 
-def _check_may_convolve(objective: str, x: Side, like: Side) -> None:
+def _check_may_convolve(objective: str, x: Side, like: Side, auto: Auto) -> None:
     """Refuse a convolution between classes, and one that nothing would train."""
     where = f'objective {objective!r}: {x.argument} has'
     if x.role.class_logits or (x.says_classes and like.says_classes):
         raise ValueError(
             f'{where} {x.tensor.shape[1]} classes, {like.argument} {like.tensor.shape[1]}. '
             f'{OTHER_CLASSES}'
+        )
+    if auto.kernel_size > 1 and x.tensor.dim() != 4:
+        raise ValueError(
+            f'objective {objective!r}: {x.argument} {shapes_of(x.tensor)} has no neighbours for a '
+            f'kernel of {auto.kernel_size}. Mend: kernel_size=1'
         )
     if not learns(x.argument):
         raise ValueError(

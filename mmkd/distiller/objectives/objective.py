@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from mmkd.connectors.connector import Connector
 from mmkd.distiller.objectives.auto import (
+    Auto,
     Side,
     check_connectors,
     connect,
     differ_in_size_alone,
     is_auto,
+    read_auto,
 )
 from mmkd.distiller.objectives.class_logits import LabelSet, check_class_logits, check_same_labels
 from mmkd.distiller.objectives.reads import (
@@ -55,7 +57,9 @@ class Objective(BaseModule):
             members, which is stacked unless the loss's ``roles`` say otherwise.
         weight: Multiplies the loss (besides the loss's own ``loss_weight``); schedules change it.
         connectors: Argument -> ``'auto'``, a config or a module. What 'auto' does is told by
-            :class:`mmkd.losses.Loss`.
+            :class:`mmkd.losses.Loss`; ``'auto:conv-bn-relu'``, or ``dict(type='auto',
+            kind='conv-bn-relu', kernel_size=3)``, inserts such a :class:`mmkd.connectors.Connector`
+            whether channels differ or not.
         where: How much every position counts: a part of :mod:`mmkd.where` or a list of them, whose
             product reaches the loss as ``weight``.
 
@@ -98,7 +102,11 @@ class Objective(BaseModule):
         check_peers(called, self.reads)
         check_connectors(called, connectors, self.reads, type(self.loss).__name__)
         self.where = Weighing(called, where, self.loss, self.reads, known)
-        self.auto = [argument for argument, given in connectors.items() if is_auto(given)]
+        self.auto = {
+            argument: read_auto(called, given)
+            for argument, given in connectors.items()
+            if is_auto(given)
+        }
         self.connectors = ModuleDict(
             {
                 argument: build_part(given, f'{called}: connector of {argument!r}')
@@ -236,18 +244,22 @@ class Objective(BaseModule):
             What was done, in words.
         """
         self._check_class_logits(record)
-        done = [self._connect_by_itself(argument, record) for argument in self.auto]
-        self.auto = []
+        done = [self._connect_by_itself(argument, record, a) for argument, a in self.auto.items()]
+        self.auto = {}
         for argument in self._to_resize(record):
-            done.append(f'{self._connect_by_itself(argument, record)}, since none was given')
+            said = self._connect_by_itself(argument, record, Auto(always=False))
+            done.append(f'{said}, since none was given')
+        # One image may be one value of a channel, and leaves no trace in running statistics.
+        training = self.connectors.training
+        self.connectors.eval()
         if len(self.where):
             values = self._values(record)
             with self._explained(values, 'where'):
                 self.where.check(record, values, self.reads.like(values), self.label_sets)
         build = self.contract.build
-        if build is not None:
-            built = self._call(build, record, weighed=False)
-            done += [f'{self.name}: {built}'] * bool(built)
+        built = '' if build is None else self._call(build, record, weighed=False)
+        self.connectors.train(training)
+        done += [f'{self.name}: {built}'] * bool(built)
         return done
 
     def place(self, runs: Mapping[str, Any]) -> Place:
@@ -279,13 +291,13 @@ class Objective(BaseModule):
         done = self.contract.stand_in(generator)
         return f'objective {self.name!r} has {done}' if done else ''
 
-    def _connect_by_itself(self, argument: str, record: Record) -> str:
+    def _connect_by_itself(self, argument: str, record: Record, auto: Auto) -> str:
         """Insert what fits an argument to its counterpart; return what was done, in words."""
         other = self.reads.counterpart(argument)
         like = self.reads.one(other, self.reads.read(other, record))
         x = self._side(argument, self.reads.read(argument, record))
         self.connectors[argument], done = connect(
-            self.name, x, self._side(other, like), _images(record)
+            self.name, x, self._side(other, like), _images(record), auto
         )
         return done
 

@@ -34,8 +34,9 @@ class ScheduleHook(Hook):
 
     Args:
         schedules: ``dict(target='end2.loss.temperature', type='linear' | 'cosine' | 'anneal',
-            start=…, end=…, begin=…, length=…)`` each, in iterations; a type of one's own with its
-            own arguments, see :class:`mmkd.engine.schedules.Schedule`.
+            start=…, end=…, begin=…, length=…)`` each, in iterations; ``type='piecewise'`` with
+            ``points=[(0, 0.), (2000, 1.)]``; a type of one's own with its own arguments, see
+            :class:`mmkd.engine.schedules.Schedule`.
         levels: ``dict(type='progressive' | 'stacked', levels=[['attention1', 'cosine1'], …,
             ['soft', 'task']], length=…, watch='cos*', threshold=…, window=50)``, see
             :mod:`mmkd.engine.schedules.levels`.

@@ -3,6 +3,8 @@
 import inspect
 import math
 from abc import ABC, abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -126,6 +128,75 @@ class Anneal(Linear):
 
     start: float = 10.0
     end: float = 1.0
+
+
+@SCHEDULES.register_module(name='piecewise')
+@dataclass(frozen=True, kw_only=True)
+class Piecewise(Schedule):
+    """Straight lines from point to point, the first and the last value held outside of them.
+
+    Args:
+        points: ``(step, value)`` each, two or more, the steps rising.
+
+    Raises:
+        ValueError: Fewer than two points, one that is no pair, steps that do not rise or are no
+            whole numbers, a value that is no finite number.
+
+    Examples:
+        >>> schedule = Piecewise(points=[(0, 0.), (2, 3.), (6, 3.), (8, 0.)])
+        >>> [schedule(step) for step in (0, 1, 2, 5, 7, 8, 99)]
+        [0.0, 1.5, 3.0, 3.0, 1.5, 0.0, 0.0]
+    """
+
+    points: Sequence[Sequence[Any]]
+
+    def __post_init__(self) -> None:
+        _check_points(self.points)
+        object.__setattr__(self, 'points', tuple(map(tuple, self.points)))
+
+    @property
+    def begin(self) -> int:  # type: ignore[override]
+        """Step of the first point."""
+        return self.points[0][0]
+
+    @property
+    def length(self) -> int:  # type: ignore[override]
+        """Steps from the first point to the last."""
+        return self.points[-1][0] - self.begin
+
+    def __call__(self, step: int) -> float:
+        """Return the value at ``step``."""
+        after = bisect_right(self.points, step, key=lambda point: point[0])
+        if after in (0, len(self.points)):
+            return float(self.points[min(after, len(self.points) - 1)][1])
+        (first, start), (last, end) = self.points[after - 1 : after + 1]
+        share = (step - first) / (last - first)
+        return float(start * (1 - share) + end * share)  # exact at both ends
+
+    def values(self) -> dict[str, float]:
+        """Return the value of each point."""
+        return {f'points[{n}]': value for n, (_, value) in enumerate(self.points)}
+
+
+def _check_points(points: Any) -> None:
+    pairs = isinstance(points, list | tuple) and all(
+        isinstance(point, list | tuple) and len(point) == 2 for point in points
+    )
+    if not pairs or len(points) < 2:
+        raise ValueError(
+            'points of a schedule must be two or more pairs (step, value), got '
+            f'{points!r:.80}. Mend: points=[(0, 0.0), (2000, 1.0)]'
+        )
+    for n, (step, value) in enumerate(points):
+        check_count(f'step of points[{n}] of a schedule', step, 0)
+        if not _is_finite_number(value):
+            raise ValueError(f'points[{n}] of a schedule must be a finite number, got {value!r}')
+    steps = [step for step, _ in points]
+    if any(later <= earlier for earlier, later in zip(steps, steps[1:], strict=False)):
+        raise ValueError(
+            f'the steps of points of a schedule must rise, got {steps}. Mend: each one later than '
+            'the one before'
+        )
 
 
 def build_schedule(config: dict[str, Any], where: str = 'a schedule') -> Schedule:

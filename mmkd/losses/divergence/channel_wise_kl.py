@@ -64,38 +64,51 @@ def channel_wise_kl(
         student, teacher = widen(student, teacher.detach())
         valid = counted(mask, weight)
         shape = (*student.shape[:2], -1)
-        student, teacher = (fill_masked(x, valid).reshape(shape) / tau for x in (student, teacher))
+        student, teacher = (fill_masked(x, valid).reshape(shape) for x in (student, teacher))
         groups = student.shape[1] if groups is None else groups
         if valid is None:
-            return tau**2 * _sum_of_groups(student, teacher, groups, None) / (len(student) * groups)
+            total = _sum_of_groups(student, teacher, groups, tau, None, None)
+            return tau**2 * total / (len(student) * groups)
         own = valid.to(student.dtype) if weight is None else measure(weight, mask, student.dtype)
         own, valid = (x.reshape(len(student), 1, -1) for x in (own, valid))
         alive = valid.any(2, keepdim=True)
         # −∞ where nothing counts; an image without a position gets equal numbers instead.
         log_measure = own.where(alive, own.new_ones(())).log()
-        total = _sum_of_groups(student + log_measure, teacher + log_measure, groups, valid)
+        total = _sum_of_groups(student, teacher, groups, tau, log_measure, valid)
         return tau**2 * total / (alive.sum().clamp(min=1) * groups)
 
 
-def _sum_of_groups(student: Tensor, teacher: Tensor, groups: int, valid: Tensor | None) -> Tensor:
+def _sum_of_groups(
+    student: Tensor,
+    teacher: Tensor,
+    groups: int,
+    tau: float,
+    log_measure: Tensor | None,
+    valid: Tensor | None,
+) -> Tensor:
     """Return the sum of the divergences of all groups of maps (N, C, P), all of its images."""
-    n, channels, positions = student.shape
-    size, larger = divmod(channels, groups)
+    size, larger = divmod(student.shape[1], groups)
     split = larger * (size + 1)  # the channels of larger groups, and the others
     total = student.new_zeros(())
     for each, part in ((size + 1, slice(split)), (size, slice(split, None))):
         if student[0, part].numel() == 0:
             continue
         log_s, log_t = (
-            x[:, part].reshape(n, -1, each * positions).log_softmax(2) for x in (student, teacher)
+            _log_softmax(x[:, part], each, tau, log_measure) for x in (student, teacher)
         )
         gap = log_t - log_s
         if valid is not None:  # −∞ less −∞
             gap = gap.where(valid.repeat(1, 1, each), gap.new_zeros(()))
         # φ_s − φ_t sums to 0, and takes away what rounded logarithms add to a small value.
-        p_s, p_t = log_s.exp(), log_t.exp()
-        total = total + (p_t * gap + (p_s - p_t)).sum()
+        p_t = log_t.exp_()
+        total = total + (log_s.exp() - p_t).addcmul_(p_t, gap).sum()
     return total
+
+
+def _log_softmax(x: Tensor, each: int, tau: float, log_measure: Tensor | None) -> Tensor:
+    """Return the logarithms of the distributions of maps (N, C, P) in groups of ``each``."""
+    x = x / tau if log_measure is None else x / tau + log_measure
+    return x.reshape(len(x), -1, each * x.shape[2]).log_softmax(2)
 
 
 def _check_maps(student: Tensor, teacher: Tensor, groups: int | None) -> None:

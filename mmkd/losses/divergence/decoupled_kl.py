@@ -1,13 +1,13 @@
 """DKD: KL of class distributions, decoupled into the label against the rest and within the rest."""
 
+import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import one_hot, split_kl
+from mmkd.losses.divergence.split import known_labels, one_hot, split_kl
 from mmkd.losses.functional import (
     counted,
-    fill_masked,
     labelled,
     no_autocast,
     weighted_mean,
@@ -77,9 +77,12 @@ def decoupled_kl(
     with no_autocast(student):
         valid = labelled(labels, student.shape[1], ignore_index, mask)
         counts = counted(valid, weight)
-        student, teacher = (fill_masked(x, counts) / tau for x in widen(student, teacher.detach()))
-        target = one_hot(labels, valid, student.shape[1])
-        of_label, _, of_rest = split_kl(student, teacher, target)
+        student, teacher = widen(student, teacher.detach())
+        classes = student.shape[1]
+        target = one_hot(labels, valid, classes)
+        label = known_labels(labels, valid)
+        some = torch.stack([label, (label + 1) % classes], 1)
+        of_label, _, of_rest = split_kl(student, teacher, target, some, tau, counts)
         return tau**2 * weighted_mean(alpha * of_label + beta * of_rest, valid, weight)
 
 

@@ -76,8 +76,8 @@ def dist(
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
         valid = counted(mask, weight)
-        student, teacher = (fill_masked(x, valid) / tau for x in (student, teacher))
-        p_s, p_t = infinite_to_nan(student).softmax(1), teacher.softmax(1)
+        p_s = infinite_to_nan(fill_masked(student, valid) / tau).softmax(1)
+        p_t = (fill_masked(teacher, valid) / tau).softmax(1)
         value = p_s.new_zeros(())
         if inter:
             ordered = _ordered(p_t)

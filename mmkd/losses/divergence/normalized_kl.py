@@ -5,7 +5,7 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import one_hot
+from mmkd.losses.divergence.split import known_labels, one_hot
 from mmkd.losses.functional import (
     counted,
     fill_masked,
@@ -73,18 +73,23 @@ def normalized_kl(
     with no_autocast(student):
         valid = labelled(labels, student.shape[1], ignore_index, mask)
         counts = counted(valid, weight)
-        student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
+        student, teacher = widen(student, teacher.detach())
         target = one_hot(labels, valid, student.shape[1])
-        log_s, log_t = (
-            x.log_softmax(1).where(target, x.new_zeros(())).sum(1) for x in (student, teacher)
+        label = known_labels(labels, valid).unsqueeze(1)
+        (log_s, rest_s), (log_t, rest_t) = (
+            _label_and_rest(fill_masked(x, counts), label, target, tau) for x in (student, teacher)
         )
-        # a mask, and not 1000 that is subtracted; then 0 · −∞ at the label
-        rest_s, rest_t = (
-            (x / tau).masked_fill(target, -torch.inf).log_softmax(1) for x in (student, teacher)
-        )
-        of_rest = (rest_t.exp() * rest_s.masked_fill(target, 0)).sum(1)
+        # 0 · −∞ at the label
+        of_rest = (rest_t.exp_() * rest_s.masked_fill(target, 0)).sum(1)
         value = log_t.exp() * log_s + gamma * tau**2 * of_rest
         return weighted_mean(-value, valid, weight)
+
+
+def _label_and_rest(z: Tensor, label: Tensor, target: Tensor, tau: float) -> tuple[Tensor, Tensor]:
+    """Return ln p of the label (N, …), and ln q of all classes (N, C, …), −∞ at the label."""
+    of_label = z.log_softmax(1).gather(1, label).squeeze(1)
+    # a mask, and not 1000 that is subtracted
+    return of_label, (z / tau).masked_fill_(target, -torch.inf).log_softmax(1)
 
 
 @MODELS.register_module()

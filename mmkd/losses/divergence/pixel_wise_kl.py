@@ -86,9 +86,10 @@ def pixel_wise_kl(
         counts = counted(mask, weight)
         student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
         tau = tau.to(student.dtype) if isinstance(tau, Tensor) else tau
-        if standardize:
-            student, teacher = _standardized(student), _standardized(teacher)
-        log_s, log_t = ((x / tau).log_softmax(1) for x in (student, teacher))
+        log_s, log_t = (
+            ((_standardized(x) if standardize else x) / tau).log_softmax(1)
+            for x in (student, teacher)
+        )
         # A position that does not count was filled with equal logits and adds exactly 0.
         each = divergence(log_s, log_t, direction)
         if weight is not None:

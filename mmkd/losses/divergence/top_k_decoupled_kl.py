@@ -70,10 +70,11 @@ def top_k_decoupled_kl(
         )
     with no_autocast(student):
         counts = counted(mask, weight)
-        student, teacher = (fill_masked(x, counts) / tau for x in widen(student, teacher.detach()))
+        student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
         front = torch.zeros_like(teacher, dtype=torch.bool)
-        front = front.scatter(1, teacher.topk(k, 1).indices, True)
-        terms = split_kl(student, teacher, front)
+        likeliest = teacher.topk(k + 1, 1).indices
+        front.scatter_(1, likeliest[:, :k], True)
+        terms = split_kl(student, teacher, front, likeliest[:, [0, k]], tau)
         total = sum(w * term for w, term in zip(weights, terms, strict=True))
         return tau**2 * weighted_mean(total, mask, weight)  # type: ignore[arg-type]
 

@@ -77,8 +77,7 @@ class MaskTokens(FittedPart):
     tokens: Tensor
 
     def __init__(self, num_tokens: int, channels: int) -> None:
-        super().__init__()
-        self.register_buffer('tokens', torch.full((num_tokens, channels), torch.nan))
+        super().__init__(tokens=torch.full((num_tokens, channels), torch.nan))
 
     def draw(self, generator: torch.Generator) -> None:
         """Draw tokens as they are before they are fitted."""

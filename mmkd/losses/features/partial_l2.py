@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses.base import Loss
@@ -81,9 +82,10 @@ def partial_l2(
         )
         m = _margin(margin, teacher).view(-1, *[1] * (student.dim() - 2))
         target = teacher.maximum(m)
-        # Written so that NaN is not left out.
+        # Written so that NaN is not left out; what is, becomes a target that is met.
         left_out = (student <= target) & (teacher <= 0)
-        squares = (student - target).masked_fill(left_out, 0).square()
+        target = torch.where(left_out, student.detach(), target)
+        squares = F.mse_loss(student, target, reduction='none')
         return weighted_mean(squares.mean(1), mask, weight)
 
 

@@ -76,8 +76,8 @@ class VariationalInformationLoss(Loss):
     Variances are softplus(``raw``) + 1e-5, one a channel, as the authors'. ``raw`` is a parameter,
     so that the student's optimizer trains it: mdistiller keeps it out of the optimizer, where VID
     is but a weighted FitNet. Its mean variance is logged (``diagnostics``). The three 1×1
-    convolutions of the paper between student and teacher are one here,
-    ``connectors=dict(student='auto')``, and none where channels agree.
+    convolutions of the paper between student and teacher are a connector,
+    ``dict(type='auto', kind='conv-relu-conv-relu-conv', bias=False)``.
 
     Args:
         channels: C of the teacher; None: as the Distiller finds it.

@@ -16,6 +16,9 @@ class FittedPart(nn.Module):
     They are in every checkpoint, beside a fingerprint of the teacher, the tap and the shapes that
     they were fitted to, so that no other teacher is compared by them.
 
+    Args:
+        buffers: What is fitted, NaN as yet; in the state dict the fingerprint comes after them.
+
     Attributes:
         noun: How errors call it.
         origin: What it belongs to, a digest each, and what that is called where it is not this one.
@@ -24,8 +27,7 @@ class FittedPart(nn.Module):
     Examples:
         >>> class Scale(FittedPart):
         ...     def __init__(self):
-        ...         super().__init__()
-        ...         self.register_buffer('scale', torch.full((2,), torch.nan))
+        ...         super().__init__(scale=torch.full((2,), torch.nan))
         >>> part = Scale()
         >>> part.fitted, part.scale.fill_(1.).sum(), part.fitted
         (False, tensor(2.), True)
@@ -42,8 +44,10 @@ class FittedPart(nn.Module):
     anew: str = 'FitHook without load_from or resume'
     fingerprint: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, **buffers: Tensor) -> None:
         super().__init__()
+        for name, buffer in buffers.items():
+            self.register_buffer(name, buffer)
         digests = torch.zeros(len(self.origin), _DIGEST, dtype=torch.uint8)
         self.register_buffer('fingerprint', digests)
         self._known: tuple | None = None

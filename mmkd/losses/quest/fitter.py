@@ -7,10 +7,10 @@ from torch import Tensor
 
 from mmkd.losses.fitted.contract import Fitter
 from mmkd.losses.fitted.source import Source
+from mmkd.losses.fitted.spread import MAX_VECTORS as MAX_VECTORS
+from mmkd.losses.fitted.spread import spread
 from mmkd.losses.quest.maps import pool_map, positions
 from mmkd.structures.batch import Batch, read_batch
-
-MAX_VECTORS = 200_000
 
 
 class VocabularyFitter(Fitter):
@@ -41,7 +41,7 @@ class VocabularyFitter(Fitter):
     def see(self, features: Tensor, batch: Batch) -> None:
         """Take vectors of each image."""
         for own in vectors_of(self.source, features, batch):
-            quota = _spread(self.max_vectors, self.images, self._done)
+            quota = spread(self.max_vectors, self.images, self._done)
             self._done += 1
             chosen = torch.randperm(len(own), generator=self.generator)[:quota]
             self._vectors.append(own[chosen.to(own.device)].float().cpu())
@@ -75,12 +75,3 @@ def vectors_of(source: Source, features: Tensor, batch: Batch) -> Iterator[Tenso
     valid = read_batch(batch, 'valid', pooled) if source.masked else [None] * len(pooled)
     for image, mask in zip(pooled.split(1), valid, strict=True):
         yield positions(image, None if mask is None else mask[None])
-
-
-def _spread(total: int, parts: int, index: int) -> int:
-    """Return how much one of so many parts gets of a total that is spread evenly.
-
-    >>> [_spread(10, 4, index) for index in range(4)]
-    [2, 3, 2, 3]
-    """
-    return (index + 1) * total // parts - index * total // parts

@@ -116,13 +116,11 @@ class Vocabulary(FittedPart):
     def __init__(
         self, num_words: int, channels: int, tau: float | str = 0.2, target_perplexity: float = 4.0
     ) -> None:
-        super().__init__()
         check_vocabulary(num_words, tau, target_perplexity)
+        found = dict(tau=torch.tensor(math.nan)) if tau == 'auto' else {}
+        super().__init__(words=torch.full((num_words, channels), math.nan), **found)
         self.target_perplexity = target_perplexity
-        self.register_buffer('words', torch.full((num_words, channels), math.nan))
-        if tau == 'auto':
-            self.register_buffer('tau', torch.tensor(math.nan))
-        else:
+        if tau != 'auto':
             self.tau = float(tau)
 
     def refuse_damaged(self) -> None:

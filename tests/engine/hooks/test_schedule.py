@@ -55,10 +55,16 @@ class Distilled(Line):
         return {**losses, 'end2.loss': objective.weight * loss}
 
 
-def run(folder: Path, schedules: list[dict], max_iters: int = 8, **kwargs: Any) -> Any:
+def run(
+    folder: Path,
+    schedules: list[dict],
+    max_iters: int = 8,
+    default: dict | None = None,
+    **kwargs: Any,
+) -> Any:
     runner = make_runner(
         folder,
-        dict(type='mmkd.SafeCheckpointHook', by_epoch=False, interval=4),
+        default or dict(type='mmkd.SafeCheckpointHook', by_epoch=False, interval=4),
         max_iters,
         model=Distilled(),
         custom_hooks=[
@@ -93,6 +99,26 @@ def test_resume_in_the_middle_goes_on_with_the_same_values(tmp_path: Path) -> No
     assert torch.equal(resumed.weight, whole.weight)
     other = run(tmp_path / 'c', [ANNEAL]).model
     assert not torch.equal(other.weight, whole.weight)  # the weight does act
+
+
+@pytest.mark.parametrize('at', [2, 4, 6])
+def test_resume_within_a_rise_and_within_a_fall(tmp_path: Path, at: int) -> None:
+    """The weight is 0, 1/3, 2/3, 1, 1, 2/3, 1/3, 0: iterations 2 and 6 lie on the slopes."""
+    points = [(0, 0.0), (3, 1.0), (4, 1.0), (7, 0.0)]
+    ramp = dict(target='end2.weight', type='piecewise', points=points)
+    save = dict(type='mmkd.SafeCheckpointHook', by_epoch=False, interval=2)
+    whole = run(tmp_path / 'a', [ramp], default=save).model
+    weights = [weight for weight, _ in whole.seen]
+    assert weights == pytest.approx([0, 1 / 3, 2 / 3, 1, 1, 2 / 3, 1 / 3, 0])
+    resumed = run(
+        tmp_path / 'b',
+        [ramp],
+        default=save,
+        resume=True,
+        load_from=str(tmp_path / 'a' / f'iter_{at}.pth'),
+    ).model
+    assert resumed.seen == whole.seen[at:], 'bit for bit'
+    assert torch.equal(resumed.weight, whole.weight)
 
 
 def test_the_value_reaches_the_objective_and_its_statistics() -> None:

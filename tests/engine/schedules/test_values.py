@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 
-from mmkd.engine.schedules import Anneal, Cosine, Linear, build_schedule
+from mmkd.engine.schedules import Anneal, Cosine, Linear, Piecewise, build_schedule
 
 CASES = [
     dict(type='linear', start=3.0, end=1.0, begin=10, length=40),
@@ -43,6 +43,42 @@ def test_annealing_of_the_paper() -> None:
         [-0.3] * 30
     )
     assert Anneal(start=5.0, end=2.0, length=3)(1) == pytest.approx(4)
+
+
+def test_lines_from_point_to_point_are_numpys_interpolation() -> None:
+    points = [(3, 0.0), (10, 2.0), (11, 2.0), (40, 0.5), (50, 0.0)]
+    schedule = build_schedule(dict(type='piecewise', points=points))
+    steps = list(range(80))
+    assert [schedule(step) for step in steps] == pytest.approx(
+        np.interp(steps, *zip(*points, strict=True)).tolist(), abs=1e-12
+    )
+    assert [schedule(step) for step, _ in points] == [value for _, value in points]
+    assert (schedule.begin, schedule.length) == (3, 47)
+    assert schedule.values() == {f'points[{n}]': value for n, (_, value) in enumerate(points)}
+    line = Linear(start=3.0, end=1.0, begin=10, length=7)
+    alike = Piecewise(points=[(10, 3.0), (17, 1.0)])
+    assert [alike(step) for step in steps] == [line(step) for step in steps], 'bit for bit'
+    again = pickle.loads(pickle.dumps(schedule))
+    assert again == schedule == Piecewise(points=[list(point) for point in points])
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('points', 'error', 'message'),
+    [
+        ([(0, 1.0)], ValueError, 'two or more pairs .*Mend: points='),
+        (3, ValueError, 'two or more pairs .*got 3'),
+        ([(0, 1.0), 5], ValueError, 'two or more pairs'),
+        ([(0, 1.0), (0, 2.0)], ValueError, r'must rise, got \[0, 0\]. Mend'),
+        ([(-1, 1.0), (0, 2.0)], ValueError, r'step of points\[0\]'),
+        ([(0, 1.0), (1.5, 2.0)], (TypeError, ValueError), r'step of points\[1\]'),
+        ([(0, 1.0), (1, math.nan)], ValueError, r'points\[1\] .* finite number, got nan'),
+        ([(0, 1.0), (1, True)], ValueError, r'points\[1\] .* finite number, got True'),
+    ],
+)
+def test_points_that_are_none(points: list, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        build_schedule(dict(type='piecewise', points=points))
 
 
 @pytest.mark.parametrize('config', CASES)

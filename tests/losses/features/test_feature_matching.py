@@ -72,7 +72,9 @@ def test_what_normalisations_forget(penalty: str) -> None:
     scale, offset = draw(1, 4, 1, 1, seed=2).exp(), draw(1, 4, 1, 1, seed=3)
     own_scale, own_offset = draw(3, 4, 1, 1, seed=4).exp(), draw(3, 4, 1, 1, seed=5)
     length = draw(3, 1, 5, 6, seed=6).exp()
+    size = draw(3, 1, 1, 1, seed=8).exp()
     for normalise, changed in (
+        ('image', size * STUDENT),
         ('batch', scale * STUDENT + offset),
         ('sample', own_scale * STUDENT + own_offset),
         ('l2', length * STUDENT),
@@ -145,12 +147,90 @@ def test_weights(normalise: str | None, penalty: str) -> None:
     assert feature_matching(STUDENT, TEACHER, weight=0 * ones, **options) == 0
 
 
+MIX = dict(cosine=0.9, huber=0.1)
+
+
+def test_a_mix_is_the_sum_of_its_parts() -> None:
+    """Value and gradient, of any normalisation; by torch's own cosine and smooth L1 too."""
+    student = STUDENT.clone().requires_grad_()
+    for normalise in NORMALISATIONS:
+        mixed = feature_matching(student, TEACHER, normalise, MIX)
+        parts = sum(
+            w * feature_matching(student, TEACHER, normalise, one) for one, w in MIX.items()
+        )
+        torch.testing.assert_close(mixed, parts)
+        torch.testing.assert_close(
+            *(torch.autograd.grad(value, student)[0] for value in (mixed, parts))
+        )
+    cosine = (1 - F.cosine_similarity(STUDENT, TEACHER, 1)).mean()
+    expected = 0.9 * cosine + 0.1 * F.smooth_l1_loss(STUDENT, TEACHER)
+    torch.testing.assert_close(FeatureMatchingLoss(penalty=MIX)(STUDENT, TEACHER), expected)
+    only = feature_matching(STUDENT, TEACHER, penalty=dict(l1=2.0, cosine=0.0))
+    torch.testing.assert_close(only, 2 * F.l1_loss(STUDENT, TEACHER))
+
+
+def test_images_of_unit_size() -> None:
+    """The mean over P values of the squared difference of unit vectors, times P; p = 1 by √P."""
+    ours, theirs = (F.normalize(x.flatten(1)) for x in (STUDENT, TEACHER))
+    number = ours.shape[1]
+    squares = number * (ours - theirs).square().mean()
+    torch.testing.assert_close(feature_matching(STUDENT, TEACHER, 'image'), squares)
+    absolute = number**0.5 * (ours - theirs).abs().mean()
+    torch.testing.assert_close(feature_matching(STUDENT, TEACHER, 'image', 'l1'), absolute)
+
+
+def test_pooled_maps_are_compared_by_their_means() -> None:
+    """With a mask those of what it leaves, and images without anything are left out."""
+    ours, theirs = (x.mean((2, 3)) for x in (STUDENT, TEACHER))
+    value = feature_matching(STUDENT, TEACHER, pooled=True)
+    torch.testing.assert_close(value, F.mse_loss(ours, theirs))
+    mask = torch.arange(90).view(3, 5, 6) % 4 == 1
+    mask[1] = False
+    ours, theirs = (
+        torch.stack([x[n][:, mask[n]].mean(1) for n in (0, 2)]) for x in (STUDENT, TEACHER)
+    )
+    value = feature_matching(STUDENT, TEACHER, mask=mask, pooled=True)
+    torch.testing.assert_close(value, F.mse_loss(ours, theirs))
+    places = torch.randperm(30, generator=torch.Generator().manual_seed(9))
+    shuffled = STUDENT.flatten(2)[..., places].view_as(STUDENT)
+    torch.testing.assert_close(
+        feature_matching(shuffled, TEACHER, pooled=True),
+        feature_matching(STUDENT, TEACHER, pooled=True),
+    )
+
+
+@pytest.mark.parametrize(
+    ('normalise', 'penalty'),
+    [(n, p) for n in (None, 'l2', 'batch', 'image') for p in ('l2', 'huber', 'cosine')],
+)
+def test_weights_of_pooled_maps_belong_to_the_means(normalise: str | None, penalty: str) -> None:
+    options = dict(normalise=normalise, penalty=penalty, pooled=True)
+    weight = draw(3, 5, 6, seed=7).relu()
+    mask = torch.arange(90).view(3, 5, 6) % 3 != 1
+    mask[1] = False
+    for kept in (None, mask):
+        whole = feature_matching(STUDENT, TEACHER, mask=kept, **options)
+        ones = torch.ones(3, 5, 6)
+        torch.testing.assert_close(
+            feature_matching(STUDENT, TEACHER, mask=kept, weight=ones, **options), whole
+        )
+        expected = reference.feature_matching(STUDENT, TEACHER, mask=kept, weight=weight, **options)
+        got = feature_matching(STUDENT, TEACHER, mask=kept, weight=weight, **options)
+        assert got.item() == pytest.approx(expected)
+    assert feature_matching(STUDENT, TEACHER, weight=0 * weight, **options) == 0
+
+
 def test_what_is_refused() -> None:
     vectors = torch.zeros(2, 3), torch.ones(2, 3)
     refused: list[tuple[type[Exception], str, dict[str, Any]]] = [
         (ValueError, "'sample' takes mean and deviation .* Mend", dict(normalise='sample')),
         (ValueError, "normalise must be one of .*'none'", dict(normalise='none')),
         (ValueError, "penalty must be one of .*'mse'", dict(penalty='mse')),
+        (ValueError, "penalty must be one of .*'mse'", dict(penalty=dict(mse=1.0))),
+        (ValueError, 'a mix of penalties needs a weight above 0.* Mend', dict(penalty={})),
+        (ValueError, 'a mix of penalties needs a weight', dict(penalty=dict(l1=0.0))),
+        (ValueError, r"penalty\['l1'\] must be a finite number, 0 or", dict(penalty=dict(l1=-1.0))),
+        (ValueError, 'pooled=True leaves none. Mend', dict(normalise='sample', pooled=True)),
         (TypeError, 'weight must be a float tensor .* mend', dict(weight=torch.ones(2).bool())),
         (ValueError, r'weight must have the shape \(2,\) .* mend', dict(weight=torch.ones(2, 3))),
         (TypeError, 'mask must be a bool tensor', dict(mask=torch.ones(2))),

@@ -11,11 +11,13 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
+from mmkd.distiller.members.teacher import Teacher
 from mmkd.losses.features.mask_tokens import masks_of, overlap
 from mmkd.losses.fitted.fitting import batches_of
 from mmkd.losses.fitted.hook import FitHook
 from mmkd.losses.fitted.training_images import training_images
 from mmkd.losses.quest.hook import VocabularyHook
+from mmkd.structures.batch import Batch
 
 TAPS = dict(logits='decode_head.conv_seg', feat='decode_head.conv_seg:input')
 STEPS = 12
@@ -170,6 +172,37 @@ def test_what_has_no_label_is_left_out_of_the_overlap(tmp_path: Path) -> None:
     step = (start.detach() - got) / 0.5e9
     torch.testing.assert_close(step, kept, rtol=0, atol=1e-4 * kept.abs().max().item())
     assert (step - every).abs().max() > 1e-3 * kept.abs().max()
+
+
+def test_one_pass_is_for_all_that_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Words and two paraphrasers: the teacher sees each image once."""
+    words = dict(type='AssignmentKLLoss', num_words=6, tau='auto', target_perplexity=2.0)
+    factors = dict(type='FactorTransferLoss', epochs=2)
+    every = dict(words=words, factors=factors, shorter=dict(factors, epochs=1))
+    seen: list[int] = []
+    watch = Teacher.watch
+
+    def watching(self: Teacher, batch: Batch, **options: Any) -> dict:
+        seen.append(len(batch.inputs))
+        return watch(self, batch, **options)
+
+    monkeypatch.setattr(Teacher, 'watch', watching)
+    found = []
+    for names in (every, ['factors']):
+        objectives = {name: dict(loss=every[name], on='feat') for name in names}
+        runner = Runner.from_cfg(config(tmp_path, objectives))
+        seen.clear()
+        hook = FitHook()
+        hook.before_train(runner)
+        assert sum(seen) == 6
+        assert set(hook.reports) == set(names)
+        found.append({name: runner.model.objectives[name].loss.part for name in names})
+    together, alone = found
+    assert all(part.fitted for part in together.values())
+    # A map of 5×5 is one piece, wherever it begins.
+    for one, other in zip(together['factors'].buffers(), alone['factors'].buffers(), strict=True):
+        assert torch.equal(one, other)
+    assert not torch.equal(together['factors'].weight0, together['shorter'].weight0)
 
 
 def test_it_comes_after_the_hook_of_vocabularies(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Factor transfer: a paraphraser of the teacher, a translator of the student."""
