@@ -12,10 +12,9 @@ from mmkd.apis.length import follow_length
 from mmkd.apis.methods import expand_config
 from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
-from mmkd.distiller.members.kinds.made import is_made
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
 from mmkd.registry import MODELS
-from mmkd.utils.kinds import bare_name
+from mmkd.utils.kinds import bare_name, is_made
 from mmkd.utils.plain_values import with_plain_values
 
 _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
@@ -40,6 +39,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     expand_config(cfg)
     follow_length(cfg)
     _log_by_iterations(cfg)
+    _read_stored_teachers(cfg)
     cfg.launcher = launcher
     _require_scope(cfg)
     _refuse_sharding(cfg)
@@ -119,6 +119,22 @@ def _log_by_iterations(cfg: Config) -> None:
     name = kind if isinstance(kind, str) else kind.__name__
     if name.rpartition('.')[-1] == 'LoggerHook':
         hook.setdefault('log_metric_by_epoch', False)
+
+
+def _read_stored_teachers(cfg: Config) -> None:
+    """Have a hook tell stored teachers which iteration it is."""
+    model = (cfg.get('model') or {}) if is_distiller(cfg) else {}
+    several = model.get('teachers')
+    teachers = [model.get('teacher'), *(several.values() if isinstance(several, dict) else ())]
+    if not any(isinstance(one, dict) and one.get('kind') == 'stored' for one in teachers):
+        return
+    hooks = list(cfg.get('custom_hooks') or [])
+    if not any(bare_name(_type_of(hook)) == 'StoredTeacherHook' for hook in hooks):
+        cfg.custom_hooks = [*hooks, dict(type='mmkd.StoredTeacherHook')]
+
+
+def _type_of(hook: Any) -> Any:
+    return hook.get('type') if isinstance(hook, dict) else type(hook)
 
 
 def _require_scope(cfg: Config) -> None:

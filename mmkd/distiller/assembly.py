@@ -17,12 +17,13 @@ from torch import nn
 from mmkd.distiller.draws import own_draws
 from mmkd.distiller.members.kinds.combined import Combined, spread
 from mmkd.distiller.members.kinds.follower import Follower
-from mmkd.distiller.members.kinds.made import Made, is_made
+from mmkd.distiller.members.kinds.made import Made
 from mmkd.distiller.members.member import Member, check_member_key
 from mmkd.distiller.members.reading import as_dict, name_members
 from mmkd.distiller.members.renormalise import shared_preprocessor
 from mmkd.distiller.members.run import Run
 from mmkd.distiller.members.stand_in import stand_in
+from mmkd.distiller.members.stored import Stored, StoredMember
 from mmkd.distiller.members.student import Student
 from mmkd.distiller.members.teacher import Teacher
 from mmkd.distiller.members.tracing import trace_member
@@ -50,6 +51,7 @@ from mmkd.noise.base import (
 from mmkd.structures.record import Record, Stream, Streams
 from mmkd.tasks.base import check_same_classes, check_same_places
 from mmkd.utils.checks import check_dict, check_keys, check_non_negative, nearest
+from mmkd.utils.kinds import is_made
 
 _OBJECTIVE = "dict(loss=dict(type='PixelWiseKLLoss'), on='logits')"
 
@@ -335,6 +337,8 @@ def _tap_names(shared: Any, value: Any) -> list[str]:
 
 def _read_member(name: str, role: str, value: Any, mistakes: Mistakes) -> Member:
     value = as_dict(value, f'{role} {name!r}')
+    if 'kind' in value:
+        return StoredMember.read_stored(name, role, value)
     for key in list(value):
         with mistakes.of():
             kept = value.pop(key)
@@ -457,6 +461,10 @@ def run_teachers(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
             if name in parts.made:
                 teachers[name] = _copy_of_student(settings, parts, name, source, mistakes)
                 continue
+            if isinstance(member, StoredMember):
+                taps = _stored_taps(settings, parts, member, mistakes)
+                teachers[name] = Stored(member, taps, source)
+                continue
             model = _build(member, parts, mistakes)
             taps = _used_taps(settings, parts, name, model, mistakes)
             teachers[name] = Teacher(member, taps, source, model)
@@ -490,6 +498,22 @@ def _used_taps(
             with mistakes.of(partial(parts.lose_objective, objective)):
                 Taps(model, {tap: paths[tap]}, member.where)
     return {tap: paths[tap] for tap in read_taps(name, parts.objectives, parts.combined)}
+
+
+def _stored_taps(
+    settings: Settings, parts: Parts, member: StoredMember, mistakes: Mistakes
+) -> dict[str, str]:
+    """Return the taps of a stored teacher that objectives read, and under which names they lie."""
+    paths = {**(settings.taps or {}), **member.taps}
+    found = {}
+    for objective, reads in list(parts.reads.items()):
+        for tap in _taps_of(member.name, reads):
+            with mistakes.of(partial(parts.lose_objective, objective)):
+                found[tap] = member.find(tap, paths[tap])
+    taps = {tap: found[tap] for tap in read_taps(member.name, parts.objectives, parts.combined)}
+    told = ', '.join(f'{tap} = {member.stored.taps[key].path}' for tap, key in taps.items())
+    parts.fitted.append(f'{member.where}: stored in {member.path}, {told or "and not read"}')
+    return taps
 
 
 def _choose_points(

@@ -280,8 +280,8 @@ class Distiller(BaseModel):
 
     @property
     def teachers(self) -> dict[str, nn.Module]:
-        """Name -> teacher model."""
-        return {run.name: run.model for run in teachers_of(self.runs)}
+        """Name -> teacher model; of a stored teacher there is none."""
+        return {run.name: run.model for run in teachers_of(self.runs) if run.live}
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

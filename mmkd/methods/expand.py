@@ -17,6 +17,7 @@ from mmkd.methods.ramps import OPTIONS, hooks_of, leaves_out, with_ramp
 from mmkd.registry import HOOKS, KINDS, METHODS, build_part
 from mmkd.utils.checks import check_keys, nearest
 from mmkd.utils.config_text import as_text, assignments
+from mmkd.utils.kinds import is_made
 
 LABELS = ('batch.labels',)  # of classes; batch.valid is known without them
 FILES = 'LoadImage'  # what begins the name of a step that loads images alone
@@ -112,7 +113,7 @@ def expansion_text(
     for role in ('student', 'teacher', 'students', 'teachers'):
         taps = _own_taps(model.get(role))
         own |= {role: taps} if taps else {}
-    made = {name: one for name, one in _named(model.get('teachers')) if 'kind' in one}
+    made = {name: one for name, one in _named(model.get('teachers')) if is_made(one)}
     if made:
         own['teachers'] = {**own.get('teachers', {}), **made}
     said = [f'mmkd: method={as_text(method)} is', f'model = {as_text(own, len("model = "))}']

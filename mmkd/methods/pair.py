@@ -13,6 +13,8 @@ from torch import nn
 
 from mmkd.tasks import Described, Task, Text, Unknown, task_of, task_of_config
 from mmkd.utils.config_file import read_config
+from mmkd.utils.kinds import is_made
+from mmkd.utils.stored.manifest import read_manifest
 
 SCOPES = ('mmseg', 'mmdet', 'mmpretrain')  # of configs; mmkd's own names carry a prefix
 
@@ -172,8 +174,8 @@ def read_pair(model: Mapping[str, Any], run: Mapping[str, Any] | None = None) ->
     models: dict[str, Any] = {}
     for role, named in members.items():
         for name, value in named.items():
-            models[name] = _read_model(value, f'{role} {name!r}')
-            if role == 'teacher' and isinstance(value, Mapping) and 'kind' in value:
+            models[name] = _read_model(value, f'{role} {name!r}', name)
+            if role == 'teacher' and is_made(value):
                 of = value.get('of')
                 models[name] = models.get(of if isinstance(of, str) else next(iter(of or ()), ''))
     if not members['student']:
@@ -192,8 +194,11 @@ def _named(model: Mapping[str, Any], role: str) -> dict[str, Any]:
     return dict(named) if isinstance(named, Mapping) else {}
 
 
-def _read_model(value: Any, where: str) -> Any:
+def _read_model(value: Any, where: str, name: str) -> Any:
     """Return a member's model, described or built; None of what is no member."""
+    if isinstance(value, Mapping) and value.get('kind') == 'stored' and value.get('path'):
+        stored = read_manifest(value['path']).teacher(name, value['path'])
+        return Described(stored.model, stored.scope)
     if isinstance(value, Mapping) and not isinstance(value, Config) and 'type' not in value:
         source = value.get('model')
         if source is None:

@@ -26,6 +26,7 @@ class Host:
         model: The model.
         taps: Names of its taps that objectives read.
         preprocessor: The data preprocessor that makes the batches.
+        live: Whether it is run; what was stored of it is read.
     """
 
     role: str
@@ -33,6 +34,7 @@ class Host:
     model: nn.Module
     taps: Sequence[str]
     preprocessor: nn.Module
+    live: bool = True
 
 
 class Noise:
@@ -190,6 +192,8 @@ def build_noises(configs: Sequence[Any] | None, hosts: Mapping[str, Host]) -> di
         if not isinstance(noise, Noise):
             raise TypeError(f'noise[{i}] is a {type(noise).__name__}, which is no noise')
         for name in noise.choose(hosts):
+            if not hosts[name].live:
+                refuse_stored(noise, hosts[name].where)
             noise.bind(hosts[name])
             found[name].each.append(noise)
         if noise.role == SHARED:
@@ -230,3 +234,30 @@ def refuse_label_noise(noises: Mapping[str, Noises]) -> None:
                     f'labels of {type(noise).__name__}, so it would change nothing. Mend: a '
                     'task_weight above 0'
                 )
+
+
+def refuse_stored(noise: Noise, where: str) -> None:
+    """Refuse a noise on what a teacher sees, or within it, of a teacher whose outputs are stored.
+
+    What acts on its taps is drawn in the training, and is allowed.
+
+    Args:
+        noise: The noise.
+        where: How errors call the teacher.
+
+    Raises:
+        ValueError: It acts on the batch or around the forward.
+    """
+    kind = type(noise)
+    changed = [name for name in ('on_batch', 'around_forward') if _overrides(kind, name)]
+    if changed:
+        what = 'on the images that' if changed[0] == 'on_batch' else 'inside the forward in which'
+        raise ValueError(
+            f'noise {kind.__name__} acts {what} {where} sees them, and of a stored teacher one '
+            'draw would be kept for good. Mend: the live teacher, '
+            'teacher=dict(cfg=…, checkpoint=…); or leave the noise out'
+        )
+
+
+def _overrides(kind: type[Noise], name: str) -> bool:
+    return getattr(kind, name) is not getattr(Noise, name)

@@ -343,6 +343,8 @@ def task_of(model: Any, source: Any = None) -> Task:
     >>> task_of(nn.Linear(1, 1)), task_of(type('Net', (), dict(num_classes=3)))
     (Unknown(num_classes=None, ignore_index=255), Classification(num_classes=3, ignore_index=255))
     """
+    if isinstance(model, Described):
+        return task_of_config(model._config, model._scope)
     source = getattr(model, 'data_preprocessor', None) if source is None else source
     for task in registered():
         found = task.of(model, source)

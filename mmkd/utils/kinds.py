@@ -1,5 +1,6 @@
 """How a config names a class."""
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -10,3 +11,12 @@ def bare_name(kind: Any) -> str:
     ('Distiller', 'dict', '')
     """
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]
+
+
+def is_made(value: Any) -> bool:
+    """Return whether a member is made of others; what is stored is made of nothing.
+
+    >>> is_made(dict(kind='ema', of='student')), is_made('pspnet.py')
+    (True, False)
+    """
+    return isinstance(value, Mapping) and value.get('kind', 'stored') != 'stored'

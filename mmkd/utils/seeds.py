@@ -10,6 +10,10 @@ import torch
 # One stream of random numbers for each use, so that no two uses of a seed ever meet.
 ORDER, SAMPLE, TRAIN_STEP, VALIDATION = range(4)
 
+# The version of the code that draws order and augmentations: raised where the same seed gives other
+# numbers, so that what was stored of a teacher is not taken for that of other images.
+DRAWS = 1
+
 
 def derive_seed(seed: int, *key: int) -> int:
     """Mix a seed and a key of non-negative integers into a 63-bit seed.

@@ -17,9 +17,8 @@ from mmkd.apis.prepare import is_distiller
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Settings, assemble, read_taps, streams_of
-from mmkd.distiller.members.kinds.made import is_made
 from mmkd.distiller.members.member import Member
-from mmkd.distiller.members.reading import as_dict
+from mmkd.distiller.members.reading import as_dict, network_of
 from mmkd.distiller.members.run import students_of, teachers_of
 from mmkd.distiller.objectives.objective import stand_in
 from mmkd.distiller.phases.phase import Phase
@@ -28,6 +27,7 @@ from mmkd.structures.record import Record
 from mmkd.tasks.base import task_of
 from mmkd.tasks.generated import generated_batch
 from mmkd.utils.checks import check_choice
+from mmkd.utils.kinds import is_made
 
 AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
 LAYOUTS = ('none', 'student', 'teacher', 'both')
@@ -302,7 +302,7 @@ def offline_members(settings: Settings, role: str, size: tuple[int, int] | None)
 def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> dict:
     if is_made(value):
         return dict(value)
-    value = as_dict(value, f'{role} {name!r}')
+    value = dict(network_of(as_dict(value, f'{role} {name!r}'), f'{role} {name!r}'))
     value.pop('checkpoint', None)
     if role == 'teacher':
         value['allow_untrained'] = True

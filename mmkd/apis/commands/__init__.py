@@ -24,6 +24,7 @@ GROUPS = {
         'test': 'Test a checkpoint by a config; an ensemble by its config alone.',
         'export': 'Write a plain student (weights and config) out of a checkpoint of a Distiller.',
         'train-ensemble': 'Train the members of an ensemble: one config, several seeds.',
+        'store': 'Run the teachers of a config once; trainings then read what they said.',
         'fit-vocabulary': 'Fit the vocabularies of a QUEST config beforehand: runs share them so.',
     },
     'Look into it': {

@@ -18,12 +18,12 @@ from mmkd.apis.prepare import is_distiller
 from mmkd.apis.runs import digest_of
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller.export import student_config
-from mmkd.distiller.members.kinds.made import is_made
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
 from mmkd.utils.config_file import read_config
-from mmkd.utils.kinds import bare_name
+from mmkd.utils.kinds import bare_name, is_made
 from mmkd.utils.plain_values import with_plain_values
+from mmkd.utils.stored.manifest import read_manifest
 
 MEMBERS = ('student', 'teacher', 'students', 'teachers')
 # of the pair's Distiller, what does not belong to its method
@@ -257,6 +257,8 @@ def teacher_configs(pair: Config) -> dict[str, tuple[Config, str | None]]:
     for name, value in named(pair.model, 'teacher').items():
         if is_made(value):  # there is nothing to test before a training
             continue
+        if _is_stored(value) and value.get('verify') is None:
+            continue  # there is no network to test
         member = Member.parse(name, 'teacher', value)
         cfg = student_config(member, run)
         for key in ('default_hooks', 'custom_hooks', 'log_processor', 'randomness'):
@@ -287,11 +289,17 @@ def digest_of_run(cfg: Config) -> str:
 
 def _content(value: Any) -> dict[str, Any]:
     member = as_dict(value, 'a member')
+    if _is_stored(member):
+        return {**member, 'path': read_manifest(member['path']).facts}
     if isinstance(member.get('cfg'), str | Path):
         member['cfg'] = read_config(str(member['cfg'])).to_dict().get('model')
     if member.get('checkpoint') is not None:
         member['checkpoint'] = _digest_of_file(str(member['checkpoint']))
     return member
+
+
+def _is_stored(member: Any) -> bool:
+    return isinstance(member, dict) and member.get('kind') == 'stored'
 
 
 @lru_cache

@@ -23,6 +23,7 @@ from mmkd.apis.doctor.measure import count, measure_objectives, table_cost, tabl
 from mmkd.apis.doctor.members import evaluate_teachers, table_members
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.doctor.run import check_disk, check_run
+from mmkd.apis.doctor.stored import check_stored
 from mmkd.apis.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.apis.methods import expand_config
 from mmkd.apis.prepare import has_gpu, is_distiller
@@ -99,6 +100,7 @@ def diagnose(
     if is_distiller(cfg):
         quality = evaluate_teachers(cfg, wiring.model, evaluate, device, report) if evaluate else {}
         table_members(cfg, wiring.model, quality, report)
+        check_stored(cfg, wiring.model, report)
         for text in find_unused_taps(wiring.model, cfg.model) if wiring.whole else []:
             report.warn(text)
     else:
@@ -192,6 +194,9 @@ def _train(
         if is_distiller(cfg):
             for run in model.runs.values():
                 run.compile = False  # it takes minutes and changes no value
+                stands_in = run.stand_in()
+                if stands_in:
+                    report.note(stands_in)
             for line in stand_in(model.objectives.values()):
                 report.note(line)
             measure_objectives(model, model.data_preprocessor(copy.deepcopy(data), True), report)

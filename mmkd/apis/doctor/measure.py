@@ -194,6 +194,8 @@ def _counting_calls(model: Distiller) -> Iterator[dict[tuple[str, str], int]]:
     for member, taps in _taps(model).items():
         for tap, path in taps.paths.items():
             counts[member, tap] = 0
+            if taps.model is None:  # of a stored teacher
+                continue
 
             def called(*_: Any, key: tuple[str, str] = (member, tap)) -> None:
                 counts[key] += 1

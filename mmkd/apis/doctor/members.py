@@ -6,15 +6,15 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
-from torch import nn
 
 from mmkd.apis.doctor.data import in_this_process
 from mmkd.apis.doctor.measure import count, students_first
 from mmkd.apis.doctor.report import Report
 from mmkd.distiller.members.kinds.follower import Follower
 from mmkd.engine.hooks import TeacherCheckHook
+from mmkd.tasks import Described
 
-SHOWN = ('precision', 'channels_last', 'fuse_bn', 'compile', 'input_size')
+SHOWN = ('kind', 'precision', 'channels_last', 'fuse_bn', 'compile', 'input_size')
 
 
 def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Report) -> None:
@@ -24,7 +24,7 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
         name, member = run.name, run.member
         written = _written(cfg.model, name, member.role)
         teaches = member.role == 'teacher'
-        checkpoint = written.get('checkpoint')
+        checkpoint = written.get('checkpoint') or written.get('path')
         if teaches and checkpoint is None and member.loads_its_own:
             checkpoint = 'its own weights'
         if teaches and checkpoint is None and written.get('allow_untrained'):
@@ -34,10 +34,10 @@ def table_members(cfg: Config, model: Any, quality: dict[str, str], report: Repo
                 name,
                 member.role,
                 _kind(run.model),
-                count(run.model.parameters()),
+                count(run.model.parameters()) if run.live else '–',
                 checkpoint or _in_its_place(run, teaches),
                 ', '.join(f'{key}={written[key]}' for key in SHOWN if written.get(key)) or '–',
-                quality.get(name, 'not measured') if teaches else '–',
+                quality.get(name, 'not measured' if run.live else 'stored') if teaches else '–',
             )
         )
     report.table(
@@ -95,7 +95,9 @@ def _written(config: dict, name: str, role: str) -> dict:
     return value if isinstance(value, dict) else {}
 
 
-def _kind(model: nn.Module) -> str:
+def _kind(model: Any) -> str:
+    if isinstance(model, Described):
+        return model.type_name
     parts = [
         type(getattr(model, part)).__name__
         for part in ('backbone', 'decode_head')

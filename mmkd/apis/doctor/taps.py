@@ -10,12 +10,12 @@ from mmkd.apis.doctor.report import Report
 from mmkd.apis.doctor.wiring import Collected
 from mmkd.apis.prepare import is_distiller
 from mmkd.distiller.assembly import Settings
-from mmkd.distiller.members.kinds.made import is_made
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
 from mmkd.distiller.members.renormalise import shared_preprocessor
 from mmkd.distiller.members.tracing import rows_of, trace_member
 from mmkd.distiller.probe import probe_batch, probing
+from mmkd.utils.kinds import is_made
 
 
 def list_taps(cfg: Config, size: tuple[int, int] | None = None) -> Report:

@@ -20,7 +20,6 @@ from mmkd.apis.page.predictions import KINDS, palette_of
 from mmkd.apis.prepare import is_distiller
 from mmkd.apis.results import Row, Run
 from mmkd.distiller.export import student_config
-from mmkd.distiller.members.kinds.made import is_made
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import name_members
 from mmkd.registry import DATASETS
@@ -28,6 +27,7 @@ from mmkd.tasks.base import task_of
 from mmkd.utils.checkpoints import latest_checkpoint
 from mmkd.utils.checks import nearest, printable
 from mmkd.utils.config_file import read_config
+from mmkd.utils.kinds import is_made
 from mmkd.utils.work_dir import newest_checkpoint
 
 LONGEST = 480  # pixels of a side: a page is sent by mail

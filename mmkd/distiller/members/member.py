@@ -15,7 +15,12 @@ from torch import nn
 from mmkd.compat import require_library
 from mmkd.distiller.members.blame import retold
 from mmkd.distiller.members.class_names import class_names
-from mmkd.distiller.members.reading import as_dict, read_member_config, scope_of
+from mmkd.distiller.members.reading import (
+    as_dict,
+    network_of,
+    read_member_config,
+    scope_of,
+)
 from mmkd.distiller.taps.points import Found, own_points
 from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_prefix
 from mmkd.utils.checks import check_choice, check_dict, check_keys
@@ -77,7 +82,7 @@ class Member:
             ValueError: Neither or both of ``cfg`` and ``model``; a teacher without weights.
             FileNotFoundError: The config or the checkpoint is not there.
         """
-        value = as_dict(value, f'{role} {name!r}')
+        value = network_of(as_dict(value, f'{role} {name!r}'), f'{role} {name!r}')
         for key in value:
             check_member_key(name, role, key)
         member = cls.read(name, role, value)

@@ -49,6 +49,32 @@ def as_dict(value: Any, where: str) -> dict:
     )
 
 
+def network_of(value: dict, where: str) -> dict:
+    """Return a member that can be run: of a stored teacher the live one that ``verify`` gives.
+
+    Args:
+        value: How the member is written.
+        where: How errors call it.
+
+    Raises:
+        ValueError: A stored teacher without one.
+
+    >>> network_of(dict(kind='stored', path='a', verify=dict(cfg='b.py')), 'teacher')
+    {'cfg': 'b.py'}
+    """
+    if value.get('kind') != 'stored':
+        return value
+    if value.get('verify') is None:
+        raise ValueError(
+            f'{where} is stored in {value.get("path")!r}: there is no network that could be run or '
+            'tested here. Mend: verify=dict(cfg=…, checkpoint=…) beside path, or the config of the '
+            'live teacher'
+        )
+    live = as_dict(value['verify'], where)
+    taps = {**(value.get('taps') or {}), **(live.get('taps') or {})}
+    return {**live, 'taps': taps} if taps else live
+
+
 def read_member_config(value: dict, where: str) -> Config | None:
     """Return the config that a member comes from, with its ``cfg_options``; None for a built model.
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.taps.taps import Taps
+from mmkd.losses.fitted.source import digest_of
 from mmkd.noise.base import Host, Noises
 from mmkd.structures.batch import Batch
 
@@ -21,6 +22,7 @@ class Run:
         taps: Its taps.
     """
 
+    live = True  # whether there is a network that can be run on any images
     prefix = ''  # what the log keys of its own losses begin with
     modules: Mapping[str, nn.Module]  # of a student: where the Distiller holds it
 
@@ -46,6 +48,18 @@ class Run:
     def host(self, preprocessor: nn.Module) -> Host:
         """Return what noises ask of it."""
         return Host(self.role, self.where, self.model, list(self.taps.paths), preprocessor)
+
+    def digest(self) -> bytes:
+        """Return the SHA-256 of its weights."""
+        return digest_of(self.model)
+
+    def stand_in(self) -> str:
+        """Answer from now on to batches of any images, to measure values and costs.
+
+        Returns:
+            What was done for it, in words; '' for nothing.
+        """
+        return ''
 
     def observe(self, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
         """Run once under its noises; return tap name -> tensor, and its own losses by log key."""

@@ -9,6 +9,7 @@ from mmkd.engine.hooks.run_record import RunRecordHook as RunRecordHook
 from mmkd.engine.hooks.safe_checkpoint import SafeCheckpointHook as SafeCheckpointHook
 from mmkd.engine.hooks.schedule import ScheduleHook as ScheduleHook
 from mmkd.engine.hooks.step_clock import StepClockHook as StepClockHook
+from mmkd.engine.hooks.stored_teacher import StoredTeacherHook as StoredTeacherHook
 from mmkd.engine.hooks.teacher_check import TeacherCheckHook as TeacherCheckHook
 from mmkd.engine.hooks.uncertainty import UncertaintyHook as UncertaintyHook
 from mmkd.engine.hooks.unlabelled import UnlabelledHook as UnlabelledHook

@@ -69,6 +69,9 @@ class TeacherCheckHook(Hook):
         classes = len(runner.val_loop.dataloader.dataset.metainfo.get('classes') or [])
         for run in [run for run in teachers_of(model.runs) if not isinstance(run, Follower)]:
             name = run.name
+            if not run.live:
+                runner.logger.info(f'teacher {name!r} is stored, its quality is not measured')
+                continue
             other = _cannot_be_asked(run.model, classes)
             if other:
                 unknown = f'teacher {name!r} {other}, so its quality is unknown'

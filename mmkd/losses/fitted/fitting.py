@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from torch.utils.data import DataLoader
 
 from mmkd.losses.fitted.contract import FittedLoss, Fitter
-from mmkd.losses.fitted.source import Source, digest_of
+from mmkd.losses.fitted.source import Source
 from mmkd.structures.batch import Batch
 from mmkd.utils.progress import track
 
@@ -80,7 +80,7 @@ def fit_parts(
         ValueError: Names the objective whose part cannot be fitted.
     """
     teachers = {source.run.name: source.run for source in sources.values()}
-    weights = {name: digest_of(run.model) for name, run in teachers.items()}
+    weights = {name: run.digest() for name, run in teachers.items()}
     for number in range(max((fitter.passes for fitter in fitters.values()), default=0)):
         going = {name: fitter for name, fitter in fitters.items() if number < fitter.passes}
         watched = {sources[name].run.name for name, fitter in going.items() if fitter.watches}

@@ -65,7 +65,7 @@ class Source:
             ValueError: Names the objective and what differs.
         """
         try:
-            self.loss.part.check(self.fingerprint(digest_of(self.run.model)))
+            self.loss.part.check(self.fingerprint(self.run.digest()))
         except ValueError as error:
             raise ValueError(f'objective {self.objective!r}: {error}') from error
 

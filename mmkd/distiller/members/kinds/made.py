@@ -16,15 +16,6 @@ from mmkd.utils.checks import check_choice, check_dict, check_keys, nearest
 _EXAMPLE = "dict(kind='ema', of='student')"
 
 
-def is_made(value: Any) -> bool:
-    """Return whether a member is made of others.
-
-    >>> is_made(dict(kind='ema', of='student')), is_made('pspnet.py')
-    (True, False)
-    """
-    return isinstance(value, Mapping) and 'kind' in value
-
-
 @dataclass(frozen=True)
 class Made:
     """One teacher that is made of others, as its config describes it.
@@ -183,7 +174,7 @@ def _class_of(kind: Any, where: str) -> type:
         made: Any = kind
     else:
         KINDS.import_from_location()
-        check_choice(f'kind of {where}', kind, KINDS.module_dict)
+        check_choice(f'kind of {where}', kind, [*KINDS.module_dict, 'stored'])
         made = KINDS.get(kind)
     if not (isinstance(made, type) and issubclass(made, Follow | Combine)):
         raise TypeError(
