@@ -79,7 +79,7 @@ class Needs:
     Args:
         teachers: ``'one'``, ``'several'``, ``'none, but peers'`` or ``'none'``: a student that
             teaches itself, whoever else does.
-        tasks: Kinds of what students learn, see :attr:`mmkd.methods.Pair.kind`; () for any.
+        tasks: Kinds of what students learn, see :attr:`mmkd.methods.pair.Pair.kind`; () for any.
         paper: Authors, where and when, and its number at arXiv.
         cost: What a step takes with it beyond the objectives, whose share is recorded in
             ``costs.json``, as it was measured; '' where it was not.

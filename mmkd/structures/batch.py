@@ -91,7 +91,7 @@ class Batch:
 
     @property
     def boxes(self) -> list[Tensor]:
-        """Boxes of objects of each image: left, top, right, bottom (M, 4) in pixels of the input.
+        """Boxes of the objects of each image, (M, 4) as left, top, right, bottom in input pixels.
 
         Raises:
             ValueError: The data samples hold no boxes.

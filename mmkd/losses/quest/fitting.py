@@ -54,7 +54,8 @@ def fit_vocabularies(
         seed: Of the positions and of the k-means.
 
     Returns:
-        Objective -> what :meth:`mmkd.losses.Vocabulary.describe` says, which is logged too.
+        Objective -> what :meth:`mmkd.losses.quest.vocabulary.Vocabulary.describe` says, which is
+        logged too.
 
     Raises:
         ValueError: Too few vectors for the words, features that are not finite; see also the
