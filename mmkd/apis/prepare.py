@@ -184,7 +184,9 @@ def _distribute(cfg: Config) -> None:
     distils = is_distiller(cfg)
     several = distils and len(_used_optimizers(cfg)) > 1
     # copies of students follow by the Distiller's own step, which mmengine's wrapper goes round
-    several = several or (distils and any(map(is_made, (cfg.model.get('teachers') or {}).values())))
+    if distils:
+        teachers = [cfg.model.get('teacher'), *(cfg.model.get('teachers') or {}).values()]
+        several = several or any(map(is_made, teachers))
     if distils and cfg.get('model_wrapper_cfg') is None and (several or not has_gpu()):
         cfg.model_wrapper_cfg = dict(type='mmkd.PhasedDDP')
     if has_gpu():

@@ -8,7 +8,7 @@ from mmseg.datasets import BaseSegDataset
 
 from mmkd.datasets.arguments import check_arguments
 from mmkd.registry import DATASETS
-from mmkd.utils.checks import check_choice, check_count
+from mmkd.utils.checks import check_choice, check_count, check_share
 
 # Neighbours in the source tend to be by one writer: contiguous blocks keep handwriting apart as
 # well as digits.
@@ -214,8 +214,7 @@ class DigitScenes(BaseSegDataset):
         check_count('clutter', clutter, 0)
         _check_range('num_digits', num_digits, 1, 100)
         _check_range('digit_size', digit_size, 8, size)
-        if isinstance(noise, bool) or not isinstance(noise, int | float) or not 0 <= noise <= 1:
-            raise ValueError(f'noise must be a number from 0 to 1, got {noise!r}')
+        check_share('noise', noise)
         self.split, self.num_scenes, self.seed = split, num_scenes, seed
         self.options: dict[str, Any] = dict(
             size=size, num_digits=num_digits, digit_size=digit_size, clutter=clutter, noise=noise

@@ -3,6 +3,7 @@
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import PEERS, Plan, needs
 from mmkd.registry import METHODS
+from mmkd.utils.checks import check_choice
 
 
 @METHODS.register_module(name='kdcl')
@@ -24,8 +25,7 @@ def kdcl(
         weight: Of each objective.
         drop: How likely each peer is left out of the target of a step.
     """
-    if kind not in ('min-ce', 'mean'):
-        raise ValueError(f"kind must be 'min-ce' or 'mean', got {kind!r}")
+    check_choice('kind', kind, ('min-ce', 'mean'))
     target = dict(kind=kind, of=list(pair.students), drop=drop)
     return Plan(
         objectives=learn_from('target', pair, tau, weight),

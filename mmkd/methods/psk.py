@@ -3,6 +3,7 @@
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import ITSELF, Plan, needs
 from mmkd.registry import METHODS
+from mmkd.utils.checks import check_choice
 
 EPOCHS = 300  # of a run whose epochs nothing tells
 
@@ -46,8 +47,7 @@ def psk(
             'length is that of the run, which nothing says here. Mend: '
             "method=dict(type='psk', length=…), or train_cfg=dict(max_iters=…)"
         )
-    if kind not in ('past', 'ema'):
-        raise ValueError(f"kind must be 'past' or 'ema', got {kind!r}")
+    check_choice('kind', kind, ('past', 'ema'))
     epoch = max(1, length // EPOCHS) if steps is None else steps
     own = dict(steps=epoch) if kind == 'past' else dict(momentum=momentum)
     objective = dict(

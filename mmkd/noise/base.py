@@ -197,6 +197,8 @@ def build_noises(configs: Sequence[Any] | None, hosts: Mapping[str, Host]) -> di
             noise.bind(hosts[name])
             found[name].each.append(noise)
         if noise.role == SHARED:
+            for host in [host for host in hosts.values() if not host.live]:
+                refuse_stored(noise, host.where)
             found[SHARED].each.append(noise)
     return found
 

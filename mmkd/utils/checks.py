@@ -96,6 +96,15 @@ def check_fraction(name: str, value: float) -> None:
         raise ValueError(f'{name} must be a number from 0 to below 1, got {value!r}')
 
 
+def check_share(name: str, value: float) -> None:
+    """Raise ValueError unless ``value`` is a number from 0 to 1.
+
+    >>> check_share('alpha', 0.5)
+    """
+    if not _is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f'{name} must be a number from 0 to 1, got {value!r}')
+
+
 def check_count(name: str, value: int, least: int) -> None:
     """Raise ValueError unless ``value`` is a whole number of at least ``least``.
 

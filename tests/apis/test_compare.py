@@ -467,6 +467,12 @@ def test_a_schedule_of_a_weight_is_multiplied_and_one_of_a_temperature_is_not() 
     weight, tau = cfg.custom_hooks[0].schedules
     assert (weight.start, weight.end, weight.length) == (6.0, 1.5, 9)
     assert (tau.start, tau.end) == (4.0, 1.0)
+    points = [(0, 0.0), (4, 2.0), (9, 0.0)]  # as warm_up= and decay= are written
+    ramp = dict(target='kd.weight', type='piecewise', points=points)
+    hooks = [dict(type='mmkd.ScheduleHook', schedules=[ramp])]
+    cfg = Config(dict(model=model, custom_hooks=hooks))
+    multiply_weights(cfg, 3.0)
+    assert cfg.custom_hooks[0].schedules[0].points == [(0, 0.0), (4, 6.0), (9, 0.0)]
     own = dict(type='mmkd.ScheduleHook', schedules=[dict(target='kd.weight', type='square')])
     with pytest.raises(ValueError, match="'kd.weight' has no start and end.*Mend: leave this"):
         multiply_weights(Config(dict(model=model, custom_hooks=[own])), 3.0)

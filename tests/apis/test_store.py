@@ -436,3 +436,38 @@ def test_a_comparison_knows_what_was_stored(tmp_path: Path) -> None:
     pairs = [prepare_config(reading(tmp_path, 'pair', tmp_path / name)) for name in ('out', 'fp32')]
     assert teacher_configs(pairs[0]) == {}  # there is no network to test
     assert digest_of_run(pairs[0]) != digest_of_run(pairs[1])
+
+
+def test_members_of_a_combination_are_stored_and_copies_of_the_student_are_not(
+    tmp_path: Path,
+) -> None:
+    live = dict(model()['teacher'])
+    teachers = dict(
+        a=live,
+        b=live,
+        both=dict(kind='mean', of=['a', 'b']),
+        ema=dict(kind='ema', of='student'),
+    )
+    objectives = {
+        name: dict(PIXEL['pixel'], on=None, reads=dict(student='student.logits', teacher=read))
+        for name, read in (('one', 'both.logits'), ('two', 'ema.logits'))
+    }
+    changes = model(teachers=teachers, objectives=objectives)
+    del changes['teacher']
+    cfg = config(tmp_path, 'store', changes)
+    manifest = store_of(cfg, tmp_path / 'out', top_k=1)
+    assert {name: list(one.taps) for name, one in manifest.teachers.items()} == dict(
+        a=['logits'], b=['logits']
+    )
+    assert {one.taps['logits'].kept for one in manifest.teachers.values()} == {
+        'the 1 largest in fp32'
+    }
+
+
+def test_images_that_are_mixed_are_no_images_of_a_store(tmp_path: Path) -> None:
+    store_of(config(tmp_path, 'store'), tmp_path / 'out')
+    noise = model(noise=[dict(type='InputMixup')], task_weight=0.0)
+    with pytest.raises(ValueError, match='noise InputMixup acts on the images that teacher'):
+        train(reading(tmp_path, 'stored', tmp_path / 'out', model=noise))
+    with pytest.raises(ValueError, match='noise InputMixup acts on the images that teacher'):
+        store_of(config(tmp_path, 'mixed', noise), tmp_path / 'other')

@@ -281,7 +281,7 @@ def test_a_method_of_one_teacher_takes_a_copy_of_the_student() -> None:
     ('method', 'text'),
     [
         (dict(type='ema', momentum=1.0), 'from 0 to below 1'),
-        (dict(type='psk', length=9, kind='now'), "'past' or 'ema'"),
+        (dict(type='psk', length=9, kind='now'), "'past', 'ema'"),
         (dict(type='psk'), 'length is that of the run'),
         (dict(type='psk', length=9, alpha=1.5), 'from 0 to 1'),
         (dict(type='byot', stages=1), 'stages before the last'),
@@ -296,7 +296,7 @@ def test_a_mistake_is_told(method: dict, text: str) -> None:
 
 
 def test_a_kind_that_kdcl_does_not_have_is_told() -> None:
-    with pytest.raises(ValueError, match="'min-ce' or 'mean'"):
+    with pytest.raises(ValueError, match="'min-ce', 'mean'"):
         peers('image', dict(type='kdcl', kind='gate'))
 
 

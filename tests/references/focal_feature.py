@@ -28,7 +28,7 @@ def focal_feature(
     mask: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> float:
-    """Return the three terms; a place of weight 0 counts in the statistics, not in the means."""
+    """Return the three terms; the weight is that of the first one alone."""
     n, c = student.shape[:2]
     s, t = (x.reshape(n, c, -1).tolist() for x in (student, teacher))
     flat = None if mask is None else mask.reshape(n, -1).tolist()
@@ -45,14 +45,10 @@ def focal_feature(
             square = sum(b_t[j] * (s[k][j][i] - t[k][j][i]) ** 2 for j in range(c)) / c
             above += w * theirs * square
             below += w
-            if w > 0:
-                over_places.append(abs(ours - theirs))
-        if any(own):
-            over_channels += [abs(b_s[j] - b_t[j]) for j in range(c)]
-    if not below:
-        return 0.0
+            over_places.append(abs(ours - theirs))
+        over_channels += [abs(b_s[j] - b_t[j]) for j in range(c)]
     return (
-        above / below
+        (above / below if below else 0.0)
         + spatial * sum(over_places) / len(over_places)
         + channel * sum(over_channels) / len(over_channels)
     )

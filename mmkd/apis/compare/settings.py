@@ -216,6 +216,9 @@ def multiply_weights(cfg: Config, factor: float) -> None:
 
 
 def _scale_schedule(schedule: dict[str, Any], factor: float) -> None:
+    if 'points' in schedule:
+        schedule['points'] = [(step, value * factor) for step, value in schedule['points']]
+        return
     ends = [key for key in ('start', 'end') if key in schedule]
     if not ends:
         raise ValueError(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from mmkd.apis.store.batches import TrainingBatches
+from mmkd.distiller.members.kinds.combined import spread
 from mmkd.distiller.members.run import teachers_of
 from mmkd.distiller.members.stored import facts_of_member, names_of
 from mmkd.distiller.objectives.class_logits import label_set
@@ -34,7 +35,8 @@ class Teachers:
 
     def __init__(self, model: Any, precision: Precision) -> None:
         self.model, self.precision = model, precision
-        self.runs = [run for run in teachers_of(getattr(model, 'runs', {})) if run.taps.paths]
+        read = [run for run in teachers_of(getattr(model, 'runs', {})) if run.taps.paths]
+        self.runs = [run for run in read if run.frozen]  # a copy of a student is none before it
         if not self.runs:
             raise ValueError(
                 'no objective of this config reads a teacher, so there is nothing to store. Mend: '
@@ -46,7 +48,7 @@ class Teachers:
                     f'{run.where} is stored already, in {run.member.path}. Mend: the config of the '
                     'live teacher'
                 )
-            for noise in run.noises.each:
+            for noise in (*run.noises.each, *model.shared_noises.each):
                 refuse_stored(noise, run.where)
         self._about: dict[str, dict[str, tuple[str, list[int]]]] = {}
         self.logits = _class_logits(model)
@@ -138,8 +140,9 @@ def _class_logits(model: Any) -> dict[str, bool]:
     found: dict[str, bool] = {}
     for objective in model.objectives.values():
         reads = objective.reads
-        logits = set(reads.references(reads.class_logits))
-        for reference in objective.references:
+        combined = model.combinations
+        logits = set(spread(reads.references(reads.class_logits), combined))
+        for reference in spread(objective.references, combined):
             owner = reference.split('.', 1)[0]
             if owner in teachers:
                 one = reference in logits and _one_of_many(teachers[owner].model)

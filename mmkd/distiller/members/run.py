@@ -23,6 +23,7 @@ class Run:
     """
 
     live = True  # whether there is a network that can be run on any images
+    frozen = True  # of a teacher: whether it says the same of an image throughout
     prefix = ''  # what the log keys of its own losses begin with
     modules: Mapping[str, nn.Module]  # of a student: where the Distiller holds it
 

@@ -380,9 +380,12 @@ class Objective(BaseModule):
                 first = sets.setdefault(learns(argument), seen)
                 _check_channels(self.name, reference, channels, first)
         words = self.class_map.resolve(sets[False], sets[True])
-        if not self.class_map.whole and 'batch.labels' in map(str, self.reads.values()):
+        looking = self.where.looking_up_labels
+        if 'batch.labels' in map(str, self.reads.values()):
+            looking.insert(0, type(self.loss).__name__)
+        if not self.class_map.whole and looking:
             raise ValueError(
-                f'objective {self.name!r}: {words}; but {type(self.loss).__name__} reads '
+                f'objective {self.name!r}: {words}; but {looking[0]} reads '
                 "batch.labels, which are of all of the student's classes. Mend: a loss that reads "
                 'no labels (PixelWiseKLLoss), or a class_map that reaches every class'
             )

@@ -65,6 +65,15 @@ class Weighing(nn.ModuleList):
         return any(part.labels for part in self.parts)
 
     @property
+    def looking_up_labels(self) -> list[str]:
+        """Names of the parts that look labels up among the student's logits that are compared."""
+        return [
+            type(part).__name__
+            for part in self.parts
+            if part.labels and 'student' in part.class_logits and 'student' not in part.reads
+        ]
+
+    @property
     def skips_unlabelled(self) -> bool:
         """Whether a part gives images without labels the weight 0."""
         return any(part.skips_unlabelled for part in self.parts)

@@ -104,6 +104,7 @@ def check_reader(model: Any, own: int, others: int) -> None:
             "'PixelWiseKLLoss'), on='logits'); or a data set without them"
         )
     needing = [f'objective {name!r}' for name, one in objectives.items() if one.reads_labels]
+    needing += [one.where for one in model.combinations.values() if one.rule.reads_labels]
     if model.task_weight:
         needing.insert(0, "the students' own losses")
     if not own and needing:

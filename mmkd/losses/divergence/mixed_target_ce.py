@@ -14,7 +14,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_non_negative
+from mmkd.utils.checks import check_share
 
 
 def mixed_target_ce(
@@ -79,16 +79,6 @@ def mixed_target_ce(
             soft = fill_masked(soft, counts).softmax(1)
             target = (1 - alpha) * target + alpha * soft
         return weighted_mean(-(target * log_s).sum(1), valid, weight)
-
-
-def check_share(name: str, value: float) -> None:
-    """Refuse a share that is not from 0 to 1.
-
-    >>> check_share('alpha', 0.5)
-    """
-    check_non_negative(name, value)
-    if value > 1:
-        raise ValueError(f'{name} must be a number from 0 to 1, got {value!r}')
 
 
 @MODELS.register_module()

@@ -6,7 +6,14 @@ from torch import Tensor
 from mmkd.losses.base import Loss
 from mmkd.losses.checks import check_mask, check_weight
 from mmkd.losses.features.point_wise import check_features
-from mmkd.losses.functional import fill_masked, infinite_to_nan, no_autocast, weighted_mean, widen
+from mmkd.losses.functional import (
+    counted,
+    fill_masked,
+    infinite_to_nan,
+    no_autocast,
+    weighted_mean,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_positive
 
@@ -59,8 +66,9 @@ def activation_boundary(
     check_weight(weight, student)
     with no_autocast(student):
         # Beyond the margin Inf would count as agreement.
+        counts = counted(mask, weight)
         student, teacher = (
-            infinite_to_nan(fill_masked(x, mask)) for x in widen(student, teacher.detach())
+            infinite_to_nan(fill_masked(x, counts)) for x in widen(student, teacher.detach())
         )
         side = torch.where(teacher > 0, 1.0, -1.0) + 0 * teacher  # NaN stays NaN
         missing = (margin - side * student).clamp(min=0)

@@ -7,7 +7,6 @@ from mmkd.losses.base import Loss
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.features.point_wise import check_features
 from mmkd.losses.functional import (
-    counted,
     fill_masked,
     masked_mean,
     no_autocast,
@@ -92,11 +91,10 @@ def focal_feature(
         active = theirs[1].unsqueeze(1) / student.shape[1]
         squares = theirs[0] * (active @ squares).view_as(theirs[0])
         value = weighted_mean(squares, mask, weight)
-        counts = counted(mask, weight)
         if spatial:
-            value = value + spatial * masked_mean((ours[0] - theirs[0]).abs(), counts)
+            value = value + spatial * masked_mean((ours[0] - theirs[0]).abs(), mask)
         if channel:
-            images = None if counts is None else counts.flatten(1).any(1)
+            images = None if mask is None else mask.flatten(1).any(1)
             value = value + channel * masked_mean((ours[1] - theirs[1]).abs().mean(1), images)
         return value
 

@@ -81,7 +81,12 @@ class MaskTokens(FittedPart):
 
     def draw(self, generator: torch.Generator) -> None:
         """Draw tokens as they are before they are fitted."""
-        self.tokens.copy_(_START * torch.randn(self.tokens.shape, generator=generator))
+        self.tokens.copy_(_drawn(self.tokens, generator))
+
+
+def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Return tokens as they are before they are fitted."""
+    return (_START * torch.randn(like.shape, generator=generator)).to(like.device)
 
 
 def masks_of(x: Tensor, tokens: Tensor) -> Tensor:
@@ -140,8 +145,7 @@ class TokenFitter(Fitter):
     ) -> None:
         self.source, self.options = source, options
         self.part: MaskTokens = source.loss.part
-        start = _START * torch.randn(self.part.tokens.shape, generator=generator)
-        self.tokens = nn.Parameter(start.to(self.part.tokens.device))
+        self.tokens = nn.Parameter(_drawn(self.part.tokens, generator))
         self.optimizer = torch.optim.SGD(
             [self.tokens],
             lr=options.lr,

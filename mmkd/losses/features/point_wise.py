@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.functional import (
+    counted,
     fill_masked,
     infinite_to_nan,
     measure,
@@ -47,7 +48,9 @@ def point_wise(
             "normalise='batch' or 'l2'"
         )
     with no_autocast(student):
-        student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
+        plain = normalise in (None, 'l2') and not pooled  # statistics take what weighs 0 too
+        counts = counted(mask, weight) if plain else mask
+        student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
         if pooled:
             student, teacher, mask = pool(student, teacher, mask, weight)
             weight = None

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmkd.losses.base import Loss
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.features.point_wise import check_features
-from mmkd.losses.functional import fill_masked, no_autocast, weighted_mean, widen
+from mmkd.losses.functional import counted, fill_masked, no_autocast, weighted_mean, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_positive
 
@@ -63,7 +63,8 @@ def variational_information(
             f'{shape_of(student)}; mend: channels={student.shape[1]} (or None)'
         )
     with no_autocast(student):
-        student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
+        counts = counted(mask, weight)
+        student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
         variance = variance.to(student.dtype).view(-1, *[1] * (student.dim() - 2))
         likelihood = (student - teacher).square() / variance + variance.log()
         return weighted_mean(likelihood.mean(1) / 2, mask, weight)

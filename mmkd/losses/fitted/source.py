@@ -37,12 +37,13 @@ class Source:
         """
         reference = place.reads['teacher']
         member, _, tap = str(reference).partition('.')
-        teachers = [name for name, run in place.runs.items() if run.role == 'teacher']
+        runs = place.runs.items()
+        teachers = [name for name, run in runs if run.role == 'teacher' and run.frozen]
         if member not in teachers:
             raise ValueError(
                 f'objective {place.objective!r} reads teacher={reference!r}, which is no teacher '
-                f'(teachers: {teachers}): {loss.fits} fitted to features that go on changing mean '
-                'nothing. Mend: a frozen teacher'
+                f'(frozen teachers: {teachers}): {loss.fits} fitted to features that go on '
+                'changing mean nothing. Mend: a frozen teacher'
             )
         if 'teacher' in place.connectors and not loss.resized:
             raise ValueError(

@@ -264,8 +264,10 @@ def test_a_step_of_another_wrapper_is_refused() -> None:
 
 def test_mmkd_train_wraps_them_so_that_they_follow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, 'has_gpu', lambda: True)
-    for teachers, wrapper in ((dict(ema=EMA_OF_STUDENT), 'mmkd.PhasedDDP'), (AB, None)):
-        cfg = Config(dict(model=config(teachers), launcher='pytorch'))
+    models = [config(teachers) for teachers in (dict(ema=EMA_OF_STUDENT), AB)]
+    models.append({**models[1], 'teachers': None, 'teacher': EMA_OF_STUDENT})
+    for model, wrapper in zip(models, ('mmkd.PhasedDDP', None, 'mmkd.PhasedDDP'), strict=True):
+        cfg = Config(dict(model=model, launcher='pytorch'))
         prepare._distribute(cfg)
         assert (cfg.get('model_wrapper_cfg') or {}).get('type') == wrapper
 
@@ -547,3 +549,23 @@ def test_parts_without_a_lost_member_lose_what_is_made_of_it() -> None:
     assert isinstance(parts, Parts)
     parts.lose_member('b')
     assert ('m' in parts.combined, list(parts.objectives)) == (False, ['student_a'])
+
+
+def test_what_chooses_by_labels_wants_labels_that_fit() -> None:
+    """Labels do not fit images that were mixed."""
+    best = AB | dict(best=dict(kind='min-ce', of=['a', 'b']))
+    noise = [dict(type='InputMixup')]
+    build(config(best, reads('a'), task_weight=0.0, noise=noise) | dict(teachers=AB))
+    with pytest.raises(ValueError, match="teacher 'best'"):
+        build(config(best, reads('best'), task_weight=0.0, noise=noise))
+
+
+def test_nothing_is_fitted_to_what_goes_on_changing() -> None:
+    objective = dict(
+        loss=dict(type='FactorTransferLoss'),
+        reads=dict(student='student.logits', teacher='ema.logits'),
+    )
+    with pytest.raises(
+        ValueError, match=r"'ema.logits', which is no teacher \(frozen teachers: \["
+    ):
+        build(config(dict(ema=EMA_OF_STUDENT), dict(ft=objective)))

@@ -394,6 +394,11 @@ def test_a_loss_of_labels_needs_all_classes() -> None:
         tiny.build(cfg)
     cfg['objectives']['one']['class_map'] = MAP
     assert tiny.build(cfg)
+    cfg = pair(some, where=dict(type='Focal'))
+    with pytest.raises(ValueError, match='; but Focal reads batch.labels, which are of all of'):
+        tiny.build(cfg)
+    for where in (dict(type='Focal', target='teacher'), dict(type='ClassBalance')):
+        assert tiny.build(pair(some, where=where))
 
 
 @pytest.mark.bad_input

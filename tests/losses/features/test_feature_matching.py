@@ -268,3 +268,20 @@ def test_two_ranks_are_one_process_on_the_joined_batch(tmp_path: Path) -> None:
             torch.testing.assert_close(
                 torch.tensor(got, dtype=torch.float64), parameter.grad, rtol=1e-10, atol=1e-14
             )
+
+
+@pytest.mark.parametrize('normalise', [None, 'l2'])
+@pytest.mark.parametrize('penalty', ['l2', 'l1', 'huber', 'cosine'])
+def test_what_weighs_nothing_reaches_no_gradient(normalise: str | None, penalty: str) -> None:
+    """NaN times 0 is NaN: neither side's value is looked at where the weight is 0."""
+    student, teacher = torch.randn(2, 3, 4, requires_grad=True), torch.randn(2, 3, 4)
+    teacher[0, :, 1] = torch.nan
+    weight = torch.ones(2, 4)
+    weight[0, 1] = 0.0
+    loss = FeatureMatchingLoss(normalise=normalise, penalty=penalty)
+    value = loss(student, teacher, weight=weight)
+    value.backward()
+    assert value.isfinite()
+    assert student.grad.isfinite().all()
+    assert student.grad[0, :, 1].eq(0).all()
+    assert value.equal(loss(student, teacher.nan_to_num(7.0), weight=weight))

@@ -55,7 +55,7 @@ def test_weights_are_those_of_the_first_term() -> None:
         value = focal_feature(STUDENT, TEACHER, mask=mask, weight=weight, **options)
         expected = slow(STUDENT, TEACHER, mask=mask, weight=weight, **options)
         assert value.item() == pytest.approx(expected)
-    nothing = focal_feature(STUDENT, TEACHER, weight=0 * WEIGHT)
+    nothing = focal_feature(STUDENT, TEACHER, spatial=0.0, channel=0.0, weight=0 * WEIGHT)
     assert nothing == 0
     away = focal_feature(STUDENT, TEACHER, weight=WEIGHT) - focal_feature(
         STUDENT, TEACHER, spatial=0.0, channel=0.0, weight=WEIGHT
@@ -91,3 +91,16 @@ def test_what_it_refuses() -> None:
         focal_feature(STUDENT, TEACHER, mask=WEIGHT)
     with pytest.raises(ValueError, match='weight must have the shape'):
         focal_feature(STUDENT, TEACHER, weight=WEIGHT[:1])
+
+
+def test_the_weight_is_that_of_the_first_term_alone() -> None:
+    """A place of weight 0 is still one that the attentions compare, as one of 1e-9 is."""
+    student, teacher = (torch.randn(2, 3, 4, 5, dtype=torch.float64) for _ in range(2))
+    none = torch.zeros(2, 4, 5, dtype=torch.float64)
+    none[0, 1, 2] = 1.0
+    for spatial, channel in ((1.0, 0.0), (0.0, 1.0)):
+        found = [
+            focal_feature(student, teacher, 0.5, spatial, channel, weight=weight)
+            for weight in (none, none.clamp(min=1e-12))
+        ]
+        torch.testing.assert_close(*found)

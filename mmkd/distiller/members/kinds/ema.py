@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mmkd.distiller.members.kinds.follow import Follow, agree, take_buffers
 from mmkd.registry import KINDS
-from mmkd.utils.checks import check_choice, check_fraction
+from mmkd.utils.checks import check_choice, check_fraction, check_share
 
 BUFFERS = ('copy', 'mean')
 
@@ -54,8 +54,7 @@ class EMA(Follow):
         Raises:
             ValueError: Names it.
         """
-        if not 0 <= value <= 1:
-            raise ValueError(f'{name} must be a number from 0 to 1, got {value!r}')
+        check_share(name, value)
 
     def momentum_at(self, step: int) -> float:
         """Return the momentum after a step.

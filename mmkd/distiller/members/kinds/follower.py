@@ -33,6 +33,8 @@ class Follower(Teacher):
         rule: How.
     """
 
+    frozen = False
+
     def __init__(
         self,
         member: Member,

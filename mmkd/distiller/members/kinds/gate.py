@@ -66,5 +66,7 @@ class Gate(Combine):
         scores = self.weigh(seen.transpose(0, 1).flatten(1).to(self.weigh.weight.dtype))
         if len(kept) == len(stack):
             return scores.softmax(1)
-        out = torch.tensor([k not in kept for k in range(len(stack))], device=scores.device)
-        return scores.masked_fill(out, -torch.inf).softmax(1)
+        # column by column: a list of who is out would be copied to the device in every step
+        out = torch.full_like(scores[:, 0], -torch.inf)
+        columns = [scores[:, k] if k in kept else out for k in range(len(stack))]
+        return torch.stack(columns, 1).softmax(1)
