@@ -471,3 +471,15 @@ def test_images_that_are_mixed_are_no_images_of_a_store(tmp_path: Path) -> None:
         train(reading(tmp_path, 'stored', tmp_path / 'out', model=noise))
     with pytest.raises(ValueError, match='noise InputMixup acts on the images that teacher'):
         store_of(config(tmp_path, 'mixed', noise), tmp_path / 'other')
+
+
+def test_a_map_of_classes_by_name_reads_a_store(tmp_path: Path) -> None:
+    names = ['sky', 'road', 'car']
+    changes = model(objectives=dict(pixel=dict(PIXEL['pixel'], class_map='names')))
+    for member in ('student', 'teacher'):
+        changes[member]['classes'] = names
+    live = train(config(tmp_path, 'live', changes))
+    store_of(config(tmp_path, 'store', changes), tmp_path / 'out')
+    cfg = reading(tmp_path, 'stored', tmp_path / 'out', model=changes)
+    cfg.model.teacher.classes = names
+    assert same(live, train(cfg))

@@ -10,6 +10,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmkd.distiller.members.class_names import class_names
 from mmkd.distiller.members.member import Member, check_member_key
 from mmkd.distiller.members.plain_config import plain_model_cfg
 from mmkd.distiller.members.run import Run
@@ -35,7 +36,7 @@ from mmkd.utils.stored.shards import (
 )
 from mmkd.version import __version__
 
-KEYS = ('kind', 'path', 'taps', 'verify')
+KEYS = ('kind', 'path', 'taps', 'classes', 'verify')
 # how far the mean of what is stored may lie from the live teacher's, relative to its own
 TOLERANCE = dict(fp32=1e-3, fp16=3e-3, bf16=2e-2)
 _LOOK = 1e-3  # of numbers of the inputs, which another device may round differently
@@ -91,6 +92,8 @@ class StoredMember(Member):
         manifest = read_manifest(path)
         stored = manifest.teacher(name, path)
         verify = value.get('verify')
+        live = None if verify is None else Member.parse(name, role, verify)
+        given = value.get('classes') or (live.classes if live else None)
         member = cls(
             name,
             role,
@@ -99,7 +102,8 @@ class StoredMember(Member):
             taps=dict(value.get('taps') or {}),
             path=str(path),
             manifest=manifest,
-            verify=None if verify is None else Member.parse(name, role, verify),
+            verify=live,
+            classes=class_names(given or None, None, stored.scope, where),
         )
         member.check_same_teacher()
         return member
