@@ -123,7 +123,7 @@ def busy(file: Path) -> None:
 
 
 def hungry(file: Path) -> None:
-    bytearray(300 * 2**20)
+    bytearray(b'x' * (300 * 2**20))  # written: zeros would only be asked for
     raise RuntimeError(f'{file.name} is no checkpoint')
 
 
