@@ -99,7 +99,7 @@ def reader(weight: float = 1.0, **objectives: tuple[bool, bool]) -> Any:
         name: SimpleNamespace(skips_unlabelled=skips, reads_labels=reads)
         for name, (skips, reads) in objectives.items()
     }
-    return SimpleNamespace(objectives=made, task_weight=weight)
+    return SimpleNamespace(objectives=made, combinations={}, task_weight=weight)
 
 
 @pytest.mark.bad_input
@@ -193,3 +193,12 @@ def test_a_set_without_a_length_is_left_alone():
     loader = SimpleNamespace(dataset=iter([]))
     hook.before_train(SimpleNamespace(train_dataloader=loader))
     assert hook.images is None
+
+
+@pytest.mark.bad_input
+def test_a_combination_that_chooses_by_labels_needs_some() -> None:
+    model = reader(a=(False, False))
+    best = SimpleNamespace(where="teacher 'best'", rule=SimpleNamespace(reads_labels=True))
+    model.task_weight, model.combinations = 0, dict(best=best)
+    with pytest.raises(ValueError, match="labels are needed by teacher 'best'"):
+        check_reader(model, 0, 3)
