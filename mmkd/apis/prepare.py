@@ -14,7 +14,7 @@ from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
 from mmkd.registry import MODELS
-from mmkd.utils.kinds import bare_name, is_made
+from mmkd.utils.kinds import bare_name, is_made, is_stored
 from mmkd.utils.plain_values import with_plain_values
 
 _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
@@ -121,12 +121,16 @@ def _log_by_iterations(cfg: Config) -> None:
         hook.setdefault('log_metric_by_epoch', False)
 
 
-def _read_stored_teachers(cfg: Config) -> None:
-    """Have a hook tell stored teachers which iteration it is."""
+def _teachers(cfg: Config) -> list[Any]:
+    """Return the teachers of a Distiller as they are written."""
     model = (cfg.get('model') or {}) if is_distiller(cfg) else {}
     several = model.get('teachers')
-    teachers = [model.get('teacher'), *(several.values() if isinstance(several, dict) else ())]
-    if not any(isinstance(one, dict) and one.get('kind') == 'stored' for one in teachers):
+    return [model.get('teacher'), *(several.values() if isinstance(several, dict) else ())]
+
+
+def _read_stored_teachers(cfg: Config) -> None:
+    """Have a hook tell stored teachers which iteration it is."""
+    if not any(map(is_stored, _teachers(cfg))):
         return
     hooks = list(cfg.get('custom_hooks') or [])
     if not any(bare_name(_type_of(hook)) == 'StoredTeacherHook' for hook in hooks):
@@ -184,9 +188,7 @@ def _distribute(cfg: Config) -> None:
     distils = is_distiller(cfg)
     several = distils and len(_used_optimizers(cfg)) > 1
     # copies of students follow by the Distiller's own step, which mmengine's wrapper goes round
-    if distils:
-        teachers = [cfg.model.get('teacher'), *(cfg.model.get('teachers') or {}).values()]
-        several = several or any(map(is_made, teachers))
+    several = several or any(map(is_made, _teachers(cfg)))
     if distils and cfg.get('model_wrapper_cfg') is None and (several or not has_gpu()):
         cfg.model_wrapper_cfg = dict(type='mmkd.PhasedDDP')
     if has_gpu():

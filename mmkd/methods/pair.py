@@ -13,7 +13,7 @@ from torch import nn
 
 from mmkd.tasks import Described, Task, Text, Unknown, task_of, task_of_config
 from mmkd.utils.config_file import read_config
-from mmkd.utils.kinds import is_made
+from mmkd.utils.kinds import is_made, is_stored
 from mmkd.utils.stored.manifest import read_manifest
 
 SCOPES = ('mmseg', 'mmdet', 'mmpretrain')  # of configs; mmkd's own names carry a prefix
@@ -196,7 +196,7 @@ def _named(model: Mapping[str, Any], role: str) -> dict[str, Any]:
 
 def _read_model(value: Any, where: str, name: str) -> Any:
     """Return a member's model, described or built; None of what is no member."""
-    if isinstance(value, Mapping) and value.get('kind') == 'stored' and value.get('path'):
+    if is_stored(value) and value.get('path'):
         stored = read_manifest(value['path']).teacher(name, value['path'])
         return Described(stored.model, stored.scope)
     if isinstance(value, Mapping) and not isinstance(value, Config) and 'type' not in value:

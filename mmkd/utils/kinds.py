@@ -19,4 +19,13 @@ def is_made(value: Any) -> bool:
     >>> is_made(dict(kind='ema', of='student')), is_made('pspnet.py')
     (True, False)
     """
-    return isinstance(value, Mapping) and value.get('kind', 'stored') != 'stored'
+    return isinstance(value, Mapping) and 'kind' in value and not is_stored(value)
+
+
+def is_stored(value: Any) -> bool:
+    """Return whether a member is read from what ``mmkd store`` wrote.
+
+    >>> is_stored(dict(kind='stored', path='out')), is_stored(dict(kind='ema', of='student'))
+    (True, False)
+    """
+    return isinstance(value, Mapping) and value.get('kind') == 'stored'

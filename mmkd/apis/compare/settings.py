@@ -21,7 +21,7 @@ from mmkd.distiller.export import student_config
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
 from mmkd.utils.config_file import read_config
-from mmkd.utils.kinds import bare_name, is_made
+from mmkd.utils.kinds import bare_name, is_made, is_stored
 from mmkd.utils.plain_values import with_plain_values
 from mmkd.utils.stored.manifest import read_manifest
 
@@ -260,7 +260,7 @@ def teacher_configs(pair: Config) -> dict[str, tuple[Config, str | None]]:
     for name, value in named(pair.model, 'teacher').items():
         if is_made(value):  # there is nothing to test before a training
             continue
-        if _is_stored(value) and value.get('verify') is None:
+        if is_stored(value) and value.get('verify') is None:
             continue  # there is no network to test
         member = Member.parse(name, 'teacher', value)
         cfg = student_config(member, run)
@@ -292,17 +292,13 @@ def digest_of_run(cfg: Config) -> str:
 
 def _content(value: Any) -> dict[str, Any]:
     member = as_dict(value, 'a member')
-    if _is_stored(member):
+    if is_stored(member):
         return {**member, 'path': read_manifest(member['path']).facts}
     if isinstance(member.get('cfg'), str | Path):
         member['cfg'] = read_config(str(member['cfg'])).to_dict().get('model')
     if member.get('checkpoint') is not None:
         member['checkpoint'] = _digest_of_file(str(member['checkpoint']))
     return member
-
-
-def _is_stored(member: Any) -> bool:
-    return isinstance(member, dict) and member.get('kind') == 'stored'
 
 
 @lru_cache

@@ -10,6 +10,7 @@ from torch import nn
 
 from mmkd.utils.checks import check_dict, nearest
 from mmkd.utils.config_file import read_config
+from mmkd.utils.kinds import is_stored
 from mmkd.utils.plain_values import with_plain_values
 
 # whose default_scope a member written inline belongs to
@@ -62,7 +63,7 @@ def network_of(value: dict, where: str) -> dict:
     >>> network_of(dict(kind='stored', path='a', verify=dict(cfg='b.py')), 'teacher')
     {'cfg': 'b.py'}
     """
-    if value.get('kind') != 'stored':
+    if not is_stored(value):
         return value
     if value.get('verify') is None:
         raise ValueError(

@@ -5,11 +5,9 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import one_hot
+from mmkd.losses.divergence.split import at_labels
 from mmkd.losses.functional import (
-    counted,
     fill_masked,
-    labelled,
     no_autocast,
     weighted_mean,
     widen,
@@ -74,10 +72,8 @@ def boosted_target_ce(
     check_distributions(student, teacher, 'boosted target', mask, weight)
     check_labels(labels, student, 'boosted target')
     with no_autocast(student):
-        valid = labelled(labels, student.shape[1], ignore_index, mask)
-        counts = counted(valid, weight)
+        valid, counts, target = at_labels(labels, student.shape[1], ignore_index, mask, weight)
         student, teacher = (fill_masked(x, counts) / tau for x in widen(student, teacher.detach()))
-        target = one_hot(labels, valid, student.shape[1])
         log_t = teacher.log_softmax(1)
         # (1 + p)^ε − 1 keeps the digits of a small p
         boosted = torch.expm1(power * log_t.exp().log1p())

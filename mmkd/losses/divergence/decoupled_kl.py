@@ -5,10 +5,8 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import known_labels, one_hot, split_kl
+from mmkd.losses.divergence.split import at_labels, known_labels, split_kl
 from mmkd.losses.functional import (
-    counted,
-    labelled,
     no_autocast,
     weighted_mean,
     widen,
@@ -75,11 +73,9 @@ def decoupled_kl(
     check_distributions(student, teacher, 'DKD', mask, weight)
     check_labels(labels, student, 'DKD')
     with no_autocast(student):
-        valid = labelled(labels, student.shape[1], ignore_index, mask)
-        counts = counted(valid, weight)
+        valid, counts, target = at_labels(labels, student.shape[1], ignore_index, mask, weight)
         student, teacher = widen(student, teacher.detach())
         classes = student.shape[1]
-        target = one_hot(labels, valid, classes)
         label = known_labels(labels, valid)
         some = torch.stack([label, (label + 1) % classes], 1)
         of_label, _, of_rest = split_kl(student, teacher, target, some, tau, counts)

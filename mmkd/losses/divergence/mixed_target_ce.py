@@ -4,11 +4,9 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import one_hot
+from mmkd.losses.divergence.split import at_labels
 from mmkd.losses.functional import (
-    counted,
     fill_masked,
-    labelled,
     no_autocast,
     weighted_mean,
     widen,
@@ -70,10 +68,9 @@ def mixed_target_ce(
     check_distributions(student, student if teacher is None else teacher, 'mixed', mask, weight)
     check_labels(labels, student, 'mixed target')
     with no_autocast(student):
-        valid = labelled(labels, student.shape[1], ignore_index, mask)
-        counts = counted(valid, weight)
+        valid, counts, target = at_labels(labels, student.shape[1], ignore_index, mask, weight)
         log_s = fill_masked(widen(student)[0], counts).log_softmax(1)
-        target = one_hot(labels, valid, student.shape[1]).to(log_s.dtype)
+        target = target.to(log_s.dtype)
         if teacher is not None:
             log_s, soft = widen(log_s, teacher.detach())
             soft = fill_masked(soft, counts).softmax(1)

@@ -5,11 +5,9 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import known_labels, one_hot
+from mmkd.losses.divergence.split import at_labels, known_labels
 from mmkd.losses.functional import (
-    counted,
     fill_masked,
-    labelled,
     no_autocast,
     weighted_mean,
     widen,
@@ -71,10 +69,8 @@ def normalized_kl(
     check_distributions(student, teacher, 'NKD', mask, weight)
     check_labels(labels, student, 'NKD')
     with no_autocast(student):
-        valid = labelled(labels, student.shape[1], ignore_index, mask)
-        counts = counted(valid, weight)
+        valid, counts, target = at_labels(labels, student.shape[1], ignore_index, mask, weight)
         student, teacher = widen(student, teacher.detach())
-        target = one_hot(labels, valid, student.shape[1])
         label = known_labels(labels, valid).unsqueeze(1)
         (log_s, rest_s), (log_t, rest_t) = (
             _label_and_rest(fill_masked(x, counts), label, target, tau) for x in (student, teacher)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from mmkd.losses.functional import fill_masked
+from mmkd.losses.functional import counted, fill_masked, labelled
 
 
 def split_kl(
@@ -48,22 +48,35 @@ def _within(z: Tensor, front: Tensor, rest: Tensor, some: Tensor) -> tuple[Tenso
     return sizes.log_softmax(1), within
 
 
-def known_labels(labels: Tensor, labelled: Tensor) -> Tensor:
+def known_labels(labels: Tensor, valid: Tensor) -> Tensor:
     r"""Return each position's label (N, \*S), class 0 where there is none.
 
     >>> known_labels(torch.tensor([2, 255]), torch.tensor([True, False]))
     tensor([2, 0])
     """
-    return labels.where(labelled, labels.new_zeros(())).long()
+    return labels.where(valid, labels.new_zeros(())).long()
 
 
-def one_hot(labels: Tensor, labelled: Tensor, classes: int) -> Tensor:
+def one_hot(labels: Tensor, valid: Tensor, classes: int) -> Tensor:
     r"""Return True at each position's label (N, C, \*S); at class 0 where there is none.
 
     >>> one_hot(torch.tensor([2, 255]), torch.tensor([True, False]), 3)
     tensor([[False, False,  True],
             [ True, False, False]])
     """
-    labels = known_labels(labels, labelled)
+    labels = known_labels(labels, valid)
     each = torch.arange(classes, device=labels.device)
     return labels.unsqueeze(1) == each.view(-1, *[1] * (labels.dim() - 1))
+
+
+def at_labels(
+    labels: Tensor, classes: int, ignore_index: int, mask: Tensor | None, weight: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    r"""Return where there is a label, where it counts (N, \*S), and which it is, :func:`one_hot`.
+
+    >>> labels, weight = torch.tensor([1, 255, 0]), torch.tensor([1., 1., 0.])
+    >>> at_labels(labels[None], 2, 255, None, weight[None])[:2]
+    (tensor([[ True, False,  True]]), tensor([[ True, False, False]]))
+    """
+    valid = labelled(labels, classes, ignore_index, mask)
+    return valid, counted(valid, weight), one_hot(labels, valid, classes)

@@ -5,11 +5,9 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import one_hot
+from mmkd.losses.divergence.split import at_labels
 from mmkd.losses.functional import (
-    counted,
     fill_masked,
-    labelled,
     no_autocast,
     weighted_mean,
     widen,
@@ -73,10 +71,8 @@ def weighted_soft_labels(
     check_distributions(student, teacher, 'WSLD', mask, weight)
     check_labels(labels, student, 'WSLD')
     with no_autocast(student):
-        valid = labelled(labels, student.shape[1], ignore_index, mask)
-        counts = counted(valid, weight)
+        valid, counts, target = at_labels(labels, student.shape[1], ignore_index, mask, weight)
         student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
-        target = one_hot(labels, valid, student.shape[1])
         own, theirs = (_entropy_of_label(x, target) for x in (student.detach(), teacher))
         share = -torch.expm1(-own / theirs.clamp(min=LEAST))
         soft = ((teacher / tau).softmax(1) * (student / tau).log_softmax(1)).sum(1)
