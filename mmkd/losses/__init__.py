@@ -87,6 +87,12 @@ from mmkd.losses.quest.predictor import AssignmentPredictor as AssignmentPredict
 from mmkd.losses.quest.vocabulary import Vocabulary as Vocabulary
 from mmkd.losses.relations.attention_kl import AttentionKLLoss as AttentionKLLoss
 from mmkd.losses.relations.attention_kl import attention_kl as attention_kl
+from mmkd.losses.relations.batch_similarity import BatchSimilarityLoss as BatchSimilarityLoss
+from mmkd.losses.relations.batch_similarity import batch_similarity as batch_similarity
+from mmkd.losses.relations.channel_gram import ChannelGramLoss as ChannelGramLoss
+from mmkd.losses.relations.channel_gram import channel_gram as channel_gram
+from mmkd.losses.relations.flow_of_solution import FlowOfSolutionLoss as FlowOfSolutionLoss
+from mmkd.losses.relations.flow_of_solution import flow_of_solution as flow_of_solution
 from mmkd.losses.relations.intra_class_variation import (
     IntraClassVariationLoss as IntraClassVariationLoss,
 )
@@ -95,3 +101,5 @@ from mmkd.losses.relations.intra_class_variation import (
 )
 from mmkd.losses.relations.pair_wise_affinity import PairWiseAffinityLoss as PairWiseAffinityLoss
 from mmkd.losses.relations.pair_wise_affinity import pair_wise_affinity as pair_wise_affinity
+from mmkd.losses.relations.row_wise_kl import RowWiseKLLoss as RowWiseKLLoss
+from mmkd.losses.relations.row_wise_kl import row_wise_kl as row_wise_kl

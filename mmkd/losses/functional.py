@@ -136,6 +136,32 @@ def max_over_ranks(x: Tensor) -> Tensor:
     return most
 
 
+def gather_over_ranks(x: Tensor) -> Tensor:
+    """Return what all ranks hold, one after the other along the first axis.
+
+    Gradients are summed over ranks, as those of :func:`sum_over_ranks` are. Every rank must come
+    here, in the same order and with a tensor of one shape.
+
+    >>> gather_over_ranks(torch.tensor([3., 1.]))
+    tensor([3., 1.])
+    """
+    if not several_ranks():
+        return x
+    rank, nothing = dist.get_rank(), torch.zeros_like(x.detach())
+    parts = [nothing] * rank + [x] + [nothing] * (dist.get_world_size() - rank - 1)
+    # torch's own all_gather makes wrong gradients over gloo of such that are not contiguous.
+    return sum_over_ranks(torch.cat(parts))
+
+
+def number_of_ranks() -> int:
+    """Return how many ranks hold parts of the batch.
+
+    >>> number_of_ranks()
+    1
+    """
+    return dist.get_world_size() if several_ranks() else 1
+
+
 def several_ranks() -> bool:
     """Return whether other ranks hold parts of the batch.
 

@@ -31,6 +31,7 @@ from references import (
     pair_wise_affinity,
     partial_l2,
     pixel_wise_kl,
+    relations,
     soft_jaccard,
     variational_information,
 )
@@ -204,6 +205,27 @@ def affinity(**options: Any) -> dict:
         teacher=(2, 7, 3, 4),
         same=lambda x: 2 * x,
     )
+
+
+def next_of(x: Tensor) -> Tensor:
+    """Return what stands for a later layer of a map: some of its channels."""
+    return x.flip(1)[:, :3]
+
+
+def flow(function: Callable) -> Compare:
+    """Return FSP of a map; the later layer is the teacher's in both."""
+    return lambda student, teacher, mask: function(
+        student, teacher, *2 * [next_of(teacher).detach()], mask
+    )
+
+
+def flow_module(loss_weight: float) -> Loss:
+    loss = losses.FlowOfSolutionLoss(loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        student, teacher, *2 * [next_of(teacher).detach()], mask
+    )
+    return loss
 
 
 def labels_of(x: Tensor) -> Tensor:
@@ -691,6 +713,62 @@ CASES = [
         **affinity(neighbourhood=3),
         reference=without_mask(pair_wise_affinity.pair_wise_affinity, neighbourhood=3),
         left_out=NO_MASK | ONE_NODE | dict(tiling_changes_nothing='a border has fewer neighbours'),
+    ),
+    *(
+        Case(
+            f'row_wise_kl {method} {across}',
+            function=of(losses.row_wise_kl, method=method, across=across, tau=0.5),
+            reference=of(relations.row_wise_kl, across=across, tau=0.5),
+            module=partial(losses.RowWiseKLLoss, method=method, across=across, tau=0.5),
+            teacher=(2, 7, 3, 4),
+            same=lambda x: 2 * x,
+            exact=1e-14,
+            half=1e-4,
+            shapes=RANKS[1:],
+        )
+        for method, across in product(('dense', 'chunked'), ('batch', 'image'))
+    ),
+    *(
+        Case(
+            f'batch_similarity {kind} {pooled}',
+            function=of(losses.batch_similarity, kind=kind, pooled=pooled),
+            reference=of(relations.batch_similarity, kind=kind, pooled=pooled),
+            module=partial(losses.BatchSimilarityLoss, kind, pooled),
+            shape=(4, 2, 3, 2),
+            teacher=(4, 3, 3, 2),
+            same=lambda x: 2 * x,
+            exact=1e-13,
+            half=1e-4,
+            shapes=((4, 3), (4, 3, 4), (4, 3, 1, 2, 1)),
+        )
+        for kind, pooled in product(relations.BETWEEN_IMAGES, (False, True))
+    ),
+    *(
+        Case(
+            f'channel_gram {kind} {channels}',
+            function=of(losses.channel_gram, kind=kind, tau=0.5),
+            reference=of(relations.channel_gram, kind=kind, tau=0.5),
+            module=partial(losses.ChannelGramLoss, kind, 0.5),
+            shape=(2, 5, 4, 6),
+            teacher=None if channels == 5 else (2, channels, 4, 6),
+            same=lambda x, kind=kind: x if kind == 'dsd' else 2 * x,
+            exact=1e-14,
+            half=1e-4,
+            shapes=((2, 5, 4), (1, 5, 4, 2, 2)),
+        )
+        for kind, channels in (('nst', 5), ('nst', 9), ('ickd', 5), ('dsd', 5))
+    ),
+    Case(
+        'flow_of_solution',
+        function=flow(losses.flow_of_solution),
+        reference=flow(relations.flow_of_solution),
+        module=flow_module,
+        shapes=((2, 5, 3), (1, 4, 2, 2, 2)),
+        half=1e-4,
+        left_out=dict.fromkeys(
+            ('extreme_numbers_are_finite', 'thousand_channels_are_finite'),
+            'its gradient grows with the cube of the features: that of 1e4 is beyond float16',
+        ),
     ),
     Case(
         'squeezed_knowledge',

@@ -139,6 +139,30 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         {},
     ),
     ('FeatureMatchingLoss', 'pooled'): (pair(K['FeatureMatchingLoss'](pooled=True)), {}),
+    **{
+        ('RowWiseKLLoss', f'{method} {across}'): (
+            pair(K['RowWiseKLLoss'](method=method, across=across)),
+            {},
+        )
+        for method, across in product(('dense', 'chunked'), ('batch', 'image'))
+    },
+    ('RowWiseKLLoss', 'nodes'): (pair(K['RowWiseKLLoss'](nodes=4)), {}),
+    ('RowWiseKLLoss', 'window'): (pair(K['RowWiseKLLoss'](across='image', window=4).eval()), {}),
+    **{
+        ('BatchSimilarityLoss', f'{kind} {pooled}'): (
+            pair(K['BatchSimilarityLoss'](kind, pooled)),
+            {},
+        )
+        for kind, pooled in product(('sp', 'rkd-distance', 'rkd-angle', 'pkt', 'cc'), (False, True))
+    },
+    **{
+        ('ChannelGramLoss', kind): (pair(K['ChannelGramLoss'](kind)), {})
+        for kind in ('nst', 'ickd', 'dsd')
+    },
+    ('FlowOfSolutionLoss', ''): (
+        pair(K['FlowOfSolutionLoss'](), student_next=draw(*SHAPE), teacher_next=draw(*SHAPE)),
+        {},
+    ),
     ('FactorTransferLoss', ''): (pair(factors(K['FactorTransferLoss'](3, 3))), {}),
     ('ActivationBoundaryLoss', ''): (pair(K['ActivationBoundaryLoss']()), {}),
     ('AttentionTransferLoss', ''): (pair(K['AttentionTransferLoss']()), {}),

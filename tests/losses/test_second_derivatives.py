@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 import mmkd
-from mmkd.losses import AssignmentKLLoss, PairWiseAffinityLoss, assignment_kl, pair_wise_affinity
+from mmkd.losses import (
+    AssignmentKLLoss,
+    PairWiseAffinityLoss,
+    assignment_kl,
+    pair_wise_affinity,
+    row_wise_kl,
+)
 from mmkd.losses.base import first_derivative_only
 
 
@@ -39,6 +45,10 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     'mmkd.losses.relations.pair_wise_affinity._Gram': (
         lambda x: pair_wise_affinity(x, TEACHER, method='gram'),
         r"PairWiseAffinityLoss\(method='gram'\).*create_graph=True.*Mend: method='dense'",
+    ),
+    'mmkd.losses.relations.row_wise_kl._RowKL': (
+        lambda x: row_wise_kl(x, TEACHER, method='chunked'),
+        r"RowWiseKLLoss\(method='chunked'\).*create_graph=True.*Mend: method='dense'",
     ),
     'mmkd.losses.quest.assignment_kl._ChunkedKL': (
         lambda x: assignment_kl(x, TEACHER, WORDS, WEIGHT),
@@ -76,6 +86,10 @@ def test_the_mends_give_the_second_derivative() -> None:
     dense = PairWiseAffinityLoss(method='dense')
     for call, first in (
         (lambda x: dense(x, TEACHER), lambda x: pair_wise_affinity(x, TEACHER, method='gram')),
+        (
+            lambda x: row_wise_kl(x, TEACHER, method='dense'),
+            lambda x: row_wise_kl(x, TEACHER, method='chunked'),
+        ),
         (written_out, lambda x: loss(x, TEACHER)),
     ):
         x, direction = draw(1, 3, 16, 16).requires_grad_(), draw(1, 3, 16, 16, seed=4)

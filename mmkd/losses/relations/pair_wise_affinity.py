@@ -9,12 +9,9 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import shape_of
 from mmkd.losses.functional import first_derivative_only, infinite_to_nan, no_autocast, widen
+from mmkd.losses.relations.inner_products import chunks_of
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
-
-# Elements in float64 of one chunk of nodes: 2 MB, which a CPU's cache holds; a GPU wants longer
-# kernels.
-_CHUNK = {'cpu': 2**18, 'cuda': 2**24}
 
 
 def pair_wise_affinity(
@@ -143,8 +140,7 @@ class _Gram(torch.autograd.Function):
     def forward(ctx: Any, s: Tensor, t: Tensor) -> Tensor:
         images, cs, nodes = s.shape
         ct = t.shape[1]
-        step = max(128, _CHUNK.get(s.device.type, _CHUNK['cuda']) // max(1, images * (cs + ct)))
-        chunks = [slice(start, start + step) for start in range(0, nodes, step)]
+        chunks = chunks_of(s, nodes, images * (cs + ct))
         norms = [(_inverse_norm(s[..., chunk]), _inverse_norm(t[..., chunk])) for chunk in chunks]
         aa, ab, bb = (
             s.new_zeros(images, *size, dtype=torch.float64)
