@@ -155,6 +155,8 @@ BY_FORMULA = {
     'ld',
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
+    # tests/methods/test_relations.py
+    *('cc', 'cirkd', 'dsd', 'fsp', 'ickd', 'nst', 'pkt', 'rkd', 'sp'),
     # tests/methods/test_self_presets.py
     *('byot', 'ema', 'kdcl', 'one', 'psk'),
 }

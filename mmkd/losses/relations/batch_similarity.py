@@ -1,10 +1,12 @@
 """Batch similarity: how images of a batch are related, for student as for teacher."""
 
+import logging
 import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -62,7 +64,8 @@ def batch_similarity(
       layers between, which the paper trains on both sides, are left out: they can agree on a
       constant. What RepDistiller calls CC is another formula.
 
-    Of one image there is no relation, and the value is 0. Under distributed training the batch is
+    Of one image there is no relation, and the value is 0; of two images RKD's is too, since their
+    one distance over its mean is 1. Under distributed training the batch is
     that of all devices (``gather``), so that many devices equal one process on the joined batch.
 
     ``pooled`` takes the means over the places of an image, else an image is all its numbers. What
@@ -298,19 +301,27 @@ class BatchSimilarityLoss(Loss):
             ValueError: It is trained, and the first batch has one image.
         """
         if self.training and torch.is_grad_enabled() and not self._several:
-            self._refuse_one_image(student)
+            self._refuse_too_few(student)
         return self.loss_weight * batch_similarity(
             student, teacher, self.kind, self.pooled, self.gather, mask, weight
         )
 
-    def _refuse_one_image(self, student: Tensor) -> None:
-        """Refuse one image at the first step: a last batch of one, later on, is just 0."""
-        if len(student) * (number_of_ranks() if self.gather else 1) == 1:
-            alone = ' on each device, and gather=False' if number_of_ranks() > 1 else ''
+    def _refuse_too_few(self, student: Tensor) -> None:
+        """Refuse one image at the first step: a small last batch, later on, is just 0."""
+        images = len(student) * (number_of_ranks() if self.gather else 1)
+        if images == 1:
+            alone = ' on each device, by gather=False' if number_of_ranks() > 1 else ''
             raise ValueError(
                 f'BatchSimilarityLoss relates the images of a batch, and student '
                 f'{shape_of(student)} is one image{alone}: its value and its gradient would be 0. '
-                'Mend: a batch_size of 2 or more, several devices with gather=True, or a loss '
-                'that relates places (RowWiseKLLoss, ChannelGramLoss)'
+                'Mend: a batch_size of 2 or more (3 for RKD), several devices with gather=True, '
+                'or a loss that relates places or channels (RowWiseKLLoss, ChannelGramLoss)'
+            )
+        if images == 2 and self.kind.startswith('rkd'):
+            print_log(
+                f'mmkd: BatchSimilarityLoss({self.kind!r}) is 0 of two images, whose one distance '
+                'over its mean is 1. Mend: a batch_size of 3 or more',
+                logger='current',
+                level=logging.WARNING,
             )
         self._several = True

@@ -205,6 +205,26 @@ def test_one_image_is_refused_where_it_would_teach_nothing(kind: str) -> None:
     assert loss(student, teacher).abs() < 1e-15, 'a last batch of one'
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_two_images_are_too_few_for_rkd_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(module_of, 'print_log', lambda text, **options: said.append(text))
+    student = STUDENT[:2].clone().requires_grad_()
+    loss = BatchSimilarityLoss(kind)
+    value = loss(student, TEACHER[:2])
+    loss(student, TEACHER[:2])
+    if not kind.startswith('rkd'):
+        assert said == []
+        assert value > 1e-3
+        return
+    assert len(said) == 1
+    assert 'is 0 of two images' in said[0]
+    assert 'Mend: a batch_size of 3' in said[0]
+    assert value.abs() < 1e-15
+    assert torch.autograd.grad(value, student)[0].abs().max() < 1e-14
+    assert batch_similarity(STUDENT[:3], TEACHER[:3], kind) > 1e-3
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="kind must be one of .*'rkd'"):
         batch_similarity(STUDENT, TEACHER, 'rkd')
