@@ -109,7 +109,7 @@ def batch_similarity(
             student, teacher = (gather_over_ranks(x) for x in (student, teacher))
             if alive is not None:
                 alive = gather_over_ranks(alive.float()) > 0
-        ours, theirs = (inner_products(x[None], x[None])[0] for x in (student, teacher))
+        ours, theirs = (inner_products(x, x) for x in (student, teacher))
         return KINDS[kind](ours, theirs, alive).to(student.dtype)
 
 

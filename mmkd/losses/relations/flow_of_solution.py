@@ -14,7 +14,6 @@ from mmkd.losses.functional import (
     no_autocast,
     widen,
 )
-from mmkd.losses.relations.inner_products import inner_products
 from mmkd.registry import MODELS
 
 _ADAPTIVE: dict[int, Callable[..., Tensor]] = {
@@ -80,17 +79,17 @@ def flow_of_solution(
         size = min(student.shape[2:], student_next.shape[2:], key=lambda s: s.numel())
         ours, theirs = (_flow(a, b, own, size) for a, b in (sides[:2], sides[2:]))
         alive = None if own is None else own.flatten(1).any(1)
-        return masked_mean((ours - theirs).square().mean((1, 2)), alive).to(sides[0].dtype)
+        return masked_mean((ours - theirs).square().mean((1, 2)), alive)
 
 
 def _flow(a: Tensor, b: Tensor, own: Tensor | None, size: Size) -> Tensor:
-    """Return G (N, C, C') in float64."""
+    """Return G (N, C, C')."""
     a, b = (_brought(x, own, size).flatten(2) for x in (a, b))
     if own is None:
-        return inner_products(a, b) / a.shape[2]
+        return a @ b.mT / a.shape[2]
     measured = _resized(own, size).flatten(2)
     total = measured.sum(2, keepdim=True)
-    return inner_products(a * (measured / total.where(total > 0, total.new_ones(()))), b)
+    return (a * (measured / total.where(total > 0, total.new_ones(())))) @ b.mT
 
 
 def _brought(x: Tensor, own: Tensor | None, size: Size) -> Tensor:

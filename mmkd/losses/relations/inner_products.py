@@ -28,18 +28,19 @@ def chunks_of(x: Tensor, length: int, width: int, least: int = 128) -> list[slic
 
 
 def inner_products(a: Tensor, b: Tensor) -> Tensor:
-    """Return the products (B, I, J), in float64, of all rows of (B, I, P) and (B, J, P).
+    """Return the products (I, J), in float64, of all rows of (I, P) and (J, P).
 
-    Memory is linear in P: the cast to float64 is chunk by chunk, and is done again in the backward.
+    Distances are differences of such products, in which float32 would cancel. The cast is chunk by
+    chunk, and is done again in the backward.
 
-    >>> x = torch.tensor([[[1., 2.], [0., 3.]]])
+    >>> x = torch.tensor([[1., 2.], [0., 3.]])
     >>> inner_products(x, x).tolist()
-    [[[5.0, 6.0], [6.0, 9.0]]]
+    [[5.0, 6.0], [6.0, 9.0]]
     """
-    total = a.new_zeros(*a.shape[:2], b.shape[1], dtype=torch.float64)
-    chunks = chunks_of(a, a.shape[2], len(a) * (a.shape[1] + b.shape[1]))
+    total = a.new_zeros(len(a), len(b), dtype=torch.float64)
+    chunks = chunks_of(a, a.shape[1], len(a) + len(b))
     for part in chunks:
-        pieces = a[..., part], b[..., part]
+        pieces = a[:, part], b[:, part]
         if len(chunks) == 1 or not torch.is_grad_enabled():
             total = total + _products(*pieces)
         else:

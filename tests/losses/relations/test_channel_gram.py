@@ -9,7 +9,6 @@ from references.relations import channel_gram as reference
 from torch import Tensor
 
 from mmkd.losses import ChannelGramLoss, channel_gram
-from mmkd.losses.relations import inner_products
 from mmkd.utils.timing import peak_memory
 
 KINDS = ['nst', 'ickd', 'dsd']
@@ -113,16 +112,15 @@ def test_masks_equal_the_slow_loop_and_weights_repeat_places(kind: str) -> None:
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_chunks_are_the_whole(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
-    student, teacher = draw(2, 5, 30, 31).requires_grad_(), draw(2, 5, 30, 31, seed=1)
-    expected = channel_gram(student, teacher, kind)
-    monkeypatch.setitem(inner_products._CHUNK, 'cpu', 1)
-    found = channel_gram(student, teacher, kind)
-    torch.testing.assert_close(found, expected)
-    slopes = [torch.autograd.grad(x, student)[0] for x in (found, expected)]
-    torch.testing.assert_close(*slopes)
-    with torch.no_grad():
-        torch.testing.assert_close(channel_gram(student, teacher, kind), expected)
+def test_float32_is_near_to_float64(kind: str) -> None:
+    """Where student and teacher are nearly alike too, so that terms of NST cancel."""
+    student = draw(2, 16, 40, 40)
+    for scale, rel in ((1.0, 1e-4), (1e-2, 1e-2)):
+        teacher = student + scale * draw(2, 16, 40, 40, seed=1)
+        exact = channel_gram(student, teacher, kind).item()
+        found = channel_gram(student.float(), teacher.float(), kind)
+        assert found.dtype == torch.float32
+        assert found.item() == pytest.approx(exact, rel=rel)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -132,8 +130,8 @@ def test_memory_is_linear_in_the_places(kind: str) -> None:
     def peak(height: int) -> float:
         student = torch.randn(1, 128, height, 128).requires_grad_()
         teacher = torch.randn(1, 128, height, 128)
-        run = lambda: channel_gram(student, teacher, kind).backward()  # noqa: E731
-        return peak_memory(run) / (student.numel() * 4)
+        peak = peak_memory(lambda: channel_gram(student, teacher, kind).backward())
+        return peak / (student.numel() * 4)
 
     assert peak(64) < 10, 'maps of the size of the student'
     assert peak(64) < 1.2 * peak(32)
