@@ -74,6 +74,7 @@ def channel_gram(
         TypeError: a mask that is not bool, a weight that is no float.
 
     Examples:
+        >>> import torch
         >>> student = torch.tensor([[[1., 0.], [0., 1.]]])  # channels at places of their own
         >>> teacher = torch.tensor([[[1., 1.], [1., 1.]]])  # and together
         >>> channel_gram(student, teacher)  # 1/2 + 1 − 2 · 1/2
@@ -169,6 +170,7 @@ class ChannelGramLoss(Loss):
         loss_name: Key in the logs.
 
     Examples:
+        >>> import torch
         >>> student = torch.tensor([[[1., 0.], [0., 1.]]])
         >>> ChannelGramLoss('ickd', loss_weight=2.)(student, torch.ones(1, 2, 2))
         tensor(1.1716)

@@ -38,8 +38,8 @@ def average_nodes(
         mask: Bool (N, \*S), True where a position counts.
         weight: Float (N, \*S), 0 or above: how much it counts.
 
-    >>> x, mask = torch.tensor([[[1., 3., 5.]]]), torch.tensor([[True, True, False]])
-    >>> average_nodes(2, fill_masked(x, mask), x, mask, None)[0::2]
+    >>> x, mask = torch.tensor([[[1., 3., 0.]]]), torch.tensor([[True, True, False]])
+    >>> average_nodes(2, x, x, mask, None)[0::2]
     (tensor([[[2., 0.]]]), tensor([[ True, False]]))
     """
     own = None if weight is None else measure(weight, mask, student.dtype)
