@@ -13,12 +13,14 @@ from mmengine.logging import print_log
 
 from mmkd.methods.pair import Pair, read_pair
 from mmkd.methods.plan import ONE, PEERS, SEVERAL, Plan, needs_of
-from mmkd.methods.ramps import OPTIONS, hooks_of, leaves_out, with_ramp
+from mmkd.methods.ramps import RAMPS, hooks_of, leaves_out, with_ramp
 from mmkd.registry import HOOKS, KINDS, METHODS, build_part
-from mmkd.utils.checks import check_keys, nearest
+from mmkd.utils.checks import check_keys, check_non_negative, nearest
 from mmkd.utils.config_text import as_text, assignments
 from mmkd.utils.kinds import is_made
 
+# of every method; one that has such an option keeps its own
+COMMON = (*RAMPS, 'task_weight')
 LABELS = ('batch.labels',)  # of classes; batch.valid is known without them
 FILES = 'LoadImage'  # what begins the name of a step that loads images alone
 ANNOTATIONS = 'Annotation'  # what the name of a step contains that loads labels
@@ -194,8 +196,10 @@ def common_options(function: Callable[..., Plan]) -> list[str]:
 
     >>> common_options(find_method('kd'))
     ['warm_up', 'decay']
+    >>> common_options(find_method('cwd'))
+    ['warm_up', 'decay', 'task_weight']
     """
-    return [option for option in OPTIONS if option not in options_of(function)]
+    return [option for option in COMMON if option not in options_of(function)]
 
 
 def plan_of(
@@ -214,12 +218,20 @@ def plan_of(
     _check_pair(pair, function)
     own = {key: value for key, value in options.items() if key not in common}
     asked = {key: value for key, value in options.items() if key in common}
-    plan = with_ramp(function(pair, **own), pair, asked)
+    plan = _with_task_weight(function(pair, **own), asked.pop('task_weight', None), name)
+    plan = with_ramp(plan, pair, asked)
     with _named_after(name), torch.random.fork_rng(devices=[]):
         _try_parts(plan)
     if reads_labels(plan):
         _check_labels(pair, run)
     return plan
+
+
+def _with_task_weight(plan: Plan, task_weight: float | None, name: str) -> Plan:
+    if task_weight is None:
+        return plan
+    check_non_negative(f'method {name!r}: task_weight', task_weight)
+    return replace(plan, task_weight=task_weight)
 
 
 def reads_labels(plan: Plan) -> bool:

@@ -115,7 +115,7 @@ SAME: dict[str, Any] = {
     ],
     # function matching
     'funmatch/funmatch_unet_digit-scenes': 'funmatch',
-    'funmatch/funmatch_effnetlite2-pspnet-r18-half_camvid-240x180': 'funmatch',
+    'funmatch/funmatch_effnetlite2-effnetlite0_camvid-240x180': 'funmatch',
     # internal representations
     'internal_representations/id_segformer_digit-scenes': 'id',
     'internal_representations/sid_segformer_digit-scenes': dict(
