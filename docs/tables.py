@@ -4,8 +4,8 @@ python docs/tables.py                     writes every table again
 python docs/tables.py NAME=WORK_DIR …     first takes the numbers and the plot of a comparison over
 python docs/tables.py --check             writes nothing; exits with 1 where a page is stale
 
-A page holds ``<!-- table NAME: COMMAND -->``, on one line or more, and ``<!-- end of table NAME -->``; what stands
-between them is the command, the table and its notes.
+A page holds ``<!-- table NAME: COMMAND -->``, on one line or more, and
+``<!-- end of table NAME -->``; what stands between them is the command, the table and its notes.
 """
 
 import json
