@@ -436,6 +436,11 @@ def test_what_nobody_led_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         model.train_step(data, wrapper)
 
 
+def test_images_that_come_again_elsewhere_are_told() -> None:
+    with told(ValueError, 'must be the first of the batch, got places [1]'):
+        LastBatch().recall('logits', torch.zeros(2, 3), [1])
+
+
 def test_several_tensors_of_a_tap_are_told() -> None:
     with told(TypeError, 'cannot be recalled'):
         LastBatch().recall('logits', [torch.zeros(1)], [])

@@ -86,15 +86,21 @@ class LastBatch(Combine):
         Args:
             tap: Name of the tap.
             said: What the student says of the batch, (N, C, \*S).
-            repeated: The places of images that come again, in the order in which they came.
+            repeated: The places of images that come again: the first ones, in the order of then.
         """
         if not isinstance(said, Tensor):
             raise TypeError(
                 'a tap that gives several tensors cannot be recalled. Mend: one of them'
             )
+        number = len(repeated)
+        if repeated != list(range(number)):  # by a list of indices a GPU would have to wait
+            raise ValueError(
+                f'images that come again must be the first of the batch, got places {repeated}. '
+                f'Mend: {HOOK}, which puts them there'
+            )
         learns, said = said.requires_grad, said.detach()
         if learns and self.training:  # no probe, no measurement without gradients
-            self._hear(tap, said, repeated)
+            self._hear(tap, said[number:])
         if not repeated:
             return said
         before = self.memory.get(get_rank(), {}).get(tap)
@@ -103,22 +109,19 @@ class LastBatch(Combine):
                 'images come again from the step before, but nothing is kept of what was said of '
                 f'them. Mend: {HOOK}, which begins with new images'
             )
-        if before.shape != (len(repeated), *said.shape[1:]):
+        if before.shape != said[:number].shape:
             raise ValueError(
-                f'{len(repeated)} images come again, of which the student says '
-                f'{shape_of(said[: len(repeated)])} now and said {shape_of(before)} in the step '
+                f'{number} images come again, of which the student says '
+                f'{shape_of(said[:number])} now and said {shape_of(before)} in the step '
                 'before: views of another size cannot be compared. Mend: one size for all batches '
                 '(data_preprocessor=dict(…, size=(512, 512)), a crop of that size in the pipeline)'
             )
-        where = torch.tensor(repeated, device=said.device)
-        return said.index_copy(0, where, before.to(said))
+        return torch.cat([before.to(said), said[number:]])
 
-    def _hear(self, tap: str, said: Tensor, repeated: list[int]) -> None:
+    def _hear(self, tap: str, said: Tensor) -> None:
         """Note what is said of new images; of a step that is looked at twice the first counts."""
         if tap not in self.heard:
-            known = set(repeated)
-            new = [i for i in range(len(said)) if i not in known]
-            self.heard[tap] = said[new] if repeated else said.clone()
+            self.heard[tap] = said.clone()  # a part would hold the whole
         elif not self.led:
             self.led = True  # said once
             print_log(
