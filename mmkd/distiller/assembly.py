@@ -231,6 +231,7 @@ def assemble(
         run_teachers,
         compare_members,
         give_noises,
+        tell_unheard,
         probe_members,
         probe_combined,
         fit_objectives,
@@ -630,6 +631,13 @@ def give_noises(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
         parts.shared_noises = noises.pop(SHARED)
         for name, own in noises.items():
             parts.runs[name].noises = own
+
+
+def tell_unheard(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Say which teachers no step runs; of a stored one it is said already."""
+    for run in parts.runs.values():
+        if run.live and not run.heard:
+            parts.fitted.append(f'{run.where} is read by no objective, so no step runs it')
 
 
 def labels_read_by(settings: Settings, parts: Parts) -> list[str]:

@@ -12,6 +12,7 @@ from mmkd.methods import ctkd as ctkd
 from mmkd.methods import cwd as cwd
 from mmkd.methods import dist as dist
 from mmkd.methods import dkd as dkd
+from mmkd.methods import dlb as dlb
 from mmkd.methods import dml as dml
 from mmkd.methods import ema as ema
 from mmkd.methods import end as end

@@ -156,7 +156,7 @@ BY_FORMULA = {
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
     # tests/methods/test_self_presets.py
-    *('byot', 'ema', 'kdcl', 'one', 'psk'),
+    *('byot', 'dlb', 'ema', 'kdcl', 'one', 'psk'),
 }
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 

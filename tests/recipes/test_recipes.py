@@ -386,7 +386,8 @@ def task_classes(path: Path) -> int:
     return 11 if path in CAMVID else 10
 
 
-OTHERWISE = {  # recipes that differ from their pair in length or data, as their first lines say
+OTHERWISE = {  # recipes of another length, data or student than their pair's, as they begin
+    'assistant_unet_digit-scenes',
     'features_effnetlite2-pspnet-r18-half_camvid-240x180',
     'kd_resnet14_cifar10-2500',
     'end2-proxy-long_resnet14x4_cifar10-2500',

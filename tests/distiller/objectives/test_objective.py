@@ -297,8 +297,8 @@ def test_the_mask_leaves_out_what_is_void() -> None:
         (
             dict(reads=dict(mask='batch.vaild'), on='logits'),
             KeyError,
-            r"the batch offers \['inputs', 'labels', 'valid', 'labelled', 'unlabelled', 'tokens', "
-            r"'data_samples'\], got "
+            r"the batch offers \['inputs', 'labels', 'valid', 'labelled', 'unlabelled', "
+            r"'repeated', 'tokens', 'data_samples'\], got "
             r"'vaild'; did you mean 'valid'",
         ),
         (
