@@ -38,6 +38,22 @@ def test_it_is_a_list_that_forgets_its_oldest(size: int) -> None:
         assert torch.equal(ring.known, (ring.rows[:-1] > 0).flatten())
 
 
+def test_no_place_is_written_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An accelerator writes in any order: what would be overwritten goes to the last row."""
+    written: list[Tensor] = []
+    copy = Tensor.index_copy_
+
+    def watched(rows: Tensor, dim: int, index: Tensor, vectors: Tensor) -> Tensor:
+        written.append(index)
+        return copy(rows, dim, index, vectors)
+
+    monkeypatch.setattr(Tensor, 'index_copy_', watched)
+    ring = Ring(2, 3, 1)
+    ring.push(numbered(0, 20), torch.arange(20) % 2, torch.ones(20) > 0)
+    assert sorted(written[0].tolist()) == [*range(6), *[6] * 14]
+    assert ring.rows.flatten().tolist() == [19, 15, 17, 20, 16, 18, 0]
+
+
 def test_a_group_that_is_beyond_is_dropped_and_leaves_no_trace() -> None:
     ring = Ring(2, 2, 1)
     ring.push(numbered(0, 3), torch.tensor([2, 1, 2]), torch.tensor([True, True, True]))
