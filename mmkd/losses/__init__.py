@@ -81,6 +81,11 @@ from mmkd.losses.features.variational_information import (
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator as AttentionEstimator
 from mmkd.losses.ksanc.squeezed_knowledge import SqueezedKnowledgeLoss as SqueezedKnowledgeLoss
 from mmkd.losses.ksanc.squeezed_knowledge import squeezed_knowledge as squeezed_knowledge
+from mmkd.losses.memory.contrast import memory_contrast as memory_contrast
+from mmkd.losses.memory.memory_contrast import MemoryContrastLoss as MemoryContrastLoss
+from mmkd.losses.memory.patch_contrast import PatchContrastLoss as PatchContrastLoss
+from mmkd.losses.memory.patch_contrast import patch_contrast as patch_contrast
+from mmkd.losses.memory.queue_contrast import QueueContrastLoss as QueueContrastLoss
 from mmkd.losses.quest.assignment_kl import AssignmentKLLoss as AssignmentKLLoss
 from mmkd.losses.quest.assignment_kl import assignment_kl as assignment_kl
 from mmkd.losses.quest.predictor import AssignmentPredictor as AssignmentPredictor

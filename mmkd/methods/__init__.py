@@ -2,12 +2,15 @@
 
 from mmkd.methods import ab as ab
 from mmkd.methods import afd as afd
+from mmkd.methods import afdcd as afdcd
 from mmkd.methods import affinity as affinity
 from mmkd.methods import at as at
 from mmkd.methods import bpkd as bpkd
 from mmkd.methods import byot as byot
 from mmkd.methods import cgd as cgd
+from mmkd.methods import cirkd_memory as cirkd_memory
 from mmkd.methods import cosine as cosine
+from mmkd.methods import crd as crd
 from mmkd.methods import ctkd as ctkd
 from mmkd.methods import cwd as cwd
 from mmkd.methods import dist as dist

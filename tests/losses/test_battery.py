@@ -28,6 +28,7 @@ from references import (
     ksanc,
     localization_kl,
     masked_token,
+    memory_contrast,
     pair_wise_affinity,
     partial_l2,
     pixel_wise_kl,
@@ -277,6 +278,54 @@ def through_exit_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -
     labels = labels_of(student)
     ce = decoupled_kl.mixed_target_ce(logits, teacher, labels, 0.0, mask)
     return 0.7 * ce + 0.3 * pixel_wise_kl.pixel_wise_kl(logits, teacher, 3.0, 'forward', mask)
+
+
+def keys_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return seven keys of as many channels, and which of them are known."""
+    keys = torch.arange(7 * x.shape[1], dtype=torch.float64).add(1).sqrt().mul(9).cos()
+    return keys.view(7, -1), torch.arange(7) % 3 != 1
+
+
+def contrast(function: Callable, labels: bool = False, **options: Any) -> Compare:
+    """Return a contrast with these keys, where labels say so of places with a label alone."""
+
+    def call(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Any:
+        if labels:
+            own = labels_of(student) != 255
+            mask = own if mask is None else mask & own
+        return function(student, teacher, *keys_of(student), mask=mask, **options)
+
+    return call
+
+
+def fill(ring: Any) -> None:
+    """Put the keys into a ring of seven groups or of one, of seven places in all."""
+    keys, known = keys_of(ring.rows)
+    ring.double().rows[:7] = keys * known.unsqueeze(1)
+    ring.pushed.copy_(known.long() if ring.groups == 7 else torch.tensor([7]))
+
+
+def remembered(loss_weight: float) -> Loss:
+    loss = losses.MemoryContrastLoss(
+        7, 5, pixels=1, regions=0, tau=0.3, loss_weight=loss_weight
+    ).eval()
+    fill(loss.pixel)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        student, teacher, labels_of(student), mask
+    )
+    return loss
+
+
+def queued(loss_weight: float, compare: str) -> Loss:
+    """Return a queue of vectors; maps would be averaged."""
+    loss = losses.QueueContrastLoss(
+        5, 0.3, compare, teacher_channels=5, loss_weight=loss_weight
+    ).eval()
+    keys, known = keys_of(loss.queue.rows)
+    loss.queue.double().rows[:5] = keys[known]
+    loss.queue.pushed.fill_(5)
+    return loss
 
 
 CASES = [
@@ -598,6 +647,49 @@ CASES = [
         same=lambda x: 2 * x,
         shapes=((2, 5, 12), (1, 3, 3, 2, 4)),
         half=1e-4,
+    ),
+    Case(
+        'memory_contrast',
+        function=contrast(losses.memory_contrast, labels=True, tau=0.3),
+        reference=contrast(memory_contrast.memory_contrast, labels=True, tau=0.3),
+        module=remembered,
+        same=lambda x: 2 * x,
+        shapes=((2, 5, 12), (1, 3, 3, 2, 4)),
+        large=300,
+        half=1e-4,
+    ),
+    *(
+        Case(
+            f'queue_contrast {compare}',
+            function=contrast(losses.memory_contrast, tau=0.3, compare=compare),
+            reference=contrast(memory_contrast.memory_contrast, tau=0.3, compare=compare),
+            module=partial(queued, compare=compare),
+            shape=(6, 5),
+            masked=(0,),
+            same=lambda x: 2 * x,
+            tiles=(3, 1),
+            shapes=((2, 5, 3, 4), (1, 3, 3, 2, 4)),
+            half=1e-4,
+            left_out={}
+            if compare == 'kl'
+            else dict(zero_with_zero_gradient='others may be as near: it is no divergence'),
+        )
+        for compare in ('kl', 'info-nce', 'nce')
+    ),
+    *(
+        Case(
+            f'patch_contrast pool {pool}',
+            function=of(losses.patch_contrast, groups=5, patch=patch, pool=pool, tau=2.0),
+            reference=of(memory_contrast.patch_contrast, groups=5, patch=patch, pool=pool, tau=2.0),
+            module=partial(losses.PatchContrastLoss, 5, patch, pool, 2.0, mask_ratio=None),
+            shape=(2, 10, 4, 4),
+            shapes=((1, 5, 5, 7), (2, 20, 1, 3)),
+            half=1e-4,
+            left_out=dict(
+                zero_with_zero_gradient='a cross-entropy: other groups are as near as they are'
+            ),
+        )
+        for patch, pool in ((4, 1), (2, 2))
     ),
     Case(
         'hidden_cosine',

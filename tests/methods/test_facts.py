@@ -16,6 +16,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert {name for name, one in told.items() if one.labels} == {
         'bpkd',
         'byot',
+        'cirkd-memory',
         'dkd',
         'id',
         'ifvd',
@@ -39,6 +40,9 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['quest'].weights == ('layers of AssignmentKLLoss',)
     assert told['ft'].weights == ('layers of FactorTransferLoss',)
     assert told['ofd'].weights == ('conv-bn',)
+    assert told['cirkd-memory'].weights == ('conv-bn-relu-conv',)
+    assert told['crd'].weights == ('layers of QueueContrastLoss',)
+    assert told['afdcd'].weights[0] == 'generator of PatchContrastLoss'
     assert told['cwd'].weights == ()
     assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
