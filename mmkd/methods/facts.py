@@ -163,7 +163,9 @@ def _weights(plan: Plan) -> Iterator[str]:
             yield 'critic'
         options = inspect.signature(kind).parameters
         yield from (f'{made} of {loss["type"]}' for c, made in OWN_PARTS.items() if c in options)
-        yield from _connectors(one, getattr(kind, 'roles', {}).get('student'))
+        # class logits come after the connector where the teacher's head makes them
+        own = None if one.get('teacher_head') else getattr(kind, 'roles', {}).get('student')
+        yield from _connectors(one, own)
 
 
 def _connectors(one: dict[str, Any], role: Any) -> Iterator[str]:

@@ -108,13 +108,16 @@ class Pair:
 
     # ------------------------------------------------------------------ what its models have
 
-    def stages(self) -> int:
-        """Return how many maps the backbones of all members give.
+    def stages(self, *members: str) -> int:
+        """Return how many maps the backbones of members give.
+
+        Args:
+            *members: Their names; none: the student's and the teacher's.
 
         Raises:
             ValueError: A config does not say.
         """
-        members = (self.student, *self.teachers[:1])
+        members = members or (self.student, *self.teachers[:1])
         found = {name: _stages(self.models.get(name)) for name in members}
         if None in found.values():
             self.fail(

@@ -279,7 +279,105 @@ def through_exit_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -
     return 0.7 * ce + 0.3 * pixel_wise_kl.pixel_wise_kl(logits, teacher, 3.0, 'forward', mask)
 
 
+def boosted_exit_of(channels: int, classes: int, loss_weight: float = 1.0) -> Loss:
+    loss = exit_of(channels, classes, loss_weight)
+    loss.power, loss.tau = 1.5, 2.0
+    return loss
+
+
+def boosted_exit(loss_weight: float) -> Loss:
+    loss = boosted_exit_of(5, 5, loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        student, teacher, labels_of(student), mask
+    )
+    return loss
+
+
+def through_boosted_exit(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    loss = boosted_exit_of(student.shape[1], teacher.shape[1])
+    return loss(student, teacher, labels_of(student), mask)
+
+
+def through_boosted_exit_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
+    head = exit_of(student.shape[1], teacher.shape[1]).head
+    weight, bias = head.weight[:, :, 0, 0].detach(), head.bias.detach()
+    logits = torch.einsum('kc,nchw->nkhw', weight, student) + bias.view(1, -1, 1, 1)
+    labels = labels_of(student)
+    ce = decoupled_kl.mixed_target_ce(logits, teacher, labels, 0.0, mask)
+    soft = decoupled_kl.boosted_target_ce(logits, teacher, labels, power=1.5, tau=2.0, mask=mask)
+    return 0.7 * ce + 0.3 * soft
+
+
+def classified(x: Tensor) -> Tensor:
+    """Return what a frozen classifier of seven classes makes of features."""
+    (x,) = losses.base.widen(x)  # in a precision of its own, as a teacher's is
+    weight = torch.arange(7 * x.shape[1], dtype=x.dtype).sin().view(7, x.shape[1])
+    with losses.base.no_autocast(x):
+        return torch.einsum('kc,nc...->nk...', weight, x)
+
+
+def regression(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, penalty: str = 'l2', pooled: bool = True
+) -> Tensor:
+    logits = classified(student), classified(teacher)
+    return losses.softmax_regression(
+        student, teacher, *logits, 1.0, 0.5, penalty, 2.0, pooled, mask=mask
+    )
+
+
+def regression_slowly(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, penalty: str = 'l2', pooled: bool = True
+) -> float:
+    rows = [[], []]
+    means = []
+    for n in range(len(student)):
+        pairs = [x[n].flatten(1).T for x in (student, teacher)]
+        kept = [i for i in range(len(pairs[0])) if mask is None or mask[n].flatten()[i]]
+        ours, theirs = (torch.stack([x[i] for i in kept]) for x in pairs)
+        rows[0].append(ours)
+        rows[1].append(theirs)
+        means.append((ours.mean(0) - theirs.mean(0)).square().mean())
+    s, t = (torch.cat(x) for x in rows)
+    feature = torch.stack(means).mean() if pooled else (s - t).square().mean()
+    if penalty == 'l2':
+        second = sum(
+            (classified(a[None]) - classified(b[None])).square().mean()
+            for a, b in zip(s, t, strict=True)
+        )
+        return float(feature + 0.5 * second / len(s))
+    p, q = ((classified(x) / 2).log_softmax(1) for x in (t, s))
+    return float(feature + 0.5 * 4 * (p.exp() * (p - q)).sum() / len(s))
+
+
+def regression_module(loss_weight: float, **options: Any) -> Loss:
+    loss = losses.SoftmaxRegressionLoss(1.0, 0.5, tau=2.0, loss_weight=loss_weight, **options)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        student, teacher, classified(student), classified(teacher), mask
+    )
+    return loss
+
+
 CASES = [
+    *(
+        Case(
+            f'softmax_regression {penalty} {pooled}',
+            function=partial(regression, penalty=penalty, pooled=pooled),
+            reference=partial(regression_slowly, penalty=penalty, pooled=pooled),
+            module=partial(regression_module, penalty=penalty, pooled=pooled),
+            exact=1e-14,
+        )
+        for penalty in ('l2', 'kl')
+        for pooled in (True, False)
+    ),
+    Case(
+        'exit boosted',
+        function=through_boosted_exit,
+        reference=through_boosted_exit_slowly,
+        module=boosted_exit,
+        left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
+    ),
     *(
         Case(
             f'mixed_target_ce {alpha}',

@@ -23,6 +23,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
         'ksanc',
         'messy',
         'nkd',
+        'ofa',
         'one',
         'pid',
         'psk',
@@ -40,6 +41,9 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['ft'].weights == ('layers of FactorTransferLoss',)
     assert told['ofd'].weights == ('conv-bn',)
     assert told['cwd'].weights == ()
+    assert told['srrl'].weights == ('conv-bn-relu',)
+    assert told['crosskd'].weights == ('1×1 convolution where channels differ',)
+    assert told['ofa'].weights == ('layers of ExitLoss',)
     assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
     assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)

@@ -153,6 +153,8 @@ BY_FORMULA = {
     *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
     # tests/methods/test_ld.py
     'ld',
+    # tests/methods/test_teacher_head_presets.py
+    *('crosskd', 'ofa', 'srrl'),
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
     # tests/methods/test_self_presets.py

@@ -12,7 +12,7 @@ from mmkd.distiller.objectives.class_logits import LabelSet
 from mmkd.distiller.objectives.reads import Reads
 from mmkd.distiller.objectives.references import follow, references, resolve
 from mmkd.losses.functional import widen
-from mmkd.losses.roles import ALIKE, Map
+from mmkd.losses.roles import Map
 from mmkd.structures.record import Record
 from mmkd.utils.checks import check_keys
 
@@ -142,10 +142,10 @@ class Through:
             x: The student's.
             record: What the taps saw.
         """
-        like, alike = self.like(record), ALIKE
+        like, role = self.like(record), Map()
         if isinstance(x.tensor, Tensor) and x.tensor.dim() == 4 and like.dim() == 2:
-            like, alike = like[..., None, None], ('channels',)  # its places are averaged afterwards
-        role = Map(alike=alike)
+            # its places are averaged afterwards
+            like, role = like[..., None, None], Map(alike=('channels',))
         return replace(x, role=role, labels=None), Side(LIKE, self.starts[0], like, role)
 
     def cut(self, runs: Mapping[str, Any], batch: Any) -> str:
@@ -223,7 +223,7 @@ def aligned(x: Tensor, like: Tensor, least: float = 1e-6) -> Tensor:
 
 
 def _read(where: str, given: Any) -> tuple[Any, bool, str]:
-    """Return the taps that a head begins at, True for those of the student's names; and the rest."""
+    """Return the taps that a head begins at, True for those of the student's names, and options."""
     whole = given if isinstance(given, Mapping) else dict(at=given)
     check_keys(whole, KEYS, f'{where}: teacher_head')
     at, align = whole.get('at', True), whole.get('align', False)
