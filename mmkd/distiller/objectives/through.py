@@ -159,9 +159,9 @@ class Through:
             ValueError: The teacher has no such head.
         """
         member = self.starts[0].split('.')[0]
-        names = [[one.split('.')[1] for one in each] for each in (self.starts, self.ends)]
+        starts, ends = (_taps_of(each) for each in (self.starts, self.ends))
         try:
-            self.heads = cut_heads(runs.get(member), [*zip(*names, strict=True)], batch)
+            self.heads = cut_heads(runs.get(member), [*zip(starts, ends, strict=True)], batch)
         except ValueError as error:
             raise ValueError(f'{self.where}: {error}') from error
         modules = [', '.join(head.modules) or 'nothing' for head in self.heads]
@@ -237,6 +237,10 @@ def _read(where: str, given: Any) -> tuple[Any, bool, str]:
             f"{given!r}. Mend: teacher_head='teacher.feat'"
         )
     return at, align, gives
+
+
+def _taps_of(each: list[str]) -> list[str]:
+    return [one.split('.', 1)[1] for one in each]
 
 
 def _check_reads(where: str, reads: Reads, other: str) -> None:

@@ -43,6 +43,14 @@ def test_a_weight_of_one_changes_nothing_and_of_zero_leaves_out() -> None:
     )
 
 
+def test_half_precision_is_widened_first() -> None:
+    half = [(100 * x).half() for x in tensors()]
+    value = softmax_regression(*half)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, softmax_regression(*(x.float() for x in half)))
+    assert value > 65504
+
+
 def test_bad_input() -> None:
     s, t, a, b = tensors()
     with pytest.raises(ValueError, match='learns nothing. Mend: one of them above 0'):
