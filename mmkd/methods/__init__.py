@@ -46,6 +46,7 @@ from mmkd.methods import pkd as pkd
 from mmkd.methods import psk as psk
 from mmkd.methods import quest as quest
 from mmkd.methods import sid as sid
+from mmkd.methods import simkd as simkd
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
 from mmkd.methods import srrl as srrl

@@ -154,7 +154,7 @@ BY_FORMULA = {
     # tests/methods/test_ld.py
     'ld',
     # tests/methods/test_teacher_head_presets.py
-    *('crosskd', 'ofa', 'srrl'),
+    *('crosskd', 'ofa', 'simkd', 'srrl'),
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
     # tests/methods/test_self_presets.py

@@ -1,5 +1,7 @@
 """Methods with the teacher's own head: their values are the official formulas times the weights."""
 
+import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,13 +10,17 @@ import torch.nn.functional as F
 from helpers.classification import classifier
 from helpers.runs import need_mmdet
 from helpers.tiny import batch, build, distiller, segmentor, sgd
+from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
 from test_detection import fcos, gfl, retina
 from torch import Tensor
 
+from mmkd.distiller.export import export_student
 from mmkd.distiller.objectives.through import aligned
 from mmkd.losses import binary_kl
+from mmkd.methods import expand
+from mmkd.models import BorrowedClassifier
 from mmkd.tasks import generated_batch
 
 
@@ -248,3 +254,113 @@ def test_ofa_of_a_label_map_is_the_vectors_formula_at_every_place() -> None:
 
 def test_ofa_without_the_logits_term() -> None:
     assert list(of_method(dict(type='ofa', logits=0.0, stages=2)).objectives) == ['exit0', 'exit1']
+
+
+# ---------------------------------------------------------------------- SimKD
+
+
+def segmentation(model: dict) -> Any:
+    return MODELS.build({**copy.deepcopy(model), '_scope_': 'mmseg'})
+
+
+def simkd(folder: Path, **options: Any) -> dict:
+    """Return the config of a Distiller, whose teacher has a checkpoint."""
+    torch.manual_seed(5)
+    teacher = segmentation(segmentor(8, auxiliary=False))
+    torch.save(dict(state_dict=teacher.state_dict()), folder / 'teacher.pth')
+    return dict(
+        type='mmkd.Distiller',
+        student=dict(model=segmentor(4, auxiliary=False)),
+        teacher=dict(model=segmentor(8, auxiliary=False), checkpoint=str(folder / 'teacher.pth')),
+        method=dict(type='simkd', **options),
+    )
+
+
+def test_simkd_is_the_mean_square_of_features_before_one_classifier(tmp_path: Path) -> None:
+    model = build(simkd(tmp_path, weight=2.0))
+    head, theirs = model.student.decode_head.head.conv_seg, model.teacher.decode_head.conv_seg
+    assert torch.equal(head.classifier.weight, theirs.weight)
+    assert torch.equal(head.classifier.bias, theirs.bias)
+    assert head.projector[3].kernel_size == (3, 3)
+    assert (head.projector[7].weight == 1).all()
+    assert head.projector[0].out_channels == 8, 'half of the channels of the teacher'
+    record = seen(model, batch())
+    expected = F.mse_loss(record['student']['feat'], record['teacher']['feat'])
+    value = model.objectives['simkd'](record)['simkd.loss']
+    assert value.item() == pytest.approx(2 * expected.item(), rel=1e-6)
+    assert value > 0
+
+
+def test_simkd_trains_all_but_the_classifier(tmp_path: Path) -> None:
+    model = build(simkd(tmp_path))
+    before = copy.deepcopy(model.student.state_dict())
+    optimizer = sgd(model, 0.1)
+    for _ in range(2):  # the last norm of a residual block begins with 0
+        model.train_step(batch(), optimizer)
+    now = model.student.state_dict()
+    same = [key for key, x in now.items() if torch.equal(x, before[key])]
+    assert same == [f'decode_head.head.conv_seg.classifier.{one}' for one in ('weight', 'bias')]
+
+
+def test_simkd_exports_a_student_that_predicts_as_the_distiller_does(tmp_path: Path) -> None:
+    config = Config(dict(default_scope='mmseg', model=simkd(tmp_path)))
+    cfg = prepared(config)
+    model = build(cfg.model.to_dict())
+    model.train_step(batch(), sgd(model))
+    model.eval()
+    meta = dict(cfg=cfg.pretty_text)
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'iter_1.pth')
+    weights, path = export_student(tmp_path / 'iter_1.pth', tmp_path / 'out')
+    exported = Config.fromfile(path)
+    assert exported.custom_imports['imports'] == ['mmkd']
+    assert exported.model.decode_head.pretrained is None, 'the classifier is in the weights'
+    plain = segmentation(exported.model.to_dict()).eval()
+    plain.init_weights()
+    state = torch.load(weights, weights_only=False)['state_dict']
+    plain.load_state_dict(state)
+    x = model.data_preprocessor(batch(), False)['inputs']
+    with torch.no_grad():
+        assert torch.equal(plain(x), model(x))
+        assert not torch.equal(model(x), model.teacher(x))
+    lacking = {key: one for key, one in state.items() if '.projector.' not in key}
+    with pytest.raises(RuntimeError, match='lack the projector .*Mend: the weights that mmkd exp'):
+        plain.load_state_dict(lacking, strict=False)
+
+
+def prepared(config: Config) -> Config:
+    """Return the config with its method written out, as a run's is."""
+    config = copy.deepcopy(config)
+    config.model = expand(config.model)[0]
+    return config
+
+
+def test_simkd_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    config = simkd(tmp_path)
+    one, other = build(copy.deepcopy(config)), build(copy.deepcopy(config))
+    one.train_step(batch(), sgd(one))
+    other.load_state_dict(one.state_dict())
+    x = one.data_preprocessor(batch(), False)['inputs']
+    with torch.no_grad():
+        assert torch.equal(one.eval()(x), other.eval()(x))
+
+
+def test_simkd_of_pairs_that_it_is_not_for(tmp_path: Path) -> None:
+    config = simkd(tmp_path)
+    config['teacher'] = dict(model=segmentor(8, num_classes=5), allow_untrained=True)
+    with pytest.raises(ValueError, match='has 11 classes and the teacher 5. Mend'):
+        build(config)
+    config = simkd(tmp_path)
+    config['student'] = segmentation(segmentor(4))
+    with pytest.raises(ValueError, match='must be a config with one decode_head.*Mend: dict'):
+        build(config)
+    head = dict(type='mmkd.ESPHead', num_classes=11)
+    with pytest.raises(TypeError, match='ends in a convolution conv_seg, got a ESPHead'):
+        BorrowedClassifier(head, channels=8)
+
+
+def test_simkd_of_a_teacher_whose_file_has_no_such_classifier(tmp_path: Path) -> None:
+    torch.save(dict(state_dict=dict(x=torch.zeros(1))), tmp_path / 'other.pth')
+    head = dict(type='FCNHead', in_channels=4, channels=4, num_convs=1, num_classes=11)
+    own = BorrowedClassifier(head, channels=8, pretrained=str(tmp_path / 'other.pth'))
+    with pytest.raises(RuntimeError, match='no classifier to borrow. Mend: the checkpoint'):
+        own.init_weights()
