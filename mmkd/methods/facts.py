@@ -156,8 +156,8 @@ def _weights(plan: Plan) -> Iterator[str]:
     for one in plan.teachers.values():
         if getattr(KINDS.get(one['kind']), 'learns', False):
             yield f'weights of {one["kind"]}'
-    for options in plan.cfg_options.values():
-        yield from (f'layers of {part["type"].split(".")[-1]}' for part in options.values())
+    for parts in plan.cfg_options.values():
+        yield from (f'layers of {part["type"].split(".")[-1]}' for part in parts.values())
     for one in plan.objectives.values():
         loss: dict[str, Any] = one['loss']
         kind: Any = MODELS.get(loss['type'])

@@ -208,6 +208,7 @@ def aligned(x: Tensor, like: Tensor, least: float = 1e-6) -> Tensor:
         like: Map of as many channels; receives no gradient.
         least: A deviation below it counts as it.
 
+    >>> import torch
     >>> aligned(torch.tensor([[[1., 3.]]]), torch.tensor([[[10., 30.]]]))
     tensor([[[10., 30.]]])
     """
