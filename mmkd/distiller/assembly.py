@@ -234,6 +234,7 @@ def assemble(
         tell_unheard,
         probe_members,
         probe_combined,
+        cut_heads,
         fit_objectives,
         plan_phases,
     ):
@@ -684,6 +685,15 @@ def _probe_taps(name: str, run: Run, parts: Parts, mistakes: Mistakes) -> None:
     run.taps = run.taps.only(good)
     with mistakes.of(parts.stop), probing():
         parts.record.add(name, run.probe(parts.record.batch))
+
+
+def cut_heads(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Find the ends of teachers that students' tensors pass."""
+    for name, objective in list(parts.objectives.items()) if parts.enough else ():
+        if objective.through is None:
+            continue
+        with mistakes.of(partial(parts.lose_objective, name)), probing():
+            parts.fitted.append(objective.through.cut(parts.runs, parts.record.batch))
 
 
 def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:

@@ -11,6 +11,7 @@ from mmkd.methods import cgd as cgd
 from mmkd.methods import cirkd_memory as cirkd_memory
 from mmkd.methods import cosine as cosine
 from mmkd.methods import crd as crd
+from mmkd.methods import crosskd as crosskd
 from mmkd.methods import ctkd as ctkd
 from mmkd.methods import cwd as cwd
 from mmkd.methods import dist as dist
@@ -41,6 +42,7 @@ from mmkd.methods import maskd as maskd
 from mmkd.methods import messy as messy
 from mmkd.methods import nfd as nfd
 from mmkd.methods import nkd as nkd
+from mmkd.methods import ofa as ofa
 from mmkd.methods import ofd as ofd
 from mmkd.methods import one as one
 from mmkd.methods import pid as pid
@@ -48,8 +50,10 @@ from mmkd.methods import pkd as pkd
 from mmkd.methods import psk as psk
 from mmkd.methods import quest as quest
 from mmkd.methods import sid as sid
+from mmkd.methods import simkd as simkd
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
+from mmkd.methods import srrl as srrl
 from mmkd.methods import vid as vid
 from mmkd.methods import wsld as wsld
 from mmkd.methods.expand import Additions as Additions

@@ -24,6 +24,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
         'ksanc',
         'messy',
         'nkd',
+        'ofa',
         'one',
         'pid',
         'psk',
@@ -44,6 +45,10 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['crd'].weights == ('layers of QueueContrastLoss',)
     assert told['afdcd'].weights[0] == 'generator of PatchContrastLoss'
     assert told['cwd'].weights == ()
+    assert told['srrl'].weights == ('conv-bn-relu',)
+    assert told['crosskd'].weights == ('1×1 convolution where channels differ',)
+    assert told['simkd'].weights[0] == 'layers of BorrowedClassifier'
+    assert told['ofa'].weights == ('layers of ExitLoss',)
     assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
     assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)

@@ -155,6 +155,8 @@ BY_FORMULA = {
     *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
     # tests/methods/test_ld.py
     'ld',
+    # tests/methods/test_teacher_head_presets.py
+    *('crosskd', 'ofa', 'simkd', 'srrl'),
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
     # tests/methods/test_self_presets.py

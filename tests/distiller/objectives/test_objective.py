@@ -930,6 +930,8 @@ def test_losses_say_which_arguments_are_class_logits() -> None:
         'WeightedSoftLabelsLoss',
     }
     assert teachers == {'EnsembleKLLoss', 'DirichletNLLLoss', 'ProxyDirichletLoss'}
+    # features, and what the teacher's classifier makes of them
+    assert said.pop('SoftmaxRegressionLoss') == ('teacher_logits',)
     assert all(found == () for name, found in said.items() if name not in teacher | teachers)
     for activation, expected in (
         (None, ()),
