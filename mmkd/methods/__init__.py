@@ -2,6 +2,7 @@
 
 from mmkd.methods import ab as ab
 from mmkd.methods import afd as afd
+from mmkd.methods import afdcd as afdcd
 from mmkd.methods import affinity as affinity
 from mmkd.methods import at as at
 from mmkd.methods import bpkd as bpkd
@@ -9,11 +10,15 @@ from mmkd.methods import byot as byot
 from mmkd.methods import cc as cc
 from mmkd.methods import cgd as cgd
 from mmkd.methods import cirkd as cirkd
+from mmkd.methods import cirkd_memory as cirkd_memory
 from mmkd.methods import cosine as cosine
+from mmkd.methods import crd as crd
+from mmkd.methods import crosskd as crosskd
 from mmkd.methods import ctkd as ctkd
 from mmkd.methods import cwd as cwd
 from mmkd.methods import dist as dist
 from mmkd.methods import dkd as dkd
+from mmkd.methods import dlb as dlb
 from mmkd.methods import dml as dml
 from mmkd.methods import dsd as dsd
 from mmkd.methods import ema as ema
@@ -43,6 +48,7 @@ from mmkd.methods import messy as messy
 from mmkd.methods import nfd as nfd
 from mmkd.methods import nkd as nkd
 from mmkd.methods import nst as nst
+from mmkd.methods import ofa as ofa
 from mmkd.methods import ofd as ofd
 from mmkd.methods import one as one
 from mmkd.methods import pid as pid
@@ -52,9 +58,11 @@ from mmkd.methods import psk as psk
 from mmkd.methods import quest as quest
 from mmkd.methods import rkd as rkd
 from mmkd.methods import sid as sid
+from mmkd.methods import simkd as simkd
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
 from mmkd.methods import sp as sp
+from mmkd.methods import srrl as srrl
 from mmkd.methods import vid as vid
 from mmkd.methods import wsld as wsld
 from mmkd.methods.expand import Additions as Additions

@@ -11,13 +11,13 @@ def cirkd(pair: Pair, minibatch: float = 1.0, tau: float = 0.1, nodes: int | Non
     """Each pixel is as like the pixels of every image of the batch as it is to the teacher.
 
     The mini-batch term: rows of cosines of what the classifier reads, of any channels, compared by
-    KL at the student's size. The paper's memory of pixels and regions is not in it.
+    KL at the student's size. The paper's memory of pixels and regions is ``cirkd-memory``.
 
     Defaults: the authors' weight 1 and τ = 0.1, whose normaliser is ours. Their runs have plain
-    distillation of weight 1 beside it (``method=['cirkd', dict(type='kd', weight=1.)]``) and the
-    memory. They relate all 64×128 places of a map; here more than 1024 are averaged to fewer first,
-    which is 75 times cheaper: ``nodes=None`` is theirs. The batch is that of all devices, in their
-    code that of each.
+    distillation of weight 1 and the memory beside it (``method=['cirkd', 'cirkd-memory',
+    dict(type='kd', weight=1.)]``). They relate all 64×128 places of a map; here
+    more than 1024 are averaged to fewer first, which is 75 times cheaper: ``nodes=None`` is theirs.
+    The batch is that of all devices, in their code that of each.
 
     Args:
         pair: The pair.

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import mmkd.losses
 from mmkd.losses import CategoryCritic, HolisticCritic, Loss
 from mmkd.losses.base import infinite_to_nan
+from mmkd.losses.memory.ring import Ring
 
 SHAPE = (2, 3, 4, 4)
 MASK = torch.ones(2, 4, 4, dtype=torch.bool)
@@ -43,6 +44,15 @@ def factors(loss: Loss) -> Loss:
 def tokens(loss: Loss) -> Loss:
     loss.tokens.tokens.copy_(draw(4, 3))
     return loss
+
+
+def full(loss: Loss) -> Loss:
+    """Return a loss whose memories are full, and stay as they are."""
+    for ring in loss.modules():
+        if isinstance(ring, Ring):
+            ring.rows[:-1] = draw(len(ring.rows) - 1, ring.rows.shape[1])
+            ring.pushed.fill_(ring.size)
+    return loss.eval()
 
 
 def pair(loss: Loss, **reads: Any) -> Callable:
@@ -181,6 +191,27 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('ProxyDirichletLoss', 'reverse'): (stack(K['ProxyDirichletLoss']()), {}),
     ('ProxyDirichletLoss', 'forward'): (stack(K['ProxyDirichletLoss']('forward', offset=0.0)), {}),
     ('AssignmentKLLoss', ''): (pair(words(K['AssignmentKLLoss'](3, 3, num_words=4))), {}),
+    ('MemoryContrastLoss', ''): (
+        pair(
+            full(K['MemoryContrastLoss'](3, 3, pixels=9, regions=9)),
+            labels=torch.arange(32).view(2, 4, 4) % 3,
+        ),
+        {},
+    ),
+    **{
+        ('QueueContrastLoss', f'{compare} {embed}'): (
+            pair(full(K['QueueContrastLoss'](9, 0.3, compare, embed, 3, 3))),
+            {},
+        )
+        for compare, embed in (('kl', None), ('info-nce', None), ('nce', None), ('nce', 3))
+    },
+    **{
+        ('PatchContrastLoss', f'{ratio}'): (
+            pair(K['PatchContrastLoss'](3, 2, 2, mask_ratio=ratio, teacher_channels=3)),
+            {},
+        )
+        for ratio in (None, 0.0)
+    },
     ('HiddenCosineLoss', 'all'): (pair(K['HiddenCosineLoss']()), TOKENS),
     ('HiddenCosineLoss', 'first'): (
         pair(K['HiddenCosineLoss']('first')),

@@ -194,7 +194,7 @@ OF_SEGMENTORS = ('cirkd', 'sp', 'rkd', 'pkt', 'cc', 'nst', 'ickd', 'dsd', 'fsp')
 OF_CLASSIFIERS = ('sp', 'rkd', 'pkt', 'cc', 'nst', 'ickd', 'fsp')
 
 
-def distiller(method: str, member: Callable[..., dict], narrow: int, wide: int) -> Any:
+def distiller(method: Any, member: Callable[..., dict], narrow: int, wide: int) -> Any:
     return build(
         dict(
             type='mmkd.Distiller',
@@ -222,6 +222,12 @@ def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
     found = learn(model, batch(3) if name == 'rkd' else batch())
     assert len(found) == dict(rkd=2, fsp=3).get(name, 1)
     assert model.student.backbone.stem[0].weight.grad.abs().sum() > 0
+
+
+def test_cirkd_stands_beside_its_memory_and_plain_distillation() -> None:
+    whole: Any = ['cirkd', 'cirkd-memory', dict(type='kd', weight=1.0)]
+    found = learn(distiller(whole, segmentor, 4, 8), batch())
+    assert [*found] == ['minibatch.loss', 'cirkd_memory.loss', 'pixel.loss']
 
 
 @pytest.mark.parametrize('name', OF_CLASSIFIERS)
