@@ -67,6 +67,8 @@ from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineL
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.features.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.features.logit_mse import logit_mse as logit_mse
+from mmkd.losses.features.masked_generation import MaskedGenerationLoss as MaskedGenerationLoss
+from mmkd.losses.features.masked_generation import masked_generation as masked_generation
 from mmkd.losses.features.masked_token import MaskedTokenLoss as MaskedTokenLoss
 from mmkd.losses.features.masked_token import masked_token as masked_token
 from mmkd.losses.features.partial_l2 import PartialL2Loss as PartialL2Loss

@@ -35,6 +35,7 @@ from mmkd.methods import ld as ld
 from mmkd.methods import lskd as lskd
 from mmkd.methods import maskd as maskd
 from mmkd.methods import messy as messy
+from mmkd.methods import mgd as mgd
 from mmkd.methods import nfd as nfd
 from mmkd.methods import nkd as nkd
 from mmkd.methods import ofd as ofd
@@ -47,6 +48,7 @@ from mmkd.methods import sid as sid
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
 from mmkd.methods import vid as vid
+from mmkd.methods import vitkd as vitkd
 from mmkd.methods import wsld as wsld
 from mmkd.methods.expand import Additions as Additions
 from mmkd.methods.expand import expand as expand

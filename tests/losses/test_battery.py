@@ -27,6 +27,7 @@ from references import (
     intra_class_variation,
     ksanc,
     localization_kl,
+    masked_generation,
     masked_token,
     pair_wise_affinity,
     partial_l2,
@@ -183,6 +184,37 @@ def masked_tokens(loss_weight: float, power: int) -> Loss:
     loss = losses.MaskedTokenLoss(5, 3, power, loss_weight=loss_weight).double()
     loss.tokens.tokens.copy_(TOKENS)
     return loss
+
+
+def kept_of(x: Tensor) -> Tensor:
+    """Return a pattern (N, 1, H, W) of what is kept, which tiles of (2, 3, 4) repeat."""
+    return (labels_of(x) % 2 == 0).unsqueeze(1)
+
+
+def generation(
+    loss_weight: float = 1.0, channels: int = 5, over: str = 'all'
+) -> losses.MaskedGenerationLoss:
+    """Return masked generation of a fixed pattern, with weights of a seed."""
+    loss = losses.MaskedGenerationLoss(
+        fill='token', over=over, teacher_channels=channels, loss_weight=loss_weight
+    ).double()
+    generator = torch.Generator().manual_seed(3)
+    for parameter in loss.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+    loss.draw = kept_of
+    return loss
+
+
+def generated(student: Tensor, teacher: Tensor, mask: Tensor | None, over: str) -> Tensor:
+    loss = generation(channels=student.shape[1], over=over)
+    loss = loss.to(torch.promote_types(student.dtype, torch.float32))
+    return loss(student, teacher, mask)
+
+
+def generated_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None, over: str) -> float:
+    loss, kept = generation(over=over), kept_of(student)
+    nets = [*loss.generator.parameters()]
+    return masked_generation.masked_generation(student, teacher, nets, kept, loss.token, over, mask)
 
 
 def curriculum(loss_weight: float) -> Loss:
@@ -565,6 +597,21 @@ CASES = [
             ),
         )
         for power in (1, 2)
+    ),
+    *(
+        Case(
+            f'masked_generation {over}',
+            function=partial(generated, over=over),
+            reference=partial(generated_slowly, over=over),
+            module=partial(generation, over=over),
+            large=300,
+            left_out=dict(
+                zero_with_zero_gradient='what is generated from a map is not that map',
+                tiling_changes_nothing='the generator sees the border of a map',
+                thousand_channels_are_finite='eighteen million weights',
+            ),
+        )
+        for over in ('all', 'masked')
     ),
     Case(
         'variational_information',

@@ -38,6 +38,10 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['bpkd'].reads == ('logits', 'batch.labels')
     assert told['quest'].weights == ('layers of AssignmentKLLoss',)
     assert told['ft'].weights == ('layers of FactorTransferLoss',)
+    assert told['mgd'].weights == (
+        'generator of MaskedGenerationLoss',
+        '1×1 convolution where channels differ',
+    )
     assert told['ofd'].weights == ('conv-bn',)
     assert told['cwd'].weights == ()
     assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')

@@ -149,6 +149,8 @@ BY_FORMULA = {
     *('ab', 'at', 'cosine', 'fitnet', 'foundation', 'ft', 'nfd', 'ofd', 'pkd', 'vid'),
     # tests/methods/test_masked.py
     *('fgd', 'maskd'),
+    # tests/methods/test_generation_presets.py
+    *('mgd', 'vitkd'),
     # tests/methods/test_divergence_presets.py
     *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
     # tests/methods/test_ld.py
