@@ -65,6 +65,10 @@ from mmkd.losses.features.focal_feature import FocalFeatureLoss as FocalFeatureL
 from mmkd.losses.features.focal_feature import focal_feature as focal_feature
 from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
+from mmkd.losses.features.hierarchical_context import (
+    HierarchicalContextLoss as HierarchicalContextLoss,
+)
+from mmkd.losses.features.hierarchical_context import hierarchical_context as hierarchical_context
 from mmkd.losses.features.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.features.logit_mse import logit_mse as logit_mse
 from mmkd.losses.features.masked_generation import MaskedGenerationLoss as MaskedGenerationLoss

@@ -44,9 +44,11 @@ from mmkd.methods import pid as pid
 from mmkd.methods import pkd as pkd
 from mmkd.methods import psk as psk
 from mmkd.methods import quest as quest
+from mmkd.methods import reviewkd as reviewkd
 from mmkd.methods import sid as sid
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
+from mmkd.methods import transkd as transkd
 from mmkd.methods import vid as vid
 from mmkd.methods import vitkd as vitkd
 from mmkd.methods import wsld as wsld

@@ -178,3 +178,5 @@ def _connectors(one: dict[str, Any], role: Any) -> Iterator[str]:
             yield what if always else f'{what} where channels differ'
     elif isinstance(given, str) and given.startswith('auto:'):
         yield given.partition(':')[2]
+    elif isinstance(given, dict):
+        yield f'layers of {given["type"]}'

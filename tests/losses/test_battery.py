@@ -23,6 +23,7 @@ from references import (
     feature_l1,
     feature_matching,
     focal_feature,
+    hierarchical_context,
     internal,
     intra_class_variation,
     ksanc,
@@ -183,6 +184,13 @@ TOKENS = torch.arange(15, dtype=torch.float64).view(3, 5).sin()
 def masked_tokens(loss_weight: float, power: int) -> Loss:
     loss = losses.MaskedTokenLoss(5, 3, power, loss_weight=loss_weight).double()
     loss.tokens.tokens.copy_(TOKENS)
+    return loss
+
+
+def one_level(loss_weight: float) -> Loss:
+    loss = losses.HierarchicalContextLoss(loss_weight=loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward([student], [teacher], mask)
     return loss
 
 
@@ -612,6 +620,20 @@ CASES = [
             ),
         )
         for over in ('all', 'masked')
+    ),
+    Case(
+        'hierarchical_context',
+        function=lambda student, teacher, mask: losses.hierarchical_context(
+            [student], [teacher], mask=mask
+        ),
+        reference=lambda student, teacher, mask: hierarchical_context.hierarchical_context(
+            [student], [teacher], mask=mask
+        ),
+        module=one_level,
+        shapes=((3, 4), (2, 3, 6, 9)),
+        large=300,
+        half=1e-4,
+        left_out=dict(tiling_changes_nothing='a cell is a part of the whole map'),
     ),
     Case(
         'variational_information',

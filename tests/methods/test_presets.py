@@ -151,6 +151,8 @@ BY_FORMULA = {
     *('fgd', 'maskd'),
     # tests/methods/test_generation_presets.py
     *('mgd', 'vitkd'),
+    # tests/methods/test_fusion_presets.py
+    *('reviewkd', 'transkd'),
     # tests/methods/test_divergence_presets.py
     *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
     # tests/methods/test_ld.py
