@@ -28,10 +28,10 @@ class LevelsConnector(BaseModule):
     def forward(
         self, x: Sequence[Tensor], sizes: Sequence[tuple[int, ...]] | None = None
     ) -> list[Tensor]:
-        """Return maps of the teacher's channels, and of these sizes; None: of their own.
+        """Return what the loss reads, of the teacher's channels and these sizes.
 
         Args:
             x: The student's maps.
-            sizes: Height and width of each.
+            sizes: Height and width of each of the teacher's maps; None: as they are.
         """
         raise NotImplementedError(f'{type(self).__name__} does not say what it does')

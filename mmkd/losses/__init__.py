@@ -57,6 +57,8 @@ from mmkd.losses.features.attention_transfer import (
     AttentionTransferLoss as AttentionTransferLoss,
 )
 from mmkd.losses.features.attention_transfer import attention_transfer as attention_transfer
+from mmkd.losses.features.cross_level import CrossLevelLoss as CrossLevelLoss
+from mmkd.losses.features.cross_level import cross_level as cross_level
 from mmkd.losses.features.feature_l1 import FeatureL1Loss as FeatureL1Loss
 from mmkd.losses.features.feature_l1 import feature_l1 as feature_l1
 from mmkd.losses.features.feature_matching import FeatureMatchingLoss as FeatureMatchingLoss

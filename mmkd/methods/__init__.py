@@ -45,6 +45,7 @@ from mmkd.methods import pkd as pkd
 from mmkd.methods import psk as psk
 from mmkd.methods import quest as quest
 from mmkd.methods import reviewkd as reviewkd
+from mmkd.methods import semckd as semckd
 from mmkd.methods import sid as sid
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization

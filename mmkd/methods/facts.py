@@ -33,7 +33,11 @@ LENGTH = 300  # of the examples' runs
 COSTS = Path(__file__).with_name('costs.json')  # by mmkd benchmark --methods --json
 # argument -> what a loss that has it trains: parts of so many channels, or what begins there
 OWN_PARTS = dict(
-    student_channels='layers', channels='variances', raw='temperature', mask_ratio='generator'
+    student_channels='layers',
+    channels='variances',
+    raw='temperature',
+    mask_ratio='generator',
+    softness='attention',
 )
 
 

@@ -53,6 +53,7 @@ RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
 # losses that are not functions of two tensors
 OTHERS = {
     'AdversarialLoss': 'a game with a critic: tests/losses/adversarial/',
+    'CrossLevelLoss': 'pairs of levels: tests/losses/features/test_cross_level.py',
     'SqueezedKnowledgeLoss': 'estimators squeeze the maps: tests/losses/ksanc/',
 }
 

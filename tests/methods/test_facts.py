@@ -43,6 +43,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
         '1×1 convolution where channels differ',
     )
     assert told['reviewkd'].weights == ('layers of LevelFusion',)
+    assert told['semckd'].weights == ('attention of CrossLevelLoss', 'layers of LevelPairs')
     assert told['ofd'].weights == ('conv-bn',)
     assert told['cwd'].weights == ()
     assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')

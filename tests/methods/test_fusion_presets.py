@@ -156,6 +156,56 @@ def test_transkd_refuses_embeddings_that_it_does_not_know() -> None:
         method(pair('segmentation'), embedding_weights=(1, -1, 1, 1))
 
 
+def official_semckd(loss: Any, maps: list[Tensor], targets: list[Tensor], pairs: Any) -> Tensor:
+    """Return SemCKDLoss of the authors on their SelfA, of a full batch and square maps."""
+    count, levels, others = len(maps[0]), len(maps), len(targets)
+    rows = [
+        [(x.reshape(count, -1) @ x.reshape(count, -1).t()) for x in part]
+        for part in (maps, targets)
+    ]
+
+    def embed(net: Any, x: Tensor) -> Tensor:
+        x = net.last(torch.relu(net.first(x)))
+        return x / x.pow(2).sum(1, keepdim=True).sqrt()
+
+    query = torch.stack([embed(net, x) for net, x in zip(loss.queries, rows[0], strict=True)], 1)
+    key = torch.stack([embed(net, x) for net, x in zip(loss.keys, rows[1], strict=True)], 2)
+    weight = torch.softmax(torch.bmm(query, key) / 1.0, -1)
+    apart = torch.zeros(count, levels, others, dtype=torch.float64)
+    for i, own in enumerate(maps):
+        for j, target in enumerate(targets):
+            here, there = own.shape[2], target.shape[2]
+            if here > there:
+                source = F.adaptive_avg_pool2d(own, (there, there))
+            else:
+                source, target = own, F.adaptive_avg_pool2d(target, (here, here))
+            square = (pairs.pairs[i][j](source) - target) ** 2
+            apart[:, i, j] = square.reshape(count, -1).mean(-1)
+    return (weight * apart).sum() / (1.0 * count * levels)
+
+
+def test_semckd() -> None:
+    """Weight 400 of the authors' value, of three stages each."""
+    plan = find_method('semckd')(pair('classification', stages=3), images=4)
+    one = plan.objectives['semckd']
+    maps = [draw(4, c, n, n, seed=n) for c, n in ((3, 8), (4, 4), (5, 2))]
+    targets = [draw(4, c, n, n, seed=50 + n) for c, n in ((6, 8), (7, 4), (8, 2))]
+    connector = build_part(dict(one['connectors']['student']))
+    connector.build(maps, targets)
+    loss = build_part(dict(one['loss']))
+    loss.build(maps, targets, maps)
+    connector.double(), loss.double()
+    brought = connector(maps, [tuple(x.shape[2:]) for x in targets])
+    found = one['weight'] * loss(brought, targets, maps)
+    torch.testing.assert_close(found, 400 * official_semckd(loss, maps, targets, connector))
+    assert one['reads']['student'] == one['reads']['student_maps'] == [
+        'student.stage1', 'student.stage2', 'student.stage3'
+    ]  # fmt: skip
+    plan = find_method('semckd')(pair('classification'), stages=2, softness=2.0)
+    assert plan.taps == dict(stage1='auto:stages[0]', stage2='auto:stages[1]')
+    assert plan.objectives['semckd']['loss'] == dict(type='CrossLevelLoss', images=64, softness=2.0)
+
+
 # ---------------------------------------------------------------------- by name
 
 
@@ -241,6 +291,25 @@ def test_reviewkd_by_name_of_classifiers() -> None:
     levels = model.objectives['review'].connectors['student'].levels
     assert [level.give[0].weight.shape[0] for level in levels] == [4, 8, 16, 16]
     assert 'length of the run' in additions.told[0]
+
+
+def test_semckd_by_name_of_classifiers() -> None:
+    """All of it learns; batches of more images than it is made of are refused by name."""
+    config = {
+        key: one for key, one in classifiers().items() if key not in ('taps', 'objectives')
+    } | dict(method=dict(type='semckd', images=4))
+    expanded, _ = expand(config)
+    with DefaultScope.overwrite_default_scope('mmkd'):
+        model = MODELS.build({**expanded, 'type': 'mmkd.Distiller'})
+        for count in (2, 4):
+            data = model.data_preprocessor(generated_batch(count, (16, 16), model.task), True)
+            model(**data, mode='loss')['semckd.loss'].backward()
+        own = [*model.objectives['semckd'].parameters()]
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in own)
+        assert student_state_dict(model.state_dict()).keys() == model.student.state_dict().keys()
+        data = model.data_preprocessor(generated_batch(5, (16, 16), model.task), True)
+        with pytest.raises(ValueError, match="objective 'semckd': .*images, got 5; mend: images=5"):
+            model(**data, mode='loss')
 
 
 def test_reviewkd_by_name_teaches_a_detector() -> None:

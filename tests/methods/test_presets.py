@@ -152,7 +152,7 @@ BY_FORMULA = {
     # tests/methods/test_generation_presets.py
     *('mgd', 'vitkd'),
     # tests/methods/test_fusion_presets.py
-    *('reviewkd', 'transkd'),
+    *('reviewkd', 'semckd', 'transkd'),
     # tests/methods/test_divergence_presets.py
     *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
     # tests/methods/test_ld.py
