@@ -2,7 +2,7 @@
 
 import ast
 import doctest
-import importlib
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -327,3 +327,15 @@ def test_the_task_of_the_guide(module_of):
     sample = task_of(net).sample((4, 6), torch.Generator().manual_seed(0))
     batch = Batch(torch.zeros(1, 3, 4, 6), [sample])
     assert batch.valid.tolist() == [[[True] * 6] * 4]
+
+
+def test_tables_of_comparisons_are_those_on_record() -> None:
+    path = ROOT / 'docs' / 'tables.py'
+    spec = importlib.util.spec_from_file_location('docs_tables', path)
+    assert spec is not None
+    assert spec.loader is not None
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    assert tables.write_pages(check=True) == [], 'mend: python docs/tables.py'
+    used = {one['name'] for page in GUIDES for one in tables.PLACE.finditer(page.read_text())}
+    assert used == {path.stem for path in (ROOT / 'docs/records').glob('*.json')}

@@ -13,7 +13,7 @@ from mmkd.apis.methods import expand_config
 from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
-from mmkd.registry import MODELS
+from mmkd.registry import KINDS, MODELS
 from mmkd.utils.kinds import bare_name, is_made, is_stored
 from mmkd.utils.plain_values import with_plain_values
 
@@ -39,7 +39,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     expand_config(cfg)
     follow_length(cfg)
     _log_by_iterations(cfg)
-    _read_stored_teachers(cfg)
+    _lead_teachers(cfg)
     cfg.launcher = launcher
     _require_scope(cfg)
     _refuse_sharding(cfg)
@@ -128,13 +128,26 @@ def _teachers(cfg: Config) -> list[Any]:
     return [model.get('teacher'), *(several.values() if isinstance(several, dict) else ())]
 
 
-def _read_stored_teachers(cfg: Config) -> None:
-    """Have a hook tell stored teachers which iteration it is."""
-    if not any(map(is_stored, _teachers(cfg))):
-        return
-    hooks = list(cfg.get('custom_hooks') or [])
-    if not any(bare_name(_type_of(hook)) == 'StoredTeacherHook' for hook in hooks):
-        cfg.custom_hooks = [*hooks, dict(type='mmkd.StoredTeacherHook')]
+def _lead_teachers(cfg: Config) -> None:
+    """Have hooks tell stored teachers which iteration it is, and let images come again."""
+    teachers = _teachers(cfg)
+    wanted = {
+        'StoredTeacherHook': any(map(is_stored, teachers)),
+        'LastBatchHook': any(map(_recalls, teachers)),
+    }
+    for name in [name for name, asked in wanted.items() if asked]:
+        hooks = list(cfg.get('custom_hooks') or [])
+        if not any(bare_name(_type_of(hook)) == name for hook in hooks):
+            cfg.custom_hooks = [*hooks, dict(type=f'mmkd.{name}')]
+
+
+def _recalls(teacher: Any) -> bool:
+    """Return whether a teacher says again what a student said in the step before."""
+    if not is_made(teacher):
+        return False
+    kind = teacher['kind']
+    made = KINDS.get(kind) if isinstance(kind, str) else kind
+    return bool(getattr(made, 'recalls', False))
 
 
 def _type_of(hook: Any) -> Any:

@@ -26,6 +26,7 @@ class Connector(BaseModule):
     'conv-bn'                     AB, OFD
     'conv-bn-relu'                FitNet in RepDistiller, SRRL
     'conv-relu-conv'              detectors of ultralytics
+    'conv-bn-relu-conv'           CIRKD's memory, without ``bias``
     'conv-relu-conv-relu-conv'    VID, without ``bias``
     ============================  ==================================================================
 

@@ -231,8 +231,10 @@ def assemble(
         run_teachers,
         compare_members,
         give_noises,
+        tell_unheard,
         probe_members,
         probe_combined,
+        cut_heads,
         fit_objectives,
         plan_phases,
     ):
@@ -632,6 +634,13 @@ def give_noises(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
             parts.runs[name].noises = own
 
 
+def tell_unheard(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Say which teachers no step runs; of a stored one it is said already."""
+    for run in parts.runs.values():
+        if run.live and not run.heard:
+            parts.fitted.append(f'{run.where} is read by no objective, so no step runs it')
+
+
 def labels_read_by(settings: Settings, parts: Parts) -> list[str]:
     """Return who reads labels of the batch, as errors call them."""
     own = ["the students' own losses (task_weight above 0)"] if settings.task_weight else []
@@ -676,6 +685,15 @@ def _probe_taps(name: str, run: Run, parts: Parts, mistakes: Mistakes) -> None:
     run.taps = run.taps.only(good)
     with mistakes.of(parts.stop), probing():
         parts.record.add(name, run.probe(parts.record.batch))
+
+
+def cut_heads(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
+    """Find the ends of teachers that students' tensors pass."""
+    for name, objective in list(parts.objectives.items()) if parts.enough else ():
+        if objective.through is None:
+            continue
+        with mistakes.of(partial(parts.lose_objective, name)), probing():
+            parts.fitted.append(objective.through.cut(parts.runs, parts.record.batch))
 
 
 def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:

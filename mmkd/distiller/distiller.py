@@ -161,6 +161,9 @@ class Distiller(BaseModel):
         record = Record(batch, self.streams)
         losses: dict[str, Any] = {}
         for run in self.runs.values():  # teachers, then students, each under its noises
+            if not run.heard:
+                run.stand_by()
+                continue
             seen, own = run.observe(record.batch)
             record.add(run.name, seen)
             losses |= {key: self._weigh(key, value) for key, value in own.items()}

@@ -80,6 +80,10 @@ from mmkd.losses.features.masked_token import masked_token as masked_token
 from mmkd.losses.features.partial_l2 import PartialL2Loss as PartialL2Loss
 from mmkd.losses.features.partial_l2 import margin_of_batch_norm as margin_of_batch_norm
 from mmkd.losses.features.partial_l2 import partial_l2 as partial_l2
+from mmkd.losses.features.softmax_regression import (
+    SoftmaxRegressionLoss as SoftmaxRegressionLoss,
+)
+from mmkd.losses.features.softmax_regression import softmax_regression as softmax_regression
 from mmkd.losses.features.variational_information import (
     VariationalInformationLoss as VariationalInformationLoss,
 )
@@ -89,6 +93,11 @@ from mmkd.losses.features.variational_information import (
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator as AttentionEstimator
 from mmkd.losses.ksanc.squeezed_knowledge import SqueezedKnowledgeLoss as SqueezedKnowledgeLoss
 from mmkd.losses.ksanc.squeezed_knowledge import squeezed_knowledge as squeezed_knowledge
+from mmkd.losses.memory.contrast import memory_contrast as memory_contrast
+from mmkd.losses.memory.memory_contrast import MemoryContrastLoss as MemoryContrastLoss
+from mmkd.losses.memory.patch_contrast import PatchContrastLoss as PatchContrastLoss
+from mmkd.losses.memory.patch_contrast import patch_contrast as patch_contrast
+from mmkd.losses.memory.queue_contrast import QueueContrastLoss as QueueContrastLoss
 from mmkd.losses.quest.assignment_kl import AssignmentKLLoss as AssignmentKLLoss
 from mmkd.losses.quest.assignment_kl import assignment_kl as assignment_kl
 from mmkd.losses.quest.predictor import AssignmentPredictor as AssignmentPredictor

@@ -2,16 +2,21 @@
 
 from mmkd.methods import ab as ab
 from mmkd.methods import afd as afd
+from mmkd.methods import afdcd as afdcd
 from mmkd.methods import affinity as affinity
 from mmkd.methods import at as at
 from mmkd.methods import bpkd as bpkd
 from mmkd.methods import byot as byot
 from mmkd.methods import cgd as cgd
+from mmkd.methods import cirkd_memory as cirkd_memory
 from mmkd.methods import cosine as cosine
+from mmkd.methods import crd as crd
+from mmkd.methods import crosskd as crosskd
 from mmkd.methods import ctkd as ctkd
 from mmkd.methods import cwd as cwd
 from mmkd.methods import dist as dist
 from mmkd.methods import dkd as dkd
+from mmkd.methods import dlb as dlb
 from mmkd.methods import dml as dml
 from mmkd.methods import ema as ema
 from mmkd.methods import end as end
@@ -38,6 +43,7 @@ from mmkd.methods import messy as messy
 from mmkd.methods import mgd as mgd
 from mmkd.methods import nfd as nfd
 from mmkd.methods import nkd as nkd
+from mmkd.methods import ofa as ofa
 from mmkd.methods import ofd as ofd
 from mmkd.methods import one as one
 from mmkd.methods import pid as pid
@@ -47,8 +53,10 @@ from mmkd.methods import quest as quest
 from mmkd.methods import reviewkd as reviewkd
 from mmkd.methods import semckd as semckd
 from mmkd.methods import sid as sid
+from mmkd.methods import simkd as simkd
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
+from mmkd.methods import srrl as srrl
 from mmkd.methods import transkd as transkd
 from mmkd.methods import vid as vid
 from mmkd.methods import vitkd as vitkd

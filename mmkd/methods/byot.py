@@ -28,8 +28,9 @@ def byot(
     maps.
 
     A hint is 0.03 of the distance between an exit's features and the last stage's, of all exits but
-    the deepest. Theirs is the norm of the whole batch's difference, which grows with its size; here
-    it is the mean of squares over places and channels, of the stage itself behind a 1×1
+    the deepest, as in the authors' code (a comment there says: but the shallowest). Theirs is the
+    norm of the whole batch's difference, which grows with its size; here it is the mean of squares
+    over places and channels, of the stage itself behind a 1×1
     convolution: no weight converts one into the other, so 0.03 is theirs by name alone.
 
     Args:

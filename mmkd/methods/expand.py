@@ -13,12 +13,14 @@ from mmengine.logging import print_log
 
 from mmkd.methods.pair import Pair, read_pair
 from mmkd.methods.plan import ONE, PEERS, SEVERAL, Plan, needs_of
-from mmkd.methods.ramps import OPTIONS, hooks_of, leaves_out, with_ramp
+from mmkd.methods.ramps import RAMPS, hooks_of, leaves_out, with_ramp
 from mmkd.registry import HOOKS, KINDS, METHODS, build_part
-from mmkd.utils.checks import check_keys, nearest
+from mmkd.utils.checks import check_keys, check_non_negative, nearest
 from mmkd.utils.config_text import as_text, assignments
 from mmkd.utils.kinds import is_made
 
+# of every method; one that has such an option keeps its own
+COMMON = (*RAMPS, 'task_weight')
 LABELS = ('batch.labels',)  # of classes; batch.valid is known without them
 FILES = 'LoadImage'  # what begins the name of a step that loads images alone
 ANNOTATIONS = 'Annotation'  # what the name of a step contains that loads labels
@@ -194,8 +196,10 @@ def common_options(function: Callable[..., Plan]) -> list[str]:
 
     >>> common_options(find_method('kd'))
     ['warm_up', 'decay']
+    >>> common_options(find_method('cwd'))
+    ['warm_up', 'decay', 'task_weight']
     """
-    return [option for option in OPTIONS if option not in options_of(function)]
+    return [option for option in COMMON if option not in options_of(function)]
 
 
 def plan_of(
@@ -214,12 +218,20 @@ def plan_of(
     _check_pair(pair, function)
     own = {key: value for key, value in options.items() if key not in common}
     asked = {key: value for key, value in options.items() if key in common}
-    plan = with_ramp(function(pair, **own), pair, asked)
+    plan = _with_task_weight(function(pair, **own), asked.pop('task_weight', None), name)
+    plan = with_ramp(plan, pair, asked)
     with _named_after(name), torch.random.fork_rng(devices=[]):
         _try_parts(plan)
     if reads_labels(plan):
         _check_labels(pair, run)
     return plan
+
+
+def _with_task_weight(plan: Plan, task_weight: float | None, name: str) -> Plan:
+    if task_weight is None:
+        return plan
+    check_non_negative(f'method {name!r}: task_weight', task_weight)
+    return replace(plan, task_weight=task_weight)
 
 
 def reads_labels(plan: Plan) -> bool:
@@ -388,13 +400,14 @@ def _join(plans: Mapping[str, Plan], additions: Additions) -> Plan:
     joined = Plan()
     for name, plan in plans.items():
         plan = _without_collisions(joined, plan, name, additions)
-        for what in ('taps', 'member_taps', 'teachers', 'optimizers', 'ramps'):
+        for what in ('taps', 'member_taps', 'cfg_options', 'teachers', 'optimizers', 'ramps'):
             _refuse_other(what, getattr(joined, what), getattr(plan, what), name)
         joined = replace(
             joined,
             objectives={**joined.objectives, **plan.objectives},
             taps={**joined.taps, **plan.taps},
             member_taps={**joined.member_taps, **plan.member_taps},
+            cfg_options={**joined.cfg_options, **plan.cfg_options},
             teachers={**joined.teachers, **plan.teachers},
             phases=_join_phases(joined, plan, name),
             noise=[*joined.noise, *(one for one in plan.noise if one not in joined.noise)],
@@ -488,9 +501,9 @@ def _check_beside(config: Mapping[str, Any], plans: Mapping[str, Plan], plan: Pl
 
 def _merge(config: dict[str, Any], plan: Plan, additions: Additions) -> dict[str, Any]:
     """Return the config with the plan below what it says itself."""
-    own = config.get('objectives') or {}
+    written = config.get('objectives') or {}
     objectives = copy.deepcopy(plan.objectives)
-    for name, one in own.items():
+    for name, one in written.items():
         changes = isinstance(one, Mapping) and 'loss' not in one and name in objectives
         objectives[name] = {**objectives[name], **one} if changes else one
         if name in plan.objectives:
@@ -498,7 +511,10 @@ def _merge(config: dict[str, Any], plan: Plan, additions: Additions) -> dict[str
     shared = config.get('taps') or {}
     config['taps'] = {**plan.taps, **shared}
     for member, taps in plan.member_taps.items():
-        _give_taps(config, member, {tap: path for tap, path in taps.items() if tap not in shared})
+        own = {tap: path for tap, path in taps.items() if tap not in shared}
+        _give_member(config, member, 'taps', own)
+    for member, options in plan.cfg_options.items():
+        _give_member(config, member, 'cfg_options', options)
     _give_teachers(config, plan.teachers)
     config['objectives'] = objectives
     if config.get('phases') is None and plan.phases is not None:
@@ -539,8 +555,8 @@ def _of_method(one: Any, other: Any) -> bool:
     return isinstance(one, Mapping) and other is not None and one.get('loss') == other['loss']
 
 
-def _give_taps(config: dict[str, Any], member: str, taps: dict[str, str]) -> None:
-    """Give a member taps of its own; those that it has win."""
+def _give_member(config: dict[str, Any], member: str, key: str, given: Mapping[str, Any]) -> None:
+    """Give a member taps or options of its own; those that it has win."""
     owner = config
     for many in ('students', 'teachers'):
         if member in (config.get(many) or {}):
@@ -550,7 +566,7 @@ def _give_taps(config: dict[str, Any], member: str, taps: dict[str, str]) -> Non
         value = dict(cfg=value) if not isinstance(value, torch.nn.Module) else dict(model=value)
     elif 'type' in value:
         value = dict(model=value)
-    owner[member] = {**value, 'taps': {**taps, **(value.get('taps') or {})}}
+    owner[member] = {**value, key: {**given, **(value.get(key) or {})}}
 
 
 def _plain(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from mmkd.tasks import Classification, Depth, Described, Detection, Segmentation
 LAYERS = dict(num_layers=4, out_indices=(0, 1, 2, 3))
 # a task, and a model of it that has all that a method may ask of a config
 EXAMPLES: tuple[tuple[Task, dict], ...] = (
-    (Segmentation(2), dict(backbone=LAYERS)),
+    (Segmentation(2), dict(backbone=LAYERS, decode_head=dict(channels=8))),
     (Classification(2), dict(backbone=LAYERS)),
     (Text(2), dict(options=dict(num_hidden_layers=4))),
     (Depth(), dict(backbone=LAYERS)),
@@ -162,6 +162,8 @@ def _weights(plan: Plan) -> Iterator[str]:
     for one in plan.teachers.values():
         if getattr(KINDS.get(one['kind']), 'learns', False):
             yield f'weights of {one["kind"]}'
+    for parts in plan.cfg_options.values():
+        yield from (f'layers of {part["type"].split(".")[-1]}' for part in parts.values())
     for one in plan.objectives.values():
         loss: dict[str, Any] = one['loss']
         kind: Any = MODELS.get(loss['type'])
@@ -169,7 +171,9 @@ def _weights(plan: Plan) -> Iterator[str]:
             yield 'critic'
         options = inspect.signature(kind).parameters
         yield from (f'{made} of {loss["type"]}' for c, made in OWN_PARTS.items() if c in options)
-        yield from _connectors(one, getattr(kind, 'roles', {}).get('student'))
+        # class logits come after the connector where the teacher's head makes them
+        own = None if one.get('teacher_head') else getattr(kind, 'roles', {}).get('student')
+        yield from _connectors(one, own)
 
 
 def _connectors(one: dict[str, Any], role: Any) -> Iterator[str]:

@@ -31,7 +31,7 @@ def fitnet(
 
     ``pooled=True`` is the first term of SRRL (Yang et al., ICLR 2021), with its weight 1 and its
     regressor, convolution, normalisation and ReLU: the means over places are compared. Its second
-    term, the teacher's classifier on the student's features, is not in it.
+    term, the teacher's classifier on the student's features, is not in it: ``method='srrl'``.
 
     Args:
         pair: The pair.

@@ -30,6 +30,7 @@ class Pair:
         models: Member -> its model, described or built.
         iterations: Length of the run; None where it is not known.
         method: Name of the method that is asked, for messages.
+        checkpoints: Member -> file of its weights, where its description says one.
 
     >>> from mmkd.tasks import Classification
     >>> pair = Pair(Classification(10))
@@ -43,6 +44,7 @@ class Pair:
     models: Mapping[str, Any] = field(default_factory=dict)
     iterations: int | None = None
     method: str = ''
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ what it is
 
@@ -108,13 +110,16 @@ class Pair:
 
     # ------------------------------------------------------------------ what its models have
 
-    def stages(self) -> int:
-        """Return how many maps the backbones of all members give.
+    def stages(self, *members: str) -> int:
+        """Return how many maps the backbones of members give.
+
+        Args:
+            *members: Their names; none: the student's and the teacher's.
 
         Raises:
             ValueError: A config does not say.
         """
-        members = (self.student, *self.teachers[:1])
+        members = members or (self.student, *self.teachers[:1])
         found = {name: _stages(self.models.get(name)) for name in members}
         if None in found.values():
             self.fail(
@@ -183,7 +188,10 @@ def read_pair(model: Mapping[str, Any], run: Mapping[str, Any] | None = None) ->
     first = models.get(next(iter(members['student']), ''))
     iterations = ((run or {}).get('train_cfg') or {}).get('max_iters')
     students, teachers = (tuple(named) for named in members.values())
-    return Pair(_task_of(first), students, teachers, models, iterations)
+    each = {name: one for named in members.values() for name, one in named.items()}
+    files = {name: one.get('checkpoint') for name, one in each.items() if isinstance(one, Mapping)}
+    checkpoints = {name: str(one) for name, one in files.items() if one is not None}
+    return Pair(_task_of(first), students, teachers, models, iterations, checkpoints=checkpoints)
 
 
 def _named(model: Mapping[str, Any], role: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Plan:
         objectives: Name -> objective.
         taps: Tap -> path or point (``'auto:feature'``), for every member.
         member_taps: Member -> taps of its own.
+        cfg_options: Member -> options of its config, ``{'model.decode_head': dict(…)}``.
         teachers: Name -> teacher that is made of other members, ``dict(kind=…, of=…)``.
         phases: What each optimizer steps on; None: the implicit phases.
         noise: Noises of training.
@@ -33,6 +34,7 @@ class Plan:
     objectives: dict[str, dict] = field(default_factory=dict)
     taps: dict[str, str] = field(default_factory=dict)
     member_taps: dict[str, dict[str, str]] = field(default_factory=dict)
+    cfg_options: dict[str, dict[str, Any]] = field(default_factory=dict)
     teachers: dict[str, dict] = field(default_factory=dict)
     phases: list[dict] | None = None
     noise: list[dict] = field(default_factory=list)

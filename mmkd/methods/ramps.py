@@ -7,7 +7,7 @@ from typing import Any
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan
 
-OPTIONS = ('warm_up', 'decay')  # of every method; one that has such an option keeps its own
+RAMPS = ('warm_up', 'decay')  # options of every method
 Ramp = list[tuple[int, float]]
 
 

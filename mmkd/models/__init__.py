@@ -9,6 +9,9 @@ from mmkd.models.backbones.wide_resnet import WideResNet as WideResNet
 from mmkd.models.classifiers.hf_text_classifier import HFTextClassifier as HFTextClassifier
 from mmkd.models.classifiers.image_classifier import ImageClassifier as ImageClassifier
 from mmkd.models.data_preprocessor import TextDataPreprocessor as TextDataPreprocessor
+from mmkd.models.decode_heads.borrowed_classifier import (
+    BorrowedClassifier as BorrowedClassifier,
+)
 from mmkd.models.decode_heads.depth_head import DepthHead as DepthHead
 from mmkd.models.decode_heads.esp_head import ESPHead as ESPHead
 from mmkd.models.ensemble import Ensemble as Ensemble

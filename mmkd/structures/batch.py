@@ -11,6 +11,8 @@ from torch import Tensor
 
 IGNORED_IMAGE = -100  # the label of a whole image that does not count, torch's own
 LABELLED = 'labelled'  # in a sample's metainfo, False: an image without labels, on purpose
+REPEATED = 'repeated'  # likewise, True: an image of the step before, which comes again
+OF_IMAGES = ('labelled', 'unlabelled', 'repeated')  # reads that say one thing of a whole image
 
 
 @dataclass
@@ -70,6 +72,18 @@ class Batch:
     def unlabelled(self) -> Tensor:
         """True for images without, (N,)."""
         return ~self.labelled
+
+    @cached_property
+    def repeated_at(self) -> list[int]:
+        """The places of images that the batch of the step before held as well."""
+        return [i for i, sample in enumerate(self.data_samples or []) if is_repeated(sample)]
+
+    @property
+    def repeated(self) -> Tensor:
+        """True for images that the batch of the step before held as well, (N,)."""
+        there = set(self.repeated_at)
+        own = [i in there for i in range(len(self.inputs))]
+        return torch.tensor(own, device=self.inputs.device)
 
     def part(self, places: Sequence[int]) -> 'Batch':
         """Return the batch of some of its images, in this order.
@@ -147,16 +161,26 @@ def is_labelled(sample: Any) -> bool:
     return bool(getattr(sample, 'metainfo', {}).get(LABELLED, True))
 
 
+def is_repeated(sample: Any) -> bool:
+    """Return whether an image comes again, as it was in the step before.
+
+    >>> from mmengine.structures import BaseDataElement
+    >>> sample = BaseDataElement(metainfo=dict(repeated=True))
+    >>> is_repeated(sample), is_repeated(BaseDataElement()), is_repeated(None)
+    (True, False, False)
+    """
+    return bool(getattr(sample, 'metainfo', {}).get(REPEATED, False))
+
+
 class BatchReads(Sequence):
     """Names that objectives may read of a batch; those that tasks offer are looked up each time.
 
     >>> list(BATCH_READS)
-    ['inputs', 'labels', 'valid', 'labelled', 'unlabelled', 'tokens', 'data_samples']
+    ['inputs', 'labels', 'valid', 'labelled', 'unlabelled', 'repeated', 'tokens', 'data_samples']
     """
 
     def _names(self) -> list[str]:
-        images = ['labelled', 'unlabelled']
-        return ['inputs', 'labels', 'valid', *images, *Batch.offered_reads(), 'data_samples']
+        return ['inputs', 'labels', 'valid', *OF_IMAGES, *Batch.offered_reads(), 'data_samples']
 
     def __getitem__(self, index: Any) -> Any:
         """Return a name by its place."""
@@ -240,7 +264,7 @@ def read_batch(batch: Batch, name: str, like: Any) -> Any:
     value = offered[name](batch) if name in offered else getattr(batch, name)
     if name in ('labels', 'valid') and isinstance(like, Tensor):
         return resize_labels(value, tuple(like.shape[2:]))
-    if name in ('labelled', 'unlabelled') and isinstance(like, Tensor):
+    if name in OF_IMAGES and isinstance(like, Tensor):
         size = like.shape[2:]
         return value.view(-1, *[1] * len(size)).expand(-1, *size)
     return value

@@ -141,11 +141,12 @@ def test_critics_and_layers_count_as_weights_of_their_own(members: Members) -> N
 def test_every_method_of_segmentors_is_measured_or_says_why_not() -> None:
     found = method_costs(config(), iters=1, warmup=0, size=SIZE)
     rows = found['methods']
-    assert set(known_methods()) - set(rows) == {'fgd', 'ld'}, 'all others serve segmentors'
+    assert set(known_methods()) - set(rows) == {'crd', 'fgd', 'ld'}, 'all others serve segmentors'
     for name in ('id', 'pid', 'sid'):
         assert 'does not say how many attention layers' in rows[name]['error']
+    assert 'the student must be a config' in rows['simkd']['error'], 'it is built already'
     good = {name: row for name, row in rows.items() if 'error' not in row}
-    assert set(rows) - set(good) == {'id', 'pid', 'sid'}
+    assert set(rows) - set(good) == {'id', 'pid', 'sid', 'simkd'}
     for name, row in good.items():
         assert row['share'] == row['seconds'] / found['step'] > 0, name
         assert row['growth'] > 0, name
@@ -156,7 +157,7 @@ def test_every_method_of_segmentors_is_measured_or_says_why_not() -> None:
     cells = method_rows(found)
     shares = [float(line[2]) for line in cells if line[1] != '–']
     assert shares == sorted(shares, reverse=True)
-    assert [line[0] for line in cells[-3:]] == ['id', 'pid', 'sid']
+    assert [line[0] for line in cells[-4:]] == ['id', 'pid', 'sid', 'simkd']
 
 
 # ---------------------------------------------------------------- the command

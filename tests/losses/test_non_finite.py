@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import mmkd.losses
 from mmkd.losses import CategoryCritic, HolisticCritic, Loss
 from mmkd.losses.base import infinite_to_nan
+from mmkd.losses.memory.ring import Ring
 
 SHAPE = (2, 3, 4, 4)
 MASK = torch.ones(2, 4, 4, dtype=torch.bool)
@@ -45,6 +46,15 @@ def tokens(loss: Loss) -> Loss:
     return loss
 
 
+def full(loss: Loss) -> Loss:
+    """Return a loss whose memories are full, and stay as they are."""
+    for ring in loss.modules():
+        if isinstance(ring, Ring):
+            ring.rows[:-1] = draw(len(ring.rows) - 1, ring.rows.shape[1])
+            ring.pushed.fill_(ring.size)
+    return loss.eval()
+
+
 def pair(loss: Loss, **reads: Any) -> Callable:
     """Return the call of a loss over student and teacher of one shape."""
     return lambda student, **mask: loss(student, draw(*student.shape).softmax(-1), **reads, **mask)
@@ -52,6 +62,30 @@ def pair(loss: Loss, **reads: Any) -> Callable:
 
 def stack(loss: Loss) -> Callable:
     return lambda student, **mask: loss(student, draw(3, *student.shape), **mask)
+
+
+def seeded(call: Callable) -> Callable:
+    """Return a call whose draws are the same each time."""
+
+    def drawn(student: Tensor, **mask: Any) -> Tensor:
+        torch.manual_seed(0)
+        return call(student, **mask)
+
+    return drawn
+
+
+def crossed(place: int) -> Callable:
+    """Return the call of cross-level matching as a function of one of what it reads."""
+    torch.manual_seed(0)
+    loss = mmkd.losses.CrossLevelLoss(2, factor=1)
+    loss.build([draw(*SHAPE)] * 2, [draw(*SHAPE)] * 2, [draw(*SHAPE)])
+
+    def call(student: Tensor) -> Tensor:
+        reads = [draw(*SHAPE) + 1, draw(*SHAPE) + 2]
+        reads[place] = student
+        return loss([reads[0]] * 2, [draw(*SHAPE), draw(*SHAPE) + 3], [reads[1]])
+
+    return call
 
 
 def squeezed(student: Tensor) -> Tensor:
@@ -157,6 +191,40 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ('ProxyDirichletLoss', 'reverse'): (stack(K['ProxyDirichletLoss']()), {}),
     ('ProxyDirichletLoss', 'forward'): (stack(K['ProxyDirichletLoss']('forward', offset=0.0)), {}),
     ('AssignmentKLLoss', ''): (pair(words(K['AssignmentKLLoss'](3, 3, num_words=4))), {}),
+    ('MemoryContrastLoss', ''): (
+        pair(
+            full(K['MemoryContrastLoss'](3, 3, pixels=9, regions=9)),
+            labels=torch.arange(32).view(2, 4, 4) % 3,
+        ),
+        {},
+    ),
+    **{
+        ('QueueContrastLoss', f'{compare} {embed}'): (
+            pair(full(K['QueueContrastLoss'](9, 0.3, compare, embed, 3, 3))),
+            {},
+        )
+        for compare, embed in (('kl', None), ('info-nce', None), ('nce', None), ('nce', 3))
+    },
+    **{
+        ('PatchContrastLoss', f'{ratio}'): (
+            pair(K['PatchContrastLoss'](3, 2, 2, mask_ratio=ratio, teacher_channels=3)),
+            {},
+        )
+        for ratio in (None, 0.0)
+    },
+    **{
+        ('MaskedGenerationLoss', f'{ratio} {fill}'): (
+            seeded(pair(K['MaskedGenerationLoss'](ratio, fill=fill, teacher_channels=3))),
+            {},
+        )
+        for ratio, fill in ((0.0, 'zero'), (0.5, 'zero'), (0.5, 'token'))
+    },
+    ('HierarchicalContextLoss', ''): (
+        lambda student, **mask: K['HierarchicalContextLoss']()([student], [draw(*SHAPE)], **mask),
+        {},
+    ),
+    ('CrossLevelLoss', 'brought'): (crossed(0), dict(mask=None)),
+    ('CrossLevelLoss', 'attending'): (crossed(1), dict(mask=None)),
     ('HiddenCosineLoss', 'all'): (pair(K['HiddenCosineLoss']()), TOKENS),
     ('HiddenCosineLoss', 'first'): (
         pair(K['HiddenCosineLoss']('first')),

@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 import mmkd
-from mmkd.losses import AssignmentKLLoss, PairWiseAffinityLoss, assignment_kl, pair_wise_affinity
+from mmkd.losses import (
+    AssignmentKLLoss,
+    PairWiseAffinityLoss,
+    assignment_kl,
+    memory_contrast,
+    pair_wise_affinity,
+)
 from mmkd.losses.base import first_derivative_only
 
 
@@ -43,6 +49,10 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     'mmkd.losses.quest.assignment_kl._ChunkedKL': (
         lambda x: assignment_kl(x, TEACHER, WORDS, WEIGHT),
         'AssignmentKLLoss forms its gradient in the forward.*Mend: F.kl_div of',
+    ),
+    'mmkd.losses.memory.contrast._Contrast': (
+        lambda x: memory_contrast(x, TEACHER, WORDS),
+        'memory_contrast forms its gradient in the forward.*Mend: its formula, written with',
     ),
 }
 

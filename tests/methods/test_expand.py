@@ -361,7 +361,7 @@ REFUSED = {
         detectors('quest'),
         ValueError,
         "method 'quest': it is made for segmentation, classification, but the student learns "
-        'detection. Mend: one of cosine, fgd, fitnet, foundation, kd, ld, mgd, nfd, pkd, '
+        'detection. Mend: one of cosine, crosskd, fgd, fitnet, foundation, kd, ld, mgd, nfd, pkd, '
         'reviewkd, skd, skd-pa, skd-pi, skd-pi-pa',
     ),
     'another task, several teachers': (
@@ -508,3 +508,18 @@ def test_every_method_has_a_sentence_a_paper_and_documented_options() -> None:
         assert text.splitlines()[0].endswith(('.', ':')), name
         for option in options_of(function):
             assert f'{option}: ' in text or 'options: Those of ``id``' in text, (name, option)
+
+
+@pytest.mark.parametrize(('method', 'weight'), [('cwd', None), ('jml', 0.25)])
+def test_every_method_weighs_the_labels(method: str, weight: float | None) -> None:
+    assert expand(pair(method))[0].get('task_weight') == weight
+    for asked in (0, 0.5):
+        assert expand(pair(dict(type=method, task_weight=asked)))[0]['task_weight'] == asked
+    both = [dict(type='kd', task_weight=0.5), dict(type='cwd')]
+    assert expand(pair(both))[0]['task_weight'] == 0.5
+
+
+@pytest.mark.parametrize('wrong', [-1, float('nan'), '1', True])
+def test_a_weight_of_the_labels_is_a_number(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="'cwd': task_weight must be a finite number, 0 or above"):
+        expand(pair(dict(type='cwd', task_weight=wrong)))

@@ -16,6 +16,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert {name for name, one in told.items() if one.labels} == {
         'bpkd',
         'byot',
+        'cirkd-memory',
         'dkd',
         'id',
         'ifvd',
@@ -23,6 +24,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
         'ksanc',
         'messy',
         'nkd',
+        'ofa',
         'one',
         'pid',
         'psk',
@@ -45,7 +47,14 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['reviewkd'].weights == ('layers of LevelFusion',)
     assert told['semckd'].weights == ('attention of CrossLevelLoss', 'layers of LevelPairs')
     assert told['ofd'].weights == ('conv-bn',)
+    assert told['cirkd-memory'].weights == ('conv-bn-relu-conv',)
+    assert told['crd'].weights == ('layers of QueueContrastLoss',)
+    assert told['afdcd'].weights[0] == 'generator of PatchContrastLoss'
     assert told['cwd'].weights == ()
+    assert told['srrl'].weights == ('conv-bn-relu',)
+    assert told['crosskd'].weights == ('1×1 convolution where channels differ',)
+    assert told['simkd'].weights[0] == 'layers of BorrowedClassifier'
+    assert told['ofa'].weights == ('layers of ExitLoss',)
     assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
     assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)
@@ -55,7 +64,8 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['byot'].weights[0] == 'layers of ExitLoss'
     peers = {'afd', 'dml', 'kdcl', 'l1', 'one'}
     assert {name for name, one in told.items() if one.members == 'peers'} == peers
-    assert {name for name, one in told.items() if one.members == 'none'} == {'byot', 'ema', 'psk'}
+    alone = {'byot', 'dlb', 'ema', 'psk'}
+    assert {name for name, one in told.items() if one.members == 'none'} == alone
 
 
 @pytest.mark.parametrize('name', known_methods())

@@ -115,7 +115,7 @@ SAME: dict[str, Any] = {
     ],
     # function matching
     'funmatch/funmatch_unet_digit-scenes': 'funmatch',
-    'funmatch/funmatch_effnetlite2-pspnet-r18-half_camvid-240x180': 'funmatch',
+    'funmatch/funmatch_effnetlite2-effnetlite0_camvid-240x180': 'funmatch',
     # internal representations
     'internal_representations/id_segformer_digit-scenes': 'id',
     'internal_representations/sid_segformer_digit-scenes': dict(
@@ -153,14 +153,18 @@ BY_FORMULA = {
     *('mgd', 'vitkd'),
     # tests/methods/test_fusion_presets.py
     *('reviewkd', 'semckd', 'transkd'),
+    # tests/methods/test_memory_presets.py
+    *('afdcd', 'cirkd-memory', 'crd'),
     # tests/methods/test_divergence_presets.py
     *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
     # tests/methods/test_ld.py
     'ld',
+    # tests/methods/test_teacher_head_presets.py
+    *('crosskd', 'ofa', 'simkd', 'srrl'),
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
     # tests/methods/test_self_presets.py
-    *('byot', 'ema', 'kdcl', 'one', 'psk'),
+    *('byot', 'dlb', 'ema', 'kdcl', 'one', 'psk'),
 }
 ANEW = ('objectives', 'phases', 'noise', 'task_weight')
 

@@ -5,6 +5,7 @@ members of a Distiller said.
 """
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from mmkd.apis.pairing import Pairing, config_text
 from mmkd.distiller.export import student_state_dict
+from mmkd.engine.hooks import LastBatchHook
 from mmkd.engine.hooks.schedule import ScheduleHook
 from mmkd.losses import ExitLoss
 from mmkd.methods import Pair, expand, find_method
@@ -92,6 +94,34 @@ def test_ema_is_the_kl_to_the_copy(kind: str) -> None:
     close(found['ema.loss'], 3 * kl(record['student']['logits'], record['ema']['logits'], 2.0))
     assert found['ema.loss'] > 0
     assert model.runs['ema'].rule.momentum_at(1) == 2 / 11
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_dlb_is_the_authors_formula(kind: str) -> None:
+    """alpha · T² · kl_div(…, 'batchmean') of the last batch, and the cross-entropy of both."""
+    alpha, tau = 2.0, 4.0
+    model = alone(kind, dict(type='dlb', tau=tau, weight=alpha))
+    hook, wrapper = LastBatchHook(), sgd(model, lr=0.1)
+    loop = SimpleNamespace(max_iters=9, val_interval=9)
+    runner = SimpleNamespace(model=model, iter=0, train_loop=loop, hooks=[])
+    hook.before_train(runner)
+    first, second = data(kind, 0), data(kind, 1)
+    number = len(first['inputs'])
+    hook.before_train_iter(runner, 0, first)
+    model.train_step(first, wrapper)
+    pre_out = model.combined['last'].heard['logits']
+    hook.before_train_iter(runner, 1, second)
+    record, labels, found = said(model, second)
+    out = record['student']['logits']
+    assert len(out) == 2 * number
+    s, t = rows(out[:number]), rows(pre_out)
+    theirs = F.kl_div((s / tau).log_softmax(1), (t / tau).softmax(1), reduction='batchmean')
+    close(found['dlb.loss'], alpha * theirs * tau * tau)
+    assert found['dlb.loss'] > 0
+    plan = find_method('dlb')(Pair(Segmentation(3), teachers=()))
+    assert (plan.objectives['dlb']['loss']['tau'], plan.objectives['dlb']['weight']) == (3.0, 1.0)
+    assert plan.task_weight is None  # the student's own loss is that of both halves
+    assert plan.hooks == [dict(type='mmkd.LastBatchHook')]
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -229,7 +259,9 @@ def test_exits_are_in_the_students_optimizer_and_in_no_export() -> None:
     assert state.keys() == model.student.state_dict().keys()
 
 
-@pytest.mark.parametrize('method', ['ema', dict(type='psk', length=9), 'byot', 'kdcl', 'one'])
+@pytest.mark.parametrize(
+    'method', ['dlb', 'ema', dict(type='psk', length=9), 'byot', 'kdcl', 'one']
+)
 def test_every_preset_trains_on_maps_and_on_images(method: Any) -> None:
     for kind in KINDS:
         own = method
@@ -281,6 +313,7 @@ def test_a_method_of_one_teacher_takes_a_copy_of_the_student() -> None:
     ('method', 'text'),
     [
         (dict(type='ema', momentum=1.0), 'from 0 to below 1'),
+        (dict(type='dlb', tau=0.0), 'tau must be'),
         (dict(type='psk', length=9, kind='now'), "'past', 'ema'"),
         (dict(type='psk'), 'length is that of the run'),
         (dict(type='psk', length=9, alpha=1.5), 'from 0 to 1'),
@@ -317,5 +350,5 @@ def test_an_exit_that_does_not_fit_is_told() -> None:
 
 
 def test_every_preset_is_here() -> None:
-    assert {'byot', 'ema', 'kdcl', 'one', 'psk'} < BY_FORMULA
+    assert {'byot', 'dlb', 'ema', 'kdcl', 'one', 'psk'} < BY_FORMULA
     assert NUM_CLASSES > 3

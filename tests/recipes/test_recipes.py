@@ -184,8 +184,8 @@ def shrink_dataset(dataset: Config, roots: dict[str, str]) -> None:
 
 
 def shrink_alone(cfg: Config, scenes: bool) -> None:
-    """No weights of elsewhere for a plain model, or for the members of an ensemble."""
-    cfg.load_from = None
+    """No weights of elsewhere for a plain model, a student, or the members of an ensemble."""
+    cfg.pop('load_from', None)
     if cfg.model.get('backbone', {}).get('pretrained'):
         cfg.model.backbone.pretrained = False
     if 'size' in cfg.model.get('data_preprocessor', {}) and not scenes:
@@ -204,8 +204,8 @@ def shrink_pair(cfg: Config, scenes: bool) -> None:
             weights = 'model.backbone.init_cfg' if former else 'model.pretrained'
             own = {} if scenes else {weights: None, 'model.data_preprocessor.size': SIZE}
             student.cfg_options = {**student.get('cfg_options', {}), **own}
-        elif 'size' in student.model.get('data_preprocessor', {}) and not scenes:
-            student.model.data_preprocessor.size = SIZE
+        else:
+            shrink_alone(student, scenes)
     for teacher in teachers_of(cfg):
         if 'checkpoint' not in teacher:
             assert teacher.model.backbone.pretrained, 'or it brings its own weights'
@@ -259,22 +259,22 @@ def task_losses(cfg: Config) -> dict[str, float]:
 
 
 def _losses_of_one(cfg: Config) -> dict[str, float]:
+    data = leaves(cfg.train_dataloader.dataset)[0]
+    kind = data.type
     if 'Accuracy' in str(cfg.val_evaluator):
-        known = cfg.train_dataloader.dataset.get('metainfo') or CIFAR10.METAINFO
+        known = data.get('metainfo') or CIFAR10.METAINFO
         return {'loss_cls': math.log(len(known['classes']))}
-    if cfg.train_dataloader.dataset.type == 'mmkd.DigitScenes':
+    if kind == 'mmkd.DigitScenes':
         return {'decode.loss_ce': math.log(11)}
-    if cfg.train_dataloader.dataset.type == 'CocoDataset':  # an even guess in or out of a box
+    if kind == 'CocoDataset':  # an even guess in or out of a box
         return {'loss_centerness': math.log(2), 'loss_cls': math.nan, 'loss_bbox': math.nan}
-    if (
-        cfg.train_dataloader.dataset.type == 'NYUDataset'
-    ):  # log-centred bins under a scale-invariant loss
+    if kind == 'NYUDataset':  # log-centred bins under a scale-invariant loss
         head = (cfg.model.student.model if is_distiller(cfg) else cfg.model).decode_head
         return {
             'decode.loss_silog': abs(math.log(METRES / math.sqrt(head.min_depth * head.max_depth)))
             / math.sqrt(2)
         }
-    classes = 19 if cfg.train_dataloader.dataset.type == 'CityscapesDataset' else 11
+    classes = 19 if kind == 'CityscapesDataset' else 11
     return {
         'decode.loss_ce': 7 / 8 * math.log(classes),
         'aux.loss_ce': math.nan,
@@ -307,7 +307,7 @@ def test_two_iterations(
     first, guess = next(iter(own.items()), ('loss', math.nan))
     # the classifier of the scenes begins with larger weights, a VGG of batch 2 with wild norms
     loose = (
-        cfg.train_dataloader.dataset.type in ('mmkd.DigitScenes', 'NYUDataset')
+        leaves(cfg.train_dataloader.dataset)[0].type in ('mmkd.DigitScenes', 'NYUDataset')
         or 'vgg16' in path.stem
     )
     wide = 'segformer_digit-scenes' in path.stem  # four levels of features under those weights
@@ -386,7 +386,8 @@ def task_classes(path: Path) -> int:
     return 11 if path in CAMVID else 10
 
 
-OTHERWISE = {  # recipes that differ from their pair in length or data, as their first lines say
+OTHERWISE = {  # recipes of another length, data or student than their pair's, as they begin
+    'assistant_unet_digit-scenes',
     'features_effnetlite2-pspnet-r18-half_camvid-240x180',
     'kd_resnet14_cifar10-2500',
     'end2-proxy-long_resnet14x4_cifar10-2500',
@@ -394,10 +395,11 @@ OTHERWISE = {  # recipes that differ from their pair in length or data, as their
     'sid_bert-base-bert6_sst2',
     'sid_minilm-minilm3_rte',
     'kd_bert-base-bert6_sst2',
+    'kd-unlabelled_unet_digit-scenes',
     'funmatch_unet_digit-scenes',
-    'funmatch_effnetlite2-pspnet-r18-half_camvid-240x180',
-    'kd-quarter_effnetlite2-pspnet-r18-half_camvid-240x180',
-    'kd-unlabelled_effnetlite2-pspnet-r18-half_camvid-240x180',
+    'funmatch_effnetlite2-effnetlite0_camvid-240x180',
+    'kd-quarter_effnetlite2-effnetlite0_camvid-240x180',
+    'kd-unlabelled_effnetlite2-effnetlite0_camvid-240x180',
 }
 ALONE = ('baseline', 'teacher_', 'member_', 'longer_', 'ensemble_')
 ROWS = [

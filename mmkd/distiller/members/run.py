@@ -72,6 +72,17 @@ class Run:
         """Run once without noise; return tap name -> tensor, and its own losses by log key."""
         raise NotImplementedError
 
+    @property
+    def heard(self) -> bool:
+        """Whether a step needs it: a student learns, of a teacher something is read.
+
+        A teacher under noise runs in any case: what it draws comes before what others draw.
+        """
+        return self.role == 'student' or bool(self.taps.paths) or bool(self.noises.each)
+
+    def stand_by(self) -> None:
+        """Take note of a step in which it is not run."""
+
     def check_noises(self, batch: Batch) -> None:
         """Refuse noises that would change nothing."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,9 @@ from mmkd.distiller.members.renormalise import Renormalise
 from mmkd.distiller.members.run import Run
 from mmkd.distiller.taps.changing import changing
 from mmkd.distiller.taps.taps import Taps
+from mmkd.distiller.taps.tracing import trace
 from mmkd.structures.batch import Batch
+from mmkd.structures.trace import Trace
 from mmkd.tasks.base import task_of
 from mmkd.utils.checkpoints import refuse_spoilt, spoilt
 
@@ -126,6 +129,17 @@ class Teacher(Run):
             with self._blaming(x), self.taps.recording() as seen:
                 self.forward(x, batch.data_samples)
         return self.taps.read(seen)
+
+    def trace(self, batch: Batch) -> tuple[Trace, dict[str, Any]]:
+        """Run once without noise; return every call of a module, and tap name -> tensor."""
+        x = self.prepare(batch)
+        with (
+            torch.autocast(x.device.type, enabled=False),
+            self._blaming(x),
+            self.taps.recording() as seen,
+        ):
+            found = trace(self.model, x, partial(self.forward, x, batch.data_samples))
+        return found, self.taps.read(seen)
 
     def loss_with(self, tap: str, batch: Batch, change: Callable[[Tensor], Tensor]) -> Tensor:
         """Return its own loss of a batch, a tap's tensor being changed on its way.

@@ -32,6 +32,7 @@ from mmkd.distiller.objectives.reads import (
     shapes_of,
     stream_key,
 )
+from mmkd.distiller.objectives.through import Through
 from mmkd.distiller.objectives.weighing import Weighing
 from mmkd.losses.as_loss import as_loss, check_roles
 from mmkd.losses.base import Loss, Place
@@ -40,7 +41,9 @@ from mmkd.structures.record import Record, Stream
 from mmkd.utils.checks import check_dict, check_keys, check_positive
 
 LABELS = ('batch.labels', 'batch.valid')
-OBJECTIVE_KEYS = ('loss', 'on', 'reads', 'weight', 'connectors', 'where', 'class_map')
+OBJECTIVE_KEYS = (
+    *('loss', 'on', 'reads', 'weight', 'connectors', 'where', 'class_map', 'teacher_head'),
+)
 _RESERVED = ModuleDict()
 
 
@@ -67,6 +70,10 @@ class Objective(BaseModule):
             product reaches the loss as ``weight``.
         class_map: Of a teacher of other classes: what each of its classes is among the student's,
             see :class:`mmkd.distiller.objectives.class_map.ClassMap`.
+        teacher_head: Lets the student's tensor, after its connector, pass the frozen end of the
+            teacher: ``'teacher.feat'`` is the tap that it stands in for, and what arrives is what
+            the teacher makes of it at the tap that the loss reads; True: the tap of the student's
+            name. See :class:`mmkd.distiller.objectives.through.Through`.
 
     Attributes:
         label_sets: Reference -> what the class logits of its member are, as far as the Distiller
@@ -92,6 +99,7 @@ class Objective(BaseModule):
         connectors: dict[str, Any] | None = None,
         where: Any = None,
         class_map: Any = None,
+        teacher_head: Any = None,
     ) -> None:
         super().__init__()
         called = f'objective {name!r}'
@@ -105,9 +113,15 @@ class Objective(BaseModule):
         connectors = connectors or {}
         found = read_references(called, on, reads or {}, known)
         self.reads = Reads(name, found, self.loss, connectors)
-        check_signature(called, self.loss, self.reads)
+        self.through: Through | None = None
+        if teacher_head is not None and teacher_head is not False:
+            self.through = Through(called, teacher_head, self.reads, known)
+            connectors = self.through.check_beside(connectors, class_map)
+        given = {**self.reads} if self.through is None else {**self.reads, self.through.gives: ''}
+        check_signature(called, self.loss, given)
         check_peers(called, self.reads)
-        check_connectors(called, connectors, self.reads, type(self.loss).__name__)
+        if not self._replaces:
+            check_connectors(called, connectors, self.reads, type(self.loss).__name__)
         self.where = Weighing(called, where, self.loss, self.reads, known)
         self.auto = {
             argument: read_auto(called, given)
@@ -132,6 +146,11 @@ class Objective(BaseModule):
     # ------------------------------------------------------------------ what is asked of it
 
     @property
+    def _replaces(self) -> bool:
+        """Whether what passed a teacher's head takes the place of the student's tensor."""
+        return self.through is not None and self.through.replaces
+
+    @property
     def contract(self) -> Loss:
         """The loss as what it says of itself; a plain module says what every loss does."""
         return as_loss(self.loss)
@@ -149,13 +168,16 @@ class Objective(BaseModule):
     @property
     def references(self) -> list[str]:
         """Every ``'member.tap'`` that it reads."""
-        return [*dict.fromkeys([*self.reads.references(self.reads), *self.where.references])]
+        heads = [] if self.through is None else self.through.starts
+        own = self.reads.references(self.reads)
+        return [*dict.fromkeys([*own, *heads, *self.where.references])]
 
     @property
     def kept(self) -> list[str]:
         """Every ``'member.tap'`` that it reads itself, not as running statistics alone."""
         own = self.reads.references(name for name in self.reads if name not in self.streams)
-        return [*own, *self.where.references]
+        heads = [] if self.through is None else self.through.starts
+        return [*own, *heads, *self.where.references]
 
     @property
     def reads_labels(self) -> bool:
@@ -212,11 +234,15 @@ class Objective(BaseModule):
         values = {argument: self._read(argument, record) for argument in reads.members}
         for argument in [argument for argument in reads.members if argument in self.connectors]:
             with self._explained(values, f'the connector of {argument!r}'):
-                values[argument] = self._connect(argument, values)
+                values[argument] = self._connect(argument, values, record)
+        if self.through is not None:
+            with self._explained(values, "the teacher's head"):
+                values[self.through.gives] = self.through(values['student'], record)
         for argument in reads.of_batch:
             with self._explained(values, reads[argument]):
                 values[argument] = reads.read_batch(argument, record, values)
-        return {argument: values[argument] for argument in reads}
+        made = [] if self.through is None else [self.through.gives]
+        return {argument: values[argument] for argument in dict.fromkeys([*reads, *made])}
 
     def _read(self, argument: str, record: Record) -> Any:
         """Return what an argument is; class logits as those of the classes that both sides know."""
@@ -229,7 +255,7 @@ class Objective(BaseModule):
         brought = [bring(one) for one in value]
         return torch.stack(brought) if isinstance(value, Tensor) else brought
 
-    def _connect(self, argument: str, values: Mapping[str, Any]) -> Any:
+    def _connect(self, argument: str, values: Mapping[str, Any], record: Record) -> Any:
         connector, value = self.connectors[argument], values[argument]
         other = self.reads.counterpart(argument)
         if isinstance(connector, LevelsConnector):
@@ -237,6 +263,8 @@ class Objective(BaseModule):
             return connector(value, sizes=like and [tuple(one.shape[2:]) for one in like])
         if not isinstance(connector, Connector):
             return connector(value)
+        if self.through is not None and self._replaces:
+            return connector(value, size=tuple(self.through.like(record).shape[2:]))
         size = tuple(self.reads.one(other, values[other]).shape[2:]) if other else None
         # A bf16 teacher's map is resized in float32: the resize is cheap, its rounding is not.
         return connector(value if learns(argument) else value.float(), size=size)
@@ -248,7 +276,7 @@ class Objective(BaseModule):
             yield
         except (ValueError, TypeError, RuntimeError) as error:
             got = ', '.join(
-                f'{argument}={self.reads[argument]!r} {shapes_of(value)}'
+                f'{argument}={self.reads.get(argument, "of the head")!r} {shapes_of(value)}'
                 for argument, value in values.items()
             )
             what = what or type(self.loss).__name__
@@ -343,12 +371,13 @@ class Objective(BaseModule):
 
     def _connect_by_itself(self, argument: str, record: Record, auto: Auto) -> str:
         """Insert what fits an argument to its counterpart; return what was done, in words."""
-        other = self.reads.counterpart(argument)
-        like = self.reads.one(other, self._read(other, record))
         x = self._side(argument, self._read(argument, record))
-        self.connectors[argument], done = connect(
-            self.name, x, self._side(other, like), _images(record), auto
-        )
+        if self.through is not None and self._replaces:
+            x, like = self.through.sides(x, record)
+        else:
+            other = self.reads.counterpart(argument)
+            like = self._side(other, self.reads.one(other, self._read(other, record)))
+        self.connectors[argument], done = connect(self.name, x, like, _images(record), auto)
         return done
 
     def _side(self, argument: str, tensor: Any) -> Side:
@@ -362,7 +391,8 @@ class Objective(BaseModule):
         for argument in self.reads.class_logits:
             other = self.reads.counterpart(argument)
             connected = {argument, other} & {*self.connectors}
-            if learns(argument) or connected or other not in self.reads.class_logits:
+            compared = other in self.reads.class_logits and self.through is None
+            if learns(argument) or connected or not compared:
                 continue
             x, like = (self._read(one, record) for one in (argument, other))
             if isinstance(self.reads[argument], str) and differ_in_size_alone(x, like):
@@ -372,7 +402,8 @@ class Objective(BaseModule):
     def _check_class_logits(self, record: Record) -> None:
         """Look at arguments that are class logits, unless a connector of one's own makes them."""
         where, same = f'objective {self.name!r}', {}
-        plain = [name for name in self.reads.class_logits if name not in self.connectors]
+        made = {*self.connectors} if self.through is None else {self.through.gives}
+        plain = [name for name in self.reads.class_logits if name not in made]
         for argument in plain:
             for reference, tensors in self.reads.each(argument, record):
                 labels = self.label_sets.get(reference, LabelSet(''))
@@ -382,6 +413,8 @@ class Objective(BaseModule):
                 same[reference] = labels
         if plain == self.reads.class_logits and self.class_map is None:
             check_same_labels(f'{where}: {type(self.loss).__name__}', same)
+        if self.through is not None and self.reads_labels:  # of the student's classes
+            self.through.refuse_other_labels(self.label_sets)
 
     def _map_classes(self, record: Record) -> str:
         """Tell the class map which classes there are; return what it does, in words."""
@@ -410,6 +443,8 @@ class Objective(BaseModule):
 
     def _compared_sets(self) -> dict[str, LabelSet]:
         """Return reference -> label set, as class logits are compared."""
+        if self.through is not None and self._replaces:
+            return self.through.label_sets(self.label_sets)
         if self.class_map is None:
             return self.label_sets
         number = self.class_map.number

@@ -3,6 +3,7 @@
 from mmkd.engine.hooks.exact_resume import ExactResumeHook as ExactResumeHook
 from mmkd.engine.hooks.export_student import ExportStudentHook as ExportStudentHook
 from mmkd.engine.hooks.gradient_share import GradientShareHook as GradientShareHook
+from mmkd.engine.hooks.last_batch import LastBatchHook as LastBatchHook
 from mmkd.engine.hooks.length_check import LengthCheckHook as LengthCheckHook
 from mmkd.engine.hooks.nan_stop import NaNStopHook as NaNStopHook
 from mmkd.engine.hooks.run_record import RunRecordHook as RunRecordHook

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import shape_of
+from mmkd.losses.divergence.boosted_target_ce import boosted_target_ce
 from mmkd.losses.divergence.mixed_target_ce import mixed_target_ce
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
 from mmkd.losses.functional import call_in_dtype, counted, fill_masked, no_autocast, widen
@@ -21,6 +22,11 @@ class ExitLoss(Loss):
 
     .. math:: a \cdot \mathrm{CE}(e, y) + k \cdot \tau^2\, \mathrm{KL}(\mathrm{softmax}(z / \tau)
               \,\|\, \mathrm{softmax}(e / \tau))
+
+    With ``power`` ε the distillation is that of OFA (Hao et al., NeurIPS 2023, arXiv 2310.19444),
+    whose exits learn from another network's last word: k times
+    :func:`mmkd.losses.divergence.boosted_target_ce.boosted_target_ce`, which counts the positions
+    that have a label. Its authors' exits are separable convolutions, pooled, and a linear layer.
 
     Of label maps e is a map at the stage's size, to which z is resized; of images F is averaged
     over its places first. z receives no gradient. The authors' exits are some convolutions deep;
@@ -41,6 +47,7 @@ class ExitLoss(Loss):
         num_classes: Likewise.
         loss_weight: Factor inside the returned value.
         loss_name: Key in the logs.
+        power: ε of OFA's distillation, above 0; None: the KL.
 
     Raises:
         ValueError: Both parts are 0; maps that do not fit.
@@ -70,14 +77,18 @@ class ExitLoss(Loss):
         num_classes: int | None = None,
         loss_weight: float = 1.0,
         loss_name: str | None = None,
+        power: float | None = None,
     ) -> None:
         super().__init__(loss_weight, loss_name)
+        if power is not None:
+            check_positive('power', power)
         check_non_negative('ce', ce)
         check_non_negative('kd', kd)
         check_positive('tau', tau)
         if not ce and not kd:
             raise ValueError('an exit with ce=0 and kd=0 learns nothing. Mend: one of them above 0')
         self.ce, self.kd, self.tau, self.ignore_index = ce, kd, tau, ignore_index
+        self.power = power
         self.head = None
         if student_channels is not None and num_classes is not None:
             self.head = nn.Conv2d(student_channels, num_classes, 1)
@@ -130,10 +141,22 @@ class ExitLoss(Loss):
                     logits, labels, None, 0.0, self.ignore_index, mask, weight
                 )
             if self.kd:
-                value = value + self.kd * pixel_wise_kl(
-                    logits, last, self.tau, mask=mask, weight=weight
-                )
+                value = value + self.kd * self._distil(logits, last, labels, mask, weight)
             return self.loss_weight * value
+
+    def _distil(
+        self,
+        logits: Tensor,
+        last: Tensor,
+        labels: Tensor,
+        mask: Tensor | None,
+        weight: Tensor | None,
+    ) -> Tensor:
+        if self.power is None:
+            return pixel_wise_kl(logits, last, self.tau, mask=mask, weight=weight)
+        return boosted_target_ce(
+            logits, last, labels, self.power, self.tau, self.ignore_index, mask, weight
+        )
 
 
 def _filled(stage: Tensor, counts: Tensor | None) -> Tensor:

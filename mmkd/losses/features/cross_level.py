@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from mmkd.losses.base import Loss, Many
 from mmkd.losses.checks import shape_of
 from mmkd.losses.features.point_wise import check_features, cost
-from mmkd.losses.functional import call_in_dtype, no_autocast, unit_vectors, widen
+from mmkd.losses.functional import (
+    call_in_dtype,
+    infinite_to_nan,
+    no_autocast,
+    unit_vectors,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_positive
 
@@ -182,7 +188,7 @@ class CrossLevelLoss(Loss):
 
     def _similarities(self, x: Tensor) -> Tensor:
         """Return products of all images' features (N, images), 0 of those that are not there."""
-        flat = x.flatten(1)
+        flat = infinite_to_nan(x.flatten(1))  # a ReLU would make 0 of −Inf
         if len(flat) > self.images:
             raise ValueError(
                 f'the attention is of batches of {self.images} images, got {len(flat)}; mend: '

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
+from mmkd.losses.features.generator import drawn_places, generator_of, keep
 from mmkd.losses.features.point_wise import check_features, cost
 from mmkd.losses.functional import (
     call_in_dtype,
@@ -83,10 +84,7 @@ def masked_generation(
     _check_over(over, 'position' if kept.shape[1] == 1 else 'channel')
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
-        empty = student.new_zeros(())
-        if token is not None:
-            empty = token.to(student.dtype).view(1, -1, *[1] * (student.dim() - 2))
-        seen = fill_masked(torch.where(kept, student, empty), mask)
+        seen = fill_masked(keep(student, kept, token), mask)
         made = call_in_dtype(generator, seen)
         check_features(made, teacher, 'what is generated')
         if over == 'masked':
@@ -182,10 +180,10 @@ class MaskedGenerationLoss(Loss):
     def draw(self, student: Tensor) -> Tensor:
         """Return what is kept of a map (N, C, H, W), bool, (N, 1, H, W) or (N, C, 1, 1)."""
         check_fraction('mask_ratio', self.mask_ratio)  # a schedule may have changed it
-        shape = (len(student), 1, *student.shape[2:])
-        if self.per == 'channel':
-            shape = (*student.shape[:2], 1, 1)
-        return torch.rand(shape, device=student.device) >= self.mask_ratio
+        if self.per == 'position':
+            return drawn_places(student, self.mask_ratio)
+        channels = (*student.shape[:2], 1, 1)
+        return torch.rand(channels, device=student.device) >= self.mask_ratio
 
     def forward(
         self,
@@ -227,8 +225,7 @@ class MaskedGenerationLoss(Loss):
         return self.loss_weight * value
 
     def _make(self, channels: int, device: torch.device | None = None) -> None:
-        layers = [nn.Conv2d(channels, channels, 3, padding=1, device=device) for _ in range(2)]
-        self.generator = nn.Sequential(layers[0], nn.ReLU(), layers[1])
+        self.generator = generator_of(channels, device)
         if self.fill == 'token':
             self.token = nn.Parameter(torch.zeros(channels, device=device))
 

@@ -297,8 +297,8 @@ def test_the_mask_leaves_out_what_is_void() -> None:
         (
             dict(reads=dict(mask='batch.vaild'), on='logits'),
             KeyError,
-            r"the batch offers \['inputs', 'labels', 'valid', 'labelled', 'unlabelled', 'tokens', "
-            r"'data_samples'\], got "
+            r"the batch offers \['inputs', 'labels', 'valid', 'labelled', 'unlabelled', "
+            r"'repeated', 'tokens', 'data_samples'\], got "
             r"'vaild'; did you mean 'valid'",
         ),
         (
@@ -930,6 +930,8 @@ def test_losses_say_which_arguments_are_class_logits() -> None:
         'WeightedSoftLabelsLoss',
     }
     assert teachers == {'EnsembleKLLoss', 'DirichletNLLLoss', 'ProxyDirichletLoss'}
+    # features, and what the teacher's classifier makes of them
+    assert said.pop('SoftmaxRegressionLoss') == ('teacher_logits',)
     assert all(found == () for name, found in said.items() if name not in teacher | teachers)
     for activation, expected in (
         (None, ()),

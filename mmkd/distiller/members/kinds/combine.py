@@ -27,6 +27,7 @@ class Combine(nn.Module):
         reads_labels: Whether it is told the labels.
         learns: Whether it has weights of its own: they are in the student's optimizer, and an
             objective that reads it as ``student`` trains them. One tap of it may be read.
+        recalls: Whether it is made of one student, and says again what that one said before.
 
     Raises:
         ValueError: ``drop`` is out of range.
@@ -41,6 +42,7 @@ class Combine(nn.Module):
 
     reads_labels = False
     learns = False
+    recalls = False
 
     def __init__(self, drop: float = 0.0) -> None:
         super().__init__()
@@ -74,6 +76,19 @@ class Combine(nn.Module):
         if len(kept) < len(stack):  # by a list of indices a GPU would have to wait for the CPU
             stack = torch.stack([stack[k] for k in kept])
         return self.combine(stack, labels)
+
+    def recall(self, tap: str, said: Tensor, repeated: list[int]) -> Tensor:
+        r"""Return what it says where it ``recalls``; the others never come here.
+
+        Args:
+            tap: Name of the tap.
+            said: What the student says of the batch, (N, C, \*S).
+            repeated: The places of images that the step before held as well.
+        """
+        raise NotImplementedError(
+            f'{type(self).__name__} does not say what it recalls. Mend: a method recall(self, tap, '
+            'said, repeated)'
+        )
 
     def kept(self, members: int) -> list[int]:
         """Draw which members are not left out."""

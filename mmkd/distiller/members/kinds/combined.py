@@ -54,12 +54,17 @@ class Combined:
         for tap in self.taps:
             values = self._values(tap, record)
             try:
-                labels = self._labels(record, values[0]) if self.rule.reads_labels else None
                 with torch.set_grad_enabled(self.rule.learns and torch.is_grad_enabled()):
-                    seen[tap] = self.rule(values, labels)
+                    seen[tap] = self._say(tap, values, record)
             except (ValueError, TypeError) as error:
                 raise retold(error, self._told(tap, error)) from error
         return seen
+
+    def _say(self, tap: str, values: list[Tensor], record: Record) -> Tensor:
+        if self.rule.recalls:
+            return self.rule.recall(tap, values[0], record.batch.repeated_at)
+        labels = self._labels(record, values[0]) if self.rule.reads_labels else None
+        return self.rule(values, labels)
 
     def _told(self, tap: str, error: Exception) -> str:
         return f'{self.where}, tap {tap!r} of {", ".join(self.of)}: {error}'

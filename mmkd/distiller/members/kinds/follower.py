@@ -55,6 +55,10 @@ class Follower(Teacher):
             self.rule.begin(self.model, self.student)
             self.begun = True
 
+    def stand_by(self) -> None:
+        """Make it the student before the first step, of which it says nothing."""
+        self.begin()
+
     def run(self, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
         """Run once without noise; return tap name -> tensor, and no losses."""
         self.begin()

@@ -48,6 +48,11 @@ class Made:
         """Whether it is a copy that follows a student."""
         return issubclass(self.made, Follow)
 
+    @property
+    def recalls(self) -> bool:
+        """Whether it says again what a student said."""
+        return issubclass(self.made, Combine) and self.made.recalls
+
     @classmethod
     def read(cls, name: str, value: Mapping[str, Any]) -> 'Made':
         """Read ``dict(kind=…, of=…, …)``.
@@ -122,27 +127,27 @@ class Made:
                 )
             found += named
         of = tuple(dict.fromkeys(found))
-        (self._check_followed if self.follows else self._check_combined)(of, roles, others)
+        if self.follows or self.recalls:
+            self._check_student(of, roles)
+        else:
+            self._check_combined(of, others)
         return replace(self, of=of)
 
-    def _check_followed(
-        self, of: tuple[str, ...], roles: Mapping[str, str], others: Mapping[str, 'Made']
-    ) -> None:
+    def _check_student(self, of: tuple[str, ...], roles: Mapping[str, str]) -> None:
+        does = 'follows' if self.follows else 'recalls'
         if len(of) > 1:
             raise ValueError(
-                f'{self.where} follows one student, got of={list(of)}. Mend: a copy of each, under '
-                'a name of its own'
+                f'{self.where} {does} one student, got of={list(of)}. Mend: one of each, under a '
+                'name of its own'
             )
         if roles[of[0]] != 'student':
+            same = 'its copy would be the same' if self.follows else 'it would say the same again'
             raise ValueError(
-                f'{self.where} follows a student while it learns, but {of[0]!r} is a teacher, '
-                f'which never changes: its copy would be the same. Mend: read {of[0]!r} itself, or '
-                "of='student'"
+                f'{self.where} {does} a student while it learns, but {of[0]!r} is a teacher, which '
+                f"never changes: {same}. Mend: read {of[0]!r} itself, or of='student'"
             )
 
-    def _check_combined(
-        self, of: tuple[str, ...], roles: Mapping[str, str], others: Mapping[str, 'Made']
-    ) -> None:
+    def _check_combined(self, of: tuple[str, ...], others: Mapping[str, 'Made']) -> None:
         nested = [name for name in of if name in others and not others[name].follows]
         if nested:
             raise ValueError(

@@ -1,5 +1,5 @@
 # Labels for every fourth frame of CamVid alone, the student's own loss on these; + PI on all frames.
-_base_ = './kd-quarter_effnetlite2-pspnet-r18-half_camvid-240x180.py'
+_base_ = './kd-quarter_effnetlite2-effnetlite0_camvid-240x180.py'
 train_dataloader = dict(
     sampler=dict(_delete_=True, type='mmkd.MixedSampler', labelled=2, unlabelled=6),
     dataset=dict(

@@ -1,0 +1,109 @@
+"""Write the tables of comparisons into the pages, from what ``mmkd compare`` put on record.
+
+python docs/tables.py                     writes every table again
+python docs/tables.py NAME=WORK_DIR …     first takes the numbers and the plot of a comparison over
+python docs/tables.py --check             writes nothing; exits with 1 where a page is stale
+
+A page holds ``<!-- table NAME: COMMAND -->``, on one line or more, and
+``<!-- end of table NAME -->``; what stands between them is the command, the table and its notes.
+"""
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from mmkd.apis.compare.table import cells_of
+from mmkd.apis.report import Table, as_markdown, less_is_better
+
+DOCS = Path(__file__).parent
+RECORDS = DOCS / 'records'
+PLACE = re.compile(
+    r'(<!-- table (?P<name>[\w-]+):\s(?P<command>.+?) -->\n).*?(<!-- end of table (?P=name) -->)',
+    re.DOTALL,
+)
+LEFT_OUT = ('memory',)
+ALONE = 'alone'  # stands first
+
+
+def take_over(name: str, work_dir: Path) -> None:
+    """Copy the numbers of a comparison, without the records of its runs, and its plot."""
+    found = json.loads((work_dir / 'compare.json').read_text())
+    found.pop('records')
+    RECORDS.mkdir(exist_ok=True)
+    (RECORDS / f'{name}.json').write_text(json.dumps(found, indent=1) + '\n')
+    shutil.copyfile(work_dir / 'compare.png', DOCS / 'images' / f'{name}.png')
+
+
+def table_of(name: str, command: str) -> str:
+    """Return the command, the table, best rows first, and what it says of its numbers."""
+    found: dict[str, Any] = json.loads((RECORDS / f'{name}.json').read_text())
+    sign = 1 if less_is_better(found['metric']) else -1
+    order = sorted(found['rows'], key=lambda row: (row['method'] != ALONE, sign * row['mean']))
+    titles, lines = cells_of(order, found['metric'], found['teacher'])
+    lengths = {tuple(row['iterations']) for row in order}
+    drop = {*LEFT_OUT, *(['iterations'] if len(lengths) == 1 else [])}
+    if all(row['factor'] in (None, 1) for row in order):
+        drop.add('weights')
+    keep = [index for index, title in enumerate(titles) if title not in drop]
+    cells = [[line[index] for index in keep] for line in lines]
+    table = as_markdown(Table([titles[index] for index in keep], cells, [], found['metric']))
+    told = fill(
+        ' '.join(note for note in found['notes'] if 'work_dirs' not in note),
+        120,
+        break_on_hyphens=False,
+    )
+    return f'```bash\n{wrapped(command)}\n```\n\n{table.strip()}\n\n{told}\n'
+
+
+def wrapped(command: str, width: int = 110) -> str:
+    r"""Return a command on lines that a shell takes for one.
+
+    >>> print(wrapped('mmkd compare pair.py --seeds 0 1 2', 20))
+    mmkd compare pair.py \
+        --seeds 0 1 2
+    """
+    lines = ['']
+    for word in command.split():
+        if len(lines[-1]) + len(word) > width:
+            lines.append('   ')
+        lines[-1] += f' {word}' if lines[-1] else word
+    return ' \\\n'.join(lines)
+
+
+def write_pages(check: bool) -> list[str]:
+    """Write the tables into the pages; return those that were stale."""
+    stale = []
+    for page in sorted(DOCS.rglob('*.md')):
+        before = page.read_text()
+        after = PLACE.sub(_filled, before)
+        if after != before:
+            stale.append(page.relative_to(DOCS).as_posix())
+            if not check:
+                page.write_text(after)
+    return stale
+
+
+def _filled(place: re.Match) -> str:
+    return f'{place[1]}{table_of(place["name"], place["command"])}{place[4]}'
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run; see the docstring of the module."""
+    check = '--check' in arguments
+    for one in arguments:
+        name, given, folder = one.partition('=')
+        if given:
+            take_over(name, Path(folder))
+    stale = write_pages(check)
+    for page in stale:
+        print(f'{"stale" if check else "written"}: docs/{page}')
+    return int(check and bool(stale))
+
+
+if __name__ == '__main__':
+    sys.exit(main(sys.argv[1:]))

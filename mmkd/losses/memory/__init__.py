@@ -1,0 +1,1 @@
+"""Contrast: features against those of other places, of this batch or remembered."""

@@ -1,0 +1,366 @@
+"""Methods with the teacher's own head: their values are the official formulas times the weights."""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.classification import classifier
+from helpers.runs import need_mmdet
+from helpers.tiny import batch, build, distiller, segmentor, sgd
+from mmengine.config import Config
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, DefaultScope
+from test_detection import fcos, gfl, retina
+from torch import Tensor
+
+from mmkd.distiller.export import export_student
+from mmkd.distiller.objectives.through import aligned
+from mmkd.losses import binary_kl
+from mmkd.methods import expand
+from mmkd.models import BorrowedClassifier
+from mmkd.tasks import generated_batch
+
+
+def of_method(method: Any, **overrides: Any) -> Any:
+    torch.manual_seed(0)
+    config = distiller(method=method, **overrides)
+    for key in ('objectives', 'taps'):
+        config.pop(key)
+    return build(config)
+
+
+def of_images(method: Any) -> Any:
+    torch.manual_seed(0)
+    model = dict(
+        type='mmkd.Distiller',
+        student=dict(model=classifier(8)),
+        teacher=dict(model=classifier(14), allow_untrained=True),
+        method=method,
+    )
+    return build(model)
+
+
+def seen(model: Any, data: dict) -> Any:
+    model.eval()
+    return model.observe(**model.data_preprocessor(data, True))[0]
+
+
+def mse(x: Tensor, y: Tensor) -> Tensor:
+    return ((x - y) ** 2).mean()
+
+
+# ---------------------------------------------------------------------- SRRL
+
+
+@pytest.mark.parametrize(('feature', 'logits'), [(1.0, 5.0), (1.0, 1.0)])
+def test_srrl_is_both_codes_terms(feature: float, logits: float) -> None:
+    """statm_loss and F.mse_loss behind one connector, 1 and 5 of cls_KD, 1 and 1 of the authors."""
+    model = of_images(dict(type='srrl', feature=feature, logits=logits))
+    record = seen(model, generated_batch(4, (32, 32), model.task))
+    objective = model.objectives['srrl']
+    regressor = objective.connectors['student'].conv.eval()
+    assert [type(layer).__name__ for layer in regressor] == ['Conv2d', 'BatchNorm', 'ReLU']
+    fs, ft = regressor(record['student']['feat']), record['teacher']['feat']
+    stat = ((fs.flatten(2).mean(2) - ft.flatten(2).mean(2)) ** 2).mean(1).mean()
+    classifier_of_teacher = model.teacher.head['fc']
+    sr = F.mse_loss(classifier_of_teacher(fs.mean((2, 3))), record['teacher']['logits'])
+    value = objective(record)['srrl.loss']
+    assert value.item() == pytest.approx((feature * stat + logits * sr).item(), rel=1e-5)
+    assert min(stat, sr) > 1e-6
+
+
+def test_srrl_of_label_maps_is_place_by_place() -> None:
+    model = of_method('srrl')
+    record = seen(model, batch())
+    objective = model.objectives['srrl']
+    assert objective.through.heads[0].modules == ['decode_head.conv_seg']
+    fs, ft = (
+        objective.connectors['student'].conv(record['student']['feat']),
+        record['teacher']['feat'],
+    )
+    sr = mse(model.teacher.decode_head.conv_seg(fs), record['teacher']['logits'])
+    expected = mse(fs.mean((2, 3)), ft.mean((2, 3))) + 5 * sr
+    assert objective(record)['srrl.loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_srrl_by_probabilities() -> None:
+    model = of_method(dict(type='srrl', feature=0.0, logits=2.0, penalty='kl', tau=3.0))
+    record = seen(model, batch())
+    objective = model.objectives['srrl']
+    fs = objective.connectors['student'].conv(record['student']['feat'])
+    s, t = (x / 3 for x in (model.teacher.decode_head.conv_seg(fs), record['teacher']['logits']))
+    kl = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
+    assert objective(record)['srrl.loss'].item() == pytest.approx(2 * 9 * kl.item(), rel=1e-4)
+
+
+def test_srrl_of_a_student_with_the_teachers_features_is_nothing() -> None:
+    model = of_method(dict(type='srrl', regressor='auto'), student=dict(model=segmentor(8)))
+    model.student.load_state_dict(model.teacher.state_dict())
+    record = seen(model, batch())
+    assert model.objectives['srrl'](record)['srrl.loss'] == 0
+
+
+# ---------------------------------------------------------------------- CrossKD
+
+
+def test_crosskd_of_label_maps() -> None:
+    model = of_method('crosskd')
+    record = seen(model, batch())
+    objective = model.objectives['crosskd']
+    fs = objective.connectors['student'].conv(record['student']['feat'])
+    s, t = model.teacher.decode_head.conv_seg(fs), record['teacher']['logits']
+    kl = (t.softmax(1) * (t.log_softmax(1) - s.log_softmax(1))).sum(1).mean()
+    value = objective(record)['crosskd.loss']
+    assert value.item() == pytest.approx(10 * kl.item(), rel=1e-4)
+    value.backward()
+    assert model.student.backbone.stem[0].weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.teacher.parameters())
+
+
+def deep(detector: dict, convs: int = 4) -> dict:
+    detector['bbox_head'].update(stacked_convs=convs)
+    return detector
+
+
+def detectors(student: dict, teacher: dict, **options: Any) -> Any:
+    need_mmdet()
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(
+            dict(
+                type='mmkd.Distiller',
+                student=dict(model=student, scope='mmdet'),
+                teacher=dict(model=teacher, scope='mmdet', allow_untrained=True),
+                method=dict(type='crosskd', **options),
+            )
+        )
+
+
+def branch(head: Any, feats: list[Tensor], kind: str, convs: int) -> list[Tensor]:
+    """Return what comes after so many convolutions of a head."""
+    found = []
+    for x in feats:
+        for conv in getattr(head, f'{kind}_convs')[:convs]:
+            x = conv(x)
+        found.append(x)
+    return found
+
+
+def test_crosskd_passes_the_rest_of_a_detectors_head() -> None:
+    model = detectors(deep(gfl(8)), deep(gfl(16))).eval()
+    model.teacher.bbox_head.gfl_reg.weight.data.mul_(30)
+    data = model.data_preprocessor(generated_batch(2, (256, 256), model.task), True)
+    losses = model(**data, mode='loss')
+    head, own = model.teacher.bbox_head, model.student.bbox_head
+    theirs, ours = (one.extract_feat(data['inputs']) for one in (model.teacher, model.student))
+    said, edges = head(theirs)
+    for k, (s, t) in enumerate(
+        zip(branch(own, ours, 'cls', 3), branch(head, theirs, 'cls', 3), strict=True)
+    ):
+        passed = head.gfl_cls(head.cls_convs[3](aligned(s, t)))
+        expected = 10 / 5 * binary_kl(passed, said[k])
+        assert losses[f'crosskd{k}.loss'].item() == pytest.approx(expected.item(), rel=1e-4)
+    # KnowledgeDistillationKLDivLoss(class_reduction='sum', T=1, loss_weight=3), avg_factor 4, over
+    # the sum of the teacher's best scores
+    total = weights = 0.0
+    for k, (s, t) in enumerate(
+        zip(branch(own, ours, 'reg', 3), branch(head, theirs, 'reg', 3), strict=True)
+    ):
+        passed = head.scales[k](head.gfl_reg(head.reg_convs[3](aligned(s, t))))
+        flat = [x.permute(0, 2, 3, 1).reshape(-1, 17) for x in (passed, edges[k])]
+        weight = said[k].max(1)[0].flatten().sigmoid()
+        each = F.kl_div(flat[0].log_softmax(1), flat[1].softmax(1), reduction='none').sum(1)
+        total += 3.0 * (each * weight[:, None].expand(-1, 4).reshape(-1)).sum().item() / 4.0
+        weights += weight.sum().item()
+    assert losses['crosskd_edges.loss'].item() == pytest.approx(total / weights, rel=1e-4)
+
+
+@pytest.mark.parametrize('make', [fcos, retina, gfl])
+def test_crosskd_of_a_student_that_is_the_teacher_is_nothing(make: Any) -> None:
+    model = detectors(deep(make(8), 2), deep(make(8), 2), align=False).eval()
+    model.student.load_state_dict(model.teacher.state_dict())
+    data = model.data_preprocessor(generated_batch(2, (256, 256), model.task), True)
+    losses = model(**data, mode='loss')
+    found = {key: abs(float(value)) for key, value in losses.items() if 'crosskd' in key}
+    assert len(found) == (6 if make is gfl else 5)
+    assert max(found.values()) == 0
+
+
+def test_crosskd_from_the_neck_where_the_head_is_one_convolution() -> None:
+    model = detectors(fcos(8), fcos(16))
+    assert model.runs['teacher'].taps.paths['cls0'].text == 'neck[0]'
+    modules = model.objectives['crosskd0'].through.heads[0].modules
+    assert modules == ['bbox_head.cls_convs.0', 'bbox_head.conv_cls']
+    data = generated_batch(2, (256, 256), model.task)
+    log = model.train_step(data, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01)))
+    assert log['crosskd0.loss'] > 0
+
+
+def test_crosskd_cannot_be_cut_behind_a_head() -> None:
+    with pytest.raises(
+        ValueError, match='depth is from 0 to the 1 convolutions of the heads, got 3'
+    ):
+        detectors(fcos(8), fcos(16), depth=3)
+
+
+# ---------------------------------------------------------------------- OFA
+
+
+def ofa_of_the_authors(s: Tensor, t: Tensor, labels: Tensor, eps: float) -> Tensor:
+    """Return their ofa_loss of vectors, at temperature 1."""
+    target = F.one_hot(labels, s.shape[1])
+    prod = (t.softmax(1) + target) ** eps
+    return torch.sum(-(prod - target) * torch.log(s.softmax(1)), dim=-1).mean()
+
+
+def test_ofa_is_a_term_for_each_stage_and_one_for_the_logits() -> None:
+    model = of_images('ofa')
+    assert list(model.objectives) == ['exit0', 'exit1', 'exit2', 'ofa']
+    record = seen(model, generated_batch(4, (32, 32), model.task))
+    labels, t = record.batch.labels, record['teacher']['logits']
+    for k in range(3):
+        objective = model.objectives[f'exit{k}']
+        stage = record['student'][f'stage{k}'].mean((2, 3), keepdim=True)
+        expected = ofa_of_the_authors(objective.loss.head(stage).flatten(1), t, labels, 1.5)
+        assert objective(record)[f'exit{k}.loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+    expected = ofa_of_the_authors(record['student']['logits'], t, labels, 1.5)
+    value = model.objectives['ofa'](record)['ofa.loss']
+    assert value.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_ofa_of_label_maps_trains_the_stages_and_leaves_no_exit_in_the_student() -> None:
+    model = of_method(dict(type='ofa', power=1.0))
+    assert list(model.objectives) == ['exit0', 'exit1', 'exit2', 'exit3', 'ofa']
+    logs = model.train_step(batch(), sgd(model))
+    assert all(logs[f'{name}.loss'] > 0 for name in model.objectives)
+    assert not [key for key in model.student.state_dict() if 'exit' in key]
+
+
+def test_ofa_of_a_label_map_is_the_vectors_formula_at_every_place() -> None:
+    model = of_method('ofa')
+    record = seen(model, batch(ignore=0.3))
+    objective = model.objectives['exit1']
+    logits = objective.loss.head(record['student']['stage1'])
+    size = logits.shape[2:]
+    t = F.interpolate(record['teacher']['logits'], size=size, mode='bilinear', align_corners=False)
+    labels = F.interpolate(record.batch.labels[:, None].float(), size=size).long()[:, 0].flatten()
+    s, t = (x.permute(0, 2, 3, 1).reshape(-1, 11)[labels != 255] for x in (logits, t))
+    expected = ofa_of_the_authors(s, t, labels[labels != 255], 1.5)
+    assert objective(record)['exit1.loss'].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_ofa_without_the_logits_term() -> None:
+    assert list(of_method(dict(type='ofa', logits=0.0, stages=2)).objectives) == ['exit0', 'exit1']
+
+
+# ---------------------------------------------------------------------- SimKD
+
+
+def segmentation(model: dict) -> Any:
+    return MODELS.build({**copy.deepcopy(model), '_scope_': 'mmseg'})
+
+
+def simkd(folder: Path, **options: Any) -> dict:
+    """Return the config of a Distiller, whose teacher has a checkpoint."""
+    torch.manual_seed(5)
+    teacher = segmentation(segmentor(8, auxiliary=False))
+    torch.save(dict(state_dict=teacher.state_dict()), folder / 'teacher.pth')
+    return dict(
+        type='mmkd.Distiller',
+        student=dict(model=segmentor(4, auxiliary=False)),
+        teacher=dict(model=segmentor(8, auxiliary=False), checkpoint=str(folder / 'teacher.pth')),
+        method=dict(type='simkd', **options),
+    )
+
+
+def test_simkd_is_the_mean_square_of_features_before_one_classifier(tmp_path: Path) -> None:
+    model = build(simkd(tmp_path, weight=2.0))
+    head, theirs = model.student.decode_head.head.conv_seg, model.teacher.decode_head.conv_seg
+    assert torch.equal(head.classifier.weight, theirs.weight)
+    assert torch.equal(head.classifier.bias, theirs.bias)
+    assert head.projector[3].kernel_size == (3, 3)
+    assert (head.projector[7].weight == 1).all()
+    assert head.projector[0].out_channels == 8, 'half of the channels of the teacher'
+    record = seen(model, batch())
+    expected = F.mse_loss(record['student']['feat'], record['teacher']['feat'])
+    value = model.objectives['simkd'](record)['simkd.loss']
+    assert value.item() == pytest.approx(2 * expected.item(), rel=1e-6)
+    assert value > 0
+
+
+def test_simkd_trains_all_but_the_classifier(tmp_path: Path) -> None:
+    model = build(simkd(tmp_path))
+    before = copy.deepcopy(model.student.state_dict())
+    optimizer = sgd(model, 0.1)
+    for _ in range(2):  # the last norm of a residual block begins with 0
+        model.train_step(batch(), optimizer)
+    now = model.student.state_dict()
+    same = [key for key, x in now.items() if torch.equal(x, before[key])]
+    assert same == [f'decode_head.head.conv_seg.classifier.{one}' for one in ('weight', 'bias')]
+
+
+def test_simkd_exports_a_student_that_predicts_as_the_distiller_does(tmp_path: Path) -> None:
+    config = Config(dict(default_scope='mmseg', model=simkd(tmp_path)))
+    cfg = prepared(config)
+    model = build(cfg.model.to_dict())
+    model.train_step(batch(), sgd(model))
+    model.eval()
+    meta = dict(cfg=cfg.pretty_text)
+    torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'iter_1.pth')
+    weights, path = export_student(tmp_path / 'iter_1.pth', tmp_path / 'out')
+    exported = Config.fromfile(path)
+    assert exported.custom_imports['imports'] == ['mmkd']
+    assert exported.model.decode_head.pretrained is None, 'the classifier is in the weights'
+    plain = segmentation(exported.model.to_dict()).eval()
+    plain.init_weights()
+    state = torch.load(weights, weights_only=False)['state_dict']
+    plain.load_state_dict(state)
+    x = model.data_preprocessor(batch(), False)['inputs']
+    with torch.no_grad():
+        assert torch.equal(plain(x), model(x))
+        assert not torch.equal(model(x), model.teacher(x))
+    lacking = {key: one for key, one in state.items() if '.projector.' not in key}
+    with pytest.raises(RuntimeError, match='lack the projector .*Mend: the weights that mmkd exp'):
+        plain.load_state_dict(lacking, strict=False)
+
+
+def prepared(config: Config) -> Config:
+    """Return the config with its method written out, as a run's is."""
+    config = copy.deepcopy(config)
+    config.model = expand(config.model)[0]
+    return config
+
+
+def test_simkd_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
+    config = simkd(tmp_path)
+    one, other = build(copy.deepcopy(config)), build(copy.deepcopy(config))
+    one.train_step(batch(), sgd(one))
+    other.load_state_dict(one.state_dict())
+    x = one.data_preprocessor(batch(), False)['inputs']
+    with torch.no_grad():
+        assert torch.equal(one.eval()(x), other.eval()(x))
+
+
+def test_simkd_of_pairs_that_it_is_not_for(tmp_path: Path) -> None:
+    config = simkd(tmp_path)
+    config['teacher'] = dict(model=segmentor(8, num_classes=5), allow_untrained=True)
+    with pytest.raises(ValueError, match='has 11 classes and the teacher 5. Mend'):
+        build(config)
+    config = simkd(tmp_path)
+    config['student'] = segmentation(segmentor(4))
+    with pytest.raises(ValueError, match='must be a config with one decode_head.*Mend: dict'):
+        build(config)
+    head = dict(type='mmkd.ESPHead', num_classes=11)
+    with pytest.raises(TypeError, match='ends in a convolution conv_seg, got a ESPHead'):
+        BorrowedClassifier(head, channels=8)
+
+
+def test_simkd_of_a_teacher_whose_file_has_no_such_classifier(tmp_path: Path) -> None:
+    torch.save(dict(state_dict=dict(x=torch.zeros(1))), tmp_path / 'other.pth')
+    head = dict(type='FCNHead', in_channels=4, channels=4, num_convs=1, num_classes=11)
+    own = BorrowedClassifier(head, channels=8, pretrained=str(tmp_path / 'other.pth'))
+    with pytest.raises(RuntimeError, match='no classifier to borrow. Mend: the checkpoint'):
+        own.init_weights()
