@@ -88,6 +88,18 @@ def crossed(place: int) -> Callable:
     return call
 
 
+def softly(place: int) -> Callable:
+    """Return the call of softmax regression as a function of features, or of logits."""
+
+    def call(student: Tensor, **mask: Any) -> Tensor:
+        reads = [draw(*SHAPE) + 1, draw(*SHAPE) + 2]
+        reads[place] = student
+        loss = K['SoftmaxRegressionLoss']()
+        return loss(reads[0], draw(*SHAPE), reads[1], draw(*SHAPE), **mask)
+
+    return call
+
+
 def squeezed(student: Tensor) -> Tensor:
     torch.manual_seed(0)
     loss = mmkd.losses.SqueezedKnowledgeLoss([3], [3], 2, 2)
@@ -218,6 +230,10 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
             {},
         )
         for ratio, fill in ((0.0, 'zero'), (0.5, 'zero'), (0.5, 'token'))
+    },
+    **{
+        ('SoftmaxRegressionLoss', read): (softly(place), {})
+        for place, read in enumerate(('student', 'student_logits'))
     },
     ('HierarchicalContextLoss', ''): (
         lambda student, **mask: K['HierarchicalContextLoss']()([student], [draw(*SHAPE)], **mask),
