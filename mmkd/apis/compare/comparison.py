@@ -15,6 +15,7 @@ from rich.console import Console
 
 from mmkd.apis.compare.jobs import Job, Slots, run_jobs
 from mmkd.apis.compare.recipes import (
+    check_members,
     check_same_test,
     check_same_validation,
     read_recipe_config,
@@ -147,6 +148,8 @@ class _Work:
         self.validated_apart: set[str] = set()
         for spec in wanted:
             self._check(spec)
+        if not table_only and any(spec.methods for spec in wanted):
+            check_members(self.pair.model.to_dict(), comparison.pair)
 
     def seeds(self, all_there: bool) -> tuple[int, ...] | None:
         """Return the seeds of the table; None for all that lie there."""

@@ -1,6 +1,7 @@
 """Rows that are recipes of their own: read, and held against what the pair is tested on."""
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -10,6 +11,7 @@ from mmkd.apis.compare.specs import Spec
 from mmkd.apis.compare.tuning import images_of
 from mmkd.apis.settings import check_groups
 from mmkd.distiller.members.member import Member
+from mmkd.utils.checkpoints import existing_file
 from mmkd.utils.config_file import read_config
 from mmkd.utils.kinds import is_made, is_stored
 
@@ -38,21 +40,33 @@ def read_recipe_config(spec: Spec) -> Config:
                 f'{path}: every row is trained and tested, but by this recipe nothing is {what}: '
                 f'it has no {key}. Mend: a config that mmkd train and mmkd test take'
             )
-    _check_members(cfg.model.to_dict(), path)
+    check_members(cfg.model.to_dict(), path)
     add_recorders(cfg)
     return cfg
 
 
-def _check_members(model: Mapping[str, Any], path: str) -> None:
-    """Refuse members that are not there now, not when their row is reached."""
+def check_members(model: Mapping[str, Any], path: str) -> None:
+    """Refuse members that are not there now, not when their row is reached.
+
+    Args:
+        model: Of a config: a Distiller, or anything else, which has none.
+        path: Of the config.
+
+    Raises:
+        FileNotFoundError: A config or a checkpoint is not there; names the nearest.
+        TypeError: A member that is none.
+        ValueError: A teacher without weights.
+    """
     for role in ('student', 'teacher'):
         for name, value in named(model, role).items():
             if is_made(value) or is_stored(value):
                 continue
             try:
-                Member.parse(name, role, value)
+                weights = Member.parse(name, role, value).checkpoint
+                if weights is not None and '://' not in weights:
+                    existing_file(Path(weights))
             except (FileNotFoundError, TypeError, ValueError) as error:
-                raise type(error)(f'the recipe {path}: {error}') from error
+                raise type(error)(f'{path}, {role} {name!r}: {error}') from error
 
 
 def teaches(cfg: Config) -> bool:

@@ -18,6 +18,7 @@ from mmkd.apis.compare.tuning import is_test_set, main_metric_of, validation_of
 from mmkd.apis.report import Table, as_markdown, digits, less_is_better, rounded, text
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.averages import spread
+from mmkd.utils.checks import printable
 
 NAME = 'compare'
 BEST = 'best.py'
@@ -91,6 +92,8 @@ def read_results(
     for spec in specs:
         own = records[spec.text] = _read_row(work_dir / spec.folder, seeds)
         missing += [f'{spec.text}, seed {seed}' for seed in seeds or () if seed not in own]
+        if seeds is None and not own:  # of what lies there, nothing
+            missing.append(spec.text)
     teachers, on_validation = (
         _read_teachers(work_dir, pattern) for pattern in ('teacher', 'teacher_on_validation')
     )
@@ -391,7 +394,9 @@ def _length_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ([], 'Iterations differ, from 1,500 to 6,000: a gain holds what the length gives.')
     """
     notes = []
-    recipes = [f'{text(row["method"])} ({text(row["recipe"])})' for row in rows if row['recipe']]
+    recipes = [
+        f'{text(row["method"])} ({printable(row["recipe"])})' for row in rows if row['recipe']
+    ]
     if recipes:
         notes.append(
             'Recipes of their own, by the model, data, batch and schedule that their files say: '
