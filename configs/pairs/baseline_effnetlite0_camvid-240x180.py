@@ -1,5 +1,5 @@
-# EfficientNet-Lite0 from ImageNet alone, 400 iterations of 8 crops of 144×192, to be run with --amp:
-# few are enough, since it begins with features.
+# EfficientNet-Lite0 from ImageNet alone, 400 iterations of 8 crops of 144×192 in bf16: few are
+# enough, since it begins with features.
 _base_ = [
     '../_base_/models/camvid_effnetlite0.py',
     '../_base_/datasets/camvid_240x180.py',
@@ -8,7 +8,7 @@ _base_ = [
 ]
 optim_wrapper = dict(
     _delete_=True,
-    type='OptimWrapper',
+    type='mmkd.Bf16OptimWrapper',
     optimizer=dict(type='AdamW', lr=3e-3, weight_decay=0.01),
     paramwise_cfg=dict(custom_keys=dict(backbone=dict(lr_mult=0.2))),
 )

@@ -7,7 +7,7 @@ from torch import Tensor
 from mmkd.losses.checks import shape_of
 from mmkd.losses.functional import no_autocast, unit_vectors, widen
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_count, check_positive
+from mmkd.utils.checks import check_positive, check_size
 
 
 @MODELS.register_module()
@@ -51,8 +51,8 @@ class AffinityRows(BaseModule):
     ) -> None:
         super().__init__(init_cfg)
         check_positive('tau', tau)
-        _check_size('size', size)
-        _check_size('key_size', key_size)
+        check_size('size', size)
+        check_size('key_size', key_size)
         self.size, self.key_size, self.tau = size, key_size, tau
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,12 +71,3 @@ class AffinityRows(BaseModule):
         """Return unit vectors (N, C, places)."""
         x = x if size is None else F.adaptive_avg_pool2d(x, size)
         return unit_vectors(x.flatten(2), 1)
-
-
-def _check_size(name: str, size: tuple[int, int] | None) -> None:
-    if size is not None and (not isinstance(size, list | tuple) or len(size) != 2):
-        raise ValueError(
-            f'{name} must be height and width, or None, got {size!r}. Mend: {name}=(16, 16)'
-        )
-    for side in size or ():
-        check_count(name, side, 1)

@@ -57,6 +57,8 @@ from mmkd.losses.features.attention_transfer import (
     AttentionTransferLoss as AttentionTransferLoss,
 )
 from mmkd.losses.features.attention_transfer import attention_transfer as attention_transfer
+from mmkd.losses.features.cross_level import CrossLevelLoss as CrossLevelLoss
+from mmkd.losses.features.cross_level import cross_level as cross_level
 from mmkd.losses.features.feature_l1 import FeatureL1Loss as FeatureL1Loss
 from mmkd.losses.features.feature_l1 import feature_l1 as feature_l1
 from mmkd.losses.features.feature_matching import FeatureMatchingLoss as FeatureMatchingLoss
@@ -65,8 +67,14 @@ from mmkd.losses.features.focal_feature import FocalFeatureLoss as FocalFeatureL
 from mmkd.losses.features.focal_feature import focal_feature as focal_feature
 from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
+from mmkd.losses.features.hierarchical_context import (
+    HierarchicalContextLoss as HierarchicalContextLoss,
+)
+from mmkd.losses.features.hierarchical_context import hierarchical_context as hierarchical_context
 from mmkd.losses.features.logit_mse import LogitMSELoss as LogitMSELoss
 from mmkd.losses.features.logit_mse import logit_mse as logit_mse
+from mmkd.losses.features.masked_generation import MaskedGenerationLoss as MaskedGenerationLoss
+from mmkd.losses.features.masked_generation import masked_generation as masked_generation
 from mmkd.losses.features.masked_token import MaskedTokenLoss as MaskedTokenLoss
 from mmkd.losses.features.masked_token import masked_token as masked_token
 from mmkd.losses.features.partial_l2 import PartialL2Loss as PartialL2Loss

@@ -1,5 +1,8 @@
 """Refusals that losses share: masks and class logits that do not fit."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -146,3 +149,57 @@ def check_logits(student: Tensor, teacher: Tensor, name: str) -> None:
             f'student and teacher logits differ in shape: {shapes}; mend: logits of one size, '
             "connectors=dict(teacher='auto') resizes a teacher's map"
         )
+
+
+def check_levels(student: Any, teacher: Any, dims: tuple[int, ...] = (4,)) -> None:
+    """Refuse what are not two lists of maps, level beside level, of the same images.
+
+    Args:
+        student: The student's maps.
+        teacher: The teacher's.
+        dims: How many axes a map has; with 2 vectors (N, F) are levels too.
+
+    Raises:
+        TypeError: no list.
+        ValueError: no maps, lists of other lengths, another number of images.
+
+    >>> check_levels([torch.zeros(2, 3, 4, 4)], [torch.zeros(2, 5, 2, 2)])
+    """
+    for role, maps in (('student', student), ('teacher', teacher)):
+        if not isinstance(maps, list | tuple):
+            raise TypeError(
+                f'{role} must be a list of maps, one a stage, got {type(maps).__name__}; mend: '
+                f"reads=dict({role}=['{role}.stage1', …])"
+            )
+        if any(x.dim() not in dims for x in maps):
+            raise ValueError(f'{role} needs maps (N, F, H, W), got {[shape_of(x) for x in maps]}')
+    check_stages(student, teacher, 'student', 'teacher')
+    if len({len(x) for x in [*student, *teacher]}) != 1:
+        raise ValueError(
+            f'the stages differ in their number of images: student {[len(x) for x in student]}, '
+            f'teacher {[len(x) for x in teacher]}'
+        )
+
+
+def check_stages(student: Sequence, teacher: Sequence, one: str, other: str) -> None:
+    """Refuse lists of other lengths, and empty ones.
+
+    Raises:
+        ValueError: Names both.
+
+    >>> check_stages([64, 128], [256, 512], 'student_channels', 'teacher_channels')
+    """
+    if len(student) != len(teacher) or not len(student):
+        raise ValueError(
+            f'{one} has {len(student)} stages, {other} {len(teacher)}; mend: lists of one length, '
+            'stage beside stage'
+        )
+
+
+def as_maps(levels: Sequence[Tensor]) -> list[Tensor]:
+    """Return maps (N, F, H, W) as they are, vectors (N, F) as maps of one place.
+
+    >>> [x.shape[2:] for x in as_maps([torch.zeros(1, 3, 4, 5), torch.zeros(1, 8)])]
+    [torch.Size([4, 5]), torch.Size([1, 1])]
+    """
+    return [x[..., None, None] if x.dim() == 2 else x for x in levels]

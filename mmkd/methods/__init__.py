@@ -45,6 +45,7 @@ from mmkd.methods import ld as ld
 from mmkd.methods import lskd as lskd
 from mmkd.methods import maskd as maskd
 from mmkd.methods import messy as messy
+from mmkd.methods import mgd as mgd
 from mmkd.methods import nfd as nfd
 from mmkd.methods import nkd as nkd
 from mmkd.methods import nst as nst
@@ -56,14 +57,18 @@ from mmkd.methods import pkd as pkd
 from mmkd.methods import pkt as pkt
 from mmkd.methods import psk as psk
 from mmkd.methods import quest as quest
+from mmkd.methods import reviewkd as reviewkd
 from mmkd.methods import rkd as rkd
+from mmkd.methods import semckd as semckd
 from mmkd.methods import sid as sid
 from mmkd.methods import simkd as simkd
 from mmkd.methods import skd as skd
 from mmkd.methods import soft_randomization as soft_randomization
 from mmkd.methods import sp as sp
 from mmkd.methods import srrl as srrl
+from mmkd.methods import transkd as transkd
 from mmkd.methods import vid as vid
+from mmkd.methods import vitkd as vitkd
 from mmkd.methods import wsld as wsld
 from mmkd.methods.expand import Additions as Additions
 from mmkd.methods.expand import expand as expand

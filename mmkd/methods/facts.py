@@ -33,7 +33,11 @@ LENGTH = 300  # of the examples' runs
 COSTS = Path(__file__).with_name('costs.json')  # by mmkd benchmark --methods --json
 # argument -> what a loss that has it trains: parts of so many channels, or what begins there
 OWN_PARTS = dict(
-    student_channels='layers', channels='variances', raw='temperature', mask_ratio='generator'
+    student_channels='layers',
+    channels='variances',
+    raw='temperature',
+    mask_ratio='generator',
+    softness='attention',
 )
 
 
@@ -182,3 +186,5 @@ def _connectors(one: dict[str, Any], role: Any) -> Iterator[str]:
             yield what if always else f'{what} where channels differ'
     elif isinstance(given, str) and given.startswith('auto:'):
         yield given.partition(':')[2]
+    elif isinstance(given, dict):
+        yield f'layers of {given["type"]}'

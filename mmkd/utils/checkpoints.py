@@ -49,7 +49,7 @@ def load_checkpoint_file(path: str | Path) -> Any:
         raise FileNotFoundError(
             f'{name}: only files and http(s) URLs are loaded; give the URL this name stands for'
         )
-    return _read(_existing(Path(path)))
+    return _read(existing_file(Path(path)))
 
 
 def hand_over(path: str | Path, content: Any) -> None:
@@ -392,7 +392,12 @@ def _read_open(file: Any, name: str) -> Any:
         ) from error
 
 
-def _existing(file: Path) -> Path:
+def existing_file(file: Path) -> Path:
+    """Return the path of a checkpoint that is there.
+
+    Raises:
+        FileNotFoundError: It is not; names the nearest ones in its folder.
+    """
     if file.is_file():
         return file
     if not file.parent.is_dir():

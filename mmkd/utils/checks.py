@@ -114,5 +114,21 @@ def check_count(name: str, value: int, least: int) -> None:
         raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}')
 
 
+def check_size(name: str, value: Any) -> None:
+    """Raise ValueError unless ``value`` is a height and a width, or None.
+
+    >>> check_size('grid', (14, 14)), check_size('grid', None)
+    (None, None)
+    """
+    if value is None:
+        return
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError(
+            f'{name} must be height and width, or None, got {value!r}. Mend: {name}=(16, 16)'
+        )
+    for side in value:
+        check_count(name, side, 1)
+
+
 def _is_number(value: float) -> bool:
     return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)

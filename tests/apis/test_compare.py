@@ -7,23 +7,30 @@ import signal
 import statistics
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Sequence
-from io import StringIO
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.processes import start as fork
+from helpers.comparisons import (
+    ALONE,
+    ITERS,
+    PAIR,
+    Forks,
+    comparison,
+    of_logs,
+    options,
+    told,
+    untrained_teacher,
+    validations,
+)
 from mmengine.config import Config
-from mmengine.registry import MODELS
-from rich.console import Console
 from scipy import stats
 
 from mmkd.__main__ import main
 from mmkd.apis.commands.compare import FACTORS
-from mmkd.apis.compare import Comparison, compare, jobs
+from mmkd.apis.compare import jobs
 from mmkd.apis.compare.jobs import Ended, Job, Slots, run_jobs
 from mmkd.apis.compare.plot import over_seconds
 from mmkd.apis.compare.records import check_run, read_note, write_config
@@ -39,64 +46,6 @@ from mmkd.apis.compare.specs import read_spec, read_specs
 from mmkd.apis.compare.tuning import is_test_set
 from mmkd.utils.config_file import read_config
 
-PAIRS = Path(__file__).resolve().parents[2] / 'configs' / 'pairs'
-PAIR = str(PAIRS / 'kd_unet_digit-scenes.py')
-ALONE = str(PAIRS / 'baseline_unet_digit-scenes.py')
-TEACHER = str(PAIRS / 'teacher_unet_digit-scenes.py')
-ITERS = 4
-
-
-class Forks:
-    """Stands in for new interpreters: each command runs in a fork, which has imported everything.
-
-    Args:
-        dies: Says of a command whether it dies in place of running.
-    """
-
-    def __init__(self) -> None:
-        self.commands: list[list[str]] = []
-        self.dies: Callable[[list[str]], bool] = lambda command: False
-
-    def __call__(self, arguments: Sequence[str], log: Path, environment: dict[str, str]) -> Any:
-        command = list(arguments)
-        self.commands.append(command)
-
-        def work() -> None:
-            os.setsid()
-            torch.set_num_threads(1)
-            if self.dies(command):
-                print('the reason why')
-                raise SystemExit(3)
-            raise SystemExit(main(command))
-
-        return Fork(fork(work, log))
-
-    def of(self, kind: str) -> list[str]:
-        """Return the configs of the commands of a kind, as folder and name."""
-        paths = [Path(command[1]) for command in self.commands if command[0] == kind]
-        return [f'{path.parent.name}/{path.stem}' for path in paths]
-
-
-class Fork:
-    """What is asked of a process."""
-
-    def __init__(self, pid: int) -> None:
-        self.pid, self.code = pid, None
-
-    def poll(self) -> int | None:
-        if self.code is None:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
-            self.code = os.waitstatus_to_exitcode(status) if ended else None
-        return self.code
-
-    def wait(self, timeout: float | None = None) -> int | None:
-        while self.poll() is None:
-            time.sleep(0.01)
-        return self.code
-
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
 
 @pytest.fixture
 def forks(monkeypatch: pytest.MonkeyPatch) -> Forks:
@@ -110,56 +59,7 @@ def forks(monkeypatch: pytest.MonkeyPatch) -> Forks:
 @pytest.fixture(scope='module')
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return weights of a teacher that has learned nothing."""
-    cfg = read_config(TEACHER)
-    torch.manual_seed(0)
-    model = MODELS.build({**cfg.model.to_dict(), '_scope_': 'mmseg'})
-    path = tmp_path_factory.mktemp('teacher') / 'teacher.pth'
-    torch.save(dict(state_dict=model.state_dict()), path)
-    return str(path)
-
-
-def options(teacher: str) -> dict[str, Any]:
-    return {
-        'model.teacher.checkpoint': teacher,
-        'train_dataloader.dataset.num_scenes': 16,
-        'train_dataloader.batch_size': 2,
-        'val_dataloader.dataset.num_scenes': 3,
-        'test_dataloader.dataset.num_scenes': 4,
-        'train_cfg.max_iters': 8,
-        'train_cfg.val_interval': 4,
-        'param_scheduler.0.end': 4,
-        'param_scheduler.1.begin': 4,
-    }
-
-
-def comparison(teacher: str, folder: Path, *methods: str, **changes: Any) -> Comparison:
-    given: dict[str, Any] = dict(
-        pair=PAIR,
-        specs=read_specs(methods or ('alone', 'kd')),
-        seeds=(0,),
-        work_dir=folder,
-        iters=ITERS,
-        options=options(teacher),
-    )
-    return Comparison(**{**given, **changes})
-
-
-def told(comparison: Comparison, **given: Any) -> tuple[bool, str]:
-    """Compare; return whether all went well, and what was said."""
-    said = StringIO()
-    done = compare(comparison, Console(file=said, width=200), **given)
-    return done, said.getvalue()
-
-
-def of_logs(folder: Path) -> tuple[float, float]:
-    """Return the mIoU of a run's test and of its last validation, from mmengine's own files."""
-    tests = [p for p in (folder / 'test').glob('*/*.json') if p.stem == p.parent.name]
-    return json.loads(max(tests).read_text())['mIoU'], validations(folder)[-1]
-
-
-def validations(folder: Path) -> list[float]:
-    scalars = next(folder.glob('*/vis_data/scalars.json')).read_text().splitlines()
-    return [json.loads(line)['mIoU'] for line in scalars if '"mIoU"' in line]
+    return untrained_teacher(tmp_path_factory.mktemp('teacher'))
 
 
 # ---------------------------------------------------------------------- from runs to the table
@@ -582,7 +482,9 @@ def test_mistakes_are_refused_before_anything_is_run(teacher: str, tmp_path: Pat
     assert "unknown key 'tua'; did you mean 'tau'" in text
     text = refused(teacher, tmp_path, 'kd', 'cwd', tuned=('cdw',))
     assert "--tune cdw: it is no method of --methods; did you mean 'cwd'" in text
-    assert '--tune alone: it is no method' in refused(teacher, tmp_path, tuned=('alone',))
+    assert '--tune alone: it is a row without weights' in refused(
+        teacher, tmp_path, tuned=('alone',)
+    )
     text = refused(teacher, tmp_path, pair=ALONE, options={})
     assert "but its model is 'EncoderDecoder'. Mend: mmkd distill STUDENT.py" in text
     text = refused(teacher, tmp_path, options={'model.objectives.pixel.weight': 3})

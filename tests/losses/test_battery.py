@@ -23,10 +23,12 @@ from references import (
     feature_l1,
     feature_matching,
     focal_feature,
+    hierarchical_context,
     internal,
     intra_class_variation,
     ksanc,
     localization_kl,
+    masked_generation,
     masked_token,
     memory_contrast,
     pair_wise_affinity,
@@ -53,6 +55,7 @@ RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
 # losses that are not functions of two tensors
 OTHERS = {
     'AdversarialLoss': 'a game with a critic: tests/losses/adversarial/',
+    'CrossLevelLoss': 'pairs of levels: tests/losses/features/test_cross_level.py',
     'SqueezedKnowledgeLoss': 'estimators squeeze the maps: tests/losses/ksanc/',
 }
 
@@ -185,6 +188,44 @@ def masked_tokens(loss_weight: float, power: int) -> Loss:
     loss = losses.MaskedTokenLoss(5, 3, power, loss_weight=loss_weight).double()
     loss.tokens.tokens.copy_(TOKENS)
     return loss
+
+
+def one_level(loss_weight: float) -> Loss:
+    loss = losses.HierarchicalContextLoss(loss_weight=loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward([student], [teacher], mask)
+    return loss
+
+
+def kept_of(x: Tensor) -> Tensor:
+    """Return a pattern (N, 1, H, W) of what is kept, which tiles of (2, 3, 4) repeat."""
+    return (labels_of(x) % 2 == 0).unsqueeze(1)
+
+
+def generation(
+    loss_weight: float = 1.0, channels: int = 5, over: str = 'all'
+) -> losses.MaskedGenerationLoss:
+    """Return masked generation of a fixed pattern, with weights of a seed."""
+    loss = losses.MaskedGenerationLoss(
+        fill='token', over=over, teacher_channels=channels, loss_weight=loss_weight
+    ).double()
+    generator = torch.Generator().manual_seed(3)
+    for parameter in loss.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / 4)
+    loss.draw = kept_of
+    return loss
+
+
+def generated(student: Tensor, teacher: Tensor, mask: Tensor | None, over: str) -> Tensor:
+    loss = generation(channels=student.shape[1], over=over)
+    loss = loss.to(torch.promote_types(student.dtype, torch.float32))
+    return loss(student, teacher, mask)
+
+
+def generated_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None, over: str) -> float:
+    loss, kept = generation(over=over), kept_of(student)
+    nets = [*loss.generator.parameters()]
+    return masked_generation.masked_generation(student, teacher, nets, kept, loss.token, over, mask)
 
 
 def curriculum(loss_weight: float) -> Loss:
@@ -348,475 +389,6 @@ def queued(loss_weight: float, compare: str) -> Loss:
     loss.queue.double().rows[:5] = keys[known]
     loss.queue.pushed.fill_(5)
     return loss
-
-
-CASES = [
-    *(
-        Case(
-            f'mixed_target_ce {alpha}',
-            function=lambda student, teacher, mask, alpha=alpha: losses.mixed_target_ce(
-                student, labels_of(student), teacher, alpha, mask=mask
-            ),
-            reference=with_labels(decoupled_kl.mixed_target_ce, alpha=alpha),
-            module=partial(mixed, alpha=alpha),
-            shapes=RANKS,
-            left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
-        )
-        for alpha in (0.0, 0.3, 1.0)
-    ),
-    Case(
-        'exit',
-        function=through_exit,
-        reference=through_exit_slowly,
-        module=exit_by_labels,
-        left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
-    ),
-    Case(
-        'pixel_wise_kl forward',
-        **pixel_wise(tau=2.0),
-        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward'),
-        same=a_constant_off,
-        exact=1e-14,
-        shapes=RANKS,
-    ),
-    Case(
-        'pixel_wise_kl reverse',
-        **pixel_wise(tau=2.0, direction='reverse'),
-        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='reverse'),
-        same=a_constant_off,
-        exact=1e-14,
-        shapes=RANKS,
-    ),
-    Case(
-        'pixel_wise_kl batch_sum',
-        **pixel_wise(reduction='batch_sum'),
-        reference=image_by_image,
-        tiles=(1, 1, 3, 2),
-    ),
-    *(
-        Case(
-            f'pixel_wise_kl {direction}',
-            **pixel_wise(tau=2.0, direction=direction),
-            reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction=direction),
-            same=a_constant_off,
-            exact=1e-14,
-            shapes=RANKS,
-        )
-        for direction in ('js', ('alpha-beta', 0.5, 2.0))
-    ),
-    Case(
-        'pixel_wise_kl standardize',
-        **pixel_wise(tau=2.0, standardize=True),
-        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward', standardize=True),
-        same=lambda x: x - 1,
-        exact=1e-13,
-        shapes=RANKS,
-    ),
-    Case(
-        'binary_kl',
-        function=of(losses.binary_kl, tau=2.0),
-        reference=of(binary_kl.binary_kl, tau=2.0),
-        module=partial(losses.BinaryKLLoss, 2.0),
-        shapes=(*RANKS, (1, 1, 2, 2)),
-        half=1e-4,
-    ),
-    *(
-        Case(
-            f'channel_wise_kl groups={groups}',
-            function=of(losses.channel_wise_kl, tau=2.0, groups=groups),
-            reference=of(channel_wise_kl.channel_wise_kl, tau=2.0, groups=groups),
-            module=partial(losses.ChannelWiseKLLoss, 2.0, groups),
-            same=same,
-            shapes=RANKS[1:],
-            exact=1e-14,
-            half=1e-4,
-        )
-        for groups, same in ((None, a_channel_off), (1, lambda x: x + 1), (2, lambda x: x))
-    ),
-    Case(
-        'dist',
-        function=of(losses.dist, tau=2.0, inter=1.0, intra=3.0),
-        reference=of(dist.dist, tau=2.0, inter=1.0, intra=3.0),
-        module=partial(losses.DISTLoss, 2.0, 1.0, 3.0),
-        same=a_constant_off,
-        exact=1e-13,
-        shapes=RANKS,
-    ),
-    Case(
-        'decoupled_kl',
-        function=with_labels(losses.decoupled_kl, tau=2.0, alpha=1.0, beta=3.0),
-        reference=with_labels(decoupled_kl.decoupled_kl, tau=2.0, alpha=1.0, beta=3.0),
-        module=labelled(losses.DecoupledKLLoss, tau=2.0, alpha=1.0, beta=3.0),
-        same=a_constant_off,
-        exact=1e-14,
-        shapes=RANKS,
-    ),
-    Case(
-        'top_k_decoupled_kl',
-        function=of(losses.top_k_decoupled_kl, k=1, weights=(1.0, 3.0, 2.0), tau=2.0),
-        reference=of(decoupled_kl.top_k_decoupled_kl, k=1, weights=(1.0, 3.0, 2.0), tau=2.0),
-        module=partial(losses.TopKDecoupledKLLoss, 1, (1.0, 3.0, 2.0), 2.0),
-        same=a_constant_off,
-        exact=1e-14,
-        shapes=RANKS[:2],
-        half=1e-4,
-    ),
-    Case(
-        'normalized_kl',
-        function=with_labels(losses.normalized_kl, gamma=1.5, tau=2.0),
-        reference=with_labels(decoupled_kl.normalized_kl, gamma=1.5, tau=2.0),
-        module=labelled(losses.NormalizedKLLoss, gamma=1.5, tau=2.0),
-        shapes=RANKS,
-        left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
-    ),
-    Case(
-        'weighted_soft_labels',
-        function=with_labels(losses.weighted_soft_labels, tau=2.0),
-        reference=with_labels(decoupled_kl.weighted_soft_labels, tau=2.0),
-        module=labelled(losses.WeightedSoftLabelsLoss, tau=2.0),
-        shapes=RANKS,
-        left_out=dict(
-            zero_with_zero_gradient='a cross-entropy: its minimum is an entropy',
-            gradcheck='the factor of a position gets no gradient: it has a test of its own',
-        ),
-    ),
-    *(
-        Case(
-            f'boosted_target_ce {power}',
-            function=with_labels(losses.boosted_target_ce, power=power, tau=2.0),
-            reference=with_labels(decoupled_kl.boosted_target_ce, power=power, tau=2.0),
-            module=labelled(losses.BoostedTargetCELoss, power=power, tau=2.0),
-            shapes=RANKS,
-            left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
-        )
-        for power in (0.5, 1.0, 1.5)
-    ),
-    Case(
-        'learned_temperature_kl',
-        function=at_learned_temperature,
-        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward'),
-        module=curriculum,
-        same=a_constant_off,
-        exact=1e-14,
-        shapes=RANKS,
-    ),
-    *(
-        Case(
-            f'localization_kl {edges}',
-            function=of(losses.localization_kl, edges=edges, tau=2.0),
-            reference=of(localization_kl.localization_kl, edges=edges, tau=2.0),
-            module=partial(losses.LocalizationKLLoss, edges, 2.0),
-            shape=(2, 12, 3, 4),
-            shapes=((3, 12), (2, 12, 3), (1, 12, 2, 2, 2)),
-            exact=1e-14,
-            half=1e-4,
-        )
-        for edges in (4, 2)
-    ),
-    *(
-        Case(
-            f'soft_jaccard {metric} {scope}',
-            function=of(losses.soft_jaccard, metric=metric, scope=scope),
-            reference=of(soft_jaccard.soft_jaccard, metric=metric, scope=scope),
-            module=partial(losses.SoftJaccardLoss, metric, scope),
-            shapes=RANKS,
-        )
-        for metric, scope in product(('jaccard', 'dice'), ('batch', 'image'))
-    ),
-    Case(
-        'logit_mse',
-        function=of(losses.logit_mse),
-        reference=of(ksanc.logit_mse),
-        module=losses.LogitMSELoss,
-        shapes=RANKS,
-        large=300,
-    ),
-    Case(
-        'feature_l1',
-        function=of(losses.feature_l1),
-        reference=of(feature_l1.feature_l1),
-        module=losses.FeatureL1Loss,
-        tiles=(2, 2, 3, 2),
-        shapes=RANKS,
-        large=3e3,
-    ),
-    *(
-        Case(
-            f'feature_matching {normalise} {penalty}',
-            **matching(normalise=normalise, penalty=penalty),
-            shapes=RANKS[1:] if normalise == 'sample' else RANKS,
-            large=300 if normalise is None else 1.0,
-            exact=1e-15 if penalty != 'cosine' else 1e-14,
-        )
-        for normalise, penalty in product(
-            (None, 'l2', 'sample', 'batch', 'image'), ('l2', 'l1', 'huber', 'cosine')
-        )
-    ),
-    *(
-        Case(
-            f'feature_matching mix {normalise}',
-            **matching(normalise=normalise, penalty=dict(cosine=0.5, huber=0.3)),
-            shapes=RANKS,
-            exact=1e-14,
-        )
-        for normalise in (None, 'image')
-    ),
-    *(
-        Case(
-            f'feature_matching pooled {normalise} {penalty}',
-            **matching(normalise=normalise, penalty=penalty, pooled=True),
-            shapes=RANKS,
-            exact=1e-14,
-        )
-        for normalise, penalty in ((None, 'l2'), ('l2', 'l1'), ('image', 'cosine'))
-    ),
-    Case(
-        'activation_boundary',
-        function=of(losses.activation_boundary, margin=0.7),
-        reference=of(activation_boundary.activation_boundary, margin=0.7),
-        module=partial(losses.ActivationBoundaryLoss, 0.7),
-        same=lambda x: x + torch.where(x > 0, 0.8, -0.8),
-        shapes=RANKS,
-        large=300,
-    ),
-    *(
-        Case(
-            f'attention_transfer {power}',
-            function=of(losses.attention_transfer, power=power),
-            reference=of(attention_transfer.attention_transfer, power=power),
-            module=partial(losses.AttentionTransferLoss, power),
-            teacher=(2, 7, 3, 4),
-            same=lambda x: 2 * x,
-            shapes=RANKS[1:],
-            large=300,
-        )
-        for power in (1.0, 2.0)
-    ),
-    Case(
-        'partial_l2 batch',
-        function=of(losses.partial_l2),
-        reference=of(partial_l2.partial_l2),
-        module=losses.PartialL2Loss,
-        shapes=RANKS,
-        large=300,
-    ),
-    Case(
-        'partial_l2 number',
-        function=of(losses.partial_l2, margin=-0.5),
-        reference=of(partial_l2.partial_l2, margin=-0.5),
-        module=partial(losses.PartialL2Loss, -0.5),
-        shapes=RANKS,
-        same=lambda x: x.clamp(min=-0.5),
-        large=300,
-    ),
-    *(
-        Case(
-            f'focal_feature {name}',
-            function=of(losses.focal_feature, **options),
-            reference=of(focal_feature.focal_feature, **options),
-            module=partial(losses.FocalFeatureLoss, **options),
-            shapes=RANKS[1:],
-            large=300,
-        )
-        for name, options in dict(
-            both=dict(temperature=0.7, spatial=0.3, channel=2.0),
-            alone=dict(spatial=0.0, channel=0.0),
-        ).items()
-    ),
-    *(
-        Case(
-            f'masked_token {power}',
-            function=of(losses.masked_token, tokens=TOKENS, power=power),
-            reference=of(masked_token.masked_token, tokens=TOKENS, power=power),
-            module=partial(masked_tokens, power=power),
-            shapes=RANKS_OF_FIVE,
-            large=300,
-            left_out=dict(
-                thousand_channels_are_finite='its tokens have as many channels as they were made of'
-            ),
-        )
-        for power in (1, 2)
-    ),
-    Case(
-        'variational_information',
-        function=likelihood,
-        reference=of(variational_information.variational_information, variance=VARIANCE),
-        module=variational,
-        shapes=RANKS_OF_FIVE,
-        large=300,
-        left_out=dict(zero_with_zero_gradient='a likelihood: its minimum depends on variances'),
-    ),
-    Case(
-        'factor_transfer',
-        function=transferred,
-        reference=transferred_slowly,
-        module=factors,
-        teacher=(2, 7, 3, 4),
-        large=300,
-        half=1e-4,
-        left_out=dict(
-            zero_with_zero_gradient='of nets of their own: the factors are those of a row above',
-            tiling_changes_nothing='the nets see the border of a map',
-            thousand_channels_are_finite='nine million weights; its formula is in a row above',
-        ),
-    ),
-    Case(
-        'intra_class_variation',
-        function=with_labels(losses.intra_class_variation),
-        reference=with_labels(intra_class_variation.intra_class_variation),
-        module=labelled(losses.IntraClassVariationLoss),
-        teacher=(2, 7, 3, 4),
-        same=lambda x: 2 * x,
-        shapes=((2, 5, 12), (1, 3, 3, 2, 4)),
-        half=1e-4,
-    ),
-    Case(
-        'memory_contrast',
-        function=contrast(losses.memory_contrast, labels=True, tau=0.3),
-        reference=contrast(memory_contrast.memory_contrast, labels=True, tau=0.3),
-        module=remembered,
-        same=lambda x: 2 * x,
-        shapes=((2, 5, 12), (1, 3, 3, 2, 4)),
-        large=300,
-        half=1e-4,
-    ),
-    *(
-        Case(
-            f'queue_contrast {compare}',
-            function=contrast(losses.memory_contrast, tau=0.3, compare=compare),
-            reference=contrast(memory_contrast.memory_contrast, tau=0.3, compare=compare),
-            module=partial(queued, compare=compare),
-            shape=(6, 5),
-            masked=(0,),
-            same=lambda x: 2 * x,
-            tiles=(3, 1),
-            shapes=((2, 5, 3, 4), (1, 3, 3, 2, 4)),
-            half=1e-4,
-            left_out={}
-            if compare == 'kl'
-            else dict(zero_with_zero_gradient='others may be as near: it is no divergence'),
-        )
-        for compare in ('kl', 'info-nce', 'nce')
-    ),
-    *(
-        Case(
-            f'patch_contrast pool {pool}',
-            function=of(losses.patch_contrast, groups=5, patch=patch, pool=pool, tau=2.0),
-            reference=of(memory_contrast.patch_contrast, groups=5, patch=patch, pool=pool, tau=2.0),
-            module=partial(losses.PatchContrastLoss, 5, patch, pool, 2.0, mask_ratio=None),
-            shape=(2, 10, 4, 4),
-            shapes=((1, 5, 5, 7), (2, 20, 1, 3)),
-            half=1e-4,
-            left_out=dict(
-                zero_with_zero_gradient='a cross-entropy: other groups are as near as they are'
-            ),
-        )
-        for patch, pool in ((4, 1), (2, 2))
-    ),
-    Case(
-        'hidden_cosine',
-        function=of(losses.hidden_cosine),
-        reference=of(internal.hidden_cosine),
-        module=losses.HiddenCosineLoss,
-        shape=(3, 4, 5),
-        masked=(0, 1),
-        same=lambda x: 2 * x,
-        tiles=(2, 3, 1),
-        channels=-1,
-        shapes=((4, 5),),
-        large=300,
-    ),
-    *(
-        Case(
-            f'attention_kl {heads}',
-            function=of(losses.attention_kl, heads=heads),
-            reference=of(internal.attention_kl, average=heads == 'mean'),
-            module=partial(losses.AttentionKLLoss, heads),
-            shape=(3, 2, 4, 5),
-            masked=(0, 2),
-            rows=softmax,
-            back=torch.log,
-            tiles=(2, 3, 2, 1),
-            half=1e-4,
-        )
-        for heads in ('match', 'mean')
-    ),
-    Case(
-        'ensemble_kl',
-        function=of(losses.ensemble_kl, temperature=2.0),
-        reference=of(dirichlet.ensemble_kl, temperature=2.0),
-        module=partial(losses.EnsembleKLLoss, 2.0),
-        teacher=MEMBERS,
-        same=mean_logits,
-        exact=1e-14,
-        shapes=RANKS,
-    ),
-    Case(
-        'dirichlet_nll',
-        function=of(losses.dirichlet_nll, temperature=2.0, smoothing=1e-3),
-        reference=of(dirichlet.dirichlet_nll, temperature=2.0, smoothing=1e-3),
-        module=partial(losses.DirichletNLLLoss, 2.0, 1e-3),
-        teacher=MEMBERS,
-        shapes=RANKS,
-        left_out=dict(zero_with_zero_gradient=NO_ZERO),
-    ),
-    *(
-        Case(
-            f'proxy_dirichlet {direction}',
-            function=of(losses.proxy_dirichlet, direction=direction),
-            reference=of(dirichlet.proxy_dirichlet, direction=direction, offset=1.0),
-            module=partial(losses.ProxyDirichletLoss, direction),
-            teacher=MEMBERS,
-            same=proxy_logits,
-            exact=1e-12,
-            shapes=RANKS,
-        )
-        for direction in ('reverse', 'forward')
-    ),
-    Case(
-        'assignment_kl',
-        function=assigned,
-        reference=assigned_slowly,
-        module=quest,
-        left_out=dict(
-            zero_with_zero_gradient=OTHER_RULES,
-            thousand_channels_are_finite='its words have as many channels as it was made for',
-        ),
-    ),
-    *(
-        Case(
-            f'pair_wise_affinity {method} {channels} channels',
-            **affinity(method=method) | dict(teacher=(2, channels, 3, 4)),
-            reference=without_mask(pair_wise_affinity.pair_wise_affinity),
-            left_out=NO_MASK | ONE_NODE,
-        )
-        for method, channels in product(('dense', 'gram'), (5, 7))
-    ),
-    Case(
-        'pair_wise_affinity patches',
-        **affinity(patch=2) | dict(shape=(2, 5, 4, 6), teacher=(2, 7, 4, 6)),
-        reference=without_mask(pair_wise_affinity.pair_wise_affinity, patch=(2, 2)),
-        left_out=NO_MASK
-        | ONE_NODE
-        | dict(thousand_channels_are_finite='a map of one patch is a single place'),
-    ),
-    Case(
-        'pair_wise_affinity neighbourhood',
-        **affinity(neighbourhood=3),
-        reference=without_mask(pair_wise_affinity.pair_wise_affinity, neighbourhood=3),
-        left_out=NO_MASK | ONE_NODE | dict(tiling_changes_nothing='a border has fewer neighbours'),
-    ),
-    Case(
-        'squeezed_knowledge',
-        function=lambda student, teacher, mask: losses.squeezed_knowledge([student], [teacher]),
-        reference=lambda s, t, mask: ksanc.distance([s.tolist()], [t.tolist()]),
-        module=lambda **options: None,
-        shape=(4, 5),
-        masked=(),
-        tiles=(3, 1),
-        left_out=NO_MASK | dict(module_is_function=OTHERS['SqueezedKnowledgeLoss']),
-    ),
-]
 
 
 def boosted_exit_of(channels: int, classes: int, loss_weight: float = 1.0) -> Loss:
@@ -1205,6 +777,35 @@ CASES = [
         )
         for power in (1, 2)
     ),
+    *(
+        Case(
+            f'masked_generation {over}',
+            function=partial(generated, over=over),
+            reference=partial(generated_slowly, over=over),
+            module=partial(generation, over=over),
+            large=300,
+            left_out=dict(
+                zero_with_zero_gradient='what is generated from a map is not that map',
+                tiling_changes_nothing='the generator sees the border of a map',
+                thousand_channels_are_finite='eighteen million weights',
+            ),
+        )
+        for over in ('all', 'masked')
+    ),
+    Case(
+        'hierarchical_context',
+        function=lambda student, teacher, mask: losses.hierarchical_context(
+            [student], [teacher], mask=mask
+        ),
+        reference=lambda student, teacher, mask: hierarchical_context.hierarchical_context(
+            [student], [teacher], mask=mask
+        ),
+        module=one_level,
+        shapes=((3, 4), (2, 3, 6, 9)),
+        large=300,
+        half=1e-4,
+        left_out=dict(tiling_changes_nothing='a cell is a part of the whole map'),
+    ),
     Case(
         'variational_information',
         function=likelihood,
@@ -1237,6 +838,49 @@ CASES = [
         same=lambda x: 2 * x,
         shapes=((2, 5, 12), (1, 3, 3, 2, 4)),
         half=1e-4,
+    ),
+    Case(
+        'memory_contrast',
+        function=contrast(losses.memory_contrast, labels=True, tau=0.3),
+        reference=contrast(memory_contrast.memory_contrast, labels=True, tau=0.3),
+        module=remembered,
+        same=lambda x: 2 * x,
+        shapes=((2, 5, 12), (1, 3, 3, 2, 4)),
+        large=300,
+        half=1e-4,
+    ),
+    *(
+        Case(
+            f'queue_contrast {compare}',
+            function=contrast(losses.memory_contrast, tau=0.3, compare=compare),
+            reference=contrast(memory_contrast.memory_contrast, tau=0.3, compare=compare),
+            module=partial(queued, compare=compare),
+            shape=(6, 5),
+            masked=(0,),
+            same=lambda x: 2 * x,
+            tiles=(3, 1),
+            shapes=((2, 5, 3, 4), (1, 3, 3, 2, 4)),
+            half=1e-4,
+            left_out={}
+            if compare == 'kl'
+            else dict(zero_with_zero_gradient='others may be as near: it is no divergence'),
+        )
+        for compare in ('kl', 'info-nce', 'nce')
+    ),
+    *(
+        Case(
+            f'patch_contrast pool {pool}',
+            function=of(losses.patch_contrast, groups=5, patch=patch, pool=pool, tau=2.0),
+            reference=of(memory_contrast.patch_contrast, groups=5, patch=patch, pool=pool, tau=2.0),
+            module=partial(losses.PatchContrastLoss, 5, patch, pool, 2.0, mask_ratio=None),
+            shape=(2, 10, 4, 4),
+            shapes=((1, 5, 5, 7), (2, 20, 1, 3)),
+            half=1e-4,
+            left_out=dict(
+                zero_with_zero_gradient='a cross-entropy: other groups are as near as they are'
+            ),
+        )
+        for patch, pool in ((4, 1), (2, 2))
     ),
     Case(
         'hidden_cosine',

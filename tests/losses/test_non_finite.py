@@ -64,6 +64,42 @@ def stack(loss: Loss) -> Callable:
     return lambda student, **mask: loss(student, draw(3, *student.shape), **mask)
 
 
+def seeded(call: Callable) -> Callable:
+    """Return a call whose draws are the same each time."""
+
+    def drawn(student: Tensor, **mask: Any) -> Tensor:
+        torch.manual_seed(0)
+        return call(student, **mask)
+
+    return drawn
+
+
+def crossed(place: int) -> Callable:
+    """Return the call of cross-level matching as a function of one of what it reads."""
+    torch.manual_seed(0)
+    loss = mmkd.losses.CrossLevelLoss(2, factor=1)
+    loss.build([draw(*SHAPE)] * 2, [draw(*SHAPE)] * 2, [draw(*SHAPE)])
+
+    def call(student: Tensor) -> Tensor:
+        reads = [draw(*SHAPE) + 1, draw(*SHAPE) + 2]
+        reads[place] = student
+        return loss([reads[0]] * 2, [draw(*SHAPE), draw(*SHAPE) + 3], [reads[1]])
+
+    return call
+
+
+def softly(place: int) -> Callable:
+    """Return the call of softmax regression as a function of features, or of logits."""
+
+    def call(student: Tensor, **mask: Any) -> Tensor:
+        reads = [draw(*SHAPE) + 1, draw(*SHAPE) + 2]
+        reads[place] = student
+        loss = K['SoftmaxRegressionLoss']()
+        return loss(reads[0], draw(*SHAPE), reads[1], draw(*SHAPE), **mask)
+
+    return call
+
+
 def squeezed(student: Tensor) -> Tensor:
     torch.manual_seed(0)
     loss = mmkd.losses.SqueezedKnowledgeLoss([3], [3], 2, 2)
@@ -212,6 +248,23 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         )
         for ratio in (None, 0.0)
     },
+    **{
+        ('MaskedGenerationLoss', f'{ratio} {fill}'): (
+            seeded(pair(K['MaskedGenerationLoss'](ratio, fill=fill, teacher_channels=3))),
+            {},
+        )
+        for ratio, fill in ((0.0, 'zero'), (0.5, 'zero'), (0.5, 'token'))
+    },
+    **{
+        ('SoftmaxRegressionLoss', read): (softly(place), {})
+        for place, read in enumerate(('student', 'student_logits'))
+    },
+    ('HierarchicalContextLoss', ''): (
+        lambda student, **mask: K['HierarchicalContextLoss']()([student], [draw(*SHAPE)], **mask),
+        {},
+    ),
+    ('CrossLevelLoss', 'brought'): (crossed(0), dict(mask=None)),
+    ('CrossLevelLoss', 'attending'): (crossed(1), dict(mask=None)),
     ('HiddenCosineLoss', 'all'): (pair(K['HiddenCosineLoss']()), TOKENS),
     ('HiddenCosineLoss', 'first'): (
         pair(K['HiddenCosineLoss']('first')),

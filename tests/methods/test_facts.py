@@ -40,6 +40,12 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['bpkd'].reads == ('logits', 'batch.labels')
     assert told['quest'].weights == ('layers of AssignmentKLLoss',)
     assert told['ft'].weights == ('layers of FactorTransferLoss',)
+    assert told['mgd'].weights == (
+        'generator of MaskedGenerationLoss',
+        '1×1 convolution where channels differ',
+    )
+    assert told['reviewkd'].weights == ('layers of LevelFusion',)
+    assert told['semckd'].weights == ('attention of CrossLevelLoss', 'layers of LevelPairs')
     assert told['ofd'].weights == ('conv-bn',)
     assert told['cirkd-memory'].weights == ('conv-bn-relu-conv',)
     assert told['crd'].weights == ('layers of QueueContrastLoss',)

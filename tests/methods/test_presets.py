@@ -149,6 +149,10 @@ BY_FORMULA = {
     *('ab', 'at', 'cosine', 'fitnet', 'foundation', 'ft', 'nfd', 'ofd', 'pkd', 'vid'),
     # tests/methods/test_masked.py
     *('fgd', 'maskd'),
+    # tests/methods/test_generation_presets.py
+    *('mgd', 'vitkd'),
+    # tests/methods/test_fusion_presets.py
+    *('reviewkd', 'semckd', 'transkd'),
     # tests/methods/test_memory_presets.py
     *('afdcd', 'cirkd-memory', 'crd'),
     # tests/methods/test_divergence_presets.py

@@ -7,8 +7,11 @@ from references.feature_matching import feature_matching
 from torch import Tensor
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return a 3×3 convolution with zeros around the map (C, H, W), and a leaky ReLU."""
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, slope: float = 0.1) -> Tensor:
+    """Return a 3×3 convolution with zeros around the map (C, H, W), and a leaky ReLU.
+
+    A slope of 0 is a ReLU, of 1 nothing.
+    """
     channels, height, width = x.shape
     values, w, b = x.tolist(), weight.tolist(), bias.tolist()
     out = [[[0.0] * width for _ in range(height)] for _ in b]
@@ -20,7 +23,7 @@ def convolve(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
                     for di in range(max(0, 1 - i), min(3, height + 1 - i)):
                         for dj in range(max(0, 1 - j), min(3, width + 1 - j)):
                             total += w[o][c][di][dj] * values[c][i + di - 1][j + dj - 1]
-                out[o][i][j] = total if total > 0 else 0.1 * total
+                out[o][i][j] = total if total > 0 else slope * total
     return torch.tensor(out, dtype=torch.float64)
 
 

@@ -2,12 +2,14 @@
 
 The pair is the config of a Distiller; its members, data and schedule serve
 every method, its own method is left out. ``alone`` is the student without a
-teacher. What has run before is not run again, so the same line goes on after
+teacher. What ends in .py is a recipe, which is trained as it says itself and
+tested as the pair. What has run before is not run again, so the same line goes on after
 Ctrl-C. Exit code 1 where a run died.
 
 Example::
 
     mmkd compare my_distill.py --methods alone kd cwd dist:weight=2 --seeds 0 1 2
+    mmkd compare my_distill.py --methods alone kd few-labels=my_recipe.py
 """
 
 import argparse
@@ -25,10 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--methods',
         nargs='+',
         metavar='METHOD',
-        help='alone; NAME or NAME:option=value,…; NAME+NAME for both at once (mmkd methods)',
+        help='alone; NAME or NAME:option=value,…; NAME+NAME for both at once (mmkd methods); '
+        'RECIPE.py or OWN-NAME=RECIPE.py, a config that says all of its run itself',
     )
     seeds_flag(parser, (0,), 'of every method; three or more tell a difference from chance')
-    parser.add_argument('--iters', type=count(1), help="length of each run (default: the pair's)")
+    parser.add_argument(
+        '--iters', type=count(1), help="length of each run (default: the pair's, or the recipe's)"
+    )
     parser.add_argument(
         '--seconds',
         type=float,
@@ -52,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='METHOD',
         help='try their weights times each of --factors on the validation set',
     )
-    parser.add_argument('--tune-all', action='store_true', help='tune every method')
+    parser.add_argument('--tune-all', action='store_true', help='tune all that have weights')
     parser.add_argument(
         '--factors',
         nargs='+',
@@ -100,7 +105,7 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
 
 def main(args: argparse.Namespace) -> int:
     """Compare; 1 where a run died."""
-    from mmkd.apis.compare import Comparison, compare
+    from mmkd.apis.compare import EVERY, Comparison, compare
     from mmkd.apis.compare.specs import read_specs
     from mmkd.apis.compare.table import specs_there
     from mmkd.utils.tables import make_console
@@ -108,7 +113,9 @@ def main(args: argparse.Namespace) -> int:
     pair = Path(args.pair.split('::')[-1]).stem
     work_dir = args.work_dir or Path('work_dirs') / f'compare_{pair}'
     specs = read_specs(args.methods) if args.methods else specs_there(work_dir)
-    tuned = [spec.text for spec in specs if spec.methods] if args.tune_all else args.tune
+    # a recipe is named by its row or as it was given
+    rows = dict(zip(args.methods or (), (spec.text for spec in specs), strict=False))
+    tuned = [EVERY] if args.tune_all else [rows.get(text, text) for text in args.tune]
     comparison = Comparison(
         pair=args.pair,
         specs=specs,

@@ -14,10 +14,21 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 
 from mmkd.apis.compare.jobs import Job, Slots, run_jobs
+from mmkd.apis.compare.recipes import (
+    check_members,
+    check_same_test,
+    check_same_validation,
+    read_recipe_config,
+    teaches,
+    validates_alike,
+)
 from mmkd.apis.compare.records import check_run, read_note, write_note
 from mmkd.apis.compare.settings import (
+    LABELS_ALONE,
     digest_of_run,
+    is_mixed,
     iterations_of,
+    named,
     read_pair_config,
     run_config,
     teacher_configs,
@@ -41,6 +52,7 @@ from mmkd.utils.work_dir import hold, release
 
 TEACHER, ON_VALIDATION = 'teacher', 'teacher_on_validation'
 PROBED = 40  # iterations that a step is measured by
+EVERY = '*'  # of rows to be tuned: all that have weights
 
 
 @dataclass(frozen=True)
@@ -55,7 +67,7 @@ class Comparison:
         iters: Length of every run; None: the pair's.
         seconds: Of training steps, in place of a length: of a GPU's wall time, or of the processor.
         jobs: Runs at a time.
-        tuned: Texts of the rows whose weights are tuned.
+        tuned: Texts of the rows whose weights are tuned; :data:`EVERY` is all that have any.
         factors: Of the weights, that are tried.
         options: Settings of the pair that are overridden.
         metric: That is compared; None: the first usual one.
@@ -97,7 +109,7 @@ def compare(comparison: Comparison, console: Console, table_only: bool = False) 
     MMLogger.get_instance('mmkd_compare', log_level='ERROR')
     hold(comparison.work_dir)
     try:
-        work = _Work(comparison, console)
+        work = _Work(comparison, console, table_only)
         if not table_only:
             work.run()
         results = read_results(comparison.work_dir, comparison.specs, work.seeds(table_only))
@@ -123,41 +135,79 @@ def _finish(results: Results, work: '_Work', console: Console) -> None:
 class _Work:
     """The runs of a comparison."""
 
-    def __init__(self, comparison: Comparison, console: Console) -> None:
+    def __init__(self, comparison: Comparison, console: Console, table_only: bool = False) -> None:
         self.comparison, self.console = comparison, console
         self.pair = read_pair_config(comparison.pair, comparison.options)
         init_default_scope(self.pair.get('default_scope') or 'mmseg')
         self.slots = Slots(comparison.jobs)
         self.died: list[str] = []
-        self._check()
+        # a table is made of records, wherever the files of their recipes are by now
+        wanted = [spec for spec in comparison.specs if not table_only or spec.recipe is None]
+        self.bases = {spec.text: self._read_base(spec) for spec in wanted}
+        self.tuned = self._read_tuned()
+        self.validated_apart: set[str] = set()
+        for spec in wanted:
+            self._check(spec)
+        if not table_only and any(spec.methods for spec in wanted):
+            check_members(self.pair.model.to_dict(), comparison.pair)
 
     def seeds(self, all_there: bool) -> tuple[int, ...] | None:
         """Return the seeds of the table; None for all that lie there."""
         return None if all_there else self.comparison.seeds
 
-    def _check(self) -> None:
-        comparison = self.comparison
-        texts = [spec.text for spec in comparison.specs]
-        for text in comparison.tuned:
-            spec = next((one for one in comparison.specs if one.text == text), None)
-            if spec is None or not spec.methods:
+    def _read_base(self, spec: Spec) -> Config:
+        """Return what the runs of a row are made of."""
+        return self.pair if spec.recipe is None else read_recipe_config(spec)
+
+    def _read_tuned(self) -> tuple[str, ...]:
+        """Return the texts of the rows whose weights are tuned."""
+        asked, specs = self.comparison.tuned, self.comparison.specs
+        weighted = [spec.text for spec in specs if self._has_weights(spec)]
+        if asked == (EVERY,):
+            asked = tuple(weighted)
+        texts = [spec.text for spec in specs]
+        for text in asked:
+            if text not in weighted:
+                what = 'a row without weights' if text in texts else 'no method of --methods'
                 raise ValueError(
-                    f'--tune {text}: it is no method of --methods{nearest(text, texts)} (got '
+                    f'--tune {text}: it is {what}{nearest(text, weighted)} (got '
                     f'{", ".join(texts)}). Mend: one of those with weights'
                 )
-        if comparison.tuned:
+        if asked:
             check_validation(self.pair)
-        for spec in comparison.specs:  # an unknown method ends it before anything is run
-            run_config(self.pair, spec, comparison.seeds[0], comparison.iters)
+        return asked
+
+    def _has_weights(self, spec: Spec) -> bool:
+        if spec.recipe is None:
+            return bool(spec.methods)
+        return spec.text in self.bases and teaches(self.bases[spec.text])
+
+    def _check(self, spec: Spec) -> None:
+        """Refuse what would end a row in the middle, before anything is run."""
+        cfg = self._config(spec, self.comparison.seeds[0], self.comparison.iters)
+        if spec.folder in self._teacher_folders():
+            raise ValueError(
+                f'--methods {spec.text}: its folder would be that of the test of a teacher. Mend: '
+                f'a name of its own, NAME={spec.recipe}'
+            )
+        if spec.recipe is None:
+            return
+        check_same_test(self.pair, cfg, spec)
+        if spec.text in self.tuned:
+            check_same_validation(self.pair, cfg, spec)
+        if not validates_alike(self.pair, cfg):
+            self.validated_apart.add(spec.text)
 
     def run(self) -> None:
         """Run what has no record yet: teacher, probes, weights, then all seeds."""
         comparison = self.comparison
+        if is_mixed(self.pair) and any(spec.alone for spec in comparison.specs):
+            self._tell(f'alone: {LABELS_ALONE}')
         lengths = {spec.text: comparison.iters for spec in comparison.specs}
         if comparison.seconds is not None:
             lengths = self._probe()
         ready = [spec for spec in comparison.specs if spec.text in lengths]
-        tuned = [spec for spec in ready if spec.text in comparison.tuned]
+        tuned = [spec for spec in ready if spec.text in self.tuned]
         plain = [spec for spec in ready if spec not in tuned]
         first = [*self._teacher_jobs(), *self._tuning_jobs(tuned, lengths)]
         for spec in plain:
@@ -214,13 +264,24 @@ class _Work:
             method=spec.text,
             seed=seed,
             factor=factor,
-            tuned=spec.text in self.comparison.tuned,
+            tuned=spec.text in self.tuned,
             length=iterations_of(cfg),
+            **self._about_recipe(spec),
         )
         times = '' if factor == 1 else f', weights × {factor:g}'
         return Job(
             f'{spec.text}, seed {seed}{times}', folder, cfg, digest_of_run(cfg), about, tests=tests
         )
+
+    def _about_recipe(self, spec: Spec) -> dict[str, Any]:
+        if spec.recipe is None:
+            return {}
+        return dict(recipe=spec.recipe, validated_apart=spec.text in self.validated_apart)
+
+    def _teacher_folders(self) -> Iterator[str]:
+        for name in named(self.pair.model, 'teacher'):
+            suffix = '' if name == 'teacher' else f'_{name}'
+            yield from (TEACHER + suffix, ON_VALIDATION + suffix)
 
     def _teacher_jobs(self) -> Iterator[Job]:
         for name, (cfg, checkpoint) in teacher_configs(self.pair).items():
@@ -264,7 +325,7 @@ class _Work:
         return lengths
 
     def _probe_job(self, spec: Spec) -> Job:
-        cfg = run_config(self.pair, spec, self.comparison.seeds[0], PROBED)
+        cfg = run_config(self.bases[spec.text], spec, self.comparison.seeds[0], PROBED)
         for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
             cfg[key] = None
         cfg.train_cfg.pop('val_interval', None)
@@ -296,7 +357,8 @@ class _Work:
         return digest_of_run(self._config(spec, self.comparison.seeds[0], iters))
 
     def _config(self, spec: Spec, seed: int, iters: int | None, factor: float = 1.0) -> Config:
-        return run_config(self.pair, spec, seed, iters, factor, self.comparison.shares_every)
+        base = self.bases[spec.text]
+        return run_config(base, spec, seed, iters, factor, self.comparison.shares_every)
 
     def _tuned(self, spec: Spec, iters: int | None) -> dict[str, Any] | None:
         return read_tuned(self._folder(spec), self._base(spec, iters), self.comparison.factors)

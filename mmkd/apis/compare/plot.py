@@ -60,7 +60,7 @@ def draw(
         colour, shape = f'C{index % 10}', SHAPES[index % len(SHAPES)]
         style = dict(color=colour, linestyle=DASHES[index % len(DASHES)])
         name = _plain(row['method'])
-        if row[clock] is not None:
+        if row[clock] is not None and not row.get('validated_apart'):
             _draw_curves(left, over_seconds(folders[row['method']], metric, row[clock]), style)
         right.errorbar(
             row[spent], row['mean'], yerr=row['sd'], fmt=shape, color=colour, capsize=3, label=name

@@ -2,7 +2,7 @@
 
 import copy
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller.export import student_config
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import as_dict
+from mmkd.engine.runner.peer_loops import ENSEMBLE, MEAN
 from mmkd.utils.config_file import read_config
 from mmkd.utils.kinds import bare_name, is_made, is_stored
 from mmkd.utils.plain_values import with_plain_values
@@ -29,6 +30,8 @@ MEMBERS = ('student', 'teacher', 'students', 'teachers')
 # of the pair's Distiller, what does not belong to its method
 KEPT = (*MEMBERS, 'type', 'data_preprocessor', 'predict_with', 'init_cfg', 'train_cfg', 'test_cfg')
 HOOKS = ('RunRecordHook', 'StepClockHook')  # every run has them
+MIXED = 'WithUnlabelled'  # a training set that holds images without labels
+LABELS_ALONE = 'trained on the labelled images alone, by whole batches of them'
 SCHEDULES = 'ScheduleHook'  # goes with the objectives that it changes
 LOGGED = 6  # times at least that a short run is logged
 
@@ -87,14 +90,32 @@ def _without_parts_of_the_method(cfg: Config) -> None:
     """Take out the schedules and optimizers of the objectives that are taken out."""
     hooks = cfg.get('custom_hooks') or []
     cfg.custom_hooks = [one for one in hooks if _kind(one) != SCHEDULES]
-    there = {_kind(one) for one in cfg.custom_hooks}
-    cfg.custom_hooks += [ConfigDict(type=f'mmkd.{name}') for name in HOOKS if name not in there]
+    usual = cfg.get('default_hooks') or {}
+    for name in [name for name, one in usual.items() if _kind(one) == SCHEDULES]:
+        del usual[name]
+    add_recorders(cfg)
     optimizers = dict(optim_wrappers(cfg.get('optim_wrapper')))
     if 'student' in optimizers:
         cfg.optim_wrapper = optimizers['student']
     schedules = cfg.get('param_scheduler')
     if isinstance(schedules, dict) and 'student' in schedules and 'type' not in schedules:
         cfg.param_scheduler = schedules['student']
+
+
+def add_recorders(cfg: Config) -> None:
+    """Give a config the hooks that write what a run took, where it has none."""
+    hooks = list(cfg.get('custom_hooks') or [])
+    there = {_kind(one) for one in _hooks(cfg)}
+    new = [ConfigDict(type=f'mmkd.{name}') for name in HOOKS if name not in there]
+    cfg.custom_hooks = [*hooks, *new]
+
+
+def _hooks(cfg: Config) -> list[Any]:
+    return [*(cfg.get('custom_hooks') or ()), *(cfg.get('default_hooks') or {}).values()]
+
+
+def _schedule_hooks(cfg: Config) -> list[Any]:
+    return [one for one in _hooks(cfg) if _kind(one) == SCHEDULES]
 
 
 def _kind(hook: Any) -> str:
@@ -128,6 +149,31 @@ def set_length(cfg: Config, iters: int) -> None:
         cfg.param_scheduler = scaled(_plain(cfg.param_scheduler), factor)
     if cfg.train_cfg.get('val_interval'):
         cfg.train_cfg.val_interval = max(1, round(cfg.train_cfg.val_interval * factor))
+    for hook in _schedule_hooks(cfg) if factor != 1 else ():
+        _scale_lengths(hook, factor)
+
+
+def _scale_lengths(hook: dict[str, Any], factor: float) -> None:
+    """Scale what the schedules of objectives and their levels count in iterations.
+
+    >>> hook = dict(schedules=[dict(begin=0, length=9), dict(points=[(0, 0.), (6, 2.)])],
+    ...             levels=dict(length=[30, 60]))
+    >>> _scale_lengths(hook, 1 / 3)
+    >>> hook['schedules'][0], hook['schedules'][1]['points'], hook['levels']
+    ({'begin': 0, 'length': 3}, [(0, 0.0), (2, 2.0)], {'length': [10, 20]})
+    """
+    for part in (*(hook.get('schedules') or ()), hook.get('levels') or {}):
+        for key in ('begin', 'length'):
+            if part.get(key):
+                part[key] = _scaled_counts(part[key], factor)
+        if 'points' in part:
+            part['points'] = [(round(step * factor), value) for step, value in part['points']]
+
+
+def _scaled_counts(counts: Any, factor: float) -> Any:
+    if isinstance(counts, list | tuple):
+        return [_scaled_counts(one, factor) for one in counts]
+    return max(1, round(counts * factor))
 
 
 def _plain(value: Any) -> Any:
@@ -155,7 +201,7 @@ def _log_and_save_often(cfg: Config) -> None:
 
 
 def run_config(
-    pair: Config,
+    base: Config,
     spec: Spec,
     seed: int,
     iters: int | None = None,
@@ -165,10 +211,11 @@ def run_config(
     """Return the config of one run, its method written out; the work dir is left to the caller.
 
     Args:
-        pair: As :func:`read_pair_config` returns it; left as it is.
-        spec: The method, or the student alone.
+        base: The pair, as :func:`read_pair_config` returns it, or the recipe of a row, as
+            :func:`mmkd.apis.compare.recipes.read_recipe_config` does; left as it is.
+        spec: The method, the student alone, or a recipe.
         seed: Of the run.
-        iters: Its length; None: the pair's.
+        iters: Its length; None: that of the base.
         factor: Of the weights of the method's objectives.
         shares_every: Iterations between two measurements of gradient shares; None: there is none.
 
@@ -177,23 +224,53 @@ def run_config(
         TypeError: An option that it does not have.
         ValueError: A pair that it is not made for; a length that the loop does not have.
     """
-    cfg = copy.deepcopy(pair)
+    cfg = copy.deepcopy(base)
     cfg.pop('work_dir', None)
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     if iters is not None:
         set_length(cfg, iters)
     follow_length(cfg)
     _log_and_save_often(cfg)
-    if not spec.methods:
+    if spec.alone:
         _leave_alone(cfg)
         return cfg
-    cfg.model.method = spec.method
+    if spec.methods:
+        cfg.model.method = spec.method
     expand_config(cfg)
+    evaluate_one_student(cfg)
     if factor != 1:
         multiply_weights(cfg, factor)
-    if shares_every is not None:
+    if shares_every is not None and cfg.model.get('objectives'):
         cfg.custom_hooks.append(ConfigDict(type='mmkd.GradientShareHook', every=shares_every))
     return cfg
+
+
+def evaluate_one_student(cfg: Config) -> None:
+    """Evaluate the student that predicts, where the loops of a config would evaluate all peers.
+
+    >>> cfg = Config(dict(
+    ...     model=dict(students=dict(a=1, b=2)), val_cfg=dict(type='mmkd.PeerValLoop'),
+    ...     default_hooks=dict(checkpoint=dict(save_best=['a/mIoU', 'b/mIoU']))))
+    >>> evaluate_one_student(cfg)
+    >>> cfg.val_cfg.type, cfg.default_hooks.checkpoint.save_best
+    ('ValLoop', 'mIoU')
+    """
+    loops = [cfg.get(key) or {} for key in ('val_cfg', 'test_cfg')]
+    peers = [one for one in loops if bare_name(one.get('type')).startswith('Peer')]
+    for loop in peers:
+        loop['type'] = bare_name(loop['type']).removeprefix('Peer')
+    hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    best = hook.get('save_best')
+    if peers and best and best != 'auto':
+        names = [best] if isinstance(best, str) else best
+        whose = [*named(cfg.model, 'student'), MEAN, ENSEMBLE]
+        kept = list(dict.fromkeys(_without_peer(name, whose) for name in names))
+        hook['save_best'] = kept[0] if len(kept) == 1 else kept
+
+
+def _without_peer(metric: str, peers: Sequence[str]) -> str:
+    first, _, rest = metric.partition('/')
+    return rest if first in peers else metric
 
 
 def multiply_weights(cfg: Config, factor: float) -> None:
@@ -209,8 +286,8 @@ def multiply_weights(cfg: Config, factor: float) -> None:
     """
     for one in cfg.model.objectives.values():
         one['weight'] = one.get('weight', 1.0) * factor
-    for hook in cfg.get('custom_hooks') or ():
-        for schedule in (hook.get('schedules') or ()) if _kind(hook) == SCHEDULES else ():
+    for hook in _schedule_hooks(cfg):
+        for schedule in hook.get('schedules') or ():
             if str(schedule.get('target', '')).endswith('.weight'):
                 _scale_schedule(schedule, factor)
 
@@ -229,8 +306,24 @@ def _scale_schedule(schedule: dict[str, Any], factor: float) -> None:
         schedule[key] = schedule[key] * factor
 
 
+def is_mixed(cfg: Config) -> bool:
+    """Return whether images without labels stand beside the labelled ones of a training set."""
+    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
+    return isinstance(dataset, dict) and bare_name(dataset.get('type')) == MIXED
+
+
+def _leave_out_unlabelled(cfg: Config) -> None:
+    """Train on the labelled set alone, by whole batches of it."""
+    loader = cfg.train_dataloader
+    loader.dataset = loader.dataset.dataset
+    if _kind(loader.get('sampler')) == 'MixedSampler':
+        loader.sampler = ConfigDict(type='InfiniteSampler', shuffle=True)
+
+
 def _leave_alone(cfg: Config) -> None:
-    """Put the student in place of the Distiller."""
+    """Put the student in place of the Distiller; images without labels are nothing to it."""
+    if is_mixed(cfg):
+        _leave_out_unlabelled(cfg)
     model = cfg.model
     name, value = next(iter(named(model, 'student').items()))
     member = Member.parse(name, 'student', value)
@@ -287,6 +380,8 @@ def digest_of_run(cfg: Config) -> str:
             model[f'{role} {name}'] = _content(value)
     for key in MEMBERS:
         model.pop(key, None)
+    if isinstance(settings.get('load_from'), str):
+        settings['load_from'] = _digest_of_file(settings['load_from'])
     return digest_of(settings)
 
 

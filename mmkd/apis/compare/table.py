@@ -12,11 +12,13 @@ from mmengine.config import Config
 from mmkd.apis.compare.plot import draw
 from mmkd.apis.compare.records import RESULT, config_path, read_note, write_note
 from mmkd.apis.compare.rows import ENOUGH, Difference, closed, mean_of, mean_shares, paired
+from mmkd.apis.compare.settings import LABELS_ALONE, is_mixed
 from mmkd.apis.compare.specs import ALONE, PLAIN, Spec, read_spec
 from mmkd.apis.compare.tuning import is_test_set, main_metric_of, validation_of
 from mmkd.apis.report import Table, as_markdown, digits, less_is_better, rounded, text
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.averages import spread
+from mmkd.utils.checks import printable
 
 NAME = 'compare'
 BEST = 'best.py'
@@ -59,13 +61,17 @@ def specs_there(work_dir: Path) -> tuple[Spec, ...]:
         FileNotFoundError: There is none.
     """
     notes = (read_note(path) for path in sorted(work_dir.glob(f'*/seed_*/{RESULT}')))
-    texts = list(dict.fromkeys(note['method'] for note in notes if note is not None))
-    if not texts:
+    recipes = {note['method']: note.get('recipe') for note in notes if note is not None}
+    if not recipes:
         raise FileNotFoundError(
             f'{work_dir} holds no record of a comparison. Mend: --work-dir of one, or --methods'
         )
-    texts.sort(key=lambda one: (one != ALONE, one != PLAIN))
-    return tuple(map(read_spec, texts))
+    texts = sorted(recipes, key=lambda one: (one != ALONE, one != PLAIN))
+    return tuple(_spec_of(text, recipes[text]) for text in texts)
+
+
+def _spec_of(name: str, recipe: str | None) -> Spec:
+    return read_spec(name) if recipe is None else Spec(name, recipe=recipe)
 
 
 def read_results(
@@ -86,6 +92,8 @@ def read_results(
     for spec in specs:
         own = records[spec.text] = _read_row(work_dir / spec.folder, seeds)
         missing += [f'{spec.text}, seed {seed}' for seed in seeds or () if seed not in own]
+        if seeds is None and not own:  # of what lies there, nothing
+            missing.append(spec.text)
     teachers, on_validation = (
         _read_teachers(work_dir, pattern) for pattern in ('teacher', 'teacher_on_validation')
     )
@@ -130,6 +138,7 @@ def summarise(results: Results, metric: str) -> list[dict[str, Any]]:
         own, records = tests[spec.text], results.records[spec.text]
         if not own:
             continue
+        first = next(iter(records.values()))
         mean = statistics.fmean(own.values())
         apart = [paired(own, tests.get(base, {}), metric) for base in (ALONE, PLAIN)]
         rows.append(
@@ -143,7 +152,9 @@ def summarise(results: Results, metric: str) -> list[dict[str, Any]]:
                 to_alone=None if spec.text == ALONE else _as_dict(apart[0]),
                 to_kd=None if spec.text in (ALONE, PLAIN) else _as_dict(apart[1]),
                 gap_closed=None if spec.text == ALONE else closed(mean, alone, teacher, metric),
-                factor=next(iter(records.values()))['factor'] if spec.methods else None,
+                factor=first['factor'] if spec.methods or first.get('tuned') else None,
+                recipe=spec.recipe,
+                validated_apart=first.get('validated_apart', False),
                 iterations=sorted({record['iterations'] for record in records.values()}),
                 gradient_shares=mean_shares(records),
                 on_gpu=all(record['peak_gpu_mib'] is not None for record in records.values()),
@@ -196,7 +207,8 @@ def best_of(rows: Sequence[Mapping[str, Any]], metric: str) -> str | None:
     """
     sign = -1 if less_is_better(metric) else 1
     most = max(len(row['seeds']) for row in rows)
-    known = [row for row in rows if row['validation'] is not None and len(row['seeds']) == most]
+    alike = [row for row in rows if not row.get('validated_apart')]
+    known = [row for row in alike if row['validation'] is not None and len(row['seeds']) == most]
     if not known:
         return None
     return max(known, key=lambda row: sign * row['validation'])['method']
@@ -334,6 +346,9 @@ def _notes(
     alone = next((row['mean'] for row in rows if row['method'] == ALONE), None)
     if teacher is not None and alone is not None and closed(alone, alone, teacher, metric) is None:
         notes.append('The teacher is not better than the student alone: there is no gap to close.')
+    notes += _length_notes(rows)
+    if is_mixed(pair) and alone is not None:
+        notes.append(f'{ALONE} is {LABELS_ALONE}.')
     factors = [f'{row["method"]} × {row["factor"]:g}' for row in rows if _was_tuned(results, row)]
     if factors:
         notes.append(
@@ -345,8 +360,7 @@ def _notes(
             'Gradient share: norm of the gradient of an objective, at what it reads of the '
             "student, over that of the student's own task; mean over the run."
         )
-    tested = sorted({record['tested'] for record in records})
-    notes.append(f'Tested: the {" and the ".join(tested)} weights of each run.')
+    notes.append(_tested_note(results))
     for key, title in (('device', 'device'), ('torch', 'torch'), ('mmkd', 'mmkd')):
         said = sorted({text(record[key]) for record in records})
         notes.append(f'{title}: {"; ".join(said)}.')
@@ -360,9 +374,54 @@ def _notes(
             'The validation set is the test set: what was chosen on the one was chosen on the '
             'other.'
         )
+    apart = [text(row['method']) for row in rows if row['validated_apart']]
+    if apart:
+        notes.append(
+            f'Validated otherwise than the pair, so that their validations are neither drawn nor '
+            f'compared: {", ".join(apart)}.'
+        )
     if results.missing:
         notes.append(f'Missing: {"; ".join(map(text, results.missing))}.')
     return notes
+
+
+def _length_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return which rows are recipes of their own, and whether lengths differ.
+
+    >>> row = dict(method='kd', recipe=None, iterations=[1500])
+    >>> other = dict(method='long', recipe='a/long.py', iterations=[6000])
+    >>> _length_notes([row]), _length_notes([row, other])[1]
+    ([], 'Iterations differ, from 1,500 to 6,000: a gain holds what the length gives.')
+    """
+    notes = []
+    recipes = [
+        f'{text(row["method"])} ({printable(row["recipe"])})' for row in rows if row['recipe']
+    ]
+    if recipes:
+        notes.append(
+            'Recipes of their own, by the model, data, batch and schedule that their files say: '
+            f'{", ".join(recipes)}.'
+        )
+    lengths = sorted({number for row in rows for number in row['iterations']})
+    if len(lengths) > 1:
+        notes.append(
+            f'Iterations differ, from {lengths[0]:,} to {lengths[-1]:,}: a gain holds what the '
+            'length gives.'
+        )
+    elif recipes:
+        notes.append(f'All rows have {lengths[0]:,} iterations.')
+    return notes
+
+
+def _tested_note(results: Results) -> str:
+    which: dict[str, list[str]] = {}
+    for name, records in results.records.items():
+        for one in sorted({record['tested'] for record in records.values()}):
+            which.setdefault(one, []).append(text(name))
+    if len(which) == 1:
+        return f'Tested: the {next(iter(which))} weights of each run.'
+    said = (f'the {one} weights of {", ".join(names)}' for one, names in sorted(which.items()))
+    return f'Tested: {"; ".join(said)}.'
 
 
 def _was_tuned(results: Results, row: Mapping[str, Any]) -> bool:

@@ -40,17 +40,25 @@ def is_test_set(cfg: Config) -> bool:
     if cfg.get('val_dataloader') is None:
         return False
     datasets = [cfg[key].get('dataset') for key in ('val_dataloader', 'test_dataloader')]
-    val, test = (_images(dataset) for dataset in datasets)
+    val, test = (images_of(dataset) for dataset in datasets)
     return val == test
 
 
-def _images(dataset: Any) -> Any:
-    """Return what decides on the images of a data set, and of those within."""
+def images_of(dataset: Any, beside: Sequence[str] = BESIDE) -> Any:
+    """Return what decides on the images of a data set, and of those within.
+
+    Args:
+        dataset: Its config.
+        beside: Keys that do not.
+
+    >>> images_of(dict(type='CamVid', pipeline=[], datasets=[dict(split='a', test_mode=True)]))
+    {'type': 'CamVid', 'datasets': [{'split': 'a'}]}
+    """
     if isinstance(dataset, list | tuple):
-        return [_images(one) for one in dataset]
+        return [images_of(one, beside) for one in dataset]
     if not isinstance(dataset, Mapping):
         return dataset
-    return {key: _images(value) for key, value in dataset.items() if key not in BESIDE}
+    return {key: images_of(value, beside) for key, value in dataset.items() if key not in beside}
 
 
 def main_metric_of(metrics: Mapping[str, Any], asked: str | None = None) -> str:

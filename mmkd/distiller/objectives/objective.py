@@ -11,6 +11,7 @@ from mmengine.model import BaseModule, ModuleDict
 from torch import Tensor, nn
 
 from mmkd.connectors.connector import Connector
+from mmkd.connectors.levels import LevelsConnector
 from mmkd.distiller.objectives.auto import (
     Auto,
     Side,
@@ -254,13 +255,16 @@ class Objective(BaseModule):
         brought = [bring(one) for one in value]
         return torch.stack(brought) if isinstance(value, Tensor) else brought
 
-    def _connect(self, argument: str, values: Mapping[str, Any], record: Record) -> Tensor:
+    def _connect(self, argument: str, values: Mapping[str, Any], record: Record) -> Any:
         connector, value = self.connectors[argument], values[argument]
+        other = self.reads.counterpart(argument)
+        if isinstance(connector, LevelsConnector):
+            like = values[other] if other else None
+            return connector(value, sizes=like and [tuple(one.shape[2:]) for one in like])
         if not isinstance(connector, Connector):
             return connector(value)
         if self.through is not None and self._replaces:
             return connector(value, size=tuple(self.through.like(record).shape[2:]))
-        other = self.reads.counterpart(argument)
         size = tuple(self.reads.one(other, values[other]).shape[2:]) if other else None
         # A bf16 teacher's map is resized in float32: the resize is cheap, its rounding is not.
         return connector(value if learns(argument) else value.float(), size=size)
@@ -309,6 +313,7 @@ class Objective(BaseModule):
         for argument in self._to_resize(record):
             said = self._connect_by_itself(argument, record, Auto(always=False))
             done.append(f'{said}, since none was given')
+        done += self._build_levels(record)
         # One image may be one value of a channel, and leaves no trace in running statistics.
         training = self.connectors.training
         self.connectors.eval()
@@ -322,6 +327,18 @@ class Objective(BaseModule):
         self.connectors.train(training)
         done += [f'{self.name}: {built}'] * bool(built)
         return done
+
+    def _build_levels(self, record: Record) -> Iterator[str]:
+        """Let connectors of lists build themselves; yield what was done, in words."""
+        for argument, connector in self.connectors.items():
+            if not isinstance(connector, LevelsConnector):
+                continue
+            other = self.reads.counterpart(argument)
+            values = {name: self._read(name, record) for name in (argument, other) if name}
+            with self._explained(values, f'the connector of {argument!r}'):
+                built = connector.build(values[argument], values.get(other, []))
+            if built:
+                yield f'{self.name}: {argument} {built}'
 
     def place(self, runs: Mapping[str, Any]) -> Place:
         """Return where the loss stands.
@@ -502,7 +519,9 @@ def _check_options(where: str, on: Any, reads: Any, connectors: Any) -> None:
 def _check_weights(where: str, connectors: ModuleDict) -> None:
     """Refuse weights on the teacher's side."""
     for argument, connector in connectors.items():
-        if not learns(argument) and any(p.requires_grad for p in connector.parameters()):
+        levels = isinstance(connector, LevelsConnector)  # whose weights are made later
+        trained = levels or any(p.requires_grad for p in connector.parameters())
+        if not learns(argument) and trained:
             raise ValueError(
                 f'{where}: the connector of {argument!r} has weights, which would never be '
                 'trained: nothing reaches what a teacher says. Mend: '

@@ -2,8 +2,14 @@
 
 from torch import Tensor
 
-from mmkd.losses.base import Loss
-from mmkd.losses.features.point_wise import NORMALISATIONS, Penalty, check_penalty, point_wise
+from mmkd.losses.base import Loss, Map
+from mmkd.losses.features.point_wise import (
+    NORMALISATIONS,
+    Penalty,
+    check_penalty,
+    check_tokens,
+    point_wise,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -87,6 +93,7 @@ class FeatureMatchingLoss(Loss):
         loss_weight: Factor inside the returned value.
         loss_name: Key in the logs.
         pooled: Whether the means over the positions of an image are compared.
+        tokens: Whether they are tokens (N, L, D), with mask and weight (N, L).
 
     Examples:
         >>> import torch
@@ -102,11 +109,15 @@ class FeatureMatchingLoss(Loss):
         loss_weight: float = 1.0,
         loss_name: str | None = None,
         pooled: bool = False,
+        tokens: bool = False,
     ) -> None:
         super().__init__(loss_weight, loss_name)
         check_choice('normalise', normalise, NORMALISATIONS)
         check_penalty(penalty)
         self.normalise, self.penalty, self.pooled = normalise, penalty, pooled
+        self.tokens = tokens
+        if tokens:
+            self.roles = dict(student=Map(tokens=True), teacher=Map(tokens=True))
 
     def forward(
         self,
@@ -116,6 +127,9 @@ class FeatureMatchingLoss(Loss):
         weight: Tensor | None = None,
     ) -> Tensor:
         r"""Return the weighted loss of maps (N, C, \*S) under mask and weight (N, \*S)."""
+        if self.tokens:
+            check_tokens(student, teacher)
+            student, teacher = student.mT, teacher.mT
         return self.loss_weight * feature_matching(
             student, teacher, self.normalise, self.penalty, mask, weight, self.pooled
         )

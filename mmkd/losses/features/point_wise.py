@@ -233,3 +233,18 @@ def check_features(student: Tensor, teacher: Tensor, name: str) -> None:
             f'{name} needs maps (N, C, *S) of one shape, got student {shape_of(student)}, '
             f"teacher {shape_of(teacher)}; mend: connectors=dict(student='auto')"
         )
+
+
+def check_tokens(student: Tensor, teacher: Tensor) -> None:
+    """Refuse what are no tokens (N, L, D).
+
+    Raises:
+        ValueError: Names both shapes.
+
+    >>> check_tokens(torch.zeros(2, 5, 3), torch.ones(2, 5, 3))
+    """
+    if student.dim() != 3 or teacher.dim() != 3:
+        raise ValueError(
+            f'tokens=True needs tokens (N, L, D), got student {shape_of(student)}, teacher '
+            f'{shape_of(teacher)}; mend: tokens=False of maps, or a tap of tokens'
+        )

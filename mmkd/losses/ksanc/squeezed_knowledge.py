@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.losses.base import Loss, Many, Map, OfBatch
-from mmkd.losses.checks import shape_of
+from mmkd.losses.checks import check_levels, check_stages, shape_of
 from mmkd.losses.functional import call_in_dtype, no_autocast, widen
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator
 from mmkd.registry import MODELS
@@ -126,9 +126,7 @@ class SqueezedKnowledgeLoss(Loss):
         if num_classes is not None:
             check_count('num_classes', num_classes, 2)
         if student_channels is not None and teacher_channels is not None:
-            _check_stages(
-                student_channels, teacher_channels, 'student_channels', 'teacher_channels'
-            )
+            check_stages(student_channels, teacher_channels, 'student_channels', 'teacher_channels')
         self.multiply, self.pooling = multiply, pooling
         self.num_classes, self.ignore_index = num_classes, ignore_index
         self.channels: list[Any] = [student_channels, teacher_channels]
@@ -152,7 +150,7 @@ class SqueezedKnowledgeLoss(Loss):
         """
         if self.student_estimators is not None:
             return ''
-        _check_inputs(student, teacher)
+        check_levels(student, teacher)
         found: list[Any] = [_channels(student), _channels(teacher)]
         found += [student_global.shape[1], teacher_global.shape[1]]
         self.channels = [f if c is None else c for c, f in zip(self.channels, found, strict=True)]
@@ -211,7 +209,7 @@ class SqueezedKnowledgeLoss(Loss):
 
     def _make(self) -> None:
         student, teacher, student_global, teacher_global = self.channels
-        _check_stages(student, teacher, 'student_channels', 'teacher_channels')
+        check_stages(student, teacher, 'student_channels', 'teacher_channels')
         options: dict[str, Any] = dict(multiply=self.multiply, pooling=self.pooling)
         self.student_estimators = nn.ModuleList(
             AttentionEstimator(out, student_global, fan_in, **options)
@@ -248,7 +246,7 @@ class SqueezedKnowledgeLoss(Loss):
         teacher_global: Tensor,
         labels: Tensor | None,
     ) -> None:
-        _check_inputs(student, teacher)
+        check_levels(student, teacher)
         images = len(student[0])
         s_channels, t_channels, s_global, t_global = self.channels
         _check_channels('student', student, s_channels)
@@ -309,29 +307,4 @@ def _check_labels(labels: Tensor, valid: Tensor, classes: int, ignored: int) -> 
         raise ValueError(
             f"every label is the ignore index {ignored}, so the teacher's estimators have nothing "
             'to learn from; mend: ignore_index, or the label files'
-        )
-
-
-def _check_inputs(student: Any, teacher: Any) -> None:
-    for role, maps in (('student', student), ('teacher', teacher)):
-        if not isinstance(maps, list | tuple):
-            raise TypeError(
-                f'{role} must be a list of maps, one a stage, got {type(maps).__name__}; mend: '
-                f"reads=dict({role}=['{role}.stage1', …])"
-            )
-        if any(x.dim() != 4 for x in maps):
-            raise ValueError(f'{role} needs maps (N, F, H, W), got {[shape_of(x) for x in maps]}')
-    _check_stages(student, teacher, 'student', 'teacher')
-    if len({len(x) for x in [*student, *teacher]}) != 1:
-        raise ValueError(
-            f'the stages differ in their number of images: student {[len(x) for x in student]}, '
-            f'teacher {[len(x) for x in teacher]}'
-        )
-
-
-def _check_stages(student: Sequence, teacher: Sequence, one: str, other: str) -> None:
-    if len(student) != len(teacher) or not len(student):
-        raise ValueError(
-            f'{one} has {len(student)} stages, {other} {len(teacher)}; mend: lists of one length, '
-            'stage beside stage'
         )

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.features.feature_matching import feature_matching
+from mmkd.losses.features.generator import drawn_places, generator_of, keep
 from mmkd.losses.features.point_wise import check_features
 from mmkd.losses.functional import (
     call_in_dtype,
@@ -288,11 +289,7 @@ class PatchContrastLoss(Loss):
                 f'mend: teacher_channels={student.shape[1]} (or None), or the tap that it was made '
                 'for'
             )
-        places = (len(student), 1, *student.shape[2:])
-        seen = torch.rand(places, device=student.device) >= ratio
-        # A ReLU makes 0 of −Inf, and where() would hide NaN at a place that is not seen.
-        return call_in_dtype(self.generator, infinite_to_nan(student) * seen)
+        return call_in_dtype(self.generator, keep(student, drawn_places(student, ratio)))
 
     def _make(self, channels: int, device: torch.device | None = None) -> None:
-        layers = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
-        self.generator = nn.Sequential(layers[0], nn.ReLU(), layers[1]).to(device)
+        self.generator = generator_of(channels, device)

@@ -285,3 +285,18 @@ def test_what_weighs_nothing_reaches_no_gradient(normalise: str | None, penalty:
     assert student.grad.isfinite().all()
     assert student.grad[0, :, 1].eq(0).all()
     assert value.equal(loss(student, teacher.nan_to_num(7.0), weight=weight))
+
+
+def test_tokens_are_places_of_a_map() -> None:
+    """(N, L, D) with mask and weight (N, L); channels are brought by a linear layer."""
+    generator = torch.Generator().manual_seed(3)
+    student, teacher = torch.randn(2, 2, 5, 3, dtype=torch.float64, generator=generator)
+    mask, weight = torch.arange(10).view(2, 5) % 3 != 1, torch.rand(2, 5, generator=generator)
+    for options in (dict(), dict(penalty='cosine'), dict(normalise='sample')):
+        plain, tokens = (FeatureMatchingLoss(**options, tokens=one) for one in (False, True))
+        found = tokens(student, teacher, mask, weight)
+        assert found == plain(student.mT, teacher.mT, mask, weight)
+    assert tokens.roles['student'].tokens
+    assert not plain.roles
+    with pytest.raises(ValueError, match=r'tokens=True needs tokens \(N, L, D\), got .*; mend'):
+        tokens(student[:, 0], teacher[:, 0])
