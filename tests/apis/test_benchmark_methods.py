@@ -141,7 +141,9 @@ def test_critics_and_layers_count_as_weights_of_their_own(members: Members) -> N
 def test_every_method_of_segmentors_is_measured_or_says_why_not() -> None:
     found = method_costs(config(), iters=1, warmup=0, size=SIZE)
     rows = found['methods']
-    assert set(known_methods()) - set(rows) == {'crd', 'fgd', 'ld', 'semckd'}, 'all others serve segmentors'
+    assert set(known_methods()) - set(rows) == {'crd', 'fgd', 'ld', 'semckd'}, (
+        'all others serve segmentors'
+    )
     for name in ('id', 'pid', 'sid'):
         assert 'does not say how many attention layers' in rows[name]['error']
     assert 'the student must be a config' in rows['simkd']['error'], 'it is built already'
