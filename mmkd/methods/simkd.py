@@ -52,13 +52,20 @@ def simkd(
             f'the student would say what the teacher says, but it has {classes[0]} classes and the '
             f'teacher {classes[1]}. Mend: a teacher of the same classes'
         )
+    checkpoint = pair.checkpoints.get(pair.teacher)
+    if checkpoint is None:  # a built teacher has weights, but no config could say which
+        pair.fail(
+            f'the student takes the classifier of {pair.teacher!r} from its file, and it has no '
+            "checkpoint, so that a random one would be kept. Mend: teacher=dict(cfg='….py', "
+            "checkpoint='….pth'), of a built teacher as well"
+        )
     head = dict(
         _delete_=True,
         type='mmkd.BorrowedClassifier',
         head=dict(config),
         channels=channels,
         factor=factor,
-        pretrained=pair.checkpoints.get(pair.teacher),
+        pretrained=checkpoint,
     )
     objective = dict(
         loss=dict(type='FeatureMatchingLoss'),

@@ -358,6 +358,39 @@ def test_simkd_of_pairs_that_it_is_not_for(tmp_path: Path) -> None:
         BorrowedClassifier(head, channels=8)
 
 
+@pytest.mark.bad_input
+def test_simkd_of_a_teacher_without_a_file(tmp_path: Path) -> None:
+    """A frozen classifier of random numbers would be kept for good."""
+    config = simkd(tmp_path)
+    for teacher in (
+        segmentation(segmentor(8)),
+        dict(model=segmentation(segmentor(8))),
+        dict(model=segmentor(8), allow_untrained=True),
+    ):
+        config['teacher'] = teacher
+        with pytest.raises(ValueError, match='a random one would be kept. Mend: teacher=dict'):
+            build(copy.deepcopy(config))
+    config['teacher'] = dict(
+        model=segmentation(segmentor(8, auxiliary=False)),
+        checkpoint=str(tmp_path / 'teacher.pth'),
+    )
+    model = build(config)
+    own, theirs = model.student.decode_head.head, model.teacher.decode_head
+    assert torch.equal(own.conv_seg.classifier.weight, theirs.conv_seg.weight)
+
+
+def test_a_borrowed_classifier_is_initialised_once() -> None:
+    head = dict(type='FCNHead', in_channels=4, channels=4, num_convs=1, num_classes=3)
+    own = BorrowedClassifier(head, channels=8)
+    before = copy.deepcopy(own.state_dict())
+    own.init_weights()
+    first = copy.deepcopy(own.state_dict())
+    drawn = 'head.conv_seg.projector.0.weight'
+    assert not torch.equal(first[drawn], before[drawn])
+    own.init_weights()
+    assert all(torch.equal(x, first[key]) for key, x in own.state_dict().items())
+
+
 def test_simkd_of_a_teacher_whose_file_has_no_such_classifier(tmp_path: Path) -> None:
     torch.save(dict(state_dict=dict(x=torch.zeros(1))), tmp_path / 'other.pth')
     head = dict(type='FCNHead', in_channels=4, channels=4, num_convs=1, num_classes=11)

@@ -96,8 +96,11 @@ class BorrowedClassifier(BaseModule):
         return type(self.head).predict(self, *args, **kwargs)
 
     def init_weights(self) -> None:
-        """Initialise; the projector as the authors', and the classifier as the teacher's."""
+        """Initialise once; the projector as the authors', and the classifier as the teacher's."""
+        again = self.is_init
         super().init_weights()
+        if again:  # the projector would be drawn anew
+            return
         for layer in self.head.conv_seg.projector:
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
