@@ -42,11 +42,23 @@ def call_in_dtype(module: nn.Module, *inputs: Tensor) -> Tensor:
     own = next(module.parameters(), None)
     if own is None or own.dtype == dtype:
         return module(*inputs)
-    state = {
+    return functional_call(
+        module, state_in_dtype(module, dtype), tuple(x.to(dtype) for x in inputs)
+    )
+
+
+def state_in_dtype(module: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return copies of parameters and buffers, those of numbers in another dtype.
+
+    Gradient reaches the parameters.
+
+    >>> state_in_dtype(nn.Linear(1, 1, bias=False), torch.float64)['weight'].dtype
+    torch.float64
+    """
+    return {
         name: x.to(dtype) if x.is_floating_point() else x.clone()
         for name, x in (*module.named_parameters(), *module.named_buffers())
     }
-    return functional_call(module, state, tuple(x.to(dtype) for x in inputs))
 
 
 def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmkd.distiller.members.teacher import Teacher
 from mmkd.distiller.taps.ending import Link, find_links, run_links
+from mmkd.losses.functional import no_autocast
 from mmkd.structures.batch import Batch
 from mmkd.structures.trace import Trace
 
@@ -17,8 +18,9 @@ from mmkd.structures.trace import Trace
 class Head:
     """The modules that lead from one tap of a frozen teacher to another.
 
-    They run in eval mode, in the teacher's precision, without its noises. Gradient passes them and
-    stays in none of their weights; they are no modules of what calls them.
+    They run in eval mode, without its noises, and of a teacher of half precision in float32: the
+    student's gradient passes them, and small ones are 0 in float16, where no loss is scaled for
+    them. It stays in none of their weights; they are no modules of what calls them.
 
     Args:
         run: The teacher at work.
@@ -43,9 +45,9 @@ class Head:
         Args:
             x: Of the channels that the teacher's tensor has.
         """
-        # under the student's autocast its modules would run in another precision than its own
-        with torch.autocast(x.device.type, enabled=False):
-            return run_links(self.run.model, self.links, x.to(self.run.dtype))
+        dtype = torch.promote_types(self.run.dtype, torch.float32)
+        with no_autocast(x):  # the student's
+            return run_links(self.run.model, self.links, x.to(dtype))
 
 
 @torch.no_grad()
@@ -83,7 +85,7 @@ def _cut(run: Teacher, start: str, end: str, found: Trace, seen: dict[str, Any])
             f'{start!r}{near}. Mend: taps=dict({start}={mend!r}) of this teacher'
         )
     head = Head(run, search.links)
-    made = head(first)
+    made = head(first).to(last.dtype)
     if made.shape != last.shape or not torch.allclose(made, last, *_tolerance(made.dtype)):
         raise ValueError(
             f"{between} the modules {head.modules} do not make the teacher's own tensor of its "

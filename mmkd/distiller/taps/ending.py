@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from mmkd.distiller.taps.tappable import is_dropout
+from mmkd.losses.functional import state_in_dtype
 from mmkd.structures.trace import Call, Trace, is_same, tensors
 
 _PLAIN = (type(None), bool, str)  # what a call may be given beside its tensor: no sizes of an image
@@ -29,12 +31,17 @@ class Link:
     index: tuple
 
     def run(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Return what the module makes of a tensor."""
+        """Return what the module makes of a tensor, in its dtype."""
         name, *inner = self.place
         given = {**self.given, name: _put(self.given[name], inner, x)}
         args = [value for key, value in given.items() if isinstance(key, int)]
         named = {key: value for key, value in given.items() if isinstance(key, str)}
-        output = model.get_submodule(self.path)(*args, **named)
+        module = model.get_submodule(self.path)
+        own = [one.dtype for one in (*module.parameters(), *module.buffers())]
+        if all(dtype == x.dtype or not dtype.is_floating_point for dtype in own):
+            output = module(*args, **named)
+        else:
+            output = functional_call(module, state_in_dtype(module, x.dtype), tuple(args), named)
         for key in self.index:
             output = output[key]
         return output

@@ -121,6 +121,26 @@ def test_options_of_teachers_hold_in_the_head(teacher: dict) -> None:
     assert logs['head.loss'].dtype == torch.float32
 
 
+@pytest.mark.parametrize(('precision', 'near'), [('fp16', 0.01), ('bf16', 0.05)])
+@pytest.mark.parametrize('weight', [1.0, 1e-3, 1e-6])
+def test_small_gradients_pass_the_head_of_a_teacher_of_half_precision(
+    precision: str, near: float, weight: float
+) -> None:
+    """They are those of the same head in float32; in float16 the smallest ones would be 0."""
+    taps = dict(logits='auto', feat='decode_head.bottleneck.conv')  # a norm is passed as well
+    found = []
+    for options in ({}, dict(precision=precision)):
+        teacher = dict(model=segmentor(8), allow_untrained=True, **options)
+        objective = through(loss='PixelWiseKLLoss', weight=weight)
+        model = made(teacher=teacher, taps=taps, objective=objective)
+        record, _ = model.observe(**ready(model))
+        model.objectives['head'](record)['head.loss'].backward()
+        found.append(model.student.backbone.stem[0].weight.grad / weight)
+    assert found[0].norm() > 0
+    assert (found[0] - found[1]).norm() < near * found[0].norm()
+    assert torch.equal(found[0] == 0, found[1] == 0)
+
+
 def test_several_modules_are_passed_with_their_norms_in_eval_mode() -> None:
     taps = dict(logits='auto', feat='decode_head.bottleneck.conv')
     model = twins(taps=taps)
