@@ -45,8 +45,8 @@ def run(images: slice) -> dict[str, Any]:
         values = []
         for step in range(STEPS):
             student, teacher, labels = (x[images] for x in batch(step))
-            own = (labels,) if name == 'memory' else ()
-            values.append(loss(student, teacher, *own).item())
+            own = dict(memory=dict(labels=labels), queue=dict(labels=labels[:, 0, 0])).get(name, {})
+            values.append(loss(student, teacher, **own).item())
         rings = {key: x.tolist() for key, x in loss.state_dict().items() if 'layer' not in key}
         found[name] = dict(values=values, rings=rings)
     return found

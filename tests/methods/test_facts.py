@@ -17,6 +17,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
         'bpkd',
         'byot',
         'cirkd-memory',
+        'crd',
         'dkd',
         'id',
         'ifvd',

@@ -15,6 +15,7 @@ from helpers.runs import model_of, run_config, train
 from helpers.tiny import batch, segmentor
 from helpers.unlabelled import mark
 from mmengine.registry import MODELS
+from references.memory_contrast import mean_of_random
 from torch import Tensor
 
 from mmkd.distiller.objectives.objective import build_objective
@@ -83,17 +84,24 @@ def test_cirkd_memory_has_the_sizes_of_the_authors() -> None:
 
 
 def test_crd_is_the_official_formula_times_its_weight() -> None:
-    """Their NCE with Z = n · e^(1/(2dT²)), the mean over a random memory, of n = 500 images."""
+    """Their NCE with Z = n · E e^(cos/T), the mean over a random memory, of n = 500 images.
+
+    Negatives are drawn of other classes, of which m are known here.
+    """
     pair = Pair(Classification(100))
     one = find_method('crd')(pair, size=40, embed=16).objectives['crd']
     loss = build_part(dict(one['loss'], student_channels=5, teacher_channels=7))
     full(loss)
     student, teacher = draw(6, 7)
     student = student[:, :5]
-    value = one['weight'] * loss(student, teacher)
+    labels = torch.arange(6) % 3
+    tags = torch.arange(40) % 4
+    loss.queue.tags[:-1] = loss.student_queue.tags[:-1] = tags
+    value = one['weight'] * loss(student, teacher, labels=labels)
+    assert one['reads'] == dict(labels='batch.labels')
 
-    n, m, tau = 500, 40, 0.07
-    z = n * torch.tensor(1 / (2 * 16 * tau**2), dtype=torch.float64).exp()
+    n, m, tau = 500, 30, 0.07
+    z = n * mean_of_random(16, tau)
     v1 = F.normalize(loss.student_layer(student))
     v2 = F.normalize(loss.teacher_layer(teacher))
     official = torch.zeros((), dtype=torch.float64)
@@ -101,7 +109,8 @@ def test_crd_is_the_official_formula_times_its_weight() -> None:
         (v1, v2, loss.queue.rows[:-1]),
         (v2, v1, loss.student_queue.rows[:-1]),
     ):
-        scores = torch.cat([(own * positive).sum(1, keepdim=True), own @ memory.T], 1)
+        others = torch.stack([memory[tags != label] for label in labels])
+        scores = torch.einsum('nd,nkd->nk', own, torch.cat([positive[:, None], others], 1))
         p = (scores / tau).exp() / z
         positives = (p[:, 0] / (p[:, 0] + m / n)).log().sum()
         negatives = (m / n / (p[:, 1:] + m / n)).log().sum()
@@ -116,6 +125,8 @@ def test_crd_has_the_sizes_of_the_authors() -> None:
     assert plan.objectives['crd']['weight'] == 0.8
     plain = find_method('crd')(Pair(Classification(100)), embed=None).objectives['crd']
     assert plain['connectors'] == dict(student='auto')
+    alone = find_method('crd')(Pair(Classification(100)), labels=False).objectives['crd']
+    assert 'reads' not in alone
 
 
 # ---------------------------------------------------------------------- Af-DCD

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterable
+from functools import cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +24,17 @@ def softplus(x: float) -> float:
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
 
 
+@cache
+def mean_of_random(channels: int, tau: float) -> float:
+    """Return the mean of e^(cos / tau) over random directions, by quadrature over the angle."""
+    if channels == 1:
+        return math.cosh(1 / tau)
+    nodes, shares = np.polynomial.legendre.leggauss(300)
+    angles = math.pi * (nodes + 1) / 2
+    shares = shares * np.sin(angles) ** (channels - 2)
+    return float((shares * np.exp(np.cos(angles) / tau)).sum() / shares.sum())
+
+
 def of_place(
     s: list[float], t: list[float], keys: list[list[float]], tau: float, compare: str
 ) -> float:
@@ -33,7 +46,7 @@ def of_place(
     if compare == 'info-nce':
         return -log_softmax([own, *scores])[0]
     if compare == 'nce':
-        b = math.log(len(keys)) + 1 / (2 * len(s) * tau**2)
+        b = math.log(len(keys)) + math.log(mean_of_random(len(s), tau))
         return softplus(b - own) + sum(softplus(x - b) for x in scores)
     theirs = log_softmax([cosine(t, key) / tau for key in keys])
     ours = log_softmax(scores)

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mmkd.losses.base import Loss
-from mmkd.losses.checks import check_mask, check_weight
+from mmkd.losses.base import Loss, Map, OfBatch
+from mmkd.losses.checks import check_labels, check_mask, check_weight
 from mmkd.losses.features.point_wise import check_features, pool
 from mmkd.losses.functional import (
     call_in_dtype,
@@ -41,8 +41,13 @@ class QueueContrastLoss(Loss):
     keys are the last ``size`` images that were seen, and an image's own vector is that of this
     step, so that no data set has to know indices.
 
-    'kl' remembers the batch before it compares, since a batch may be compared with itself; the two
-    others afterwards, since an image is no negative of itself. In eval mode nothing is remembered.
+    With ``labels``, classes of images, the keys of an image's own class are left out, as the
+    authors draw others of other classes alone; so its own vector of an epoch ago is out too.
+    Without them all keys are others: where the queue is not smaller than the training set, an image
+    is told apart from itself as well, which no student can.
+
+    'kl' remembers the batch before it compares, since a batch may be compared with itself, and
+    takes no labels; the two others afterwards. In eval mode nothing is remembered.
     Many devices remember the joined batch, one rank after the other; they must have as many images
     each. Queues are buffers, in every checkpoint. ``diagnostics``: ``filled``, which share of the
     queue holds a vector.
@@ -58,8 +63,9 @@ class QueueContrastLoss(Loss):
         loss_name: Key in the logs.
 
     Raises:
-        ValueError: an option out of range, shapes that do not fit, channels that are not known.
-        TypeError: a mask that is not bool, a weight that is no float.
+        ValueError: an option out of range, shapes that do not fit, channels that are not known,
+            labels beside 'kl'.
+        TypeError: a mask that is not bool, a weight that is no float, labels that are no integers.
 
     Examples:
         >>> import torch
@@ -71,6 +77,7 @@ class QueueContrastLoss(Loss):
         tensor(0.3133)
     """
 
+    roles = dict(student=Map(), teacher=Map(), labels=OfBatch())
     fixed = ('size', 'embed')
     queue: Ring | None
     student_queue: Ring | None
@@ -115,6 +122,7 @@ class QueueContrastLoss(Loss):
         teacher: Tensor,
         mask: Tensor | None = None,
         weight: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> str:
         """Make queue and layers, if channels were left out.
 
@@ -133,8 +141,17 @@ class QueueContrastLoss(Loss):
         teacher: Tensor,
         mask: Tensor | None = None,
         weight: Tensor | None = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
-        r"""Return the weighted loss of maps (N, C, \*S) under mask and weight (N, \*S)."""
+        r"""Return the weighted loss.
+
+        Args:
+            student: Maps (N, C, \*S), or vectors.
+            teacher: The same; receives no gradient.
+            mask: Bool (N, \*S), True where a position counts.
+            weight: Float (N, \*S), 0 or above: how much it counts.
+            labels: Integers (N,), of the images; below 0: none. None: of no image.
+        """
         check_mask(mask, student)
         check_weight(weight, student)
         with no_autocast(student):
@@ -143,25 +160,41 @@ class QueueContrastLoss(Loss):
             if student.dim() > 2:
                 student, teacher, mask = pool(student, teacher, mask, weight)
                 weight = None
-            value = self._compare(student, teacher, mask, weight)
+            self._check_labels(labels, student)
+            value = self._compare(student, teacher, mask, weight, labels)
         assert self.queue is not None
         self.diagnostics = dict(filled=self.queue.known.float().mean())
         return self.loss_weight * value
 
+    def _check_labels(self, labels: Tensor | None, student: Tensor) -> None:
+        if labels is None:
+            return
+        if self.compare == 'kl':
+            raise ValueError(
+                "compare='kl' is the likeness to all keys, and takes no labels. Mend: leave labels "
+                "out of reads, or compare='nce'"
+            )
+        check_labels(labels, student, 'contrast with a queue')
+
     def _compare(
-        self, student: Tensor, teacher: Tensor, mask: Tensor | None, weight: Tensor | None
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None,
+        weight: Tensor | None,
+        labels: Tensor | None,
     ) -> Tensor:
         """Return one term, or of embeddings both."""
         if self.queue is None:
             check_rings({}, teacher)
         if self.student_layer is None or self.teacher_layer is None:
-            return self._term(self.queue, student, teacher, mask, weight)
+            return self._term(self.queue, student, teacher, mask, weight, labels)
         _check_channels(self.student_layer, 'student', student)
         _check_channels(self.teacher_layer, 'teacher', teacher)
         ours = call_in_dtype(self.student_layer, student)
         theirs = call_in_dtype(self.teacher_layer, teacher)
-        return self._term(self.queue, ours, theirs, mask, weight) + self._term(
-            self.student_queue, theirs, ours, mask, weight
+        return self._term(self.queue, ours, theirs, mask, weight, labels) + self._term(
+            self.student_queue, theirs, ours, mask, weight, labels
         )
 
     def _term(
@@ -171,6 +204,7 @@ class QueueContrastLoss(Loss):
         teacher: Tensor,
         mask: Tensor | None,
         weight: Tensor | None,
+        labels: Tensor | None,
     ) -> Tensor:
         """Return how the first is told apart among the queue of the second."""
         assert queue is not None
@@ -178,26 +212,42 @@ class QueueContrastLoss(Loss):
         check_rings(dict(queue=queue), teacher)
         own = counted(mask, weight)
         if self.compare == 'kl':
-            self._remember(queue, teacher.detach(), own)
-        keys, known = queue.draw(self.size)
-        value = memory_contrast(student, teacher, keys, known, self.tau, self.compare, mask, weight)
+            self._remember(queue, teacher.detach(), own, labels)
+        keys, known = queue.draw(self.size)  # all of them, in their order
+        value = memory_contrast(
+            student,
+            teacher,
+            keys,
+            known,
+            self.tau,
+            self.compare,
+            mask,
+            weight,
+            labels=labels,
+            key_labels=None if labels is None else queue.tags[:-1],
+        )
         if self.compare != 'kl':
-            self._remember(queue, teacher.detach(), own)
+            self._remember(queue, teacher.detach(), own, labels)
         return value
 
     @torch.no_grad()
-    def _remember(self, ring: Ring, vectors: Tensor, counts: Tensor | None) -> None:
+    def _remember(
+        self, ring: Ring, vectors: Tensor, counts: Tensor | None, labels: Tensor | None
+    ) -> None:
         if not self.training:
             return
         known = counts if counts is not None else vectors.new_ones(len(vectors), dtype=torch.bool)
-        vectors, known = of_all_ranks(unit_vectors(vectors), known)
-        ring.push(vectors, known.new_zeros(len(known), dtype=torch.long), known)
+        tags = known.new_full((len(known),), -1, dtype=torch.long) if labels is None else labels
+        # as one more channel, which holds whole numbers up to 2²⁴
+        rows = torch.cat([unit_vectors(vectors), tags.to(vectors).unsqueeze(1)], 1)
+        rows, known = of_all_ranks(rows, known)
+        ring.push(rows[:, :-1], known.new_zeros(len(known), dtype=torch.long), known, rows[:, -1])
 
     def _make(self, student: int, teacher: int, device: torch.device | None = None) -> None:
         width = self.embed or teacher
-        self.queue = Ring(1, self.size, width).to(device)
+        self.queue = Ring(1, self.size, width, tagged=True).to(device)
         if self.embed:
-            self.student_queue = Ring(1, self.size, width).to(device)
+            self.student_queue = Ring(1, self.size, width, tagged=True).to(device)
             self.student_layer = nn.Linear(student, width).to(device)
             self.teacher_layer = nn.Linear(teacher, width).to(device)
 

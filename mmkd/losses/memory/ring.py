@@ -17,10 +17,12 @@ class Ring(nn.Module):
         groups: How many rings, such as classes.
         size: Vectors of each.
         channels: Of a vector.
+        tagged: Whether each vector has a number, such as a label, which is kept with it.
 
     Attributes:
         rows: Ring after ring, (groups · size + 1, channels); the last row is 0, what is written
             there is dropped.
+        tags: Likewise the numbers, (groups · size + 1,), −1 where there is none.
         pushed: How many vectors each ring was ever given; the next one goes to the place of that
             number modulo the size.
 
@@ -35,12 +37,15 @@ class Ring(nn.Module):
     """
 
     rows: Tensor
+    tags: Tensor
     pushed: Tensor
 
-    def __init__(self, groups: int, size: int, channels: int) -> None:
+    def __init__(self, groups: int, size: int, channels: int, tagged: bool = False) -> None:
         super().__init__()
-        self.groups, self.size = groups, size
+        self.groups, self.size, self.tagged = groups, size, tagged
         self.register_buffer('rows', torch.zeros(groups * size + 1, channels))
+        if tagged:
+            self.register_buffer('tags', torch.full((groups * size + 1,), -1))
         self.register_buffer('pushed', torch.zeros(groups, dtype=torch.long))
 
     @property
@@ -50,14 +55,20 @@ class Ring(nn.Module):
         return (places < self.pushed.unsqueeze(1)).flatten()
 
     @torch.no_grad()
-    def push(self, vectors: Tensor, groups: Tensor, counts: Tensor) -> None:
+    def push(
+        self, vectors: Tensor, groups: Tensor, counts: Tensor, tags: Tensor | None = None
+    ) -> None:
         """Write vectors in their order, over the oldest; of one group at most the last ``size``.
+
+        A vector that is not finite is passed over: every later step would compare with it.
 
         Args:
             vectors: (M, channels).
             groups: Of each, (M,).
             counts: Bool (M,): whether it is written.
+            tags: Of each, (M,), of a ring that is tagged; None: −1.
         """
+        counts = counts & vectors.isfinite().all(1)
         order, own, place, number = in_groups(groups.where(counts, self.groups), self.groups)
         # An index that occurs twice has no order: what a later one would overwrite is dropped.
         written = (own < self.groups) & (place >= number[own] - self.size)
@@ -66,6 +77,10 @@ class Ring(nn.Module):
         target = target.where(written, self.groups * self.size)
         self.rows.index_copy_(0, target, vectors[order].to(self.rows))
         self.rows[-1].zero_()
+        if self.tagged:
+            tags = torch.full_like(groups, -1) if tags is None else tags
+            self.tags.index_copy_(0, target, tags[order].to(self.tags))
+            self.tags[-1].fill_(-1)
         self.pushed += number[:-1]
 
     @torch.no_grad()

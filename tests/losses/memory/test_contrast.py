@@ -5,9 +5,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from references.memory_contrast import mean_of_random
 from references.memory_contrast import memory_contrast as slow
 
 from mmkd.losses import memory_contrast
+from mmkd.losses.memory import contrast
+from mmkd.losses.memory.contrast import log_mean_of_random
 
 GENERATOR = torch.Generator().manual_seed(3)
 STUDENT, TEACHER = (
@@ -60,7 +63,7 @@ def written_out(
         return F.kl_div(log_s, log_t, reduction='batchmean', log_target=True)
     if compare == 'info-nce':
         return F.cross_entropy(torch.cat([own, ours], 1), torch.zeros(len(s), dtype=torch.long))
-    b = math.log(len(m)) + 1 / (2 * s.shape[1] * tau**2)
+    b = math.log(len(m) * mean_of_random(s.shape[1], tau))
     scores = torch.cat([own, ours], 1) - b
     target = torch.zeros_like(scores)
     target[:, 0] = 1
@@ -129,6 +132,92 @@ def test_the_constant_of_crd_is_that_of_a_random_memory() -> None:
     assert mean == pytest.approx(math.exp(1 / (2 * 128 * 0.07**2)), rel=0.01)
 
 
+@pytest.mark.parametrize('channels', [1, 2, 3, 5, 16, 128, 2048])
+@pytest.mark.parametrize('tau', [0.01, 0.07, 0.5, 10.0])
+def test_the_mean_over_random_vectors_is_that_of_a_quadrature(channels: int, tau: float) -> None:
+    expected = math.log(mean_of_random(channels, tau))
+    assert log_mean_of_random(channels, tau) == pytest.approx(expected, rel=1e-10, abs=1e-11)
+
+
+@pytest.mark.parametrize(('channels', 'tau'), [(3, 0.3), (8, 0.2), (64, 0.07)])
+def test_the_mean_over_random_vectors_is_that_of_random_vectors(channels: int, tau: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(400_000, channels, dtype=torch.float64, generator=generator)
+    mean = (F.normalize(rows)[:, 0] / tau).exp().mean().log().item()
+    assert log_mean_of_random(channels, tau) == pytest.approx(mean, abs=0.02)
+
+
+def test_the_mean_over_random_vectors_in_closed_form_and_in_limits() -> None:
+    """In three dimensions sinh κ / κ, whose exponential no float holds; of many a Gaussian's."""
+    for kappa in (0.01, 1.0, 30.0):
+        expected = math.log(math.sinh(kappa) / kappa)
+        assert log_mean_of_random(3, 1 / kappa) == pytest.approx(expected, rel=1e-9)
+    for kappa in (1e4, 1e8):
+        expected = kappa - math.log(2 * kappa)
+        assert log_mean_of_random(3, 1 / kappa) == pytest.approx(expected, rel=1e-9)
+    assert log_mean_of_random(10**6, 0.07) == pytest.approx(1 / (2e6 * 0.07**2), rel=1e-3)
+    assert log_mean_of_random(128, 1e200) == 0.0
+
+
+def test_of_few_channels_the_constant_of_nce_is_no_gaussian() -> None:
+    own, gaussian = log_mean_of_random(4, 0.07), 1 / (8 * 0.07**2)
+    assert own == pytest.approx(10.04, abs=0.01)
+    assert gaussian == pytest.approx(25.51, abs=0.01)
+
+
+@pytest.mark.parametrize('compare', COMPARISONS)
+@pytest.mark.parametrize('chunk', [None, 5])
+def test_keys_of_a_places_own_label_are_left_out(compare: str, chunk: int | None) -> None:
+    """Place by place the equation of what is left, and its gradient that of autograd."""
+    labels = torch.arange(24).view(2, 3, 4) % 4 - 1  # −1: none
+    tags = torch.tensor([0, 1, 2, -1, 0, 1, 5])
+    student = STUDENT.clone().requires_grad_()
+    options = dict(known=KNOWN, tau=0.3, compare=compare, chunk=chunk)
+    value = memory_contrast(student, TEACHER, KEYS, labels=labels, key_labels=tags, **options)
+    slope = torch.autograd.grad(value, student)[0]
+    parts, total = torch.zeros_like(slope), 0.0
+    for label in range(-1, 3):
+        mask, left = labels == label, KNOWN & ((tags != label) | (tags < 0))
+        total += slow(STUDENT, TEACHER, KEYS, left, 0.3, compare, mask) * int(mask.sum()) / 24
+        own = STUDENT.clone().requires_grad_()
+        one = memory_contrast(own, TEACHER, KEYS[left], None, 0.3, compare, mask)
+        parts += torch.autograd.grad(one, own)[0] * mask.sum() / 24
+    assert value.item() == pytest.approx(total, rel=1e-12)
+    torch.testing.assert_close(slope, parts, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize('compare', COMPARISONS)
+def test_a_place_whose_keys_are_all_left_out_is_nothing(compare: str) -> None:
+    student = STUDENT.clone().requires_grad_()
+    labels, tags = torch.full((2, 3, 4), 2), torch.full((7,), 2)
+    value = memory_contrast(
+        student, TEACHER, KEYS, None, 0.1, compare, labels=labels, key_labels=tags
+    )
+    assert value.item() == 0
+    assert (torch.autograd.grad(value, student)[0] == 0).all()
+
+
+@pytest.mark.parametrize('compare', COMPARISONS)
+def test_where_nothing_learns_no_gradient_is_formed(
+    compare: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    formed = []
+    own = contrast.COMPARISONS[compare]
+
+    def watched(*args: object) -> tuple:
+        formed.append(own(*args))
+        return formed[-1]
+
+    monkeypatch.setitem(contrast.COMPARISONS, compare, watched)
+    learning = STUDENT.clone().requires_grad_()
+    with torch.no_grad():
+        quiet = memory_contrast(learning, TEACHER, KEYS, compare=compare)
+    frozen = memory_contrast(STUDENT, TEACHER, KEYS, compare=compare)
+    value = memory_contrast(learning, TEACHER, KEYS, compare=compare)
+    assert quiet == frozen == value
+    assert [slope is None for _, slope in formed] == [True, True, False]
+
+
 def test_a_place_that_is_told_apart_costs_nothing() -> None:
     """Its own vector is at cosine 1, all keys at −1."""
     x = TEACHER[:, :, :1, :1]
@@ -152,6 +241,18 @@ def test_a_place_that_is_told_apart_costs_nothing() -> None:
         (dict(mask=MASK.float()), TypeError, 'mask must be a bool tensor'),
         (dict(weight=MASK), TypeError, 'weight must be a float tensor'),
         (dict(mask=MASK[:1]), ValueError, 'mask must have the shape'),
+        (dict(labels=MASK.long()), ValueError, 'labels and key_labels leave out keys together'),
+        (dict(labels=MASK, key_labels=torch.arange(7)), TypeError, 'labels of an integer dtype'),
+        (
+            dict(labels=MASK.long()[:1], key_labels=torch.arange(7)),
+            ValueError,
+            r'needs labels \(2, 3, 4\)',
+        ),
+        (
+            dict(labels=MASK.long(), key_labels=torch.arange(6)),
+            ValueError,
+            r'key_labels must be \(7,\), one for each key, got \(6,\); mend',
+        ),
     ],
     ids=str,
 )

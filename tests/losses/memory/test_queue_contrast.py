@@ -1,5 +1,6 @@
 """QueueContrastLoss: what is a key when, both terms of embeddings, maps, what is refused."""
 
+import math
 from typing import Any
 
 import pytest
@@ -87,6 +88,43 @@ def test_embeddings_are_told_apart_on_both_sides() -> None:
     assert not loss.queue.rows.requires_grad
 
 
+@pytest.mark.parametrize('embed', [None, 4])
+def test_with_labels_keys_are_of_other_classes(embed: int | None) -> None:
+    """Also after the queue has gone round; images without a label are told apart from all."""
+    loss = QueueContrastLoss(7, 0.3, 'nce', embed, 6, 6).double()
+    held: list[tuple] = []
+    for seed in range(6):
+        student, teacher = draw(seed, 4, 6)
+        labels = torch.tensor([seed % 3, 1, 2, -1])
+        ours = student if embed is None else loss.student_layer(student).detach()
+        theirs = teacher if embed is None else loss.teacher_layer(teacher).detach()
+        value = loss(student, teacher, labels=labels).item()
+        expected = []
+        for k, label in enumerate(labels.tolist()):
+            others = [one for one in held if one[0] != label or label < 0]
+            for a, b, keys in ((ours, theirs, 1), (theirs, ours, 2))[: 1 if embed is None else 2]:
+                rows = torch.stack([one[keys] for one in others]) if others else ours[:0]
+                expected.append(slow(a[k : k + 1], b[k : k + 1], rows, None, 0.3, 'nce'))
+        assert value == pytest.approx(sum(expected) / 4, rel=1e-9, abs=1e-12)
+        new = zip(labels.tolist(), F.normalize(theirs), F.normalize(ours), strict=True)
+        held = [*held, *new][-7:]
+    assert sorted(loss.queue.tags[:-1].tolist()) == sorted(one[0] for one in held)
+
+
+def test_a_perfect_student_of_a_queue_that_holds_the_training_set() -> None:
+    """Without labels its own vectors of an epoch ago are among the keys, with labels none is."""
+    torch.manual_seed(0)
+    scenes, found = torch.eye(32), {}
+    for labels in (None, torch.arange(32)):
+        loss = QueueContrastLoss(64, compare='info-nce', teacher_channels=32)
+        for _ in range(3):
+            for some in torch.randperm(32).view(-1, 8):
+                own = None if labels is None else labels[some]
+                found[labels is None] = loss(scenes[some], scenes[some], labels=own).item()
+    assert found[True] > math.log(2)
+    assert found[False] < 1e-3
+
+
 def test_training_by_it_pairs_images_up() -> None:
     """A linear student of the same scenes as the teacher finds each of them among all others."""
     torch.manual_seed(0)
@@ -113,7 +151,7 @@ def test_it_is_built_for_what_it_is_given() -> None:
     plain = QueueContrastLoss(7)
     assert plain.build(student, teacher) == 'queue of 7 vectors'
     assert plain.build(student, teacher) == ''
-    assert set(plain.state_dict()) == {'queue.rows', 'queue.pushed'}
+    assert set(plain.state_dict()) == {'queue.rows', 'queue.tags', 'queue.pushed'}
     both = QueueContrastLoss(7, embed=4)
     assert both.build(student[:, :5], teacher) == 'queue of 7 vectors, layers 5 and 6 -> 4'
     assert both.student_queue.rows.shape == both.queue.rows.shape == (8, 4)
@@ -160,6 +198,12 @@ def test_bad_tensors() -> None:
     for pair, role in (((student, teacher), 'student'), ((student[:, :5],) * 2, 'teacher')):
         with pytest.raises(ValueError, match=rf'layer of the {role} was made for.*Mend'):
             both(*pair)
+    with pytest.raises(ValueError, match="compare='kl' is the likeness to all keys.*Mend: leave"):
+        build('kl')(student, teacher, labels=torch.zeros(3, dtype=torch.long))
+    with pytest.raises(ValueError, match=r'contrast with a queue needs labels \(3,\)'):
+        build()(student, teacher, labels=torch.zeros(2, dtype=torch.long))
+    with pytest.raises(TypeError, match='labels of an integer dtype'):
+        build()(student, teacher, labels=torch.zeros(3))
     # maps of other batches
     with pytest.raises(ValueError, match='contrast with a queue needs maps'):
         build()(student, teacher[:2])

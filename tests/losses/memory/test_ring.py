@@ -61,6 +61,41 @@ def test_a_group_that_is_beyond_is_dropped_and_leaves_no_trace() -> None:
     assert ring.pushed.tolist() == [0, 1]
 
 
+def test_what_is_not_finite_is_passed_over() -> None:
+    ring = Ring(1, 3, 2)
+    vectors = torch.tensor([[1.0, 2.0], [3.0, torch.nan], [-torch.inf, 4.0], [5.0, 6.0]])
+    ring.push(vectors, torch.zeros(4, dtype=torch.long), torch.ones(4) > 0)
+    assert ring.rows.tolist() == [[1, 2], [5, 6], [0, 0], [0, 0]]
+    assert ring.pushed.tolist() == [2]
+
+
+def test_a_step_that_is_not_finite_leaves_the_next_ones_alone() -> None:
+    """Such a step is skipped by a scaler of float16; what it remembered would stay."""
+    torch.manual_seed(0)
+    labels = torch.zeros(1, 2, 2, dtype=torch.long)
+    maps = torch.randn(2, 1, 4, 2, 2)
+    for bad in (torch.nan, torch.inf):
+        memory = MemoryContrastLoss(2, 4, pixels=8, regions=8, push=4)
+        queue = QueueContrastLoss(8, embed=4, student_channels=4, teacher_channels=4)
+        for loss, own in ((memory, (labels,)), (queue, ())):
+            spoilt = maps.clone()
+            spoilt[:, 0, 0, 0, 0] = bad
+            assert not loss(*spoilt, *own).isfinite()
+            assert loss(*maps, *own).isfinite()
+            assert all(x.isfinite().all() for x in loss.state_dict().values())
+
+
+def test_numbers_are_kept_with_their_vectors() -> None:
+    ring = Ring(1, 3, 1, tagged=True)
+    group, known = torch.zeros(4, dtype=torch.long), torch.tensor([True, True, False, True])
+    ring.push(numbered(0, 4), group, known, torch.tensor([7, 8, 9, 10]))
+    assert ring.rows.flatten().tolist() == [1, 2, 4, 0]
+    assert ring.tags.tolist() == [7, 8, 10, -1]
+    ring.push(numbered(4, 1), group[:1], known[:1])
+    assert ring.tags.tolist() == [-1, 8, 10, -1]
+    assert 'tags' not in Ring(1, 3, 1).state_dict()
+
+
 def test_what_is_drawn_is_known_once_each_and_of_every_group() -> None:
     torch.manual_seed(0)
     ring = Ring(3, 50, 1)
@@ -145,6 +180,7 @@ def test_no_step_waits_for_the_device() -> None:
         loss(student, teacher, labels, mask, weight).backward()
         for compare in ('kl', 'info-nce', 'nce'):
             queue = QueueContrastLoss(9, compare=compare, teacher_channels=4)
-            queue(student, teacher, mask, weight).backward()
+            own = None if compare == 'kl' else torch.zeros(2, dtype=torch.long)
+            queue(student, teacher, mask, weight, own).backward()
         with pytest.raises(DataDependentOutputException):
             bool(mask.any())
