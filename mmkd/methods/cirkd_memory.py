@@ -22,7 +22,8 @@ def cirkd_memory(
     The last features of the student pass the authors' projector, two 1×1 convolutions with a
     normalisation and a ReLU between them. Memories hold the teacher's pixels and regions by the
     labels, and are in every checkpoint: 4 bytes for each channel of each place of each class, 156
-    MB for 512 channels and 19 classes.
+    MB for 512 channels and 19 classes, 1.2 GB for the 150 classes of ADE20K, of which pixels=500
+    and regions=500 leave 307 MB.
 
     Default: the authors' weight 0.1 of both terms, means over labelled pixels as here, so that
     nothing is converted; 0.01 in their runs of VOC. Their memory has 20,000 pixels a class, 2000

@@ -200,8 +200,8 @@ def aligned(x: Tensor, like: Tensor, least: float = 1e-6) -> Tensor:
     .. math:: \hat x_c = \frac{x_c - \mathrm{mean}(x_c)}{\mathrm{std}(x_c)}\,
               \mathrm{std}(t_c) + \mathrm{mean}(t_c)
 
-    Both are taken over the batch of this device and its places. A constant channel becomes the
-    other's mean.
+    Both are taken over the batch of this device and all of its places, those that are padded or do
+    not count as well. A constant channel becomes the other's mean.
 
     Args:
         x: Map (N, C, \*S).

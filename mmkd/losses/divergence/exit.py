@@ -29,9 +29,10 @@ class ExitLoss(Loss):
     that have a label. Its authors' exits are separable convolutions, pooled, and a linear layer.
 
     Of label maps e is a map at the stage's size, to which z is resized; of images F is averaged
-    over its places first. z receives no gradient. The authors' exits are some convolutions deep;
-    their distillation is a cross-entropy without τ², which has the gradient of the KL divided by
-    τ²; it is not published for label maps.
+    over its places first. z receives no gradient; it must be finite wherever it reaches a place
+    that counts, since it is resized before the mask is looked at. The authors' exits are some
+    convolutions deep; their distillation is a cross-entropy without τ², which has the gradient of
+    the KL divided by τ²; it is not published for label maps.
 
     Normaliser: that of both parts, the valid positions of the whole batch; the cross-entropy counts
     those that have a label.

@@ -127,7 +127,10 @@ class MemoryContrastLoss(Loss):
             return ''
         self._make(teacher.shape[1], teacher.device)
         made = [f'{ring.size} {name}s' for name, ring in self._rings().items()]
-        return f'memories of {" and ".join(made)} of each of {self.num_classes} classes'
+        size = sum(ring.rows.nbytes for ring in self._rings().values()) / 1e6
+        return (
+            f'memories of {" and ".join(made)} of each of {self.num_classes} classes, {size:.1f} MB'
+        )
 
     def forward(
         self,

@@ -22,6 +22,9 @@ from mmkd.losses.functional import (
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_fraction, check_non_negative, check_positive
 
+# Entries of rows × rows × channels that torch's gradient of distances holds at once on a GPU.
+_ENTRIES = 2**24
+
 
 def patch_contrast(
     student: Tensor,
@@ -96,12 +99,23 @@ def patch_contrast(
 
 def _terms(ours: Tensor, theirs: Tensor, there: Tensor, groups: int, tau: float) -> Tensor:
     """Return the cross-entropy of each place and group (B, patch² · M) of patches."""
-    scores = -torch.cdist(ours, theirs, p=1) / tau
+    scores = -_distances(ours, theirs) / tau
     group = torch.arange(scores.shape[1], device=scores.device) % groups
     others = (group.unsqueeze(0) != group.unsqueeze(1)) & there.unsqueeze(1)
     own = scores.diagonal(dim1=1, dim2=2)
     negatives = scores.masked_fill(~others, torch.finfo(scores.dtype).min)
     return torch.logaddexp(own, negatives.logsumexp(2)) - own
+
+
+def _distances(ours: Tensor, theirs: Tensor) -> Tensor:
+    """Return the sums of absolute differences of rows (B, P, C) and (B, P, C), some B at a time.
+
+    >>> _distances(torch.tensor([[[1.], [4.]]]), torch.tensor([[[0.], [2.]]])).tolist()
+    [[[1.0, 1.0], [4.0, 2.0]]]
+    """
+    some = max(1, _ENTRIES // (ours.shape[1] * theirs.shape[1] * ours.shape[2]))
+    pairs = zip(ours.split(some), theirs.split(some), strict=True)
+    return torch.cat([torch.cdist(x, y, p=1) for x, y in pairs])
 
 
 def _pooled(x: Tensor, counts: Tensor | None, pool: int) -> Tensor:

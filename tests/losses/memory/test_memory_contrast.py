@@ -189,12 +189,12 @@ def test_it_is_built_for_what_it_is_given() -> None:
     student, teacher, labels = draw(0)
     loss = MemoryContrastLoss(CLASSES, pixels=5, regions=3)
     assert loss.build(student, teacher, labels) == (
-        'memories of 5 pixels and 3 regions of each of 4 classes'
+        'memories of 5 pixels and 3 regions of each of 4 classes, 0.0 MB'
     )
     assert loss.pixel.rows.shape == (21, CHANNELS)
     assert loss.build(student, teacher, labels) == ''
     assert MemoryContrastLoss(2, pixels=0).build(student, teacher, labels) == (
-        'memories of 2000 regions of each of 2 classes'
+        'memories of 2000 regions of each of 2 classes, 0.1 MB'
     )
 
 

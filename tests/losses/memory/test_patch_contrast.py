@@ -1,6 +1,7 @@
 """PatchContrastLoss: the authors' sums, hand values, borders, the generator, what is refused."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from references.memory_contrast import patch_contrast as slow
 from torch import Tensor
 
 from mmkd.losses import PatchContrastLoss, feature_matching, patch_contrast
+from mmkd.losses.memory import patch_contrast as patch_contrast_file
 
 GENERATOR = torch.Generator().manual_seed(5)
 STUDENT, TEACHER = (
@@ -54,6 +56,34 @@ def test_it_is_the_sum_of_the_authors_over_their_groups() -> None:
     official = total / (4 * 8) / 2
     value = patch_contrast(student, teacher, groups, 4, 2, tau)
     assert groups * value.item() == pytest.approx(official, rel=1e-12)
+
+
+@pytest.mark.parametrize('entries', [1, 500, 1500, 2**24])
+def test_some_patches_at_a_time_change_no_digit(
+    entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No call has more pairs of rows than it may hold the differences of, or one patch."""
+    found = []
+    for limit in (2**40, entries):
+        held: list[int] = []
+        own = torch.cdist
+
+        def watched(x: Tensor, y: Tensor, p: int, held: list = held, own: Any = own) -> Tensor:
+            held.append(len(x) * x.shape[1] * y.shape[1] * x.shape[2])
+            return own(x, y, p=p)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(patch_contrast_file, '_ENTRIES', limit)
+            patched.setattr(torch, 'cdist', watched)
+            student = STUDENT.clone().requires_grad_()
+            value = patch_contrast(student, TEACHER, 3, 2, 2, 1.5, MASK, WEIGHT)
+            found.append((value, torch.autograd.grad(value, student)[0], held))
+    assert found[0][0] == found[1][0]
+    assert torch.equal(found[0][1], found[1][1])
+    one = 12 * 12 * 2  # the differences of a patch
+    assert found[0][2] == [2 * 2 * 3 * one]
+    assert max(found[1][2]) <= max(entries, one)
+    assert sum(found[1][2]) == sum(found[0][2])
 
 
 def test_of_one_place_it_is_a_choice_of_groups() -> None:
