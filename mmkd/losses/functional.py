@@ -208,7 +208,18 @@ def divergence_terms(p: Tensor, log_q: Tensor) -> Tensor:
     >>> divergence_terms(torch.tensor([.25, .75]), torch.tensor([.5, .5]).log()).sum()
     tensor(0.1308)
     """
-    return torch.xlogy(p, p).addcmul_(p, log_q, value=-1)
+    return torch.xlogy(p, p) - p * log_q
+
+
+def kl_divergence(p: Tensor, log_q: Tensor) -> Tensor:
+    r"""Return KL(p‖q) of distributions (N, C, \*S) over classes, (N, \*S).
+
+    Each sum by itself holds fewer maps than the sum of :func:`divergence_terms`.
+
+    >>> kl_divergence(torch.tensor([[.25, .75]]), torch.tensor([[.5, .5]]).log())
+    tensor([0.1308])
+    """
+    return torch.xlogy(p, p).sum(1) - (p * log_q).sum(1)
 
 
 def infinite_to_nan(x: Tensor) -> Tensor:
