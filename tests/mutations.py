@@ -78,8 +78,8 @@ FAULTS = [
     ),
     Fault(
         'losses/divergence/pixel_wise_kl.py',
-        'return tau**2 * per_image.sum()',
-        'return per_image.sum()',
+        'per_image = of_image**2 * each',
+        'per_image = each',
         'the factor τ² is lost',
         BATTERY,
     ),
@@ -211,8 +211,8 @@ FAULTS = [
     ),
     Fault(
         'losses/ensemble/statistics.py',
-        'return total / self.count',
-        'return total',
+        'mean.mul_(1 - 1 / self.count).add_(x, alpha=1 / self.count)',
+        'mean.add_(x)',
         'sums over members where means are meant',
         BATTERY,
     ),
