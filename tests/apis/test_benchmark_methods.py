@@ -139,12 +139,14 @@ def test_critics_and_layers_count_as_weights_of_their_own(members: Members) -> N
 
 
 def test_a_critic_is_built_for_the_size_that_is_measured() -> None:
-    skd = own(Members(config(), (256, 512), 1, 'cpu'), 'skd')
+    skd = own(Members(config(), (256, 512), 2, 'cpu'), 'skd')
     logits = skd.record['student']['logits']
-    expected = HolisticCritic(logits.shape[1], size=logits.shape[2:])
-    assert len(skd.objectives[2].loss.critic.blocks) == len(expected.blocks)
-    small = HolisticCritic(logits.shape[1], size=[side // 4 for side in logits.shape[2:]])
-    assert len(small.blocks) < len(expected.blocks), 'as it would be for the size of the wiring'
+    critics = [
+        HolisticCritic(logits.shape[1], size=[side // d for side in logits.shape[2:]])
+        for d in (1, 4)
+    ]
+    assert skd.objectives[2].loss.critic.minimum == critics[0].minimum
+    assert critics[1].minimum < critics[0].minimum, 'as of the size that methods are wired on'
 
 
 @pytest.mark.slow
