@@ -20,15 +20,25 @@ from mmengine.config import Config, ConfigDict
 
 from mmkd.__main__ import main
 from mmkd.apis.compare import jobs
-from mmkd.apis.compare.recipes import differences_of, read_recipe_config
+from mmkd.apis.compare.recipes import differences_of, digests_of_sets, read_recipe_config
 from mmkd.apis.compare.rows import paired
-from mmkd.apis.compare.settings import digest_of_run, read_pair_config, run_config
+from mmkd.apis.compare.settings import (
+    digest_of_run,
+    read_pair_config,
+    run_config,
+    teacher_configs,
+)
 from mmkd.apis.compare.specs import Spec, read_spec, read_specs
-from mmkd.apis.compare.table import best_of
+from mmkd.apis.compare.table import Results, best_of, write_results
 from mmkd.utils.config_file import read_config
 
 FUNMATCH = 'mmkd::funmatch/funmatch_unet_digit-scenes.py'
 PEERS = str(Path(PAIR).parents[1] / 'afd/dml_unetx2_digit-scenes.py')
+SPENT_NOTHING = dict(
+    **dict.fromkeys(('step_ms', 'step_processor_ms', 'seconds', 'processor_seconds'), 1.0),
+    **dict(peak_memory_mib=1, peak_gpu_mib=None, jobs=1, resumed=False, iterations=4, factor=1.0),
+    **dict(tested='last', device='a CPU', torch='2', mmkd='0'),
+)
 # the sets of the small pair of these tests
 SETS = """
 val_dataloader = dict(dataset=dict(num_scenes=3))
@@ -333,6 +343,56 @@ def test_what_is_validated_otherwise_is_not_called_the_best() -> None:
     assert best_of([few], 'mIoU') is None
 
 
+def test_what_was_tested_or_validated_apart_is_told_by_the_records(
+    teacher: str, tmp_path: Path
+) -> None:
+    pair = read_pair_config(PAIR, options(teacher))
+    own = digests_of_sets(pair)
+    assert set(own) == {'test', 'val'}
+    tested = teacher_configs(pair)['teacher'][0]
+    assert digests_of_sets(tested) == own
+    for text in ('alone', 'kd'):
+        assert digests_of_sets(run_config(pair, read_spec(text), 0)) == own
+    path = recipe(tmp_path, LONG, teacher)
+    assert digests_of_sets(of_recipe(path)) == own
+    other = read_pair_config(PAIR, {**options(teacher), 'val_dataloader.dataset.num_scenes': 9})
+    assert digests_of_sets(other)['test'] == own['test']
+    assert digests_of_sets(other)['val'] != own['val']
+
+    def notes(pair: Config, few: dict, kd: dict | None = None, seen: dict | None = None) -> str:
+        def record(value: float, **more: Any) -> dict[str, Any]:
+            last = dict(last=dict(mIoU=value))
+            return dict(SPENT_NOTHING, test=dict(mIoU=value), validation=last, **more)
+
+        specs = (Spec('kd', methods=('kd',)), Spec('few', recipe='few.py'))
+        rows = dict(kd={0: record(40.0, **(kd or {}))}, few={0: record(50.0, **few)})
+        taught = dict(teacher=dict(test=dict(mIoU=60.0), **(seen or {})))
+        table = write_results(Results(specs, rows, taught, [], {}), tmp_path, None, pair)
+        found = json.loads((tmp_path / 'compare.json').read_text())
+        return f'best {found["best"]}. {" ".join(table.notes)}'
+
+    for name in ('kd', 'few'):
+        (tmp_path / name).mkdir()
+        (tmp_path / f'{name}/seed_0.py').write_text('a = 1\n')
+    for given in (dict(sets=own), dict(validated_apart=False), {}):
+        text = notes(pair, given)
+        assert 'best few.' in text
+        assert 'otherwise than the pair' not in text
+    # the validation set of the pair is another one by now: its runs say so, or else its config
+    for said in (
+        notes(pair, dict(sets=own), dict(sets=digests_of_sets(other))),
+        notes(other, dict(sets=own)),
+        notes(pair, dict(validated_apart=True)),
+    ):
+        assert 'best kd.' in said
+        assert 'neither drawn nor compared: few.' in said
+        assert 'Tested otherwise' not in said
+    apart = dict(sets={**own, 'test': 'x'})
+    said = notes(other, apart, dict(sets=own), apart)
+    assert 'numbers say nothing of those of the other rows: few, teacher.' in said
+    assert 'best few.' in said, 'its validation is that of the pair, whatever its config says'
+
+
 def test_differences_are_those_of_images_metrics_and_loop(tmp_path: Path) -> None:
     pair = read_config(PAIR)
 
@@ -349,6 +409,12 @@ def test_differences_are_those_of_images_metrics_and_loop(tmp_path: Path) -> Non
         'test_evaluator.0.iou_metrics.0'
     ]
     assert differs(**{'test_cfg.fp16': True}) == ['test_cfg.fp16']
+    # how many images are looked at
+    last = {'test_dataloader.drop_last': True, 'test_dataloader.batch_size': 3}
+    assert differs(**last) == ['test_dataloader.drop_last', 'test_dataloader.batch_size']
+    few = differs(**{'test_dataloader.num_batch_per_epoch': 2})
+    assert few[0] == 'test_dataloader.num_batch_per_epoch'
+    assert differs(**{'test_dataloader.drop_last': False}) == []
     assert differs(test_evaluator=[pair.test_evaluator]) == []
     none = read_config(PAIR)
     none.val_dataloader = None

@@ -18,9 +18,9 @@ from mmkd.apis.compare.recipes import (
     check_members,
     check_same_test,
     check_same_validation,
+    digests_of_sets,
     read_recipe_config,
     teaches,
-    validates_alike,
 )
 from mmkd.apis.compare.records import check_run, read_note, write_note
 from mmkd.apis.compare.settings import (
@@ -145,7 +145,6 @@ class _Work:
         wanted = [spec for spec in comparison.specs if not table_only or spec.recipe is None]
         self.bases = {spec.text: self._read_base(spec) for spec in wanted}
         self.tuned = self._read_tuned()
-        self.validated_apart: set[str] = set()
         for spec in wanted:
             self._check(spec)
         if not table_only and any(spec.methods for spec in wanted):
@@ -195,8 +194,6 @@ class _Work:
         check_same_test(self.pair, cfg, spec)
         if spec.text in self.tuned:
             check_same_validation(self.pair, cfg, spec)
-        if not validates_alike(self.pair, cfg):
-            self.validated_apart.add(spec.text)
 
     def run(self) -> None:
         """Run what has no record yet: teacher, probes, weights, then all seeds."""
@@ -266,17 +263,14 @@ class _Work:
             factor=factor,
             tuned=spec.text in self.tuned,
             length=iterations_of(cfg),
-            **self._about_recipe(spec),
+            sets=digests_of_sets(cfg),
         )
+        if spec.recipe is not None:
+            about['recipe'] = spec.recipe
         times = '' if factor == 1 else f', weights × {factor:g}'
         return Job(
             f'{spec.text}, seed {seed}{times}', folder, cfg, digest_of_run(cfg), about, tests=tests
         )
-
-    def _about_recipe(self, spec: Spec) -> dict[str, Any]:
-        if spec.recipe is None:
-            return {}
-        return dict(recipe=spec.recipe, validated_apart=spec.text in self.validated_apart)
 
     def _teacher_folders(self) -> Iterator[str]:
         for name in named(self.pair.model, 'teacher'):
@@ -288,7 +282,7 @@ class _Work:
             if checkpoint is None:  # untrained, as a test may want it
                 continue
             suffix = '' if name == 'teacher' else f'_{name}'
-            about = dict(method='teacher', name=name)
+            about = dict(method='teacher', name=name, sets=digests_of_sets(cfg))
             yield self._teacher_job(TEACHER + suffix, cfg, checkpoint, about)
             if cfg.get('val_dataloader') is not None:
                 there = copy.deepcopy(cfg)

@@ -1,5 +1,7 @@
 """Rows that are recipes of their own: read, and held against what the pair is tested on."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,9 @@ from mmkd.utils.kinds import is_made, is_stored
 
 # of a data set, what changes nothing of what is tested
 BESIDE = ('test_mode', 'lazy_init', 'serialize_data')
+# of a loader, what leaves images out
+LEAVING_OUT = ('num_batch_per_epoch', 'drop_last')
+SPLITS = ('test', 'val')
 NOTHING = 'not there'
 Difference = tuple[str, Any, Any]
 
@@ -100,11 +105,6 @@ def check_same_validation(pair: Config, recipe: Config, spec: Spec) -> None:
     _check_same('val', pair, recipe, spec)
 
 
-def validates_alike(pair: Config, recipe: Config) -> bool:
-    """Return whether the validations of a recipe are those of the pair."""
-    return next(differences_of('val', pair, recipe), None) is None
-
-
 def _check_same(split: str, pair: Config, recipe: Config, spec: Spec) -> None:
     first = next(differences_of(split, pair, recipe), None)
     if first is None:
@@ -134,6 +134,31 @@ def differences_of(split: str, pair: Config, recipe: Config) -> Iterator[Differe
     yield from _differences(one, other, '')
 
 
+def digests_of_sets(cfg: Config) -> dict[str, str]:
+    """Return for each split a digest of what decides on its metrics, as a record holds it.
+
+    Args:
+        cfg: Config of a run.
+
+    >>> one = dict(test_dataloader=dict(batch_size=1, dataset=dict(type='A', size=(2, 3))))
+    >>> other = dict(test_dataloader=dict(dataset=dict(size=[2, 3], type='A'), batch_size=7))
+    >>> digests_of_sets(Config(one)) == digests_of_sets(Config(other))
+    True
+    """
+    return {split: _digest(_evaluated(cfg, split)) for split in SPLITS}
+
+
+def _digest(settings: Any) -> str:
+    """Return a digest in which neither the order of keys counts nor lists differ from tuples."""
+    text = json.dumps(settings, sort_keys=True, default=_named)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _named(value: Any) -> str:
+    # the repr of a function holds an address, another one in every process
+    return getattr(value, '__qualname__', None) or repr(value)
+
+
 def _evaluated(cfg: Config, split: str) -> dict[str, Any]:
     """Return data set, metrics and loop of a split; nothing of one that is not there."""
     settings = cfg.to_dict()
@@ -142,8 +167,11 @@ def _evaluated(cfg: Config, split: str) -> dict[str, Any]:
         return {f'{split}_dataloader': None}
     metrics = settings.get(f'{split}_evaluator')
     loop = dict(type=f'{split.capitalize()}Loop', fp16=False)
+    left_out = {key: loader[key] for key in LEAVING_OUT if loader.get(key)}
+    if left_out:  # it depends on the batch which images these are
+        left_out['batch_size'] = loader.get('batch_size')
     return {
-        f'{split}_dataloader': dict(dataset=images_of(loader.get('dataset'), BESIDE)),
+        f'{split}_dataloader': dict(dataset=images_of(loader.get('dataset'), BESIDE), **left_out),
         f'{split}_evaluator': [metrics] if isinstance(metrics, dict) else metrics,
         f'{split}_cfg': {**loop, **(settings.get(f'{split}_cfg') or {})},
     }
