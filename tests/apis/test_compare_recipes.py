@@ -249,6 +249,42 @@ def test_a_length_takes_the_schedules_of_a_recipe_with_it(
     assert own.train_cfg.max_iters == 6
 
 
+def test_iterations_that_a_method_counts_follow_the_length(teacher: str, tmp_path: Path) -> None:
+    text = (
+        "model = dict(objectives=None, method=dict(type='cwd', warm_up=30, decay=(60, 90)))\n"
+        'train_cfg = dict(max_iters=120)\n'
+    )
+    path = recipe(tmp_path, text, teacher)
+
+    def points(**given: Any) -> list[tuple[int, float]]:
+        (hook,) = (one for one in of_recipe(path, **given).custom_hooks if 'schedules' in one)
+        return [(step, value / 3.0) for step, value in hook.schedules[0].points]
+
+    assert points() == [(0, 0.0), (30, 1.0), (60, 1.0), (90, 0.0)]
+    assert points(iters=1200) == [(0, 0.0), (300, 1.0), (600, 1.0), (900, 0.0)]
+    assert points(iters=2) == [(0, 0.0), (1, 1.0), (2, 1.0), (3, 0.0)], 'they rise'
+    assert digest_of_run(of_recipe(path)) == digest_of_run(of_recipe(path, iters=120))
+
+
+def test_validations_do_not_cut_an_accumulation() -> None:
+    pair = read_pair_config(PAIR)  # 1,500 iterations, a validation every 250th
+    cfg = run_config(pair, read_spec('kd'), 0, 1000)
+    assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == (167, 167)
+    pair.optim_wrapper.accumulative_counts = 4
+    for iters, interval in ((1000, 168), (1500, 252), (5, 4), (1, 1)):
+        cfg = run_config(pair, read_spec('kd'), 0, iters)
+        assert cfg.train_cfg.val_interval == min(interval, iters)
+        assert cfg.default_hooks.checkpoint.interval == min(interval, iters)
+    pair.optim_wrapper = ConfigDict(
+        constructor='mmkd.PhaseOptimWrapperConstructor',
+        student=dict(pair.optim_wrapper, accumulative_counts=4),
+        critic=dict(pair.optim_wrapper, accumulative_counts=6),
+    )
+    assert run_config(pair, read_spec('kd'), 0, 1000).train_cfg.val_interval == 168
+    pair.custom_hooks = [one for one in pair.custom_hooks if 'ExactResume' not in one.type]
+    assert run_config(pair, read_spec('kd'), 0, 1000).train_cfg.val_interval == 167
+
+
 def test_schedules_of_the_pair_go_with_its_method_wherever_they_stand(tmp_path: Path) -> None:
     hook = "dict(type='mmkd.ScheduleHook', schedules=[])"
     text = f'default_hooks = dict(schedule={hook})\n'

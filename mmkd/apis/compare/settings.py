@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -32,6 +33,7 @@ KEPT = (*MEMBERS, 'type', 'data_preprocessor', 'predict_with', 'init_cfg', 'trai
 HOOKS = ('RunRecordHook', 'StepClockHook')  # every run has them
 MIXED = 'WithUnlabelled'  # a training set that holds images without labels
 LABELS_ALONE = 'trained on the labelled images alone, by whole batches of them'
+EXACT = 'ExactResumeHook'
 SCHEDULES = 'ScheduleHook'  # goes with the objectives that it changes
 LOGGED = 6  # times at least that a short run is logged
 
@@ -148,7 +150,8 @@ def set_length(cfg: Config, iters: int) -> None:
     if factor != 1 and cfg.get('param_scheduler'):
         cfg.param_scheduler = scaled(_plain(cfg.param_scheduler), factor)
     if cfg.train_cfg.get('val_interval'):
-        cfg.train_cfg.val_interval = max(1, round(cfg.train_cfg.val_interval * factor))
+        interval = max(1, round(cfg.train_cfg.val_interval * factor))
+        cfg.train_cfg.val_interval = _between_steps(cfg, interval)
     for hook in _schedule_hooks(cfg) if factor != 1 else ():
         _scale_lengths(hook, factor)
 
@@ -167,13 +170,39 @@ def _scale_lengths(hook: dict[str, Any], factor: float) -> None:
             if part.get(key):
                 part[key] = _scaled_counts(part[key], factor)
         if 'points' in part:
-            part['points'] = [(round(step * factor), value) for step, value in part['points']]
+            part['points'] = _scaled_points(part['points'], factor)
+
+
+def _scaled_points(points: Sequence[Any], factor: float) -> list[tuple[int, Any]]:
+    """Scale the iterations of points, which rise however short a run is.
+
+    >>> _scaled_points([(0, 0.0), (30, 1.0), (60, 1.0), (63, 0.0)], 0.1)
+    [(0, 0.0), (3, 1.0), (6, 1.0), (7, 0.0)]
+    """
+    found: list[tuple[int, Any]] = []
+    for step, value in points:
+        at = round(step * factor)
+        found.append((max(at, found[-1][0] + 1) if found else at, value))
+    return found
 
 
 def _scaled_counts(counts: Any, factor: float) -> Any:
     if isinstance(counts, list | tuple):
         return [_scaled_counts(one, factor) for one in counts]
     return max(1, round(counts * factor))
+
+
+def _between_steps(cfg: Config, interval: int) -> int:
+    """Return an interval at which every optimizer steps, the next one.
+
+    ``ExactResumeHook`` refuses checkpoints that cut an accumulation. At the end of the run all of
+    them step.
+    """
+    if EXACT not in map(_kind, _hooks(cfg)) or interval >= (iterations_of(cfg) or interval):
+        return interval
+    wrappers = [one for _, one in optim_wrappers(cfg.get('optim_wrapper'))]
+    counts = math.lcm(*(one.get('accumulative_counts', 1) for one in wrappers))
+    return -(-interval // counts) * counts
 
 
 def _plain(value: Any) -> Any:
@@ -194,7 +223,7 @@ def _log_and_save_often(cfg: Config) -> None:
     interval = cfg.train_cfg.get('val_interval')
     if isinstance(checkpoint, dict) and not checkpoint.get('by_epoch', True) and interval:
         own = checkpoint.get('interval', -1)
-        checkpoint['interval'] = min(own, interval) if own > 0 else interval
+        checkpoint['interval'] = _between_steps(cfg, min(own, interval) if own > 0 else interval)
 
 
 # ---------------------------------------------------------------------- one run
@@ -228,6 +257,8 @@ def run_config(
     cfg.pop('work_dir', None)
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     if iters is not None:
+        if spec.recipe is not None:  # iterations that its method's options count are scaled too
+            expand_config(cfg)
         set_length(cfg, iters)
     follow_length(cfg)
     _log_and_save_often(cfg)
