@@ -502,6 +502,63 @@ def test_recipes_that_cannot_be_compared_are_refused_at_once(teacher: str, tmp_p
     assert 'long.py does not say train_cfg.max_iters: it counts epochs' in text
 
 
+def test_weights_that_are_not_there_are_missed_at_once(teacher: str, tmp_path: Path) -> None:
+    gone = f'{teacher}.gone'
+    path = recipe(tmp_path, f'load_from = {gone!r}\n', base=ALONE)
+    text = refused(teacher, tmp_path, f'few={path}')
+    assert (
+        f"{path}, load_from: checkpoint {gone} does not exist; did you mean 'teacher.pth'" in text
+    )
+    far = recipe(tmp_path / 'far', "load_from = 'https://x.org/a.pth'\n", base=ALONE)
+    assert read_recipe_config(read_spec(far)).load_from == 'https://x.org/a.pth'
+    for key, where in (
+        ('model.student.checkpoint', "student 'student'"),
+        ('load_from', 'load_from'),
+    ):
+        text = refused(teacher, tmp_path, 'alone', options={**options(teacher), key: gone})
+        assert f'{PAIR}, {where}: checkpoint {gone} does not exist' in text
+
+
+def test_a_recipe_of_epochs_is_refused_before_steps_are_measured(
+    teacher: str, tmp_path: Path
+) -> None:
+    epochs = "train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)\n"
+    path = recipe(tmp_path, epochs, teacher)
+    text = refused(teacher, tmp_path, 'alone', path, iters=None, seconds=1.0)
+    assert 'long.py does not say train_cfg.max_iters: it counts epochs' in text
+    assert not list(tmp_path.glob('work/*/probe'))
+
+
+MIXED = """
+train_dataloader = dict(dataset=dict(_delete_=True, type='mmkd.WithUnlabelled',
+    dataset={{_base_.train_dataloader.dataset}},
+    unlabelled=dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=9, seed=1))))
+"""
+REPEATED = """
+train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2,
+    dataset={{_base_.train_dataloader.dataset}}))
+"""
+
+
+def test_images_without_labels_are_found_within_other_sets(teacher: str, tmp_path: Path) -> None:
+    mixed = recipe(tmp_path / 'a', MIXED, teacher)
+    (tmp_path / 'a/twice.py').write_text(f"_base_ = './long.py'\n{REPEATED}")
+    changed = {'model.teacher.checkpoint': teacher}
+    pair = str(tmp_path / 'a/twice.py')
+    text = refused(teacher, tmp_path, 'kd', 'alone', pair=pair, options=changed)
+    assert 'but WithUnlabelled stands inside of RepeatDataset' in text
+    mend = "dict(type='mmkd.WithUnlabelled', dataset=dict(type='RepeatDataset', …), unlabelled=…)"
+    assert mend in text
+    run_config(read_pair_config(pair, changed), read_spec('kd'), 0)
+    run_config(read_pair_config(mixed, changed), read_spec('alone'), 0)
+    recipe(tmp_path / 'b', MIXED, base=ALONE)
+    (tmp_path / 'b/twice.py').write_text(f"_base_ = './long.py'\n{REPEATED}")
+    for name in ('long', 'twice'):
+        path = f'{tmp_path}/b/{name}.py'
+        text = refused(teacher, tmp_path, f'plain={path}')
+        assert f'{path}: its model is no Distiller and learns from labels alone' in text
+
+
 def test_weights_of_a_recipe_are_tuned_on_the_validation_set_of_the_pair(
     teacher: str, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from mmkd.apis.compare.jobs import Job, Slots, run_jobs
 from mmkd.apis.compare.recipes import (
-    check_members,
+    check_files,
     check_same_test,
     check_same_validation,
     digests_of_sets,
@@ -147,8 +147,8 @@ class _Work:
         self.tuned = self._read_tuned()
         for spec in wanted:
             self._check(spec)
-        if not table_only and any(spec.methods for spec in wanted):
-            check_members(self.pair.model.to_dict(), comparison.pair)
+        if not table_only:  # the teachers of the pair are tested whatever the rows are
+            check_files(self.pair, comparison.pair)
 
     def seeds(self, all_there: bool) -> tuple[int, ...] | None:
         """Return the seeds of the table; None for all that lie there."""
@@ -183,7 +183,9 @@ class _Work:
 
     def _check(self, spec: Spec) -> None:
         """Refuse what would end a row in the middle, before anything is run."""
-        cfg = self._config(spec, self.comparison.seeds[0], self.comparison.iters)
+        measured = self.comparison.seconds is not None
+        iters = PROBED if measured else self.comparison.iters
+        cfg = self._config(spec, self.comparison.seeds[0], iters)
         if spec.folder in self._teacher_folders():
             raise ValueError(
                 f'--methods {spec.text}: its folder would be that of the test of a teacher. Mend: '

@@ -8,9 +8,10 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkd.apis.compare.settings import add_recorders, named
+from mmkd.apis.compare.settings import MIXED, add_recorders, is_mixed, named
 from mmkd.apis.compare.specs import Spec
 from mmkd.apis.compare.tuning import images_of
+from mmkd.apis.prepare import is_distiller
 from mmkd.apis.settings import check_groups
 from mmkd.distiller.members.member import Member
 from mmkd.utils.checkpoints import existing_file
@@ -45,23 +46,36 @@ def read_recipe_config(spec: Spec) -> Config:
                 f'{path}: every row is trained and tested, but by this recipe nothing is {what}: '
                 f'it has no {key}. Mend: a config that mmkd train and mmkd test take'
             )
-    check_members(cfg.model.to_dict(), path)
+    if is_mixed(cfg) and not is_distiller(cfg):
+        raise ValueError(
+            f'{path}: its model is no Distiller and learns from labels alone, but its training set '
+            f'holds images without labels ({MIXED}). Mend: train_dataloader.dataset is the '
+            'labelled set itself, with the InfiniteSampler; or the row alone, of the pair'
+        )
+    check_files(cfg, path)
     add_recorders(cfg)
     return cfg
 
 
-def check_members(model: Mapping[str, Any], path: str) -> None:
-    """Refuse members that are not there now, not when their row is reached.
+def check_files(cfg: Config, path: str) -> None:
+    """Refuse members and weights that are not there now, not when their row is reached.
 
     Args:
-        model: Of a config: a Distiller, or anything else, which has none.
-        path: Of the config.
+        cfg: The config, of a Distiller or of anything else, which has no members.
+        path: Where it lies.
 
     Raises:
         FileNotFoundError: A config or a checkpoint is not there; names the nearest.
         TypeError: A member that is none.
         ValueError: A teacher without weights.
     """
+    weights = cfg.get('load_from')
+    if weights is not None and '://' not in str(weights):
+        try:
+            existing_file(Path(weights))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{path}, load_from: {error}') from error
+    model = cfg.model.to_dict()
     for role in ('student', 'teacher'):
         for name, value in named(model, role).items():
             if is_made(value) or is_stored(value):

@@ -338,14 +338,35 @@ def _scale_schedule(schedule: dict[str, Any], factor: float) -> None:
 
 
 def is_mixed(cfg: Config) -> bool:
-    """Return whether images without labels stand beside the labelled ones of a training set."""
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
-    return isinstance(dataset, dict) and bare_name(dataset.get('type')) == MIXED
+    """Return whether images without labels stand beside the labelled ones of a training set.
+
+    >>> mixed = dict(type='mmkd.WithUnlabelled', dataset={}, unlabelled={})
+    >>> repeated = dict(type='RepeatDataset', times=2, dataset=mixed)
+    >>> [is_mixed(Config(dict(train_dataloader=dict(dataset=one)))) for one in (repeated, {})]
+    [True, False]
+    """
+    return _holds_unlabelled((cfg.get('train_dataloader') or {}).get('dataset'))
+
+
+def _holds_unlabelled(dataset: Any) -> bool:
+    if isinstance(dataset, list | tuple):
+        return any(map(_holds_unlabelled, dataset))
+    if not isinstance(dataset, dict):
+        return False
+    inside = (dataset.get('dataset'), dataset.get('datasets'))
+    return _kind(dataset) == MIXED or any(map(_holds_unlabelled, inside))
 
 
 def _leave_out_unlabelled(cfg: Config) -> None:
     """Train on the labelled set alone, by whole batches of it."""
     loader = cfg.train_dataloader
+    if _kind(loader.dataset) != MIXED:
+        outer = loader.dataset.type
+        raise ValueError(
+            f'alone is {LABELS_ALONE}, but {MIXED} stands inside of {outer}, which would then '
+            f"be of other images. Mend: dict(type='mmkd.{MIXED}', dataset=dict(type={outer!r}, …), "
+            'unlabelled=…) in train_dataloader; or leave alone out'
+        )
     loader.dataset = loader.dataset.dataset
     if _kind(loader.get('sampler')) == 'MixedSampler':
         loader.sampler = ConfigDict(type='InfiniteSampler', shuffle=True)
