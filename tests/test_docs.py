@@ -349,15 +349,16 @@ def test_tables_of_comparisons_are_those_on_record() -> None:
 
 def test_a_page_tells_recipes_by_the_names_of_their_files() -> None:
     tables = tables_of_docs()
-    recipes = 'Recipes of their own, by the model: few (work_dirs/a/few.py), long (long.py).'
+    told = 'Recipes of their own, by the model: few (few.py), long (long.py).'
+    own = told.replace('(few.py)', '(work_dirs/a/few.py)')
     rows = [
         dict(method='few', recipe='work_dirs/a/few.py'),
         dict(method='long', recipe='mmkd::funmatch/long.py'),
         dict(method='kd', recipe=None),
         dict(method='cwd'),  # an older record
     ]
-    mixed = recipes.replace('(long.py)', '(mmkd::funmatch/long.py)')
-    notes = [mixed, 'Beside alone: gains.', 'Best on the test set: few, work_dirs/best.py.']
-    assert tables.notes_of(dict(rows=rows, notes=notes)) == [recipes, notes[1]]
+    own = own.replace('(long.py)', '(mmkd::funmatch/long.py)')
+    notes = [own, 'Beside alone: gains.', 'Best on the test set: few, work_dirs/best.py.']
+    assert tables.notes_of(dict(rows=rows, notes=notes)) == [told, notes[1]]
     with pytest.raises(SystemExit, match='--check writes nothing, so a=b cannot be taken over'):
         tables.main(['--check', 'a=b'])

@@ -73,6 +73,7 @@ class Comparison:
         metric: That is compared; None: the first usual one.
         overwrite: Whether runs of other settings are begun anew.
         shares_every: Iterations between two measurements of gradient shares; None: there is none.
+        amp: Mixed precision for every optimizer of every run.
     """
 
     pair: str
@@ -88,6 +89,7 @@ class Comparison:
     metric: str | None = None
     overwrite: bool = False
     shares_every: int | None = None
+    amp: bool = False
 
 
 def compare(comparison: Comparison, console: Console, table_only: bool = False) -> bool:
@@ -269,6 +271,8 @@ class _Work:
         )
         if spec.recipe is not None:
             about['recipe'] = spec.recipe
+        if self.comparison.amp:
+            about['amp'] = True
         times = '' if factor == 1 else f', weights × {factor:g}'
         return Job(
             f'{spec.text}, seed {seed}{times}', folder, cfg, digest_of_run(cfg), about, tests=tests
@@ -321,7 +325,8 @@ class _Work:
         return lengths
 
     def _probe_job(self, spec: Spec) -> Job:
-        cfg = run_config(self.bases[spec.text], spec, self.comparison.seeds[0], PROBED)
+        base, seed, amp = self.bases[spec.text], self.comparison.seeds[0], self.comparison.amp
+        cfg = run_config(base, spec, seed, PROBED, amp=amp)
         for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
             cfg[key] = None
         cfg.train_cfg.pop('val_interval', None)
@@ -354,7 +359,8 @@ class _Work:
 
     def _config(self, spec: Spec, seed: int, iters: int | None, factor: float = 1.0) -> Config:
         base = self.bases[spec.text]
-        return run_config(base, spec, seed, iters, factor, self.comparison.shares_every)
+        shares_every, amp = self.comparison.shares_every, self.comparison.amp
+        return run_config(base, spec, seed, iters, factor, shares_every, amp)
 
     def _tuned(self, spec: Spec, iters: int | None) -> dict[str, Any] | None:
         return read_tuned(self._folder(spec), self._base(spec, iters), self.comparison.factors)

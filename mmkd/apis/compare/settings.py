@@ -15,7 +15,7 @@ from mmkd.apis.compare.specs import Spec
 from mmkd.apis.launch import load_config
 from mmkd.apis.length import follow_length, scaled
 from mmkd.apis.methods import expand_config
-from mmkd.apis.prepare import is_distiller
+from mmkd.apis.prepare import is_distiller, set_amp
 from mmkd.apis.runs import digest_of
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller.export import student_config
@@ -236,6 +236,7 @@ def run_config(
     iters: int | None = None,
     factor: float = 1.0,
     shares_every: int | None = None,
+    amp: bool = False,
 ) -> Config:
     """Return the config of one run, its method written out; the work dir is left to the caller.
 
@@ -247,9 +248,10 @@ def run_config(
         iters: Its length; None: that of the base.
         factor: Of the weights of the method's objectives.
         shares_every: Iterations between two measurements of gradient shares; None: there is none.
+        amp: Mixed precision for every optimizer.
 
     Raises:
-        KeyError: There is no such method; names the nearest one.
+        KeyError: There is no such method; names the nearest one. No optimizer to be made mixed.
         TypeError: An option that it does not have.
         ValueError: A pair that it is not made for; a length that the loop does not have.
     """
@@ -264,7 +266,15 @@ def run_config(
     _log_and_save_often(cfg)
     if spec.alone:
         _leave_alone(cfg)
-        return cfg
+    else:
+        _teach(cfg, spec, factor, shares_every)
+    if amp:  # of the optimizers that a method brings too
+        set_amp(cfg)
+    return cfg
+
+
+def _teach(cfg: Config, spec: Spec, factor: float, shares_every: int | None) -> None:
+    """Write out what a run learns from a method, or by its recipe."""
     if spec.methods:
         cfg.model.method = spec.method
     expand_config(cfg)
@@ -273,7 +283,6 @@ def run_config(
         multiply_weights(cfg, factor)
     if shares_every is not None and cfg.model.get('objectives'):
         cfg.custom_hooks.append(ConfigDict(type='mmkd.GradientShareHook', every=shares_every))
-    return cfg
 
 
 def evaluate_one_student(cfg: Config) -> None:

@@ -380,7 +380,7 @@ def _notes(
             'Gradient share: norm of the gradient of an objective, at what it reads of the '
             "student, over that of the student's own task; mean over the run."
         )
-    notes.append(_tested_note(results))
+    notes += [*_precision_notes(results), _tested_note(results)]
     for key, title in (('device', 'device'), ('torch', 'torch'), ('mmkd', 'mmkd')):
         said = sorted({text(record[key]) for record in records})
         notes.append(f'{title}: {"; ".join(said)}.')
@@ -439,6 +439,13 @@ def _length_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     elif recipes:
         notes.append(f'All rows have {lengths[0]:,} iterations.')
     return notes
+
+
+def _precision_notes(results: Results) -> list[str]:
+    """Return which rows were trained in mixed precision because that was asked for."""
+    mixed = [name for name, records in results.records.items()
+             if any(record.get('amp') for record in records.values())]  # fmt: skip
+    return [f'Trained in mixed precision (--amp): {", ".join(map(text, mixed))}.'] if mixed else []
 
 
 def _tested_note(results: Results) -> str:
