@@ -113,20 +113,19 @@ def apart(
     >>> apart(dict(few=[here]), 'test', [], 'b'), apart(dict(kd=[{}]), 'test', ['kd'], 'b')
     (['few'], [])
     """
-    digests = {
-        name: [(record.get('sets') or {}).get(split) for record in records]
-        for name, records in rows.items()
-    }
-    found = Counter(one for name in of_pair for one in digests.get(name, ()) if one is not None)
+    digests = {name: _digests(records, split) for name, records in rows.items()}
+    found = Counter(one for name in of_pair for one in digests.get(name, ()))
     own = found.most_common(1)[0][0] if found else known
-    named = [name for name, each in digests.items() if any(one not in (None, own) for one in each)]
-    if split == 'val':
-        named += [
-            name
-            for name, records in rows.items()
-            if name not in named and any(record.get('validated_apart') for record in records)
-        ]
-    return named
+    said = [name for name, records in rows.items() if split == 'val' and _said_apart(records)]
+    return [name for name in rows if {*digests[name]} - {own} or name in said]
+
+
+def _digests(records: Sequence[Mapping[str, Any]], split: str) -> list[str]:
+    return [record['sets'][split] for record in records if record.get('sets')]
+
+
+def _said_apart(records: Sequence[Mapping[str, Any]]) -> bool:
+    return any(record.get('validated_apart') for record in records)
 
 
 def closed(value: float, alone: float | None, teacher: float | None, metric: str) -> float | None:

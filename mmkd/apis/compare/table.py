@@ -443,9 +443,9 @@ def _length_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _precision_notes(results: Results) -> list[str]:
     """Return which rows were trained in mixed precision because that was asked for."""
-    mixed = [name for name, records in results.records.items()
-             if any(record.get('amp') for record in records.values())]  # fmt: skip
-    return [f'Trained in mixed precision (--amp): {", ".join(map(text, mixed))}.'] if mixed else []
+    mixed = [text(record['method']) for record in results.all_records if record.get('amp')]
+    names = ', '.join(dict.fromkeys(mixed))
+    return [f'Trained in mixed precision (--amp): {names}.'] if mixed else []
 
 
 def _tested_note(results: Results) -> str:
