@@ -13,12 +13,13 @@ import re
 import shutil
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from textwrap import fill
 from typing import Any
 
 from mmkd.apis.compare.table import cells_of
 from mmkd.apis.report import Table, as_markdown, less_is_better
+from mmkd.utils.checks import printable
 
 DOCS = Path(__file__).parent
 RECORDS = DOCS / 'records'
@@ -28,6 +29,7 @@ PLACE = re.compile(
 )
 LEFT_OUT = ('memory',)
 ALONE = 'alone'  # stands first
+BEST = 'Best on'  # begins the note that names a file of the work dir
 
 
 def take_over(name: str, work_dir: Path) -> None:
@@ -52,12 +54,24 @@ def table_of(name: str, command: str) -> str:
     keep = [index for index, title in enumerate(titles) if title not in drop]
     cells = [[line[index] for index in keep] for line in lines]
     table = as_markdown(Table([titles[index] for index in keep], cells, [], found['metric']))
-    told = fill(
-        ' '.join(note for note in found['notes'] if 'work_dirs' not in note),
-        120,
-        break_on_hyphens=False,
-    )
+    told = fill(' '.join(notes_of(found)), 120, break_on_hyphens=False)
     return f'```bash\n{wrapped(command)}\n```\n\n{table.strip()}\n\n{told}\n'
+
+
+def notes_of(found: dict[str, Any]) -> list[str]:
+    """Return what a comparison says of its numbers, without the places where it ran.
+
+    >>> notes_of(dict(rows=[dict(method='few', recipe='work_dirs/few.py')], notes=[
+    ...     'Recipes of their own: few (work_dirs/few.py).', 'Best on the test set: x.py.']))
+    ['Recipes of their own: few (few.py).']
+    """
+    notes = [note for note in found['notes'] if not note.startswith(BEST)]
+    for row in found['rows']:
+        path = row.get('recipe')
+        if path is not None:
+            name = PurePath(path.split('::')[-1]).name
+            notes = [note.replace(f'({printable(path)})', f'({name})') for note in notes]
+    return notes
 
 
 def wrapped(command: str, width: int = 110) -> str:
@@ -95,10 +109,14 @@ def _filled(place: re.Match) -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run; see the docstring of the module."""
     check = '--check' in arguments
-    for one in arguments:
-        name, given, folder = one.partition('=')
-        if given:
-            take_over(name, Path(folder))
+    taken = [one.split('=', 1) for one in arguments if '=' in one]
+    if check and taken:
+        raise SystemExit(
+            f'--check writes nothing, so {"=".join(taken[0])} cannot be taken over. Mend: one of '
+            'the two'
+        )
+    for name, folder in taken:
+        take_over(name, Path(folder))
     stale = write_pages(check)
     for page in stale:
         print(f'{"stale" if check else "written"}: docs/{page}')

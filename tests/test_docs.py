@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 from pkgutil import walk_packages
+from types import ModuleType
 
 import pytest
 import torch
@@ -329,13 +330,35 @@ def test_the_task_of_the_guide(module_of):
     assert batch.valid.tolist() == [[[True] * 6] * 4]
 
 
-def test_tables_of_comparisons_are_those_on_record() -> None:
+def tables_of_docs() -> ModuleType:
     path = ROOT / 'docs' / 'tables.py'
     spec = importlib.util.spec_from_file_location('docs_tables', path)
     assert spec is not None
     assert spec.loader is not None
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
+    return tables
+
+
+def test_tables_of_comparisons_are_those_on_record() -> None:
+    tables = tables_of_docs()
     assert tables.write_pages(check=True) == [], 'mend: python docs/tables.py'
     used = {one['name'] for page in GUIDES for one in tables.PLACE.finditer(page.read_text())}
     assert used == {path.stem for path in (ROOT / 'docs/records').glob('*.json')}
+
+
+def test_a_page_tells_recipes_by_the_names_of_their_files() -> None:
+    tables = tables_of_docs()
+    told = 'Recipes of their own, by the model: few (few.py), long (long.py).'
+    own = told.replace('(few.py)', '(work_dirs/a/few.py)')
+    rows = [
+        dict(method='few', recipe='work_dirs/a/few.py'),
+        dict(method='long', recipe='mmkd::funmatch/long.py'),
+        dict(method='kd', recipe=None),
+        dict(method='cwd'),  # an older record
+    ]
+    own = own.replace('(long.py)', '(mmkd::funmatch/long.py)')
+    notes = [own, 'Beside alone: gains.', 'Best on the test set: few, work_dirs/best.py.']
+    assert tables.notes_of(dict(rows=rows, notes=notes)) == [told, notes[1]]
+    with pytest.raises(SystemExit, match='--check writes nothing, so a=b cannot be taken over'):
+        tables.main(['--check', 'a=b'])

@@ -175,6 +175,7 @@ def test_choices_are_those_of_the_parts() -> None:
         (['train'], 'the following arguments are required: config'),
         (['doctor', 'x', '--size', '3', '0'], "must be a whole number of at least 1, got '0'"),
         (['report', 'x', '--name', 'y'], '--into FILE and --name NAME come together'),
+        (['report', 'x', '--into', 'y'], '--into FILE and --name NAME come together'),
         (['train', 'x', '--resume', '--overwrite'], '--resume goes on with the run that'),
         (['train-ensemble', 'x', '--seeds', '-1'], 'different whole numbers of at least 0, got'),
     ],

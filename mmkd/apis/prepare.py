@@ -44,7 +44,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     _require_scope(cfg)
     _refuse_sharding(cfg)
     if amp:
-        _set_amp(cfg)
+        set_amp(cfg)
     names = [name for name, _ in optim_wrappers(cfg.get('optim_wrapper')) if name]
     check_schedule_names(cfg.get('param_scheduler'), names)
     if launcher != 'none':
@@ -162,7 +162,15 @@ def _require_scope(cfg: Config) -> None:
     require_library(scope, kind, f'{cfg.filename or "the config"}')
 
 
-def _set_amp(cfg: Config) -> None:
+def set_amp(cfg: Config) -> None:
+    """Give every optimizer mixed precision: bfloat16 on a CPU, which needs no scaled loss.
+
+    Args:
+        cfg: The config, changed in place.
+
+    Raises:
+        KeyError: It has no optimizer.
+    """
     if cfg.get('optim_wrapper') is None:
         raise KeyError(
             "--amp sets the precision of optimizers, but the config has no 'optim_wrapper'"

@@ -111,8 +111,8 @@ class Loss(nn.Module):
     def running(self) -> Any:
         """Return empty statistics, for an argument that is :class:`Running`.
 
-        They have ``update(tensor)``, of one more member, and ``mean_prob``, whose shape stands for
-        them where a connector is fitted to it.
+        They have ``update(tensor)``, of one more member, and ``example``, or else ``mean_prob``,
+        whose shape stands for them where a connector is fitted to it.
 
         Raises:
             NotImplementedError: The loss has such a role, but not this method.

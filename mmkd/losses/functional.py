@@ -249,6 +249,17 @@ def divergence_terms(p: Tensor, log_q: Tensor) -> Tensor:
     return torch.xlogy(p, p) - p * log_q
 
 
+def kl_divergence(p: Tensor, log_q: Tensor) -> Tensor:
+    r"""Return KL(p‖q) of distributions (N, C, \*S) over classes, (N, \*S).
+
+    Each sum by itself holds fewer maps than the sum of :func:`divergence_terms`.
+
+    >>> kl_divergence(torch.tensor([[.25, .75]]), torch.tensor([[.5, .5]]).log())
+    tensor([0.1308])
+    """
+    return torch.xlogy(p, p).sum(1) - (p * log_q).sum(1)
+
+
 def infinite_to_nan(x: Tensor) -> Tensor:
     """Turn ±Inf into NaN: a clip, sigmoid, softmax or ReLU would make a finite number of ±Inf.
 
@@ -267,11 +278,36 @@ def unit_vectors(x: Tensor, dim: int = -1) -> Tensor:
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]])
     """
-    # Scaled by the largest entry first: the square of 3e30 is no number of float32.
-    size = x.detach().abs().amax(dim, keepdim=True)
-    x = x / size.where(size > torch.finfo(x.dtype).tiny, size.new_ones(()))
+    x = scaled(x, dim)
     square = x.square().sum(dim, keepdim=True)
     return x * square.where(square > 0, square.new_ones(())).rsqrt()
+
+
+def cosines(a: Tensor, b: Tensor, dim: int = -1) -> Tensor:
+    """Return the cosines of vectors along an axis, 0 of a zero vector, whose gradient is finite.
+
+    It holds fewer maps than the product of :func:`unit_vectors`.
+
+    >>> cosines(torch.tensor([[3e30, 4e30], [0., 0.]]), torch.tensor([[0., 1.], [1., 0.]]))
+    tensor([0.8000, 0.0000])
+    """
+    a, b = scaled(a, dim), scaled(b, dim)
+    dot = (a * b).sum(dim)
+    for x in (a, b):
+        square = (x * x).sum(dim)  # x.square() holds one map more in its backward
+        dot = dot * square.where(square > 0, square.new_ones(())).rsqrt()
+    return dot
+
+
+def scaled(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
+    """Divide by the largest entry along axes: the square of 3e30 is no number of float32.
+
+    >>> scaled(torch.tensor([[3e30, -4e30], [0., 0.]]), 1)
+    tensor([[ 0.7500, -1.0000],
+            [ 0.0000,  0.0000]])
+    """
+    size = x.detach().abs().amax(dim, keepdim=True)
+    return x / size.where(size > torch.finfo(x.dtype).tiny, size.new_ones(()))
 
 
 def first_derivative_only(loss: str, mend: str) -> Callable[[Callable], Callable]:

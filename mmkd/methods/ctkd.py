@@ -14,6 +14,7 @@ def ctkd(
     lowest: float = 1.0,
     span: float = 20.0,
     length: int | None = None,
+    kind: str = 'global',
     weight: float | None = None,
     task_weight: float | None = None,
 ) -> Plan:
@@ -28,11 +29,15 @@ def ctkd(
     The authors' weight decay acts on θ too, as does that of any optimizer here:
     ``paramwise_cfg=dict(custom_keys={'ctkd.loss.raw': dict(decay_mult=0.)})`` keeps it away.
 
+    ``kind='instance'`` is the paper's other form, of which its code was not released: a temperature
+    for each image, which two layers say. It begins where the global one does.
+
     Args:
         pair: The pair.
         lowest: What the temperature stays above.
         span: It stays below the lowest and so much.
         length: Iterations over which the reversal rises: a 24th of the run.
+        kind: 'global', one temperature, or 'instance', one an image.
         weight: Of the objective.
         task_weight: Of the student's own losses.
     """
@@ -44,6 +49,8 @@ def ctkd(
         length=_share(pair) if length is None else length,
     )
     loss = dict(type='LearnedTemperatureKLLoss', lowest=lowest, span=span)
+    if kind != 'global':
+        loss['kind'] = kind
     weight = of_task(pair, weight, segmentation=1.0, classification=0.9)
     return Plan(
         objectives=dict(ctkd=dict(loss=loss, **pair.on('logits'), weight=weight)),

@@ -12,7 +12,7 @@ import torch
 from mmengine.logging import print_log
 
 from mmkd.methods.pair import Pair, read_pair
-from mmkd.methods.plan import ONE, PEERS, SEVERAL, Plan, needs_of
+from mmkd.methods.plan import ITSELF, ONE, PEERS, SEVERAL, Plan, needs_of
 from mmkd.methods.ramps import RAMPS, hooks_of, leaves_out, with_ramp
 from mmkd.registry import HOOKS, KINDS, METHODS, build_part
 from mmkd.utils.checks import check_keys, check_non_negative, nearest
@@ -219,6 +219,7 @@ def plan_of(
     own = {key: value for key, value in options.items() if key not in common}
     asked = {key: value for key, value in options.items() if key in common}
     plan = _with_task_weight(function(pair, **own), asked.pop('task_weight', None), name)
+    plan = replace(plan, weight_asked=options.get('task_weight') is not None)
     plan = with_ramp(plan, pair, asked)
     with _named_after(name), torch.random.fork_rng(devices=[]):
         _try_parts(plan)
@@ -412,6 +413,7 @@ def _join(plans: Mapping[str, Plan], additions: Additions) -> Plan:
             phases=_join_phases(joined, plan, name),
             noise=[*joined.noise, *(one for one in plan.noise if one not in joined.noise)],
             task_weight=_join_weights(joined, plan, name, additions),
+            weight_asked=joined.weight_asked or plan.weight_asked,
             hooks=[*joined.hooks, *(one for one in plan.hooks if one not in joined.hooks)],
             optimizers={**joined.optimizers, **plan.optimizers},
             ramps={**plan.ramps, **joined.ramps},
@@ -463,13 +465,22 @@ def _with_objectives(phases: list[dict], names: Mapping[str, Any]) -> list[dict]
 
 
 def _join_weights(joined: Plan, plan: Plan, name: str, additions: Additions) -> float | None:
-    if joined.task_weight is None or plan.task_weight in (None, joined.task_weight):
-        return plan.task_weight if joined.task_weight is None else joined.task_weight
-    additions.told.append(
-        f'task_weight={joined.task_weight:g} of the first method counts, not '
-        f'{plan.task_weight:g} of {name!r}'
-    )
-    return joined.task_weight
+    """Return the weight that was asked for, else that of the first method that has one."""
+    own, other = joined.task_weight, plan.task_weight
+    if own is None or other in (None, own):
+        return other if own is None else own
+    if joined.weight_asked and plan.weight_asked:
+        raise ValueError(
+            f'method {name!r} is given task_weight={other:g}, a method before it {own:g}, but the '
+            "student's own losses have one weight. Mend: task_weight of one of them, or beside "
+            'method='
+        )
+    if plan.weight_asked:
+        additions.told.append(f'task_weight={other:g} of {name!r} counts, which was asked for')
+        return other
+    which = 'that was asked for' if joined.weight_asked else 'of the first method'
+    additions.told.append(f'task_weight={own:g} {which} counts, not {other:g} of {name!r}')
+    return own
 
 
 def _check_beside(config: Mapping[str, Any], plans: Mapping[str, Plan], plan: Plan) -> None:
@@ -548,7 +559,20 @@ def _ramps(
             'task_weight=0 and decay: when the weights have fallen to 0, nothing is learned any '
             'more. Mend: decay=None, or a task_weight above 0'
         )
+    if config.get('task_weight') == 0:
+        _refuse_own_words(plans, plan, {*written} - {*own})
     return hooks_of(plan.ramps, own)
+
+
+def _refuse_own_words(plans: Mapping[str, Plan], plan: Plan, others: set[str]) -> None:
+    """Refuse a student that learns nothing but what it says itself."""
+    of_itself = all(needs_of(METHODS.module_dict[name]).teachers == ITSELF for name in plans)
+    if of_itself and not others and not reads_labels(plan):
+        raise ValueError(
+            f'task_weight=0 and method {", ".join(map(repr, plans))}: the student would learn from '
+            'its own words alone, which nothing has taught it. Mend: a task_weight above 0, or a '
+            'method with a teacher beside it'
+        )
 
 
 def _of_method(one: Any, other: Any) -> bool:

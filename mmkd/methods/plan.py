@@ -23,6 +23,7 @@ class Plan:
         phases: What each optimizer steps on; None: the implicit phases.
         noise: Noises of training.
         task_weight: Of the students' own losses; None: 1.
+        weight_asked: Whether ``task_weight`` is an option that was given, not a default.
         hooks: ``custom_hooks``: schedules.
         optimizers: Name -> optimizer that ``optim_wrapper`` must have; of 'student' what it gets
             besides its own.
@@ -39,6 +40,7 @@ class Plan:
     phases: list[dict] | None = None
     noise: list[dict] = field(default_factory=list)
     task_weight: float | None = None
+    weight_asked: bool = False
     hooks: list[dict] = field(default_factory=list)
     optimizers: dict[str, dict] = field(default_factory=dict)
     warm_up: float | None = None

@@ -400,6 +400,26 @@ def test_noises_of_students_and_of_teachers_are_cases_of_their_own() -> None:
     assert 'noise' not in cases(both[1:])
 
 
+def test_a_teacher_that_no_step_runs_is_no_part_of_a_case() -> None:
+    both = {name: dict(model=tiny.segmentor(8), allow_untrained=True) for name in 'ab'}
+    pixel = dict(
+        loss=dict(type='PixelWiseKLLoss'), reads=dict(student='student.logits', teacher='a.logits')
+    )
+    dropout = dict(type='TeacherDropout', members=['a'])
+    found = []
+    for noise in ([], [dropout]):
+        model = dict(teacher=None, teachers=both, objectives=dict(pixel=pixel), noise=noise)
+        pair = Pair(config(critic=False, **model), Options())
+        ran: list[str] = []
+        for name, teacher in pair.full.teachers.items():
+            teacher.backbone.register_forward_hook(lambda *_, to=ran, name=name: to.append(name))
+        cases = pair.cases()
+        for name in ('teacher', 'noisy_teacher', 'step'):
+            cases.get(name, lambda: None)()
+        found.append(ran)
+    assert found == [['a'] * 2, ['a'] * 3]
+
+
 def test_classifiers_are_measured_on_labelled_images() -> None:
     from mmkd.apis.launch import load_config
 

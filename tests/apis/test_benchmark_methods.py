@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmkd.__main__ import main
 from mmkd.apis.benchmark.methods import Cost, Members, Method, method_costs, saved_bytes
 from mmkd.apis.benchmark.tables import method_rows
+from mmkd.losses import HolisticCritic
 from mmkd.methods import Pair, Plan, known_methods
 from mmkd.registry import METHODS, MODELS
 
@@ -135,6 +136,17 @@ def test_critics_and_layers_count_as_weights_of_their_own(members: Members) -> N
     assert sum(p.numel() for p in skd.parameters) == critic > 0
     assert len(quest.parameters) > 0
     assert own(members, 'kd').parameters == []
+
+
+def test_a_critic_is_built_for_the_size_that_is_measured() -> None:
+    skd = own(Members(config(), (256, 512), 2, 'cpu'), 'skd')
+    logits = skd.record['student']['logits']
+    critics = [
+        HolisticCritic(logits.shape[1], size=[side // d for side in logits.shape[2:]])
+        for d in (1, 4)
+    ]
+    assert skd.objectives[2].loss.critic.minimum == critics[0].minimum
+    assert critics[1].minimum < critics[0].minimum, 'as of the size that methods are wired on'
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from mmengine.config import Config
 from scipy import stats
 
 from mmkd.__main__ import main
+from mmkd.apis import prepare
 from mmkd.apis.commands.compare import FACTORS
 from mmkd.apis.compare import jobs
 from mmkd.apis.compare.jobs import Ended, Job, Slots, run_jobs
@@ -42,8 +43,9 @@ from mmkd.apis.compare.settings import (
     run_config,
     set_length,
 )
-from mmkd.apis.compare.specs import read_spec, read_specs
+from mmkd.apis.compare.specs import Spec, read_spec, read_specs
 from mmkd.apis.compare.tuning import is_test_set
+from mmkd.apis.settings import optim_wrappers
 from mmkd.utils.config_file import read_config
 
 
@@ -344,6 +346,39 @@ def test_a_length_takes_schedule_and_validations_with_it() -> None:
     assert cfg.default_hooks.logger.interval == 50
     whole = run_config(read_pair_config(PAIR), read_spec('kd'), 0)
     assert (whole.train_cfg.max_iters, whole.train_cfg.val_interval) == (1500, 250)
+
+
+def test_mixed_precision_is_that_of_mmkd_train(
+    teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'skd.py').write_text(
+        f"_base_ = {PAIR!r}\nmodel = dict(objectives=None, method='skd')\n"
+    )
+    recipe = Spec('skd', recipe=str(tmp_path / 'skd.py'))
+    pair, own = read_pair_config(PAIR, options(teacher)), read_config(str(recipe.recipe))
+    for gpu in (False, True):
+        monkeypatch.setattr(prepare, 'has_gpu', lambda gpu=gpu: gpu)
+        for base, spec in ((pair, 'alone'), (pair, 'kd'), (own, recipe)):
+            row = read_spec(spec) if isinstance(spec, str) else spec
+            plain, mixed = (run_config(base, row, 0, amp=amp) for amp in (False, True))
+            assert digest_of_run(plain) != digest_of_run(mixed)
+            assert digest_of_run(plain) == digest_of_run(run_config(base, row, 0))
+            prepare.prepare_config(plain, amp=True)
+            assert mixed.optim_wrapper == plain.optim_wrapper
+            wrappers = [one.type for _, one in optim_wrappers(mixed.optim_wrapper)]
+            name = 'AmpOptimWrapper' if gpu else 'mmkd.Bf16OptimWrapper'
+            assert wrappers == [name] * (2 if row is recipe else 1)
+
+
+def test_the_table_tells_mixed_precision(teacher: str, tmp_path: Path, forks: Forks) -> None:
+    work = comparison(teacher, tmp_path, 'kd', iters=2, amp=True)
+    done, said = told(work)
+    assert done, said
+    assert 'Trained in mixed precision (--amp): kd.' in said
+    written = Config.fromfile(tmp_path / 'kd/seed_0.py')
+    assert written.optim_wrapper.type == 'mmkd.Bf16OptimWrapper'
+    with pytest.raises(FileExistsError, match='holds a run of other settings'):
+        told(comparison(teacher, tmp_path, 'kd', iters=2))
 
 
 def test_epochs_have_no_length_in_iterations() -> None:

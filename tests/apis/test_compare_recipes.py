@@ -20,15 +20,25 @@ from mmengine.config import Config, ConfigDict
 
 from mmkd.__main__ import main
 from mmkd.apis.compare import jobs
-from mmkd.apis.compare.recipes import differences_of, read_recipe_config
+from mmkd.apis.compare.recipes import differences_of, digests_of_sets, read_recipe_config
 from mmkd.apis.compare.rows import paired
-from mmkd.apis.compare.settings import digest_of_run, read_pair_config, run_config
+from mmkd.apis.compare.settings import (
+    digest_of_run,
+    read_pair_config,
+    run_config,
+    teacher_configs,
+)
 from mmkd.apis.compare.specs import Spec, read_spec, read_specs
-from mmkd.apis.compare.table import best_of
+from mmkd.apis.compare.table import Results, best_of, write_results
 from mmkd.utils.config_file import read_config
 
 FUNMATCH = 'mmkd::funmatch/funmatch_unet_digit-scenes.py'
 PEERS = str(Path(PAIR).parents[1] / 'afd/dml_unetx2_digit-scenes.py')
+SPENT_NOTHING = dict(
+    **dict.fromkeys(('step_ms', 'step_processor_ms', 'seconds', 'processor_seconds'), 1.0),
+    **dict(peak_memory_mib=1, peak_gpu_mib=None, jobs=1, resumed=False, iterations=4, factor=1.0),
+    **dict(tested='last', device='a CPU', torch='2', mmkd='0'),
+)
 # the sets of the small pair of these tests
 SETS = """
 val_dataloader = dict(dataset=dict(num_scenes=3))
@@ -239,6 +249,42 @@ def test_a_length_takes_the_schedules_of_a_recipe_with_it(
     assert own.train_cfg.max_iters == 6
 
 
+def test_iterations_that_a_method_counts_follow_the_length(teacher: str, tmp_path: Path) -> None:
+    text = (
+        "model = dict(objectives=None, method=dict(type='cwd', warm_up=30, decay=(60, 90)))\n"
+        'train_cfg = dict(max_iters=120)\n'
+    )
+    path = recipe(tmp_path, text, teacher)
+
+    def points(**given: Any) -> list[tuple[int, float]]:
+        (hook,) = (one for one in of_recipe(path, **given).custom_hooks if 'schedules' in one)
+        return [(step, value / 3.0) for step, value in hook.schedules[0].points]
+
+    assert points() == [(0, 0.0), (30, 1.0), (60, 1.0), (90, 0.0)]
+    assert points(iters=1200) == [(0, 0.0), (300, 1.0), (600, 1.0), (900, 0.0)]
+    assert points(iters=2) == [(0, 0.0), (1, 1.0), (2, 1.0), (3, 0.0)], 'they rise'
+    assert digest_of_run(of_recipe(path)) == digest_of_run(of_recipe(path, iters=120))
+
+
+def test_validations_do_not_cut_an_accumulation() -> None:
+    pair = read_pair_config(PAIR)  # 1,500 iterations, a validation every 250th
+    cfg = run_config(pair, read_spec('kd'), 0, 1000)
+    assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == (167, 167)
+    pair.optim_wrapper.accumulative_counts = 4
+    for iters, interval in ((1000, 168), (1500, 252), (5, 4), (1, 1)):
+        cfg = run_config(pair, read_spec('kd'), 0, iters)
+        assert cfg.train_cfg.val_interval == min(interval, iters)
+        assert cfg.default_hooks.checkpoint.interval == min(interval, iters)
+    pair.optim_wrapper = ConfigDict(
+        constructor='mmkd.PhaseOptimWrapperConstructor',
+        student=dict(pair.optim_wrapper, accumulative_counts=4),
+        critic=dict(pair.optim_wrapper, accumulative_counts=6),
+    )
+    assert run_config(pair, read_spec('kd'), 0, 1000).train_cfg.val_interval == 168
+    pair.custom_hooks = [one for one in pair.custom_hooks if 'ExactResume' not in one.type]
+    assert run_config(pair, read_spec('kd'), 0, 1000).train_cfg.val_interval == 167
+
+
 def test_schedules_of_the_pair_go_with_its_method_wherever_they_stand(tmp_path: Path) -> None:
     hook = "dict(type='mmkd.ScheduleHook', schedules=[])"
     text = f'default_hooks = dict(schedule={hook})\n'
@@ -333,6 +379,56 @@ def test_what_is_validated_otherwise_is_not_called_the_best() -> None:
     assert best_of([few], 'mIoU') is None
 
 
+def test_what_was_tested_or_validated_apart_is_told_by_the_records(
+    teacher: str, tmp_path: Path
+) -> None:
+    pair = read_pair_config(PAIR, options(teacher))
+    own = digests_of_sets(pair)
+    assert set(own) == {'test', 'val'}
+    tested = teacher_configs(pair)['teacher'][0]
+    assert digests_of_sets(tested) == own
+    for text in ('alone', 'kd'):
+        assert digests_of_sets(run_config(pair, read_spec(text), 0)) == own
+    path = recipe(tmp_path, LONG, teacher)
+    assert digests_of_sets(of_recipe(path)) == own
+    other = read_pair_config(PAIR, {**options(teacher), 'val_dataloader.dataset.num_scenes': 9})
+    assert digests_of_sets(other)['test'] == own['test']
+    assert digests_of_sets(other)['val'] != own['val']
+
+    def notes(pair: Config, few: dict, kd: dict | None = None, seen: dict | None = None) -> str:
+        def record(value: float, **more: Any) -> dict[str, Any]:
+            last = dict(last=dict(mIoU=value))
+            return dict(SPENT_NOTHING, test=dict(mIoU=value), validation=last, **more)
+
+        specs = (Spec('kd', methods=('kd',)), Spec('few', recipe='few.py'))
+        rows = dict(kd={0: record(40.0, **(kd or {}))}, few={0: record(50.0, **few)})
+        taught = dict(teacher=dict(test=dict(mIoU=60.0), **(seen or {})))
+        table = write_results(Results(specs, rows, taught, [], {}), tmp_path, None, pair)
+        found = json.loads((tmp_path / 'compare.json').read_text())
+        return f'best {found["best"]}. {" ".join(table.notes)}'
+
+    for name in ('kd', 'few'):
+        (tmp_path / name).mkdir()
+        (tmp_path / f'{name}/seed_0.py').write_text('a = 1\n')
+    for given in (dict(sets=own), dict(validated_apart=False), {}):
+        text = notes(pair, given)
+        assert 'best few.' in text
+        assert 'otherwise than the pair' not in text
+    # the validation set of the pair is another one by now: its runs say so, or else its config
+    for said in (
+        notes(pair, dict(sets=own), dict(sets=digests_of_sets(other))),
+        notes(other, dict(sets=own)),
+        notes(pair, dict(validated_apart=True)),
+    ):
+        assert 'best kd.' in said
+        assert 'neither drawn nor compared: few.' in said
+        assert 'Tested otherwise' not in said
+    apart = dict(sets={**own, 'test': 'x'})
+    said = notes(other, apart, dict(sets=own), apart)
+    assert 'numbers say nothing of those of the other rows: few, teacher.' in said
+    assert 'best few.' in said, 'its validation is that of the pair, whatever its config says'
+
+
 def test_differences_are_those_of_images_metrics_and_loop(tmp_path: Path) -> None:
     pair = read_config(PAIR)
 
@@ -349,6 +445,12 @@ def test_differences_are_those_of_images_metrics_and_loop(tmp_path: Path) -> Non
         'test_evaluator.0.iou_metrics.0'
     ]
     assert differs(**{'test_cfg.fp16': True}) == ['test_cfg.fp16']
+    # how many images are looked at
+    last = {'test_dataloader.drop_last': True, 'test_dataloader.batch_size': 3}
+    assert differs(**last) == ['test_dataloader.drop_last', 'test_dataloader.batch_size']
+    few = differs(**{'test_dataloader.num_batch_per_epoch': 2})
+    assert few[0] == 'test_dataloader.num_batch_per_epoch'
+    assert differs(**{'test_dataloader.drop_last': False}) == []
     assert differs(test_evaluator=[pair.test_evaluator]) == []
     none = read_config(PAIR)
     none.val_dataloader = None
@@ -398,6 +500,63 @@ def test_recipes_that_cannot_be_compared_are_refused_at_once(teacher: str, tmp_p
     epochs = "train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)\n"
     text = refused(teacher, tmp_path, recipe(tmp_path / 'b', epochs, teacher), iters=3)
     assert 'long.py does not say train_cfg.max_iters: it counts epochs' in text
+
+
+def test_weights_that_are_not_there_are_missed_at_once(teacher: str, tmp_path: Path) -> None:
+    gone = f'{teacher}.gone'
+    path = recipe(tmp_path, f'load_from = {gone!r}\n', base=ALONE)
+    text = refused(teacher, tmp_path, f'few={path}')
+    assert (
+        f"{path}, load_from: checkpoint {gone} does not exist; did you mean 'teacher.pth'" in text
+    )
+    far = recipe(tmp_path / 'far', "load_from = 'https://x.org/a.pth'\n", base=ALONE)
+    assert read_recipe_config(read_spec(far)).load_from == 'https://x.org/a.pth'
+    for key, where in (
+        ('model.student.checkpoint', "student 'student'"),
+        ('load_from', 'load_from'),
+    ):
+        text = refused(teacher, tmp_path, 'alone', options={**options(teacher), key: gone})
+        assert f'{PAIR}, {where}: checkpoint {gone} does not exist' in text
+
+
+def test_a_recipe_of_epochs_is_refused_before_steps_are_measured(
+    teacher: str, tmp_path: Path
+) -> None:
+    epochs = "train_cfg = dict(_delete_=True, type='EpochBasedTrainLoop', max_epochs=2)\n"
+    path = recipe(tmp_path, epochs, teacher)
+    text = refused(teacher, tmp_path, 'alone', path, iters=None, seconds=1.0)
+    assert 'long.py does not say train_cfg.max_iters: it counts epochs' in text
+    assert not list(tmp_path.glob('work/*/probe'))
+
+
+MIXED = """
+train_dataloader = dict(dataset=dict(_delete_=True, type='mmkd.WithUnlabelled',
+    dataset={{_base_.train_dataloader.dataset}},
+    unlabelled=dict(dataset=dict(type='mmkd.DigitScenes', num_scenes=9, seed=1))))
+"""
+REPEATED = """
+train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=2,
+    dataset={{_base_.train_dataloader.dataset}}))
+"""
+
+
+def test_images_without_labels_are_found_within_other_sets(teacher: str, tmp_path: Path) -> None:
+    mixed = recipe(tmp_path / 'a', MIXED, teacher)
+    (tmp_path / 'a/twice.py').write_text(f"_base_ = './long.py'\n{REPEATED}")
+    changed = {'model.teacher.checkpoint': teacher}
+    pair = str(tmp_path / 'a/twice.py')
+    text = refused(teacher, tmp_path, 'kd', 'alone', pair=pair, options=changed)
+    assert 'but WithUnlabelled stands inside of RepeatDataset' in text
+    mend = "dict(type='mmkd.WithUnlabelled', dataset=dict(type='RepeatDataset', …), unlabelled=…)"
+    assert mend in text
+    run_config(read_pair_config(pair, changed), read_spec('kd'), 0)
+    run_config(read_pair_config(mixed, changed), read_spec('alone'), 0)
+    recipe(tmp_path / 'b', MIXED, base=ALONE)
+    (tmp_path / 'b/twice.py').write_text(f"_base_ = './long.py'\n{REPEATED}")
+    for name in ('long', 'twice'):
+        path = f'{tmp_path}/b/{name}.py'
+        text = refused(teacher, tmp_path, f'plain={path}')
+        assert f'{path}: its model is no Distiller and learns from labels alone' in text
 
 
 def test_weights_of_a_recipe_are_tuned_on_the_validation_set_of_the_pair(

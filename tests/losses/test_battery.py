@@ -228,15 +228,16 @@ def generated_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None, over
     return masked_generation.masked_generation(student, teacher, nets, kept, loss.token, over, mask)
 
 
-def curriculum(loss_weight: float) -> Loss:
-    """Return the loss whose temperature is 1 + 20 σ(−ln 19) = 2."""
-    loss = losses.LearnedTemperatureKLLoss(loss_weight=loss_weight).double()
-    loss.raw.data.fill_(-math.log(19))
+def curriculum(loss_weight: float = 1.0, kind: str = 'global') -> Loss:
+    """Return the loss whose temperature is 1 + 20 σ(−ln 19) = 2, of all images where it is many."""
+    options = dict(loss_weight=loss_weight, kind=kind, classes=2)
+    loss = losses.LearnedTemperatureKLLoss(**options).double()
+    (loss.raw if loss.instance is None else loss.instance.layers[-1].bias).data.fill_(-math.log(19))
     return loss
 
 
-def at_learned_temperature(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
-    return curriculum(1.0)(student, teacher, mask)
+def at_learned_temperature(kind: str, s: Tensor, t: Tensor, mask: Tensor | None) -> Tensor:
+    return curriculum(kind=kind)(s, t, mask)
 
 
 def affinity(**options: Any) -> dict:
@@ -633,9 +634,18 @@ CASES = [
     ),
     Case(
         'learned_temperature_kl',
-        function=at_learned_temperature,
+        function=partial(at_learned_temperature, 'global'),
         reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward'),
         module=curriculum,
+        same=a_constant_off,
+        exact=1e-14,
+        shapes=RANKS,
+    ),
+    Case(
+        'learned_temperature_kl of instances',
+        function=partial(at_learned_temperature, 'instance'),
+        reference=of(pixel_wise_kl.pixel_wise_kl, tau=2.0, direction='forward'),
+        module=partial(curriculum, kind='instance'),
         same=a_constant_off,
         exact=1e-14,
         shapes=RANKS,

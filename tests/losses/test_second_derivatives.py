@@ -20,6 +20,7 @@ from mmkd.losses import (
     row_wise_kl,
 )
 from mmkd.losses.base import first_derivative_only
+from mmkd.losses.ensemble.proxy_dirichlet import dirichlet_kl
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -62,8 +63,22 @@ CASES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
 }
 
 
+# Those that need no refusal: gradgradcheck proves them.
+RIGHT = {'mmkd.losses.ensemble.proxy_dirichlet._DirichletKL': dirichlet_kl}
+
+
 def test_every_function_is_there() -> None:
-    assert functions() == set(CASES)
+    assert functions() == {*CASES, *RIGHT}
+
+
+@pytest.mark.parametrize('name', RIGHT)
+@pytest.mark.parametrize('size', [1.0, 3e3])
+def test_first_and_second_derivatives_that_are_right(name: str, size: float) -> None:
+    """Near, and where the series takes over; of both arguments."""
+    inputs = [(size * draw(2, 3, seed=n).exp()).requires_grad_() for n in (5, 6)]
+    eps = 1e-5 * size
+    assert torch.autograd.gradcheck(RIGHT[name], inputs, eps=eps)
+    assert torch.autograd.gradgradcheck(RIGHT[name], inputs, eps=eps, atol=1e-7)
 
 
 @pytest.mark.parametrize('name', CASES)

@@ -206,6 +206,27 @@ def test_the_reversal_of_ctkd_rises_over_the_first_24th_of_a_run() -> None:
         find_method('ctkd')(Pair(Segmentation(CLASSES), method='ctkd'))
 
 
+def test_ctkd_of_instances_begins_where_the_global_one_does() -> None:
+    """T² KL ÷ N at 1 + 20 σ(1), and it is the layers that learn."""
+    torch.manual_seed(0)
+    distiller = MODELS.build(
+        dict(
+            type='mmkd.Distiller',
+            student=dict(model=segmentor(8)),
+            teacher=dict(model=segmentor(16), allow_untrained=True),
+            method=dict(type='ctkd', length=5, kind='instance'),
+        )
+    )
+    loss = distiller.objectives['ctkd'].loss
+    before = loss.instance.layers[-1].weight.clone()
+    log = distiller.train_step(batch(2, ignore=0.2), sgd(distiller, lr=1.0))
+    assert log['ctkd.temperature'].item() == pytest.approx(1 + 20 * 0.7310585786)
+    assert not torch.equal(loss.instance.layers[-1].weight, before)
+    state = distiller.state_dict()
+    assert 'objectives.ctkd.loss.instance.layers.0.weight' in state
+    assert student_state_dict(state).keys() == distiller.student.state_dict().keys()
+
+
 NAMES = [name for name in OFFICIAL if name != 'ctkd']
 CHANGED = [dict(type='cwd', on='feature'), dict(type='ctkd', length=5)]
 

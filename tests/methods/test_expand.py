@@ -19,6 +19,7 @@ from mmkd.methods import Pair, Plan, expand, find_method, known_methods, needs, 
 from mmkd.registry import METHODS
 
 FILES = dict(pipeline=[dict(type='LoadImageFromFile'), dict(type='PackSegInputs')])
+RUN = dict(train_cfg=dict(max_iters=60))
 ADAMW = dict(type='OptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
 
 
@@ -517,6 +518,44 @@ def test_every_method_weighs_the_labels(method: str, weight: float | None) -> No
         assert expand(pair(dict(type=method, task_weight=asked)))[0]['task_weight'] == asked
     both = [dict(type='kd', task_weight=0.5), dict(type='cwd')]
     assert expand(pair(both))[0]['task_weight'] == 0.5
+
+
+def test_a_weight_that_was_asked_for_beats_a_default() -> None:
+    def weight(*methods: Any, **beside: Any) -> float:
+        model = dict(pair(list(methods), **beside), student=dict(model=classifier(2)))
+        model['teacher'] = dict(model=classifier(2), allow_untrained=True)
+        return expand(model)[0]['task_weight']
+
+    zero, half = dict(type='nkd', task_weight=0), dict(type='nkd', task_weight=0.5)
+    assert weight('kd') == 0.1, 'its default'
+    for asked, value in ((zero, 0), (half, 0.5)):
+        assert weight('kd', asked) == weight(asked, 'kd') == value
+        assert weight('kd', asked, 'lskd') == value, 'nor does a later default win'
+    assert weight(dict(type='kd', task_weight=0.5), half) == 0.5
+    assert weight('kd', dict(type='at', task_weight=0.3), task_weight=0.7) == 0.7
+
+
+@pytest.mark.bad_input
+def test_two_weights_of_the_labels_are_refused() -> None:
+    asked = [dict(type='kd', task_weight=0.5), dict(type='cwd', task_weight=0)]
+    with pytest.raises(ValueError, match="'cwd' is given task_weight=0, a method before it 0.5"):
+        expand(pair(asked))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('method', ['dlb', 'ema'])
+def test_a_student_that_learns_from_its_own_words_alone_is_refused(method: str) -> None:
+    alone = dict(pair(dict(type=method, task_weight=0)))
+    without = {key: one for key, one in alone.items() if key != 'teacher'}
+    said = f"task_weight=0 and method '{method}': the student would learn from its own words alone"
+    for model in (alone, without, dict(without, method=method, task_weight=0)):
+        with pytest.raises(ValueError, match=said):
+            expand(model)
+    own = dict(own=dict(loss=dict(type='PixelWiseKLLoss'), on='logits'))
+    assert expand(dict(alone, objectives=own))[0]['task_weight'] == 0, 'a teacher says something'
+    assert expand(dict(alone, method=['kd', dict(type=method, task_weight=0)]))[0]
+    assert expand(dict(without, method=method))[0].get('task_weight') is None
+    assert expand(dict(without, method='psk'), RUN)[0]['task_weight'] == 0, 'labels in its target'
 
 
 @pytest.mark.parametrize('wrong', [-1, float('nan'), '1', True])

@@ -28,7 +28,7 @@ from mmkd.tasks.generated import generated_batch
 from mmkd.utils.timing import interleaved_times, peak_memory
 
 CONFIG = 'mmkd::pairs/kd_pspnet_r101-r18_cityscapes-512x1024-80k.py'
-PROBED = (64, 128)  # size of the images that methods are wired on
+PROBED = (64, 128)  # size of the images that methods without critics are wired on
 ENSEMBLE = 3  # members of what is made for methods of several teachers
 # Shares of the student's step that objectives should stay below, without and with weights of their
 # own, and memory, in maps, besides gradients and what is kept for the backward.
@@ -200,6 +200,9 @@ class Members:
         try:
             model, _ = expand(self._distiller(name), self.cfg)
             parts = assemble(Settings.of(model), size=PROBED)
+            if any(one.adversarial for one in parts.objectives.values()):
+                # A critic has as many strides as the size of its map allows.
+                parts = assemble(Settings.of(model), size=self.size)
             for objective in parts.objectives.values():
                 objective.to(self.device)
             stand_in(parts.objectives.values())

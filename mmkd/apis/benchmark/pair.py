@@ -161,12 +161,12 @@ class Pair:
         noisy = [run for run in students_of(self.full.runs) if run.noises]
         cases: dict[str, Callable[[], Any]] = dict(
             student=lambda: step_all(own, self.layouts, self.data),
-            teacher=lambda: {run.name: run.watch(batch) for run in teachers},
+            teacher=lambda: {run.name: run.watch(batch) for run in teachers if run.heard},
         )
         if noisy:
             cases['noise'] = lambda: [run.noises.on_batch(batch) for run in noisy]
         if any(run.noises for run in teachers):
-            cases['noisy_teacher'] = lambda: [run.observe(batch) for run in teachers]
+            cases['noisy_teacher'] = lambda: [run.observe(batch) for run in teachers if run.heard]
         objectives = self.full.objectives.values()
         plain = [objective for objective in objectives if not objective.adversarial]
         adversarial = [objective for objective in objectives if objective.adversarial]

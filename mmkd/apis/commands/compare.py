@@ -71,6 +71,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='measure every N iterations how hard each objective pulls beside the task',
     )
+    parser.add_argument(
+        '--amp', action='store_true', help='mixed precision for every optimizer of every run'
+    )
     parser.add_argument('--metric', help='that is compared (default: mIoU, accuracy/top1, …)')
     parser.add_argument(
         '--cfg-options',
@@ -130,6 +133,7 @@ def main(args: argparse.Namespace) -> int:
         metric=args.metric,
         overwrite=args.overwrite,
         shares_every=args.shares_every,
+        amp=args.amp,
     )
     return 0 if compare(comparison, make_console(), args.table_only) else 1
 

@@ -15,12 +15,12 @@ from rich.console import Console
 
 from mmkd.apis.compare.jobs import Job, Slots, run_jobs
 from mmkd.apis.compare.recipes import (
-    check_members,
+    check_files,
     check_same_test,
     check_same_validation,
+    digests_of_sets,
     read_recipe_config,
     teaches,
-    validates_alike,
 )
 from mmkd.apis.compare.records import check_run, read_note, write_note
 from mmkd.apis.compare.settings import (
@@ -73,6 +73,7 @@ class Comparison:
         metric: That is compared; None: the first usual one.
         overwrite: Whether runs of other settings are begun anew.
         shares_every: Iterations between two measurements of gradient shares; None: there is none.
+        amp: Mixed precision for every optimizer of every run.
     """
 
     pair: str
@@ -88,6 +89,7 @@ class Comparison:
     metric: str | None = None
     overwrite: bool = False
     shares_every: int | None = None
+    amp: bool = False
 
 
 def compare(comparison: Comparison, console: Console, table_only: bool = False) -> bool:
@@ -145,11 +147,10 @@ class _Work:
         wanted = [spec for spec in comparison.specs if not table_only or spec.recipe is None]
         self.bases = {spec.text: self._read_base(spec) for spec in wanted}
         self.tuned = self._read_tuned()
-        self.validated_apart: set[str] = set()
         for spec in wanted:
             self._check(spec)
-        if not table_only and any(spec.methods for spec in wanted):
-            check_members(self.pair.model.to_dict(), comparison.pair)
+        if not table_only:  # the teachers of the pair are tested whatever the rows are
+            check_files(self.pair, comparison.pair)
 
     def seeds(self, all_there: bool) -> tuple[int, ...] | None:
         """Return the seeds of the table; None for all that lie there."""
@@ -184,7 +185,9 @@ class _Work:
 
     def _check(self, spec: Spec) -> None:
         """Refuse what would end a row in the middle, before anything is run."""
-        cfg = self._config(spec, self.comparison.seeds[0], self.comparison.iters)
+        measured = self.comparison.seconds is not None
+        iters = PROBED if measured else self.comparison.iters
+        cfg = self._config(spec, self.comparison.seeds[0], iters)
         if spec.folder in self._teacher_folders():
             raise ValueError(
                 f'--methods {spec.text}: its folder would be that of the test of a teacher. Mend: '
@@ -195,8 +198,6 @@ class _Work:
         check_same_test(self.pair, cfg, spec)
         if spec.text in self.tuned:
             check_same_validation(self.pair, cfg, spec)
-        if not validates_alike(self.pair, cfg):
-            self.validated_apart.add(spec.text)
 
     def run(self) -> None:
         """Run what has no record yet: teacher, probes, weights, then all seeds."""
@@ -266,17 +267,16 @@ class _Work:
             factor=factor,
             tuned=spec.text in self.tuned,
             length=iterations_of(cfg),
-            **self._about_recipe(spec),
+            sets=digests_of_sets(cfg),
         )
+        if spec.recipe is not None:
+            about['recipe'] = spec.recipe
+        if self.comparison.amp:
+            about['amp'] = True
         times = '' if factor == 1 else f', weights × {factor:g}'
         return Job(
             f'{spec.text}, seed {seed}{times}', folder, cfg, digest_of_run(cfg), about, tests=tests
         )
-
-    def _about_recipe(self, spec: Spec) -> dict[str, Any]:
-        if spec.recipe is None:
-            return {}
-        return dict(recipe=spec.recipe, validated_apart=spec.text in self.validated_apart)
 
     def _teacher_folders(self) -> Iterator[str]:
         for name in named(self.pair.model, 'teacher'):
@@ -288,7 +288,7 @@ class _Work:
             if checkpoint is None:  # untrained, as a test may want it
                 continue
             suffix = '' if name == 'teacher' else f'_{name}'
-            about = dict(method='teacher', name=name)
+            about = dict(method='teacher', name=name, sets=digests_of_sets(cfg))
             yield self._teacher_job(TEACHER + suffix, cfg, checkpoint, about)
             if cfg.get('val_dataloader') is not None:
                 there = copy.deepcopy(cfg)
@@ -325,7 +325,8 @@ class _Work:
         return lengths
 
     def _probe_job(self, spec: Spec) -> Job:
-        cfg = run_config(self.bases[spec.text], spec, self.comparison.seeds[0], PROBED)
+        base, seed, amp = self.bases[spec.text], self.comparison.seeds[0], self.comparison.amp
+        cfg = run_config(base, spec, seed, PROBED, amp=amp)
         for key in ('val_dataloader', 'val_cfg', 'val_evaluator'):
             cfg[key] = None
         cfg.train_cfg.pop('val_interval', None)
@@ -358,7 +359,8 @@ class _Work:
 
     def _config(self, spec: Spec, seed: int, iters: int | None, factor: float = 1.0) -> Config:
         base = self.bases[spec.text]
-        return run_config(base, spec, seed, iters, factor, self.comparison.shares_every)
+        shares_every, amp = self.comparison.shares_every, self.comparison.amp
+        return run_config(base, spec, seed, iters, factor, shares_every, amp)
 
     def _tuned(self, spec: Spec, iters: int | None) -> dict[str, Any] | None:
         return read_tuned(self._folder(spec), self._base(spec, iters), self.comparison.factors)

@@ -1,14 +1,17 @@
 """Rows that are recipes of their own: read, and held against what the pair is tested on."""
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from mmkd.apis.compare.settings import add_recorders, named
+from mmkd.apis.compare.settings import MIXED, add_recorders, is_mixed, named
 from mmkd.apis.compare.specs import Spec
 from mmkd.apis.compare.tuning import images_of
+from mmkd.apis.prepare import is_distiller
 from mmkd.apis.settings import check_groups
 from mmkd.distiller.members.member import Member
 from mmkd.utils.checkpoints import existing_file
@@ -17,6 +20,9 @@ from mmkd.utils.kinds import is_made, is_stored
 
 # of a data set, what changes nothing of what is tested
 BESIDE = ('test_mode', 'lazy_init', 'serialize_data')
+# of a loader, what leaves images out
+LEAVING_OUT = ('num_batch_per_epoch', 'drop_last')
+SPLITS = ('test', 'val')
 NOTHING = 'not there'
 Difference = tuple[str, Any, Any]
 
@@ -40,23 +46,36 @@ def read_recipe_config(spec: Spec) -> Config:
                 f'{path}: every row is trained and tested, but by this recipe nothing is {what}: '
                 f'it has no {key}. Mend: a config that mmkd train and mmkd test take'
             )
-    check_members(cfg.model.to_dict(), path)
+    if is_mixed(cfg) and not is_distiller(cfg):
+        raise ValueError(
+            f'{path}: its model is no Distiller and learns from labels alone, but its training set '
+            f'holds images without labels ({MIXED}). Mend: train_dataloader.dataset is the '
+            'labelled set itself, with the InfiniteSampler; or the row alone, of the pair'
+        )
+    check_files(cfg, path)
     add_recorders(cfg)
     return cfg
 
 
-def check_members(model: Mapping[str, Any], path: str) -> None:
-    """Refuse members that are not there now, not when their row is reached.
+def check_files(cfg: Config, path: str) -> None:
+    """Refuse members and weights that are not there now, not when their row is reached.
 
     Args:
-        model: Of a config: a Distiller, or anything else, which has none.
-        path: Of the config.
+        cfg: The config, of a Distiller or of anything else, which has no members.
+        path: Where it lies.
 
     Raises:
         FileNotFoundError: A config or a checkpoint is not there; names the nearest.
         TypeError: A member that is none.
         ValueError: A teacher without weights.
     """
+    weights = cfg.get('load_from')
+    if weights is not None and '://' not in str(weights):
+        try:
+            existing_file(Path(weights))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{path}, load_from: {error}') from error
+    model = cfg.model.to_dict()
     for role in ('student', 'teacher'):
         for name, value in named(model, role).items():
             if is_made(value) or is_stored(value):
@@ -100,11 +119,6 @@ def check_same_validation(pair: Config, recipe: Config, spec: Spec) -> None:
     _check_same('val', pair, recipe, spec)
 
 
-def validates_alike(pair: Config, recipe: Config) -> bool:
-    """Return whether the validations of a recipe are those of the pair."""
-    return next(differences_of('val', pair, recipe), None) is None
-
-
 def _check_same(split: str, pair: Config, recipe: Config, spec: Spec) -> None:
     first = next(differences_of(split, pair, recipe), None)
     if first is None:
@@ -134,6 +148,31 @@ def differences_of(split: str, pair: Config, recipe: Config) -> Iterator[Differe
     yield from _differences(one, other, '')
 
 
+def digests_of_sets(cfg: Config) -> dict[str, str]:
+    """Return for each split a digest of what decides on its metrics, as a record holds it.
+
+    Args:
+        cfg: Config of a run.
+
+    >>> one = dict(test_dataloader=dict(batch_size=1, dataset=dict(type='A', size=(2, 3))))
+    >>> other = dict(test_dataloader=dict(dataset=dict(size=[2, 3], type='A'), batch_size=7))
+    >>> digests_of_sets(Config(one)) == digests_of_sets(Config(other))
+    True
+    """
+    return {split: _digest(_evaluated(cfg, split)) for split in SPLITS}
+
+
+def _digest(settings: Any) -> str:
+    """Return a digest in which neither the order of keys counts nor lists differ from tuples."""
+    text = json.dumps(settings, sort_keys=True, default=_named)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _named(value: Any) -> str:
+    # the repr of a function holds an address, another one in every process
+    return getattr(value, '__qualname__', None) or repr(value)
+
+
 def _evaluated(cfg: Config, split: str) -> dict[str, Any]:
     """Return data set, metrics and loop of a split; nothing of one that is not there."""
     settings = cfg.to_dict()
@@ -142,8 +181,11 @@ def _evaluated(cfg: Config, split: str) -> dict[str, Any]:
         return {f'{split}_dataloader': None}
     metrics = settings.get(f'{split}_evaluator')
     loop = dict(type=f'{split.capitalize()}Loop', fp16=False)
+    left_out = {key: loader[key] for key in LEAVING_OUT if loader.get(key)}
+    if left_out:  # it depends on the batch which images these are
+        left_out['batch_size'] = loader.get('batch_size')
     return {
-        f'{split}_dataloader': dict(dataset=images_of(loader.get('dataset'), BESIDE)),
+        f'{split}_dataloader': dict(dataset=images_of(loader.get('dataset'), BESIDE), **left_out),
         f'{split}_evaluator': [metrics] if isinstance(metrics, dict) else metrics,
         f'{split}_cfg': {**loop, **(settings.get(f'{split}_cfg') or {})},
     }

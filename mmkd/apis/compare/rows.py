@@ -2,7 +2,8 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,44 @@ def mean_shares(records: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
         if len(known) == len(values):
             means[name] = statistics.fmean(known)
     return means
+
+
+def apart(
+    rows: Mapping[str, Sequence[Mapping[str, Any]]],
+    split: str,
+    of_pair: Sequence[str],
+    known: str,
+) -> list[str]:
+    """Return the rows that were tested, or validated, on something else than the rows of the pair.
+
+    What the pair is tested on is what most of its runs on record were, whatever its config says by
+    now. A record without digests, an older one, says of the validation alone whether it was apart.
+
+    Args:
+        rows: Name -> its records.
+        split: ``'test'`` or ``'val'``.
+        of_pair: The rows whose config is that of the pair.
+        known: The digest of the pair's config, for want of runs.
+
+    >>> here, there = (dict(sets=dict(test=one)) for one in 'ab')
+    >>> apart(dict(kd=[here, here], few=[here, there]), 'test', ['kd'], 'b')
+    ['few']
+    >>> apart(dict(few=[here]), 'test', [], 'b'), apart(dict(kd=[{}]), 'test', ['kd'], 'b')
+    (['few'], [])
+    """
+    digests = {name: _digests(records, split) for name, records in rows.items()}
+    found = Counter(one for name in of_pair for one in digests.get(name, ()))
+    own = found.most_common(1)[0][0] if found else known
+    said = [name for name, records in rows.items() if split == 'val' and _said_apart(records)]
+    return [name for name in rows if {*digests[name]} - {own} or name in said]
+
+
+def _digests(records: Sequence[Mapping[str, Any]], split: str) -> list[str]:
+    return [record['sets'][split] for record in records if record.get('sets')]
+
+
+def _said_apart(records: Sequence[Mapping[str, Any]]) -> bool:
+    return any(record.get('validated_apart') for record in records)
 
 
 def closed(value: float, alone: float | None, teacher: float | None, metric: str) -> float | None:

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +15,7 @@ from mmkd.apis.compare.specs import Spec
 from mmkd.apis.launch import load_config
 from mmkd.apis.length import follow_length, scaled
 from mmkd.apis.methods import expand_config
-from mmkd.apis.prepare import is_distiller
+from mmkd.apis.prepare import is_distiller, set_amp
 from mmkd.apis.runs import digest_of
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller.export import student_config
@@ -32,6 +33,7 @@ KEPT = (*MEMBERS, 'type', 'data_preprocessor', 'predict_with', 'init_cfg', 'trai
 HOOKS = ('RunRecordHook', 'StepClockHook')  # every run has them
 MIXED = 'WithUnlabelled'  # a training set that holds images without labels
 LABELS_ALONE = 'trained on the labelled images alone, by whole batches of them'
+EXACT = 'ExactResumeHook'
 SCHEDULES = 'ScheduleHook'  # goes with the objectives that it changes
 LOGGED = 6  # times at least that a short run is logged
 
@@ -148,7 +150,8 @@ def set_length(cfg: Config, iters: int) -> None:
     if factor != 1 and cfg.get('param_scheduler'):
         cfg.param_scheduler = scaled(_plain(cfg.param_scheduler), factor)
     if cfg.train_cfg.get('val_interval'):
-        cfg.train_cfg.val_interval = max(1, round(cfg.train_cfg.val_interval * factor))
+        interval = max(1, round(cfg.train_cfg.val_interval * factor))
+        cfg.train_cfg.val_interval = _between_steps(cfg, interval)
     for hook in _schedule_hooks(cfg) if factor != 1 else ():
         _scale_lengths(hook, factor)
 
@@ -167,13 +170,39 @@ def _scale_lengths(hook: dict[str, Any], factor: float) -> None:
             if part.get(key):
                 part[key] = _scaled_counts(part[key], factor)
         if 'points' in part:
-            part['points'] = [(round(step * factor), value) for step, value in part['points']]
+            part['points'] = _scaled_points(part['points'], factor)
+
+
+def _scaled_points(points: Sequence[Any], factor: float) -> list[tuple[int, Any]]:
+    """Scale the iterations of points, which rise however short a run is.
+
+    >>> _scaled_points([(0, 0.0), (30, 1.0), (60, 1.0), (63, 0.0)], 0.1)
+    [(0, 0.0), (3, 1.0), (6, 1.0), (7, 0.0)]
+    """
+    found: list[tuple[int, Any]] = []
+    for step, value in points:
+        at = round(step * factor)
+        found.append((max(at, found[-1][0] + 1) if found else at, value))
+    return found
 
 
 def _scaled_counts(counts: Any, factor: float) -> Any:
     if isinstance(counts, list | tuple):
         return [_scaled_counts(one, factor) for one in counts]
     return max(1, round(counts * factor))
+
+
+def _between_steps(cfg: Config, interval: int) -> int:
+    """Return an interval at which every optimizer steps, the next one.
+
+    ``ExactResumeHook`` refuses checkpoints that cut an accumulation. At the end of the run all of
+    them step.
+    """
+    if EXACT not in map(_kind, _hooks(cfg)) or interval >= (iterations_of(cfg) or interval):
+        return interval
+    wrappers = [one for _, one in optim_wrappers(cfg.get('optim_wrapper'))]
+    counts = math.lcm(*(one.get('accumulative_counts', 1) for one in wrappers))
+    return -(-interval // counts) * counts
 
 
 def _plain(value: Any) -> Any:
@@ -194,7 +223,7 @@ def _log_and_save_often(cfg: Config) -> None:
     interval = cfg.train_cfg.get('val_interval')
     if isinstance(checkpoint, dict) and not checkpoint.get('by_epoch', True) and interval:
         own = checkpoint.get('interval', -1)
-        checkpoint['interval'] = min(own, interval) if own > 0 else interval
+        checkpoint['interval'] = _between_steps(cfg, min(own, interval) if own > 0 else interval)
 
 
 # ---------------------------------------------------------------------- one run
@@ -207,6 +236,7 @@ def run_config(
     iters: int | None = None,
     factor: float = 1.0,
     shares_every: int | None = None,
+    amp: bool = False,
 ) -> Config:
     """Return the config of one run, its method written out; the work dir is left to the caller.
 
@@ -218,9 +248,10 @@ def run_config(
         iters: Its length; None: that of the base.
         factor: Of the weights of the method's objectives.
         shares_every: Iterations between two measurements of gradient shares; None: there is none.
+        amp: Mixed precision for every optimizer.
 
     Raises:
-        KeyError: There is no such method; names the nearest one.
+        KeyError: There is no such method; names the nearest one. No optimizer to be made mixed.
         TypeError: An option that it does not have.
         ValueError: A pair that it is not made for; a length that the loop does not have.
     """
@@ -228,12 +259,22 @@ def run_config(
     cfg.pop('work_dir', None)
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     if iters is not None:
+        if spec.recipe is not None:  # iterations that its method's options count are scaled too
+            expand_config(cfg)
         set_length(cfg, iters)
     follow_length(cfg)
     _log_and_save_often(cfg)
     if spec.alone:
         _leave_alone(cfg)
-        return cfg
+    else:
+        _teach(cfg, spec, factor, shares_every)
+    if amp:  # of the optimizers that a method brings too
+        set_amp(cfg)
+    return cfg
+
+
+def _teach(cfg: Config, spec: Spec, factor: float, shares_every: int | None) -> None:
+    """Write out what a run learns from a method, or by its recipe."""
     if spec.methods:
         cfg.model.method = spec.method
     expand_config(cfg)
@@ -242,7 +283,6 @@ def run_config(
         multiply_weights(cfg, factor)
     if shares_every is not None and cfg.model.get('objectives'):
         cfg.custom_hooks.append(ConfigDict(type='mmkd.GradientShareHook', every=shares_every))
-    return cfg
 
 
 def evaluate_one_student(cfg: Config) -> None:
@@ -307,14 +347,35 @@ def _scale_schedule(schedule: dict[str, Any], factor: float) -> None:
 
 
 def is_mixed(cfg: Config) -> bool:
-    """Return whether images without labels stand beside the labelled ones of a training set."""
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset')
-    return isinstance(dataset, dict) and bare_name(dataset.get('type')) == MIXED
+    """Return whether images without labels stand beside the labelled ones of a training set.
+
+    >>> mixed = dict(type='mmkd.WithUnlabelled', dataset={}, unlabelled={})
+    >>> repeated = dict(type='RepeatDataset', times=2, dataset=mixed)
+    >>> [is_mixed(Config(dict(train_dataloader=dict(dataset=one)))) for one in (repeated, {})]
+    [True, False]
+    """
+    return _holds_unlabelled((cfg.get('train_dataloader') or {}).get('dataset'))
+
+
+def _holds_unlabelled(dataset: Any) -> bool:
+    if isinstance(dataset, list | tuple):
+        return any(map(_holds_unlabelled, dataset))
+    if not isinstance(dataset, dict):
+        return False
+    inside = (dataset.get('dataset'), dataset.get('datasets'))
+    return _kind(dataset) == MIXED or any(map(_holds_unlabelled, inside))
 
 
 def _leave_out_unlabelled(cfg: Config) -> None:
     """Train on the labelled set alone, by whole batches of it."""
     loader = cfg.train_dataloader
+    if _kind(loader.dataset) != MIXED:
+        outer = loader.dataset.type
+        raise ValueError(
+            f'alone is {LABELS_ALONE}, but {MIXED} stands inside of {outer}, which would then '
+            f"be of other images. Mend: dict(type='mmkd.{MIXED}', dataset=dict(type={outer!r}, …), "
+            'unlabelled=…) in train_dataloader; or leave alone out'
+        )
     loader.dataset = loader.dataset.dataset
     if _kind(loader.get('sampler')) == 'MixedSampler':
         loader.sampler = ConfigDict(type='InfiniteSampler', shuffle=True)

@@ -10,8 +10,17 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkd.apis.compare.plot import draw
+from mmkd.apis.compare.recipes import digests_of_sets
 from mmkd.apis.compare.records import RESULT, config_path, read_note, write_note
-from mmkd.apis.compare.rows import ENOUGH, Difference, closed, mean_of, mean_shares, paired
+from mmkd.apis.compare.rows import (
+    ENOUGH,
+    Difference,
+    apart,
+    closed,
+    mean_of,
+    mean_shares,
+    paired,
+)
 from mmkd.apis.compare.settings import LABELS_ALONE, is_mixed
 from mmkd.apis.compare.specs import ALONE, PLAIN, Spec, read_spec
 from mmkd.apis.compare.tuning import is_test_set, main_metric_of, validation_of
@@ -123,13 +132,15 @@ def _read_teachers(work_dir: Path, prefix: str) -> dict[str, dict[str, Any]]:
 # ---------------------------------------------------------------------- in numbers
 
 
-def summarise(results: Results, metric: str) -> list[dict[str, Any]]:
+def summarise(results: Results, metric: str, pair: Config) -> list[dict[str, Any]]:
     """Return what each row found, as ``compare.json`` holds it.
 
     Args:
         results: What is on record.
         metric: That is compared.
+        pair: Config of the pair.
     """
+    validated_apart = _apart(results, pair, 'val')
     tests = {row: _tests(records, metric) for row, records in results.records.items()}
     alone = _mean(tests.get(ALONE))
     teacher = teacher_of(results.teachers, metric)
@@ -140,7 +151,7 @@ def summarise(results: Results, metric: str) -> list[dict[str, Any]]:
             continue
         first = next(iter(records.values()))
         mean = statistics.fmean(own.values())
-        apart = [paired(own, tests.get(base, {}), metric) for base in (ALONE, PLAIN)]
+        gains = [paired(own, tests.get(base, {}), metric) for base in (ALONE, PLAIN)]
         rows.append(
             dict(
                 method=spec.text,
@@ -149,12 +160,12 @@ def summarise(results: Results, metric: str) -> list[dict[str, Any]]:
                 mean=mean,
                 sd=statistics.stdev(own.values()) if len(own) > 1 else None,
                 validation=_mean_validation(records, metric),
-                to_alone=None if spec.text == ALONE else _as_dict(apart[0]),
-                to_kd=None if spec.text in (ALONE, PLAIN) else _as_dict(apart[1]),
+                to_alone=None if spec.text == ALONE else _as_dict(gains[0]),
+                to_kd=None if spec.text in (ALONE, PLAIN) else _as_dict(gains[1]),
                 gap_closed=None if spec.text == ALONE else closed(mean, alone, teacher, metric),
                 factor=first['factor'] if spec.methods or first.get('tuned') else None,
                 recipe=spec.recipe,
-                validated_apart=first.get('validated_apart', False),
+                validated_apart=spec.text in validated_apart,
                 iterations=sorted({record['iterations'] for record in records.values()}),
                 gradient_shares=mean_shares(records),
                 on_gpu=all(record['peak_gpu_mib'] is not None for record in records.values()),
@@ -162,6 +173,15 @@ def summarise(results: Results, metric: str) -> list[dict[str, Any]]:
             )
         )
     return rows
+
+
+def _apart(results: Results, pair: Config, split: str) -> list[str]:
+    """Return what was tested, or validated, on something else than the pair."""
+    rows = {name: list(records.values()) for name, records in results.records.items()}
+    if split == 'test':
+        rows['teacher'] = list(results.teachers.values())
+    of_pair = [spec.text for spec in results.specs if spec.recipe is None]
+    return apart(rows, split, of_pair, digests_of_sets(pair)[split])
 
 
 SPENT = (
@@ -230,7 +250,7 @@ def write_results(results: Results, work_dir: Path, asked: str | None, pair: Con
         KeyError: There is no such metric.
     """
     metric = main_metric_of(results.all_records[0]['test'], asked)
-    rows = summarise(results, metric)
+    rows = summarise(results, metric, pair)
     teacher = teacher_of(results.teachers, metric)
     best = best_of(rows, metric)
     named = _copy_best(results, work_dir, best)
@@ -360,7 +380,7 @@ def _notes(
             'Gradient share: norm of the gradient of an objective, at what it reads of the '
             "student, over that of the student's own task; mean over the run."
         )
-    notes.append(_tested_note(results))
+    notes += [*_precision_notes(results), _tested_note(results)]
     for key, title in (('device', 'device'), ('torch', 'torch'), ('mmkd', 'mmkd')):
         said = sorted({text(record[key]) for record in records})
         notes.append(f'{title}: {"; ".join(said)}.')
@@ -374,15 +394,23 @@ def _notes(
             'The validation set is the test set: what was chosen on the one was chosen on the '
             'other.'
         )
-    apart = [text(row['method']) for row in rows if row['validated_apart']]
-    if apart:
-        notes.append(
-            f'Validated otherwise than the pair, so that their validations are neither drawn nor '
-            f'compared: {", ".join(apart)}.'
-        )
+    notes += _apart_notes(results, pair)
     if results.missing:
         notes.append(f'Missing: {"; ".join(map(text, results.missing))}.')
     return notes
+
+
+def _apart_notes(results: Results, pair: Config) -> list[str]:
+    """Return which rows were tested or validated on something else than the pair."""
+    said = dict(
+        test='Tested otherwise than the pair, so that their numbers say nothing of those of the '
+        'other rows',
+        val='Validated otherwise than the pair, so that their validations are neither drawn nor '
+        'compared',
+    )
+    named = {split: _apart(results, pair, split) for split in said}
+    return [f'{words}: {", ".join(map(text, named[key]))}.' for key, words in said.items()
+            if named[key]]  # fmt: skip
 
 
 def _length_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -411,6 +439,13 @@ def _length_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     elif recipes:
         notes.append(f'All rows have {lengths[0]:,} iterations.')
     return notes
+
+
+def _precision_notes(results: Results) -> list[str]:
+    """Return which rows were trained in mixed precision because that was asked for."""
+    mixed = [text(record['method']) for record in results.all_records if record.get('amp')]
+    names = ', '.join(dict.fromkeys(mixed))
+    return [f'Trained in mixed precision (--amp): {names}.'] if mixed else []
 
 
 def _tested_note(results: Results) -> str:

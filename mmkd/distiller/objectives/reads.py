@@ -113,17 +113,17 @@ class Reads(dict[str, Any]):
     def one(self, argument: str, value: Any) -> Any:
         """Return the tensor whose shape stands for a read.
 
-        It is the first one of a stack or list, and the mean of running statistics.
+        It is the first one of a stack or list, and a mean of running statistics.
         """
         if argument in self.streams:
-            return value.mean_prob
+            return _example(value)
         return value[0] if isinstance(self[argument], list) or isinstance(value, list) else value
 
     def each(self, argument: str, record: Record) -> Iterator[tuple[str, list[Tensor]]]:
         """Yield every reference of an argument with its tensors, one a call of the module."""
         value, found = self.read(argument, record), references(self[argument])
         if argument in self.streams:
-            every = [value.mean_prob] * len(found)
+            every = [_example(value)] * len(found)
         else:
             every = value if isinstance(self[argument], list) else [value]
         for reference, one in zip(found, every, strict=True):
@@ -145,6 +145,11 @@ class Reads(dict[str, Any]):
                 f'objective {self.objective!r}: {argument} stacks {self[argument]}, whose shapes '
                 f'differ: {shapes_of(tensors)}. Mend: taps of one shape in every member'
             )
+
+
+def _example(statistics: Any) -> Tensor:
+    """Return the tensor whose shape stands for running statistics."""
+    return statistics.example if hasattr(statistics, 'example') else statistics.mean_prob
 
 
 def learns(argument: str) -> bool:

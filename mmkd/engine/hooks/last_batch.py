@@ -50,6 +50,7 @@ class LastBatchHook(Hook):
             return
         _check(runner, teachers[0].where)
         known = all(one.rule.knows(one.taps) for one in teachers)
+        why = _why_anew(teachers[0].rule.ranks, known)
         if runner.iter and known:
             self._last = _batch_before(runner)
         for one in teachers:
@@ -57,7 +58,6 @@ class LastBatchHook(Hook):
             if self._last is None:
                 one.rule.forget()
         if runner.iter and self._last is None:
-            why = 'ExactResumeHook is not there' if known else 'the checkpoint holds nothing of it'
             runner.logger.warning(
                 f'mmkd: {teachers[0].where} begins anew in this resumed run: {why}'
             )
@@ -132,6 +132,23 @@ def _join(key: str, one: Any, other: Any) -> Any:
             'they cannot be put together. Mend: one size in the pipeline, such as a crop'
         )
     return torch.cat([one, other])
+
+
+def _why_anew(ranks: int, known: bool) -> str:
+    """Return why a resumed run cannot let the last batch come again.
+
+    >>> _why_anew(2, False)
+    'the checkpoint holds what 2 ranks said, this run has 1'
+    """
+    if known:
+        return (
+            "ExactResumeHook is not there. Mend: custom_hooks=[dict(type='mmkd.ExactResumeHook'), "
+            '…]'
+        )
+    if ranks in (0, get_world_size()):
+        return 'the checkpoint holds nothing of it'
+    said = f'what {ranks} rank{"s" * (ranks > 1)} said'
+    return f'the checkpoint holds {said}, this run has {get_world_size()}'
 
 
 def _recalling(runner: Runner) -> list[Any]:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses.checks import shape_of
-from mmkd.losses.functional import divergence_terms, no_autocast
+from mmkd.losses.functional import kl_divergence, no_autocast
 from mmkd.utils.checks import check_choice, check_non_negative
 
 
@@ -98,7 +98,7 @@ def dirichlet_uncertainty(alpha: Tensor) -> dict[str, Tensor]:
         total = entropy(mean)
         data = -(mean * (torch.digamma(alpha + 1) - torch.digamma(alpha0 + 1))).sum(1)
         digamma = torch.digamma(alpha) - torch.digamma(alpha0)
-        mkl = divergence_terms(mean, digamma).sum(1)
+        mkl = kl_divergence(mean, digamma)
         differential = (torch.lgamma(alpha) - (alpha - 1) * digamma).sum(1) - torch.lgamma(
             alpha0
         ).squeeze(1)

@@ -1,11 +1,10 @@
 """DKD: KL of class distributions, decoupled into the label against the rest and within the rest."""
 
-import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import at_labels, known_labels, split_kl
+from mmkd.losses.divergence.split import at_labels, split_kl
 from mmkd.losses.functional import (
     no_autocast,
     weighted_mean,
@@ -75,10 +74,7 @@ def decoupled_kl(
     with no_autocast(student):
         valid, counts, target = at_labels(labels, student.shape[1], ignore_index, mask, weight)
         student, teacher = widen(student, teacher.detach())
-        classes = student.shape[1]
-        label = known_labels(labels, valid)
-        some = torch.stack([label, (label + 1) % classes], 1)
-        of_label, _, of_rest = split_kl(student, teacher, target, some, tau, counts)
+        of_label, _, of_rest = split_kl(student, teacher, target, tau, counts)
         return tau**2 * weighted_mean(alpha * of_label + beta * of_rest, valid, weight)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_distributions
 from mmkd.losses.functional import (
+    cosines,
     counted,
     fill_masked,
     infinite_to_nan,
@@ -14,7 +15,6 @@ from mmkd.losses.functional import (
     measure,
     no_autocast,
     sum_over_ranks,
-    unit_vectors,
     weighted_mean,
     widen,
 )
@@ -82,7 +82,7 @@ def dist(
         if inter:
             ordered = _ordered(p_t)
             ordered = ordered if valid is None else ordered & valid
-            correlation = (_centred(p_s) * _centred(p_t)).sum(1)
+            correlation = cosines(_centred(p_s), _centred(p_t), 1)
             value = value + inter * weighted_mean(1 - correlation, ordered, weight)
         if intra:
             value = value + intra * _by_class(p_s, p_t, valid, weight)
@@ -91,47 +91,54 @@ def dist(
 
 def _by_class(p_s: Tensor, p_t: Tensor, valid: Tensor | None, weight: Tensor | None) -> Tensor:
     """Return the mean over live classes of 1 − ρ over all positions, those of all ranks."""
-    p_s, p_t = (x.movedim(1, 0).flatten(1) for x in (p_s, p_t))
-    own = None
-    if weight is not None:
-        own = measure(weight, valid, p_s.dtype).flatten()
-    elif valid is not None:
-        own = valid.flatten().to(p_s.dtype)
+    own = valid if weight is None else measure(weight, valid, p_s.dtype)
+    own = None if own is None else own.to(p_s.dtype).unsqueeze(1)
     live = _alive(p_s, own) & _alive(p_t, own)
-    each = p_s.new_ones(p_s.shape[1]) if own is None else own
-    total = sum_over_ranks(each.sum())
+    total = sum_over_ranks(p_s.new_full((), p_s[:, 0].numel()) if own is None else own.sum())
     total = total.where(total > 0, total.new_ones(()))
-    mean_s, mean_t = sum_over_ranks(torch.stack([x @ each for x in (p_s, p_t)])) / total
-    root = each.sqrt()
-    a, b = (p_s - mean_s.unsqueeze(1)) * root, (p_t - mean_t.unsqueeze(1)) * root
+    sums = [(x if own is None else x * own).sum(_places(x), keepdim=True) for x in (p_s, p_t)]
+    means = sum_over_ranks(torch.stack(sums)) / total
+    a, b = p_s - means[0], p_t - means[1].detach()  # both sums share one graph
+    if own is not None:
+        a, b = (x.mul_(own.sqrt()) for x in (a, b))
     return masked_mean(1 - _cosine_over_ranks(a, b), live)
 
 
 def _cosine_over_ranks(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine of the rows of two matrices (C, P), whose columns lie on all ranks."""
+    r"""Return the cosine by class of two maps (N, C, \*S), whose positions lie on all ranks.
+
+    The maps are changed.
+    """
     # As of unit vectors: the squares of a class of tiny probability are no numbers of float32.
-    sizes = max_over_ranks(torch.stack([x.detach().abs().amax(1) for x in (a, b)]))
-    sizes = sizes.where(sizes > torch.finfo(a.dtype).tiny, sizes.new_ones(())).unsqueeze(2)
-    a, b = a / sizes[0], b / sizes[1]
-    sums = sum_over_ranks(torch.stack([x.sum(1) for x in (a * b, a.square(), b.square())]))
+    places = _places(a)
+    largest = [x.detach().abs().amax(places, keepdim=True) for x in (a, b)]
+    sizes = max_over_ranks(torch.stack(largest))
+    sizes = sizes.where(sizes > torch.finfo(a.dtype).tiny, sizes.new_ones(()))
+    a, b = a.div_(sizes[0]), b.div_(sizes[1])
+    pairs = (a, b), (a, a), (b, b)
+    sums = sum_over_ranks(torch.stack([(x * y).sum(places) for x, y in pairs]))
     squares = sums[1:]
     scales = squares.where(squares > 0, squares.new_ones(())).rsqrt()
     return sums[0] * scales[0] * scales[1]
 
 
 def _centred(p: Tensor) -> Tensor:
-    """Return unit vectors of mean 0 over classes, whose product is the correlation."""
-    return unit_vectors(p - p.mean(1, keepdim=True), 1)
+    """Return vectors of mean 0 over classes, whose cosine is the correlation."""
+    return p - p.mean(1, keepdim=True)
+
+
+def _places(x: Tensor) -> list[int]:
+    return [d for d in range(x.dim()) if d != 1]
 
 
 def _alive(p: Tensor, own: Tensor | None) -> Tensor:
-    """Return whether the numbers of a row differ where they count, on any rank."""
-    p, limits = p.detach(), torch.finfo(p.dtype)
+    """Return whether the numbers of a class differ where they count, on any rank."""
+    p, limits, places = p.detach(), torch.finfo(p.dtype), _places(p)
     least = most = p
     if own is not None:
         least = p.where(own > 0, p.new_full((), limits.max))
         most = p.where(own > 0, p.new_zeros(()))
-    most, least = max_over_ranks(torch.stack([most.amax(1), -least.amin(1)]))
+    most, least = max_over_ranks(torch.stack([most.amax(places), -least.amin(places)]))
     return _differ(-least, most)
 
 

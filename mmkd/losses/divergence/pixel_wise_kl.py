@@ -54,7 +54,8 @@ def pixel_wise_kl(
     Args:
         student: Logits (N, C, \*S), any number of spatial axes, none included.
         teacher: Logits of the same shape; receives no gradient.
-        tau: Temperature; a 0-d tensor above 0 receives gradient, from both sides and from τ².
+        tau: Temperature; a tensor above 0, 0-d or one number an image (N,), receives gradient, from
+            both sides and from τ².
         direction: 'forward' for KL(teacher‖student), 'reverse' for KL(student‖teacher), 'js' for
             the Jensen-Shannon divergence, ('alpha-beta', α, β) for that of ABKD, which is 'forward'
             at (1, 0) and 'reverse' at (0, 1), see :mod:`mmkd.losses.divergence.directions`.
@@ -69,7 +70,7 @@ def pixel_wise_kl(
 
     Raises:
         ValueError: shapes that do not fit, a single class, an unknown option, a temperature that
-            is not one number.
+            is not one number, nor one an image.
         TypeError: a mask that is not bool, a weight that is not floating.
 
     Examples:
@@ -78,14 +79,17 @@ def pixel_wise_kl(
         >>> pixel_wise_kl(torch.zeros(1, 2), teacher)  # 1/4 ln(1/2) + 3/4 ln(3/2)
         tensor(0.1308)
     """
-    _check_temperature(tau)
+    _check_temperature(tau, len(student))
     check_direction(direction)
     check_choice('reduction', reduction, ('mean', 'batch_sum'))
     check_distributions(student, teacher, 'pixel-wise KL', mask, weight)
     with no_autocast(student):
         counts = counted(mask, weight)
         student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
-        tau = tau.to(student.dtype) if isinstance(tau, Tensor) else tau
+        of_image = tau.to(student.dtype) if isinstance(tau, Tensor) else tau
+        tau = of_image
+        if isinstance(tau, Tensor) and tau.dim():
+            tau = tau.view(-1, *[1] * (student.dim() - 1))
         log_s, log_t = (
             ((_standardized(x) if standardize else x) / tau).log_softmax(1)
             for x in (student, teacher)
@@ -95,19 +99,19 @@ def pixel_wise_kl(
         if weight is not None:
             weight = measure(weight, mask, each.dtype)
             each = each * weight.unsqueeze(1)
-        per_image = each.sum(tuple(range(1, each.dim())))
+        per_image = of_image**2 * each.sum(tuple(range(1, each.dim())))
         if reduction == 'batch_sum':
-            return tau**2 * (per_image / _total(student, mask, weight, of_image=True)).sum()
-        return tau**2 * per_image.sum() / _total(student, mask, weight)
+            return (per_image / _total(student, mask, weight, of_image=True)).sum()
+        return per_image.sum() / _total(student, mask, weight)
 
 
-def _check_temperature(tau: float | Tensor) -> None:
+def _check_temperature(tau: float | Tensor, images: int) -> None:
     if not isinstance(tau, Tensor):
         check_positive('tau', tau)
-    elif tau.dim() or not tau.is_floating_point():
+    elif tau.shape not in ((), (images,)) or not tau.is_floating_point():
         raise ValueError(
-            f'tau must be one number, got a tensor {shape_of(tau)} of {tau.dtype}; mend: a 0-d '
-            'float tensor'
+            f'tau must be one number, or one for each of {images} images, got a tensor '
+            f'{shape_of(tau)} of {tau.dtype}; mend: a float tensor, 0-d or (N,)'
         )
 
 

@@ -10,7 +10,6 @@ def split_kl(
     student: Tensor,
     teacher: Tensor,
     front: Tensor,
-    some: Tensor,
     tau: float = 1.0,
     counts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -22,30 +21,35 @@ def split_kl(
         student: Logits (N, C, \*S).
         teacher: Logits of the same shape.
         front: True at the classes of the first set, (N, C, \*S); neither set is empty anywhere.
-        some: A class of the first set and one of the others, (N, 2, \*S).
         tau: What logits are divided by.
         counts: Bool (N, \*S), True where a position counts; elsewhere logits are taken for 0.
 
-    >>> front, some = torch.tensor([[True, True, False]]), torch.tensor([[0, 2]])
-    >>> split_kl(torch.zeros(1, 3), torch.tensor([[1., 3., 4.]]).log(), front, some)
+    >>> front = torch.tensor([[True, True, False]])
+    >>> split_kl(torch.zeros(1, 3), torch.tensor([[1., 3., 4.]]).log(), front)
     (tensor([0.0589]), tensor([0.1308]), tensor([0.]))
     """
     rest = ~front
-    (log_m, log_s), (log_n, log_t) = (
-        _within(fill_masked(z, counts) / tau, front, rest, some) for z in (student, teacher)
+    # The teacher first, and in place: few maps are alive at once.
+    (log_n, log_t), (log_m, log_s) = (
+        _within(fill_masked(z, counts) / tau, front, rest) for z in (teacher, student)
     )
     masses = (log_n.exp() * (log_n - log_m)).sum(1)
-    each = (log_t - log_s) * log_t.exp_()  # in this order
+    each = log_s.sub_(log_t).mul_(log_t.exp_().neg_())
     return masses, each.masked_fill(rest, 0).sum(1), each.masked_fill(front, 0).sum(1)
 
 
-def _within(z: Tensor, front: Tensor, rest: Tensor, some: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logarithms of both masses (N, 2, …) and of each class within its own set."""
-    of_front = z.masked_fill(rest, -torch.inf).log_softmax(1)
-    within = of_front.where(front, z.masked_fill(front, -torch.inf).log_softmax(1))
-    # A log-sum-exp: the logarithm of a sum of probabilities is −∞ where one class is certain.
-    sizes = z.gather(1, some) - within.gather(1, some)
-    return sizes.log_softmax(1), within
+def _within(z: Tensor, front: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logarithms of both masses (N, 2, …) and of each class within its own set.
+
+    The latter take the place of ``z``.
+    """
+    # Each set by its own largest: of a sum over all nothing is left where one class is certain.
+    tops = [z.detach().masked_fill(x, -torch.inf).amax(1, keepdim=True) for x in (rest, front)]
+    z = z.sub_(torch.where(front, tops[0], tops[1]))
+    each = z.exp()
+    lows = [-each.masked_fill(x, 0).sum(1, keepdim=True).log() for x in (rest, front)]
+    masses = torch.cat([top - low for top, low in zip(tops, lows, strict=True)], 1)
+    return masses.log_softmax(1), z.add_(torch.where(front, lows[0], lows[1]))
 
 
 def known_labels(labels: Tensor, valid: Tensor) -> Tensor:

@@ -72,9 +72,8 @@ def top_k_decoupled_kl(
         counts = counted(mask, weight)
         student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
         front = torch.zeros_like(teacher, dtype=torch.bool)
-        likeliest = teacher.topk(k + 1, 1).indices
-        front.scatter_(1, likeliest[:, :k], True)
-        terms = split_kl(student, teacher, front, likeliest[:, [0, k]], tau)
+        front.scatter_(1, teacher.topk(k, 1).indices, True)
+        terms = split_kl(student, teacher, front, tau)
         total = sum(w * term for w, term in zip(weights, terms, strict=True))
         return tau**2 * weighted_mean(total, mask, weight)  # type: ignore[arg-type]
 

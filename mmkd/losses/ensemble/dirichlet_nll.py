@@ -11,6 +11,7 @@ from mmkd.losses.functional import fill_masked, infinite_to_nan, masked_mean, no
 from mmkd.registry import MODELS
 
 SMOOTHING = 1e-3
+MEANS = ('log_prob',)  # what is read of the members
 
 
 def dirichlet_nll(
@@ -67,11 +68,13 @@ def dirichlet_nll(
         >>> dirichlet_nll(student, members, smoothing=0.)  # −ln(18/16)
         tensor(-0.1178)
     """
-    statistics = read_ensemble(student, teachers, temperature, smoothing, mask)
+    statistics = read_ensemble(student, teachers, temperature, smoothing, mask, MEANS)
     with no_autocast(student):
         mean_log_prob = fill_masked(statistics.mean_log_prob, mask)
         alpha = clipped_concentration(student, temperature, mask)
-        nll = (alpha.lgamma() - (alpha - 1) * mean_log_prob).sum(1) - alpha.sum(1).lgamma()
+        # Sum by sum, ln Γ of the map last: of float64 few maps are alive at once, backward too.
+        nll = mean_log_prob.sum(1) - (alpha * mean_log_prob).sum(1) - alpha.sum(1).lgamma()
+        nll = nll + alpha.lgamma().sum(1)
         return (temperature**2 * masked_mean(nll, mask)).to(widen(student)[0].dtype)
 
 
@@ -93,10 +96,11 @@ def clipped_concentration(
     >>> clipped_concentration(torch.tensor([[1e4, 0., -1e4]]))
     tensor([[ 7.9228e+28,  1.0000e+00, 9.8597e-305]], dtype=torch.float64)
     """
-    largest = 0.75 * math.log(torch.finfo(widen(student)[0].dtype).max)
+    (z,) = widen(student)
+    largest = 0.75 * math.log(torch.finfo(z.dtype).max)
     # Clipped before exp: the gradient of exp at an overflow is inf · 0.
-    z = infinite_to_nan(fill_masked(student, mask)).double() / temperature
-    return z.clamp(-700.0, largest).exp()
+    z = infinite_to_nan(fill_masked(z, mask)).clamp(-700.0 * temperature, largest * temperature)
+    return z.double().div_(temperature).exp_()
 
 
 @MODELS.register_module()
@@ -130,7 +134,7 @@ class DirichletNLLLoss(Loss):
 
     def running(self) -> EnsembleStatistics:
         """Return empty statistics at today's temperature, for members one after the other."""
-        return EnsembleStatistics(self.temperature, self.smoothing)
+        return EnsembleStatistics(self.temperature, self.smoothing, MEANS)
 
     def forward(
         self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None

@@ -5,8 +5,10 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, Running
 from mmkd.losses.ensemble.statistics import EnsembleStatistics, read_ensemble
-from mmkd.losses.functional import divergence_terms, fill_masked, masked_mean, no_autocast, widen
+from mmkd.losses.functional import fill_masked, kl_divergence, masked_mean, no_autocast, widen
 from mmkd.registry import MODELS
+
+MEANS = ('prob',)  # what is read of the members
 
 
 def ensemble_kl(
@@ -50,11 +52,11 @@ def ensemble_kl(
         >>> ensemble_kl(torch.tensor([[1., 3.]]).log(), members)  # ½ ln 2 + ½ ln 2/3
         tensor(0.1438)
     """
-    statistics = read_ensemble(student, teachers, temperature, mask=mask)
+    statistics = read_ensemble(student, teachers, temperature, mask=mask, means=MEANS)
     with no_autocast(student):
         mean_prob = fill_masked(statistics.mean_prob, mask)
-        log_student = F.log_softmax(fill_masked(student, mask).double() / temperature, 1)
-        divergence = divergence_terms(mean_prob, log_student).sum(1)
+        z = fill_masked(student, mask).double() / temperature
+        divergence = kl_divergence(mean_prob, F.log_softmax(z, 1))
         return (temperature**2 * masked_mean(divergence, mask)).to(widen(student)[0].dtype)
 
 
@@ -85,7 +87,7 @@ class EnsembleKLLoss(Loss):
 
     def running(self) -> EnsembleStatistics:
         """Return empty statistics at today's temperature, for members one after the other."""
-        return EnsembleStatistics(self.temperature)
+        return EnsembleStatistics(self.temperature, means=MEANS)
 
     def forward(
         self, student: Tensor, teachers: Tensor | EnsembleStatistics, mask: Tensor | None = None

@@ -1,6 +1,7 @@
 """Proxy-Dirichlet distillation: the student matches a Dirichlet fitted to the members."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -8,12 +9,13 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Map, Running
 from mmkd.losses.ensemble.dirichlet_nll import clipped_concentration
 from mmkd.losses.ensemble.statistics import EnsembleStatistics, read_ensemble
-from mmkd.losses.functional import divergence_terms, fill_masked, masked_mean, no_autocast, widen
+from mmkd.losses.functional import fill_masked, kl_divergence, masked_mean, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_non_negative
 
 DIRECTIONS = ('reverse', 'forward')
 MAX_PRECISION = 1e6
+FAR = 1e3  # where Stirling's series is exact to rounding
 
 
 def proxy_dirichlet(
@@ -82,7 +84,7 @@ def proxy_dirichlet(
         mean_prob, mean_log_prob = (
             fill_masked(x, mask) for x in (statistics.mean_prob, statistics.mean_log_prob)
         )
-        beta = proxy_concentration(mean_prob, mean_log_prob) + offset
+        beta = proxy_concentration(mean_prob, mean_log_prob).add_(offset)
         alpha = clipped_concentration(student, mask=mask) + offset
         if direction == 'reverse':
             divergence = dirichlet_kl(alpha, beta) / beta.sum(1)
@@ -98,9 +100,9 @@ def proxy_concentration(mean_prob: Tensor, mean_log_prob: Tensor) -> Tensor:
     >>> proxy_concentration(agreed, agreed.log())
     tensor([[500000., 500000.]])
     """
-    mkl = divergence_terms(mean_prob, mean_log_prob).sum(1, keepdim=True).clamp(min=0)
+    mkl = kl_divergence(mean_prob, mean_log_prob).unsqueeze(1).clamp(min=0)
     precision = ((mean_prob.shape[1] - 1) / (2 * mkl + 1e-8)).clamp(max=MAX_PRECISION)
-    return (mean_prob * precision).clamp(min=torch.finfo(mean_prob.dtype).tiny)
+    return (mean_prob * precision).clamp_(min=torch.finfo(mean_prob.dtype).tiny)
 
 
 def dirichlet_kl(p: Tensor, q: Tensor) -> Tensor:
@@ -112,18 +114,56 @@ def dirichlet_kl(p: Tensor, q: Tensor) -> Tensor:
     >>> dirichlet_kl(torch.tensor([[2., 2.]]), torch.ones(1, 2))  # ∫ 6xy ln 6xy = ln 6 − 5/3
     tensor([0.1251])
     """
-    p_0, q_0 = p.sum(1, keepdim=True), q.sum(1, keepdim=True)
-    psi, psi_0 = p.digamma(), p_0.digamma()
-    per_class = _excess(p, psi) + q.lgamma() - q * (psi - psi_0)
-    return per_class.sum(1) - (_excess(p_0, psi_0) + q_0.lgamma()).squeeze(1)
+    return _DirichletKL.apply(p, q)
+
+
+class _DirichletKL(torch.autograd.Function):
+    """The divergence, of which no map but p and q is kept for the backward.
+
+    Its gradient is f'(p) − q ψ'(p) − (f'(p₀) − q₀ ψ'(p₀)) with f(x) = x ψ(x) − ln Γ(x) − x, and
+    that of q is ψ(q) − ψ(q₀) − (ψ(p) − ψ(p₀)). Both are functions of what was given, so that they
+    can be differentiated again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, p: Tensor, q: Tensor) -> Tensor:
+        ctx.save_for_backward(p, q)
+        p_0, q_0 = p.sum(1, keepdim=True), q.sum(1, keepdim=True)
+        psi, psi_0 = p.digamma(), p_0.digamma()
+        each = _excess(p, psi).add_(q.lgamma()).sub_(psi.sub_(psi_0).mul_(q))
+        return each.sum(1) - (_excess(p_0, psi_0) + q_0.lgamma()).squeeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        p, q = ctx.saved_tensors
+        p_0, q_0 = p.sum(1, keepdim=True), q.sum(1, keepdim=True)
+        grad, of_p, of_q = grad.unsqueeze(1), None, None
+        if ctx.needs_input_grad[0]:
+            of_p = grad * _slope(p, q).sub_(_slope(p_0, q_0))
+        if ctx.needs_input_grad[1]:
+            of_q = grad * (q.digamma() - p.digamma() - (q_0.digamma() - p_0.digamma()))
+        return of_p, of_q
 
 
 def _excess(x: Tensor, psi: Tensor) -> Tensor:
-    """Return x ψ(x) − ln Γ(x) − x; by Stirling's series where the three terms would cancel."""
-    far = x.clamp(min=1e3)
-    inverse = 1 / far  # its powers vanish; those of x overflow, with a gradient of 0 · Inf
-    series = 0.5 * far.log() - 0.5 * (1 + math.log(2 * math.pi)) - inverse / 6 + inverse**3 / 90
-    return torch.where(x > 1e3, series, x * psi - x.lgamma() - x)
+    """Return f(x) = x ψ(x) − ln Γ(x) − x; by Stirling's series where the terms would cancel."""
+    inverse = 1 / x.clamp(min=FAR)
+    series = (inverse**3 / 90).sub_(inverse / 6).sub_(0.5 * (1 + math.log(2 * math.pi)))
+    series.sub_(inverse.log_(), alpha=0.5)
+    return torch.where(x > FAR, series, (x * psi).sub_(x.lgamma()).sub_(x))
+
+
+def _slope(x: Tensor, y: Tensor) -> Tensor:
+    """Return f'(x) − y ψ'(x), in which f'(x) = x ψ'(x) − 1 would cancel far off."""
+    trigamma = x.polygamma(1)
+    slope = torch.where(x > FAR, _far_slope(x), (x * trigamma).sub_(1))
+    return slope.sub_(y * trigamma)
+
+
+def _far_slope(x: Tensor) -> Tensor:
+    """Return 1/2x + 1/6x² − 1/30x⁴, which f' is far off."""
+    inverse = 1 / x.clamp(min=FAR)  # its powers vanish; those of x overflow
+    return ((inverse * inverse).div_(-30).add_(1 / 6) * inverse).add_(0.5) * inverse
 
 
 @MODELS.register_module()

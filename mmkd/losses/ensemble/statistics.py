@@ -1,7 +1,7 @@
 """Running statistics of an ensemble: memory does not grow with the number of members."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mmkd.losses.checks import OTHER_CLASSES, check_mask, shape_of
 from mmkd.losses.functional import no_autocast
-from mmkd.utils.checks import check_fraction, check_positive
+from mmkd.utils.checks import check_choice, check_fraction, check_positive
+
+MEANS = ('prob', 'log_prob')
 
 
 class EnsembleStatistics:
@@ -23,19 +25,20 @@ class EnsembleStatistics:
               \bar\pi = \frac1M \sum_m \pi^{(m)}, \quad \overline{\ln\pi} = \frac1M \sum_m \ln
               \pi^{(m)}
 
-    The authors' code writes the smoothing as (1−ε)(π − 1/K) + 1/K, which is the same. Sums are kept
-    in float64 and without gradient. Classes are on axis 1 and positions do not mix: NaN at one
+    The authors' code writes the smoothing as (1−ε)(π − 1/K) + 1/K, which is the same. Means are
+    kept in float64 and without gradient. Classes are on axis 1 and positions do not mix: NaN at one
     position stays there.
 
     Args:
         temperature: T.
         smoothing: ε in [0, 1).
+        means: Which of them are kept, 'prob' and 'log_prob'; a loss that reads one needs no other.
 
     Attributes:
         count: How many members were seen, M.
 
     Raises:
-        ValueError: T is not above 0, ε not in [0, 1).
+        ValueError: T is not above 0, ε not in [0, 1), no such mean.
 
     Examples:
         >>> statistics = EnsembleStatistics()
@@ -46,28 +49,37 @@ class EnsembleStatistics:
         dtype=torch.float64))
     """
 
-    def __init__(self, temperature: float = 1.0, smoothing: float = 0.0) -> None:
+    def __init__(
+        self, temperature: float = 1.0, smoothing: float = 0.0, means: Sequence[str] = MEANS
+    ) -> None:
         check_positive('temperature', temperature)
         check_fraction('smoothing', smoothing)
-        self.temperature, self.smoothing = temperature, smoothing
+        for mean in means:
+            check_choice('each of means', mean, MEANS)
+        self.temperature, self.smoothing, self.means = temperature, smoothing, tuple(means)
         self.count = 0
-        self._sum_prob: Tensor | None = None
-        self._sum_log_prob: Tensor | None = None
+        self._prob: Tensor | None = None
+        self._log_prob: Tensor | None = None
 
     @property
     def shape(self) -> torch.Size:
         r"""Shape (M, N, C, \*S) of the members seen so far."""
-        return torch.Size((self.count, *(() if self._sum_prob is None else self._sum_prob.shape)))
+        return torch.Size((self.count, *(self.example.shape if self.count else ())))
+
+    @property
+    def example(self) -> Tensor:
+        r"""One of the means that are kept, (N, C, \*S): its shape is that of a member."""
+        return self._kept(self.means[0])
 
     @property
     def mean_prob(self) -> Tensor:
-        r"""Mean of π over the members, (N, C, \*S), float64."""
-        return self._mean(self._sum_prob)
+        r"""Mean of π over the members, (N, C, \*S), float64; not to be written to."""
+        return self._kept('prob')
 
     @property
     def mean_log_prob(self) -> Tensor:
-        r"""Mean of ln π over the members, (N, C, \*S), float64."""
-        return self._mean(self._sum_log_prob)
+        r"""Mean of ln π over the members, (N, C, \*S), float64; not to be written to."""
+        return self._kept('log_prob')
 
     @torch.no_grad()
     def update(self, logits: Tensor) -> None:
@@ -81,25 +93,39 @@ class EnsembleStatistics:
         """
         self._check(logits)
         with no_autocast(logits):
+            z = logits.to(torch.float64, copy=True).div_(self.temperature)
             # log_softmax keeps every digit of ln π where π itself would round to 0.
-            log_prob = F.log_softmax(logits.double() / self.temperature, 1)
-            prob = log_prob.exp()
+            log_prob = F.log_softmax(z, 1)
+            prob = z
+            if self.smoothing or 'prob' in self.means:
+                torch.exp(log_prob, out=prob)
             if self.smoothing:
-                prob = prob.mul_(1 - self.smoothing).add_(self.smoothing / logits.shape[1])
-                log_prob = prob.log()
-        if self._sum_prob is None or self._sum_log_prob is None:
-            self._sum_prob, self._sum_log_prob = prob, log_prob
-        else:
-            self._sum_prob += prob
-            self._sum_log_prob += log_prob
+                prob.mul_(1 - self.smoothing).add_(self.smoothing / logits.shape[1])
+                torch.log(prob, out=log_prob)
         self.count += 1
+        if 'prob' in self.means:
+            self._prob = self._with(self._prob, prob)
+        if 'log_prob' in self.means:
+            self._log_prob = self._with(self._log_prob, log_prob)
 
-    def _mean(self, total: Tensor | None) -> Tensor:
-        if total is None:
+    def _with(self, mean: Tensor | None, x: Tensor) -> Tensor:
+        """Return a mean that has seen one more."""
+        if mean is None:
+            return x
+        return mean.mul_(1 - 1 / self.count).add_(x, alpha=1 / self.count)
+
+    def _kept(self, name: str) -> Tensor:
+        if not self.count:
             raise ValueError(
                 'these ensemble statistics have seen no member. Mend: update(logits) once a member'
             )
-        return total / self.count
+        mean = dict(prob=self._prob, log_prob=self._log_prob)[name]
+        if mean is None:
+            raise ValueError(
+                f'these ensemble statistics keep the means of {self.means} alone, not that of '
+                f'{name!r}. Mend: EnsembleStatistics(means={MEANS})'
+            )
+        return mean
 
     def _check(self, logits: Tensor) -> None:
         if logits.dim() < 2:
@@ -135,6 +161,7 @@ def read_ensemble(
     temperature: float = 1.0,
     smoothing: float = 0.0,
     mask: Tensor | None = None,
+    means: Sequence[str] = MEANS,
 ) -> EnsembleStatistics:
     r"""Return the statistics of the members, checked against student and mask.
 
@@ -145,6 +172,7 @@ def read_ensemble(
         temperature: T of the statistics.
         smoothing: ε of the statistics.
         mask: Bool (N, \*S).
+        means: Which of them are read.
 
     Raises:
         ValueError: Fewer than two members, shapes that do not fit, statistics of another
@@ -155,7 +183,7 @@ def read_ensemble(
         statistics = teachers
         _check_taken_at(statistics, temperature, smoothing)
     else:
-        statistics = EnsembleStatistics(temperature, smoothing)
+        statistics = EnsembleStatistics(temperature, smoothing, means)
         for member in teachers:
             statistics.update(member)
     _check_student(student, statistics)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import shape_of
-from mmkd.losses.functional import masked_mean, no_autocast, unit_vectors, widen
+from mmkd.losses.functional import cosines, masked_mean, no_autocast, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -56,7 +56,7 @@ def hidden_cosine(student: Tensor, teacher: Tensor, mask: Tensor | None = None) 
             student, teacher = (
                 x.where(mask[..., None], x.new_zeros(())) for x in (student, teacher)
             )
-        distance = 1 - (unit_vectors(student) * unit_vectors(teacher)).sum(-1)
+        distance = 1 - cosines(student, teacher)
         return masked_mean(distance, mask)
 
 

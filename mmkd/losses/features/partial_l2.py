@@ -12,7 +12,6 @@ from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.features.point_wise import check_features
 from mmkd.losses.functional import (
     fill_masked,
-    infinite_to_nan,
     no_autocast,
     sum_over_ranks,
     weighted_mean,
@@ -76,12 +75,9 @@ def partial_l2(
             "mend: a number for each of the teacher's channels, or margin='batch'"
         )
     with no_autocast(student):
-        # Below a target that is not positive −Inf would count as agreement.
-        student, teacher = (
-            infinite_to_nan(fill_masked(x, mask)) for x in widen(student, teacher.detach())
-        )
-        m = _margin(margin, teacher).view(-1, *[1] * (student.dim() - 2))
-        target = teacher.maximum(m)
+        student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
+        m = _margin(margin, teacher) + _nothing(student, teacher)
+        target = teacher.maximum(m.view(-1, *[1] * (student.dim() - 2)))
         # Written so that NaN is not left out; what is, becomes a target that is met.
         left_out = (student <= target) & (teacher <= 0)
         target = torch.where(left_out, student.detach(), target)
@@ -120,11 +116,20 @@ def _margin(margin: str | float | Tensor, teacher: Tensor) -> Tensor:
 
 def _mean_negative(teacher: Tensor) -> Tensor:
     """Return the mean of the negative features of each channel, over all ranks; 0 without any."""
-    dims = [d for d in range(teacher.dim()) if d != 1]
-    negative = teacher < 0
-    sums = torch.stack([teacher.where(negative, 0).sum(dims), negative.sum(dims)])
+    places = _places(teacher)
+    sums = torch.stack([teacher.clamp(max=0).sum(places), (teacher < 0).sum(places)])
     total, count = sum_over_ranks(sums)
     return total / count.clamp(min=1)
+
+
+def _nothing(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return 0 for each channel, NaN where a side holds −Inf, which would count as agreement."""
+    places = _places(student)
+    return 0 * (student.detach().amin(places) + teacher.amin(places))
+
+
+def _places(x: Tensor) -> list[int]:
+    return [d for d in range(x.dim()) if d != 1]
 
 
 @MODELS.register_module()

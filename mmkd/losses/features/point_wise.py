@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.functional import (
+    cosines,
     counted,
     fill_masked,
     infinite_to_nan,
@@ -156,7 +157,7 @@ def cost(student: Tensor, teacher: Tensor, penalty: Penalty) -> Tensor:
         parts = [w * cost(student, teacher, one) for one, w in penalty.items() if w]
         return sum(parts[1:], parts[0])
     if penalty == 'cosine':
-        return 1 - (unit_vectors(student, 1) * unit_vectors(teacher, 1)).sum(1)
+        return 1 - cosines(student, teacher, 1)
     if penalty == 'huber':
         return F.huber_loss(student, teacher, reduction='none').mean(1)
     if penalty == 'l1':

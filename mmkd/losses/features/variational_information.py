@@ -9,7 +9,14 @@ from torch import Tensor, nn
 from mmkd.losses.base import Loss
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.features.point_wise import check_features
-from mmkd.losses.functional import counted, fill_masked, no_autocast, weighted_mean, widen
+from mmkd.losses.functional import (
+    count_valid,
+    counted,
+    fill_masked,
+    measure,
+    no_autocast,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_positive
 
@@ -65,9 +72,16 @@ def variational_information(
     with no_autocast(student):
         counts = counted(mask, weight)
         student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
-        variance = variance.to(student.dtype).view(-1, *[1] * (student.dim() - 2))
-        likelihood = (student - teacher).square() / variance + variance.log()
-        return weighted_mean(likelihood.mean(1) / 2, mask, weight)
+        variance, total = variance.to(student.dtype), count_valid(student, mask)
+        squares = F.mse_loss(student, teacher, reduction='none')
+        if weight is not None:
+            weight = measure(weight, mask, student.dtype)
+            squares, total = squares * weight.unsqueeze(1), weight.sum()
+            total = total.where(total > 0, total.new_ones(()))
+        # By channel first, so that no map is divided by its variances and kept.
+        of_channel = squares.sum([d for d in range(student.dim()) if d != 1]) / total
+        value = (of_channel / variance + variance.log()).mean() / 2
+        return value if counts is None else value.where(counts.any(), value.new_zeros(()))
 
 
 @MODELS.register_module()

@@ -310,6 +310,16 @@ def test_weights_without_a_memory_begin_with_new_images(tmp_path: Path) -> None:
     hook, _ = led(model, iter=7, logger=logger)
     assert hook._last is None
     assert 'begins anew' in said[0]
+    assert said.pop().endswith('the checkpoint holds nothing of it')
+    two = {key.replace('rank0', 'rank1'): x for key, x in state.items()}
+    model.load_state_dict({**state, **two})
+    led(model, iter=7, logger=logger)
+    assert said.pop().endswith('the checkpoint holds what 2 ranks said, this run has 1')
+    model.load_state_dict(state)
+    loader = SimpleNamespace(dataset=[], batch_sampler=SimpleNamespace(sampler=None))
+    led(model, iter=7, logger=logger, train_loop=SimpleNamespace(dataloader=loader))
+    mend = "Mend: custom_hooks=[dict(type='mmkd.ExactResumeHook'), …]"
+    assert said.pop().endswith(f'ExactResumeHook is not there. {mend}')
     with pytest.raises(RuntimeError, match='Unexpected key'):
         model.load_state_dict({**state, 'combined.last.rank0': torch.zeros(1)})
 

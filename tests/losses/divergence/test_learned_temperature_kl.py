@@ -113,7 +113,9 @@ def test_reversed_gradients() -> None:
 def test_bad_input() -> None:
     student, teacher = draw()
     for tau in (torch.ones(1), torch.tensor(2)):
-        with pytest.raises(ValueError, match=r'tau must be one number, got a tensor .* mend'):
+        with pytest.raises(
+            ValueError, match=r'tau must be one number, or one for each of 6 images, got a .* mend'
+        ):
             pixel_wise_kl(student, teacher, tau)
     for options in (dict(lowest=0.0), dict(span=0.0), dict(reversal=-1.0)):
         with pytest.raises(ValueError, match=f'{next(iter(options))} must be a finite number'):

@@ -59,11 +59,31 @@ def test_reading_changes_nothing_and_members_stay_as_they_were() -> None:
     before = teachers.clone()
     statistics = EnsembleStatistics(smoothing=0.1)
     statistics.update(teachers[0])
-    first = statistics.mean_prob.mul_(0)
-    assert statistics.mean_prob.sum() == pytest.approx(2)
+    first = statistics.mean_prob.clone()
+    assert torch.equal(statistics.mean_prob, first)
+    assert first.sum() == pytest.approx(2)
     statistics.update(teachers[1])
     assert torch.equal(teachers, before)
-    assert (first == 0).all()
+    assert not torch.equal(statistics.mean_prob, first)
+
+
+@pytest.mark.parametrize('kept', ['prob', 'log_prob'])
+def test_what_is_not_read_is_not_kept(kept: str) -> None:
+    """Not even of members in float64, which stay as they were."""
+    _, teachers = ensemble(2, 3, members=3)
+    before, (other,) = teachers.clone(), {'prob', 'log_prob'} - {kept}
+    whole, part = EnsembleStatistics(2.0, 0.1), EnsembleStatistics(2.0, 0.1, means=[kept])
+    for member in teachers:
+        whole.update(member)
+        part.update(member)
+    assert torch.equal(getattr(part, f'mean_{kept}'), getattr(whole, f'mean_{kept}'))
+    assert part.example.shape == (2, 3)
+    assert part.shape == whole.shape == (3, 2, 3)
+    assert torch.equal(teachers, before)
+    with pytest.raises(ValueError, match=rf"keep the means of \('{kept}',\) alone, not that of "):
+        getattr(part, f'mean_{other}')
+    with pytest.raises(ValueError, match='each of means must be one of'):
+        EnsembleStatistics(means=['variance'])
 
 
 def test_far_apart_logits_keep_their_logarithm_and_positions_do_not_mix() -> None:

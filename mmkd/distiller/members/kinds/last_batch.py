@@ -63,6 +63,11 @@ class LastBatch(Combine):
         self.heard: dict[str, Tensor] = {}  # tap -> said in this step of what will come again
         self._of_all: dict[int, dict[str, Tensor]] = {}  # the same of every rank
 
+    @property
+    def ranks(self) -> int:
+        """Number of ranks of which it knows what they said in the step before."""
+        return len(self.memory)
+
     def knows(self, taps: Iterable[str]) -> bool:
         """Return whether it knows what was said in the step before, on every rank."""
         there = [self.memory.get(rank, {}) for rank in range(get_world_size())]
