@@ -53,6 +53,7 @@ NEEDED = dict(  # what these refuse to be without
 # Where another processor or torch rounds otherwise, values may differ by so much of the largest one
 # of their tensor, and by so much anyway; other instructions of one processor gave 3e-5 and 3e-8.
 CLOSE, NOTHING = 1e-4, 1e-6
+ROUNDS_OTHERWISE = ('levels', 'peers')  # their losses hold fewer maps at once since 0.3
 PIXELS = 0.01  # of a metric: a pixel or two may fall to another class there
 
 
@@ -102,7 +103,7 @@ def resumed(
             expected,
             look.state,
             state_of(runner),
-            expected['machine'] == machine(),
+            expected['machine'] == machine() and name not in ROUNDS_OTHERWISE,
         )
 
 

@@ -267,7 +267,7 @@ def test_processes_end_with_the_comparison(
         return process
 
     monkeypatch.setattr(jobs, 'start', start)
-    monkeypatch.setattr(jobs, 'PATIENCE', 0.3)
+    monkeypatch.setattr(jobs, 'PATIENCE', 0.3 if stubborn else 20.0)
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(KeyboardInterrupt):
         list(run_jobs([some_job(tmp_path)], Slots(1)))
