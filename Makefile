@@ -13,7 +13,7 @@ PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 .PHONY: help demo test test-quick test-zoo counts docs matrix mutate zoo lint env
 help:
 	@echo 'make demo         train a teacher, a student, and the distilled student; print the table (4 to 8 minutes on 2 cores)'
-	@echo 'make test         every test (8 minutes on 2 cores)'
+	@echo 'make test         every test (9 minutes on 2 cores)'
 	@echo 'make test-quick   the quick tier (3 minutes)'
 	@echo 'make test-zoo     the tests that need mmpretrain and timm, in an environment of their own (5.5 GB, 5 minutes)'
 	@echo 'make counts       attack mmkd and write into docs/robustness.md what was found (15 minutes)'
