@@ -36,6 +36,7 @@ def take_over(name: str, work_dir: Path) -> None:
     """Copy the numbers of a comparison, without the records of its runs, and its plot."""
     found = json.loads((work_dir / 'compare.json').read_text())
     found.pop('records')
+    found['notes'] = notes_of(found)
     RECORDS.mkdir(exist_ok=True)
     (RECORDS / f'{name}.json').write_text(json.dumps(found, indent=1) + '\n')
     shutil.copyfile(work_dir / 'compare.png', DOCS / 'images' / f'{name}.png')
@@ -54,7 +55,7 @@ def table_of(name: str, command: str) -> str:
     keep = [index for index, title in enumerate(titles) if title not in drop]
     cells = [[line[index] for index in keep] for line in lines]
     table = as_markdown(Table([titles[index] for index in keep], cells, [], found['metric']))
-    told = fill(' '.join(notes_of(found)), 120, break_on_hyphens=False)
+    told = fill(' '.join(found['notes']), 120, break_on_hyphens=False)
     return f'```bash\n{wrapped(command)}\n```\n\n{table.strip()}\n\n{told}\n'
 
 

@@ -11,7 +11,5 @@ model = dict(
         precision='bf16',
     ),
     taps=dict(logits='decode_head.conv_seg'),
-    objectives=dict(
-        pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', weight=10.0)
-    ),
+    objectives=dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', weight=10.0)),
 )
