@@ -1,12 +1,15 @@
 """Cross-entropy with the labels, with what a teacher says, or with a mix of the two."""
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import at_labels
+from mmkd.losses.divergence.split import known_labels
 from mmkd.losses.functional import (
+    counted,
     fill_masked,
+    labelled,
     no_autocast,
     weighted_mean,
     widen,
@@ -68,14 +71,15 @@ def mixed_target_ce(
     check_distributions(student, student if teacher is None else teacher, 'mixed', mask, weight)
     check_labels(labels, student, 'mixed target')
     with no_autocast(student):
-        valid, counts, target = at_labels(labels, student.shape[1], ignore_index, mask, weight)
+        valid = labelled(labels, student.shape[1], ignore_index, mask)
+        counts = counted(valid, weight)
         log_s = fill_masked(widen(student)[0], counts).log_softmax(1)
-        target = target.to(log_s.dtype)
+        each = F.nll_loss(log_s, known_labels(labels, valid), reduction='none')
         if teacher is not None:
             log_s, soft = widen(log_s, teacher.detach())
             soft = fill_masked(soft, counts).softmax(1)
-            target = (1 - alpha) * target + alpha * soft
-        return weighted_mean(-(target * log_s).sum(1), valid, weight)
+            each = (1 - alpha) * each - alpha * (soft * log_s).sum(1)
+        return weighted_mean(each, valid, weight)
 
 
 @MODELS.register_module()

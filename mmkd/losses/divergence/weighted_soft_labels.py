@@ -1,13 +1,16 @@
 """WSLD: soft labels that count less where the student is already surer than the teacher."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_distributions, check_labels
-from mmkd.losses.divergence.split import at_labels
+from mmkd.losses.divergence.split import known_labels
 from mmkd.losses.functional import (
+    counted,
     fill_masked,
+    labelled,
     no_autocast,
     weighted_mean,
     widen,
@@ -71,17 +74,17 @@ def weighted_soft_labels(
     check_distributions(student, teacher, 'WSLD', mask, weight)
     check_labels(labels, student, 'WSLD')
     with no_autocast(student):
-        valid, counts, target = at_labels(labels, student.shape[1], ignore_index, mask, weight)
+        valid = labelled(labels, student.shape[1], ignore_index, mask)
+        counts = counted(valid, weight)
         student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
-        own, theirs = (_entropy_of_label(x, target) for x in (student.detach(), teacher))
+        index = known_labels(labels, valid)
+        own, theirs = (
+            F.nll_loss(x.log_softmax(1), index, reduction='none')
+            for x in (student.detach(), teacher)
+        )
         share = -torch.expm1(-own / theirs.clamp(min=LEAST))
         soft = ((teacher / tau).softmax(1) * (student / tau).log_softmax(1)).sum(1)
         return -(tau**2) * weighted_mean(share * soft, valid, weight)
-
-
-def _entropy_of_label(z: Tensor, target: Tensor) -> Tensor:
-    r"""Return the cross-entropy of the label (N, \*S)."""
-    return -z.log_softmax(1).where(target, z.new_zeros(())).sum(1)
 
 
 @MODELS.register_module()

@@ -5,10 +5,12 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
 from mmkd.losses.checks import check_labels, check_mask, check_weight, shape_of
+from mmkd.losses.divergence.split import known_labels
 from mmkd.losses.functional import (
     fill_masked,
     labelled,
     no_autocast,
+    scaled,
     unit_vectors,
     weighted_mean,
     widen,
@@ -74,20 +76,29 @@ def intra_class_variation(
     with no_autocast(student):
         valid = labelled(labels, num_classes, ignore_index, mask)
         student, teacher = (fill_masked(x, valid) for x in widen(student, teacher.detach()))
-        images = torch.arange(len(labels), device=labels.device).view(-1, *[1] * (labels.dim() - 1))
-        group = (images * num_classes + labels).where(valid, labels.new_zeros(())).flatten().long()
-        groups = len(labels) * num_classes
-        ours, theirs = (_likeness(x, group, groups, valid) for x in (student, teacher))
-        return weighted_mean((ours - theirs).square(), valid, weight)
+        index = known_labels(labels, valid).flatten(1)
+        counts = index.new_zeros(len(labels), num_classes, dtype=student.dtype)
+        counts = counts.scatter_add(1, index, valid.flatten(1).to(student.dtype)).clamp(min=1)
+        ours, theirs = (_likeness(x.flatten(2), index, counts) for x in (student, teacher))
+        return weighted_mean((ours - theirs).square().view(valid.shape), valid, weight)
 
 
-def _likeness(x: Tensor, group: Tensor, groups: int, valid: Tensor) -> Tensor:
-    r"""Return the cosine of every position with the centre of its group, (N, \*S)."""
-    rows = x.movedim(1, -1).flatten(0, -2)
-    counts = rows.new_zeros(groups).index_add(0, group, valid.flatten().to(rows.dtype))
-    sums = rows.new_zeros(groups, rows.shape[1]).index_add(0, group, rows)
-    centres = unit_vectors(sums / counts.clamp(min=1).unsqueeze(1))
-    return (unit_vectors(rows) * centres[group]).sum(1).view(valid.shape)
+def _likeness(x: Tensor, index: Tensor, counts: Tensor) -> Tensor:
+    """Return the cosine of every position with the centre of its class in its image, (N, P).
+
+    Args:
+        x: (N, C, P), 0 where nothing counts.
+        index: The class of each position (N, P).
+        counts: How many positions a class has, 1 or more (N, K).
+    """
+    each = index.unsqueeze(1).expand(x.shape)
+    sums = x.new_zeros(*x.shape[:2], counts.shape[1]).scatter_add(2, each, x)
+    centres = unit_vectors(sums / counts.unsqueeze(1), 1)
+    x = scaled(x, 1)
+    # of all classes, for a centre at every place would be a map more
+    dots = (centres.transpose(1, 2) @ x).gather(1, index.unsqueeze(1)).squeeze(1)
+    length = torch.linalg.vector_norm(x, dim=1)
+    return dots / length.where(length > 0, length.new_ones(()))
 
 
 def _check_maps(student: Tensor, teacher: Tensor) -> None:
