@@ -1,5 +1,6 @@
 # Stage 1: the backbone of the half-width student learns the features of EfficientNet-Lite2 as it
-# comes from ImageNet, on the training images without their labels.
+# comes from ImageNet, on the training images without their labels; half the iterations of the
+# student alone.
 _base_ = '../pairs/baseline_pspnet-r18-half_camvid-240x180.py'
 model = dict(
     _delete_=True,
@@ -45,3 +46,4 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 # nothing predicts, so there is nothing to validate
 val_dataloader = val_evaluator = val_cfg = test_dataloader = test_evaluator = test_cfg = None
 default_hooks = dict(checkpoint=dict(save_best=None))
+train_cfg = dict(max_iters=160)
