@@ -35,6 +35,7 @@ from references import (
     partial_l2,
     pixel_wise_kl,
     relations,
+    reliability_mix,
     soft_jaccard,
     variational_information,
 )
@@ -344,6 +345,43 @@ def through_exit_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -
     return 0.7 * ce + 0.3 * pixel_wise_kl.pixel_wise_kl(logits, teacher, 3.0, 'forward', mask)
 
 
+def exits_of(channels: tuple[int, int], loss_weight: float = 1.0) -> Loss:
+    """Return exits of known weights to five classes."""
+    loss = losses.MixedExitLoss(
+        5, 0.7, 0.3, 2.0, 'places', 255, *channels, loss_weight=loss_weight
+    ).double()
+    for k, head in enumerate(loss.exits.values()):
+        size = head.weight.numel()
+        head.weight.data.copy_((torch.arange(size) + k).cos().view(head.weight.shape))
+        head.bias.data.copy_((torch.arange(5) + k).sin())
+    return loss
+
+
+def exits_by_labels(loss_weight: float) -> Loss:
+    loss = exits_of((5, 7), loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        student, teacher, labels_of(student), mask
+    )
+    return loss
+
+
+def through_exits(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    loss = exits_of((student.shape[1], teacher.shape[1]))
+    return loss(student, teacher, labels_of(student), mask)
+
+
+def through_exits_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
+    loss, said = exits_of((student.shape[1], teacher.shape[1])), []
+    for head, x in zip(loss.exits.values(), (student, teacher), strict=True):
+        each = torch.einsum('kc,nchw->nkhw', head.weight[:, :, 0, 0].detach(), x)
+        said.append(each + head.bias.detach().view(1, -1, 1, 1))
+    labels = labels_of(student)
+    wrong = sum(reliability_mix.mean_label_ce(x, labels, mask) for x in said)
+    mix = reliability_mix.reliability_mix(*said, labels, 2.0, 'places', mask)
+    return 0.7 * mix + 0.3 * wrong
+
+
 def keys_of(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return seven keys of as many channels, and which of them are known."""
     keys = torch.arange(7 * x.shape[1], dtype=torch.float64).add(1).sqrt().mul(9).cos()
@@ -504,6 +542,31 @@ CASES = [
             left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
         )
         for alpha in (0.0, 0.3, 1.0)
+    ),
+    *(
+        Case(
+            f'reliability_mix {over}',
+            function=with_labels(losses.reliability_mix, tau=2.0, over=over),
+            reference=with_labels(reliability_mix.reliability_mix, tau=2.0, over=over),
+            module=labelled(losses.ReliabilityMixLoss, tau=2.0, over=over),
+            shapes=RANKS,
+            half=1e-4,
+            left_out=dict(gradcheck='the target gets no gradient: it has a test of its own')
+            | ({} if over == 'places' else dict(zero_with_zero_gradient='a cross-entropy')),
+        )
+        for over in ('places', 'classes')
+    ),
+    Case(
+        'mixed_exit',
+        function=through_exits,
+        reference=through_exits_slowly,
+        module=exits_by_labels,
+        teacher=(2, 7, 3, 4),
+        half=1e-4,
+        left_out=dict(
+            zero_with_zero_gradient='labels are learned too',
+            gradcheck='the target gets no gradient: it has a test of its own',
+        ),
     ),
     Case(
         'exit',

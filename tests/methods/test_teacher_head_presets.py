@@ -257,6 +257,86 @@ def test_ofa_without_the_logits_term() -> None:
     assert list(of_method(dict(type='ofa', logits=0.0, stages=2)).objectives) == ['exit0', 'exit1']
 
 
+# ---------------------------------------------------------------------- HeteroAKD
+
+
+def hetero_of_others(s: Tensor, t: Tensor, labels: Tensor, tau: float = 4.0) -> tuple[Tensor, ...]:
+    """Return the mix and the labels' term of an implementation by others, of maps of one size."""
+    valid = (labels != 255).unsqueeze(1).float()
+    one_hot = F.one_hot(labels.masked_fill(labels == 255, 0), s.shape[1]).movedim(-1, 1).float()
+    bce = torch.nn.BCEWithLogitsLoss(reduction='none')
+    h_s, h_t = bce(s, one_hot), bce(t, one_hot)
+    share = 1 - h_t / (h_t + h_s + 1e-6)
+    hybrid = share * t + (1 - share) * s
+    importance = h_s + (h_s - bce(hybrid, one_hot)).clamp(min=0)
+    importance = importance.masked_fill(valid.expand_as(importance) == 0, -torch.inf)
+    weights = importance.flatten(2).softmax(2).reshape(importance.shape)
+    p, q = (hybrid / tau).sigmoid(), (s / tau).sigmoid()
+    each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    projection = ((h_s + h_t) * valid).sum() / (valid.sum() * s.shape[1])
+    return (each * weights).sum((2, 3)).mean() * tau**2, projection
+
+
+def test_heteroakd_of_label_maps_is_the_formula_of_others() -> None:
+    """Weight 1 of both terms on the last stage, 0.1 of plain distillation at τ = 4."""
+    model = of_method('heteroakd')
+    assert list(model.objectives) == ['mixed1', 'pixel']
+    record = seen(model, batch(ignore=0.3))
+    loss = model.objectives['mixed1'].loss
+    s, t = (loss.exits[side](record[side]['deep1']) for side in ('student', 'teacher'))
+    labels = F.interpolate(record.batch.labels[:, None].float(), size=s.shape[2:]).long()[:, 0]
+    assert (labels == 255).any()
+    mix, projection = hetero_of_others(s.double(), t.double(), labels)
+    value = model.objectives['mixed1'](record)['mixed1.loss']
+    assert value.item() == pytest.approx((1.0 * mix + 1.0 * projection).item(), rel=1e-4)
+    assert mix > 1e-4
+    log_s, log_t = ((record[side]['logits'] / 4).log_softmax(1) for side in ('student', 'teacher'))
+    kl = (log_t.exp() * (log_t - log_s)).sum(1).mean() * 4**2
+    value = model.objectives['pixel'](record)['pixel.loss']
+    assert value.item() == pytest.approx(0.1 * kl.item(), rel=1e-4)
+
+
+def test_heteroakd_of_images() -> None:
+    """The same formula on the exits of pooled stages, whose places are the images of the batch."""
+    model = of_images(dict(type='heteroakd', kd=20.0, ce=3.0, logits=0.0, stages=2))
+    assert list(model.objectives) == ['mixed1', 'mixed2']
+    record = seen(model, generated_batch(4, (32, 32), model.task))
+    for k, channels in ((1, 32), (2, 16)):
+        loss, row = model.objectives[f'mixed{k}'].loss, []
+        assert loss.exits['student'].in_channels == channels
+        for side in ('student', 'teacher'):
+            pooled = record[side][f'deep{k}'].mean((2, 3), keepdim=True)
+            row.append(loss.exits[side](pooled).flatten(1).T[None, ..., None].double())
+        mix, projection = hetero_of_others(*row, record.batch.labels[None, :, None])
+        value = model.objectives[f'mixed{k}'](record)[f'mixed{k}.loss']
+        assert value.item() == pytest.approx((20 * mix + 3 * projection).item(), rel=1e-4)
+
+
+def test_heteroakd_trains_student_and_exits_and_leaves_none_in_the_student() -> None:
+    """From a teacher of other classes too, where the logits are left out."""
+    method = dict(type='heteroakd', logits=0.0, over='classes')
+    teacher = dict(model=segmentor(8, num_classes=5), allow_untrained=True)
+    model = of_method(method, teacher=teacher)
+    own = dict(model.objectives.named_parameters())
+    assert len(own) == 4
+    before = {key: p.detach().clone() for key, p in own.items()}
+    stem = model.student.backbone.stem[0].weight.detach().clone()
+    logs = model.train_step(batch(), sgd(model, 0.1))
+    assert logs['mixed1.loss'] > 0
+    assert not any(torch.equal(p, before[key]) for key, p in own.items())
+    assert not torch.equal(stem, model.student.backbone.stem[0].weight)
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert not [key for key in model.student.state_dict() if 'exit' in key]
+
+
+@pytest.mark.bad_input
+def test_heteroakd_of_no_stages() -> None:
+    with pytest.raises(ValueError, match="'heteroakd': stages are counted .* got 0. Mend: 1 or m"):
+        of_method(dict(type='heteroakd', stages=0))
+    with pytest.raises(ValueError, match='over must be'):
+        of_method(dict(type='heteroakd', over='pixels'))
+
+
 # ---------------------------------------------------------------------- SimKD
 
 
