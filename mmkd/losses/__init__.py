@@ -83,6 +83,10 @@ from mmkd.losses.features.masked_token import masked_token as masked_token
 from mmkd.losses.features.partial_l2 import PartialL2Loss as PartialL2Loss
 from mmkd.losses.features.partial_l2 import margin_of_batch_norm as margin_of_batch_norm
 from mmkd.losses.features.partial_l2 import partial_l2 as partial_l2
+from mmkd.losses.features.residual_attention import (
+    ResidualAttentionLoss as ResidualAttentionLoss,
+)
+from mmkd.losses.features.residual_attention import residual_attention as residual_attention
 from mmkd.losses.features.softmax_regression import (
     SoftmaxRegressionLoss as SoftmaxRegressionLoss,
 )

@@ -22,12 +22,12 @@ def simkd(
     Only features are compared, by squares: behind them both are the same. The student ships with
     projector and classifier, which ``mmkd export`` writes with it: its parameters grow, and its
     config needs mmkd. Of images, as in the paper, the projector is on the map before pooling, and
-    student and teacher end in a linear layer ``head.fc`` behind it, as mmkd's and most of
-    mmpretrain's do. Nothing is published for label maps; there the classifier is ``conv_seg``, the
-    features are what it reads.
+    student and teacher end in a linear layer ``head.fc`` behind it, as mmkd's and those of
+    mmpretrain's LinearClsHead do. Of label maps nothing is published; the classifier is
+    ``conv_seg``, the features are what it reads.
 
     Defaults: the authors' bottleneck with factor 2, weight 1 of the mean square over everything,
-    no loss of labels and none of logits, as their script's; nothing is converted. They average the
+    no loss of labels and none of logits, as their script's; nothing is converted. They bring the
     larger of two maps to the smaller one, here the student's is resized to the teacher's.
 
     Args:

@@ -36,6 +36,7 @@ from references import (
     pixel_wise_kl,
     relations,
     reliability_mix,
+    residual_attention,
     soft_jaccard,
     variational_information,
 )
@@ -268,6 +269,20 @@ def flow_module(loss_weight: float) -> Loss:
     forward = loss.forward
     loss.forward = lambda student, teacher, mask=None: forward(
         student, teacher, *2 * [next_of(teacher).detach()], mask
+    )
+    return loss
+
+
+def layers_of(x: Tensor, teacher: Tensor) -> list[Tensor]:
+    """Return two layers, of which the second is the teacher's in both."""
+    return [x, teacher[:, :1].detach()]
+
+
+def residual_module(loss_weight: float) -> Loss:
+    loss = losses.ResidualAttentionLoss(loss_weight=loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        layers_of(student, teacher), layers_of(teacher, teacher), mask
     )
     return loss
 
@@ -804,6 +819,22 @@ CASES = [
             large=300,
         )
         for power in (1.0, 2.0)
+    ),
+    Case(
+        'residual_attention',
+        function=lambda student, teacher, mask: losses.residual_attention(
+            layers_of(student, teacher), layers_of(teacher, teacher), mask=mask
+        ),
+        reference=lambda student, teacher, mask: residual_attention.residual_attention(
+            layers_of(student, teacher), layers_of(teacher, teacher), mask=mask
+        ),
+        module=residual_module,
+        teacher=(2, 7, 3, 4),
+        same=lambda x: 2 * x,
+        exact=1e-14,
+        shapes=RANKS[1:],
+        half=1e-4,
+        large=300,
     ),
     Case(
         'partial_l2 batch',

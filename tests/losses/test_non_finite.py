@@ -277,6 +277,12 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         lambda student, **mask: K['HierarchicalContextLoss']()([student], [draw(*SHAPE)], **mask),
         {},
     ),
+    ('ResidualAttentionLoss', ''): (
+        lambda student, **mask: K['ResidualAttentionLoss']()(
+            [student, student[:, :1]], [draw(*SHAPE), draw(*SHAPE)[:, :1]], **mask
+        ),
+        {},
+    ),
     ('CrossLevelLoss', 'brought'): (crossed(0), dict(mask=None)),
     ('CrossLevelLoss', 'attending'): (crossed(1), dict(mask=None)),
     ('HiddenCosineLoss', 'all'): (pair(K['HiddenCosineLoss']()), TOKENS),
