@@ -25,12 +25,15 @@ from mmkd.losses.divergence.learned_temperature_kl import (
 )
 from mmkd.losses.divergence.localization_kl import LocalizationKLLoss as LocalizationKLLoss
 from mmkd.losses.divergence.localization_kl import localization_kl as localization_kl
+from mmkd.losses.divergence.mixed_exit import MixedExitLoss as MixedExitLoss
 from mmkd.losses.divergence.mixed_target_ce import MixedTargetCELoss as MixedTargetCELoss
 from mmkd.losses.divergence.mixed_target_ce import mixed_target_ce as mixed_target_ce
 from mmkd.losses.divergence.normalized_kl import NormalizedKLLoss as NormalizedKLLoss
 from mmkd.losses.divergence.normalized_kl import normalized_kl as normalized_kl
 from mmkd.losses.divergence.pixel_wise_kl import PixelWiseKLLoss as PixelWiseKLLoss
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl as pixel_wise_kl
+from mmkd.losses.divergence.reliability_mix import ReliabilityMixLoss as ReliabilityMixLoss
+from mmkd.losses.divergence.reliability_mix import reliability_mix as reliability_mix
 from mmkd.losses.divergence.soft_jaccard import SoftJaccardLoss as SoftJaccardLoss
 from mmkd.losses.divergence.soft_jaccard import soft_jaccard as soft_jaccard
 from mmkd.losses.divergence.top_k_decoupled_kl import TopKDecoupledKLLoss as TopKDecoupledKLLoss
@@ -80,6 +83,10 @@ from mmkd.losses.features.masked_token import masked_token as masked_token
 from mmkd.losses.features.partial_l2 import PartialL2Loss as PartialL2Loss
 from mmkd.losses.features.partial_l2 import margin_of_batch_norm as margin_of_batch_norm
 from mmkd.losses.features.partial_l2 import partial_l2 as partial_l2
+from mmkd.losses.features.residual_attention import (
+    ResidualAttentionLoss as ResidualAttentionLoss,
+)
+from mmkd.losses.features.residual_attention import residual_attention as residual_attention
 from mmkd.losses.features.softmax_regression import (
     SoftmaxRegressionLoss as SoftmaxRegressionLoss,
 )

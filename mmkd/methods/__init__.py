@@ -33,6 +33,7 @@ from mmkd.methods import fsp as fsp
 from mmkd.methods import ft as ft
 from mmkd.methods import funmatch as funmatch
 from mmkd.methods import gdkd as gdkd
+from mmkd.methods import heteroakd as heteroakd
 from mmkd.methods import ickd as ickd
 from mmkd.methods import id as id
 from mmkd.methods import ifvd as ifvd

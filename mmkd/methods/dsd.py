@@ -1,4 +1,6 @@
-"""DSD: which classes overlap, its category-wise similarity."""
+"""DSD: how attention changes from layer to layer, and which classes overlap."""
+
+from collections.abc import Sequence
 
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
@@ -6,27 +8,57 @@ from mmkd.registry import METHODS
 
 
 @METHODS.register_module(name='dsd')
-@needs(tasks=('segmentation',), paper='Feng et al., TIP 2021')
-def dsd(pair: Pair, weight: float = 10 / 2048**2, tau: float = 4.0, pool: int = 2) -> Plan:
-    """Any two classes of the student overlap as they do in the teacher: their logits over places.
+@needs(tasks=('segmentation',), paper='Feng et al., TIP 2021, arXiv 2107.08591')
+def dsd(
+    pair: Pair,
+    weight: float = 10 / 2048**2,
+    tau: float = 4.0,
+    pool: int = 2,
+    pixel: float = 1000 / 8192,
+    layers: Sequence[str] | None = None,
+) -> Plan:
+    """Attention changes between layers, and any two classes overlap, as they do in the teacher.
 
-    The category-wise similarity; the pixel-wise one, of attention maps of several layers, is not
-    in it.
+    The category-wise similarity is of logits over places; the pixel-wise one is of the differences
+    between maps of attention, which the paper takes of several layers.
 
-    Default: CIRKD's comparison has 10 of a value that falls with the squared number P of pooled
-    places; here it does not, and the weight is 10 / P² for the 32×64 of its crops. That is little:
-    the similarity alone wants more, such as ``weight=0.1``, which was not tried.
+    Defaults: those of CIRKD's comparison, where the layers are the last features and the logits. It
+    has 10 of a category term that falls with the squared number P of pooled places; here it does
+    not, and the weight is 10 / P² for the 32×64 of its crops. That is little: the similarity alone
+    wants more, such as ``weight=0.1``, which was not tried. It has 1000 of a pixel term that falls
+    with the number of places, here 1000 over the 64×128 of them.
 
     Args:
         pair: The pair.
-        weight: Of the objective.
+        weight: Of the category-wise objective; 0: none.
         tau: Temperature of the distributions over places.
         pool: Side of the windows that are averaged first.
+        pixel: Weight of the pixel-wise objective; 0: none.
+        layers: Points or paths of its layers, two or more, such as ``['auto:stages[1]',
+            'auto:stages[2]', 'auto:stages[3]']``.
     """
-    objective = dict(
-        loss=dict(type='ChannelGramLoss', kind='dsd', tau=tau, pool=pool),
-        **pair.on('logits'),
-        connectors=dict(teacher='auto'),
-        weight=weight,
-    )
-    return Plan(objectives=dict(dsd=objective), taps=dict(logits='auto'))
+    taps = dict(logits='auto')
+    objectives: dict = {}
+    if weight:
+        objectives['dsd'] = dict(
+            loss=dict(type='ChannelGramLoss', kind='dsd', tau=tau, pool=pool),
+            **pair.on('logits'),
+            connectors=dict(teacher='auto'),
+            weight=weight,
+        )
+    if pixel:
+        names = ['feat', 'logits']
+        taps['feat'] = 'auto:feature'
+        if layers is not None:
+            names = [f'layer{k}' for k in range(len(layers))]
+            taps = dict(logits='auto') if weight else {}
+            taps |= dict(zip(names, layers, strict=True))
+        objectives['dsd_pixel'] = dict(
+            loss=dict(type='ResidualAttentionLoss'),
+            reads=dict(
+                student=[f'{pair.student}.{name}' for name in names],
+                teacher=[f'{pair.teacher}.{name}' for name in names],
+            ),
+            weight=pixel,
+        )
+    return Plan(objectives=objectives, taps=taps)

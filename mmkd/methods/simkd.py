@@ -1,16 +1,15 @@
 """SimKD: the student's classifier is the teacher's, behind a projector."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
 
-HEAD = 'model.decode_head'
-
 
 @METHODS.register_module(name='simkd')
-@needs(tasks=('segmentation',), paper='Chen et al., CVPR 2022, arXiv 2203.14001')
+@needs(tasks=('segmentation', 'classification'), paper='Chen et al., CVPR 2022, arXiv 2203.14001')
 def simkd(
     pair: Pair,
     weight: float = 1.0,
@@ -22,8 +21,10 @@ def simkd(
 
     Only features are compared, by squares: behind them both are the same. The student ships with
     projector and classifier, which ``mmkd export`` writes with it: its parameters grow, and its
-    config needs mmkd. Nothing is published for label maps; the classifier is ``conv_seg``, the
-    features are what it reads.
+    config needs mmkd. Of images, as in the paper, the projector is on the map before pooling, and
+    student and teacher end in a linear layer ``head.fc`` behind it, as mmkd's and those of
+    mmpretrain's LinearClsHead do. Of label maps nothing is published; the classifier is
+    ``conv_seg``, the features are what it reads.
 
     Defaults: the authors' bottleneck with factor 2, weight 1 of the mean square over everything,
     no loss of labels and none of logits, as their script's; nothing is converted. They bring the
@@ -36,6 +37,25 @@ def simkd(
         channels: Of what the teacher's classifier reads; None: as its config says.
         task_weight: Of the student's own losses, which reach the projector through the classifier.
     """
+    objective = dict(
+        loss=dict(type='FeatureMatchingLoss'),
+        **pair.on('feat'),
+        connectors=dict(student='auto'),
+        weight=weight,
+    )
+    borrow, student, teacher = _for_maps, 'auto:feature', 'auto:feature'
+    if pair.kind == 'classification':
+        borrow, student, teacher = _for_images, 'projector', 'auto:stages[-1]'
+    return Plan(
+        objectives=dict(simkd=objective),
+        member_taps={pair.student: dict(feat=student), pair.teacher: dict(feat=teacher)},
+        cfg_options={pair.student: borrow(pair, channels, factor)},
+        task_weight=task_weight,
+    )
+
+
+def _for_maps(pair: Pair, channels: int | None, factor: int) -> dict[str, Any]:
+    """Return the options that make a segmentor's head borrow."""
     student, teacher = (pair.models.get(one) for one in (pair.student, pair.teacher))
     own, theirs = (getattr(one, 'decode_head', None) for one in (student, teacher))
     config = getattr(own, '_config', None)
@@ -46,12 +66,64 @@ def simkd(
             "how many channels its classifier reads. Mend: dict(type='simkd', channels=512); or "
             'a head of its own, mmkd.BorrowedClassifier, in the config of the student'
         )
-    classes = [getattr(one, 'num_classes', None) for one in (own, theirs)]
-    if None not in classes and len(set(classes)) > 1:
+    _check_classes(pair, (own,), (theirs,))
+    head = dict(
+        _delete_=True,
+        type='mmkd.BorrowedClassifier',
+        head=dict(config),
+        channels=channels,
+        factor=factor,
+        pretrained=_checkpoint(pair),
+    )
+    return {'model.decode_head': head}
+
+
+def _for_images(pair: Pair, channels: int | None, factor: int) -> dict[str, Any]:
+    """Return the options that make a classifier of images borrow."""
+    student, teacher = (pair.models.get(one) for one in (pair.student, pair.teacher))
+    config = getattr(student, '_config', None)
+    head = getattr(teacher, 'head', None)
+    for one in (teacher, head):
+        channels = getattr(one, 'in_channels', None) if channels is None else channels
+    kind = getattr(student, 'type_name', '')
+    if not isinstance(config, Mapping) or kind != 'ImageClassifier' or 'in_channels' not in config:
         pair.fail(
-            f'the student would say what the teacher says, but it has {classes[0]} classes and the '
-            f'teacher {classes[1]}. Mend: a teacher of the same classes'
+            'of images the student must be the config of a mmkd.ImageClassifier, got '
+            f'{kind or type(student).__name__}. Mend: its backbone in one, dict(type='
+            "'mmkd.ImageClassifier', backbone=dict(…), num_classes=10, in_channels=64)"
         )
+    if not isinstance(channels, int):
+        pair.fail(
+            'the config of the teacher must say how many channels its classifier reads. Mend: '
+            "dict(type='simkd', channels=512)"
+        )
+    _check_classes(pair, (student,), (teacher, head))
+    model = dict(
+        _delete_=True,
+        **{key: value for key, value in config.items() if key != 'type'},
+        type='mmkd.BorrowedImageClassifier',
+        channels=channels,
+        factor=factor,
+        pretrained=_checkpoint(pair),
+    )
+    return dict(model=model)
+
+
+def _check_classes(pair: Pair, own: tuple, theirs: tuple) -> None:
+    """Refuse a teacher of other classes, where both configs say how many there are."""
+    found: list[Any] = []
+    for parts in (own, theirs):
+        numbers = [getattr(part, 'num_classes', None) for part in parts]
+        found.append(next((n for n in numbers if n is not None), None))
+    if None not in found and len(set(found)) > 1:
+        pair.fail(
+            f'the student would say what the teacher says, but it has {found[0]} classes and the '
+            f'teacher {found[1]}. Mend: a teacher of the same classes'
+        )
+
+
+def _checkpoint(pair: Pair) -> str:
+    """Return the file of the teacher, whose classifier is taken."""
     checkpoint = pair.checkpoints.get(pair.teacher)
     if checkpoint is None:  # a built teacher has weights, but no config could say which
         pair.fail(
@@ -59,23 +131,4 @@ def simkd(
             "checkpoint, so that a random one would be kept. Mend: teacher=dict(cfg='….py', "
             "checkpoint='….pth'), of a built teacher as well"
         )
-    head = dict(
-        _delete_=True,
-        type='mmkd.BorrowedClassifier',
-        head=dict(config),
-        channels=channels,
-        factor=factor,
-        pretrained=checkpoint,
-    )
-    objective = dict(
-        loss=dict(type='FeatureMatchingLoss'),
-        **pair.on('feat'),
-        connectors=dict(student='auto'),
-        weight=weight,
-    )
-    return Plan(
-        objectives=dict(simkd=objective),
-        taps=dict(feat='auto:feature'),
-        cfg_options={pair.student: {HEAD: head}},
-        task_weight=task_weight,
-    )
+    return checkpoint

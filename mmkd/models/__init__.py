@@ -6,6 +6,9 @@ from mmkd.models.backbones.espnet import ESPNet as ESPNet
 from mmkd.models.backbones.espnet import espnet_state_dict as espnet_state_dict
 from mmkd.models.backbones.hf_vision_backbone import HFVisionBackbone as HFVisionBackbone
 from mmkd.models.backbones.wide_resnet import WideResNet as WideResNet
+from mmkd.models.classifiers.borrowed_image_classifier import (
+    BorrowedImageClassifier as BorrowedImageClassifier,
+)
 from mmkd.models.classifiers.hf_text_classifier import HFTextClassifier as HFTextClassifier
 from mmkd.models.classifiers.image_classifier import ImageClassifier as ImageClassifier
 from mmkd.models.data_preprocessor import TextDataPreprocessor as TextDataPreprocessor

@@ -35,6 +35,8 @@ from references import (
     partial_l2,
     pixel_wise_kl,
     relations,
+    reliability_mix,
+    residual_attention,
     soft_jaccard,
     variational_information,
 )
@@ -271,6 +273,20 @@ def flow_module(loss_weight: float) -> Loss:
     return loss
 
 
+def layers_of(x: Tensor, teacher: Tensor) -> list[Tensor]:
+    """Return two layers, of which the second is the teacher's in both."""
+    return [x, teacher[:, :1].detach()]
+
+
+def residual_module(loss_weight: float) -> Loss:
+    loss = losses.ResidualAttentionLoss(loss_weight=loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        layers_of(student, teacher), layers_of(teacher, teacher), mask
+    )
+    return loss
+
+
 def labels_of(x: Tensor) -> Tensor:
     """Return labels of all classes, and of none, in a pattern that tiles of (2, 3, 4) repeat."""
     places = (x.shape[0], *x.shape[2:])
@@ -342,6 +358,43 @@ def through_exit_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -
     labels = labels_of(student)
     ce = decoupled_kl.mixed_target_ce(logits, teacher, labels, 0.0, mask)
     return 0.7 * ce + 0.3 * pixel_wise_kl.pixel_wise_kl(logits, teacher, 3.0, 'forward', mask)
+
+
+def exits_of(channels: tuple[int, int], loss_weight: float = 1.0) -> Loss:
+    """Return exits of known weights to five classes."""
+    loss = losses.MixedExitLoss(
+        5, 0.7, 0.3, 2.0, 'places', 255, *channels, loss_weight=loss_weight
+    ).double()
+    for k, head in enumerate(loss.exits.values()):
+        size = head.weight.numel()
+        head.weight.data.copy_((torch.arange(size) + k).cos().view(head.weight.shape))
+        head.bias.data.copy_((torch.arange(5) + k).sin())
+    return loss
+
+
+def exits_by_labels(loss_weight: float) -> Loss:
+    loss = exits_of((5, 7), loss_weight)
+    forward = loss.forward
+    loss.forward = lambda student, teacher, mask=None: forward(
+        student, teacher, labels_of(student), mask
+    )
+    return loss
+
+
+def through_exits(student: Tensor, teacher: Tensor, mask: Tensor | None) -> Tensor:
+    loss = exits_of((student.shape[1], teacher.shape[1]))
+    return loss(student, teacher, labels_of(student), mask)
+
+
+def through_exits_slowly(student: Tensor, teacher: Tensor, mask: Tensor | None) -> float:
+    loss, said = exits_of((student.shape[1], teacher.shape[1])), []
+    for head, x in zip(loss.exits.values(), (student, teacher), strict=True):
+        each = torch.einsum('kc,nchw->nkhw', head.weight[:, :, 0, 0].detach(), x)
+        said.append(each + head.bias.detach().view(1, -1, 1, 1))
+    labels = labels_of(student)
+    wrong = sum(reliability_mix.mean_label_ce(x, labels, mask) for x in said)
+    mix = reliability_mix.reliability_mix(*said, labels, 2.0, 'places', mask)
+    return 0.7 * mix + 0.3 * wrong
 
 
 def keys_of(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -504,6 +557,31 @@ CASES = [
             left_out=dict(zero_with_zero_gradient='a cross-entropy: its minimum is an entropy'),
         )
         for alpha in (0.0, 0.3, 1.0)
+    ),
+    *(
+        Case(
+            f'reliability_mix {over}',
+            function=with_labels(losses.reliability_mix, tau=2.0, over=over),
+            reference=with_labels(reliability_mix.reliability_mix, tau=2.0, over=over),
+            module=labelled(losses.ReliabilityMixLoss, tau=2.0, over=over),
+            shapes=RANKS,
+            half=1e-4,
+            left_out=dict(gradcheck='the target gets no gradient: it has a test of its own')
+            | ({} if over == 'places' else dict(zero_with_zero_gradient='a cross-entropy')),
+        )
+        for over in ('places', 'classes')
+    ),
+    Case(
+        'mixed_exit',
+        function=through_exits,
+        reference=through_exits_slowly,
+        module=exits_by_labels,
+        teacher=(2, 7, 3, 4),
+        half=1e-4,
+        left_out=dict(
+            zero_with_zero_gradient='labels are learned too',
+            gradcheck='the target gets no gradient: it has a test of its own',
+        ),
     ),
     Case(
         'exit',
@@ -741,6 +819,22 @@ CASES = [
             large=300,
         )
         for power in (1.0, 2.0)
+    ),
+    Case(
+        'residual_attention',
+        function=lambda student, teacher, mask: losses.residual_attention(
+            layers_of(student, teacher), layers_of(teacher, teacher), mask=mask
+        ),
+        reference=lambda student, teacher, mask: residual_attention.residual_attention(
+            layers_of(student, teacher), layers_of(teacher, teacher), mask=mask
+        ),
+        module=residual_module,
+        teacher=(2, 7, 3, 4),
+        same=lambda x: 2 * x,
+        exact=1e-14,
+        shapes=RANKS[1:],
+        half=1e-4,
+        large=300,
     ),
     Case(
         'partial_l2 batch',

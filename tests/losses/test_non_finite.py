@@ -163,6 +163,20 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         ),
         {},
     ),
+    **{
+        ('ReliabilityMixLoss', over): (
+            pair(K['ReliabilityMixLoss'](over=over), labels=torch.arange(32).view(2, 4, 4) % 3),
+            {},
+        )
+        for over in ('places', 'classes')
+    },
+    ('MixedExitLoss', ''): (
+        pair(
+            K['MixedExitLoss'](3, student_channels=3, teacher_channels=3),
+            labels=torch.arange(32).view(2, 4, 4) % 3,
+        ),
+        {},
+    ),
     ('LearnedTemperatureKLLoss', ''): (pair(K['LearnedTemperatureKLLoss']()), {}),
     ('LocalizationKLLoss', ''): (pair(K['LocalizationKLLoss'](edges=1)), {}),
     ('TopKDecoupledKLLoss', ''): (pair(K['TopKDecoupledKLLoss'](k=1)), {}),
@@ -261,6 +275,12 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     },
     ('HierarchicalContextLoss', ''): (
         lambda student, **mask: K['HierarchicalContextLoss']()([student], [draw(*SHAPE)], **mask),
+        {},
+    ),
+    ('ResidualAttentionLoss', ''): (
+        lambda student, **mask: K['ResidualAttentionLoss']()(
+            [student, student[:, :1]], [draw(*SHAPE), draw(*SHAPE)[:, :1]], **mask
+        ),
         {},
     ),
     ('CrossLevelLoss', 'brought'): (crossed(0), dict(mask=None)),

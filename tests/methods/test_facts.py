@@ -19,6 +19,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
         'cirkd-memory',
         'crd',
         'dkd',
+        'heteroakd',
         'id',
         'ifvd',
         'kdcl',
@@ -55,7 +56,10 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['srrl'].weights == ('conv-bn-relu',)
     assert told['crosskd'].weights == ('1×1 convolution where channels differ',)
     assert told['simkd'].weights[0] == 'layers of BorrowedClassifier'
+    assert 'layers of BorrowedImageClassifier' in told['simkd'].weights
     assert told['ofa'].weights == ('layers of ExitLoss',)
+    assert told['heteroakd'].weights == ('layers of MixedExitLoss',)
+    assert told['heteroakd'].reads == ('stages', 'logits', 'batch.labels')
     assert told['fitnet'].weights[:2] == ('1×1 convolution', 'conv-bn-relu')
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
     assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)

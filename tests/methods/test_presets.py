@@ -160,7 +160,7 @@ BY_FORMULA = {
     # tests/methods/test_ld.py
     'ld',
     # tests/methods/test_teacher_head_presets.py
-    *('crosskd', 'ofa', 'simkd', 'srrl'),
+    *('crosskd', 'heteroakd', 'ofa', 'simkd', 'srrl'),
     # tests/methods/test_where_presets.py
     *('bpkd', 'ifvd'),
     # tests/methods/test_relations.py

@@ -155,8 +155,31 @@ def test_dsd() -> None:
         x = F.softmax(x / 4, -1)
         similar.append(torch.bmm(x, x.mT))
     expected = 10 * ((similar[0] - similar[1]) ** 2).mean().item()
-    assert value('segmentation', 'dsd', student, teacher) == pytest.approx(expected)
+    found = value('segmentation', 'dsd', student, teacher, pixel=0.0)
+    assert found == pytest.approx(expected)
     assert objectives('segmentation', 'dsd')['dsd']['on'] == 'logits'
+
+
+def test_dsd_of_pixels() -> None:
+    """CIRKD's 1000 of CriterionPSD, of the last features and of logits at 512×1024 and stride 8."""
+    one = objectives('segmentation', 'dsd')['dsd_pixel']
+    assert one['reads'] == dict(
+        student=['student.feat', 'student.logits'], teacher=['teacher.feat', 'teacher.logits']
+    )
+    sides = [[x, y] for x, y in zip(maps(2, 24, 64, 128), maps(2, 19, 64, 128), strict=True)]
+    residuals = []
+    for side in sides:
+        low, high = (F.normalize(x.pow(2).mean(1).view(2, -1)) for x in side)
+        residuals.append(F.normalize(high - low))
+    expected = 1000 * (residuals[0] - residuals[1]).pow(2).mean()
+    found = one['weight'] * build_part(dict(one['loss']))(*sides)
+    torch.testing.assert_close(found, expected)
+    assert found > 0.1
+    layers = [f'auto:stages[{k}]' for k in (1, 2, 3)]
+    plan = find_method('dsd')(pair_of('segmentation', 'dsd'), weight=0.0, layers=layers)
+    assert list(plan.objectives) == ['dsd_pixel']
+    assert plan.taps == {f'layer{k}': one for k, one in enumerate(layers)}
+    assert len(learn(distiller(dict(type='dsd', layers=layers), segmentor, 4, 8), batch())) == 2
 
 
 @pytest.mark.parametrize('task', BOTH)
@@ -220,7 +243,7 @@ def test_a_step_of_two_segmentors_teaches_the_student(name: str) -> None:
     """Of other widths; the probe before it sees one image."""
     model = distiller(name, segmentor, 4, 8)
     found = learn(model, batch(3) if name == 'rkd' else batch())
-    assert len(found) == dict(rkd=2, fsp=3).get(name, 1)
+    assert len(found) == dict(rkd=2, fsp=3, dsd=2).get(name, 1)
     assert model.student.backbone.stem[0].weight.grad.abs().sum() > 0
 
 

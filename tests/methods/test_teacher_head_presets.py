@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.classification import classifier
-from helpers.runs import need_mmdet
+from helpers.classification import config as config_of_images
+from helpers.runs import need_mmdet, train
 from helpers.tiny import batch, build, distiller, segmentor, sgd
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
@@ -19,9 +20,9 @@ from torch import Tensor
 from mmkd.distiller.export import export_student
 from mmkd.distiller.objectives.through import aligned
 from mmkd.losses import binary_kl
-from mmkd.methods import expand
-from mmkd.models import BorrowedClassifier
-from mmkd.tasks import generated_batch
+from mmkd.methods import Pair, expand, find_method
+from mmkd.models import BorrowedClassifier, BorrowedImageClassifier
+from mmkd.tasks import Classification, Described, generated_batch
 
 
 def of_method(method: Any, **overrides: Any) -> Any:
@@ -256,6 +257,86 @@ def test_ofa_without_the_logits_term() -> None:
     assert list(of_method(dict(type='ofa', logits=0.0, stages=2)).objectives) == ['exit0', 'exit1']
 
 
+# ---------------------------------------------------------------------- HeteroAKD
+
+
+def hetero_of_others(s: Tensor, t: Tensor, labels: Tensor, tau: float = 4.0) -> tuple[Tensor, ...]:
+    """Return the mix and the labels' term of an implementation by others, of maps of one size."""
+    valid = (labels != 255).unsqueeze(1).float()
+    one_hot = F.one_hot(labels.masked_fill(labels == 255, 0), s.shape[1]).movedim(-1, 1).float()
+    bce = torch.nn.BCEWithLogitsLoss(reduction='none')
+    h_s, h_t = bce(s, one_hot), bce(t, one_hot)
+    share = 1 - h_t / (h_t + h_s + 1e-6)
+    hybrid = share * t + (1 - share) * s
+    importance = h_s + (h_s - bce(hybrid, one_hot)).clamp(min=0)
+    importance = importance.masked_fill(valid.expand_as(importance) == 0, -torch.inf)
+    weights = importance.flatten(2).softmax(2).reshape(importance.shape)
+    p, q = (hybrid / tau).sigmoid(), (s / tau).sigmoid()
+    each = p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()
+    projection = ((h_s + h_t) * valid).sum() / (valid.sum() * s.shape[1])
+    return (each * weights).sum((2, 3)).mean() * tau**2, projection
+
+
+def test_heteroakd_of_label_maps_is_the_formula_of_others() -> None:
+    """Weight 1 of both terms on the last stage, 0.1 of plain distillation at τ = 4."""
+    model = of_method('heteroakd')
+    assert list(model.objectives) == ['mixed1', 'pixel']
+    record = seen(model, batch(ignore=0.3))
+    loss = model.objectives['mixed1'].loss
+    s, t = (loss.exits[side](record[side]['deep1']) for side in ('student', 'teacher'))
+    labels = F.interpolate(record.batch.labels[:, None].float(), size=s.shape[2:]).long()[:, 0]
+    assert (labels == 255).any()
+    mix, projection = hetero_of_others(s.double(), t.double(), labels)
+    value = model.objectives['mixed1'](record)['mixed1.loss']
+    assert value.item() == pytest.approx((1.0 * mix + 1.0 * projection).item(), rel=1e-4)
+    assert mix > 1e-4
+    log_s, log_t = ((record[side]['logits'] / 4).log_softmax(1) for side in ('student', 'teacher'))
+    kl = (log_t.exp() * (log_t - log_s)).sum(1).mean() * 4**2
+    value = model.objectives['pixel'](record)['pixel.loss']
+    assert value.item() == pytest.approx(0.1 * kl.item(), rel=1e-4)
+
+
+def test_heteroakd_of_images() -> None:
+    """The same formula on the exits of pooled stages, whose places are the images of the batch."""
+    model = of_images(dict(type='heteroakd', kd=20.0, ce=3.0, logits=0.0, stages=2))
+    assert list(model.objectives) == ['mixed1', 'mixed2']
+    record = seen(model, generated_batch(4, (32, 32), model.task))
+    for k, channels in ((1, 32), (2, 16)):
+        loss, row = model.objectives[f'mixed{k}'].loss, []
+        assert loss.exits['student'].in_channels == channels
+        for side in ('student', 'teacher'):
+            pooled = record[side][f'deep{k}'].mean((2, 3), keepdim=True)
+            row.append(loss.exits[side](pooled).flatten(1).T[None, ..., None].double())
+        mix, projection = hetero_of_others(*row, record.batch.labels[None, :, None])
+        value = model.objectives[f'mixed{k}'](record)[f'mixed{k}.loss']
+        assert value.item() == pytest.approx((20 * mix + 3 * projection).item(), rel=1e-4)
+
+
+def test_heteroakd_trains_student_and_exits_and_leaves_none_in_the_student() -> None:
+    """From a teacher of other classes too, where the logits are left out."""
+    method = dict(type='heteroakd', logits=0.0, over='classes')
+    teacher = dict(model=segmentor(8, num_classes=5), allow_untrained=True)
+    model = of_method(method, teacher=teacher)
+    own = dict(model.objectives.named_parameters())
+    assert len(own) == 4
+    before = {key: p.detach().clone() for key, p in own.items()}
+    stem = model.student.backbone.stem[0].weight.detach().clone()
+    logs = model.train_step(batch(), sgd(model, 0.1))
+    assert logs['mixed1.loss'] > 0
+    assert not any(torch.equal(p, before[key]) for key, p in own.items())
+    assert not torch.equal(stem, model.student.backbone.stem[0].weight)
+    assert all(p.grad is None for p in model.teacher.parameters())
+    assert not [key for key in model.student.state_dict() if 'exit' in key]
+
+
+@pytest.mark.bad_input
+def test_heteroakd_of_no_stages() -> None:
+    with pytest.raises(ValueError, match="'heteroakd': stages are counted .* got 0. Mend: 1 or m"):
+        of_method(dict(type='heteroakd', stages=0))
+    with pytest.raises(ValueError, match='over must be'):
+        of_method(dict(type='heteroakd', over='pixels'))
+
+
 # ---------------------------------------------------------------------- SimKD
 
 
@@ -397,3 +478,156 @@ def test_simkd_of_a_teacher_whose_file_has_no_such_classifier(tmp_path: Path) ->
     own = BorrowedClassifier(head, channels=8, pretrained=str(tmp_path / 'other.pth'))
     with pytest.raises(RuntimeError, match='no classifier to borrow. Mend: the checkpoint'):
         own.init_weights()
+
+
+# ---------------------------------------------------------------------- SimKD of images
+
+
+def simkd_of_images(folder: Path, **options: Any) -> dict:
+    """Return the config of a Distiller of classifiers, whose teacher has a checkpoint."""
+    torch.manual_seed(5)
+    teacher = MODELS.build(classifier(8))
+    torch.save(dict(state_dict=teacher.state_dict()), folder / 'teacher.pth')
+    return dict(
+        type='mmkd.Distiller',
+        student=dict(model=classifier(4)),
+        teacher=dict(model=classifier(8), checkpoint=str(folder / 'teacher.pth')),
+        method=dict(type='simkd', **options),
+    )
+
+
+def images(model: Any) -> dict:
+    return generated_batch(4, (32, 32), model.task)
+
+
+def test_simkd_of_images_is_the_authors_on_maps_before_one_classifier(tmp_path: Path) -> None:
+    """nn.MSELoss of the projected map and the teacher's, weight 1; both pool and classify alike."""
+    model = build(simkd_of_images(tmp_path, weight=2.0))
+    own, theirs = model.student.head['fc'], model.teacher.head['fc']
+    assert torch.equal(own.weight, theirs.weight)
+    assert torch.equal(own.bias, theirs.bias)
+    assert [layer.out_channels for layer in model.student.projector[::3]] == [16, 16, 32]
+    record = seen(model, images(model))
+    student, teacher = (record[side]['feat'] for side in ('student', 'teacher'))
+    assert student.shape == teacher.shape == (4, 32, 8, 8)
+    inputs = record.batch.inputs
+    projected = model.student.projector(model.student.backbone(inputs)[-1])
+    expected = 2 * F.mse_loss(projected, model.teacher.backbone(inputs)[-1])
+    value = model.objectives['simkd'](record)['simkd.loss']
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert value > 0
+    torch.testing.assert_close(model.student(inputs), theirs(projected.mean((2, 3))))
+
+
+def test_simkd_of_images_trains_all_but_the_classifier(tmp_path: Path) -> None:
+    model = build(simkd_of_images(tmp_path))
+    before = copy.deepcopy(model.student.state_dict())
+    optimizer = sgd(model, 0.1)
+    for _ in range(2):
+        model.train_step(images(model), optimizer)
+    now = model.student.state_dict()
+    same = [key for key, x in now.items() if torch.equal(x, before[key])]
+    assert [key for key in same if not key.startswith('data_preprocessor')] == [
+        *('head.fc.weight', 'head.fc.bias')
+    ]
+
+
+def test_simkd_of_images_exports_a_student_that_predicts_as_the_distiller_does(
+    tmp_path: Path,
+) -> None:
+    cfg = prepared(Config(dict(default_scope='mmkd', model=simkd_of_images(tmp_path))))
+    with DefaultScope.overwrite_default_scope('mmkd'):
+        model = build(cfg.model.to_dict())
+        model.train_step(images(model), sgd(model))
+        model.eval()
+        meta = dict(cfg=cfg.pretty_text)
+        torch.save(dict(state_dict=model.state_dict(), meta=meta), tmp_path / 'iter_1.pth')
+        weights, path = export_student(tmp_path / 'iter_1.pth', tmp_path / 'out')
+        exported = Config.fromfile(path)
+        assert exported.custom_imports['imports'] == ['mmkd']
+        assert exported.model.pretrained is None, 'the classifier is in the weights'
+        plain = MODELS.build(exported.model.to_dict()).eval()
+        plain.init_weights()
+        state = torch.load(weights, weights_only=False)['state_dict']
+        plain.load_state_dict(state, strict=False)
+        x = model.data_preprocessor(images(model), False)['inputs']
+        with torch.no_grad():
+            assert torch.equal(plain(x), model(x))
+            assert not torch.equal(model(x), model.teacher(x))
+        for part in ('projector', 'head'):
+            lacking = {key: one for key, one in state.items() if not key.startswith(part)}
+            with pytest.raises(RuntimeError, match=f'lack the {part} of a BorrowedImage.*Mend'):
+                plain.load_state_dict(lacking, strict=False)
+
+
+def test_simkd_of_images_by_name_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
+    model = simkd_of_images(tmp_path)
+    model['student'] = dict(model=classifier(2))
+
+    def run(name: str, iters: int, resume: bool = False) -> Any:
+        return train(config_of_images(tmp_path, copy.deepcopy(model), iters, name), resume)
+
+    whole = run('whole', 4)
+    run('parts', 2)
+    parts = run('parts', 4, resume=True)
+    state, other = whole.model.state_dict(), parts.model.state_dict()
+    assert all(torch.equal(state[key], other[key]) for key in state)
+    assert any('student.projector.0.weight' in key for key in state)
+
+
+def test_simkd_of_images_takes_the_channels_of_a_linear_head() -> None:
+    """mmpretrain's classifiers say them there, and end in head.fc as well."""
+    head = dict(type='LinearClsHead', num_classes=3, in_channels=32)
+    teacher = Described(dict(type='ImageClassifier', head=head), 'mmpretrain')
+    models = dict(student=Described(classifier(4), 'mmkd'), teacher=teacher)
+    pair = Pair(Classification(3), models=models, checkpoints=dict(teacher='t.pth'))
+    plan = find_method('simkd')(pair)
+    made = plan.cfg_options['student']['model']
+    assert made == dict(
+        classifier(4),
+        _delete_=True,
+        type='mmkd.BorrowedImageClassifier',
+        channels=32,
+        factor=2,
+        pretrained='t.pth',
+    )
+    assert find_method('simkd')(pair, channels=9).cfg_options['student']['model']['channels'] == 9
+    models['teacher'] = Described(dict(type='ImageClassifier'), 'mmpretrain')
+    with pytest.raises(ValueError, match='must say how many channels .*Mend: dict'):
+        find_method('simkd')(pair)
+
+
+@pytest.mark.bad_input
+def test_simkd_of_images_of_pairs_that_it_is_not_for(tmp_path: Path) -> None:
+    config = simkd_of_images(tmp_path)
+    config['teacher'] = dict(model=classifier(8, 5), allow_untrained=True)
+    with pytest.raises(ValueError, match='has 3 classes and the teacher 5. Mend'):
+        build(config)
+    config = simkd_of_images(tmp_path)
+    config['student'] = MODELS.build(classifier(4))
+    with pytest.raises(ValueError, match='of images the student must be the config of a mmkd.*Me'):
+        build(config)
+    config = simkd_of_images(tmp_path)
+    config['teacher'] = dict(model=classifier(8), allow_untrained=True)
+    with pytest.raises(ValueError, match='a random one would be kept. Mend: teacher=dict'):
+        build(config)
+    torch.save(dict(state_dict=dict(x=torch.zeros(1))), tmp_path / 'other.pth')
+    options = dict(num_classes=3, in_channels=16, channels=32)
+    backbone = dict(type='CIFARResNet', depth=8, base_channels=4)
+    own = BorrowedImageClassifier(backbone, pretrained=str(tmp_path / 'other.pth'), **options)
+    with pytest.raises(RuntimeError, match='no classifier to borrow. Mend: the checkpoint of an'):
+        own.init_weights()
+    wrong = BorrowedImageClassifier(backbone, **options | dict(in_channels=8))
+    with pytest.raises(ValueError, match='a projector of in_channels=8 reads a map .*Mend: in_c'):
+        wrong(torch.zeros(2, 3, 32, 32))
+
+
+def test_a_borrowed_image_classifier_is_initialised_once() -> None:
+    backbone = dict(type='CIFARResNet', depth=8, base_channels=4)
+    own = BorrowedImageClassifier(backbone, num_classes=3, in_channels=16, channels=32)
+    before = copy.deepcopy(own.state_dict())
+    own.init_weights()
+    first = copy.deepcopy(own.state_dict())
+    assert not torch.equal(first['projector.0.weight'], before['projector.0.weight'])
+    own.init_weights()
+    assert all(torch.equal(x, first[key]) for key, x in own.state_dict().items())

@@ -51,11 +51,21 @@ def binary_kl(
     check_mask(mask, student)
     with no_autocast(student):
         student, teacher = (fill_masked(x, mask) / tau for x in widen(student, teacher.detach()))
-        # From logits on both sides a confident class loses no digits, and equal ones add exactly 0.
-        yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
-        no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
         valid = count_valid(student, mask)
-        return tau**2 * (yes + no).sum() / valid
+        return tau**2 * bernoulli_kl(student, teacher).sum() / valid
+
+
+def bernoulli_kl(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return KL(teacher‖student) of a yes or no, logit by logit.
+
+    >>> import torch
+    >>> bernoulli_kl(torch.zeros(1), torch.tensor([3.]).log())
+    tensor([0.1308])
+    """
+    # From logits on both sides a confident class loses no digits, and equal ones add exactly 0.
+    yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return yes + no
 
 
 @MODELS.register_module()

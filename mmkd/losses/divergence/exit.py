@@ -127,13 +127,8 @@ class ExitLoss(Loss):
         _check(student, teacher)
         with no_autocast(student):
             stage, last = widen(student, teacher.detach())
-            stage = _filled(stage, counted(mask, weight))
-            if last.dim() == 2:
-                stage = stage.mean((2, 3), keepdim=True)
-            logits = call_in_dtype(self.head, stage)
-            if last.dim() == 2:
-                logits = logits.flatten(1)
-            elif last.shape[2:] != logits.shape[2:]:
+            logits = say(self.head, stage, counted(mask, weight), last.dim() == 2)
+            if last.dim() == 4 and last.shape[2:] != logits.shape[2:]:
                 size = logits.shape[2:]
                 last = F.interpolate(last, size=size, mode='bilinear', align_corners=False)
             value = logits.new_zeros(())
@@ -160,11 +155,27 @@ class ExitLoss(Loss):
         )
 
 
-def _filled(stage: Tensor, counts: Tensor | None) -> Tensor:
-    """Put 0 where nothing counts: what lies there would reach the gradient of the head."""
-    if counts is None or counts.dim() == 3:
-        return fill_masked(stage, counts)
-    return fill_masked(stage, counts[:, None, None])
+def say(head: nn.Module, stage: Tensor, counts: Tensor | None, pooled: bool) -> Tensor:
+    """Return what an exit says of a stage (N, C, H, W): a class map, or logits (N, K) of images.
+
+    Args:
+        head: From the stage to the classes.
+        stage: In float32 or wider.
+        counts: Bool (N, H, W), or (N,) of images: what counts; None: all.
+        pooled: Whether images have a class, and a stage is averaged over its places first.
+
+    >>> import torch
+    >>> say(nn.Identity(), torch.tensor([[[[1., 3.]]]]), None, pooled=True)
+    tensor([[2.]])
+    """
+    # what lies where nothing counts would reach the gradient of the head
+    if counts is not None and counts.dim() == 1:
+        counts = counts[:, None, None]
+    stage = fill_masked(stage, counts)
+    if pooled:
+        stage = stage.mean((2, 3), keepdim=True)
+    logits = call_in_dtype(head, stage)
+    return logits.flatten(1) if pooled else logits
 
 
 def _check(student: Tensor, teacher: Tensor) -> None:

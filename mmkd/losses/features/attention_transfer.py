@@ -54,7 +54,7 @@ def attention_transfer(
         >>> attention_transfer(student, teacher)  # (1, 0) against (0, 1)
         tensor(2.)
     """
-    _check_power(power)
+    check_power(power)
     if student.dim() < 3 or (len(student), student.shape[2:]) != (len(teacher), teacher.shape[2:]):
         raise ValueError(
             'attention transfer needs maps (N, C, *S) of one size, with any channels, got student '
@@ -73,15 +73,29 @@ def attention_transfer(
 
 def _attention(x: Tensor, power: float, mask: Tensor | None) -> Tensor:
     """Return Q (N, P)."""
-    x = fill_masked(x, mask).flatten(2)
+    return unit_vectors(energy_of(fill_masked(x, mask), power).flatten(1))
+
+
+def energy_of(x: Tensor, power: float) -> Tensor:
+    r"""Return the sum over channels of |x|^p, (N, \*S), but for a factor of each image.
+
+    >>> energy_of(torch.tensor([[[3., 0.], [1., -1.]]]), 2)  # (9 + 1, 0 + 1) / 3²
+    tensor([[1.1111, 0.1111]])
+    """
     # Scaled by the largest entry first, so that powers and their sums stay numbers of float32.
-    size = x.detach().abs().amax((1, 2), keepdim=True)
+    size = x.detach().abs().amax(tuple(range(1, x.dim())), keepdim=True)
     x = x / size.where(size > torch.finfo(x.dtype).tiny, 1)
-    energy = x.square() if power == 2 else x.abs().pow(power)
-    return unit_vectors(energy.sum(1))
+    return (x.square() if power == 2 else x.abs().pow(power)).sum(1)
 
 
-def _check_power(power: float) -> None:
+def check_power(power: float) -> None:
+    """Refuse a power below 1.
+
+    Raises:
+        ValueError: Says why.
+
+    >>> check_power(1.0)
+    """
     check_positive('power', power)
     if power < 1:
         raise ValueError(
@@ -112,7 +126,7 @@ class AttentionTransferLoss(Loss):
         self, power: float = 2.0, loss_weight: float = 1.0, loss_name: str | None = None
     ) -> None:
         super().__init__(loss_weight, loss_name)
-        _check_power(power)
+        check_power(power)
         self.power = power
 
     def forward(

@@ -1,26 +1,17 @@
 """Flow of solution (FSP): what the channels of one layer and of a later one have in common."""
 
-from collections.abc import Callable
-
-import torch.nn.functional as F
 from torch import Size, Tensor
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.functional import (
-    fill_masked,
     masked_mean,
     measure,
     no_autocast,
     widen,
 )
+from mmkd.losses.relations.nodes import averaged_to, resized
 from mmkd.registry import MODELS
-
-_ADAPTIVE: dict[int, Callable[..., Tensor]] = {
-    1: F.adaptive_avg_pool1d,
-    2: F.adaptive_avg_pool2d,
-    3: F.adaptive_avg_pool3d,
-}
 
 
 def flow_of_solution(
@@ -84,28 +75,12 @@ def flow_of_solution(
 
 def _flow(a: Tensor, b: Tensor, own: Tensor | None, size: Size) -> Tensor:
     """Return G (N, C, C')."""
-    a, b = (_brought(x, own, size).flatten(2) for x in (a, b))
+    a, b = (averaged_to(x, own, size).flatten(2) for x in (a, b))
     if own is None:
         return a @ b.mT / a.shape[2]
-    measured = _resized(own, size).flatten(2)
+    measured = resized(own, size).flatten(2)
     total = measured.sum(2, keepdim=True)
     return (a * (measured / total.where(total > 0, total.new_ones(())))) @ b.mT
-
-
-def _brought(x: Tensor, own: Tensor | None, size: Size) -> Tensor:
-    """Return a map averaged to a size, over what counts; 0 where nothing does."""
-    if own is None:
-        return _resized(x, size)
-    own = _resized(own, x.shape[2:])
-    x = fill_masked(x, own.squeeze(1) > 0)
-    if x.shape[2:] == size:
-        return x
-    total = _resized(own, size)
-    return _resized(x * own, size) / total.where(total > 0, total.new_ones(()))
-
-
-def _resized(x: Tensor, size: Size) -> Tensor:
-    return x if x.shape[2:] == size else _ADAPTIVE[len(size)](x, tuple(size))
 
 
 def _check(student: Tensor, teacher: Tensor, student_next: Tensor, teacher_next: Tensor) -> None:

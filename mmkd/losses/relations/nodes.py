@@ -1,14 +1,20 @@
 """Nodes: places of a map that are averaged to fewer."""
 
+from collections.abc import Callable
 from math import ceil, prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Size, Tensor
 
-from mmkd.losses.functional import measure
+from mmkd.losses.functional import fill_masked, measure
 
 _POOL = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_ADAPTIVE: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
 
 
 def window_for(sizes: tuple[int, ...], nodes: int | None) -> int:
@@ -60,6 +66,37 @@ def _mean(x: Tensor, side: int, share: Tensor | None) -> Tensor:
 def _pooled(x: Tensor, side: int) -> Tensor:
     pool = _POOL[x.dim() - 2]
     return pool(x, side, side, ceil_mode=True, count_include_pad=False)
+
+
+def averaged_to(x: Tensor, own: Tensor | None, size: Size) -> Tensor:
+    r"""Return a map averaged to another size, over what counts; 0 where nothing does.
+
+    Args:
+        x: Map (N, C, \*S).
+        own: How much places count (N, 1, \*S) of any size; None: all alike.
+        size: Of what is returned.
+
+    >>> x, own = torch.tensor([[[1., 3., torch.nan, 5.]]]), torch.tensor([[[1., 1., 0., 2.]]])
+    >>> averaged_to(x, own, torch.Size([2]))
+    tensor([[[2., 5.]]])
+    """
+    if own is None:
+        return resized(x, size)
+    own = resized(own, x.shape[2:])
+    x = fill_masked(x, own.squeeze(1) > 0)
+    if x.shape[2:] == size:
+        return x
+    total = resized(own, size)
+    return resized(x * own, size) / total.where(total > 0, total.new_ones(()))
+
+
+def resized(x: Tensor, size: Size) -> Tensor:
+    r"""Return a map (N, C, \*S) whose places are the means of what they cover.
+
+    >>> resized(torch.tensor([[[1., 3.]]]), torch.Size([1]))
+    tensor([[[2.]]])
+    """
+    return x if x.shape[2:] == size else _ADAPTIVE[len(size)](x, tuple(size))
 
 
 def windows_of(x: Tensor, side: int, shift: tuple[int, int] = (0, 0)) -> Tensor:

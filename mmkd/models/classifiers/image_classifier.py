@@ -79,9 +79,12 @@ class ImageClassifier(BaseModel):
         """
         return answer(self.head['fc'](self._pool(inputs)), data_samples, mode)
 
-    def _pool(self, inputs: Tensor) -> Tensor:
+    def _last_map(self, inputs: Tensor) -> Tensor:
         maps = self.backbone(inputs)
-        x = maps[-1] if isinstance(maps, list | tuple) else maps
+        return maps[-1] if isinstance(maps, list | tuple) else maps
+
+    def _pool(self, inputs: Tensor) -> Tensor:
+        x = self._last_map(inputs)
         if x.shape[1] != self.head['fc'].in_features:
             raise ValueError(
                 f'in_channels={self.head["fc"].in_features}, but the last map of the backbone has '

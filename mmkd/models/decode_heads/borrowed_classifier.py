@@ -6,9 +6,8 @@ from typing import Any
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from mmkd.connectors.batch_norm import BatchNorm
+from mmkd.models.borrowed import borrow, bottleneck, check_whole, draw_bottleneck
 from mmkd.registry import MODELS, build_part
-from mmkd.utils.checkpoints import load_state_dict_file
 from mmkd.utils.checks import check_count, check_dict
 
 CLASSIFIER = 'decode_head.conv_seg'
@@ -70,7 +69,7 @@ class BorrowedClassifier(BaseModule):
                 'mmseg with one classifier'
             )
         classifier = nn.Conv2d(channels, own.out_channels, 1).requires_grad_(False)
-        projector = _projector(own.in_channels, channels, factor)
+        projector = bottleneck(own.in_channels, channels, factor)
         self.head.conv_seg = nn.Sequential(OrderedDict(projector=projector, classifier=classifier))
         self.head.dropout = None
 
@@ -101,42 +100,13 @@ class BorrowedClassifier(BaseModule):
         super().init_weights()
         if again:  # the projector would be drawn anew
             return
-        for layer in self.head.conv_seg.projector:
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
-            elif isinstance(layer, BatchNorm):
-                layer.reset_parameters()  # mmseg draws all of a conv_seg with deviation 0.01
-        if self.pretrained is None:
-            return
-        state = load_state_dict_file(self.pretrained)
-        keys = [f'{CLASSIFIER}.{name}' for name in ('weight', 'bias')]
-        prefix = next((one for one in ('', 'students.student.') if one + keys[0] in state), None)
-        if prefix is None:
-            raise RuntimeError(
-                f'{self.pretrained} has no {keys[0]}, so there is no classifier to borrow. Mend: '
-                'the checkpoint of a segmentor of mmseg with one decode head'
-            )
-        weights = {key.rpartition('.')[2]: state[prefix + key] for key in keys}
-        self.head.conv_seg.classifier.load_state_dict(weights)
+        draw_bottleneck(self.head.conv_seg.projector)  # mmseg draws all with deviation 0.01
+        if self.pretrained is not None:
+            classifier = self.head.conv_seg.classifier
+            borrow(classifier, self.pretrained, CLASSIFIER, 'a segmentor of mmseg with one head')
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        own = f'{prefix}head.conv_seg.'
-        there = {key.removeprefix(own).split('.')[0] for key in state_dict if key.startswith(own)}
-        lacking = [name for name in ('projector', 'classifier') if name not in there]
-        if lacking:  # without it what is loaded would predict noise, strict or not
-            raise RuntimeError(
-                f'these weights lack the {" and the ".join(lacking)} of a BorrowedClassifier '
-                f'({prefix}head.conv_seg), without which the student predicts nothing. Mend: the '
-                'weights that mmkd export wrote, whole'
-            )
+        own = f'{prefix}head.conv_seg'
+        parts = ('projector', 'classifier')
+        check_whole(state_dict, f'{own}.', parts, f'a BorrowedClassifier ({own})')
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _projector(channels: int, out_channels: int, factor: int) -> nn.Sequential:
-    """Return the authors' bottleneck."""
-    width = max(out_channels // factor, 1)
-    layers: list[nn.Module] = []
-    for given, made, size in ((channels, width, 1), (width, width, 3), (width, out_channels, 1)):
-        conv = nn.Conv2d(given, made, size, padding=size // 2, bias=False)
-        layers += [conv, BatchNorm(made), nn.ReLU()]
-    return nn.Sequential(*layers)

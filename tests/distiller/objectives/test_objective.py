@@ -925,6 +925,7 @@ def test_losses_say_which_arguments_are_class_logits() -> None:
         'MixedTargetCELoss',
         'NormalizedKLLoss',
         'PixelWiseKLLoss',
+        'ReliabilityMixLoss',
         'SoftJaccardLoss',
         'TopKDecoupledKLLoss',
         'WeightedSoftLabelsLoss',
