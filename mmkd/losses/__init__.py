@@ -9,6 +9,8 @@ from mmkd.losses.base import Many as Many
 from mmkd.losses.base import Map as Map
 from mmkd.losses.base import OfBatch as OfBatch
 from mmkd.losses.base import Running as Running
+from mmkd.losses.boxes.box_overlap import BoxOverlapLoss as BoxOverlapLoss
+from mmkd.losses.boxes.box_overlap import box_overlap as box_overlap
 from mmkd.losses.divergence.binary_kl import BinaryKLLoss as BinaryKLLoss
 from mmkd.losses.divergence.binary_kl import binary_kl as binary_kl
 from mmkd.losses.divergence.boosted_target_ce import BoostedTargetCELoss as BoostedTargetCELoss

@@ -15,6 +15,7 @@ from references import (
     assignment_kl,
     attention_transfer,
     binary_kl,
+    box_overlap,
     channel_wise_kl,
     decoupled_kl,
     dirichlet,
@@ -49,6 +50,7 @@ NO_MASK = dict.fromkeys(
 ONE_NODE = dict(one_place_is_finite='a single place has no pair, and is refused')
 NO_ZERO = 'a likelihood: its minimum depends on how the members scatter'
 OTHER_RULES = 'student and teacher are assigned by rules of their own: it has a test of its own'
+SPREAD = (0.5, 2.0, 0.3, 0.1)  # of boxes that are deltas of anchors
 MEMBERS = (3, 2, 5, 3, 4)
 RANKS_OF_FIVE = ((4, 5), (2, 5, 3), (1, 5, 2, 2, 2))  # the same of five channels
 RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
@@ -63,6 +65,13 @@ OTHERS = {
 def of(function: Callable, **options: Any) -> Compare:
     """Return a function of student, teacher and mask, of these options."""
     return lambda student, teacher, mask: function(student, teacher, mask=mask, **options)
+
+
+def boxes_of_a_level(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, **options: Any
+) -> Tensor:
+    """Return the overlap of boxes, three anchors a place."""
+    return losses.BoxOverlapLoss(**options)(student, teacher, mask=mask)
 
 
 def without_mask(function: Callable, **options: Any) -> Compare:
@@ -662,6 +671,30 @@ CASES = [
             half=1e-4,
         )
         for edges in (4, 2)
+    ),
+    *(
+        Case(
+            f'box_overlap {code} {penalty}',
+            function=partial(boxes_of_a_level, code=code, penalty=penalty, spread=SPREAD),
+            reference=of(box_overlap.box_overlap, code=code, penalty=penalty, spread=SPREAD),
+            module=partial(losses.BoxOverlapLoss, code, penalty, SPREAD),
+            shape=(2, 12, 3, 4),
+            shapes=((2, 12, 3), (1, 12, 2, 2, 2)),
+            exact=1e-14,
+            half=1e-4,
+            left_out=dict(
+                one_channel_is_finite='a box is four numbers',
+                **(
+                    dict.fromkeys(
+                        ('extreme_numbers_are_finite', 'thousand_channels_are_finite'),
+                        'a distance of exp(1e4) has overflowed, and must come out',
+                    )
+                    if code == 'exp'
+                    else {}
+                ),
+            ),
+        )
+        for code, penalty in product(('exp', 'relu', 'bins', 'deltas'), ('giou', 'log-iou'))
     ),
     *(
         Case(

@@ -165,6 +165,16 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ),
     ('LearnedTemperatureKLLoss', ''): (pair(K['LearnedTemperatureKLLoss']()), {}),
     ('LocalizationKLLoss', ''): (pair(K['LocalizationKLLoss'](edges=1)), {}),
+    **{
+        ('BoxOverlapLoss', code): (
+            pair(K['BoxOverlapLoss'](code)),
+            dict(
+                shape=(2, 16 if code == 'bins' else 8, 4, 4),
+                mask=MASK,
+            ),
+        )
+        for code in ('exp', 'relu', 'bins', 'deltas')
+    },
     ('TopKDecoupledKLLoss', ''): (pair(K['TopKDecoupledKLLoss'](k=1)), {}),
     **{
         ('SoftJaccardLoss', f'{metric} {scope}'): (pair(K['SoftJaccardLoss'](metric, scope)), {})
