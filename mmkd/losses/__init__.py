@@ -67,6 +67,9 @@ from mmkd.losses.features.feature_matching import FeatureMatchingLoss as Feature
 from mmkd.losses.features.feature_matching import feature_matching as feature_matching
 from mmkd.losses.features.focal_feature import FocalFeatureLoss as FocalFeatureLoss
 from mmkd.losses.features.focal_feature import focal_feature as focal_feature
+from mmkd.losses.features.global_context import ContextBlock as ContextBlock
+from mmkd.losses.features.global_context import GlobalContextLoss as GlobalContextLoss
+from mmkd.losses.features.global_context import global_context as global_context
 from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.features.hierarchical_context import (

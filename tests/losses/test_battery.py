@@ -24,6 +24,7 @@ from references import (
     feature_l1,
     feature_matching,
     focal_feature,
+    global_context,
     hierarchical_context,
     internal,
     intra_class_variation,
@@ -72,6 +73,30 @@ def boxes_of_a_level(
 ) -> Tensor:
     """Return the overlap of boxes, three anchors a place."""
     return losses.BoxOverlapLoss(**options)(student, teacher, mask=mask)
+
+
+def contexts(
+    loss_weight: float = 1.0, channels: int = 5, blocks: str = 'shared'
+) -> losses.GlobalContextLoss:
+    """Return global context with blocks that have moved, of a seed."""
+    loss = losses.GlobalContextLoss(blocks, channels, loss_weight).double()
+    generator = torch.Generator().manual_seed(3)
+    for parameter in loss.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    return loss
+
+
+def with_contexts(student: Tensor, teacher: Tensor, mask: Tensor | None, blocks: str) -> Tensor:
+    loss = contexts(channels=student.shape[1], blocks=blocks)
+    return loss.to(torch.promote_types(student.dtype, torch.float32))(student, teacher, mask)
+
+
+def with_contexts_slowly(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, blocks: str
+) -> float:
+    loss = contexts(channels=student.shape[1], blocks=blocks)
+    theirs = loss.ours if blocks == 'shared' else loss.theirs
+    return global_context.global_context(student, teacher, loss.ours, theirs, mask)
 
 
 def without_mask(function: Callable, **options: Any) -> Compare:
@@ -805,6 +830,21 @@ CASES = [
             both=dict(temperature=0.7, spatial=0.3, channel=2.0),
             alone=dict(spatial=0.0, channel=0.0),
         ).items()
+    ),
+    *(
+        Case(
+            f'global_context {blocks}',
+            function=partial(with_contexts, blocks=blocks),
+            reference=partial(with_contexts_slowly, blocks=blocks),
+            module=partial(contexts, blocks=blocks),
+            shapes=RANKS_OF_FIVE[1:],
+            large=300,
+            half=1e-4,
+            left_out={}
+            if blocks == 'shared'
+            else dict(zero_with_zero_gradient='two blocks that have moved add other numbers'),
+        )
+        for blocks in ('shared', 'two')
     ),
     *(
         Case(

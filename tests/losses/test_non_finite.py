@@ -230,6 +230,14 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         )
         for power in (1, 2)
     },
+    **{
+        ('GlobalContextLoss', blocks): (pair(K['GlobalContextLoss'](blocks, 3)), {})
+        for blocks in ('shared', 'two')
+    },
+    ('FocalFeatureLoss', 'relation'): (
+        pair(K['FocalFeatureLoss'](relation=2.0, teacher_channels=3)),
+        {},
+    ),
     ('FocalFeatureLoss', ''): (pair(K['FocalFeatureLoss']()), {}),
     ('PartialL2Loss', ''): (pair(K['PartialL2Loss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
