@@ -103,6 +103,8 @@ from mmkd.losses.memory.memory_contrast import MemoryContrastLoss as MemoryContr
 from mmkd.losses.memory.patch_contrast import PatchContrastLoss as PatchContrastLoss
 from mmkd.losses.memory.patch_contrast import patch_contrast as patch_contrast
 from mmkd.losses.memory.queue_contrast import QueueContrastLoss as QueueContrastLoss
+from mmkd.losses.queries.query_answers import query_answers as query_answers
+from mmkd.losses.queries.shared_queries import SharedQueriesLoss as SharedQueriesLoss
 from mmkd.losses.quest.assignment_kl import AssignmentKLLoss as AssignmentKLLoss
 from mmkd.losses.quest.assignment_kl import assignment_kl as assignment_kl
 from mmkd.losses.quest.predictor import AssignmentPredictor as AssignmentPredictor

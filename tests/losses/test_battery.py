@@ -59,6 +59,7 @@ RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
 OTHERS = {
     'AdversarialLoss': 'a game with a critic: tests/losses/adversarial/',
     'CrossLevelLoss': 'pairs of levels: tests/losses/features/test_cross_level.py',
+    'SharedQueriesLoss': 'it asks decoders: tests/losses/queries/, tests/methods/test_kd_detr.py',
     'SqueezedKnowledgeLoss': 'estimators squeeze the maps: tests/losses/ksanc/',
 }
 

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -98,6 +99,28 @@ def softly(place: int) -> Callable:
         return loss(reads[0], draw(*SHAPE), reads[1], draw(*SHAPE), **mask)
 
     return call
+
+
+class Decoder(nn.Module):
+    """What answers a query by itself and the mean of what was seen."""
+
+    embed_dims = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query_embedding = nn.Embedding.from_pretrained(draw(5, 4))
+        self.bbox_head = lambda hidden: (hidden.cumsum(-1), hidden.sigmoid())
+        self.bbox_head.loss_cls = SimpleNamespace(use_sigmoid=True)
+
+    def forward_decoder(self, query_pos: Tensor, memory: Tensor, **_: Tensor) -> dict:
+        return dict(hidden=(query_pos + memory.mean((1, 2), keepdim=True))[None])
+
+
+def asked(student: Tensor) -> Tensor:
+    loss = mmkd.losses.SharedQueriesLoss()
+    loss.sides = (SimpleNamespace(model=Decoder()),) * 2
+    places, padding = draw(2, 3, 4, 4), torch.zeros(2, 8, 8, dtype=torch.bool)
+    return loss(student, draw(2, 16, 3), places, places, padding)
 
 
 def squeezed(student: Tensor) -> Tensor:
@@ -305,6 +328,7 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         pair(K['AttentionKLLoss'](), student_key=draw(2, 3, 5, 4), teacher_key=draw(2, 3, 5, 4)),
         dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW),
     ),
+    ('SharedQueriesLoss', ''): (asked, dict(shape=(2, 16, 3), valid=(1, 9, 1), mask=None)),
     ('SqueezedKnowledgeLoss', 'map'): (squeezed, dict(mask=None)),
     ('SqueezedKnowledgeLoss', 'global'): (
         squeezed_global,
