@@ -9,6 +9,8 @@ from mmkd.losses.base import Many as Many
 from mmkd.losses.base import Map as Map
 from mmkd.losses.base import OfBatch as OfBatch
 from mmkd.losses.base import Running as Running
+from mmkd.losses.boxes.box_overlap import BoxOverlapLoss as BoxOverlapLoss
+from mmkd.losses.boxes.box_overlap import box_overlap as box_overlap
 from mmkd.losses.divergence.binary_kl import BinaryKLLoss as BinaryKLLoss
 from mmkd.losses.divergence.binary_kl import binary_kl as binary_kl
 from mmkd.losses.divergence.boosted_target_ce import BoostedTargetCELoss as BoostedTargetCELoss
@@ -68,6 +70,9 @@ from mmkd.losses.features.feature_matching import FeatureMatchingLoss as Feature
 from mmkd.losses.features.feature_matching import feature_matching as feature_matching
 from mmkd.losses.features.focal_feature import FocalFeatureLoss as FocalFeatureLoss
 from mmkd.losses.features.focal_feature import focal_feature as focal_feature
+from mmkd.losses.features.global_context import ContextBlock as ContextBlock
+from mmkd.losses.features.global_context import GlobalContextLoss as GlobalContextLoss
+from mmkd.losses.features.global_context import global_context as global_context
 from mmkd.losses.features.hidden_cosine import HiddenCosineLoss as HiddenCosineLoss
 from mmkd.losses.features.hidden_cosine import hidden_cosine as hidden_cosine
 from mmkd.losses.features.hierarchical_context import (
@@ -105,6 +110,8 @@ from mmkd.losses.memory.memory_contrast import MemoryContrastLoss as MemoryContr
 from mmkd.losses.memory.patch_contrast import PatchContrastLoss as PatchContrastLoss
 from mmkd.losses.memory.patch_contrast import patch_contrast as patch_contrast
 from mmkd.losses.memory.queue_contrast import QueueContrastLoss as QueueContrastLoss
+from mmkd.losses.queries.query_answers import query_answers as query_answers
+from mmkd.losses.queries.shared_queries import SharedQueriesLoss as SharedQueriesLoss
 from mmkd.losses.quest.assignment_kl import AssignmentKLLoss as AssignmentKLLoss
 from mmkd.losses.quest.assignment_kl import assignment_kl as assignment_kl
 from mmkd.losses.quest.predictor import AssignmentPredictor as AssignmentPredictor

@@ -125,6 +125,8 @@ class Loss(nn.Module):
     def bind(self, place: Place) -> None:
         """Refuse a place that the loss was not made for; a Distiller asks before it trains.
 
+        It asks before the loss is run for the first time, and again once its parts are made.
+
         Args:
             place: Where the reads come from.
         """

@@ -39,6 +39,7 @@ from mmkd.methods import id as id
 from mmkd.methods import ifvd as ifvd
 from mmkd.methods import jml as jml
 from mmkd.methods import kd as kd
+from mmkd.methods import kd_detr as kd_detr
 from mmkd.methods import kdcl as kdcl
 from mmkd.methods import ksanc as ksanc
 from mmkd.methods import l1 as l1

@@ -5,9 +5,12 @@ from typing import Any
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
+from mmkd.utils.checks import check_non_negative
 
-EDGES = ('GFLHead', 'LDHead')  # heads that predict distributions of where edges lie
 STACKED = 4  # convolutions of a dense head, where its config does not say
+CUT = dict(FCOSHead=2)  # of the authors' configs; 3 of other heads
+BOXES = dict(FCOSHead='exp', ATSSHead='deltas', RetinaHead='deltas', GFLHead='bins', LDHead='bins')
+PUBLISHED = dict(exp=('log-iou', 0.75), deltas=('giou', 1.0), bins=('giou', 0.0))
 
 
 @METHODS.register_module(name='crosskd')
@@ -16,7 +19,9 @@ def crosskd(
     pair: Pair,
     tau: float = 1.0,
     weight: float = 10.0,
-    edges: float = 3.0,
+    edges: float = 4.0,
+    boxes: float | None = None,
+    overlap: str | None = None,
     depth: int | None = None,
     align: bool = True,
 ) -> Plan:
@@ -28,23 +33,43 @@ def crosskd(
     is published, the features that the classifier reads pass a 1×1 convolution where channels
     differ, and the teacher's classifier; nothing is aligned.
 
-    Defaults: cut after 3 of 4 convolutions, as the authors' configs are. Edges of boxes (GFL's)
-    have their weight 3 at τ = 1 on positions by the teacher's score, whose code sums over bins and
-    divides by the four edges and the scores, as here. Class scores have weight 10 over the number
-    of levels, as in ``kd``, by a binary KL: theirs is a cross-entropy times the distance of the
-    scores, divided by the number of boxes' positions, which nothing converts. Their third term, the
-    overlap of boxes, is not in it. They align before the activation, here it is after.
+    Defaults: cut after 3 of 4 convolutions, of FCOS 2, as the authors' configs are. Edges of boxes
+    (GFL's) have their weight 4 at τ = 1 on positions by the teacher's score, whose code sums over
+    bins and divides by the four edges and the scores, as here. Boxes of other heads have theirs, 1
+    with the GIoU of RetinaNet and ATSS, 0.75 with the logarithm of the IoU of FCOS, by the same
+    scores; they divide by the number M of boxes' positions (FCOS: by the sum of their centerness),
+    here by the sum of the scores, and the weight is as published, so where a teacher's scores add
+    up to M: the value is theirs times M / Σ scores. Class scores have weight 10 over the number of
+    levels, as in ``kd``, by a binary KL: theirs is a cross-entropy times the distance of the
+    scores, divided by M, which nothing converts. Of ATSS they compare the centerness too, which is
+    not in it. They align before the activation, here it is after.
 
     Args:
         pair: The pair.
         tau: Temperature of the classes.
         weight: Of the classes; of detectors of all levels together.
         edges: Of the edges of boxes, 0 or above; of heads that have distributions.
-        depth: Convolutions of a detector's head before the cut; None: 3, or all but the last.
+        boxes: Of the overlap of boxes, 0 or above; None: as published, 0 of heads that have
+            distributions.
+        overlap: 'giou' or 'log-iou'; None: as published, 'giou' of heads that have distributions.
+        depth: Convolutions of a detector's head before the cut; None: 3, of FCOS 2, or all but the
+            last.
         align: Whether a detector's features are aligned.
     """
+    check_non_negative('edges', edges)
+    check_non_negative('boxes', 0.0 if boxes is None else boxes)
     if pair.kind == 'detection':
-        return _of_levels(pair, tau, weight, edges, depth, align)
+        heads = [getattr(pair.models.get(one), 'bbox_head', None) for one in _members(pair)]
+        levels = _Levels(pair, _cut(pair, heads, depth), align)
+        plan = levels.classes(tau, weight)
+        if edges and all(BOXES.get(_type_of(head)) == 'bins' for head in heads):
+            loss = dict(type='LocalizationKLLoss', tau=1.0, least=0.0)
+            levels.add(plan, 'edges', loss, [f'auto:edges[{k}]' for k in levels.each], edges)
+        if all(_type_of(head) in BOXES for head in heads):
+            _add_boxes(plan, levels, heads[1], boxes, overlap)
+        elif boxes:
+            pair.fail(f'boxes are those of heads {", ".join(BOXES)}. Mend: leave boxes out')
+        return plan
     reads = dict(student=f'{pair.student}.feat', teacher=f'{pair.teacher}.logits')
     objective = dict(
         loss=dict(type='PixelWiseKLLoss', tau=tau),
@@ -56,49 +81,96 @@ def crosskd(
     return Plan(objectives=dict(crosskd=objective), taps=dict(feat='auto:feature', logits='auto'))
 
 
-def _of_levels(
-    pair: Pair, tau: float, weight: float, edges: float, depth: int | None, align: bool
-) -> Plan:
-    heads = [getattr(pair.models.get(one), 'bbox_head', None) for one in _members(pair)]
-    stacked = [getattr(head, 'stacked_convs', None) or STACKED for head in heads]
-    cut = max(min(3, min(stacked) - 1), 0) if depth is None else depth
-    if not isinstance(cut, int) or not 0 <= cut <= min(stacked):
-        pair.fail(f'depth is from 0 to the {min(stacked)} convolutions of the heads, got {depth!r}')
-    levels = range(pair.levels())
+class _Levels:
+    """What objectives on all levels of two dense heads have in common."""
 
-    def through(kind: str, k: int) -> str:
-        """Return the tap of a branch of the head, at a level."""
-        return f'bbox_head.{kind}_convs.{cut - 1}#{k}' if cut else f'auto:neck[{k}]'
+    def __init__(self, pair: Pair, cut: int, align: bool) -> None:
+        self.pair, self.cut, self.align = pair, cut, align
+        self.each = range(pair.levels())
 
-    def of(member: str, tap: str) -> list[str]:
-        return [f'{member}.{tap}{k}' for k in levels]
+    def of(self, member: str, tap: str) -> list[str]:
+        """Return a member's taps of a name, level by level."""
+        return [f'{member}.{tap}{k}' for k in self.each]
 
-    taps = {f'score{k}': f'auto:logits[{k}]' for k in levels}
-    taps |= {f'cls{k}': through('cls', k) for k in levels}
-    objectives: dict[str, dict] = {
-        f'crosskd{k}': dict(
-            loss=dict(type='BinaryKLLoss', tau=tau),
-            reads=dict(student=f'{pair.student}.cls{k}', teacher=f'{pair.teacher}.score{k}'),
-            teacher_head=dict(at=f'{pair.teacher}.cls{k}', align=align),
-            weight=weight / len(levels),
-        )
-        for k in levels
-    }
-    if edges and all(_type_of(head) in EDGES for head in heads):
-        taps |= {f'reg{k}': through('reg', k) for k in levels}
-        taps |= {f'edges{k}': f'auto:edges[{k}]' for k in levels}
+    def branch(self, kind: str) -> dict[str, str]:
+        """Return the taps of a branch of the heads where it is cut."""
+        path = f'bbox_head.{kind}_convs.{self.cut - 1}#' if self.cut else ''
+        return {f'{kind}{k}': f'{path}{k}' if path else f'auto:neck[{k}]' for k in self.each}
+
+    def classes(self, tau: float, weight: float) -> Plan:
+        """Return an objective on the classes of each level."""
+        student, teacher = _members(self.pair)
+        objectives: dict[str, dict] = {
+            f'crosskd{k}': dict(
+                loss=dict(type='BinaryKLLoss', tau=tau),
+                reads=dict(student=f'{student}.cls{k}', teacher=f'{teacher}.score{k}'),
+                teacher_head=dict(at=f'{teacher}.cls{k}', align=self.align),
+                weight=weight / len(self.each),
+            )
+            for k in self.each
+        }
+        taps = {f'score{k}': f'auto:logits[{k}]' for k in self.each}
+        return Plan(objectives=objectives, taps=taps | self.branch('cls'))
+
+    def add(self, plan: Plan, name: str, loss: dict, ends: list[str], weight: float) -> None:
+        """Add an objective on what the branch of boxes leads to, of all levels together."""
+        student, teacher = _members(self.pair)
+        plan.taps.update(self.branch('reg') | {f'{name}{k}': ends[k] for k in self.each})
         reads: dict[str, Any] = dict(
-            student=of(pair.student, 'reg'),
-            teacher=of(pair.teacher, 'edges'),
-            scores=of(pair.teacher, 'score'),
+            student=self.of(student, 'reg'),
+            teacher=self.of(teacher, name),
+            scores=self.of(teacher, 'score'),
         )
-        objectives['crosskd_edges'] = dict(
-            loss=dict(type='LocalizationKLLoss', tau=1.0, least=0.0),
-            reads=reads,
-            teacher_head=dict(at=of(pair.teacher, 'reg'), align=align),
-            weight=edges,
+        head = dict(at=self.of(teacher, 'reg'), align=self.align)
+        plan.objectives[f'crosskd_{name}'] = dict(
+            loss=loss, reads=reads, teacher_head=head, weight=weight
         )
-    return Plan(objectives=objectives, taps=taps)
+
+
+def _cut(pair: Pair, heads: list[Any], depth: int | None) -> int:
+    """Return after how many convolutions the heads are cut."""
+    most = min(getattr(head, 'stacked_convs', None) or STACKED for head in heads)
+    usual = CUT.get(_type_of(heads[1]), 3)
+    cut = max(min(usual, most - 1), 0) if depth is None else depth
+    if not isinstance(cut, int) or not 0 <= cut <= most:
+        pair.fail(f'depth is from 0 to the {most} convolutions of the heads, got {depth!r}')
+    return cut
+
+
+def _add_boxes(
+    plan: Plan, levels: _Levels, head: Any, boxes: float | None, overlap: str | None
+) -> None:
+    """Add the overlap of boxes, where it has a weight."""
+    code = BOXES[_type_of(head)]
+    penalty, published = PUBLISHED[code]
+    weight = published if boxes is None else boxes
+    if not weight:
+        return
+    loss: dict[str, Any] = dict(type='BoxOverlapLoss', code=code, penalty=overlap or penalty)
+    end = 'bbox_head.scales.{}'
+    if code == 'exp' and getattr(head, 'norm_on_bbox', False):
+        loss.update(code='relu')
+    if code == 'deltas':
+        loss.update(spread=_spread(levels.pair, head))
+    if _type_of(head) == 'RetinaHead':
+        end = 'bbox_head.retina_reg#{}'
+    levels.add(plan, 'boxes', loss, [end.format(k) for k in levels.each], weight)
+
+
+def _spread(pair: Pair, head: Any) -> list[float]:
+    """Return what a head's coder multiplies deltas by."""
+    coder = getattr(head, 'bbox_coder', None)
+    # the config's names, then those of the module
+    means, stds = (
+        getattr(coder, f'target_{name}', None) or getattr(coder, name, None)
+        for name in ('means', 'stds')
+    )
+    if _type_of(coder) != 'DeltaXYWHBBoxCoder' or stds is None or any(means or ()):
+        pair.fail(
+            'boxes of a head with anchors need a bbox_coder DeltaXYWHBBoxCoder with target_means '
+            f'of 0, got {_type_of(coder)} with {means}. Mend: boxes=0.'
+        )
+    return [float(one) for one in stds]
 
 
 def _members(pair: Pair) -> tuple[str, str]:

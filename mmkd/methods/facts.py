@@ -38,6 +38,7 @@ OWN_PARTS = dict(
     raw='temperature',
     mask_ratio='generator',
     softness='attention',
+    blocks='context blocks',
 )
 
 

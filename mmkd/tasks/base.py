@@ -405,7 +405,7 @@ def offered_reads() -> dict[str, Callable[[Batch], Any]]:
     """Return what tasks let objectives read of a batch: name -> function.
 
     >>> list(offered_reads())
-    ['tokens']
+    ['padding', 'tokens']
     """
     offered: dict[str, Callable[[Batch], Any]] = {}
     for task in registered():

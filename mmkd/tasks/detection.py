@@ -17,6 +17,17 @@ from mmkd.tasks.base import Tapped, Task, first_number, last_head
 from mmkd.tasks.labels import with_data
 
 
+def padding_of(batch: Batch) -> Tensor:
+    """Return where images are padded (N, H, W), True right of and below each one's own size."""
+    size = batch.inputs.shape[2:]
+    padding = torch.ones(len(batch.inputs), *size, dtype=torch.bool, device=batch.inputs.device)
+    samples = batch.data_samples or [None] * len(padding)
+    for own, sample in zip(padding, samples, strict=True):
+        height, width = getattr(sample, 'img_shape', size)[:2]
+        own[:height, :width] = False
+    return padding
+
+
 @TASKS.register_module()
 @dataclass(frozen=True)
 class Detection(Task):
@@ -35,6 +46,7 @@ class Detection(Task):
     holding = 'boxes'
     paths = ('seg_map_path', 'img_path')
     size = (256, 256)  # the coarsest level has a stride of 128
+    reads = dict(padding=padding_of)
 
     @classmethod
     def of(cls, model: Any, source: Any = None) -> 'Detection | None':

@@ -15,6 +15,7 @@ from references import (
     assignment_kl,
     attention_transfer,
     binary_kl,
+    box_overlap,
     channel_wise_kl,
     decoupled_kl,
     dirichlet,
@@ -23,6 +24,7 @@ from references import (
     feature_l1,
     feature_matching,
     focal_feature,
+    global_context,
     hierarchical_context,
     internal,
     intra_class_variation,
@@ -51,6 +53,7 @@ NO_MASK = dict.fromkeys(
 ONE_NODE = dict(one_place_is_finite='a single place has no pair, and is refused')
 NO_ZERO = 'a likelihood: its minimum depends on how the members scatter'
 OTHER_RULES = 'student and teacher are assigned by rules of their own: it has a test of its own'
+SPREAD = (0.5, 2.0, 0.3, 0.1)  # of boxes that are deltas of anchors
 MEMBERS = (3, 2, 5, 3, 4)
 RANKS_OF_FIVE = ((4, 5), (2, 5, 3), (1, 5, 2, 2, 2))  # the same of five channels
 RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
@@ -58,6 +61,7 @@ RANKS = ((3, 4), (2, 5, 3), (1, 3, 2, 2, 2))  # vectors, sequences, volumes
 OTHERS = {
     'AdversarialLoss': 'a game with a critic: tests/losses/adversarial/',
     'CrossLevelLoss': 'pairs of levels: tests/losses/features/test_cross_level.py',
+    'SharedQueriesLoss': 'it asks decoders: tests/losses/queries/, tests/methods/test_kd_detr.py',
     'SqueezedKnowledgeLoss': 'estimators squeeze the maps: tests/losses/ksanc/',
 }
 
@@ -65,6 +69,37 @@ OTHERS = {
 def of(function: Callable, **options: Any) -> Compare:
     """Return a function of student, teacher and mask, of these options."""
     return lambda student, teacher, mask: function(student, teacher, mask=mask, **options)
+
+
+def boxes_of_a_level(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, **options: Any
+) -> Tensor:
+    """Return the overlap of boxes, three anchors a place."""
+    return losses.BoxOverlapLoss(**options)(student, teacher, mask=mask)
+
+
+def contexts(
+    loss_weight: float = 1.0, channels: int = 5, blocks: str = 'shared'
+) -> losses.GlobalContextLoss:
+    """Return global context with blocks that have moved, of a seed."""
+    loss = losses.GlobalContextLoss(blocks, channels, loss_weight).double()
+    generator = torch.Generator().manual_seed(3)
+    for parameter in loss.parameters():
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    return loss
+
+
+def with_contexts(student: Tensor, teacher: Tensor, mask: Tensor | None, blocks: str) -> Tensor:
+    loss = contexts(channels=student.shape[1], blocks=blocks)
+    return loss.to(torch.promote_types(student.dtype, torch.float32))(student, teacher, mask)
+
+
+def with_contexts_slowly(
+    student: Tensor, teacher: Tensor, mask: Tensor | None, blocks: str
+) -> float:
+    loss = contexts(channels=student.shape[1], blocks=blocks)
+    theirs = loss.ours if blocks == 'shared' else loss.theirs
+    return global_context.global_context(student, teacher, loss.ours, theirs, mask)
 
 
 def without_mask(function: Callable, **options: Any) -> Compare:
@@ -743,6 +778,30 @@ CASES = [
     ),
     *(
         Case(
+            f'box_overlap {code} {penalty}',
+            function=partial(boxes_of_a_level, code=code, penalty=penalty, spread=SPREAD),
+            reference=of(box_overlap.box_overlap, code=code, penalty=penalty, spread=SPREAD),
+            module=partial(losses.BoxOverlapLoss, code, penalty, SPREAD),
+            shape=(2, 12, 3, 4),
+            shapes=((2, 12, 3), (1, 12, 2, 2, 2)),
+            exact=1e-14,
+            half=1e-4,
+            left_out=dict(
+                one_channel_is_finite='a box is four numbers',
+                **(
+                    dict.fromkeys(
+                        ('extreme_numbers_are_finite', 'thousand_channels_are_finite'),
+                        'a distance of exp(1e4) has overflowed, and must come out',
+                    )
+                    if code == 'exp'
+                    else {}
+                ),
+            ),
+        )
+        for code, penalty in product(('exp', 'relu', 'bins', 'deltas'), ('giou', 'log-iou'))
+    ),
+    *(
+        Case(
             f'soft_jaccard {metric} {scope}',
             function=of(losses.soft_jaccard, metric=metric, scope=scope),
             reference=of(soft_jaccard.soft_jaccard, metric=metric, scope=scope),
@@ -866,6 +925,21 @@ CASES = [
             both=dict(temperature=0.7, spatial=0.3, channel=2.0),
             alone=dict(spatial=0.0, channel=0.0),
         ).items()
+    ),
+    *(
+        Case(
+            f'global_context {blocks}',
+            function=partial(with_contexts, blocks=blocks),
+            reference=partial(with_contexts_slowly, blocks=blocks),
+            module=partial(contexts, blocks=blocks),
+            shapes=RANKS_OF_FIVE[1:],
+            large=300,
+            half=1e-4,
+            left_out={}
+            if blocks == 'shared'
+            else dict(zero_with_zero_gradient='two blocks that have moved add other numbers'),
+        )
+        for blocks in ('shared', 'two')
     ),
     *(
         Case(

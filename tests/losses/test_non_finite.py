@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +101,28 @@ def softly(place: int) -> Callable:
     return call
 
 
+class Decoder(nn.Module):
+    """What answers a query by itself and the mean of what was seen."""
+
+    embed_dims = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query_embedding = nn.Embedding.from_pretrained(draw(5, 4))
+        self.bbox_head = lambda hidden: (hidden.cumsum(-1), hidden.sigmoid())
+        self.bbox_head.loss_cls = SimpleNamespace(use_sigmoid=True)
+
+    def forward_decoder(self, query_pos: Tensor, memory: Tensor, **_: Tensor) -> dict:
+        return dict(hidden=(query_pos + memory.mean((1, 2), keepdim=True))[None])
+
+
+def asked(student: Tensor) -> Tensor:
+    loss = mmkd.losses.SharedQueriesLoss()
+    loss.sides = (SimpleNamespace(model=Decoder()),) * 2
+    places, padding = draw(2, 3, 4, 4), torch.zeros(2, 8, 8, dtype=torch.bool)
+    return loss(student, draw(2, 16, 3), places, places, padding)
+
+
 def squeezed(student: Tensor) -> Tensor:
     torch.manual_seed(0)
     loss = mmkd.losses.SqueezedKnowledgeLoss([3], [3], 2, 2)
@@ -179,6 +202,16 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
     ),
     ('LearnedTemperatureKLLoss', ''): (pair(K['LearnedTemperatureKLLoss']()), {}),
     ('LocalizationKLLoss', ''): (pair(K['LocalizationKLLoss'](edges=1)), {}),
+    **{
+        ('BoxOverlapLoss', code): (
+            pair(K['BoxOverlapLoss'](code)),
+            dict(
+                shape=(2, 16 if code == 'bins' else 8, 4, 4),
+                mask=MASK,
+            ),
+        )
+        for code in ('exp', 'relu', 'bins', 'deltas')
+    },
     ('TopKDecoupledKLLoss', ''): (pair(K['TopKDecoupledKLLoss'](k=1)), {}),
     **{
         ('SoftJaccardLoss', f'{metric} {scope}'): (pair(K['SoftJaccardLoss'](metric, scope)), {})
@@ -234,6 +267,14 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         )
         for power in (1, 2)
     },
+    **{
+        ('GlobalContextLoss', blocks): (pair(K['GlobalContextLoss'](blocks, 3)), {})
+        for blocks in ('shared', 'two')
+    },
+    ('FocalFeatureLoss', 'relation'): (
+        pair(K['FocalFeatureLoss'](relation=2.0, teacher_channels=3)),
+        {},
+    ),
     ('FocalFeatureLoss', ''): (pair(K['FocalFeatureLoss']()), {}),
     ('PartialL2Loss', ''): (pair(K['PartialL2Loss']()), {}),
     ('EnsembleKLLoss', ''): (stack(K['EnsembleKLLoss']()), {}),
@@ -307,6 +348,7 @@ CASES: dict[tuple[str, str], tuple[Callable, dict]] = {
         pair(K['AttentionKLLoss'](), student_key=draw(2, 3, 5, 4), teacher_key=draw(2, 3, 5, 4)),
         dict(shape=(2, 3, 16, 4), masked=(0, 1, 6, 1), valid=(1, 1, 9, 1), mask=ROW),
     ),
+    ('SharedQueriesLoss', ''): (asked, dict(shape=(2, 16, 3), valid=(1, 9, 1), mask=None)),
     ('SqueezedKnowledgeLoss', 'map'): (squeezed, dict(mask=None)),
     ('SqueezedKnowledgeLoss', 'global'): (
         squeezed_global,

@@ -362,8 +362,8 @@ REFUSED = {
         detectors('quest'),
         ValueError,
         "method 'quest': it is made for segmentation, classification, but the student learns "
-        'detection. Mend: one of cosine, crosskd, fgd, fitnet, foundation, kd, ld, mgd, nfd, pkd, '
-        'reviewkd, skd, skd-pa, skd-pi, skd-pi-pa',
+        'detection. Mend: one of cosine, crosskd, fgd, fitnet, foundation, kd, kd-detr, ld, mgd, '
+        'nfd, pkd, reviewkd, skd, skd-pa, skd-pi, skd-pi-pa',
     ),
     'another task, several teachers': (
         {**detectors('end2'), 'teacher': None, 'teachers': dict(a='x', b='y')},

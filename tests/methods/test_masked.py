@@ -90,6 +90,17 @@ def focal(
     )
 
 
+def relations(student: Tensor, teacher: Tensor, ours: Any, theirs: Any) -> Tensor:
+    """Return rela_loss of the authors, of blocks whose convolutions are linear layers."""
+    outs = []
+    for x, block in ((student, ours), (teacher, theirs)):
+        n, c, h, w = x.shape
+        attention = block.attention(x.permute(0, 2, 3, 1)).view(n, h * w).softmax(1)
+        context = (x.view(n, c, h * w) * attention.unsqueeze(1)).sum(2)
+        outs.append(x + block.transform(context)[:, :, None, None])
+    return F.mse_loss(*outs, reduction='sum') / len(student)
+
+
 def boxes_of(n: int, side: int) -> list[Tensor]:
     """Return three boxes on each image, at random, and one that lies within another."""
     generator = torch.Generator().manual_seed(n)
@@ -146,6 +157,7 @@ def test_the_sums_of_the_authors_are_these_means(alpha: float, beta: float, gamm
 def test_fgd_has_the_published_weights(stages: int) -> None:
     """Of 7.3 boxes of COCO, 256 channels and 800×1333 pixels, level by level."""
     alpha, beta, gamma = (1e-3, 5e-4, 1e-3) if stages == 1 else (5e-5, 2.5e-5, 5e-5)
+    lam = 5e-6 if stages == 1 else 5e-7
     finest = 100 * 168 if stages == 1 else 200 * 336
     for k, one in enumerate(fgd(stages=stages)):
         factor = one['weight']
@@ -156,18 +168,27 @@ def test_fgd_has_the_published_weights(stages: int) -> None:
         assert (loss['type'], loss['temperature']) == ('FocalFeatureLoss', 0.5)
         assert factor * loss['spatial'] == pytest.approx(gamma * finest / 4**k)
         assert factor * loss['channel'] == pytest.approx(gamma * 256)
+        assert factor * loss['relation'] == pytest.approx(lam * 256 * finest / 4**k)
+        assert loss['blocks'] == 'shared'
     assert [round(one['weight'], 2) for one in fgd(stages=stages)] == 5 * [
         2.0 / [1, 20][stages - 1]
     ]
-    own = fgd(alpha=2e-3, beta=0.0, gamma=0.0, temperature=1.0)[0]
+    own = fgd(alpha=2e-3, beta=0.0, gamma=0.0, relation=0.0, temperature=1.0)[0]
     assert own['weight'] == pytest.approx(2e-3 * 256 * 7.3)
     assert own['where'] == dict(type='Boxes', outside=0.0)
-    assert own['loss'] == dict(type='FocalFeatureLoss', temperature=1.0, spatial=0.0, channel=0.0)
+    assert own['loss'] == dict(
+        type='FocalFeatureLoss',
+        temperature=1.0,
+        spatial=0.0,
+        channel=0.0,
+        relation=0.0,
+        blocks='shared',
+    )
 
 
 @pytest.mark.bad_input
 def test_fgd_refuses_other_weights() -> None:
-    for options in (dict(alpha=0.0), dict(beta=-1.0), dict(gamma=-1.0)):
+    for options in (dict(alpha=0.0), dict(beta=-1.0), dict(gamma=-1.0), dict(relation=-1.0)):
         with pytest.raises(ValueError, match=f'{next(iter(options))} must be a finite number'):
             fgd(**options)
 
@@ -183,11 +204,17 @@ def test_fgd_of_an_image_of_coco_is_the_official_value() -> None:
     one = fgd()[0]
     weight = build_part(dict(one['where']))(batch, student)
     torch.testing.assert_close(weight.sum().item(), 7.5, rtol=1e-5, atol=0)
-    found = one['weight'] * build_part(dict(one['loss']))(student, teacher, weight=weight)
+    loss = build_part(dict(one['loss'], blocks='two', teacher_channels=256))
+    for block in (loss.context.ours, loss.context.theirs):  # those that have moved
+        last = block.transform[3].weight
+        last.data.copy_(torch.randn(last.shape, generator=generator) / 10)
+    found = one['weight'] * loss(student, teacher, weight=weight)
     parts = focal(student, teacher, Boxes()(batch, student), Boxes(outside=True)(batch, student))
     features = 1e-3 * parts[0] + 5e-4 * parts[1]
-    expected = features * 7.8 / 7.5 + 1e-3 * parts[2]
+    relation = relations(student, teacher, loss.context.ours, loss.context.theirs)
+    expected = features * 7.8 / 7.5 + 1e-3 * parts[2] + 5e-6 * relation
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
+    assert relation > 1.1 * (student - teacher).square().sum()
 
 
 @pytest.mark.parametrize('width', [8, 16])
@@ -229,10 +256,11 @@ def test_fgd_by_name_teaches_a_detector(width: int) -> None:
         own, other = student[k].detach(), teacher[k]
         fg, bg = (Boxes(**options)(batch, own) for options in ({}, dict(outside=True)))
         features = focal(own, other, fg, bg)
+        zero = dict(spatial=0.0, channel=0.0, relation=0.0)
+        alone = build_part(one['loss'] | dict(relation=0.0))
         # per box of this batch, not of COCO; 8 channels, not 256; P of this level
         mean = (features[0] + 0.5 * features[1]) / 8 / ((fg + 0.5 * bg).sum() / 2)
-        apart = build_part(dict(one['loss']))(own, other) - build_part(
-            one['loss'] | dict(spatial=0.0, channel=0.0)
-        )(own, other)
+        apart = alone(own, other) - build_part(one['loss'] | zero)(own, other)
+        apart = apart + one['loss']['relation'] * F.mse_loss(own, other)  # of a new block
         expected = one['weight'] * (mean + apart)
         torch.testing.assert_close(found[f'fgd{k}.loss'].detach(), expected, rtol=1e-4, atol=0)

@@ -159,6 +159,8 @@ BY_FORMULA = {
     *('cgd', 'ctkd', 'cwd', 'dist', 'dkd', 'gdkd', 'jml', 'lskd', 'nkd', 'wsld'),
     # tests/methods/test_ld.py
     'ld',
+    # tests/methods/test_kd_detr.py
+    'kd-detr',
     # tests/methods/test_teacher_head_presets.py
     *('crosskd', 'heteroakd', 'ofa', 'simkd', 'srrl'),
     # tests/methods/test_where_presets.py

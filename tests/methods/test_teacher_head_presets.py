@@ -164,7 +164,7 @@ def test_crosskd_passes_the_rest_of_a_detectors_head() -> None:
         passed = head.gfl_cls(head.cls_convs[3](aligned(s, t)))
         expected = 10 / 5 * binary_kl(passed, said[k])
         assert losses[f'crosskd{k}.loss'].item() == pytest.approx(expected.item(), rel=1e-4)
-    # KnowledgeDistillationKLDivLoss(class_reduction='sum', T=1, loss_weight=3), avg_factor 4, over
+    # KnowledgeDistillationKLDivLoss(class_reduction='sum', T=1, loss_weight=4), avg_factor 4, over
     # the sum of the teacher's best scores
     total = weights = 0.0
     for k, (s, t) in enumerate(
@@ -174,19 +174,120 @@ def test_crosskd_passes_the_rest_of_a_detectors_head() -> None:
         flat = [x.permute(0, 2, 3, 1).reshape(-1, 17) for x in (passed, edges[k])]
         weight = said[k].max(1)[0].flatten().sigmoid()
         each = F.kl_div(flat[0].log_softmax(1), flat[1].softmax(1), reduction='none').sum(1)
-        total += 3.0 * (each * weight[:, None].expand(-1, 4).reshape(-1)).sum().item() / 4.0
+        total += 4.0 * (each * weight[:, None].expand(-1, 4).reshape(-1)).sum().item() / 4.0
         weights += weight.sum().item()
     assert losses['crosskd_edges.loss'].item() == pytest.approx(total / weights, rel=1e-4)
 
 
-@pytest.mark.parametrize('make', [fcos, retina, gfl])
+def atss(width: int) -> dict:
+    detector = gfl(width)
+    detector['type'], head = 'ATSS', detector['bbox_head']
+    head.pop('loss_dfl')
+    head.pop('loss_cls')
+    coder = dict(
+        type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2]
+    )
+    head.update(type='ATSSHead', bbox_coder=coder)
+    return detector
+
+
+def normed(width: int) -> dict:
+    detector = fcos(width)
+    detector['bbox_head'].update(norm_on_bbox=True)
+    return detector
+
+
+def decoded(head: Any, maps: list[Tensor], images: int) -> Tensor:
+    """Return the boxes of maps of all levels (M, 4) in pixels, by the head's own coder."""
+    sizes = [tuple(x.shape[2:]) for x in maps]
+    found = []
+    for k, places in enumerate(head.prior_generator.grid_priors(sizes, device='cpu')):
+        flat = maps[k].permute(0, 2, 3, 1)
+        stride = head.prior_generator.strides[k][0]
+        if hasattr(head, 'integral'):
+            distances = stride * head.integral(flat.reshape(-1, 4 * (head.reg_max + 1)))
+            centers = (places[:, :2] + places[:, 2:]) / 2
+            found.append(head.bbox_coder.decode(centers.repeat(images, 1), distances))
+        elif hasattr(head, 'norm_on_bbox'):
+            x = flat.reshape(-1, 4)
+            x = x.clamp(min=0) * stride if head.norm_on_bbox else x.exp()
+            found.append(head.bbox_coder.decode(places.repeat(images, 1), x))
+        else:
+            found.append(head.bbox_coder.decode(places.repeat(images, 1), flat.reshape(-1, 4)))
+    return torch.cat(found)
+
+
+@pytest.mark.parametrize(
+    ('make', 'options'),
+    [(fcos, {}), (normed, {}), (retina, {}), (atss, {}), (gfl, dict(boxes=2.0, edges=0.0))],
+)
+def test_crosskd_of_boxes_is_the_authors_term(make: Any, options: dict) -> None:
+    """IoULoss of 0.75 (FCOS), GIoULoss of 1, weighted by the teacher's best scores.
+
+    Anchors, points and strides are in theirs alone. They divide by the number M of positions with
+    an object, which is times Σ scores / M here.
+    """
+    from mmdet.models.losses import GIoULoss, IoULoss
+
+    model = detectors(deep(make(8), 2), deep(make(16), 2), **options).eval()
+    head, own = model.teacher.bbox_head, model.student.bbox_head
+    last = next(x for x in ('gfl_reg', 'retina_reg', 'atss_reg', 'conv_reg') if hasattr(head, x))
+    getattr(head, last).weight.data.mul_(10)
+    if make is normed:
+        head.conv_reg.bias.data.fill_(2.0)
+    data = model.data_preprocessor(generated_batch(2, (256, 256), model.task), True)
+    losses = model(**data, mode='loss')
+    theirs, ours = (one.extract_feat(data['inputs']) for one in (model.teacher, model.student))
+    said = head(theirs)[0]
+    passed, teacher = [], []
+    pairs = [branch(each, feats, 'reg', 1) for each, feats in ((own, ours), (head, theirs))]
+    for k, (s, t) in enumerate(zip(*pairs, strict=True)):
+        scale = head.scales[k] if hasattr(head, 'scales') else torch.nn.Identity()
+        for found, x in ((passed, aligned(s, t)), (teacher, t)):
+            found.append(scale(getattr(head, last)(head.reg_convs[1](x))))
+    boxes, targets = (decoded(head, maps, 2) for maps in (passed, teacher))
+    scores = [x.permute(0, 2, 3, 1).reshape(-1, head.cls_out_channels) for x in said]
+    weights = torch.cat(scores).max(1)[0].sigmoid()
+    positions = 7.0
+    term: Any = GIoULoss(loss_weight=options.get('boxes', 1.0))
+    if make in (fcos, normed):
+        term = IoULoss(loss_weight=0.75)
+    there = (targets[:, 2:] - targets[:, :2]).prod(1) > 1e-6
+    official = term(boxes[there], targets[there], weights[there], avg_factor=positions)
+    expected = official * positions / weights[there].sum()
+    value = losses['crosskd_boxes.loss']
+    assert value.item() == pytest.approx(expected.item(), rel=1e-4)
+    assert value > 1e-2
+    assert 'crosskd_edges.loss' not in losses
+    value.backward()
+    conv = own.reg_convs[0].conv.weight
+    assert conv.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.teacher.parameters())
+
+
+@pytest.mark.bad_input
+def test_crosskd_of_boxes_refuses_what_is_not_decoded() -> None:
+    with pytest.raises(ValueError, match='boxes must be a finite number, 0 or above, got -1'):
+        detectors(deep(fcos(8), 2), deep(fcos(8), 2), boxes=-1.0)
+    with pytest.raises(ValueError, match="penalty must be one of .*'iou'"):
+        detectors(deep(fcos(8), 2), deep(fcos(8), 2), overlap='iou')
+    other = deep(retina(8), 2)
+    other['bbox_head'].update(
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.1, 0.1])
+    )
+    with pytest.raises(ValueError, match=r'target_means of 0, got .* with .*0\.1.*Mend: boxes=0'):
+        detectors(deep(retina(8), 2), other)
+    assert 'crosskd_boxes' not in detectors(deep(retina(8), 2), other, boxes=0.0).objectives
+
+
+@pytest.mark.parametrize('make', [fcos, normed, retina, atss, gfl])
 def test_crosskd_of_a_student_that_is_the_teacher_is_nothing(make: Any) -> None:
     model = detectors(deep(make(8), 2), deep(make(8), 2), align=False).eval()
     model.student.load_state_dict(model.teacher.state_dict())
     data = model.data_preprocessor(generated_batch(2, (256, 256), model.task), True)
     losses = model(**data, mode='loss')
     found = {key: abs(float(value)) for key, value in losses.items() if 'crosskd' in key}
-    assert len(found) == (6 if make is gfl else 5)
+    assert len(found) == 6, 'edges or boxes beside the five levels of classes'
     assert max(found.values()) == 0
 
 

@@ -1,18 +1,14 @@
 """LD: where the edges of boxes lie, as distributions over bins."""
 
-from collections.abc import Sequence
-
-import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Many
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
 from mmkd.losses.functional import widen
+from mmkd.losses.levels import Levels, check_places, join_levels
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_fraction, check_positive
-
-Levels = Tensor | Sequence[Tensor]  # the map of one level, or those of all levels of a detector
 
 
 def localization_kl(
@@ -51,6 +47,7 @@ def localization_kl(
         TypeError: a mask that is not bool, a weight that is not floating.
 
     Examples:
+        >>> import torch
         >>> teacher = torch.tensor([[1., 3., 1., 1.]]).log()  # edges (1/4, 3/4) and (1/2, 1/2)
         >>> localization_kl(torch.zeros(1, 4), teacher, edges=2, tau=1.)  # (0.1308 + 0) / 2
         tensor(0.0654)
@@ -98,6 +95,7 @@ class LocalizationKLLoss(Loss):
         loss_name: Key in the logs.
 
     Examples:
+        >>> import torch
         >>> student, scores = [torch.zeros(1, 4, 2)], [torch.tensor([[[9., 1.]]]).log()]  # 0.9, 0.5
         >>> teacher = [torch.tensor([[1., 3., 1., 1.], [1., 1., 1., 1.]]).log().T[None]]
         >>> LocalizationKLLoss(edges=2, tau=1.)(student, teacher, scores)  # 0.0654 · 9 / 14
@@ -137,40 +135,18 @@ class LocalizationKLLoss(Loss):
             mask: Bool (N, \*S), True where a position counts.
             weight: How much it counts besides (N, \*S).
         """
-        _check_levels(student=student, teacher=teacher, scores=scores)
-        joined = None if weight is None else _join(weight, 1)
+        check_places('localization KL', student=student, teacher=teacher, scores=scores)
+        joined = None if weight is None else join_levels(weight, 1)
         if scores is not None:
-            (likeliest,) = widen(_join(scores, 2).detach().amax(1))
+            (likeliest,) = widen(join_levels(scores, 2).detach().amax(1))
             likeliest = likeliest.sigmoid()
             likeliest = likeliest * (likeliest >= self.least)
             joined = likeliest if joined is None else likeliest * joined
         return self.loss_weight * localization_kl(
-            _join(student, 2),
-            _join(teacher, 2),
+            join_levels(student, 2),
+            join_levels(teacher, 2),
             self.edges,
             self.tau,
-            None if mask is None else _join(mask, 1),
+            None if mask is None else join_levels(mask, 1),
             joined,
         )
-
-
-def _join(levels: Levels, lead: int) -> Tensor:
-    """Return maps with one axis of all positions of all levels, behind so many others."""
-    if isinstance(levels, Tensor):
-        levels = [levels]
-    return torch.cat([x.reshape(*x.shape[:lead], -1) for x in levels], lead)
-
-
-def _check_levels(**maps: Levels | None) -> None:
-    """Refuse lists whose levels do not fit, of which joined ones might."""
-    places = {name: _places(levels) for name, levels in maps.items() if levels is not None}
-    if any(one != places['student'] for one in places.values()):
-        raise ValueError(
-            f'localization KL needs maps of the same levels, got {places} (N and places, level by '
-            'level); mend: as many levels of one size from both heads'
-        )
-
-
-def _places(levels: Levels) -> list[tuple[int, ...]]:
-    """Return images and places of every level."""
-    return [(len(x), *x.shape[2:]) for x in ([levels] if isinstance(levels, Tensor) else levels)]

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss
 from mmkd.losses.checks import check_mask, check_weight, shape_of
+from mmkd.losses.features.global_context import BLOCKS, GlobalContextLoss
 from mmkd.losses.features.point_wise import check_features
 from mmkd.losses.functional import (
     fill_masked,
@@ -14,7 +15,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_non_negative, check_positive
+from mmkd.utils.checks import check_choice, check_non_negative, check_positive
 
 
 def focal_feature(
@@ -47,7 +48,8 @@ def focal_feature(
     sum, and divide by the number N of images: α, β (of what lies in boxes, and outside of them) and
     γ of the attentions. With w = :math:`w_{fg} + \beta / \alpha \cdot w_{bg}` that is this loss
     times :math:`\alpha C \sum w / N`, where a = γ P and b = γ C over that factor. The third term of
-    the paper, global relations by blocks on both sides, is not in it.
+    the paper, global relations by blocks on both sides, is
+    :func:`mmkd.losses.features.global_context.global_context`.
 
     A mask leaves places out of sums, means and both softmaxes; P is their number in an image.
 
@@ -122,12 +124,19 @@ def _check_options(temperature: float, spatial: float, channel: float) -> None:
 
 @MODELS.register_module()
 class FocalFeatureLoss(Loss):
-    r"""Features under the teacher's attention (FGD's focal part); see :func:`focal_feature`.
+    r"""Features under the teacher's attention (FGD); see :func:`focal_feature`.
+
+    With ``relation`` the global part of FGD is added, times that number, of the same student behind
+    the same connector, see :class:`mmkd.losses.features.global_context.GlobalContextLoss`: every
+    place counts alike in it, whatever the weight.
 
     Args:
         temperature: T of both softmaxes, above 0.
         spatial: Weight of the distance of the attentions over places.
         channel: Weight of that over channels.
+        relation: Weight of the global part; 0: it is not there, and no block either.
+        blocks: 'shared' or 'two', of the global part.
+        teacher_channels: C, of the global part; None: as the Distiller finds it.
         loss_weight: Factor inside the returned value.
         loss_name: Key in the logs.
 
@@ -140,17 +149,40 @@ class FocalFeatureLoss(Loss):
         tensor(4.)
     """
 
+    fixed = ('relation',)
+
     def __init__(
         self,
         temperature: float = 0.5,
         spatial: float = 1.0,
         channel: float = 1.0,
+        relation: float = 0.0,
+        blocks: str = 'shared',
+        teacher_channels: int | None = None,
         loss_weight: float = 1.0,
         loss_name: str | None = None,
     ) -> None:
         super().__init__(loss_weight, loss_name)
         _check_options(temperature, spatial, channel)
+        check_non_negative('relation', relation)
         self.temperature, self.spatial, self.channel = temperature, spatial, channel
+        check_choice('blocks', blocks, BLOCKS)
+        self.relation = relation
+        self.context = GlobalContextLoss(blocks, teacher_channels) if relation else None
+
+    def build(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> str:
+        """Make the blocks of the global part, if there is one.
+
+        Returns:
+            What was built, in words; '' for nothing.
+        """
+        return '' if self.context is None else self.context.build(student, teacher)
 
     def forward(
         self,
@@ -163,4 +195,6 @@ class FocalFeatureLoss(Loss):
         value = focal_feature(
             student, teacher, self.temperature, self.spatial, self.channel, mask, weight
         )
+        if self.context is not None:
+            value = value + self.relation * self.context(student, teacher, mask)
         return self.loss_weight * value

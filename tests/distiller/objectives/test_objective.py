@@ -298,7 +298,7 @@ def test_the_mask_leaves_out_what_is_void() -> None:
             dict(reads=dict(mask='batch.vaild'), on='logits'),
             KeyError,
             r"the batch offers \['inputs', 'labels', 'valid', 'labelled', 'unlabelled', "
-            r"'repeated', 'tokens', 'data_samples'\], got "
+            r"'repeated', 'padding', 'tokens', 'data_samples'\], got "
             r"'vaild'; did you mean 'valid'",
         ),
         (

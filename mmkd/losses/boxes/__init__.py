@@ -1,0 +1,1 @@
+"""Boxes that two detectors predict, compared by what they share."""

@@ -1,0 +1,1 @@
+"""Answers of decoders to the same queries."""

@@ -1,0 +1,205 @@
+"""KD-DETR of two real detectors: what is asked, values, steps, refusals."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers.detectors import detector, detr
+from helpers.runs import need_mmdet
+from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS, DefaultScope
+from test_query_answers import official
+from torch import Tensor
+
+from mmkd.losses import SharedQueriesLoss
+from mmkd.structures.batch import Batch
+from mmkd.tasks import Detection, generated_batch
+
+KINDS = ['DETR', 'ConditionalDETR', 'DABDETR']
+
+
+@pytest.fixture(autouse=True)
+def mmdet() -> None:
+    need_mmdet()
+
+
+def distiller(student: dict, teacher: dict, **options: Any) -> Any:
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return MODELS.build(
+            dict(
+                type='mmkd.Distiller',
+                student=dict(model=student, scope='mmdet'),
+                teacher=dict(model=teacher, scope='mmdet', allow_untrained=True),
+                method=dict(type='kd-detr', **options),
+            )
+        )
+
+
+def batch_of(model: Any, padded: bool = True) -> dict:
+    """Return two images of 64×64, the second one of 40×64 where it is padded."""
+    data = generated_batch(2, (64, 64), model.task)
+    if padded:
+        data['inputs'][1] = data['inputs'][1][:, :40]
+        data['data_samples'][1].set_metainfo(dict(img_shape=(40, 64)))
+    return model.data_preprocessor(data, True)
+
+
+def asked(own: Any, data: dict, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a detector says when its own queries are others, by its own forward."""
+    before = own.query_embedding, own.num_queries
+    own.query_embedding, own.num_queries = torch.nn.Embedding.from_pretrained(queries), len(queries)
+    try:
+        made = own.forward_transformer(own.extract_feat(data['inputs']), data['data_samples'])
+        return own.bbox_head(**made)
+    finally:
+        own.query_embedding, own.num_queries = before
+
+
+def expected(model: Any, data: dict, queries: Tensor) -> float:
+    """Return the authors' terms, weights 1, 5 and 2, summed over the student's layers.
+
+    Their classes are Σ w / C times what a mean over queries and a sum over classes are.
+    """
+    logits, boxes = asked(model.student, data, queries)
+    said, targets = (x[-1] for x in asked(model.teacher, data, queries))
+    total = 0.0
+    for own, box in zip(logits, boxes, strict=True):
+        classes, l1, giou, weight = official(own, said, box, targets)
+        total += float(classes * said.shape[-1] / weight.sum() + 5 * l1 + 2 * giou)
+    return total
+
+
+@pytest.mark.parametrize('padded', [False, True])
+@pytest.mark.parametrize('kind', ['ConditionalDETR', 'DABDETR'])
+def test_its_value_is_the_authors_terms(kind: str, padded: bool) -> None:
+    """Of a sigmoid a class; DAB-DETR's queries are boxes, so that widths may differ."""
+    model = distiller(detr(kind, 4, 32 if kind == 'DABDETR' else 16), detr(kind, 8)).eval()
+    data = batch_of(model, padded)
+    with torch.no_grad():
+        queries = model.teacher.query_embedding.weight
+        torch.manual_seed(3)
+        losses = model(**data, mode='loss')
+        value = expected(model, data, queries)
+        assert losses['kd_detr.loss'].item() == pytest.approx(value, rel=1e-4)
+        torch.manual_seed(3)
+        drawn = torch.randn(300, queries.shape[1])
+        value = expected(model, data, drawn)
+        assert losses['kd_detr_random.loss'].item() == pytest.approx(value, rel=1e-4)
+
+
+def test_a_softmax_has_a_background_that_is_no_confidence() -> None:
+    """DETR's: boxes are weighted by the likeliest of the other classes."""
+    options = dict(classes=0.0, giou=0.0, number=0)
+    model = distiller(detr('DETR', 4), detr('DETR', 8), **options).eval()
+    data = batch_of(model)
+    assert list(model.objectives) == ['kd_detr']
+    with torch.no_grad():
+        queries = model.teacher.query_embedding.weight
+        boxes = asked(model.student, data, queries)[1]
+        said, targets = (x[-1] for x in asked(model.teacher, data, queries))
+        weight = said.softmax(-1)[..., :3].amax(-1)
+        total = sum((5 * (own - targets).abs().mean(-1) * weight).sum() for own in boxes)
+        value = model(**data, mode='loss')['kd_detr.loss']
+    torch.testing.assert_close(value, total / weight.sum(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_student_of_its_teachers_weights_has_nothing_to_learn(kind: str) -> None:
+    """Of one layer: inner ones learn from the last one, which says something else."""
+    one = detr(kind)
+    one['decoder'].update(num_layers=1)
+    model = distiller(one, copy.deepcopy(one)).eval()
+    model.student.load_state_dict(model.teacher.state_dict())
+    losses = model(**batch_of(model), mode='loss')
+    for name in model.objectives:
+        assert abs(float(losses[f'{name}.loss'])) < 1e-5
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_a_step_teaches_decoder_encoder_and_backbone(kind: str) -> None:
+    model = distiller(detr(kind), detr(kind, 8), task_weight=0.0)
+    teacher = copy.deepcopy(model.teacher.state_dict())
+    before = {name: p.clone() for name, p in model.student.named_parameters()}
+    data = generated_batch(2, (64, 64), model.task)
+    log = model.train_step(data, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+    assert log['kd_detr.loss'] > 0
+    assert log['kd_detr_random.loss'] > 0
+    moved = {name for name, p in model.student.named_parameters() if not p.equal(before[name])}
+    assert 'query_embedding.weight' not in moved, 'its own queries were not asked'
+    for part in ('backbone.conv1', 'encoder.layers.0', 'decoder.layers.1', 'bbox_head'):
+        assert any(name.startswith(part) for name in moved), part
+    for key, x in model.teacher.state_dict().items():
+        assert torch.equal(x, teacher[key]), key
+    assert not [key for key in model.state_dict() if 'objectives' in key]
+
+
+def test_random_queries_are_others_at_each_step() -> None:
+    model = distiller(detr(), detr(width=8)).eval()
+    data = batch_of(model)
+    with torch.no_grad():
+        values = [model(**data, mode='loss') for _ in range(2)]
+    first, second = values
+    assert first['kd_detr.loss'] == second['kd_detr.loss']
+    assert first['kd_detr_random.loss'] != second['kd_detr_random.loss']
+
+
+def test_a_copy_asks_the_copied_student() -> None:
+    model = distiller(detr(), detr(width=8))
+    other = copy.deepcopy(model)
+    student, teacher = other.objectives['kd_detr'].loss.sides
+    assert student.model is other.student
+    assert teacher.model is model.teacher
+
+
+def test_padding_of_a_batch() -> None:
+    task = Detection(3)
+    samples = generated_batch(2, (4, 6), task)['data_samples']
+    samples[1].set_metainfo(dict(img_shape=(2, 5)))
+    batch = Batch(torch.zeros(2, 3, 4, 6), samples, task=task)
+    padding = task.reads['padding'](batch)
+    assert not padding[0].any()
+    assert (~padding[1]).nonzero().amax(0).tolist() == [1, 4]
+    assert (~padding[1]).sum() == 10
+
+
+@pytest.mark.bad_input
+def test_pairs_that_it_is_not_for() -> None:
+    message = r'objective .kd_detr.: student is no detector whose decoder can be asked.*Mend: live'
+    loss = dict(type='SharedQueriesLoss')
+    with (
+        DefaultScope.overwrite_default_scope('mmdet'),
+        pytest.raises(ValueError, match=message),
+    ):
+        MODELS.build(
+            dict(
+                type='mmkd.Distiller',
+                student=dict(model=detector(8)),
+                teacher=dict(model=detector(8), allow_untrained=True),
+                taps=dict(memory='neck[0]'),
+                objectives=dict(
+                    kd_detr=dict(
+                        loss=loss,
+                        reads=dict(
+                            student='student.memory',
+                            teacher='teacher.memory',
+                            places='student.memory',
+                            teacher_places='teacher.memory',
+                            padding='batch.padding',
+                        ),
+                    )
+                ),
+            )
+        )
+    with pytest.raises(ValueError, match=r'cannot be asked the same queries: .*query.: \[32, 16\]'):
+        distiller(detr('DETR', dim=32), detr('DETR'))
+    with pytest.raises(ValueError, match=r'cannot be asked .*class logits.: \[3, 4\].*Mend: two'):
+        distiller(detr(), detr(classes=4))
+    for options in (dict(queries='mine'), dict(number=0), dict(tau=0.0), dict(l1=-1.0)):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            SharedQueriesLoss(**options)
+    x = torch.zeros(1, 4, 8)
+    with pytest.raises(RuntimeError, match='asks decoders of which it has not been told. Mend'):
+        SharedQueriesLoss()(x, x, x, x, F.pad(x, (0, 1)))
