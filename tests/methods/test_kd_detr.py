@@ -10,7 +10,7 @@ from helpers.detectors import detector, detr
 from helpers.runs import need_mmdet
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
-from test_query_answers import official
+from references.query_answers import official
 from torch import Tensor
 
 from mmkd.losses import SharedQueriesLoss
