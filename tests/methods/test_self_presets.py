@@ -349,6 +349,31 @@ def test_an_exit_that_does_not_fit_is_told() -> None:
     assert all(p.grad.isfinite().all() for p in loss.parameters())
 
 
+@pytest.mark.parametrize('options', [dict(kd=0.0), dict(power=1.5)])
+@pytest.mark.parametrize('labels', [torch.tensor([[[0, 255], [2, 1]]]), torch.tensor([1, -1])])
+def test_what_an_exit_finds_without_a_label_may_be_nan(options: dict, labels: Tensor) -> None:
+    """Where labels alone decide what is learned: of the KL such a place counts."""
+    torch.manual_seed(0)
+    loss = ExitLoss(student_channels=3, num_classes=5, **options)
+    stage = torch.randn(len(labels), 3, 2, 2)
+    last = torch.randn(len(labels), 5, *labels.shape[1:])
+    slopes = []
+    for spoilt in (0.0, torch.nan, torch.inf):
+        x = stage.clone()
+        if labels.dim() == 1:
+            x[1] = spoilt
+        else:
+            x[:, :, 0, 1] = spoilt
+        value = loss(x, last, labels)
+        slopes.append((value, *torch.autograd.grad(value, [*loss.parameters()])))
+    for other in slopes[1:]:
+        torch.testing.assert_close(other, slopes[0])
+    with pytest.raises(ValueError, match='an exit needs labels'):
+        loss(stage, last, labels[None])
+    with pytest.raises(TypeError, match='mask must be a bool'):
+        loss(stage, last, labels, labels.float())
+
+
 def test_every_preset_is_here() -> None:
     assert {'byot', 'dlb', 'ema', 'kdcl', 'one', 'psk'} < BY_FORMULA
     assert NUM_CLASSES > 3

@@ -4,11 +4,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.losses.base import Loss, Map, OfBatch
-from mmkd.losses.checks import shape_of
+from mmkd.losses.checks import check_labels, check_mask, check_weight, shape_of
 from mmkd.losses.divergence.boosted_target_ce import boosted_target_ce
 from mmkd.losses.divergence.mixed_target_ce import mixed_target_ce
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
-from mmkd.losses.functional import call_in_dtype, counted, fill_masked, no_autocast, widen
+from mmkd.losses.functional import (
+    call_in_dtype,
+    counted,
+    fill_masked,
+    labelled,
+    no_autocast,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_non_negative, check_positive
 
@@ -66,7 +73,7 @@ class ExitLoss(Loss):
 
     # the stage has channels of its own, and gives labels their size
     roles = dict(student=Map(alike=()), teacher=Map(alike=()), labels=OfBatch())
-    head: nn.Module | None
+    head: nn.Conv2d | None
 
     def __init__(
         self,
@@ -125,9 +132,17 @@ class ExitLoss(Loss):
                 'num_classes=…, or build(student=…, teacher=…, labels=…), which the Distiller calls'
             )
         _check(student, teacher)
+        pooled = teacher.dim() == 2
+        like = student[:, :, 0, 0] if pooled else student
+        check_mask(mask, like)
+        check_weight(weight, like)
+        valid = mask
+        if not self.kd or self.power is not None:  # nothing is learned without a label
+            check_labels(labels, like, 'an exit')
+            valid = labelled(labels, self.head.out_channels, self.ignore_index, mask)
         with no_autocast(student):
             stage, last = widen(student, teacher.detach())
-            logits = say(self.head, stage, counted(mask, weight), last.dim() == 2)
+            logits = say(self.head, stage, counted(valid, weight), pooled)
             if last.dim() == 4 and last.shape[2:] != logits.shape[2:]:
                 size = logits.shape[2:]
                 last = F.interpolate(last, size=size, mode='bilinear', align_corners=False)

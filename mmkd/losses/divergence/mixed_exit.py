@@ -10,7 +10,6 @@ from mmkd.losses.divergence.exit import say
 from mmkd.losses.divergence.reliability_mix import OVER, label_ce, reliability_mix
 from mmkd.losses.divergence.split import at_labels
 from mmkd.losses.functional import (
-    counted,
     fill_masked,
     infinite_to_nan,
     no_autocast,
@@ -145,16 +144,16 @@ class MixedExitLoss(Loss):
         check_weight(weight, like)
         with no_autocast(student):
             ours, theirs = widen(student, teacher.detach())
-            counts = counted(mask, weight)
+            # before the exits: features without a label would reach the gradient of their weights
+            valid, counts, target = at_labels(
+                labels, self.num_classes, self.ignore_index, mask, weight
+            )
             s = say(self.exits['student'], ours, counts, pooled)
             # of another size, a place of the teacher's map may reach one that counts
             alike = pooled or theirs.shape[2:] == student.shape[2:]
             t = say(self.exits['teacher'], theirs, counts if alike else None, pooled)
             if t.shape != s.shape:
                 t = F.interpolate(t, size=s.shape[2:], mode='bilinear', align_corners=False)
-            valid, counts, target = at_labels(
-                labels, self.num_classes, self.ignore_index, mask, weight
-            )
             # softplus makes 0 of −Inf
             seen = (infinite_to_nan(fill_masked(x, counts)) for x in (s, t))
             wrong = torch.stack([label_ce(x, target).mean(1) for x in seen]).sum(0)

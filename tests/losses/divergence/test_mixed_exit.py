@@ -89,6 +89,28 @@ def test_what_does_not_count_may_be_nan() -> None:
     assert all(p.grad.isfinite().all() for p in loss.parameters())
 
 
+@pytest.mark.parametrize('kd', [0.0, 1.0])
+def test_what_has_no_label_may_be_nan(kd: float) -> None:
+    """A place of 255 and an image of −1 reach neither value nor the weights of the exits."""
+    loss = exits(kd=kd)
+    labels, teacher = LABELS.clone(), draw(2, 4, 4, 6, seed=1)
+    labels[0, 1:3, 2] = 255
+    for target, unknown in ((labels, labels == 255), (torch.tensor([1, -1]), None)):
+        pair = [STUDENT.clone(), teacher.clone()]
+        expected = loss(*pair, target)
+        slopes = torch.autograd.grad(expected, [*loss.parameters()])
+        for x, spoilt in zip(pair, (torch.nan, torch.inf), strict=True):
+            if unknown is None:
+                x[1] = spoilt
+            else:
+                x.movedim(1, -1)[unknown] = spoilt
+        value = loss(*pair, target)
+        torch.testing.assert_close(value, expected)
+        found = torch.autograd.grad(value, [*loss.parameters()])
+        for one, other in zip(found, slopes, strict=True):
+            torch.testing.assert_close(one, other)
+
+
 def test_it_is_built_from_what_it_reads() -> None:
     loss = MixedExitLoss(5)
     assert loss.build(student=STUDENT, teacher=TEACHER, labels=LABELS) == (
