@@ -7,9 +7,9 @@ from references.attention_transfer import attention
 from torch import Tensor
 
 
-def unit(v: list[float]) -> list[float]:
-    length = math.hypot(*v)
-    return [x / length if length else 0.0 for x in v]
+def residual(v: list[float]) -> list[float]:
+    length = max(math.hypot(*v), 1e-3)
+    return [x / length for x in v]
 
 
 def residual_attention(
@@ -31,7 +31,7 @@ def residual_attention(
                 if mask is None or mask.reshape(n, -1)[k, i].item()
             ]
             ours, theirs = (
-                unit(
+                residual(
                     [
                         b - a
                         for a, b in zip(

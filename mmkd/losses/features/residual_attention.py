@@ -13,6 +13,8 @@ from mmkd.losses.functional import fill_masked, no_autocast, unit_vectors, weigh
 from mmkd.losses.relations.nodes import averaged_to
 from mmkd.registry import MODELS
 
+LEAST = 1e-3  # of the norm of a residual; those of attention are 1
+
 
 def residual_attention(
     student: Sequence[Tensor],
@@ -27,7 +29,7 @@ def residual_attention(
     2021, arXiv 2107.08591, its pixel-wise similarity (PSD). Of layers l and the K pairs l < m:
 
     .. math:: A^l_{ni} = \frac{\sum_c |F^l_{nci}|^p}{\Vert \cdot \Vert_2}, \quad
-              R^{lm}_{ni} = \frac{A^m_{ni} - A^l_{ni}}{\Vert \cdot \Vert_2}, \qquad
+              R^{lm}_{ni} = \frac{A^m_{ni} - A^l_{ni}}{\max(\Vert \cdot \Vert_2, 10^{-3})}, \qquad
               L = \frac1K \sum_{l < m} \frac{1}{|V|} \sum_{(n, i) \in V} P_n (R^{s, lm}_{ni} -
               R^{t, lm}_{ni})^2
 
@@ -40,8 +42,8 @@ def residual_attention(
     layers differ in size all are averaged to the first one of the student.
 
     A mask leaves positions out of the norms too; a weight counts in the mean alone. Two layers that
-    look at the same places have a residual of 0; where they all but do its direction is that of
-    the rounding.
+    look at the same places have a residual of 0. Where they all but do its direction is that of the
+    rounding, and its slope 1 / norm: hence the least norm, which CIRKD's has not.
 
     Args:
         student: Maps (N, C, \*S) of two layers or more, each of channels of its own.
@@ -78,12 +80,16 @@ def residual_attention(
         places = seen[0].shape[1] if mask is None else mask.flatten(1).sum(1, keepdim=True)
         total = wide[0].new_zeros(())
         for low, high in combinations(range(count), 2):
-            ours, theirs = (
-                unit_vectors(seen[high + side] - seen[low + side]) for side in (0, count)
-            )
+            ours, theirs = (_residual(seen[low + side], seen[high + side]) for side in (0, count))
             squares = (places * (ours - theirs).square()).view(len(first), *size)
             total = total + weighted_mean(squares, mask, weight)
         return total / (count * (count - 1) / 2)
+
+
+def _residual(low: Tensor, high: Tensor) -> Tensor:
+    """Return the change between two unit vectors, of norm 1 unless it is all but nothing."""
+    change = high - low
+    return change * change.square().sum(-1, keepdim=True).clamp(min=LEAST**2).rsqrt()
 
 
 def _energy(x: Tensor, power: float, own: Tensor | None, size: torch.Size) -> Tensor:

@@ -88,6 +88,23 @@ def test_layers_that_are_one_have_no_residual() -> None:
     assert torch.autograd.grad(value, student)[0].isfinite().all()
 
 
+@pytest.mark.parametrize('noise', [1e-4, 1e-6, 1e-8])
+def test_layers_that_are_nearly_one_have_a_small_residual_and_a_bounded_slope(noise: float) -> None:
+    """Without a least norm the slope is 1 / noise, towards nothing but the rounding."""
+    student = STUDENT[0].clone().requires_grad_()
+    near = STUDENT[0] * (1 + noise * draw(3, 2, 4, 6, seed=11))
+    maps = [[student, near], TEACHER[:2]]
+    value = residual_attention(*maps)
+    assert value.item() == pytest.approx(reference.residual_attention(*maps), rel=1e-6)
+    (slope,) = torch.autograd.grad(value, student)
+    (large,) = torch.autograd.grad(
+        residual_attention([student, STUDENT[0].neg() + 1], TEACHER[:2]), student
+    )
+    assert slope.abs().max() < 1e3 * large.abs().max()
+    if noise < 1e-5:  # the teacher's own norm, and little of the student's
+        assert value.item() == pytest.approx(1, abs=2e-2)
+
+
 def test_layers_of_other_sizes_are_averaged_to_the_students_first() -> None:
     """Energies are averaged, and under a mask over what counts alone."""
     large = [x.repeat_interleave(2, 2).repeat_interleave(3, 3) for x in (STUDENT[1], *TEACHER[:2])]
