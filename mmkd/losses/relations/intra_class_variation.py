@@ -95,8 +95,10 @@ def _likeness(x: Tensor, index: Tensor, counts: Tensor) -> Tensor:
     sums = x.new_zeros(*x.shape[:2], counts.shape[1]).scatter_add(2, each, x)
     centres = unit_vectors(sums / counts.unsqueeze(1), 1)
     x = scaled(x, 1)
-    # of all classes, for a centre at every place would be a map more
-    dots = (centres.transpose(1, 2) @ x).gather(1, index.unsqueeze(1)).squeeze(1)
+    if centres.shape[2] > x.shape[1]:  # scores of all classes would be more than a map
+        dots = (centres.gather(2, each) * x).sum(1)
+    else:
+        dots = (centres.transpose(1, 2) @ x).gather(1, index.unsqueeze(1)).squeeze(1)
     length = torch.linalg.vector_norm(x, dim=1)
     return dots / length.where(length > 0, length.new_ones(()))
 

@@ -69,6 +69,23 @@ def test_invariant_to_scale_rotation_of_channels_and_names_of_classes():
         assert other.item() == pytest.approx(value.item(), rel=1e-9)
 
 
+def test_of_many_classes_no_map_of_scores_is_held():
+    """19 classes, 5 channels: the centres at each place are less. Value and slope are the same."""
+    student, teacher, labels = draw().requires_grad_(), draw(7, seed=2), draw_labels()
+    found = []
+    for classes in (3, 19):
+        sizes: list[int] = []
+        pack = torch.autograd.graph.saved_tensors_hooks(
+            lambda x, sizes=sizes: (sizes.append(x.numel()), x)[1], lambda x: x
+        )
+        with pack:
+            value = intra_class_variation(student, teacher, labels, num_classes=classes)
+        assert max(sizes) <= student.numel()
+        found.append((value, *torch.autograd.grad(value, student)))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_labels_beyond_the_number_of_classes_are_none():
     student, teacher, labels = draw(), draw(seed=2), draw_labels()
     value = intra_class_variation(student, teacher, labels, num_classes=2)
