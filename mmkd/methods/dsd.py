@@ -37,6 +37,15 @@ def dsd(
         layers: Points or paths of its layers, two or more, such as ``['auto:stages[1]',
             'auto:stages[2]', 'auto:stages[3]']``.
     """
+    if layers is not None and (
+        not isinstance(layers, list | tuple)
+        or len(layers) < 2
+        or not all(isinstance(one, str) for one in layers)
+    ):
+        pair.fail(
+            f'layers must be a list of two points or paths, or of more, got {layers!r}. Mend: '
+            "layers=['auto:stages[2]', 'auto:stages[3]']; pixel=0 leaves the term of them out"
+        )
     taps = dict(logits='auto')
     objectives: dict = {}
     if weight:

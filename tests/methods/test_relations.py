@@ -182,6 +182,13 @@ def test_dsd_of_pixels() -> None:
     assert len(learn(distiller(dict(type='dsd', layers=layers), segmentor, 4, 8), batch())) == 2
 
 
+@pytest.mark.bad_input
+@pytest.mark.parametrize('layers', ['auto:stages[1]', ['auto:stages[1]'], [], [1, 2], 3])
+def test_dsd_of_layers_that_are_not_two(layers: Any) -> None:
+    with pytest.raises(ValueError, match="'dsd': layers must be a list of two .*Mend: layers="):
+        find_method('dsd')(pair_of('segmentation', 'dsd'), layers=layers)
+
+
 @pytest.mark.parametrize('task', BOTH)
 def test_fsp(task: str) -> None:
     """RepDistiller's sum over pairs of stages, as it initialises."""
