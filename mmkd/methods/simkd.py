@@ -37,21 +37,45 @@ def simkd(
         channels: Of what the teacher's classifier reads; None: as its config says.
         task_weight: Of the student's own losses, which reach the projector through the classifier.
     """
+    find, borrow, student, teacher = _channels_of_maps, _for_maps, 'auto:feature', 'auto:feature'
+    if pair.kind == 'classification':
+        find, borrow, student, teacher = _channels_of_images, _for_images, 'projector', _last(pair)
+    channels = find(pair) if channels is None else channels
+    options = borrow(pair, channels, factor)
     objective = dict(
         loss=dict(type='FeatureMatchingLoss'),
         **pair.on('feat'),
-        connectors=dict(student='auto'),
+        # of size alone: what it learned would not be exported
+        connectors=dict(student=dict(type='Connector', in_channels=channels, resize=True)),
         weight=weight,
     )
-    borrow, student, teacher = _for_maps, 'auto:feature', 'auto:feature'
-    if pair.kind == 'classification':
-        borrow, student, teacher = _for_images, 'projector', 'auto:stages[-1]'
     return Plan(
         objectives=dict(simkd=objective),
         member_taps={pair.student: dict(feat=student), pair.teacher: dict(feat=teacher)},
-        cfg_options={pair.student: borrow(pair, channels, factor)},
+        cfg_options={pair.student: options},
         task_weight=task_weight,
     )
+
+
+def _channels_of_maps(pair: Pair) -> Any:
+    """Return how many channels the classifier of a segmentor reads, None where nothing says it."""
+    return getattr(getattr(pair.models.get(pair.teacher), 'decode_head', None), 'channels', None)
+
+
+def _channels_of_images(pair: Pair) -> Any:
+    """Return how many channels ``head.fc`` of a classifier reads, None where nothing says it."""
+    teacher = pair.models.get(pair.teacher)
+    head = getattr(teacher, 'head', None)
+    # in_channels of a borrowed classifier are those in front of its projector
+    places = ((teacher, 'channels'), (teacher, 'in_channels'), (head, 'in_channels'))
+    return next((n for one, name in places if (n := getattr(one, name, None)) is not None), None)
+
+
+def _last(pair: Pair) -> str:
+    """Return the tap of the map that a classifier of images pools."""
+    teacher = pair.models.get(pair.teacher)
+    name = getattr(teacher, 'type_name', type(teacher).__name__)
+    return 'projector' if name == 'BorrowedImageClassifier' else 'auto:stages[-1]'
 
 
 def _for_maps(pair: Pair, channels: int | None, factor: int) -> dict[str, Any]:
@@ -59,14 +83,13 @@ def _for_maps(pair: Pair, channels: int | None, factor: int) -> dict[str, Any]:
     student, teacher = (pair.models.get(one) for one in (pair.student, pair.teacher))
     own, theirs = (getattr(one, 'decode_head', None) for one in (student, teacher))
     config = getattr(own, '_config', None)
-    channels = getattr(theirs, 'channels', None) if channels is None else channels
     if not isinstance(config, Mapping) or not isinstance(channels, int):
         pair.fail(
             'the student must be a config with one decode_head, and the config of the teacher say '
             "how many channels its classifier reads. Mend: dict(type='simkd', channels=512); or "
             'a head of its own, mmkd.BorrowedClassifier, in the config of the student'
         )
-    _check_classes(pair, (own,), (theirs,))
+    _check_classes(pair, (own,), (theirs, getattr(theirs, 'head', None)))
     head = dict(
         _delete_=True,
         type='mmkd.BorrowedClassifier',
@@ -83,8 +106,6 @@ def _for_images(pair: Pair, channels: int | None, factor: int) -> dict[str, Any]
     student, teacher = (pair.models.get(one) for one in (pair.student, pair.teacher))
     config = getattr(student, '_config', None)
     head = getattr(teacher, 'head', None)
-    for one in (teacher, head):
-        channels = getattr(one, 'in_channels', None) if channels is None else channels
     kind = getattr(student, 'type_name', '')
     if not isinstance(config, Mapping) or kind != 'ImageClassifier' or 'in_channels' not in config:
         pair.fail(

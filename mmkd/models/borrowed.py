@@ -1,6 +1,6 @@
 """What models share that end in another network's classifier, behind a projector."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -29,38 +29,57 @@ def bottleneck(channels: int, out_channels: int, factor: int) -> nn.Sequential:
 
 
 def draw_bottleneck(projector: nn.Sequential) -> None:
-    """Initialise a projector as its authors do.
+    """Initialise a projector by torch's default, as the authors' code leaves it.
 
     >>> draw_bottleneck(bottleneck(4, 8, 2))
     """
     for layer in projector:
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode='fan_out', nonlinearity='relu')
-        elif isinstance(layer, BatchNorm):
+        if isinstance(layer, nn.Conv2d | BatchNorm):
             layer.reset_parameters()
 
 
-def borrow(classifier: nn.Module, pretrained: str, key: str, of: str) -> None:
+def borrow(classifier: nn.Module, pretrained: str, keys: Sequence[str], of: str) -> None:
     """Load weight and bias of a classifier from the checkpoint of another network.
 
     Args:
         classifier: That gets them.
         pretrained: The checkpoint, of the model itself or of a run that distilled it.
-        key: Where it holds the classifier.
+        keys: Where such networks hold the classifier; the first one that is there is taken.
         of: What such a network is, for messages.
 
     Raises:
-        RuntimeError: There is none, or it has other classes or channels.
+        RuntimeError: There is none, it has no bias, or it has other classes or channels.
     """
     state = load_state_dict_file(pretrained)
-    keys = [f'{key}.{name}' for name in ('weight', 'bias')]
-    prefix = next((one for one in ('', 'students.student.') if one + keys[0] in state), None)
-    if prefix is None:
+    places = [f'{prefix}{key}' for prefix in ('', 'students.student.') for key in keys]
+    place = next((one for one in places if f'{one}.weight' in state), None)
+    if place is None:
         raise RuntimeError(
-            f'{pretrained} has no {keys[0]}, so there is no classifier to borrow. Mend: the '
+            f'{pretrained} has no {keys[0]}.weight, so there is no classifier to borrow. Mend: the '
             f'checkpoint of {of}'
         )
-    classifier.load_state_dict({one.rpartition('.')[2]: state[prefix + one] for one in keys})
+    if f'{place}.bias' not in state:
+        raise RuntimeError(
+            f'{pretrained} has a {place}.weight without a {place}.bias, and a classifier with both '
+            'is borrowed. Mend: a teacher whose classifier adds a bias'
+        )
+    taken = {name: state[f'{place}.{name}'] for name in ('weight', 'bias')}
+    for name, own in classifier.state_dict().items():
+        _check_shape(f'{pretrained}: {place}.{name}', taken[name], own)
+    classifier.load_state_dict(taken)
+
+
+def _check_shape(what: str, theirs: Tensor, own: Tensor) -> None:
+    """Refuse a weight or a bias of other classes, or of other channels."""
+    if theirs.shape == own.shape:
+        return
+    mend = 'a teacher of the same classes, whose classifier is of the same kind'
+    if theirs.dim() == own.dim() > 1 and len(theirs) == len(own):
+        mend = f'channels={theirs.shape[1]}, which are what this classifier reads'
+    raise RuntimeError(
+        f'{what} has the shape {tuple(theirs.shape)}, and {tuple(own.shape)} is needed, by classes '
+        f'and channels=. Mend: {mend}'
+    )
 
 
 def check_whole(
@@ -84,5 +103,8 @@ def check_whole(
     if lacking:
         raise RuntimeError(
             f'these weights lack the {" and the ".join(lacking)} of {where}, without which the '
-            'student predicts nothing. Mend: the weights that mmkd export wrote, whole'
+            'student predicts nothing. Mend: the weights that mmkd export wrote, whole; to begin '
+            "with a backbone's, not the init_cfg of the model but that of its backbone, "
+            "backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='….pth', "
+            "prefix='backbone.'))"
         )

@@ -29,14 +29,19 @@ def pretrained_keys(model: Any, key: str = 'model') -> Iterator[tuple[str, Any]]
     for name, value in model.items():
         if name == 'pretrained' and value:
             yield f'{key}.pretrained', False if value is True else None
-        elif name == 'init_cfg' and _fetches(value):
+        elif name == 'init_cfg' and loads_weights(value):
             yield f'{key}.init_cfg', None
         else:
             yield from pretrained_keys(value, f'{key}.{name}')
 
 
-def _fetches(init_cfg: Any) -> bool:
+def loads_weights(init_cfg: Any) -> bool:
+    """Return whether an ``init_cfg``, or one of a list, loads weights from a file.
+
+    >>> loads_weights([dict(type='Normal'), dict(type='Pretrained')]), loads_weights(None)
+    (True, False)
+    """
     if isinstance(init_cfg, list | tuple):
-        return any(map(_fetches, init_cfg))
+        return any(map(loads_weights, init_cfg))
     kind = init_cfg.get('type') if isinstance(init_cfg, dict) else None
     return 'Pretrained' in (kind if isinstance(kind, str) else getattr(kind, '__name__', ''))

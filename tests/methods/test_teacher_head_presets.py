@@ -581,6 +581,108 @@ def test_simkd_of_a_teacher_whose_file_has_no_such_classifier(tmp_path: Path) ->
         own.init_weights()
 
 
+def test_simkd_of_a_segmentor_that_was_made_by_simkd_takes_its_classifier(tmp_path: Path) -> None:
+    """Its features are those behind its projector, of other channels than its own head has."""
+    teacher = segmentor(8, auxiliary=False)
+    own = dict(teacher['decode_head'], _scope_='mmseg')
+    teacher['decode_head'] = dict(type='mmkd.BorrowedClassifier', head=own, channels=12)
+    built = segmentation(teacher)
+    assert built.decode_head.channels == 12
+    torch.save(dict(state_dict=built.state_dict()), tmp_path / 'borrowed.pth')
+    config = dict(simkd(tmp_path))
+    config['teacher'] = dict(model=teacher, checkpoint=str(tmp_path / 'borrowed.pth'))
+    model = build(config)
+    assert [*model.objectives.parameters()] == []
+    assert seen(model, batch())['teacher']['feat'].shape[1] == 12
+    ours, theirs = (
+        one.decode_head.head.conv_seg.classifier for one in (model.student, model.teacher)
+    )
+    assert torch.equal(ours.weight, theirs.weight)
+    teacher['decode_head']['head'] = dict(own, num_classes=5)
+    with pytest.raises(ValueError, match='has 11 classes and the teacher 5. Mend'):
+        build(config)
+
+
+def test_weights_that_init_cfg_loads_stay(tmp_path: Path) -> None:
+    """Of the projector as of the classifier, which ``pretrained`` would give other numbers."""
+    head = dict(type='FCNHead', in_channels=4, channels=4, num_convs=1, num_classes=3)
+    backbone = dict(type='CIFARResNet', depth=8, base_channels=4)
+    options = dict(num_classes=3, in_channels=16, channels=32)
+    for kind, given, key, size in (
+        (BorrowedClassifier, dict(head=head, channels=8), 'decode_head.conv_seg', (3, 8, 1, 1)),
+        (BorrowedImageClassifier, dict(backbone=backbone, **options), 'head.fc', (3, 32)),
+    ):
+        whole, teacher = (str(tmp_path / name) for name in ('whole.pth', 'teacher.pth'))
+        state = {name: torch.randn(x.shape) for name, x in kind(**given).state_dict().items()}
+        torch.save(dict(state_dict=state), whole)
+        others = {f'{key}.weight': torch.ones(size), f'{key}.bias': torch.ones(3)}
+        torch.save(dict(state_dict=others), teacher)
+        init_cfg = dict(type='Pretrained', checkpoint=whole)
+        for cfg in (init_cfg, [init_cfg]):
+            own = kind(**given, pretrained=teacher, init_cfg=cfg)
+            own.init_weights()
+            assert not [name for name, p in own.named_parameters() if not p.equal(state[name])]
+
+
+def test_a_projector_begins_as_torch_makes_it() -> None:
+    """The authors' class has no initialisation: bounds ±1/√fan-in, where mmseg has 0.01."""
+    head = dict(type='FCNHead', in_channels=4, channels=4, num_convs=1, num_classes=3)
+    own = BorrowedClassifier(head, channels=64)
+    own.init_weights()
+    for conv in own.head.conv_seg.projector[::3]:
+        bound = conv.weight[0].numel() ** -0.5
+        assert 0.9 * bound < conv.weight.abs().max() <= bound
+    torch.manual_seed(7)
+    own.head.conv_seg.projector[0].reset_parameters()
+    expected = own.head.conv_seg.projector[0].weight.clone()
+    torch.manual_seed(7)
+    assert torch.equal(torch.nn.Conv2d(4, 32, 1, bias=False).weight, expected)
+
+
+@pytest.mark.bad_input
+def test_a_classifier_that_cannot_be_borrowed_is_told(tmp_path: Path) -> None:
+    backbone = dict(type='CIFARResNet', depth=8, base_channels=4)
+    path = tmp_path / 'teacher.pth'
+    for state, message in (
+        (
+            dict(weight=(3, 32)),
+            r'teacher.pth has a head\.fc\.weight without a head\.fc\.bias.*Mend',
+        ),
+        (
+            dict(weight=(3, 16), bias=(3,)),
+            r'pth: head\.fc\.weight has the shape \(3, 16\), .*\(3, 32\).*Mend: channels=16',
+        ),
+        (dict(weight=(5, 32), bias=(5,)), r'shape \(5, 32\).*Mend: a teacher of the same classes'),
+        (dict(weight=(3, 32), bias=(5,)), r'fc\.bias has the shape \(5,\).*Mend: a teacher of the'),
+    ):
+        weights = {f'head.fc.{name}': torch.zeros(size) for name, size in state.items()}
+        torch.save(dict(state_dict=weights), path)
+        own = BorrowedImageClassifier(
+            backbone, num_classes=3, in_channels=16, channels=32, pretrained=str(path)
+        )
+        with pytest.raises(RuntimeError, match=message):
+            own.init_weights()
+
+
+@pytest.mark.bad_input
+def test_simkd_of_a_student_that_loads_itself_whole(tmp_path: Path) -> None:
+    """Its file has no projector; the message says where its backbone's weights are named."""
+    torch.manual_seed(6)
+    plain = segmentation(segmentor(4, auxiliary=False))
+    torch.save(dict(state_dict=plain.state_dict()), tmp_path / 'student.pth')
+    init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'student.pth'))
+    config = simkd(tmp_path)
+    config['student']['model']['init_cfg'] = init_cfg
+    mend = r"Mend: .*not the init_cfg of the model .*backbone=dict\(init_cfg=.*prefix='backbone\.'"
+    with pytest.raises(RuntimeError, match=mend):
+        build(config)
+    config = simkd(tmp_path)
+    config['student']['model']['backbone']['init_cfg'] = dict(init_cfg, prefix='backbone.')
+    model = build(config)
+    stem = 'backbone.stem.0.weight'
+    assert torch.equal(model.student.state_dict()[stem], plain.state_dict()[stem])
+
+
 # ---------------------------------------------------------------------- SimKD of images
 
 
@@ -631,6 +733,30 @@ def test_simkd_of_images_trains_all_but_the_classifier(tmp_path: Path) -> None:
     assert [key for key in same if not key.startswith('data_preprocessor')] == [
         *('head.fc.weight', 'head.fc.bias')
     ]
+
+
+def test_simkd_of_images_of_a_teacher_that_was_made_by_simkd(tmp_path: Path) -> None:
+    """Compared are what both projectors make; between them nothing is learned, which has no export.
+
+    The teacher's last map has 16 channels, its classifier reads 32.
+    """
+    config = simkd_of_images(tmp_path)
+    teacher = dict(classifier(4), type='mmkd.BorrowedImageClassifier', channels=32)
+    built = MODELS.build(teacher)
+    torch.save(dict(state_dict=built.state_dict()), tmp_path / 'borrowed.pth')
+    for model in (teacher, built):
+        config['teacher'] = dict(model=model, checkpoint=str(tmp_path / 'borrowed.pth'))
+        made = build(copy.deepcopy(config))
+        assert [*made.objectives.parameters()] == []
+        record = seen(made, images(made))
+        assert record['teacher']['feat'].shape[1] == made.student.channels == 32
+        inputs = record.batch.inputs
+        ours, theirs = (x.projector(x.backbone(inputs)[-1]) for x in (made.student, made.teacher))
+        value = made.objectives['simkd'](record)['simkd.loss']
+        assert value.item() == pytest.approx(F.mse_loss(ours, theirs).item(), rel=1e-6)
+    config['teacher']['taps'] = dict(feat='auto:stages[-1]')
+    with pytest.raises(ValueError, match=r"'simkd'.*32.*16"):
+        build(config)
 
 
 def test_simkd_of_images_exports_a_student_that_predicts_as_the_distiller_does(

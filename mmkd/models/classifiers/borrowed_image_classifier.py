@@ -8,8 +8,9 @@ from mmkd.models.borrowed import borrow, bottleneck, check_whole, draw_bottlenec
 from mmkd.models.classifiers.image_classifier import ImageClassifier
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count
+from mmkd.utils.pretrained import loads_weights
 
-CLASSIFIER = 'head.fc'
+CLASSIFIER = ('head.fc',)
 
 
 @MODELS.register_module()
@@ -62,7 +63,7 @@ class BorrowedImageClassifier(ImageClassifier):
         check_count('factor', factor, 1)
         check_count('in_channels', in_channels, 1)
         super().__init__(backbone, num_classes, channels, data_preprocessor, init_cfg)
-        self.in_channels, self.pretrained = in_channels, pretrained
+        self.in_channels, self.channels, self.pretrained = in_channels, channels, pretrained
         self.projector = bottleneck(in_channels, channels, factor)
         self.head['fc'].requires_grad_(False)
 
@@ -78,10 +79,13 @@ class BorrowedImageClassifier(ImageClassifier):
         return self.projector(x).mean((2, 3))
 
     def init_weights(self) -> None:
-        """Initialise once; the projector as the authors', and the classifier as the teacher's."""
-        again = self.is_init
+        """Initialise once: the projector by torch's default, and the classifier as the teacher's.
+
+        Both are as in the file where ``init_cfg`` loads one.
+        """
+        there = self.is_init or loads_weights(self.init_cfg)
         super().init_weights()
-        if again:  # the projector would be drawn anew
+        if there:  # or the projector would be drawn anew
             return
         draw_bottleneck(self.projector)
         if self.pretrained is not None:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from mmkd.models.borrowed import borrow, bottleneck, check_whole, draw_bottleneck
 from mmkd.registry import MODELS, build_part
 from mmkd.utils.checks import check_count, check_dict
+from mmkd.utils.pretrained import loads_weights
 
-CLASSIFIER = 'decode_head.conv_seg'
+CLASSIFIER = ('decode_head.conv_seg', 'decode_head.head.conv_seg.classifier')
 
 
 @MODELS.register_module()
@@ -59,7 +60,7 @@ class BorrowedClassifier(BaseModule):
         check_dict('head', head, "head=dict(type='FCNHead', …)")
         check_count('channels', channels, 1)
         check_count('factor', factor, 1)
-        self.pretrained = pretrained
+        self.channels, self.pretrained = channels, pretrained
         self.head = build_part({'_scope_': 'mmseg', **head}, 'head of BorrowedClassifier')
         own = getattr(self.head, 'conv_seg', None)
         if not isinstance(own, nn.Conv2d):
@@ -95,10 +96,13 @@ class BorrowedClassifier(BaseModule):
         return type(self.head).predict(self, *args, **kwargs)
 
     def init_weights(self) -> None:
-        """Initialise once; the projector as the authors', and the classifier as the teacher's."""
-        again = self.is_init
+        """Initialise once: the projector by torch's default, and the classifier as the teacher's.
+
+        Both are as in the file where ``init_cfg`` loads one.
+        """
+        there = self.is_init or loads_weights(self.init_cfg)
         super().init_weights()
-        if again:  # the projector would be drawn anew
+        if there:  # or the projector would be drawn anew
             return
         draw_bottleneck(self.head.conv_seg.projector)  # mmseg draws all with deviation 0.01
         if self.pretrained is not None:
