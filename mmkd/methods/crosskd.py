@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from mmkd.losses.boxes.decode import SPREAD
-from mmkd.losses.boxes.overlap import PENALTIES
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
@@ -12,6 +10,8 @@ from mmkd.utils.checks import check_choice, check_non_negative
 STACKED = 4  # convolutions of a dense head, where its config does not say
 CUT = dict(FCOSHead=2)  # of the authors' configs; 3 of other heads
 BOXES = dict(FCOSHead='exp', ATSSHead='deltas', RetinaHead='deltas', GFLHead='bins', LDHead='bins')
+OVERLAPS = ('giou', 'log-iou')
+STDS = (1.0, 1.0, 1.0, 1.0)  # of a coder whose config does not say
 PUBLISHED = dict(exp=('log-iou', 0.75), deltas=('giou', 1.0), bins=('giou', 0.0))
 
 
@@ -62,7 +62,7 @@ def crosskd(
     check_non_negative('edges', edges)
     check_non_negative('boxes', 0.0 if boxes is None else boxes)
     if overlap is not None:
-        check_choice('overlap', overlap, PENALTIES)
+        check_choice('overlap', overlap, OVERLAPS)
     if pair.kind == 'detection':
         heads = [getattr(pair.models.get(one), 'bbox_head', None) for one in _members(pair)]
         levels = _Levels(pair, _cut(pair, heads, depth), align)
@@ -186,7 +186,7 @@ def _spread(pair: Pair, head: Any) -> list[float]:
             f'of 0 and any target_stds, got {_type_of(coder)} with {means} and {stds}. Mend: '
             'boxes=0.'
         )
-    return [float(one) for one in stds or SPREAD]  # the coder's default
+    return [float(one) for one in stds or STDS]
 
 
 def _members(pair: Pair) -> tuple[str, str]:
