@@ -196,6 +196,58 @@ FAULTS = [
         BATTERY,
     ),
     Fault(
+        'losses/boxes/box_overlap.py',
+        'there = ~(area(theirs[:2], theirs[2:]) <= LEAST)',
+        'there = ~(area(theirs[:2], theirs[2:]) < 0)',
+        'a box of the teacher without an area counts',
+        ('tests/losses/boxes',),
+    ),
+    Fault(
+        'losses/boxes/box_overlap.py',
+        'decode(fill_masked(student, there), code, spread)',
+        'decode(fill_masked(student, mask), code, spread)',
+        'a box that does not count sends NaN back',
+        (
+            'tests/losses/test_non_finite.py::test_a_box_that_overflows_where_none_counts_is_as_if_'
+            'it_were_not',
+        ),
+    ),
+    Fault(
+        'losses/boxes/overlap.py',
+        'return 1 - iou + _part(around - both, around)',
+        'return 1 - iou',
+        'boxes that are apart have no gradient',
+        ('tests/losses/boxes',),
+    ),
+    Fault(
+        'losses/queries/query_answers.py',
+        '(own - other).abs().mean(-1)',
+        '(own - other).abs().sum(-1)',
+        'the distance of boxes is a sum over their numbers',
+        ('tests/losses/queries',),
+    ),
+    Fault(
+        'losses/queries/query_answers.py',
+        'half_x, half_y = width / 2, height / 2',
+        'half_x, half_y = width, height',
+        'boxes are twice as large',
+        ('tests/losses/queries',),
+    ),
+    Fault(
+        'losses/features/global_context.py',
+        '(student - teacher + apart)',
+        '(student - teacher - apart)',
+        'the context is taken away from each place',
+        ('tests/losses/features/test_global_context.py',),
+    ),
+    Fault(
+        'losses/features/global_context.py',
+        'scores.where(known | ~known.any(1, keepdim=True), -torch.inf)',
+        'scores',
+        'the context holds places that the mask leaves out',
+        ('tests/losses/features/test_global_context.py',),
+    ),
+    Fault(
         'losses/functional.py',
         'known = known & (labels != ignore_index)',
         'pass',

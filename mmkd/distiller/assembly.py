@@ -701,7 +701,7 @@ def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
     for name, objective in list(parts.objectives.items()) if parts.enough else ():
         with mistakes.of(partial(parts.lose_objective, name)):
             objective.bind(parts.runs)
-            parts.fitted += try_objective(objective, parts.record)
+            parts.fitted += try_objective(objective, parts.record, parts.runs.values())
             objective.bind(parts.runs)  # what came from a file belongs to these members
     parts.streams = streams_of(parts.objectives, parts.students, parts.combined)
 

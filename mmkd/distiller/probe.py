@@ -1,7 +1,8 @@
 """The probe: one forward on generated data, so that wiring mistakes end before training starts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from sklearn.exceptions import NotFittedError
@@ -45,13 +46,19 @@ def probe_batch(
 
 
 @torch.no_grad()
-def try_objective(objective: Objective, record: Record) -> list[str]:
-    """Fit an objective's connectors and critics, run a copy of it once; return what was fitted."""
+def try_objective(objective: Objective, record: Record, runs: Iterable[Any] = ()) -> list[str]:
+    """Fit an objective's connectors and critics, run a copy of it once; return what was fitted.
+
+    Args:
+        objective: The objective.
+        record: What it reads.
+        runs: What runs the members: of a loss that was told of them they are not copied with it.
+    """
     for stream in objective.running():
         record[stream.key] = stream.collect(record)
     with own_draws('objective', objective.name, 'fit'):
         fitted = objective.fit(record)
     # a loss checks its shapes before it finds that it waits for data, which is no mistake here
     with own_draws('probe'), suppress(NotFittedError):
-        copy_module(objective, f'objective {objective.name!r}').eval()(record)
+        copy_module(objective, f'objective {objective.name!r}', runs).eval()(record)
     return fitted

@@ -225,6 +225,22 @@ def measure(weight: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     return weight.where(counts, weight.new_zeros(()))
 
 
+def nan_of_weight(weight: Tensor | None, mask: Tensor | None) -> Tensor | float:
+    """Return 0, or NaN where a weight is not finite and the mask is True.
+
+    :func:`measure` takes NaN for a place that does not count. Of a weight that a teacher's scores
+    make it must come out: added to a value, this stops the run.
+
+    >>> weight = torch.tensor([2., float('nan')])
+    >>> nan_of_weight(weight, None), nan_of_weight(weight, torch.tensor([True, False]))
+    (tensor(nan), tensor(0.))
+    """
+    if weight is None:
+        return 0.0
+    nothing = 0 * weight.detach()
+    return (nothing if mask is None else nothing.where(mask, nothing.new_zeros(()))).sum()
+
+
 def labelled(labels: Tensor, classes: int, ignore_index: int, mask: Tensor | None = None) -> Tensor:
     r"""Return where a label (N, \*S) is one of the classes, and the mask is True.
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmkd.losses.functional import infinite_to_nan, widen
+
 Levels = Tensor | Sequence[Tensor]  # the map of one level, or those of all levels of a detector
 
 
@@ -17,6 +19,25 @@ def join_levels(levels: Levels, lead: int) -> Tensor:
     if isinstance(levels, Tensor):
         levels = [levels]
     return torch.cat([x.reshape(*x.shape[:lead], -1) for x in levels], lead)
+
+
+def weight_by_scores(scores: Tensor, least: float, weight: Tensor | None = None) -> Tensor:
+    r"""Return how much positions count: the score of the likeliest class, 0 below ``least``.
+
+    NaN where a score is not finite, unless the position does not count by ``weight``.
+
+    Args:
+        scores: Class logits (N, C, \*S), each class a sigmoid; receive no gradient.
+        least: The score below which a position does not count.
+        weight: How much it counts besides (N, \*S).
+
+    >>> weight_by_scores(torch.tensor([[9., 1.], [1., float('nan')]]).log(), 0.5)
+    tensor([0.9000,    nan])
+    """
+    (likeliest,) = widen(infinite_to_nan(scores.detach()).amax(1))
+    score = likeliest.sigmoid()
+    score = score.where(~(score < least), score.new_zeros(()))
+    return score if weight is None else score.where(weight > 0, score.new_zeros(())) * weight
 
 
 def check_places(name: str, **maps: Levels | None) -> None:

@@ -5,11 +5,13 @@ from typing import Any
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
-from mmkd.utils.checks import check_non_negative
+from mmkd.utils.checks import check_choice, check_non_negative
 
 STACKED = 4  # convolutions of a dense head, where its config does not say
 CUT = dict(FCOSHead=2)  # of the authors' configs; 3 of other heads
 BOXES = dict(FCOSHead='exp', ATSSHead='deltas', RetinaHead='deltas', GFLHead='bins', LDHead='bins')
+OVERLAPS = ('giou', 'log-iou')
+STDS = (1.0, 1.0, 1.0, 1.0)  # of a coder whose config does not say
 PUBLISHED = dict(exp=('log-iou', 0.75), deltas=('giou', 1.0), bins=('giou', 0.0))
 
 
@@ -51,13 +53,16 @@ def crosskd(
         edges: Of the edges of boxes, 0 or above; of heads that have distributions.
         boxes: Of the overlap of boxes, 0 or above; None: as published, 0 of heads that have
             distributions.
-        overlap: 'giou' or 'log-iou'; None: as published, 'giou' of heads that have distributions.
+        overlap: 'giou' or 'log-iou', where boxes are compared; None: as published, 'giou' of heads
+            that have distributions.
         depth: Convolutions of a detector's head before the cut; None: 3, of FCOS 2, or all but the
             last.
         align: Whether a detector's features are aligned.
     """
     check_non_negative('edges', edges)
     check_non_negative('boxes', 0.0 if boxes is None else boxes)
+    if overlap is not None:
+        check_choice('overlap', overlap, OVERLAPS)
     if pair.kind == 'detection':
         heads = [getattr(pair.models.get(one), 'bbox_head', None) for one in _members(pair)]
         levels = _Levels(pair, _cut(pair, heads, depth), align)
@@ -69,7 +74,9 @@ def crosskd(
             _add_boxes(plan, levels, heads[1], boxes, overlap)
         elif boxes:
             pair.fail(f'boxes are those of heads {", ".join(BOXES)}. Mend: leave boxes out')
+        _check_overlap(pair, overlap, plan)
         return plan
+    _check_overlap(pair, overlap)
     reads = dict(student=f'{pair.student}.feat', teacher=f'{pair.teacher}.logits')
     objective = dict(
         loss=dict(type='PixelWiseKLLoss', tau=tau),
@@ -79,6 +86,14 @@ def crosskd(
         weight=weight,
     )
     return Plan(objectives=dict(crosskd=objective), taps=dict(feat='auto:feature', logits='auto'))
+
+
+def _check_overlap(pair: Pair, overlap: str | None, plan: Plan | None = None) -> None:
+    if overlap is not None and not (plan and 'crosskd_boxes' in plan.objectives):
+        pair.fail(
+            f'no overlap of boxes is compared here, got overlap={overlap!r}. Mend: leave overlap '
+            f'out, or boxes=1. of a detector with a head {", ".join(BOXES)}'
+        )
 
 
 class _Levels:
@@ -165,12 +180,13 @@ def _spread(pair: Pair, head: Any) -> list[float]:
         getattr(coder, f'target_{name}', None) or getattr(coder, name, None)
         for name in ('means', 'stds')
     )
-    if _type_of(coder) != 'DeltaXYWHBBoxCoder' or stds is None or any(means or ()):
+    if _type_of(coder) != 'DeltaXYWHBBoxCoder' or any(means or ()):
         pair.fail(
             'boxes of a head with anchors need a bbox_coder DeltaXYWHBBoxCoder with target_means '
-            f'of 0, got {_type_of(coder)} with {means}. Mend: boxes=0.'
+            f'of 0 and any target_stds, got {_type_of(coder)} with {means} and {stds}. Mend: '
+            'boxes=0.'
         )
-    return [float(one) for one in stds]
+    return [float(one) for one in stds or STDS]
 
 
 def _members(pair: Pair) -> tuple[str, str]:

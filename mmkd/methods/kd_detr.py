@@ -41,6 +41,8 @@ def kd_detr(
     """
     decoder = getattr(pair.models.get(pair.student), 'decoder', None)
     layers = getattr(decoder, 'num_layers', None) or LAYERS
+    if not getattr(decoder, 'return_intermediate', True):
+        layers = 1  # the last one is all that it says
     loss: dict[str, Any] = dict(
         type='SharedQueriesLoss', tau=tau, classes=classes, l1=l1, giou=giou
     )

@@ -8,6 +8,7 @@ with it.
 import inspect
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from types import SimpleNamespace
 from typing import Any
@@ -116,11 +117,12 @@ class Decoder(nn.Module):
         return dict(hidden=(query_pos + memory.mean((1, 2), keepdim=True))[None])
 
 
-def asked(student: Tensor) -> Tensor:
-    loss = mmkd.losses.SharedQueriesLoss()
+def asked(student: Tensor, teacher: Tensor | None = None, **options: float) -> Tensor:
+    loss = mmkd.losses.SharedQueriesLoss(**options)
     loss.sides = (SimpleNamespace(model=Decoder()),) * 2
     places, padding = draw(2, 3, 4, 4), torch.zeros(2, 8, 8, dtype=torch.bool)
-    return loss(student, draw(2, 16, 3), places, places, padding)
+    teacher = draw(2, 16, 3) if teacher is None else teacher
+    return loss(student, teacher, places, places, padding)
 
 
 def squeezed(student: Tensor) -> Tensor:
@@ -416,6 +418,48 @@ def test_what_is_not_finite_comes_out_where_it_counts_and_only_there(
     student[case.get('masked', MASKED)] = bad
     for got, want in zip(learn(call, student, **given), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize('left_out', ['mask', 'weight', 'no area'])
+@pytest.mark.parametrize(('code', 'large'), [('exp', 100.0), ('relu', 1e25), ('relu', math.inf)])
+def test_a_box_that_overflows_where_none_counts_is_as_if_it_were_not(
+    code: str, large: float, left_out: str
+) -> None:
+    """Finite logits, of which the areas are not."""
+    student, teacher = draw(2, 4, 4, 4).abs(), draw(2, 4, 4, 4).abs() + 1
+    place = 0, slice(None), 1, 2
+    given: dict[str, Any] = dict(mask=MASK) if left_out == 'mask' else {}
+    if left_out == 'weight':
+        given = dict(weight=MASK.float())
+    if left_out == 'no area':
+        teacher[place] = -40.0
+    call = partial(mmkd.losses.box_overlap, teacher=teacher, code=code, **given)
+    expected = learn(call, student)
+    student[place] = large
+    for got, want in zip(learn(call, student), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize('name', ['BoxOverlapLoss', 'LocalizationKLLoss'])
+def test_scores_that_are_broken_come_out_where_they_count(name: str, bad: float) -> None:
+    loss = K[name]('exp') if name == 'BoxOverlapLoss' else K[name](2)
+    student, teacher, scores = draw(2, 4, 4, 4), draw(2, 4, 4, 4) + 1, draw(2, 3, 4, 4)
+    left_out: tuple[dict[str, Any], ...] = dict(mask=MASK), dict(weight=MASK.float())
+    expected = [loss(student, teacher, scores, **given) for given in left_out]
+    scores[(0, 0, 1, 2)] = bad
+    assert not loss(student, teacher, scores).isfinite()
+    for given, value in zip(left_out, expected, strict=True):
+        assert loss(student, teacher, scores, **given) == value
+
+
+@pytest.mark.parametrize('options', [{}, dict(classes=0.0)])
+@pytest.mark.parametrize('bad', [math.nan, math.inf, -math.inf])
+def test_answers_of_a_broken_teacher_come_out(bad: float, options: dict) -> None:
+    teacher = draw(2, 16, 3)
+    assert asked(draw(2, 16, 3), teacher, **options).isfinite()
+    teacher[1, 9, 1] = bad
+    assert not asked(draw(2, 16, 3), teacher, **options).isfinite()
 
 
 def test_every_loss_is_there() -> None:

@@ -154,6 +154,79 @@ def test_a_copy_asks_the_copied_student() -> None:
     assert teacher.model is model.teacher
 
 
+def test_building_copies_no_student_for_an_objective(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of which torch could not copy one with weight_norm."""
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        student = MODELS.build(detr())
+    torch.nn.utils.weight_norm(student.bbox_head.fc_cls)
+    copied = []
+    plain = copy.deepcopy
+
+    def watched(x: Any, memo: Any = None) -> Any:
+        copied.append(type(x).__name__)
+        return plain(x, memo)
+
+    monkeypatch.setattr('mmkd.distiller.members.stand_in.copy.deepcopy', watched)
+    model = distiller(student, detr(width=8))
+    assert copied.count('DABDETR') == 1, 'the stand-in of the probe'
+    assert copied.count('Objective') == len(model.objectives)
+    for objective in model.objectives.values():
+        assert objective.loss.sides[0].model is student
+
+
+def test_a_wrapper_in_the_students_place_is_asked() -> None:
+    model = distiller(detr(), detr(width=8), number=0, task_weight=0.0)
+    asked = []
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self, module: Any) -> None:
+            super().__init__()
+            self.module, self.bbox_head = module, module.bbox_head
+            self.query_embedding, self.embed_dims = module.query_embedding, module.embed_dims
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            return self.module(*args, **kwargs)
+
+        def forward_decoder(self, **given: Any) -> Any:
+            asked.append(len(given))
+            return self.module.forward_decoder(**given)
+
+    run = model.runs['student']
+    run.modules = dict(student=Wrapper(model.student))
+    model(**batch_of(model), mode='loss')
+    assert asked == [5]
+
+
+def test_autocast_asks_both_sides_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = distiller(detr(), detr(width=8), task_weight=0.0).eval()
+    asked: list[Tensor] = []
+    for one in (model.student, model.teacher):
+        own = one.forward_decoder
+
+        def watched(own: Any = own, **given: Tensor) -> Any:
+            asked.append(given['query_pos'])
+            return own(**given)
+
+        # as what it stands in for: the forwards' own queries are asked through it, too
+        monkeypatch.setattr(one, 'forward_decoder', watched)
+    data = batch_of(model)
+    with torch.autocast('cpu', torch.bfloat16):
+        losses = model(**data, mode='loss')
+    assert losses['kd_detr.loss'].isfinite()
+    asked = asked[-4:]  # teacher's queries of both sides, then random ones
+    for ours, theirs in (asked[:2], asked[2:]):
+        assert torch.equal(ours, theirs)
+        assert ours.dtype == torch.float32
+
+
+@pytest.mark.parametrize(('inner', 'weight'), [(True, 2.0), (False, 1.0)])
+def test_a_decoder_that_says_its_last_layer_alone_is_one_layer(inner: bool, weight: float) -> None:
+    student, teacher = detr('DETR'), detr('DETR', 8)
+    student['decoder'].update(return_intermediate=inner)
+    model = distiller(student, teacher)
+    assert [one.weight for one in model.objectives.values()] == [weight] * 2
+
+
 def test_padding_of_a_batch() -> None:
     task = Detection(3)
     samples = generated_batch(2, (4, 6), task)['data_samples']

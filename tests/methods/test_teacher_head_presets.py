@@ -269,15 +269,36 @@ def test_crosskd_of_boxes_is_the_authors_term(make: Any, options: dict) -> None:
 def test_crosskd_of_boxes_refuses_what_is_not_decoded() -> None:
     with pytest.raises(ValueError, match='boxes must be a finite number, 0 or above, got -1'):
         detectors(deep(fcos(8), 2), deep(fcos(8), 2), boxes=-1.0)
-    with pytest.raises(ValueError, match="penalty must be one of .*'iou'"):
+    with pytest.raises(ValueError, match="overlap must be one of .*'iou'"):
         detectors(deep(fcos(8), 2), deep(fcos(8), 2), overlap='iou')
+    unread = "no overlap of boxes is compared here, got overlap='giou'. Mend: leave overlap out"
+    with pytest.raises(ValueError, match=unread):
+        detectors(deep(gfl(8), 2), deep(gfl(8), 2), overlap='giou')
+    with pytest.raises(ValueError, match=unread):
+        of_method(dict(type='crosskd', overlap='giou'))
     other = deep(retina(8), 2)
     other['bbox_head'].update(
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.1, 0.1])
     )
-    with pytest.raises(ValueError, match=r'target_means of 0, got .* with .*0\.1.*Mend: boxes=0'):
+    with pytest.raises(
+        ValueError, match=r'target_means of 0 and any target_stds, got .*0\.1.*boxes=0'
+    ):
         detectors(deep(retina(8), 2), other)
     assert 'crosskd_boxes' not in detectors(deep(retina(8), 2), other, boxes=0.0).objectives
+
+
+@pytest.mark.parametrize('make', [retina, atss])
+@pytest.mark.parametrize('coder', [None, dict(type='DeltaXYWHBBoxCoder')])
+def test_crosskd_of_a_coder_that_a_config_leaves_to_mmdet(make: Any, coder: dict | None) -> None:
+    """Its target_stds are 1, the class's own defaults."""
+    student, teacher = (deep(make(width), 2) for width in (8, 16))
+    for one in (student, teacher):
+        one['bbox_head'].pop('bbox_coder', None)
+        if coder is not None:
+            one['bbox_head'].update(bbox_coder=dict(coder))
+    model = detectors(student, teacher)
+    found = model.objectives['crosskd_boxes'].loss.spread
+    assert found == tuple(model.teacher.bbox_head.bbox_coder.stds) == (1.0, 1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize('make', [fcos, normed, retina, atss, gfl])

@@ -38,13 +38,12 @@ def lack(one: Box, other: Box, penalty: str) -> float:
     shared = area_of(
         max(one[0], other[0]), max(one[1], other[1]), min(one[2], other[2]), min(one[3], other[3])
     )
-    both = max(area_of(*one) + area_of(*other) - shared, 1e-6)
+    both = area_of(*one) + area_of(*other) - shared
     if penalty == 'log-iou':
         return -log(max(shared / both, 1e-6))
     around = area_of(
         min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
     )
-    around = max(around, 1e-6)
     return 1 - (shared / both - (around - both) / around)
 
 

@@ -1,6 +1,7 @@
 """Stand-ins: copies that can be run before a training without touching the modules themselves."""
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 
-def copy_module(module: nn.Module, where: str) -> Any:
+def copy_module(module: nn.Module, where: str, shared: Iterable[Any] = ()) -> Any:
     """Return a deep copy; what ``weight_norm`` and the like compute is copied by value.
 
     Args:
         module: It is left as it is.
         where: How the error calls it.
+        shared: Objects that the copy holds as they are.
 
     Raises:
         TypeError: It holds what cannot be copied.
@@ -23,8 +25,9 @@ def copy_module(module: nn.Module, where: str) -> Any:
     # torch refuses to copy a tensor that was computed from a parameter
     held = [value for part in module.modules() for value in vars(part).values()]
     computed = [value for value in held if isinstance(value, Tensor) and value.grad_fn is not None]
+    memo = {id(value): value.detach().clone() for value in computed}
     try:
-        return copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+        return copy.deepcopy(module, memo | {id(one): one for one in shared})
     except Exception as error:  # __deepcopy__ and __reduce__ of any class run here
         raise TypeError(
             f'{where} (a {type(module).__name__}) cannot be copied ({type(error).__name__}: '

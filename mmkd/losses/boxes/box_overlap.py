@@ -6,12 +6,21 @@ from torch import Tensor
 
 from mmkd.losses.base import Loss, Many
 from mmkd.losses.boxes.decode import CODES, SPREAD, decode
-from mmkd.losses.boxes.overlap import LEAST, PENALTIES, area, overlap_penalty
+from mmkd.losses.boxes.overlap import PENALTIES, area, overlap_penalty
 from mmkd.losses.checks import check_mask, check_weight, shape_of
-from mmkd.losses.functional import fill_masked, no_autocast, weighted_mean, widen
-from mmkd.losses.levels import Levels, check_places, join_levels
+from mmkd.losses.functional import (
+    counted,
+    fill_masked,
+    nan_of_weight,
+    no_autocast,
+    weighted_mean,
+    widen,
+)
+from mmkd.losses.levels import Levels, check_places, join_levels, weight_by_scores
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_fraction, check_positive
+
+LEAST = 1e-6  # area of a teacher's box, in strides or anchors
 
 
 def box_overlap(
@@ -32,7 +41,7 @@ def box_overlap(
 
     See :func:`mmkd.losses.boxes.overlap.overlap_penalty` for the penalty, and
     :func:`mmkd.losses.boxes.decode.decode` for what numbers of a map are a box. A place is left out
-    where the teacher's box has no area, with which no box overlaps.
+    where the teacher's box has no area (1e-6 of a stride or an anchor), with which no box overlaps.
 
     Normaliser: a mean over positions by their weight. The authors' code divides by the number of
     positions that the assigner takes for objects (of FCOS by the sum of their centerness).
@@ -64,12 +73,16 @@ def box_overlap(
     check_mask(mask, student)
     check_weight(weight, student)
     with no_autocast(student):
-        student, teacher = (fill_masked(x, mask) for x in widen(student, teacher.detach()))
-        ours, theirs = (decode(x, code, spread) for x in (student, teacher))
+        counts = counted(mask, weight)
+        student, teacher = widen(student, teacher.detach())
+        theirs = decode(fill_masked(teacher, counts), code, spread)
         # not where it is above: NaN must come out
         there = ~(area(theirs[:2], theirs[2:]) <= LEAST)
-        there = there if mask is None else there & mask
-        return weighted_mean(overlap_penalty(ours, theirs, penalty), there, weight)
+        there = there if counts is None else there & counts
+        # before it is decoded: a place that does not count may overflow, and 0 · Inf is NaN
+        ours = decode(fill_masked(student, there), code, spread)
+        value = weighted_mean(overlap_penalty(ours, theirs, penalty), there, weight)
+        return value + nan_of_weight(weight, mask)
 
 
 def _check_options(code: str, penalty: str, spread: Sequence[float]) -> None:
@@ -167,10 +180,8 @@ class BoxOverlapLoss(Loss):
         valid = None if mask is None else _repeat(join_levels(mask, 1), anchors)
         joined = None if weight is None else _repeat(join_levels(weight, 1), anchors)
         if scores is not None:
-            (likeliest,) = widen(_split(join_levels(scores, 2).detach(), anchors).amax(1))
-            likeliest = likeliest.sigmoid()
-            likeliest = likeliest * (likeliest >= self.least)
-            joined = likeliest if joined is None else likeliest * joined
+            said = _split(join_levels(scores, 2), anchors)
+            joined = weight_by_scores(said, self.least, joined)
         value = box_overlap(
             _split(ours, anchors),
             _split(theirs, anchors),

@@ -47,8 +47,9 @@ def decode(x: Tensor, code: str, spread: Sequence[float] = SPREAD) -> Tensor:
     """
     x = infinite_to_nan(x)
     if code == 'deltas':
-        factors = x.new_tensor(spread).view(1, 4, *[1] * (x.dim() - 2))
-        shift, size = (x * factors).movedim(1, 0).split(2)
+        # numbers of Python: a tensor made of them would be copied to the device at each step
+        numbers = [one * factor for one, factor in zip(x.unbind(1), spread, strict=True)]
+        shift, size = torch.stack(numbers).split(2)
         half = size.clamp(-LARGEST, LARGEST).exp() / 2
         return torch.cat([shift - half, shift + half])
     if code == 'bins':

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 PENALTIES = ('giou', 'log-iou')
-LEAST = 1e-6  # of an area, and of an IoU below a logarithm
+LEAST = 1e-6  # of an IoU below a logarithm
 
 
 def overlap_penalty(student: Tensor, teacher: Tensor, penalty: str = 'giou') -> Tensor:
@@ -18,7 +18,8 @@ def overlap_penalty(student: Tensor, teacher: Tensor, penalty: str = 'giou') -> 
               -\ln \frac{I}{U} \text{ ('log-iou')}
 
     Both are 0 of equal boxes, with gradient 0, and do not change where an axis of both is shifted
-    or scaled. Areas and an IoU below a logarithm are at least 1e-6.
+    or scaled, however small they are. Of two boxes without an area I / U is 0, and (H − U) / H
+    where H is 0. An IoU below a logarithm is at least 1e-6.
 
     Args:
         student: Left, top, right, bottom (4, \*S).
@@ -37,13 +38,11 @@ def overlap_penalty(student: Tensor, teacher: Tensor, penalty: str = 'giou') -> 
     """
     shared = area(torch.maximum(student[:2], teacher[:2]), torch.minimum(student[2:], teacher[2:]))
     both = area(student[:2], student[2:]) + area(teacher[:2], teacher[2:]) - shared
-    both = both.clamp(min=LEAST)
-    iou = shared / both
+    iou = _part(shared, both)
     if penalty == 'log-iou':
         return -iou.clamp(min=LEAST).log()
     around = area(torch.minimum(student[:2], teacher[:2]), torch.maximum(student[2:], teacher[2:]))
-    around = around.clamp(min=LEAST)
-    return 1 - iou + (around - both) / around
+    return 1 - iou + _part(around - both, around)
 
 
 def area(start: Tensor, end: Tensor) -> Tensor:
@@ -52,4 +51,11 @@ def area(start: Tensor, end: Tensor) -> Tensor:
     >>> area(torch.tensor([0., 1.]), torch.tensor([3., 3.]))
     tensor(6.)
     """
-    return (end - start).clamp(min=0).prod(0)
+    width, height = (end - start).clamp(min=0)  # the backward of prod waits for the device
+    return width * height
+
+
+def _part(area: Tensor, whole: Tensor) -> Tensor:
+    """Return what part of an area another is, 0 of none; NaN stays."""
+    none = whole <= torch.finfo(whole.dtype).tiny
+    return area.where(~none, area.new_zeros(())) / whole.where(~none, whole.new_ones(()))

@@ -5,8 +5,8 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Many
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
-from mmkd.losses.functional import widen
-from mmkd.losses.levels import Levels, check_places, join_levels
+from mmkd.losses.functional import nan_of_weight
+from mmkd.losses.levels import Levels, check_places, join_levels, weight_by_scores
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_fraction, check_positive
 
@@ -60,7 +60,8 @@ def localization_kl(
         x.reshape(len(x) * edges, x.shape[1] // edges, *x.shape[2:]) for x in (student, teacher)
     )
     mask, weight = (None if x is None else x.repeat_interleave(edges, 0) for x in (mask, weight))
-    return pixel_wise_kl(student, teacher, tau, mask=mask, weight=weight)
+    value = pixel_wise_kl(student, teacher, tau, mask=mask, weight=weight)
+    return value + nan_of_weight(weight, mask)
 
 
 def _check_edges(student: Tensor, teacher: Tensor, edges: int) -> None:
@@ -138,10 +139,7 @@ class LocalizationKLLoss(Loss):
         check_places('localization KL', student=student, teacher=teacher, scores=scores)
         joined = None if weight is None else join_levels(weight, 1)
         if scores is not None:
-            (likeliest,) = widen(join_levels(scores, 2).detach().amax(1))
-            likeliest = likeliest.sigmoid()
-            likeliest = likeliest * (likeliest >= self.least)
-            joined = likeliest if joined is None else likeliest * joined
+            joined = weight_by_scores(join_levels(scores, 2), self.least, joined)
         return self.loss_weight * localization_kl(
             join_levels(student, 2),
             join_levels(teacher, 2),

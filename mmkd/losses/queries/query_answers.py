@@ -6,7 +6,7 @@ from torch import Tensor
 from mmkd.losses.boxes.overlap import overlap_penalty
 from mmkd.losses.checks import shape_of
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
-from mmkd.losses.functional import no_autocast, weighted_mean, widen
+from mmkd.losses.functional import nan_of_weight, no_autocast, weighted_mean, widen
 
 
 def query_answers(
@@ -47,7 +47,7 @@ def query_answers(
         0-d tensor, float32 or wider.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: shapes that do not fit, one class whose softmax is always 1.
 
     Examples:
         >>> logits, boxes = torch.zeros(1, 2), torch.tensor([[0.5, 0.5, 0.2, 0.2]])
@@ -56,6 +56,7 @@ def query_answers(
         tensor(1.2500)
     """
     _check(student, teacher, student_boxes, teacher_boxes)
+    _check_classes(student, classes)
     with no_autocast(student):
         ours, theirs, own, other = widen(
             student, teacher.detach(), student_boxes, teacher_boxes.detach()
@@ -67,7 +68,7 @@ def query_answers(
         value = weighted_mean(apart.reshape(-1), None, counts)
         if classes:
             value = value + classes * pixel_wise_kl(rows[0], rows[1], tau, weight=counts)
-        return value
+        return value + nan_of_weight(counts, None)
 
 
 def _corners(boxes: Tensor) -> Tensor:
@@ -84,4 +85,12 @@ def _check(student: Tensor, teacher: Tensor, own: Tensor, other: Tensor) -> None
             'answers to queries are class logits (*S, C) and boxes (*S, 4) of the same queries, '
             f'got logits {shape_of(student)} and {shape_of(teacher)}, boxes {shape_of(own)} and '
             f'{shape_of(other)}; mend: members of the same classes'
+        )
+
+
+def _check_classes(student: Tensor, classes: float) -> None:
+    if classes and student.shape[-1] == 1:
+        raise ValueError(
+            'answers of one class have no softmax over classes to compare, got logits '
+            f'{shape_of(student)} and classes={classes}; mend: classes=0.'
         )

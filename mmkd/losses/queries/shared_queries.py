@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch, Place
-from mmkd.losses.functional import no_autocast
+from mmkd.losses.functional import infinite_to_nan, no_autocast
 from mmkd.losses.queries.query_answers import query_answers
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_count, check_non_negative, check_positive
+from mmkd.utils.unwrap import unwrap
 
 QUERIES = ('teacher', 'random')
 READS = {'query', 'query_pos', 'memory', 'memory_mask', 'memory_pos'}  # of a decoder
@@ -113,7 +114,7 @@ class SharedQueriesLoss(Loss):
                 'SharedQueriesLoss asks decoders of which it has not been told. Mend: as an '
                 "objective of a Distiller, or loss.bind(Place('…', reads, (), runs))"
             )
-        ours, theirs = (run.model for run in self.sides)
+        ours, theirs = (_model_of(run) for run in self.sides)
         queries = self._draw(theirs)
         logits, boxes = _ask(ours, queries, student, places, padding)
         with torch.no_grad(), no_autocast(teacher):
@@ -139,7 +140,14 @@ class SharedQueriesLoss(Loss):
         learned = teacher.query_embedding.weight.detach()
         if self.queries == 'teacher':
             return learned
-        return torch.randn(self.number, learned.shape[1], device=learned.device)
+        drawn = torch.randn(self.number, learned.shape[1], device=learned.device)
+        return drawn.to(learned.dtype)  # both sides are asked what the teacher can be asked
+
+
+def _model_of(run: Any) -> Any:
+    """Return what a step runs: of a student what stands in its place in the Distiller."""
+    modules = getattr(run, 'modules', None)
+    return run.model if modules is None else unwrap(modules[run.name])
 
 
 def _ask(
@@ -147,21 +155,24 @@ def _ask(
 ) -> tuple[Tensor, Tensor]:
     """Return class logits (layers, N, Q, C) and boxes (layers, N, Q, 4) of a decoder."""
     number, size = len(memory), places.shape[2:]
-    asked = queries.to(memory.dtype).repeat(number, 1, 1)
+    # not that of the memory: autocast makes it coarser of one side alone
+    dtype = model.query_embedding.weight.dtype
+    asked = queries.to(dtype).repeat(number, 1, 1)
     # as mmdet brings it to the size of the map
     mask = F.interpolate(padding[:, None].float(), size=size)[:, 0].bool().flatten(1)
     made = model.forward_decoder(
         query=asked.new_zeros(*asked.shape[:2], model.embed_dims),
         query_pos=asked,
-        memory=memory,
+        memory=memory.to(dtype),
         memory_mask=mask,
-        memory_pos=places.flatten(2).mT,
+        memory_pos=places.to(dtype).flatten(2).mT,
     )
     return model.bbox_head(**made)
 
 
 def _confidence(model: Any, logits: Tensor) -> Tensor:
     """Return the score of the likeliest class of each query."""
+    logits = infinite_to_nan(logits)
     if _by_sigmoid(model):
         return logits.amax(-1).sigmoid()
     return logits.softmax(-1)[..., :-1].amax(-1)  # the last one is background

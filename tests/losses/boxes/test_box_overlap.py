@@ -60,6 +60,41 @@ def test_no_axis_has_a_unit_or_an_origin() -> None:
         )
 
 
+@pytest.mark.parametrize('penalty', ['giou', 'log-iou'])
+@pytest.mark.parametrize('size', [1e-12, 1e-4, 1.0, 1e12])
+def test_boxes_of_any_size_are_compared_alike(size: float, penalty: str) -> None:
+    """In parts of the image a box of an area of 1e-7 is one of few pixels."""
+    one, other = box(0, 0, 3, 2), box(1, -1, 4, 1.5)
+    value = overlap_penalty(size * one, size * other, penalty)
+    torch.testing.assert_close(value, overlap_penalty(one, other, penalty))
+    own = (size * one).float().requires_grad_()
+    value = overlap_penalty(own, own.detach(), penalty)
+    value.backward()
+    assert value == 0
+    assert own.grad is not None
+    assert (size * own.grad).abs().max() < 1e-6
+
+
+def test_boxes_without_an_area_share_nothing() -> None:
+    for other, giou in ((box(0, 0, 0, 0), 1.0), (box(1, 1, 1, 1), 2.0), (box(0, 0, 1, 0), 1.0)):
+        own = box(0, 0, 0, 0).requires_grad_()
+        value = overlap_penalty(own, other)
+        assert value == giou
+        assert torch.autograd.grad(value, own)[0].isfinite().all()
+
+
+@pytest.mark.parametrize('code', ['exp', 'relu', 'bins', 'deltas'])
+def test_no_step_waits_for_the_device(code: str) -> None:
+    channels = 16 if code == 'bins' else 4
+    student, teacher = (torch.randn(2, channels, 3, requires_grad=True) for _ in range(2))
+    weight = torch.ones(2, 3)
+    with torch.autograd.profiler.profile() as seen:
+        box_overlap(student, teacher, code, weight=weight).backward()
+    # numbers that go to Python, and such that come from there
+    waits = {'aten::item', 'aten::_local_scalar_dense', 'aten::nonzero', 'aten::lift_fresh'}
+    assert not waits & {event.name for event in seen.function_events}
+
+
 def test_codes_say_the_same_of_the_same_box() -> None:
     """Distances 1, 2, 3, 4: of bins by certain ones, of deltas by centre (1, 1) and sides 4, 6."""
     distances = box(1, 2, 3, 4).view(1, 4)

@@ -82,6 +82,16 @@ def test_queries_count_by_their_weight_and_in_any_order() -> None:
     assert query_answers(*given, 0 * WEIGHT) == 0
 
 
+def test_equal_boxes_of_few_pixels_are_at_no_distance() -> None:
+    tiny = torch.tensor([[0.5, 0.5, 5e-4, 5e-4]], dtype=torch.float64)
+    own, logits = tiny.clone().requires_grad_(), torch.zeros(1, 2, dtype=torch.float64)
+    value = query_answers(logits, logits, own, tiny)
+    value.backward()
+    assert value == 0
+    assert own.grad is not None
+    assert own.grad.abs().max() < 1e-9
+
+
 def test_gradients() -> None:
     inputs = LOGITS.clone().requires_grad_(), BOXES.clone().requires_grad_()
     assert torch.autograd.gradcheck(
@@ -105,3 +115,8 @@ def test_what_it_refuses() -> None:
     ):
         with pytest.raises(ValueError, match='of the same queries, got logits .*mend: members of'):
             query_answers(*given)
+    one = LOGITS[..., :1], SAID[..., :1], BOXES, TARGETS
+    with pytest.raises(ValueError, match=r'no softmax over classes .*\(2, 7, 1\).*mend: classes=0'):
+        query_answers(*one)
+    value = query_answers(*one, classes=0.0)
+    assert value == query_answers(LOGITS, SAID, BOXES, TARGETS, classes=0.0)
