@@ -1,22 +1,25 @@
 """Write the tables of comparisons into the pages, from what ``mmkd compare`` put on record.
 
 python docs/tables.py                     writes every table again
-python docs/tables.py NAME=WORK_DIR …     first takes the numbers and the plot of a comparison over
+python docs/tables.py NAME=WORK_DIR …     first takes the numbers of a comparison over
 python docs/tables.py --check             writes nothing; exits with 1 where a page is stale
 
-A page holds ``<!-- table NAME: COMMAND -->``, on one line or more, and
-``<!-- end of table NAME -->``; what stands between them is the command, the table and its notes.
+The picture of a table, ``images/NAME.png``, is drawn of the same numbers. A page holds
+``<!-- table NAME: COMMAND -->``, on one line or more, and ``<!-- end of table NAME -->``; what
+stands between them is the command, the table and its notes.
 """
 
 import json
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 from textwrap import fill
 from typing import Any
 
+from mmkd.apis.compare.plot import draw_rows
 from mmkd.apis.compare.table import cells_of
 from mmkd.apis.report import Table, as_markdown, less_is_better
 from mmkd.utils.checks import printable
@@ -33,13 +36,20 @@ BEST = 'Best on'  # begins the note that names a file of the work dir
 
 
 def take_over(name: str, work_dir: Path) -> None:
-    """Copy the numbers of a comparison, without the records of its runs, and its plot."""
+    """Copy the numbers of a comparison, without the records of its runs."""
     found = json.loads((work_dir / 'compare.json').read_text())
     found.pop('records')
     found['notes'] = notes_of(found)
     RECORDS.mkdir(exist_ok=True)
     (RECORDS / f'{name}.json').write_text(json.dumps(found, indent=1) + '\n')
-    shutil.copyfile(work_dir / 'compare.png', DOCS / 'images' / f'{name}.png')
+
+
+def picture_of(name: str) -> None:
+    """Draw the rows of a comparison."""
+    found = json.loads((RECORDS / f'{name}.json').read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        draw_rows(found['rows'], found['metric'], found['teacher'], Path(folder) / name)
+        shutil.copyfile(Path(folder) / f'{name}.png', DOCS / 'images' / f'{name}.png')
 
 
 def table_of(name: str, command: str) -> str:
@@ -118,6 +128,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     for name, folder in taken:
         take_over(name, Path(folder))
+        picture_of(name)
     stale = write_pages(check)
     for page in stale:
         print(f'{"stale" if check else "written"}: docs/{page}')

@@ -31,7 +31,7 @@ from scipy import stats
 from mmkd.__main__ import main
 from mmkd.apis import prepare
 from mmkd.apis.commands.compare import FACTORS
-from mmkd.apis.compare import jobs
+from mmkd.apis.compare import jobs, plot
 from mmkd.apis.compare.jobs import Ended, Job, Slots, run_jobs
 from mmkd.apis.compare.plot import over_seconds
 from mmkd.apis.compare.records import check_run, read_note, write_config
@@ -101,8 +101,9 @@ def test_the_table_says_what_the_logs_say(teacher: str, tmp_path: Path, forks: F
     assert f'| cwd:weight=2 | {cwd["mean"]:.{places}f} ± {cwd["sd"]:.{places}f} |' in text
     assert '(2 seeds)' in text
     assert 'cwd:weight=2' in said
-    assert (tmp_path / 'compare.png').read_bytes().startswith(b'\x89PNG')
-    assert '<svg' in (tmp_path / 'compare.svg').read_text()[:500]
+    for name in ('compare', 'compare_rows'):
+        assert (tmp_path / f'{name}.png').read_bytes().startswith(b'\x89PNG')
+        assert '<svg' in (tmp_path / f'{name}.svg').read_text()[:500]
     best = Config.fromfile(tmp_path / 'best.py').to_dict()
     name = found['best'].replace(':', '_').replace('=', '_')
     run = Config.fromfile(tmp_path / name / 'seed_0.py').to_dict()
@@ -492,6 +493,45 @@ def test_quality_is_drawn_over_the_seconds_of_steps(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     file.write_text('\n'.join(map(json.dumps, lines)))
     assert over_seconds([tmp_path], 'mIoU', 50.0) == [[(0.5, 40.0), (1.0, 44.0)]]
+
+
+def test_the_picture_of_rows_says_what_the_table_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best on top, of an error the least; what exceeds the spread has its colour."""
+    gains = dict(
+        alone=None,
+        good=dict(mean=0.2, exceeds=True),
+        bad=dict(mean=-0.1, exceeds=True),
+        like=dict(mean=0.05, exceeds=False),
+    )
+    means = dict(alone=1.0, good=0.8, bad=1.1, like=0.95)
+    rows = [
+        dict(
+            method=name, mean=mean, sd=0.01, to_alone=gains[name], on_gpu=False, processor_seconds=7
+        )
+        for name, mean in means.items()
+    ]
+    drawn: list[Any] = []
+    monkeypatch.setattr(plot, '_save', lambda figure, stem: drawn.append((figure, stem)))
+    plot.draw_rows(rows, 'abs_rel', 0.5, tmp_path / 'rows')
+    ((figure, stem),) = drawn
+    assert stem == tmp_path / 'rows'
+    tests, costs = figure.axes
+    names = [label.get_text() for label in tests.get_yticklabels()]
+    assert names == ['bad', 'alone', 'like', 'good'], 'from below'
+    points = [[*one.lines[0].get_xdata(), one.lines[0].get_color()] for one in tests.containers]
+    assert points == [
+        [1.1, plot.LOSES],
+        [1.0, 'black'],
+        [0.95, plot.WITHIN],
+        [0.8, plot.GAINS],
+    ]
+    assert [bar.get_width() for bar in costs.patches] == [7] * 4
+    assert sorted(line.get_xdata()[0] for line in tests.lines if len(line.get_xdata()) == 2) == [
+        0.5,
+        1.0,
+    ], 'the teacher and the student alone'
 
 
 # ---------------------------------------------------------------------- what is refused

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from mmkd.apis.compare.plot import draw
+from mmkd.apis.compare.plot import ROWS, draw, draw_rows
 from mmkd.apis.compare.recipes import digests_of_sets
 from mmkd.apis.compare.records import RESULT, config_path, read_note, write_note
 from mmkd.apis.compare.rows import (
@@ -273,6 +273,7 @@ def write_results(results: Results, work_dir: Path, asked: str | None, pair: Con
     )
     folders = {spec.text: results.folders(work_dir, spec) for spec in results.specs}
     draw(rows, folders, metric, teacher_of(results.on_validation, metric), teacher, work_dir)
+    draw_rows(rows, metric, teacher, work_dir / ROWS)
     return table
 
 
