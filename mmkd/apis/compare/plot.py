@@ -107,7 +107,8 @@ def draw_rows(
             tests.axvline(row['mean'], color='0.4', linewidth=1, linestyle='--')
     if tested is not None:
         tests.axvline(tested, color='0.4', linewidth=1)
-        tests.text(tested, len(rows) - 0.4, 'teacher ', ha='right', va='top', color='0.4')
+        above = tests.get_xaxis_transform()
+        tests.text(tested, 1.01, 'teacher', transform=above, ha='center', color='0.4')
     tests.set_yticks(range(len(rows)), [_plain(row['method']) for row in ordered])
     tests.set(xlabel=_plain(f'{metric}, test, mean ± sd'))
     tests.margins(y=0.02)

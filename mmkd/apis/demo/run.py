@@ -18,7 +18,9 @@ def run(story: Story) -> None:
     console.file = sys.stdout  # else the bar would follow the redirection of what mmengine prints
     rows = run_all(story, console)
     columns = ('', 'mIoU', 'parameters', 'training step')
-    print_table(console, 'Structured KD on DigitScenes, test scenes', columns, table(rows))
+    print_table(
+        console, 'Channel-wise distillation on DigitScenes, test scenes', columns, table(rows)
+    )
     console.print(verdict(rows))
     folder = story.work_dir
     with story.quiet():

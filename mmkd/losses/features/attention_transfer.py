@@ -77,7 +77,7 @@ def _attention(x: Tensor, power: float, mask: Tensor | None) -> Tensor:
 
 
 def energy_of(x: Tensor, power: float) -> Tensor:
-    r"""Return the sum over channels of |x|^p, (N, \*S), but for a factor of each image.
+    r"""Return the sum over channels of abs(x)^p, (N, \*S), but for a factor of each image.
 
     >>> energy_of(torch.tensor([[[3., 0.], [1., -1.]]]), 2)  # (9 + 1, 0 + 1) / 3²
     tensor([[1.1111, 0.1111]])

@@ -22,7 +22,7 @@ BLOCKS = ('shared', 'two')
 class ContextBlock(nn.Module):
     r"""Return what is added to each place of a map (N, C, P): what lies elsewhere, by channel.
 
-    .. math:: g_n = W_2 \, \mathrm{ReLU}(\mathrm{LN}(W_1 \textstyle\sum_i a_{ni} F_{ni})), \quad
+    .. math:: g_n = W_2 \, \mathrm{ReLU}(\mathrm{LN}(W_1 \sum_i a_{ni} F_{ni})), \quad
               a_n = \operatorname{softmax}_i (w \cdot F_{ni})
 
     Paper: Cao et al., GCNet, 2019, arXiv 1904.11492. W₁ makes C / 2 channels, W₂ begins as 0, so
