@@ -127,8 +127,8 @@ FAULTS = [
     ),
     Fault(
         'losses/divergence/weighted_soft_labels.py',
-        'for x in (student.detach(), teacher)',
-        'for x in (student, teacher)',
+        'student.detach().log_softmax(1)',
+        'student.log_softmax(1)',
         'the factor of a position learns too',
         ('tests/losses/divergence/test_weighted_soft_labels.py',),
     ),

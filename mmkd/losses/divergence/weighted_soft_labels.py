@@ -76,15 +76,17 @@ def weighted_soft_labels(
     with no_autocast(student):
         valid = labelled(labels, student.shape[1], ignore_index, mask)
         counts = counted(valid, weight)
-        student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
+        student, teacher = widen(student, teacher.detach())
         index = known_labels(labels, valid)
-        own, theirs = (
-            F.nll_loss(x.log_softmax(1), index, reduction='none')
-            for x in (student.detach(), teacher)
-        )
+        # each map takes the place of the one that it is made of: few are alive at once
+        teacher = fill_masked(teacher, counts)
+        theirs = F.nll_loss(teacher.log_softmax(1), index, reduction='none')
+        teacher = (teacher / tau).softmax(1)
+        student = fill_masked(student, counts)
+        own = F.nll_loss(student.detach().log_softmax(1), index, reduction='none')
+        student = (student / tau).log_softmax(1)
         share = -torch.expm1(-own / theirs.clamp(min=LEAST))
-        soft = ((teacher / tau).softmax(1) * (student / tau).log_softmax(1)).sum(1)
-        return -(tau**2) * weighted_mean(share * soft, valid, weight)
+        return -(tau**2) * weighted_mean(share * (teacher * student).sum(1), valid, weight)
 
 
 @MODELS.register_module()

@@ -75,11 +75,14 @@ def intra_class_variation(
         num_classes = max(int(labels.masked_fill(labels == ignore_index, 0).max()), 0) + 1
     with no_autocast(student):
         valid = labelled(labels, num_classes, ignore_index, mask)
-        student, teacher = (fill_masked(x, valid) for x in widen(student, teacher.detach()))
+        student, teacher = widen(student, teacher.detach())
         index = known_labels(labels, valid).flatten(1)
         counts = index.new_zeros(len(labels), num_classes, dtype=student.dtype)
         counts = counts.scatter_add(1, index, valid.flatten(1).to(student.dtype)).clamp(min=1)
-        ours, theirs = (_likeness(x.flatten(2), index, counts) for x in (student, teacher))
+        # the teacher first, whose filled map is gone before the student's is made
+        theirs, ours = (
+            _likeness(fill_masked(x, valid).flatten(2), index, counts) for x in (teacher, student)
+        )
         return weighted_mean((ours - theirs).square().view(valid.shape), valid, weight)
 
 
