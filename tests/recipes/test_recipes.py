@@ -389,6 +389,7 @@ def task_classes(path: Path) -> int:
 OTHERWISE = {  # recipes of another length, data or student than their pair's, as they begin
     'assistant_unet_digit-scenes',
     'features_effnetlite2-pspnet-r18-half_camvid-240x180',
+    'labels_features-pspnet-r18-half_camvid-240x180',
     'kd_resnet14_cifar10-2500',
     'end2-proxy-long_resnet14x4_cifar10-2500',
     'fickle_wrn-40-2-wrn-16-2_cifar10',
