@@ -175,8 +175,10 @@ def is_repeated(sample: Any) -> bool:
 class BatchReads(Sequence):
     """Names that objectives may read of a batch; those that tasks offer are looked up each time.
 
-    >>> list(BATCH_READS)
-    ['inputs', 'labels', 'valid', 'labelled', 'unlabelled', 'repeated', 'tokens', 'data_samples']
+    >>> list(BATCH_READS)[:6]
+    ['inputs', 'labels', 'valid', 'labelled', 'unlabelled', 'repeated']
+    >>> list(BATCH_READS)[6:]
+    ['padding', 'tokens', 'data_samples']
     """
 
     def _names(self) -> list[str]:
