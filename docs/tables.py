@@ -19,9 +19,10 @@ from pathlib import Path, PurePath
 from textwrap import fill
 from typing import Any
 
-from mmkd.apis.compare.plot import draw_rows
+from mmkd.apis.compare.plot import draw_rows, in_order
+from mmkd.apis.compare.specs import ALONE
 from mmkd.apis.compare.table import cells_of
-from mmkd.apis.report import Table, as_markdown, less_is_better
+from mmkd.apis.report import Table, as_markdown
 from mmkd.utils.checks import printable
 
 DOCS = Path(__file__).parent
@@ -31,7 +32,6 @@ PLACE = re.compile(
     re.DOTALL,
 )
 LEFT_OUT = ('memory',)
-ALONE = 'alone'  # stands first
 BEST = 'Best on'  # begins the note that names a file of the work dir
 
 
@@ -55,8 +55,8 @@ def picture_of(name: str) -> None:
 def table_of(name: str, command: str) -> str:
     """Return the command, the table, best rows first, and what it says of its numbers."""
     found: dict[str, Any] = json.loads((RECORDS / f'{name}.json').read_text())
-    sign = 1 if less_is_better(found['metric']) else -1
-    order = sorted(found['rows'], key=lambda row: (row['method'] != ALONE, sign * row['mean']))
+    order = in_order(found['rows'], found['metric'])
+    order.sort(key=lambda row: row['method'] != ALONE)  # which stands first
     titles, lines = cells_of(order, found['metric'], found['teacher'])
     lengths = {tuple(row['iterations']) for row in order}
     drop = {*LEFT_OUT, *(['iterations'] if len(lengths) == 1 else [])}

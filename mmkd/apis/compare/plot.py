@@ -6,6 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from mmkd.apis.compare.rows import all_on_gpu
 from mmkd.apis.compare.specs import ALONE
 from mmkd.apis.page.curves import Curve, mean_curve, read_curves
 from mmkd.apis.page.picture import DASHES, SHAPES
@@ -143,7 +144,7 @@ def _verdict(row: Mapping[str, Any]) -> str:
 
 def _clock(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
     """Return the keys of what a step and a run took, and whose seconds they are."""
-    if all(map(itemgetter('on_gpu'), rows)):
+    if all_on_gpu(rows):
         return 'step_ms', 'seconds', ''
     return 'step_processor_ms', 'processor_seconds', ' of the processor'
 

@@ -12,6 +12,15 @@ from mmkd.apis.report import gap_closed, less_is_better
 ENOUGH = 3  # pairs of seeds from which a difference is judged
 
 
+def all_on_gpu(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether seconds are those of the clock, as on a GPU, and not of the processor.
+
+    >>> all_on_gpu([dict(on_gpu=True), dict(on_gpu=False)])
+    False
+    """
+    return all(row['on_gpu'] for row in rows)
+
+
 @dataclass(frozen=True)
 class Difference:
     """How much better one row is than another, seed by seed.

@@ -15,6 +15,7 @@ from mmkd.apis.compare.records import RESULT, config_path, read_note, write_note
 from mmkd.apis.compare.rows import (
     ENOUGH,
     Difference,
+    all_on_gpu,
     apart,
     closed,
     mean_of,
@@ -283,7 +284,7 @@ def cells_of(
     """Return the titles of the table and its lines: one for each row, and the teacher's."""
     places = digits([value for row in rows for value in row['test']])
     arrow = ' ↓' * less_is_better(metric)
-    clock = '' if _all_on_gpu(rows) else ', processor'
+    clock = '' if all_on_gpu(rows) else ', processor'
     titles = ['method', f'{text(metric)}{arrow}, test', 'beside alone', 'beside kd', 'gap closed']
     titles += ['weights', 'iterations', f'ms a step{clock}', f's a run{clock}', 'memory']
     lines = [_cells(row, places) for row in rows]
@@ -295,10 +296,6 @@ def cells_of(
         known = ['teacher', f'{teacher:.{places}f}', *['–'] * 2, '100 %']
         lines.append(known + ['–'] * (len(titles) - len(known)))
     return titles, lines
-
-
-def _all_on_gpu(rows: Sequence[Mapping[str, Any]]) -> bool:
-    return all(row['on_gpu'] for row in rows)
 
 
 def _cells(row: Mapping[str, Any], places: int) -> list[str]:

@@ -10,7 +10,7 @@ from mmkd.losses.base import Loss, Many
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.features.attention_transfer import check_power, energy_of
 from mmkd.losses.functional import fill_masked, no_autocast, unit_vectors, weighted_mean, widen
-from mmkd.losses.relations.nodes import averaged_to
+from mmkd.losses.relations.nodes import averaged_to, resized
 from mmkd.registry import MODELS
 
 LEAST = 1e-3  # of the norm of a residual; those of attention are 1
@@ -95,8 +95,7 @@ def _residual(low: Tensor, high: Tensor) -> Tensor:
 def _energy(x: Tensor, power: float, own: Tensor | None, size: torch.Size) -> Tensor:
     r"""Return the energy of a map at a size, (N, 1, \*size)."""
     if own is not None:  # before any power: what does not count may be no number
-        there = averaged_to(own, None, x.shape[2:])
-        x = fill_masked(x, there.squeeze(1) > 0)
+        x = fill_masked(x, resized(own, x.shape[2:]).squeeze(1) > 0)
     return averaged_to(energy_of(x, power).unsqueeze(1), own, size)
 
 
