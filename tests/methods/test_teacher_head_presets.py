@@ -227,6 +227,7 @@ def test_crosskd_of_boxes_is_the_authors_term(make: Any, options: dict) -> None:
     Anchors, points and strides are in theirs alone. They divide by the number M of positions with
     an object, which is times Σ scores / M here.
     """
+    need_mmdet()
     from mmdet.models.losses import GIoULoss, IoULoss
 
     model = detectors(deep(make(8), 2), deep(make(16), 2), **options).eval()
