@@ -1,0 +1,3 @@
+# Mutual learning with 100 labelled scenes, seen 120 times each: peers that over-fit.
+_base_ = './dml_unetx2_digit-scenes.py'
+train_dataloader = dict(dataset=dict(num_scenes=100))
