@@ -99,7 +99,7 @@ def weighted_mean(x: Tensor, mask: Tensor | None, weight: Tensor | None = None) 
     r"""Return Σ w·x / Σ w over the valid positions; 0 where nothing counts.
 
     A weight of 1 everywhere changes nothing. What a position that does not count holds, in ``x``
-    as in the weight, reaches neither value nor gradient.
+    as in the weight, reaches neither value nor gradient; a weight of NaN that counts comes out.
 
     Args:
         x: A value for each position (N, \*S).
@@ -197,7 +197,10 @@ def reverse_gradient(x: Tensor, factor: float = 1.0) -> Tensor:
 
 
 def counted(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
-    r"""Return where positions count: where the mask is True and the weight above 0.
+    r"""Return where positions count: where the mask is True and the weight above 0, or NaN.
+
+    A weight that is NaN counts, so that it comes out of the value and stops the run: the scores of
+    a teacher that says NaN are such weights, and what does not count would be a loss of 0.
 
     Args:
         mask: Bool (N, \*S), or None: everywhere.
@@ -208,37 +211,23 @@ def counted(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
     """
     if weight is None:
         return mask
-    return weight > 0 if mask is None else mask & (weight > 0)
+    above = ~(weight <= 0)
+    return above if mask is None else mask & above
 
 
 def measure(weight: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Return how much every position counts: its weight, 0 where the mask is False.
+    """Return how much every position counts: its weight, 0 where it does not (:func:`counted`).
 
     What the weight holds where the mask is False, NaN included, is not in it.
 
     >>> weight = torch.tensor([2., float('nan'), 0.])
     >>> measure(weight, torch.tensor([True, False, True]), torch.float32)
     tensor([2., 0., 0.])
+    >>> measure(weight, None, torch.float32)
+    tensor([2., nan, 0.])
     """
     weight = weight.detach().to(dtype)
-    counts = weight > 0 if mask is None else mask & (weight > 0)
-    return weight.where(counts, weight.new_zeros(()))
-
-
-def nan_of_weight(weight: Tensor | None, mask: Tensor | None) -> Tensor | float:
-    """Return 0, or NaN where a weight is not finite and the mask is True.
-
-    :func:`measure` takes NaN for a place that does not count. Of a weight that a teacher's scores
-    make it must come out: added to a value, this stops the run.
-
-    >>> weight = torch.tensor([2., float('nan')])
-    >>> nan_of_weight(weight, None), nan_of_weight(weight, torch.tensor([True, False]))
-    (tensor(nan), tensor(0.))
-    """
-    if weight is None:
-        return 0.0
-    nothing = 0 * weight.detach()
-    return (nothing if mask is None else nothing.where(mask, nothing.new_zeros(()))).sum()
+    return weight.where(counted(mask, weight), weight.new_zeros(()))
 
 
 def labelled(labels: Tensor, classes: int, ignore_index: int, mask: Tensor | None = None) -> Tensor:

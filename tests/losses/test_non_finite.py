@@ -477,3 +477,23 @@ def test_infinite_to_nan_leaves_finite_numbers_and_their_gradient() -> None:
     assert y[:2].tolist() == x[:2].tolist()
     assert y[2:].isnan().all()
     assert torch.autograd.grad(y[:2].sum(), x)[0].tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+WEIGHED = [
+    (loss, options)
+    for (loss, options), (_, case) in CASES.items()
+    if 'weight' in inspect.signature(K[loss].forward).parameters and case.get('mask', MASK) is MASK
+]
+
+
+@pytest.mark.parametrize(('loss', 'options'), WEIGHED)
+def test_a_weight_of_nan_comes_out_where_it_counts_and_only_there(loss: str, options: str) -> None:
+    """Scores of a teacher that says NaN are such weights: not to count would be a loss of 0."""
+    call, case = CASES[loss, options]
+    student, weight = start(case.get('shape', SHAPE)), draw(*MASK.shape).sigmoid()
+    expected = learn(call, student, mask=MASK, weight=weight)
+    weight[~MASK] = math.nan
+    for got, want in zip(learn(call, student, mask=MASK, weight=weight), expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-6, atol=1e-7)
+    weight[1, 2, 1] = math.nan
+    assert not call(student, mask=MASK, weight=weight).isfinite(), 'swallowed'

@@ -398,6 +398,8 @@ OTHERWISE = {  # recipes of another length, data or student than their pair's, a
     'kd_bert-base-bert6_sst2',
     'kd-unlabelled_unet_digit-scenes',
     'cwd-unlabelled_unet_digit-scenes',
+    'kd-unlabelled_unet_digit-scenes-100',
+    'cwd-unlabelled_unet_digit-scenes-100',
     'kd-no-labels_unet_digit-scenes',
     'kd-no-labels_effnetlite2-effnetlite0_camvid-240x180',
     'funmatch_unet_digit-scenes',
@@ -447,6 +449,8 @@ def test_rows_have_equal_budgets(path: Path) -> None:
     pair = pair_of(path)
     if path.stem == 'afd_unet-segformer_digit-scenes':  # it inherits one peer and names the other
         pair = CONFIGS / 'pairs/baseline_unet_digit-scenes.py'
+    if path.stem.endswith('_digit-scenes-100'):  # it inherits the row of all scenes
+        pair = CONFIGS / 'pairs/baseline_unet_digit-scenes-100.py'
     baseline, cfg = (follow_length(Config.fromfile(file)) for file in (pair, path))
     assert student_of(cfg) == student_of(baseline)
     for key in ('train_dataloader', 'val_dataloader', 'test_dataloader', 'train_cfg', 'randomness'):

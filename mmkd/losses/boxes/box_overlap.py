@@ -11,7 +11,6 @@ from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.functional import (
     counted,
     fill_masked,
-    nan_of_weight,
     no_autocast,
     weighted_mean,
     widen,
@@ -81,8 +80,7 @@ def box_overlap(
         there = there if counts is None else there & counts
         # before it is decoded: a place that does not count may overflow, and 0 · Inf is NaN
         ours = decode(fill_masked(student, there), code, spread)
-        value = weighted_mean(overlap_penalty(ours, theirs, penalty), there, weight)
-        return value + nan_of_weight(weight, mask)
+        return weighted_mean(overlap_penalty(ours, theirs, penalty), there, weight)
 
 
 def _check_options(code: str, penalty: str, spread: Sequence[float]) -> None:

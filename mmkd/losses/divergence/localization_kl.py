@@ -5,7 +5,6 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Many
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
-from mmkd.losses.functional import nan_of_weight
 from mmkd.losses.levels import Levels, check_places, join_levels, weight_by_scores
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_fraction, check_positive
@@ -60,8 +59,7 @@ def localization_kl(
         x.reshape(len(x) * edges, x.shape[1] // edges, *x.shape[2:]) for x in (student, teacher)
     )
     mask, weight = (None if x is None else x.repeat_interleave(edges, 0) for x in (mask, weight))
-    value = pixel_wise_kl(student, teacher, tau, mask=mask, weight=weight)
-    return value + nan_of_weight(weight, mask)
+    return pixel_wise_kl(student, teacher, tau, mask=mask, weight=weight)
 
 
 def _check_edges(student: Tensor, teacher: Tensor, edges: int) -> None:

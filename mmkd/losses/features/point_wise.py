@@ -114,7 +114,7 @@ def pool(
         weight = student.new_ones(()).expand_as(mask)
     counts = measure(weight, mask, student.dtype).reshape(len(student), 1, -1)
     total = counts.sum(2)
-    some = total > 0
+    some = ~(total <= 0)  # of a weight that is NaN it must come out
     total = total.where(some, total.new_ones(()))
     # A place of weight 0 may hold NaN.
     ours, theirs = (

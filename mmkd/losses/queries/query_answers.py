@@ -6,7 +6,7 @@ from torch import Tensor
 from mmkd.losses.boxes.overlap import overlap_penalty
 from mmkd.losses.checks import shape_of
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
-from mmkd.losses.functional import nan_of_weight, no_autocast, weighted_mean, widen
+from mmkd.losses.functional import no_autocast, weighted_mean, widen
 
 
 def query_answers(
@@ -68,7 +68,7 @@ def query_answers(
         value = weighted_mean(apart.reshape(-1), None, counts)
         if classes:
             value = value + classes * pixel_wise_kl(rows[0], rows[1], tau, weight=counts)
-        return value + nan_of_weight(counts, None)
+        return value
 
 
 def _corners(boxes: Tensor) -> Tensor:
