@@ -21,9 +21,11 @@ def kd_detr(
 ) -> Plan:
     """The student's decoder says of the teacher's queries, and of random ones, what it says.
 
-    Of DETR, Conditional DETR and DAB-DETR of mmdet, two of one kind. Both decoders run once more on
-    the queries that the teacher has learned and once on random ones, so that an answer has its
-    counterpart without matching; each layer of the student's learns from the teacher's last.
+    Of DETR, Conditional DETR, DAB-DETR, Deformable DETR and DINO of mmdet, two of one kind. Both
+    decoders run once more on the teacher's queries and once on random ones, so that an answer has
+    its counterpart without matching; each layer of the student's learns from the teacher's last.
+    The teacher's are those that it has learned; of Deformable DETR and DINO, content and references
+    as its decoder is asked on these images.
 
     Defaults are those of the authors' code: τ = 10, 300 random queries drawn at each step, classes
     1, L1 5 and GIoU 2 by the teacher's best scores w, added up over the layers (here a mean over
@@ -46,9 +48,7 @@ def kd_detr(
     loss: dict[str, Any] = dict(
         type='SharedQueriesLoss', tau=tau, classes=classes, l1=l1, giou=giou
     )
-    kinds = dict(kd_detr=dict(loss, queries='teacher'))
-    if number:
-        kinds['kd_detr_random'] = dict(loss, queries='random', number=number)
+    parts = _picked(pair.models.get(pair.teacher))
     reads = dict(
         student=f'{pair.student}.memory',
         teacher=f'{pair.teacher}.memory',
@@ -56,9 +56,29 @@ def kd_detr(
         teacher_places=f'{pair.teacher}.places',
         padding='batch.padding',
     )
+    own = dict(reads, asked=[f'{pair.teacher}.{part}' for part in parts]) if parts else reads
+    kinds = dict(kd_detr=(dict(loss, queries='teacher'), own))
+    if number:
+        kinds['kd_detr_random'] = (dict(loss, queries='random', number=number), reads)
+    taps = {
+        member: dict(places='positional_encoding#*')
+        for member in (pair.student, pair.teacher)
+        if _picked(pair.models.get(member))
+    }
+    asked = {part: f'decoder:input[{part}]' for part in parts}
     return Plan(
         objectives={
-            name: dict(loss=kind, reads=reads, weight=float(layers)) for name, kind in kinds.items()
+            name: dict(loss=kind, reads=read, weight=float(layers))
+            for name, (kind, read) in kinds.items()
         },
         taps=dict(memory='encoder', places='positional_encoding'),
+        member_taps=taps | ({pair.teacher: taps[pair.teacher] | asked} if parts else {}),
     )
+
+
+def _picked(model: Any) -> tuple[str, ...]:
+    """Return what is tapped of a decoder's queries; () where they are weights, of one level."""
+    if not hasattr(model, 'num_feature_levels'):
+        return ()
+    dino = hasattr(model, 'dn_cfg') or hasattr(model, 'dn_query_generator')  # described, or built
+    return ('query', 'reference_points') if dino else ('query', 'query_pos', 'reference_points')

@@ -1,5 +1,9 @@
 """Small dense detectors that tests share; they need mmdet, see helpers.runs.need_mmdet."""
 
+from typing import Any
+
+from torch import nn
+
 
 def detector(width: int) -> dict:
     """Return a small FCOS whose neck has as many channels as its backbone's first stage."""
@@ -78,3 +82,61 @@ def detr(kind: str = 'DABDETR', width: int = 4, dim: int = 16, classes: int = 3)
         train_cfg=dict(assigner=dict(type='HungarianAssigner', match_costs=[cost, boxes, overlap])),
         test_cfg=dict(max_per_img=10),
     )
+
+
+def deformable(
+    kind: str = 'DINO',
+    width: int = 4,
+    stages: int = 1,
+    refine: bool = False,
+    dim: int = 16,
+    classes: int = 3,
+    layers: int = 2,
+    levels: int = 2,
+    queries: int = 10,
+) -> dict:
+    """Return a small DeformableDETR or DINO, of two levels and ten queries.
+
+    It says the same in training as in a test, but for DINO's denoising: without dropout, norms
+    are fixed.
+    """
+    dino = kind == 'DINO'
+    stages, refine = (2, True) if dino else (stages, refine)
+    dim = 256 if stages == 2 and not dino else dim  # it knows no other
+    own = dict(embed_dims=dim, num_heads=4, dropout=0.0)
+    several = dict(own, num_levels=levels, num_points=2)
+    ffn = dict(embed_dims=dim, feedforward_channels=2 * dim, num_fcs=2, ffn_drop=0.0)
+    cfg = detr('DABDETR', width, dim, classes)
+    backbone = dict(cfg['backbone'], out_indices=(2, 3), norm_eval=True)
+    denoising = dict(group_cfg=dict(dynamic=True, num_groups=None, num_dn_queries=4))
+    return dict(
+        cfg,
+        type=kind,
+        with_box_refine=refine,
+        as_two_stage=stages == 2,
+        num_queries=queries,
+        num_feature_levels=levels,
+        backbone=backbone,
+        neck=dict(cfg['neck'], in_channels=[4 * width, 8 * width], num_outs=levels),
+        encoder=dict(num_layers=1, layer_cfg=dict(self_attn_cfg=several, ffn_cfg=ffn)),
+        decoder=dict(
+            num_layers=layers,
+            return_intermediate=True,
+            layer_cfg=dict(self_attn_cfg=own, cross_attn_cfg=several, ffn_cfg=ffn),
+            post_norm_cfg=None,
+        ),
+        bbox_head=dict(cfg['bbox_head'], type=f'{kind}Head'),
+        **(dict(dn_cfg=denoising) if dino else {}),
+    )
+
+
+def spread(model: Any) -> Any:
+    """Return a detector with random matrices of a scale by which its queries say different things.
+
+    As they begin, boxes say nothing of the query, and mmdet leaves some weights unwritten.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.dim() > 1:
+            inputs = 1 if 'embed' in name else parameter[0].numel()
+            nn.init.normal_(parameter, std=1.5 * inputs**-0.5)
+    return model

@@ -21,6 +21,7 @@ import mmkd.losses
 from mmkd.losses import CategoryCritic, HolisticCritic, Loss
 from mmkd.losses.base import infinite_to_nan
 from mmkd.losses.memory.ring import Ring
+from mmkd.losses.queries.asking import Learned
 
 SHAPE = (2, 3, 4, 4)
 MASK = torch.ones(2, 4, 4, dtype=torch.bool)
@@ -119,7 +120,7 @@ class Decoder(nn.Module):
 
 def asked(student: Tensor, teacher: Tensor | None = None, **options: float) -> Tensor:
     loss = mmkd.losses.SharedQueriesLoss(**options)
-    loss.sides = (SimpleNamespace(model=Decoder()),) * 2
+    loss.sides, loss.asking = (SimpleNamespace(model=Decoder()),) * 2, Learned()
     places, padding = draw(2, 3, 4, 4), torch.zeros(2, 8, 8, dtype=torch.bool)
     teacher = draw(2, 16, 3) if teacher is None else teacher
     return loss(student, teacher, places, places, padding)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.detectors import detector, detr
+from helpers.detectors import deformable, detector, detr, spread
 from helpers.runs import need_mmdet
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
@@ -14,10 +14,18 @@ from references.query_answers import official
 from torch import Tensor
 
 from mmkd.losses import SharedQueriesLoss
+from mmkd.methods.kd_detr import kd_detr
+from mmkd.methods.pair import Pair
 from mmkd.structures.batch import Batch
-from mmkd.tasks import Detection, generated_batch
+from mmkd.tasks import Described, Detection, generated_batch
 
 KINDS = ['DETR', 'ConditionalDETR', 'DABDETR']
+SEVERAL = {
+    'one stage': dict(kind='DeformableDETR'),
+    'refined': dict(kind='DeformableDETR', refine=True),
+    'two stages': dict(kind='DeformableDETR', stages=2, refine=True),
+    'DINO': dict(kind='DINO'),
+}  # of several levels
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +33,7 @@ def mmdet() -> None:
     need_mmdet()
 
 
-def distiller(student: dict, teacher: dict, **options: Any) -> Any:
+def distiller(student: Any, teacher: Any, **options: Any) -> Any:
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmdet'):
         return MODELS.build(
@@ -219,6 +227,108 @@ def test_autocast_asks_both_sides_the_same(monkeypatch: pytest.MonkeyPatch) -> N
         assert ours.dtype == torch.float32
 
 
+def several(case: str, width: int = 8, **options: Any) -> Any:
+    """Return a detector of several levels; as a config, mmdet leaves weights unwritten."""
+    torch.manual_seed(width)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return spread(MODELS.build(deformable(width=width, **SEVERAL[case], **options)))
+
+
+def watch(monkeypatch: pytest.MonkeyPatch, model: Any) -> list[dict]:
+    """Return what decoders are asked from now on, call by call."""
+    calls: list[dict] = []
+    own = model.forward_decoder
+
+    def watched(**given: Tensor) -> Any:
+        calls.append(given)
+        return own(**given)
+
+    monkeypatch.setattr(model, 'forward_decoder', watched)
+    return calls
+
+
+def asked_anew(own: Any, data: dict, queries: dict) -> tuple[Tensor, Tensor]:
+    """Return what a detector says by its own forward, where it picks these queries."""
+    own.pre_decoder = lambda memory, **_: (dict(queries, memory=memory), {})
+    try:
+        made = own.forward_transformer(own.extract_feat(data['inputs']), data['data_samples'])
+        return own.bbox_head(**made)
+    finally:
+        del own.pre_decoder
+
+
+@pytest.mark.parametrize('case', SEVERAL)
+def test_of_several_levels_its_value_is_the_authors_terms(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of padded images; the teacher's queries are those of its normal forward.
+
+    The student has other layers, levels and numbers of queries.
+    """
+    model = distiller(several(case, 4, layers=3, levels=3, queries=8), several(case)).train()
+    data = batch_of(model)
+    asked = [watch(monkeypatch, one) for one in (model.student, model.teacher)]
+    with torch.no_grad():
+        losses = model(**data, mode='loss')
+        students, (normal, teachers, drawn) = [*asked[0][1:]], [*asked[1]]
+        for name in ('query', 'reference_points'):
+            assert teachers[name].equal(normal[name])
+        for name, given in dict(kd_detr=teachers, kd_detr_random=drawn).items():
+            picked = ('query', 'query_pos', 'reference_points')
+            queries = {part: given[part] for part in picked if part in given}
+            if case == 'DINO':
+                queries['dn_mask'] = None
+            logits, boxes = asked_anew(model.student, data, queries)
+            said, targets = (x[-1] for x in asked_anew(model.teacher, data, queries))
+            total = 0.0
+            for own, box in zip(logits, boxes, strict=True):
+                classes, l1, giou, weight = official(own, said, box, targets)
+                total += float(classes * said.shape[-1] / weight.sum() + 5 * l1 + 2 * giou)
+            assert losses[f'{name}.loss'].item() == pytest.approx(total, rel=1e-4)
+            ours = students.pop(0)
+            for part, x in queries.items():
+                assert part == 'dn_mask' or x.equal(ours[part]), 'both are asked the same'
+    assert drawn['query'].shape[1] == 300
+
+
+@pytest.mark.parametrize('case', SEVERAL)
+def test_of_several_levels_a_student_of_its_teachers_weights_has_nothing_to_learn(
+    case: str,
+) -> None:
+    """Of boxes the value alone: at its kink, a forward without gradients may round otherwise."""
+    for options in ({}, dict(l1=0.0, giou=0.0)):
+        model = distiller(several(case, layers=1), several(case, layers=1), **options).train()
+        model.student.load_state_dict(model.teacher.state_dict())
+        losses = model(**batch_of(model), mode='loss')
+        values = [losses[f'{name}.loss'] for name in model.objectives]
+        assert max(abs(float(value)) for value in values) < 1e-4
+    weights = [p for p in model.student.parameters() if p.requires_grad]
+    found = torch.autograd.grad(sum(values), weights, allow_unused=True)
+    assert max(float(x.abs().max()) for x in found if x is not None) < 1e-4
+
+
+@pytest.mark.parametrize('case', SEVERAL)
+def test_of_several_levels_a_step_teaches_decoder_encoder_and_backbone(case: str) -> None:
+    """What makes the student's own queries is not asked."""
+    model = distiller(several(case, 4), several(case), task_weight=0.0)
+    kept = copy.deepcopy(model.teacher.state_dict())
+    before = {name: p.clone() for name, p in model.student.named_parameters()}
+    data = generated_batch(2, (64, 64), model.task)
+    log = model.train_step(data, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01)))
+    for name in ('kd_detr', 'kd_detr_random'):
+        assert 0 < log[f'{name}.loss'] < float('inf')
+    moved = {name for name, p in model.student.named_parameters() if not p.equal(before[name])}
+    for part in ('backbone.conv1', 'encoder.layers.0', 'decoder.layers.1', 'bbox_head'):
+        assert any(name.startswith(part) for name in moved), part
+    for part in ('query_embedding', 'reference_points_fc', 'pos_trans', 'memory_trans'):
+        assert not any(name.startswith(part) for name in moved), part
+    for key, x in model.teacher.state_dict().items():
+        assert torch.equal(x, kept[key]), key
+    assert not any(p.grad is not None for p in model.teacher.parameters())
+    names = {name.removeprefix('students.student.') for name in model.state_dict()}
+    assert names == {*several(case, 4).state_dict()}, 'nothing of it is in the checkpoint'
+
+
 @pytest.mark.parametrize(('inner', 'weight'), [(True, 2.0), (False, 1.0)])
 def test_a_decoder_that_says_its_last_layer_alone_is_one_layer(inner: bool, weight: float) -> None:
     student, teacher = detr('DETR'), detr('DETR', 8)
@@ -276,3 +386,82 @@ def test_pairs_that_it_is_not_for() -> None:
     x = torch.zeros(1, 4, 8)
     with pytest.raises(RuntimeError, match='asks decoders of which it has not been told. Mend'):
         SharedQueriesLoss()(x, x, x, x, F.pad(x, (0, 1)))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('student', 'teacher', 'names', 'apart'),
+    [
+        ('one stage', 'two stages', 'DeformableDETR and DeformableDETR', r'reference.: \[2, 4\]'),
+        ('DINO', 'two stages', 'DINO and DeformableDETR', r'kind.: \["DINO\'s", "Deformable DETR'),
+        ('', 'DINO', 'DABDETR and DINO', r'kind.: \[.learned queries, one level., "DINO'),
+    ],
+)
+def test_pairs_of_two_kinds(student: str, teacher: str, names: str, apart: str) -> None:
+    one = several(student) if student else detr()
+    match = rf'\({names}\) cannot be asked the same queries: .*{apart}.*Mend: two detectors'
+    with pytest.raises(ValueError, match=match):
+        distiller(one, several(teacher))
+
+
+@pytest.mark.bad_input
+def test_pairs_of_other_widths_and_classes() -> None:
+    with pytest.raises(ValueError, match=r'channels a query.: \[32, 16\]'):
+        distiller(several('DINO', dim=32), several('DINO'))
+    with pytest.raises(ValueError, match=r'class logits.: \[4, 3\]'):
+        distiller(several('one stage', classes=4), several('refined'))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('asked', [None, 'teacher.query', ['teacher.query']])
+def test_queries_that_are_picked_must_be_read(asked: Any) -> None:
+    reads = dict(
+        student='student.memory',
+        teacher='teacher.memory',
+        places='student.places',
+        teacher_places='teacher.places',
+        padding='batch.padding',
+        **({} if asked is None else dict(asked=asked)),
+    )
+    message = (
+        r"objective 'it': the teacher's queries .*\['query', 'reference_points'\], but asked=.*"
+        r"Mend: taps=dict\(query='decoder:input\[query\]', .*asked=\['teacher.query', 'teacher.ref"
+    )
+    with (
+        DefaultScope.overwrite_default_scope('mmdet'),
+        pytest.raises(ValueError, match=message),
+    ):
+        MODELS.build(
+            dict(
+                type='mmkd.Distiller',
+                student=dict(model=several('DINO')),
+                teacher=dict(model=several('DINO'), allow_untrained=True),
+                taps=dict(
+                    memory='encoder',
+                    places='positional_encoding#*',
+                    query='decoder:input[query]',
+                ),
+                objectives=dict(it=dict(loss=dict(type='SharedQueriesLoss'), reads=reads)),
+            )
+        )
+
+
+@pytest.mark.parametrize('built', [False, True])
+def test_taps_by_the_kind_of_each_member(built: bool) -> None:
+    def told(**options: Any) -> Any:
+        cfg = deformable(**options)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            return MODELS.build(cfg) if built else Described(cfg, 'mmdet')
+
+    levels = dict(places='positional_encoding#*')
+    picked = {name: f'decoder:input[{name}]' for name in ('query', 'reference_points')}
+    placed = dict(query_pos='decoder:input[query_pos]')
+    for kind, asked in dict(DINO=picked, DeformableDETR=picked | placed).items():
+        models = dict(student=told(kind=kind), teacher=told(kind=kind, layers=3))
+        plan = kd_detr(Pair(models=models))
+        assert plan.member_taps == dict(student=levels, teacher=levels | asked)
+        reads = plan.objectives['kd_detr']['reads']
+        assert sorted(reads['asked']) == sorted(f'teacher.{name}' for name in asked)
+        assert 'asked' not in plan.objectives['kd_detr_random']['reads']
+        assert {one['weight'] for one in plan.objectives.values()} == {2.0}, "the student's layers"
+    assert kd_detr(Pair(models=dict(student=Described(detr(), 'mmdet')))).member_taps == {}
