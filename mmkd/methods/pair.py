@@ -211,9 +211,9 @@ def _read_model(value: Any, where: str, name: str) -> Any:
         source = value.get('model')
         if source is None:
             source = value.get('cfg')
-        options = value.get('cfg_options') or {}
+        options, scope = value.get('cfg_options') or {}, value.get('scope')
     else:
-        source, options = value, {}
+        source, options, scope = value, {}, None
     if isinstance(source, nn.Module):
         return source
     if isinstance(source, str | Path):
@@ -231,7 +231,7 @@ def _read_model(value: Any, where: str, name: str) -> Any:
     source.merge_from_dict(dict(options))
     if source.get('data_preprocessor') is not None:
         source.model.setdefault('data_preprocessor', source.data_preprocessor)
-    return Described(source.model, _scope_of(source))
+    return Described(source.model, scope or _scope_of(source))
 
 
 def _scope_of(cfg: Config) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmkd.losses import SharedQueriesLoss
 from mmkd.methods.kd_detr import kd_detr
-from mmkd.methods.pair import Pair
+from mmkd.methods.pair import Pair, read_pair
 from mmkd.structures.batch import Batch
 from mmkd.tasks import Described, Detection, generated_batch
 
@@ -413,7 +413,16 @@ def test_pairs_of_other_widths_and_classes() -> None:
 
 
 @pytest.mark.bad_input
-@pytest.mark.parametrize('asked', [None, 'teacher.query', ['teacher.query']])
+@pytest.mark.parametrize(
+    'asked',
+    [
+        None,
+        'teacher.query',
+        ['teacher.query'],
+        ['student.query', 'student.reference_points'],
+        ['teacher.reference_points', 'teacher.query'],
+    ],
+)
 def test_queries_that_are_picked_must_be_read(asked: Any) -> None:
     reads = dict(
         student='student.memory',
@@ -440,6 +449,7 @@ def test_queries_that_are_picked_must_be_read(asked: Any) -> None:
                     memory='encoder',
                     places='positional_encoding#*',
                     query='decoder:input[query]',
+                    reference_points='decoder:input[reference_points]',
                 ),
                 objectives=dict(it=dict(loss=dict(type='SharedQueriesLoss'), reads=reads)),
             )
@@ -465,3 +475,13 @@ def test_taps_by_the_kind_of_each_member(built: bool) -> None:
         assert 'asked' not in plan.objectives['kd_detr_random']['reads']
         assert {one['weight'] for one in plan.objectives.values()} == {2.0}, "the student's layers"
     assert kd_detr(Pair(models=dict(student=Described(detr(), 'mmdet')))).member_taps == {}
+
+
+def test_what_a_config_leaves_out_is_found_in_the_scope_of_its_member() -> None:
+    need_mmdet()
+    model = deformable(kind='DINO')
+    del model['num_feature_levels']
+    members = {role: dict(model=model, scope='mmdet') for role in ('student', 'teacher')}
+    pair = read_pair(members)
+    assert pair.models['teacher'].num_feature_levels == 4, "mmdet's default"
+    assert set(kd_detr(pair).member_taps['teacher']) == {'places', 'query', 'reference_points'}

@@ -113,7 +113,7 @@ def draw_rows(
     tests.set_yticks(range(len(rows)), [_plain(row['method']) for row in ordered])
     tests.set(xlabel=_plain(f'{metric}, test, mean ± sd'))
     tests.margins(y=0.02)
-    costs.set(xlabel=f'seconds{whose}\na run')
+    costs.set(xlabel=f'seconds a run\n{whose.strip()}')
     for axes in (tests, costs):
         axes.grid(axis='x', alpha=0.3)
     told = {GAINS: 'better than alone', LOSES: 'worse', WITHIN: 'within the spread'}

@@ -89,7 +89,7 @@ class Weighing(nn.ModuleList):
         weight = like.new_ones((), dtype=torch.float32)
         for part, own in zip(self.parts, self.reads, strict=True):
             weight = weight * self._weigh(part, own, record, values, like)
-        # A loss leaves out what is not above 0: NaN would vanish where Inf ends the run.
+        # A loss leaves out what is below 0, where Inf ends the run.
         return weight.masked_fill(~(weight >= 0), torch.inf)
 
     def check(

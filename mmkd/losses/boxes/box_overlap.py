@@ -77,6 +77,8 @@ def box_overlap(
         theirs = decode(fill_masked(teacher, counts), code, spread)
         # not where it is above: NaN must come out
         there = ~(area(theirs[:2], theirs[2:]) <= LEAST)
+        if weight is not None:
+            there = there | weight.isnan()
         there = there if counts is None else there & counts
         # before it is decoded: a place that does not count may overflow, and 0 · Inf is NaN
         ours = decode(fill_masked(student, there), code, spread)

@@ -136,8 +136,9 @@ def _alive(p: Tensor, own: Tensor | None) -> Tensor:
     p, limits, places = p.detach(), torch.finfo(p.dtype), _places(p)
     least = most = p
     if own is not None:
-        least = p.where(own > 0, p.new_full((), limits.max))
-        most = p.where(own > 0, p.new_zeros(()))
+        counts = ~(own <= 0)  # a weight of NaN comes out
+        least = p.where(counts, p.new_full((), limits.max))
+        most = p.where(counts, p.new_zeros(()))
     most, least = max_over_ranks(torch.stack([most.amax(places), -least.amin(places)]))
     return _differ(-least, most)
 

@@ -132,7 +132,7 @@ def _over_places(
     if s.dim() == 2:  # the batch is one row of places
         each, gain, own = each.mT[None], gain.mT[None], own[None]
     own = own.flatten(1).unsqueeze(1)
-    alive = (own > 0).any(2)
+    alive = (~(own <= 0)).any(2)  # a weight of NaN comes out
     # An image without a position gets equal numbers in place of −∞ alone.
     logs = own.where(alive.unsqueeze(2), own.new_ones(())).log()
     shares = (gain.flatten(2) + logs).softmax(2)

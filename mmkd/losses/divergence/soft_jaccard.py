@@ -85,7 +85,7 @@ def soft_jaccard(
         alive = None
         if own is not None:
             own = own.reshape(len(p), 1, -1)
-            alive = (own > 0).any(2).expand(p.shape[:2])
+            alive = (~(own <= 0)).any(2).expand(p.shape[:2])  # a weight of NaN comes out
         over = (0, 2) if scope == 'batch' else (2,)
         sums = torch.stack([_sum(x, own, over) for x in (p + q, (p - q).abs())])
         sizes, apart = sum_over_ranks(sums) if scope == 'batch' else sums

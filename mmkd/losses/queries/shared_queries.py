@@ -1,5 +1,6 @@
 """Shared queries: both decoders are asked the same, so that answers need no matching."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -104,7 +105,7 @@ class SharedQueriesLoss(Loss):
         models = student.model, teacher.model  # type: ignore[union-attr]
         _check_pair(where, kinds, models)
         if self.queries == 'teacher':
-            _check_asked(where, kinds[1], names[1], place.reads)
+            _check_asked(where, kinds[1], names[1], teacher, place.reads)
         self.sides, self.asking = (student, teacher), kinds[1]
 
     def forward(
@@ -211,9 +212,20 @@ def _check_pair(where: str, kinds: Sequence[Asking], models: Sequence[Any]) -> N
         )
 
 
-def _check_asked(where: str, kind: Asking, teacher: str, reads: Mapping[str, Any]) -> None:
+def _inputs(member: str, run: Any, read: Any) -> list[str | None]:
+    """Return which inputs of a member's decoder are read; None for what is none of them."""
+    paths = {f'{member}.{tap}': path.text for tap, path in run.taps.paths.items()}
+    texts = [paths.get(str(one), '') for one in (read if isinstance(read, list) else [read])]
+    found = [re.fullmatch(r'decoder:input\[(\w+)\]', text) for text in texts]
+    return [one and one[1] for one in found]
+
+
+def _check_asked(
+    where: str, kind: Asking, teacher: str, run: Any, reads: Mapping[str, Any]
+) -> None:
+    """Refuse what is not the teacher's decoder's inputs, in their order."""
     read = reads.get('asked', [])
-    if kind.parts and not (isinstance(read, list) and len(read) == len(kind.parts)):
+    if kind.parts and _inputs(teacher, run, read) != list(kind.parts):
         taps = ', '.join(f"{part}='decoder:input[{part}]'" for part in kind.parts)
         raise ValueError(
             f"{where}: the teacher's queries are those that its decoder is asked on each image, "

@@ -117,11 +117,11 @@ def _distributions(x: Tensor, tau: float, own: Tensor | None) -> Tensor:
     if own is None:
         return (x / tau).softmax(2) * x.shape[2] ** 0.5
     total = own.sum(2, keepdim=True)
-    alive = total > 0
+    alive, some = ~(total <= 0), ~(own <= 0)  # a weight of NaN comes out
     # An image without a position gets equal numbers in place of −∞ alone.
     logs = x / tau + own.where(alive, own.new_ones(())).log()
-    root = (total / own.where(own > 0, own.new_ones(()))).sqrt()
-    return logs.softmax(2) * root.where(own > 0, root.new_zeros(()))
+    root = (total / own.where(some, own.new_ones(()))).sqrt()
+    return logs.softmax(2) * root.where(some, root.new_zeros(()))
 
 
 def _sets(s: Tensor, t: Tensor) -> Tensor:
