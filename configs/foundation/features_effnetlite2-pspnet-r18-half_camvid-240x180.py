@@ -46,4 +46,11 @@ train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 # nothing predicts, so there is nothing to validate
 val_dataloader = val_evaluator = val_cfg = test_dataloader = test_evaluator = test_cfg = None
 default_hooks = dict(checkpoint=dict(save_best=None))
+# This loss pulls too little for SGD at the rate of the labels: it is 0.82 after 160 iterations by
+# that, 0.67 by AdamW.
+optim_wrapper = dict(
+    _delete_=True,
+    type='OptimWrapper',
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05),
+)
 train_cfg = dict(max_iters=160)

@@ -478,7 +478,6 @@ def test_taps_by_the_kind_of_each_member(built: bool) -> None:
 
 
 def test_what_a_config_leaves_out_is_found_in_the_scope_of_its_member() -> None:
-    need_mmdet()
     model = deformable(kind='DINO')
     del model['num_feature_levels']
     members = {role: dict(model=model, scope='mmdet') for role in ('student', 'teacher')}
