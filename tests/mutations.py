@@ -189,6 +189,27 @@ FAULTS = [
         ('tests/losses/divergence/test_learned_temperature_kl.py',),
     ),
     Fault(
+        'losses/functional.py',
+        'above = ~(weight <= 0)',
+        'above = weight > 0',
+        'a weight that is NaN is passed over, and a teacher that says NaN makes a loss of 0',
+        ('tests/losses/test_non_finite.py',),
+    ),
+    Fault(
+        'losses/queries/asking.py',
+        'x[:, -model.num_queries :]',
+        'x[:, : model.num_queries]',
+        'the denoising part of a decoder is asked in place of its queries',
+        ('tests/losses/queries',),
+    ),
+    Fault(
+        'losses/queries/asking.py',
+        'level_start_index=areas.cumsum(0) - areas',
+        'level_start_index=areas.cumsum(0)',
+        'a level of the memory begins where it ends',
+        ('tests/losses/queries',),
+    ),
+    Fault(
         'losses/divergence/localization_kl.py',
         'x.repeat_interleave(edges, 0)',
         'x.repeat(edges, *[1] * (x.dim() - 1))',
