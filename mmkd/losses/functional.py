@@ -209,8 +209,10 @@ def counted(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
     >>> counted(torch.tensor([True, False, True]), torch.tensor([2., 1., 0.]))
     tensor([ True, False, False])
     """
-    if weight is None:
-        return mask
+    return mask if weight is None else _above(weight, mask)
+
+
+def _above(weight: Tensor, mask: Tensor | None) -> Tensor:
     above = ~(weight <= 0)
     return above if mask is None else mask & above
 
@@ -227,7 +229,7 @@ def measure(weight: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     tensor([2., nan, 0.])
     """
     weight = weight.detach().to(dtype)
-    return weight.where(counted(mask, weight), weight.new_zeros(()))
+    return weight.where(_above(weight, mask), weight.new_zeros(()))
 
 
 def labelled(labels: Tensor, classes: int, ignore_index: int, mask: Tensor | None = None) -> Tensor:
