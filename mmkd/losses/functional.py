@@ -209,10 +209,15 @@ def counted(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
     >>> counted(torch.tensor([True, False, True]), torch.tensor([2., 1., 0.]))
     tensor([ True, False, False])
     """
-    return mask if weight is None else _above(weight, mask)
+    return mask if weight is None else above_zero(weight, mask)
 
 
-def _above(weight: Tensor, mask: Tensor | None) -> Tensor:
+def above_zero(weight: Tensor, mask: Tensor | None = None) -> Tensor:
+    r"""Return where a weight is above 0, or NaN, and the mask is True.
+
+    >>> above_zero(torch.tensor([2., float('nan'), 0.]))
+    tensor([ True,  True, False])
+    """
     above = ~(weight <= 0)
     return above if mask is None else mask & above
 
@@ -229,7 +234,7 @@ def measure(weight: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     tensor([2., nan, 0.])
     """
     weight = weight.detach().to(dtype)
-    return weight.where(_above(weight, mask), weight.new_zeros(()))
+    return weight.where(above_zero(weight, mask), weight.new_zeros(()))
 
 
 def labelled(labels: Tensor, classes: int, ignore_index: int, mask: Tensor | None = None) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_distributions
 from mmkd.losses.functional import (
+    above_zero,
     cosines,
     counted,
     fill_masked,
@@ -136,7 +137,7 @@ def _alive(p: Tensor, own: Tensor | None) -> Tensor:
     p, limits, places = p.detach(), torch.finfo(p.dtype), _places(p)
     least = most = p
     if own is not None:
-        counts = ~(own <= 0)  # a weight of NaN comes out
+        counts = above_zero(own)
         least = p.where(counts, p.new_full((), limits.max))
         most = p.where(counts, p.new_zeros(()))
     most, least = max_over_ranks(torch.stack([most.amax(places), -least.amin(places)]))

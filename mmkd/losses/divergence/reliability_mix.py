@@ -11,6 +11,7 @@ from mmkd.losses.checks import check_distributions, check_labels
 from mmkd.losses.divergence.binary_kl import bernoulli_kl
 from mmkd.losses.divergence.split import at_labels
 from mmkd.losses.functional import (
+    above_zero,
     fill_masked,
     infinite_to_nan,
     masked_mean,
@@ -132,7 +133,7 @@ def _over_places(
     if s.dim() == 2:  # the batch is one row of places
         each, gain, own = each.mT[None], gain.mT[None], own[None]
     own = own.flatten(1).unsqueeze(1)
-    alive = (~(own <= 0)).any(2)  # a weight of NaN comes out
+    alive = above_zero(own).any(2)
     # An image without a position gets equal numbers in place of −∞ alone.
     logs = own.where(alive.unsqueeze(2), own.new_ones(())).log()
     shares = (gain.flatten(2) + logs).softmax(2)

@@ -6,6 +6,7 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_distributions
 from mmkd.losses.functional import (
+    above_zero,
     counted,
     fill_masked,
     infinite_to_nan,
@@ -85,7 +86,7 @@ def soft_jaccard(
         alive = None
         if own is not None:
             own = own.reshape(len(p), 1, -1)
-            alive = (~(own <= 0)).any(2).expand(p.shape[:2])  # a weight of NaN comes out
+            alive = above_zero(own).any(2).expand(p.shape[:2])
         over = (0, 2) if scope == 'batch' else (2,)
         sums = torch.stack([_sum(x, own, over) for x in (p + q, (p - q).abs())])
         sizes, apart = sum_over_ranks(sums) if scope == 'batch' else sums

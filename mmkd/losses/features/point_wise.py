@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.functional import (
+    above_zero,
     cosines,
     counted,
     fill_masked,
@@ -114,7 +115,7 @@ def pool(
         weight = student.new_ones(()).expand_as(mask)
     counts = measure(weight, mask, student.dtype).reshape(len(student), 1, -1)
     total = counts.sum(2)
-    some = ~(total <= 0)  # of a weight that is NaN it must come out
+    some = above_zero(total)
     total = total.where(some, total.new_ones(()))
     # A place of weight 0 may hold NaN.
     ours, theirs = (

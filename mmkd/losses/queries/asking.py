@@ -27,6 +27,11 @@ class Asking:
     reads: frozenset[str]
     parts: tuple[str, ...] = ()
 
+    @property
+    def taps(self) -> dict[str, str]:
+        """The tap of each of ``parts``."""
+        return {part: f'decoder:input[{part}]' for part in self.parts}
+
     def fits(self, model: Any) -> bool:
         """Return whether a model is of this kind."""
         ask = getattr(model, 'forward_decoder', None)

@@ -1,6 +1,5 @@
 """Shared queries: both decoders are asked the same, so that answers need no matching."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -212,21 +211,15 @@ def _check_pair(where: str, kinds: Sequence[Asking], models: Sequence[Any]) -> N
         )
 
 
-def _inputs(member: str, run: Any, read: Any) -> list[str | None]:
-    """Return which inputs of a member's decoder are read; None for what is none of them."""
-    paths = {f'{member}.{tap}': path.text for tap, path in run.taps.paths.items()}
-    texts = [paths.get(str(one), '') for one in (read if isinstance(read, list) else [read])]
-    found = [re.fullmatch(r'decoder:input\[(\w+)\]', text) for text in texts]
-    return [one and one[1] for one in found]
-
-
 def _check_asked(
     where: str, kind: Asking, teacher: str, run: Any, reads: Mapping[str, Any]
 ) -> None:
     """Refuse what is not the teacher's decoder's inputs, in their order."""
     read = reads.get('asked', [])
-    if kind.parts and _inputs(teacher, run, read) != list(kind.parts):
-        taps = ', '.join(f"{part}='decoder:input[{part}]'" for part in kind.parts)
+    paths = {f'{teacher}.{tap}': path.text for tap, path in run.taps.paths.items()}
+    found = [paths.get(str(one)) for one in (read if isinstance(read, list) else [read])]
+    if kind.parts and found != [*kind.taps.values()]:
+        taps = ', '.join(f'{part}={tap!r}' for part, tap in kind.taps.items())
         raise ValueError(
             f"{where}: the teacher's queries are those that its decoder is asked on each image, "
             f'{[*kind.parts]}, but asked={read!r}. Mend: taps=dict({taps}) and '

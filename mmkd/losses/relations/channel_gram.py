@@ -7,6 +7,7 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight
 from mmkd.losses.functional import (
+    above_zero,
     counted,
     fill_masked,
     infinite_to_nan,
@@ -117,7 +118,7 @@ def _distributions(x: Tensor, tau: float, own: Tensor | None) -> Tensor:
     if own is None:
         return (x / tau).softmax(2) * x.shape[2] ** 0.5
     total = own.sum(2, keepdim=True)
-    alive, some = ~(total <= 0), ~(own <= 0)  # a weight of NaN comes out
+    alive, some = above_zero(total), above_zero(own)
     # An image without a position gets equal numbers in place of −∞ alone.
     logs = x / tau + own.where(alive, own.new_ones(())).log()
     root = (total / own.where(some, own.new_ones(()))).sqrt()
