@@ -6,7 +6,9 @@ python docs/tables.py --check             writes nothing; exits with 1 where a p
 
 The picture of a table, ``images/NAME.png``, is drawn of the same numbers. A page holds
 ``<!-- table NAME: COMMAND -->``, on one line or more, and ``<!-- end of table NAME -->``; what
-stands between them is the command, the table and its notes.
+stands between them is the command, the table and its notes. A README of ``configs/`` holds
+``<!-- seeds NAME: ROW ROW … -->`` and ``<!-- end of seeds NAME -->``; between them stand these rows
+of the comparison, seed by seed.
 """
 
 import json
@@ -22,16 +24,19 @@ from typing import Any
 from mmkd.apis.compare.plot import draw_rows, in_order
 from mmkd.apis.compare.specs import ALONE
 from mmkd.apis.compare.table import cells_of
-from mmkd.apis.report import Table, as_markdown
-from mmkd.utils.checks import printable
+from mmkd.apis.report import Table, as_markdown, digits
+from mmkd.utils.checks import check_choice, printable
 
 DOCS = Path(__file__).parent
+ROOT = DOCS.parent
 RECORDS = DOCS / 'records'
 PLACE = re.compile(
-    r'(<!-- table (?P<name>[\w-]+):\s(?P<command>.+?) -->\n).*?(<!-- end of table (?P=name) -->)',
+    r'(?P<begin><!-- (?P<kind>table|seeds) (?P<name>[\w-]+):\s(?P<what>.+?) -->\n).*?'
+    r'(?P<end><!-- end of (?P=kind) (?P=name) -->)',
     re.DOTALL,
 )
 LEFT_OUT = ('memory',)
+KEPT = ('s a run', 'iterations')  # of a comparison, beside the tests by seed
 BEST = 'Best on'  # begins the note that names a file of the work dir
 
 
@@ -69,6 +74,52 @@ def table_of(name: str, command: str) -> str:
     return f'```bash\n{wrapped(command)}\n```\n\n{table.strip()}\n\n{told}\n'
 
 
+def seeds_of(name: str, wanted: Sequence[str]) -> str:
+    """Return rows of a comparison, seed by seed.
+
+    Raises:
+        ValueError: A row that the comparison has not.
+    """
+    found: dict[str, Any] = json.loads((RECORDS / f'{name}.json').read_text())
+    known = {row['method']: row for row in found['rows']}
+    for row in wanted:
+        check_choice('row', row, known)
+    rows = [known[row] for row in wanted]
+    places = digits([value for row in rows for value in row['test']])
+    titles, lines = cells_of(rows, found['metric'], None)
+    keep = [index for index, title in enumerate(titles) if title.startswith(KEPT)]
+    seeds = max((row['seeds'] for row in rows), key=len)
+    head = ['row', f'seeds {", ".join(map(str, seeds))}', titles[1], *(titles[k] for k in keep)]
+    cells = [
+        [label_of(row), tests_of(row, seeds, places), line[1], *(line[k] for k in keep)]
+        for row, line in zip(rows, lines, strict=True)
+    ]
+    return as_markdown(Table(head, cells, [], found['metric'])).strip() + '\n'
+
+
+def label_of(row: dict[str, Any]) -> str:
+    """Return what a README calls a row: its recipe, if it has one of its own.
+
+    >>> label_of(dict(method='alone', recipe=None)), label_of(dict(method='kd', recipe=None))
+    ('the student alone', '`kd`')
+    >>> label_of(dict(method='few', recipe='configs/ksanc/few.py'))
+    '`few.py`'
+    """
+    if row['recipe'] is not None:
+        return f'`{PurePath(row["recipe"]).name}`'
+    return 'the student alone' if row['method'] == ALONE else f'`{row["method"]}`'
+
+
+def tests_of(row: dict[str, Any], seeds: Sequence[int], places: int) -> str:
+    """Return the tests of a row by seed; what was not run is a dash.
+
+    >>> tests_of(dict(seeds=[0, 2], test=[20.35, 20.96]), [0, 1, 2], 2)
+    '20.35, –, 20.96'
+    """
+    known = dict(zip(row['seeds'], row['test'], strict=True))
+    return ', '.join(f'{known[seed]:.{places}f}' if seed in known else '–' for seed in seeds)
+
+
 def notes_of(found: dict[str, Any]) -> list[str]:
     """Return what a comparison says of its numbers, without the places where it ran.
 
@@ -103,18 +154,20 @@ def wrapped(command: str, width: int = 110) -> str:
 def write_pages(check: bool) -> list[str]:
     """Write the tables into the pages; return those that were stale."""
     stale = []
-    for page in sorted(DOCS.rglob('*.md')):
+    for page in sorted([*DOCS.rglob('*.md'), *(ROOT / 'configs').rglob('*.md')]):
         before = page.read_text()
         after = PLACE.sub(_filled, before)
         if after != before:
-            stale.append(page.relative_to(DOCS).as_posix())
+            stale.append(page.relative_to(ROOT).as_posix())
             if not check:
                 page.write_text(after)
     return stale
 
 
 def _filled(place: re.Match) -> str:
-    return f'{place[1]}{table_of(place["name"], place["command"])}{place[4]}'
+    begin, kind, name, what, end = place.groups()
+    body = table_of(name, what) if kind == 'table' else seeds_of(name, what.split())
+    return f'{begin}{body}{end}'
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -131,7 +184,7 @@ def main(arguments: Sequence[str]) -> int:
         picture_of(name)
     stale = write_pages(check)
     for page in stale:
-        print(f'{"stale" if check else "written"}: docs/{page}')
+        print(f'{"stale" if check else "written"}: {page}')
     return int(check and bool(stale))
 
 

@@ -3,6 +3,7 @@
 import ast
 import doctest
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -345,6 +346,31 @@ def test_tables_of_comparisons_are_those_on_record() -> None:
     assert tables.write_pages(check=True) == [], 'mend: python docs/tables.py'
     used = {one['name'] for page in GUIDES for one in tables.PLACE.finditer(page.read_text())}
     assert used == {path.stem for path in (ROOT / 'docs/records').glob('*.json')}
+
+
+def test_a_readme_tells_rows_of_a_comparison_seed_by_seed(tmp_path, monkeypatch) -> None:
+    tables = tables_of_docs()
+    monkeypatch.setattr(tables, 'RECORDS', tmp_path)
+    spent = dict.fromkeys(
+        ('step_ms', 'step_processor_ms', 'peak_memory_mib', 'peak_gpu_mib', 'gap_closed', 'factor')
+    )
+    spent |= dict(on_gpu=False, to_alone=None, to_kd=None, gradient_shares={}, seconds=90.0)
+    rows = [
+        dict(method='alone', recipe=None, seeds=[0, 1, 2], test=[20.0, 21.0, 22.0], **spent),
+        dict(method='few', recipe='configs/a/few.py', seeds=[0, 2], test=[30.0, 31.0], **spent),
+    ]
+    rows = [row | dict(iterations=[1500], processor_seconds=79.6) for row in rows]
+    found = dict(metric='mIoU', teacher=58.8, rows=rows)
+    (tmp_path / 'one.json').write_text(json.dumps(found))
+    page = '<!-- seeds one: few alone -->\nold\n<!-- end of seeds one -->\n'
+    assert tables.PLACE.sub(tables._filled, page).splitlines()[1:-1] == [
+        '| row | seeds 0, 1, 2 | mIoU, test | iterations | s a run, processor |',
+        '| --- | --- | --- | --- | --- |',
+        '| `few.py` | 30.00, –, 31.00 | 30.50 ± 0.71 | 1,500 | 80 |',
+        '| the student alone | 20.00, 21.00, 22.00 | 21.00 ± 1.00 | 1,500 | 80 |',
+    ]
+    with pytest.raises(ValueError, match=r"row must be one of .*got 'fwe'.*few"):
+        tables.seeds_of('one', ['fwe'])
 
 
 def test_a_page_tells_recipes_by_the_names_of_their_files() -> None:
