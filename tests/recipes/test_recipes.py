@@ -400,6 +400,7 @@ OTHERWISE = {  # recipes of another length, data or student than their pair's, a
     'cwd-unlabelled_unet_digit-scenes',
     'kd-unlabelled_unet_digit-scenes-100',
     'cwd-unlabelled_unet_digit-scenes-100',
+    'structured_kd-pi-pa-deepest-unlabelled_unet_digit-scenes-100',
     'kd-no-labels_unet_digit-scenes',
     'kd-no-labels_effnetlite2-effnetlite0_camvid-240x180',
     'funmatch_unet_digit-scenes',
