@@ -2,20 +2,20 @@
 
 from collections.abc import Iterator
 
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmkd.connectors.batch_norm import BatchNorm
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count
+from mmkd.utils.resize import resize_map
 
 LAYERS = ('conv', 'bn', 'relu')
 
 
 @MODELS.register_module()
 class Connector(BaseModule):
-    """Bring a feature map to other channels (convolutions) and another size (bilinear).
+    """Bring a feature map to other channels (convolutions) and another size (a resize).
 
     What papers train between student and teacher is a ``kind``, its layers in order:
 
@@ -32,7 +32,8 @@ class Connector(BaseModule):
 
     The first convolution changes the channels. Of tokens and vectors a convolution is a linear
     layer. Statistics of a normalisation are those of all ranks; under a mask they are of all
-    places, as everywhere.
+    places, as everywhere. A resize is that of :func:`mmkd.utils.resize.resize_map`: bilinear, and
+    where a map shrinks by more than 2 the means of what is covered.
 
     >>> import torch
     >>> Connector(4, 8, resize=True)(torch.zeros(1, 4, 2, 2), size=(4, 4)).shape
@@ -80,7 +81,7 @@ class Connector(BaseModule):
         vector = x.dim() == 2 and not isinstance(self.conv, nn.Identity)
         x = self.conv(x[..., None, None]).flatten(1) if vector else self.conv(x)
         if self.resize and size is not None and tuple(x.shape[2:]) != tuple(size):
-            x = F.interpolate(x, size=size, mode='bilinear', align_corners=False)
+            x = resize_map(x, size)
         return x
 
     def extra_repr(self) -> str:

@@ -11,7 +11,7 @@ class Map:
 
     Args:
         alike: What ``connectors=dict(<argument>='auto')`` makes equal with the counterpart:
-            'channels' by a trained 1×1 convolution, 'size' by a bilinear resize, or nothing, ().
+            'channels' by a trained 1×1 convolution, 'size' by a resize, or nothing, ().
         class_logits: Whether it must be the scores of its member's own classes: (N, C, H, W) of a
             segmentor, (N, C) of a classifier.
         tokens: Whether 'auto' takes three axes for tokens (N, L, D).

@@ -24,4 +24,4 @@ def cc(pair: Pair, weight: float = 100.0) -> Plan:
         weight: Of the objective.
     """
     loss = dict(type='BatchSimilarityLoss', kind='cc', pooled=True)
-    return on_features(pair, 'cc', loss, weight)
+    return on_features(pair, 'cc', loss, weight, regressor=None)

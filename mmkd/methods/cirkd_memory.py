@@ -26,8 +26,8 @@ def cirkd_memory(
     and regions=500 leave 307 MB.
 
     Default: the authors' weight 0.1 of both terms, means over labelled pixels as here, so that
-    nothing is converted; 0.01 in their runs of VOC. Their memory has 20,000 pixels a class, 2000
-    of it in their runs of ADE20K, which is the default here; keys of a step are 4096 pixels and
+    nothing is converted; 0.01 in their runs of VOC. Their memory has 20,000 pixels a class, and
+    2000 in their run of a SegFormer, which is the default here; keys of a step are 4096 pixels and
     1024 regions in all, as theirs. The rest of CIRKD is plain distillation of weight 1 and the
     relations within a mini-batch, of weight 1, which are methods of their own.
 

@@ -22,11 +22,13 @@ def dsd(
     The category-wise similarity is of logits over places; the pixel-wise one is of the differences
     between maps of attention, which the paper takes of several layers.
 
-    Defaults: those of CIRKD's comparison, where the layers are the last features and the logits. It
-    has 10 of a category term that falls with the squared number P of pooled places; here it does
-    not, and the weight is 10 / P² for the 32×64 of its crops. That is little: the similarity alone
-    wants more, such as ``weight=0.1``, which was not tried. It has 1000 of a pixel term that falls
-    with the number of places, here 1000 over the 64×128 of them.
+    Defaults: the weights of CIRKD's comparison of CNNs, the layers of that of SegFormers. It has 10
+    of a category term that falls with the squared number P of pooled places; here it does not, and
+    the weight is 10 / P² for the 32×64 of its crops. That is little: the similarity alone wants
+    more, such as ``weight=0.1``, which was not tried. It has 1000 of a pixel term that falls with
+    the number of places, here 1000 over the 64×128 of them. Of SegFormers, with 256×256 places, its
+    1000 would be 1000/65536 here. Its layers are the last features and the logits; of CNNs the map
+    of the auxiliary head as well, which a teacher does not run.
 
     Args:
         pair: The pair.

@@ -59,13 +59,24 @@ def fitnet(
 
 
 def on_features(
-    pair: Pair, name: str, loss: dict[str, Any], weight: float, regressor: str | dict = 'auto'
+    pair: Pair,
+    name: str,
+    loss: dict[str, Any],
+    weight: float,
+    regressor: str | dict | None = 'auto',
 ) -> Plan:
-    """Return one objective on the last features, or one on each level of two detectors' necks."""
+    """Return one objective on the last features, or one on each level of two detectors' necks.
+
+    Args:
+        pair: The pair.
+        name: Of the objective, on levels before their number.
+        loss: Its loss.
+        weight: Of each.
+        regressor: Connector of the student; None: of a loss that needs nothing alike.
+    """
 
     def objective(tap: str) -> dict[str, Any]:
-        connectors = dict(student=regressor)
-        return dict(loss=dict(loss), **pair.on(tap), connectors=connectors, weight=weight)
+        return dict(loss=dict(loss), **pair.on(tap), **_connected(regressor), weight=weight)
 
     if pair.kind == 'detection':
         levels = range(pair.levels())
@@ -81,7 +92,7 @@ def on_stages(
     name: str,
     loss: dict[str, Any],
     weight: float,
-    regressor: str | dict = 'auto',
+    regressor: str | dict | None = 'auto',
     ratio: float = 1.0,
 ) -> Plan:
     """Return an objective on every stage of the backbones.
@@ -91,7 +102,7 @@ def on_stages(
         name: Of the objectives, before the stage's number.
         loss: Their loss.
         weight: Of the last stage's.
-        regressor: Connector of the student.
+        regressor: Connector of the student; None: of a loss that needs nothing alike.
         ratio: How many times the weight of the stage before a stage has.
     """
     last = pair.stages()
@@ -99,7 +110,7 @@ def on_stages(
         f'{name}{n}': dict(
             loss=dict(loss),
             **pair.on(f'stage{n}'),
-            connectors=dict(student=regressor),
+            **_connected(regressor),
             weight=weight / ratio ** (last - n),
         )
         for n in range(1, last + 1)
@@ -108,3 +119,7 @@ def on_stages(
         objectives=objectives,
         taps={f'stage{n}': f'auto:stages[{n - 1}]' for n in range(1, last + 1)},
     )
+
+
+def _connected(regressor: str | dict | None) -> dict[str, dict]:
+    return {} if regressor is None else dict(connectors=dict(student=regressor))

@@ -24,5 +24,5 @@ def nst(pair: Pair, weight: float = 50.0) -> Plan:
     """
     loss = dict(type='ChannelGramLoss', kind='nst')
     if pair.kind == 'segmentation':
-        return on_features(pair, 'nst', loss, weight)
-    return on_stages(pair, 'nst', loss, weight)
+        return on_features(pair, 'nst', loss, weight, regressor=None)
+    return on_stages(pair, 'nst', loss, weight, regressor=None)

@@ -24,4 +24,4 @@ def pkt(pair: Pair, weight: float = 30000 / 64) -> Plan:
         weight: Of the objective.
     """
     loss = dict(type='BatchSimilarityLoss', kind='pkt', pooled=True)
-    return on_features(pair, 'pkt', loss, weight)
+    return on_features(pair, 'pkt', loss, weight, regressor=None)

@@ -30,6 +30,7 @@ def rkd(pair: Pair, distance: float = 25.0, angle: float = 50.0) -> Plan:
             f'rkd_{name}',
             dict(type='BatchSimilarityLoss', kind=f'rkd-{name}', pooled=True),
             weight,
+            regressor=None,
         )
         for name, weight in (('distance', distance), ('angle', angle))
         if weight

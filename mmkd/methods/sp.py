@@ -13,8 +13,9 @@ TASKS = ('segmentation', 'classification')
 def sp(pair: Pair, weight: float = 3000 / 64) -> Plan:
     """Images of a batch are as like each other as they are to the teacher, map by map.
 
-    The last features of each image are one vector, place by place; no channels need agree. A batch
-    of one image has no relation and is refused, several devices are one batch.
+    The last features of each image are one vector, place by place; channels and places of the two
+    members may differ. A batch of one image has no relation and is refused, several devices are one
+    batch.
 
     Default: RepDistiller's 3000, verified by the paper's author there, divides by the N² pairs;
     here the squared differences of a row are summed, so that the value does not fall with the
@@ -24,4 +25,6 @@ def sp(pair: Pair, weight: float = 3000 / 64) -> Plan:
         pair: The pair.
         weight: Of the objective.
     """
-    return on_features(pair, 'sp', dict(type='BatchSimilarityLoss', kind='sp'), weight)
+    return on_features(
+        pair, 'sp', dict(type='BatchSimilarityLoss', kind='sp'), weight, regressor=None
+    )

@@ -24,9 +24,9 @@ def srrl(
     compared, and what the teacher's frozen classifier makes of the features: from the last map of
     an image's classifier, pooled; place by place of label maps, for which nothing is published.
 
-    Defaults: weights 1 and 5, as in a later code of others (cls_KD); the authors' script for
-    ImageNet has 1 and 1. All of them take means over images, and over channels or classes, as here,
-    so that nothing is converted.
+    Defaults: weights 1 and 5, as in a later code of others (cls_KD) on CIFAR; that code and the
+    authors' script have 1 and 1 on ImageNet. All of them take means over images, and over channels
+    or classes, as here, so that nothing is converted.
 
     Args:
         pair: The pair.

@@ -2,13 +2,13 @@
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmkd.losses.divergence.directions import divergence
 from mmkd.registry import MODELS
 from mmkd.structures.batch import Batch
 from mmkd.utils.checks import check_choice, check_positive
+from mmkd.utils.resize import resize_map
 from mmkd.where.base import Where, class_logits
 
 DISTANCES = ('total-variation', 'js')
@@ -76,5 +76,5 @@ def both_logits(name: str, student: Tensor, teacher: Tensor | None) -> tuple[Ten
             f'teacher {tuple(t.shape)}. Mend: members of the same classes'
         )
     if s.shape[2:] != t.shape[2:]:
-        t = F.interpolate(t, size=tuple(s.shape[2:]), mode='bilinear', align_corners=False)
+        t = resize_map(t, s.shape[2:])
     return s, t

@@ -1,6 +1,7 @@
 """The connector: convolutions, their norms and a bilinear resize, against slow loops."""
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,33 @@ def test_convolution_and_resize_against_loops() -> None:
     )  # no size given: nothing to resize to
     torch.testing.assert_close(connector(x, size=(7, 5)), bilinear(convolve(x, connector), (7, 5)))
     torch.testing.assert_close(connector(x, size=(4, 3)), convolve(x, connector))
+
+
+def covered(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Slow loop of the means of what each new place covers."""
+    out = torch.zeros(*x.shape[:2], *size)
+    for places in product(*map(range, size)):
+        box = [
+            slice(k * old // new, -(-(k + 1) * old // new))
+            for k, old, new in zip(places, x.shape[2:], size, strict=True)
+        ]
+        out[(..., *places)] = x[(..., *box)].mean((2, 3))
+    return out
+
+
+@pytest.mark.parametrize('size', [(3, 4), (2, 9), (1, 1), (4, 16)])
+def test_a_map_that_shrinks_by_more_than_two_loses_no_place(size: tuple[int, int]) -> None:
+    """Bilinear reads four places for each that it makes, and would drop the others."""
+    x = torch.randn(2, 3, 9, 8, requires_grad=True)
+    made = Connector(3, resize=True)(x, size=size)
+    torch.testing.assert_close(made, covered(x, size))
+    (slope,) = torch.autograd.grad(made.sum(), x)
+    assert bool((slope > 0).all())
+
+
+def test_at_two_bilinear_and_means_are_the_same() -> None:
+    x = torch.randn(2, 3, 8, 4)
+    torch.testing.assert_close(Connector(3, resize=True)(x, size=(4, 2)), covered(x, (4, 2)))
 
 
 def test_hand_values() -> None:

@@ -1,10 +1,14 @@
 """LevelFusion by value: what is handed on from deep to shallow, and how a Distiller makes it."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import two_ranks_norm
+from helpers.processes import ranks
 from helpers.tiny import batch, build, distiller, segmentor, sgd
 from torch import Tensor, nn
 
@@ -234,3 +238,13 @@ def test_what_is_refused() -> None:
     for method in (LevelsConnector().build, LevelsConnector().forward):
         with pytest.raises(NotImplementedError, match='LevelsConnector does not say'):
             method(MAPS, TEACHER)
+
+
+@pytest.mark.slow
+def test_a_gate_of_two_ranks_with_one_image_each_is_that_of_both(tmp_path: Path) -> None:
+    """One value of one rank has no variance, but two ranks have two."""
+    ranks(two_ranks_norm.gate, tmp_path)
+    found = [json.loads((tmp_path / f'gate{rank}.json').read_text()) for rank in range(2)]
+    together = [mine + other for mine, other in zip(*found, strict=True)]
+    for got, expected in zip(together, two_ranks_norm.gated(0, 2), strict=True):
+        assert got == pytest.approx(expected, rel=1e-12)

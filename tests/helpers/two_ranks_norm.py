@@ -1,4 +1,4 @@
-"""What one rank of two does with a normalisation between student and teacher."""
+"""What one rank of two does with normalisations between student and teacher."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.connectors import Connector
+from mmkd.connectors.level_fusion import SelectiveGate
 
 
 def batch() -> Tensor:
@@ -39,3 +40,16 @@ def work(rank: int, folder: Path) -> None:
         buffers=[b.double().tolist() for b in model.buffers()],
     )
     (folder / f'rank{rank}.json').write_text(json.dumps(found))
+
+
+def gated(first: int, last: int) -> list[list[float]]:
+    """Return how much the gate takes of either map of some images."""
+    torch.manual_seed(0)
+    gate = SelectiveGate(3).double()
+    x = batch()[first:last]
+    return [one.flatten().tolist() for one in gate(x, x.flip(1) ** 2)]
+
+
+def gate(rank: int, folder: Path) -> None:
+    """Write what a gate takes where each rank has one image."""
+    (folder / f'gate{rank}.json').write_text(json.dumps(gated(rank, rank + 1)))

@@ -165,7 +165,7 @@ def _connector(module: nn.Module) -> str:
         if isinstance(conv, nn.Conv2d)
         else []
     )
-    return ', '.join(steps + ['bilinear resize'] * module.resize) or 'nothing to do'
+    return ', '.join(steps + ['resize'] * module.resize) or 'nothing to do'
 
 
 def _shape(value: Any) -> tuple[str, str]:

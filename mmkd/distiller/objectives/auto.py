@@ -12,6 +12,7 @@ from mmkd.distiller.objectives.reads import Reads, learns, shapes_of
 from mmkd.losses.checks import OTHER_CLASSES
 from mmkd.losses.roles import Map
 from mmkd.utils.checks import check_keys, nearest
+from mmkd.utils.resize import shrinks
 
 AUTO_KEYS = ('type', 'kind', 'kernel_size', 'bias', 'always')
 
@@ -109,7 +110,10 @@ def connect(
         fitted = (x.tensor.shape[1], width)
     else:
         fitted = (width, *(like if resize else x).tensor.shape[2:])
-    steps = [str(auto)] * convolve + ['bilinear resize'] * resize
+    steps = [str(auto)] * convolve
+    if resize:
+        means = shrinks(x.tensor.shape[2:], like.tensor.shape[2:])
+        steps.append('means of what is covered' if means else 'bilinear resize')
     done = ' and '.join(steps) or f'nothing (the {_why_nothing(x, like)})'
     said = f'{objective}: {x.argument} {tuple(x.tensor.shape[1:])} -> {fitted} by {done}'
     return connector.to(x.tensor.device), said

@@ -1,6 +1,5 @@
 """Exits: a stage of a student learns to say the classes, by labels and by the last exit."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.losses.base import Loss, Map, OfBatch
@@ -18,6 +17,7 @@ from mmkd.losses.functional import (
 )
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_non_negative, check_positive
+from mmkd.utils.resize import resize_map
 
 
 @MODELS.register_module()
@@ -144,8 +144,7 @@ class ExitLoss(Loss):
             stage, last = widen(student, teacher.detach())
             logits = say(self.head, stage, counted(valid, weight), pooled)
             if last.dim() == 4 and last.shape[2:] != logits.shape[2:]:
-                size = logits.shape[2:]
-                last = F.interpolate(last, size=size, mode='bilinear', align_corners=False)
+                last = resize_map(last, logits.shape[2:])
             value = logits.new_zeros(())
             if self.ce:
                 value = value + self.ce * mixed_target_ce(

@@ -1,7 +1,6 @@
 """Exits of student and teacher: stages of both say the classes, and the better word is learned."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.losses.base import Loss, Map, OfBatch
@@ -18,6 +17,7 @@ from mmkd.losses.functional import (
 )
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_count, check_non_negative, check_positive
+from mmkd.utils.resize import resize_map
 
 
 @MODELS.register_module()
@@ -153,7 +153,7 @@ class MixedExitLoss(Loss):
             alike = pooled or theirs.shape[2:] == student.shape[2:]
             t = say(self.exits['teacher'], theirs, counts if alike else None, pooled)
             if t.shape != s.shape:
-                t = F.interpolate(t, size=s.shape[2:], mode='bilinear', align_corners=False)
+                t = resize_map(t, s.shape[2:])
             # softplus makes 0 of −Inf
             seen = (infinite_to_nan(fill_masked(x, counts)) for x in (s, t))
             wrong = torch.stack([label_ce(x, target).mean(1) for x in seen]).sum(0)

@@ -37,7 +37,7 @@ def softmax_regression(
 
     'kl' puts KL(softmax(W f^t / τ) ‖ softmax(W f^s / τ)) τ², averaged over V, in place of the
     squares. One regressor serves both terms. The authors' code has both of weight 1, a later one of
-    others 1 and 5; both average as here. Of label maps nothing is published.
+    others 1 and 5 on CIFAR; both average as here. Of label maps nothing is published.
 
     Normaliser: of the first term images and channels, and with ``pooled=False`` valid positions and
     channels; of the second valid positions and classes, or images.

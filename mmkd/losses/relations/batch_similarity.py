@@ -12,19 +12,18 @@ from torch.utils.checkpoint import checkpoint
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
-from mmkd.losses.features.point_wise import pool
 from mmkd.losses.functional import (
-    counted,
+    above_zero,
     fill_masked,
     gather_over_ranks,
     masked_mean,
-    measure,
     no_autocast,
     number_of_ranks,
     unit_vectors,
     widen,
 )
-from mmkd.losses.relations.inner_products import check_places, inner_products
+from mmkd.losses.relations.inner_products import check_images, inner_products
+from mmkd.losses.relations.nodes import measure_of, resized
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -68,14 +67,16 @@ def batch_similarity(
     one distance over its mean is 1. Under distributed training the batch is
     that of all devices (``gather``), so that many devices equal one process on the joined batch.
 
-    ``pooled`` takes the means over the places of an image, else an image is all its numbers. What
-    does not count is left out, and images of which nothing counts are. A weight w is the measure
-    of the inner products, or of the means: a position of weight 2 counts as two of them. Only 'cc'
-    and 'pkt', by their cosines, and 'sp', by its rows, look from 0; distances and angles do not.
+    Each side has channels and places of its own. ``pooled`` takes the means over the places of an
+    image, else an image is all its numbers. What does not count is left out, and images of which
+    nothing counts are. A weight w is the measure of the inner products, or of the means: a position
+    of weight 2 counts as two of them. A teacher of other places is weighed by the mean of what each
+    of them covers of the student's. Only 'cc' and 'pkt', by their cosines, and 'sp', by its rows,
+    look from 0; distances and angles do not.
 
     Args:
         student: Map (N, Cs, \*S), or vectors (N, Cs).
-        teacher: Map (N, Ct, \*S) of any channels; receives no gradient.
+        teacher: Map (N, Ct, \*S') of any channels and places, or vectors; receives no gradient.
         kind: 'sp', 'rkd-distance', 'rkd-angle', 'pkt' or 'cc'.
         pooled: Whether the means over the positions of an image are related.
         gather: Whether the batch is that of all devices.
@@ -99,12 +100,14 @@ def batch_similarity(
         tensor(0.0556)
     """
     check_choice('kind', kind, KINDS)
-    check_places(student, teacher, 'batch similarity', least=2)
+    check_images(student, teacher, 'batch similarity', least=2)
     check_mask(mask, student)
     check_weight(weight, student)
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
-        student, teacher, alive = _images(student, teacher, pooled, mask, weight)
+        own = measure_of(student, mask, weight)
+        alive = None if own is None else above_zero(own).flatten(1).any(1)
+        student, teacher = (_images(x, pooled, own) for x in (student, teacher))
         if gather:
             student, teacher = (gather_over_ranks(x) for x in (student, teacher))
             if alive is not None:
@@ -113,19 +116,26 @@ def batch_similarity(
         return KINDS[kind](ours, theirs, alive).to(student.dtype)
 
 
-def _images(
-    student: Tensor, teacher: Tensor, pooled: bool, mask: Tensor | None, weight: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return what each image is, (N, D) of both sides, and which of them count."""
-    counts = counted(mask, weight)
-    student, teacher = (fill_masked(x, counts) for x in (student, teacher))
+def _images(x: Tensor, pooled: bool, own: Tensor | None) -> Tensor:
+    r"""Return what each image of a map (N, C, \*S) is, (N, D), by how much positions count."""
+    if own is not None and x.dim() > 2 and own.dim() > 2:
+        own = resized(own, x.shape[2:])
+    elif own is not None and own.dim() != x.dim():  # one side has places, the other has none
+        own = above_zero(own).flatten(1).any(1).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+    if own is not None:
+        x = fill_masked(x, above_zero(own).expand_as(x[:, :1]).squeeze(1))
     if pooled:
-        return pool(student, teacher, mask, weight)
-    if weight is not None:
-        root = measure(weight, mask, student.dtype).sqrt().unsqueeze(1)
-        student, teacher = student * root, teacher * root
-    alive = None if counts is None else counts.reshape(len(student), -1).any(1)
-    return student.flatten(1), teacher.flatten(1), alive
+        return _mean(x.flatten(2), own) if x.dim() > 2 else x
+    return (x if own is None else x * own.sqrt()).flatten(1)
+
+
+def _mean(x: Tensor, own: Tensor | None) -> Tensor:
+    """Return the means (N, C) of (N, C, P) over positions."""
+    if own is None:
+        return x.mean(2)
+    own = own.flatten(2)
+    total = own.sum(2)
+    return (own * x).sum(2) / total.where(above_zero(total), total.new_ones(()))
 
 
 def _pairs(alive: Tensor | None) -> Tensor | None:
@@ -273,7 +283,7 @@ class BatchSimilarityLoss(Loss):
         tensor(1.1716)
     """
 
-    roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)))
+    roles = dict(student=Map(alike=()), teacher=Map(alike=()))
 
     def __init__(
         self,
@@ -295,7 +305,7 @@ class BatchSimilarityLoss(Loss):
         mask: Tensor | None = None,
         weight: Tensor | None = None,
     ) -> Tensor:
-        r"""Return the weighted loss of maps (N, C, \*S) under mask and weight (N, \*S).
+        r"""Return the weighted loss of maps (N, C, \*S), mask and weight (N, \*S) of the student.
 
         Raises:
             ValueError: It is trained, and the first batch has one image.

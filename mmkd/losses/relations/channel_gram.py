@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
@@ -12,13 +13,12 @@ from mmkd.losses.functional import (
     fill_masked,
     infinite_to_nan,
     masked_mean,
-    measure,
     no_autocast,
     unit_vectors,
     widen,
 )
-from mmkd.losses.relations.inner_products import check_channels, check_places
-from mmkd.losses.relations.nodes import average_nodes
+from mmkd.losses.relations.inner_products import check_channels, check_images, check_places
+from mmkd.losses.relations.nodes import average_nodes, averaged_to, measure_of, resized
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_count, check_positive
 
@@ -42,9 +42,10 @@ def channel_gram(
       images of :math:`\langle k(s,s) \rangle + \langle k(t,t) \rangle - 2 \langle k(s,t) \rangle,
       k(x, y) = (\hat x^\top \hat y)^2`, means over pairs of channels, of which each side may have
       its own number. It is also :math:`\Vert \hat S^\top \hat S / C_s - \hat T^\top \hat T / C_t
-      \Vert^2`, which is taken where it is cheaper.
+      \Vert^2`, which is taken where it is cheaper. Where sizes differ, the larger map is averaged
+      to the smaller one, as in RepDistiller.
     * 'ickd': mean over images and channels of :math:`\Vert \hat G^s_c - \hat G^t_c \Vert^2`, rows
-      of :math:`G = X X^\top` of unit norm, as in the authors' code.
+      of :math:`G = X X^\top` of unit norm, as in the authors' code; places may differ.
     * 'dsd': maps are averaged over windows of ``pool``, a channel is the distribution
       :math:`\varphi_c = \mathrm{softmax}(x_c / \tau)` over the P nodes that are left, and G is
       :math:`P \varphi \varphi^\top`: mean over images and pairs of channels of :math:`(G^s_{cd} -
@@ -53,14 +54,16 @@ def channel_gram(
 
     Normaliser: images without a valid position are left out; the number of positions does not
     change a value. Positions that do not count are left out. A weight is their measure: one of
-    weight 2 counts as two, and its unit is arbitrary in each image.
+    weight 2 counts as two, and its unit is arbitrary in each image. A teacher of other places is
+    weighed by the mean of what each of them covers of the student's.
 
     Memory is linear in positions: products are of channels with channels, or of positions where
     these are fewer.
 
     Args:
         student: Map (N, Cs, \*S), one to three spatial axes.
-        teacher: Map (N, Ct, \*S), of as many channels but for 'nst'; receives no gradient.
+        teacher: Map (N, Ct, \*S'), of as many channels but for 'nst', of as many places for 'dsd';
+            receives no gradient.
         kind: 'nst', 'ickd' or 'dsd'.
         tau: Temperature of 'dsd'.
         pool: Side of the windows of 'dsd'.
@@ -75,7 +78,6 @@ def channel_gram(
         TypeError: a mask that is not bool, a weight that is no float.
 
     Examples:
-        >>> import torch
         >>> student = torch.tensor([[[1., 0.], [0., 1.]]])  # channels at places of their own
         >>> teacher = torch.tensor([[[1., 1.], [1., 1.]]])  # and together
         >>> channel_gram(student, teacher)  # 1/2 + 1 − 2 · 1/2
@@ -85,31 +87,49 @@ def channel_gram(
     """
     _check_options(kind, tau, pool)
     name = kind.upper()
-    check_places(student, teacher, name)
+    if kind == 'dsd':
+        check_places(student, teacher, name)
+    else:
+        check_images(student, teacher, name)
     if kind != 'nst':
         check_channels(student, teacher, name)
     check_mask(mask, student)
     check_weight(weight, student)
     with no_autocast(student):
-        counts = counted(mask, weight)
-        student, teacher = (fill_masked(x, counts) for x in widen(student, teacher.detach()))
+        student, teacher = widen(student, teacher.detach())
+        own = measure_of(student, mask, weight)
         if kind == 'dsd':
-            student, teacher, counts, weight = average_nodes(pool, student, teacher, counts, weight)
-        own = None
-        if counts is not None:
-            own = (
-                counts.to(student.dtype)
-                if weight is None
-                else measure(weight, counts, student.dtype)
-            )
-            own = own.reshape(len(student), 1, -1)
-        sides = tuple(x.flatten(2) for x in (student, teacher))
-        if kind == 'dsd':
-            sides = tuple(_distributions(x, tau, own) for x in sides)
-        elif weight is not None and own is not None:
-            sides = tuple(x * own.sqrt() for x in sides)
+            sides, own = _over_nodes(student, teacher, tau, pool, mask, weight)
+        elif kind == 'nst':
+            size = torch.Size(map(min, student.shape[2:], teacher.shape[2:]))
+            sides = [_weighed(x, own, size) for x in (student, teacher)]
+        else:
+            sides = [_weighed(x, own, x.shape[2:]) for x in (student, teacher)]
         alive = None if own is None else own.flatten(1).any(1)
         return masked_mean(KINDS[kind](*sides), alive).to(student.dtype)
+
+
+def _weighed(x: Tensor, own: Tensor | None, size: torch.Size) -> Tensor:
+    r"""Return a map (N, C, \*S) at a size, (N, C, P), times the root of how much places count."""
+    x = averaged_to(x, own, size).flatten(2)
+    return x if own is None else x * resized(own, size).flatten(2).sqrt()
+
+
+def _over_nodes(
+    student: Tensor,
+    teacher: Tensor,
+    tau: float,
+    pool: int,
+    mask: Tensor | None,
+    weight: Tensor | None,
+) -> tuple[list[Tensor], Tensor | None]:
+    """Return √P φ of both maps, and how much nodes count."""
+    counts = counted(mask, weight)
+    student, teacher = (fill_masked(x, counts) for x in (student, teacher))
+    student, teacher, counts, weight = average_nodes(pool, student, teacher, counts, weight)
+    own = measure_of(student, counts, weight)
+    flat = None if own is None else own.flatten(2)
+    return [_distributions(x.flatten(2), tau, flat) for x in (student, teacher)], own
 
 
 def _distributions(x: Tensor, tau: float, own: Tensor | None) -> Tensor:
@@ -171,13 +191,12 @@ class ChannelGramLoss(Loss):
         loss_name: Key in the logs.
 
     Examples:
-        >>> import torch
         >>> student = torch.tensor([[[1., 0.], [0., 1.]]])
         >>> ChannelGramLoss('ickd', loss_weight=2.)(student, torch.ones(1, 2, 2))
         tensor(1.1716)
     """
 
-    roles = dict(student=Map(alike=('size',)), teacher=Map(alike=('size',)))
+    roles = dict(student=Map(alike=()), teacher=Map(alike=()))
 
     def __init__(
         self,
@@ -191,7 +210,8 @@ class ChannelGramLoss(Loss):
         _check_options(kind, tau, pool)
         self.kind, self.tau, self.pool = kind, tau, pool
         if kind != 'nst':
-            self.roles = dict(student=Map(), teacher=Map())
+            one = Map(alike=('channels', 'size') if kind == 'dsd' else ('channels',))
+            self.roles = dict(student=one, teacher=one)
 
     def forward(
         self,

@@ -78,6 +78,30 @@ def check_places(student: Tensor, teacher: Tensor, name: str, least: int = 3) ->
         )
 
 
+def check_images(student: Tensor, teacher: Tensor, name: str, least: int = 3) -> None:
+    r"""Refuse maps that are not of the same images; channels and places may differ.
+
+    Args:
+        student: Map (N, Cs, \*S).
+        teacher: Map (N, Ct, \*S').
+        name: Of the loss, for messages.
+        least: How many axes there are at least; with 3 both have as many.
+
+    Raises:
+        ValueError: Names the loss and both shapes.
+
+    >>> check_images(torch.zeros(2, 3, 4), torch.zeros(2, 7, 9), 'NST')
+    """
+    dims = [x.dim() for x in (student, teacher)]
+    if len(student) != len(teacher) or min(dims) < least or (least > 2 and dims[0] != dims[1]):
+        what = '(N, C, *S) with places' if least > 2 else '(N, C) or (N, C, *S)'
+        raise ValueError(
+            f'{name} needs maps {what}, of the same images, with any places; got student '
+            f'{shape_of(student)}, teacher {shape_of(teacher)}; mend: taps of maps whose first '
+            'axis is that of images'
+        )
+
+
 def check_channels(student: Tensor, teacher: Tensor, name: str) -> None:
     """Refuse maps whose channels are not as many, where channels are compared one by one.
 

@@ -55,9 +55,10 @@ def row_wise_kl(
     counts in the mean over rows alone.
 
     Where a map has more than ``nodes`` places it is averaged over square windows first. The
-    authors' code has all 64×128 places in two images, and pools by 4 only where both sides are 256
-    or more. Under distributed training the columns are those of all devices (``gather``), so that
-    many devices equal one process on the joined batch; their code leaves that out.
+    authors' code of 2022 has all 64×128 places of CNNs in two images and pools by 2 for SegFormers,
+    that of 2025 by 4 where both sides are 256 or more. Under distributed training the columns are
+    those of all devices (``gather``), so that many devices equal one process on the joined batch;
+    their code leaves that out.
 
     Nodes × nodes are never held: chunk by chunk of rows the value and its gradients are taken
     together, so that memory is linear in the places and nothing is computed again in the backward.

@@ -225,15 +225,56 @@ def test_two_images_are_too_few_for_rkd_alone(kind: str, monkeypatch: pytest.Mon
     assert batch_similarity(STUDENT[:3], TEACHER[:3], kind) > 1e-3
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_places_of_the_two_sides_may_differ(kind: str) -> None:
+    """Of means and of all numbers; every place of the student has its share of the gradient."""
+    student, teacher = draw(5, 4, 8, 6).requires_grad_(), draw(5, 3, 2, 5, seed=1)
+    found = batch_similarity(student, teacher, kind, pooled=True)
+    means = batch_similarity(student.mean((2, 3)), teacher.mean((2, 3)), kind)
+    torch.testing.assert_close(found, means, rtol=1e-12, atol=0)
+    (slope,) = torch.autograd.grad(found, student)
+    torch.testing.assert_close(slope, slope.mean((2, 3), keepdim=True).expand_as(slope))
+    assert float(slope.abs().amax()) > 0
+    whole = batch_similarity(student, teacher, kind)
+    torch.testing.assert_close(
+        whole, batch_similarity(student.flatten(1), teacher.flatten(1), kind), rtol=1e-12, atol=0
+    )
+    beside = batch_similarity(student, teacher.mean((2, 3)), kind, pooled=True)  # a map, a vector
+    torch.testing.assert_close(beside, means, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize('size', [(2, 3), (8, 12), (3, 2)])
+def test_a_teacher_of_other_places_is_weighed_by_what_they_cover(size: tuple[int, int]) -> None:
+    student, teacher = draw(4, 2, 4, 6), draw(4, 3, *size, seed=1)
+    mask = torch.rand(4, 4, 6, generator=torch.Generator().manual_seed(2)) > 0.4
+    mask[3] = False
+    own = F.adaptive_avg_pool2d(mask[:, None].double(), size)
+    teacher = teacher.where(own > 0, torch.nan)  # what does not count may hold anything
+    means = [
+        (x.nan_to_num() * w).sum((2, 3)) / w.sum((2, 3))
+        for x, w in ((student, mask[:, None].double()), (teacher, own))
+    ]
+    for kind in KINDS:
+        found = batch_similarity(student, teacher, kind, pooled=True, mask=mask)
+        expected = batch_similarity(*(x[:3] for x in means), kind)
+        torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+    vectors = [
+        (x.nan_to_num() * w.sqrt()).flatten(1)[:3]
+        for x, w in ((student, mask[:, None].double()), (teacher, own))
+    ]
+    found = batch_similarity(student, teacher, mask=mask)
+    torch.testing.assert_close(found, batch_similarity(*vectors), rtol=1e-10, atol=0)
+
+
 def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="kind must be one of .*'rkd'"):
         batch_similarity(STUDENT, TEACHER, 'rkd')
     with pytest.raises(ValueError, match='kind must be one of'):
         BatchSimilarityLoss('ck')
-    with pytest.raises(ValueError, match='batch similarity needs maps .*mend: connectors'):
+    with pytest.raises(ValueError, match='batch similarity needs maps .*the same images.*mend'):
         batch_similarity(STUDENT, TEACHER[:5])
     with pytest.raises(ValueError, match='batch similarity needs maps'):
-        batch_similarity(torch.ones(2, 3, 4), torch.ones(2, 3, 5))
+        batch_similarity(torch.ones(2), torch.ones(2, 3))
     with pytest.raises(TypeError, match='mask must be a bool tensor'):
         batch_similarity(STUDENT, TEACHER, mask=torch.ones(6))
     with pytest.raises(TypeError, match='weight must be a float tensor'):

@@ -137,6 +137,35 @@ def test_memory_is_linear_in_the_places(kind: str) -> None:
     assert peak(64) < 1.2 * peak(32)
 
 
+@pytest.mark.parametrize('masked', [False, True])
+def test_places_of_the_two_sides_may_differ(masked: bool) -> None:
+    """NST averages the larger map to the smaller one, axis by axis; ICKD takes both as they are."""
+    student, teacher = draw(2, 3, 6, 4).requires_grad_(), draw(2, 3, 2, 8, seed=1)
+    mask = torch.rand(2, 6, 4, generator=torch.Generator().manual_seed(2)) > 0.3
+    weigh = mask[:, None].double() if masked else torch.ones(2, 1, 6, 4, dtype=torch.float64)
+    own = F.adaptive_avg_pool2d(weigh, (2, 8))
+
+    def averaged(x: Tensor, w: Tensor) -> Tensor:
+        total = F.adaptive_avg_pool2d(w, (2, 4)).clamp(min=1e-9)
+        return F.adaptive_avg_pool2d(x * w, (2, 4)) / total
+
+    less = F.adaptive_avg_pool2d(weigh, (2, 4)).sqrt()
+    expected = dict(
+        nst=nst(averaged(student, weigh) * less, averaged(teacher, own) * less),
+        ickd=ickd(student * weigh.sqrt(), teacher * own.sqrt()),
+    )
+    for kind, value in expected.items():
+        found = channel_gram(student, teacher, kind, mask=mask if masked else None)
+        torch.testing.assert_close(found, value, rtol=1e-10, atol=0)
+        (slope,) = torch.autograd.grad(found, student)
+        assert bool((slope.ne(0).any(1) == (mask if masked else True)).all())
+
+
+def test_dsd_needs_the_same_places() -> None:
+    with pytest.raises(ValueError, match='DSD needs maps .* and places'):
+        channel_gram(STUDENT, TEACHER[..., :5], 'dsd')
+
+
 def test_what_is_refused() -> None:
     maps = torch.ones(2, 3, 4, 4), torch.ones(2, 3, 4, 4)
     refused: list[tuple[str, dict[str, Any]]] = [
@@ -154,7 +183,7 @@ def test_what_is_refused() -> None:
             channel_gram(maps[0], torch.ones(2, 4, 4, 4), kind)
     for kind in KINDS:
         with pytest.raises(ValueError, match=f'{kind.upper()} needs maps .* with places.*mend'):
-            channel_gram(maps[0], torch.ones(2, 3, 4, 5), kind)
+            channel_gram(maps[0], torch.ones(3, 3, 4, 4), kind)
         with pytest.raises(ValueError, match='needs maps'):
             channel_gram(torch.ones(2, 3), torch.ones(2, 3), kind)
     with pytest.raises(TypeError, match='mask must be a bool tensor'):

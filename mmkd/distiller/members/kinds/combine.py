@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmkd.losses.checks import shape_of
 from mmkd.utils.checks import check_fraction
+from mmkd.utils.resize import resize_map
 
 
 class Combine(nn.Module):
@@ -127,4 +127,4 @@ def _resized(x: Tensor, like: Tensor) -> Tensor:
             f'only maps (N, C, H, W) are resized, got {shape_of(x)} beside {shape_of(like)}. Mend: '
             'taps of one shape'
         )
-    return F.interpolate(x, size=like.shape[2:], mode='bilinear', align_corners=False)
+    return resize_map(x, like.shape[2:])
