@@ -192,5 +192,8 @@ def _tell(
     told = ', '.join(f'{key} {one:.4g}' for key, one in numbers.items())
     lines = [f'test: {told}'] * bool(told)
     lines += [f'student: {one} (config.py beside it)' for one in students]
-    lines += [f'run: {cfg.work_dir}', f'go on editing: {path}, then mmkd train {path}']
+    lines += [
+        f'run: {cfg.work_dir}',
+        f'another run: edit {path}, then mmkd train {path} --overwrite',
+    ]
     console.print('\n'.join(lines), markup=False, highlight=False, soft_wrap=True)

@@ -19,8 +19,14 @@ from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count, nearest_file
 from mmkd.utils.config_file import read_config
 from mmkd.utils.config_text import assignments
+from mmkd.utils.kinds import bare_name
 
 FILE, PLAIN, RUN = 'distill.py', 'student_plain.py', 'run'
+EXACT = 'ExactResumeHook'
+LOOPS = ('IterBasedTrainLoop', 'EpochBasedTrainLoop')
+SAMPLERS = ('InfiniteSampler', 'DefaultSampler', 'MixedSampler')
+RUNTIME = 'mmkd::_base_/runtime.py'
+NOT_WRITTEN = 'LengthCheckHook'  # it is for those who call no command
 SIGNED = '# mmkd distill: '  # begins the last line, before the digest of what stands above it
 
 
@@ -153,7 +159,7 @@ def config_text(pairing: Pairing) -> str:
 
 
 def _as_file(pairing: Pairing, settings: dict[str, Any]) -> str:
-    about = 'data, schedule and runtime are those of the student alone'
+    about = 'data, schedule and runtime are those of the student alone, and hooks of mmkd'
     above = (
         f'# {" + ".join(pairing.names)}: {about}\n'
         '# the path of _base_ starts at this file, all others where the command runs\n'
@@ -226,11 +232,44 @@ def _settings(pairing: Pairing, student: Config) -> dict[str, Any]:
     )
     if student.get('load_from'):
         settings['load_from'] = None
+    settings |= _watch(student)
     if pairing.seed is not None:
         settings['randomness'] = dict(seed=pairing.seed)
     if pairing.iters is not None:
         settings |= _length(student, pairing)
     return settings
+
+
+def _watch(student: Config) -> dict[str, Any]:
+    """Return what mmkd's own runtime brings and a student's does not: safe and exact runs."""
+    hooks = [_plain(hook) for hook in student.get('custom_hooks') or []]
+    there = {bare_name(hook.get('type')) for hook in hooks if isinstance(hook, dict)}
+    exactly = _resumes_exactly(student)
+    left_out = {NOT_WRITTEN, *there, *([] if exactly else [EXACT])}
+    missing = [
+        dict(type=hook.type)
+        for hook in read_config(RUNTIME).custom_hooks
+        if bare_name(hook.type) not in left_out
+    ]
+    settings: dict[str, Any] = dict(custom_hooks=[*hooks, *missing]) if missing else {}
+    saves = (student.get('default_hooks') or {}).get('checkpoint', dict(type='CheckpointHook'))
+    if saves and bare_name(saves.get('type')) == 'CheckpointHook':
+        settings['default_hooks'] = dict(checkpoint=dict(type='mmkd.SafeCheckpointHook'))
+    if exactly and (student.get('randomness') or {}).get('seed') is None:
+        settings['randomness'] = dict(seed=0)
+    return settings
+
+
+def _resumes_exactly(student: Config) -> bool:
+    """Return whether the order of the images is one that ExactResumeHook goes on with."""
+    loop, loader = student.get('train_cfg') or {}, student.get('train_dataloader') or {}
+    default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
+    kinds = (
+        (loop.get('type', default), LOOPS),
+        ((loader.get('sampler') or {}).get('type', 'DefaultSampler'), SAMPLERS),
+        ((loader.get('batch_sampler') or {}).get('type', 'BatchSampler'), ('BatchSampler',)),
+    )
+    return all(bare_name(kind) in known for kind, known in kinds)
 
 
 def _teacher(pairing: Pairing) -> Config | None:
@@ -302,8 +341,9 @@ def _trained(path: str, config: Config) -> dict[str, Any]:
 def _check_there(checkpoint: str) -> None:
     if '://' not in checkpoint and not Path(checkpoint).exists():
         raise FileNotFoundError(
-            f'the checkpoint {checkpoint!r} is not there{nearest_file(Path(checkpoint))} (relative '
-            f'paths start at {os.getcwd()}){_if_method(checkpoint)}'
+            f'the checkpoint {checkpoint!r} is not there'
+            f'{nearest_file(Path(checkpoint), folder=True)} (relative paths start at '
+            f'{os.getcwd()}){_if_method(checkpoint)}'
         )
 
 

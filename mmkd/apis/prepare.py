@@ -1,5 +1,6 @@
 """What a config needs before a run: its settings checked, and what depends on the run settled."""
 
+import logging
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,7 @@ from mmkd.apis.length import follow_length
 from mmkd.apis.methods import expand_config
 from mmkd.apis.settings import check_settings, optim_wrappers
 from mmkd.compat import require_library
+from mmkd.distiller.members.reading import as_dict, read_member_config
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
 from mmkd.registry import KINDS, MODELS
 from mmkd.utils.kinds import bare_name, is_made, is_stored
@@ -39,6 +41,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     expand_config(cfg)
     follow_length(cfg)
     _log_by_iterations(cfg)
+    _keep_preprocessor(cfg)
     _lead_teachers(cfg)
     cfg.launcher = launcher
     _require_scope(cfg)
@@ -119,6 +122,35 @@ def _log_by_iterations(cfg: Config) -> None:
     name = kind if isinstance(kind, str) else kind.__name__
     if name.rpartition('.')[-1] == 'LoggerHook':
         hook.setdefault('log_metric_by_epoch', False)
+
+
+def _keep_preprocessor(cfg: Config) -> None:
+    """Have a Distiller see the pixels that its student sees alone.
+
+    mmengine's Runner hands ``data_preprocessor`` of the config to a model that has none, which a
+    student has, and its Distiller had not.
+    """
+    given = cfg.get('data_preprocessor')
+    if not is_distiller(cfg) or given is None or cfg.model.get('data_preprocessor') is not None:
+        return
+    students = cfg.model.get('students') or dict(student=cfg.model.get('student'))
+    name, first = next(iter(students.items()))
+    if first is None:  # which the Distiller says
+        return
+    read = read_member_config(as_dict(first, name), name)
+    own = None if read is None else read.model.get('data_preprocessor')
+    if own is None:
+        return
+    cfg.model.data_preprocessor = own
+    apart = sorted(key for key in {*own, *given} if own.get(key) != given.get(key))
+    if apart:
+        print_log(
+            f"mmkd: the data_preprocessor is that of {name}'s model; the config's own differs in "
+            f'{", ".join(apart)} and serves no one. Mend: model=dict(data_preprocessor=dict(…)) '
+            'of the Distiller, where it is meant',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _teachers(cfg: Config) -> list[Any]:

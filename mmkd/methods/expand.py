@@ -170,6 +170,12 @@ def find_method(name: str) -> Callable[..., Plan]:
     """
     methods = known_methods()
     if name not in methods:
+        known, colon, options = name.partition(':')
+        if colon and known in methods:
+            raise KeyError(
+                f'there is no method {name!r}: options are no part of a name. Mend: '
+                f'method=dict(type={known!r}, {options}); --method {name} is of mmkd distill'
+            )
         raise KeyError(
             f'there is no method {name!r}{nearest(name, methods)}. Mend: one of '
             f'{", ".join(sorted(methods))}'

@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import re
 import sys
 from io import StringIO
@@ -174,6 +175,56 @@ def test_a_config_of_a_package_is_its_base(place: Path) -> None:
     cfg = read_config(str(write_config(pairing(student=student))))
     assert cfg.model.student.cfg == student
     assert cfg.train_cfg.max_iters == 80000
+
+
+STOCK = """_base_ = {student!r}
+default_hooks = dict(
+    checkpoint=dict(_delete_=True, type='CheckpointHook', by_epoch=False, interval=9))
+custom_hooks = [dict(type='EMAHook'), dict(type='mmkd.NaNStopHook')]
+randomness = dict(_delete_=True, deterministic=True)
+"""
+
+
+def test_hooks_of_mmkd_are_written_beside_those_of_another_library(place: Path) -> None:
+    (place / 'own.py').write_text(STOCK.format(student=STUDENT))
+    cfg = read_config(str(write_config(pairing(student='own.py'))))
+    assert [one.type for one in cfg.custom_hooks] == [
+        'EMAHook',
+        'mmkd.NaNStopHook',
+        'mmkd.ExactResumeHook',
+        'mmkd.TeacherCheckHook',
+        'mmkd.ExportStudentHook',
+        'mmkd.RunRecordHook',
+        'mmkd.UnlabelledHook',
+        'mmkd.VocabularyHook',
+    ]
+    saves = dict(type='mmkd.SafeCheckpointHook', by_epoch=False, interval=9)
+    assert cfg.default_hooks.checkpoint == saves
+    assert cfg.randomness == dict(deterministic=True, seed=0)
+
+
+@pytest.mark.parametrize(
+    'line',
+    [
+        "train_cfg = dict(_delete_=True, type='MyLoop', max_iters=8)",
+        "train_dataloader = dict(batch_sampler=dict(type='AspectRatioBatchSampler'))",
+        "train_dataloader = dict(sampler=dict(_delete_=True, type='ClassAwareSampler'))",
+    ],
+)
+def test_no_exact_resume_is_asked_of_an_order_that_it_does_not_know(place: Path, line: str) -> None:
+    (place / 'own.py').write_text(STOCK.format(student=STUDENT) + line)
+    cfg = read_config(str(write_config(pairing(student='own.py'))))
+    assert 'mmkd.ExactResumeHook' not in [one.type for one in cfg.custom_hooks]
+    assert 'mmkd.RunRecordHook' in [one.type for one in cfg.custom_hooks]
+    assert 'seed' not in cfg.randomness
+
+
+def test_what_a_student_does_without_stays_out(place: Path) -> None:
+    none = 'default_hooks = dict(checkpoint=None)\nrandomness = dict(seed=3)\n'
+    (place / 'own.py').write_text(f'_base_ = {STUDENT!r}\n{none}')
+    cfg = read_config(str(write_config(pairing(student='own.py'))))
+    assert cfg.default_hooks.checkpoint is None
+    assert cfg.randomness.seed == 3
 
 
 def test_an_edited_config_is_never_written_over_without_being_asked(place: Path) -> None:
@@ -391,6 +442,29 @@ def run(checkpoint: str, **changes: Any) -> tuple[bool, str]:
 
 
 @pytest.mark.slow
+def test_a_stock_config_becomes_a_run_that_is_watched(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its record, its plain students; and the run is not written over unasked."""
+    checkpoint = teach(place)
+    text = STOCK.format(student=STUDENT).replace("dict(type='EMAHook'), ", '')
+    (place / 'own.py').write_text(text)
+    said = StringIO()
+    pair = pairing(student='own.py', checkpoints=(checkpoint,), iters=4)
+    assert distill(pair, Console(file=said, width=150), OPTIONS), said.getvalue()
+    folder = Path('work_dirs/own_kd')
+    record = json.loads((folder / 'run/run.json').read_text())
+    assert (record['seed'], record['iterations']) == (0, 4)
+    assert (folder / 'run/student/iter_4.pth').exists()
+    before = (folder / 'run/iter_4.pth').read_bytes()
+    options = [f'{key}={value}' for key, value in OPTIONS.items()]
+    with pytest.raises(SystemExit):
+        main(['train', str(folder / 'distill.py'), '--cfg-options', *options])
+    assert 'holds a run already' in capsys.readouterr().err
+    assert (folder / 'run/iter_4.pth').read_bytes() == before
+
+
+@pytest.mark.slow
 def test_from_two_configs_to_a_student(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = teach(place)
     done, said = run(checkpoint, dry_run=True)
@@ -401,7 +475,8 @@ def test_from_two_configs_to_a_student(place: Path, monkeypatch: pytest.MonkeyPa
     done, said = run(checkpoint)
     assert done, said
     assert 'test: aAcc ' in said
-    assert 'go on editing: work_dirs/student_kd/distill.py' in said
+    again = 'work_dirs/student_kd/distill.py'
+    assert f'edit {again}, then mmkd train {again} --overwrite' in said
     folder = Path('work_dirs/student_kd')
     student = torch.load(folder / 'student/student.pth', weights_only=False)['state_dict']
     whole = torch.load(folder / 'run/iter_4.pth', weights_only=False)['state_dict']

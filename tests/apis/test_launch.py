@@ -61,13 +61,21 @@ def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_missing_config_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / 'pspnet_r18.py').write_text('')
     with pytest.raises(
-        FileNotFoundError, match="pspnet_r19.py' is not there; did you mean 'pspnet_r18.py'"
+        FileNotFoundError, match=f"pspnet_r19.py' is not there; did you mean '{tmp_path}/pspnet_r18"
     ):
         load_config(str(tmp_path / 'pspnet_r19.py'))
     with pytest.raises(
         FileNotFoundError, match=r"config 'nowhere/at/all.py' is not there \(relative"
     ):
         load_config('nowhere/at/all.py')
+
+
+def test_a_module_of_ones_own_that_is_not_found_says_how_it_is(tmp_path: Path) -> None:
+    (tmp_path / 'own.py').write_text("custom_imports = dict(imports=['no_module_of_mine'])")
+    with pytest.raises(
+        ValueError, match='no_module_of_mine.* Mend: modules of your own .*PYTHONPATH=.'
+    ):
+        load_config(str(tmp_path / 'own.py'))
 
 
 def test_options_and_work_dirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,3 +357,36 @@ def test_a_launcher_that_nothing_launched(monkeypatch: pytest.MonkeyPatch) -> No
         ValueError, match='nothing launched this process: .*RANK.* Mend: torchrun --nproc'
     ):
         prepare_config(Config(dict(model=dict(type='mmkd.Distiller'))), 'pytorch')
+
+
+# ---------------------------------------------------------------------- pixels
+
+OWN = dict(type='SegDataPreProcessor', mean=[0.0] * 3, std=[1.0] * 3, size=(64, 64))
+GIVEN = dict(type='SegDataPreProcessor', mean=[9.0] * 3, std=[1.0] * 3, size_divisor=32)
+
+
+def preprocessor_of(student: dict, **model: Any) -> Any:
+    """Return what a Distiller takes whose config has a preprocessor at its top."""
+    whole = dict(distiller(), **model)
+    whole['student'] = student
+    return prepare_config(Config(dict(model=whole, data_preprocessor=GIVEN))).model.get(
+        'data_preprocessor'
+    )
+
+
+def test_a_distiller_sees_the_pixels_of_its_student(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mmseg trains it alone: by the model's own, not by what stands at the top of a config."""
+    net = segmentor(4, num_classes=3, size=32)
+    net['data_preprocessor'] = OWN
+    told: list[str] = []
+    monkeypatch.setattr(prepare, 'print_log', lambda text, **_: told.append(text))
+    assert preprocessor_of(dict(model=net)) == OWN
+    assert 'differs in mean, size, size_divisor and serves no one. Mend' in told[0]
+    (tmp_path / 'student.py').write_text(f'model = {net!r}\ndata_preprocessor = {GIVEN!r}\n')
+    assert preprocessor_of(dict(cfg=str(tmp_path / 'student.py'))) == OWN
+    written = dict(GIVEN, mean=[5.0] * 3)
+    assert preprocessor_of(dict(model=net), data_preprocessor=written) == written
+    net.pop('data_preprocessor')
+    assert preprocessor_of(dict(model=net)) is None, 'the Runner hands it down'

@@ -345,6 +345,11 @@ REFUSED = {
         KeyError,
         "there is no method 'skdd'; did you mean 'skd'",
     ),
+    'options in a name': (
+        pair('kd:tau=3'),
+        KeyError,
+        "options are no part of a name. Mend: method=dict(type='kd', tau=3)",
+    ),
     'misspelt option': (
         pair(dict(type='kd', wieght=3.0)),
         TypeError,

@@ -120,7 +120,7 @@ def _seed_of(runner: Runner) -> int:
     seed = runner._randomness_cfg.get('seed')
     if seed is None:
         raise ValueError(
-            'ExactResumeHook needs a seed: write randomness=dict(seed=0) in the config (with '
+            'ExactResumeHook needs a seed. Mend: randomness=dict(seed=0) in the config (with '
             'seed=None every start of the run draws another one)'
         )
     return seed
