@@ -342,7 +342,7 @@ def _check_there(checkpoint: str) -> None:
     if '://' not in checkpoint and not Path(checkpoint).exists():
         raise FileNotFoundError(
             f'the checkpoint {checkpoint!r} is not there'
-            f'{nearest_file(Path(checkpoint), folder=True)} (relative paths start at '
+            f'{nearest_file(Path(checkpoint))} (relative paths start at '
             f'{os.getcwd()}){_if_method(checkpoint)}'
         )
 

@@ -17,20 +17,13 @@ def nearest(name: str, choices: Iterable[str], count: int = 3, cutoff: float = 0
     return f'; did you mean {" or ".join(map(repr, matches))}?' if matches else ''
 
 
-def nearest_file(file: Path, folder: bool = False) -> str:
-    """Return as :func:`nearest` the files beside ``file`` that end like it; '' without any.
-
-    Args:
-        file: That is not there.
-        folder: Whether they are told with the folder that was given.
+def nearest_file(file: Path) -> str:
+    """Return :func:`nearest` among the files beside ``file`` that end like it; '' without any.
 
     >>> nearest_file(Path('no/such/folder/x.py'))
     ''
     """
-    names = [other.name for other in file.parent.glob(f'*{file.suffix}')]
-    matches = get_close_matches(file.name, names, n=3, cutoff=0.5)
-    found = [str(file.parent / name) if folder else name for name in matches]
-    return f'; did you mean {" or ".join(map(repr, found))}?' if found else ''
+    return nearest(file.name, [other.name for other in file.parent.glob(f'*{file.suffix}')])
 
 
 def printable(text: object, longest: int = 200) -> str:

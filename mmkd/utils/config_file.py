@@ -28,7 +28,7 @@ def read_config(path: str) -> Config:
         kind = (
             'is a folder, not a file'
             if os.path.isdir(path)
-            else f'is not there{nearest_file(Path(path), folder=True)}'
+            else f'is not there{nearest_file(Path(path))}'
         )
         raise FileNotFoundError(
             f'the config {path!r} {kind} (relative paths start at {os.getcwd()})'
@@ -86,8 +86,8 @@ def _reason(error: Exception) -> str:
     text = explain(error).split(', the current sys.path')[0]
     if isinstance(error, ImportError) and 'custom modules' in text:
         return (
-            f'{text}. Mend: modules of your own are looked for where Python looks; in the folder '
-            'that holds them: PYTHONPATH=. mmkd …, or python -m mmkd …'
+            f'{type(error).__name__}: {text}. Mend: modules of your own are looked for where '
+            'Python looks; in the folder that holds them: PYTHONPATH=. mmkd …, or python -m mmkd …'
         )
     return (
         f'{type(error).__name__}: {text}. Mend: a config is a Python file that runs by itself, of '

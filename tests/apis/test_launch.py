@@ -61,7 +61,7 @@ def group(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_missing_config_names_the_nearest(tmp_path: Path) -> None:
     (tmp_path / 'pspnet_r18.py').write_text('')
     with pytest.raises(
-        FileNotFoundError, match=f"pspnet_r19.py' is not there; did you mean '{tmp_path}/pspnet_r18"
+        FileNotFoundError, match="pspnet_r19.py' is not there; did you mean 'pspnet_r18.py'"
     ):
         load_config(str(tmp_path / 'pspnet_r19.py'))
     with pytest.raises(
