@@ -801,7 +801,7 @@ def test_recipes_tap_the_feature_before_dropout(path: Path) -> None:
         taps = {**shared, **member.get('taps', {})}
         assert taps['logits'] == 'decode_head.conv_seg'
         if any(o.get('on') == 'feat' for o in cfg.objectives.values()):
-            assert taps['feat'].split('.')[-1] in ('bottleneck', 'sep_bottleneck')
+            assert taps['feat'].split('.')[-1] in ('bottleneck', 'sep_bottleneck', 'backbone[0]')
 
 
 # ---------------------------------------------------------------------- precision of the teacher in

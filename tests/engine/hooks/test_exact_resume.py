@@ -347,7 +347,7 @@ def test_seeds_reach_all_three_generators_and_never_collide() -> None:
 
 def test_no_seed_says_what_to_write(tmp_path: Path) -> None:
     runner = make_runner(tmp_path, custom_hooks=EXACT, randomness=dict(seed=None))
-    with pytest.raises(ValueError, match=r'write randomness=dict\(seed=0\)'):
+    with pytest.raises(ValueError, match=r'Mend: randomness=dict\(seed=0\)'):
         runner.train()
 
 
