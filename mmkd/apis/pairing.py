@@ -341,9 +341,8 @@ def _trained(path: str, config: Config) -> dict[str, Any]:
 def _check_there(checkpoint: str) -> None:
     if '://' not in checkpoint and not Path(checkpoint).exists():
         raise FileNotFoundError(
-            f'the checkpoint {checkpoint!r} is not there'
-            f'{nearest_file(Path(checkpoint))} (relative paths start at '
-            f'{os.getcwd()}){_if_method(checkpoint)}'
+            f'the checkpoint {checkpoint!r} is not there{nearest_file(Path(checkpoint))} (relative '
+            f'paths start at {os.getcwd()}){_if_method(checkpoint)}'
         )
 
 

@@ -237,6 +237,17 @@ def measure(weight: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Tensor:
     return weight.where(above_zero(weight, mask), weight.new_zeros(()))
 
 
+def measure_of(x: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
+    r"""Return how much every position of a map counts (N, 1, \*S); None: all alike.
+
+    >>> measure_of(torch.zeros(1, 3, 2), torch.tensor([[True, False]]), torch.tensor([[2., 5.]]))
+    tensor([[[2., 0.]]])
+    """
+    if weight is not None:
+        return measure(weight, mask, x.dtype).unsqueeze(1)
+    return None if mask is None else mask.to(x.dtype).unsqueeze(1)
+
+
 def labelled(labels: Tensor, classes: int, ignore_index: int, mask: Tensor | None = None) -> Tensor:
     r"""Return where a label (N, \*S) is one of the classes, and the mask is True.
 

@@ -14,7 +14,7 @@ from mmkd.losses.functional import (
     counted,
     fill_masked,
     infinite_to_nan,
-    measure,
+    measure_of,
     no_autocast,
     sum_over_ranks,
     unit_vectors,
@@ -108,20 +108,28 @@ def pool(
     >>> pool(torch.tensor([[[1., 3.]]]), torch.zeros(1, 1, 2), None, torch.tensor([[1., 3.]]))
     (tensor([[2.5000]]), tensor([[0.]]), tensor([True]))
     """
-    student, teacher = (x.reshape(*x.shape[:2], -1) for x in (student, teacher))
-    if weight is None:
-        if mask is None:
-            return student.mean(2), teacher.mean(2), None
-        weight = student.new_ones(()).expand_as(mask)
-    counts = measure(weight, mask, student.dtype).reshape(len(student), 1, -1)
-    total = counts.sum(2)
-    some = above_zero(total)
-    total = total.where(some, total.new_ones(()))
-    # A place of weight 0 may hold NaN.
-    ours, theirs = (
-        (counts * x.where(counts > 0, x.new_zeros(()))).sum(2) / total for x in (student, teacher)
-    )
-    return ours, theirs, some.squeeze(1)
+    own = measure_of(student, mask, weight)
+    student, teacher = (mean_over(x, own) for x in (student, teacher))
+    return student, teacher, None if own is None else above_zero(own.flatten(1).sum(1))
+
+
+def mean_over(x: Tensor, own: Tensor | None) -> Tensor:
+    r"""Return the means (N, C) over the places of a map (N, C, \*S).
+
+    Args:
+        x: The map.
+        own: How much places count (N, 1, \*S); None: all alike.
+
+    >>> mean_over(torch.tensor([[[1., 3.]]]), torch.tensor([[[1., 3.]]]))
+    tensor([[2.5000]])
+    """
+    x = x.reshape(*x.shape[:2], -1)  # of vectors one place
+    if own is None:
+        return x.mean(2)
+    own = own.reshape(len(x), 1, -1)
+    total = own.sum(2)
+    x = x.where(own > 0, x.new_zeros(()))  # a place of weight 0 may hold NaN
+    return (own * x).sum(2) / total.where(above_zero(total), total.new_ones(()))
 
 
 def check_penalty(penalty: Penalty) -> None:

@@ -12,18 +12,20 @@ from torch.utils.checkpoint import checkpoint
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
+from mmkd.losses.features.point_wise import mean_over
 from mmkd.losses.functional import (
     above_zero,
     fill_masked,
     gather_over_ranks,
     masked_mean,
+    measure_of,
     no_autocast,
     number_of_ranks,
     unit_vectors,
     widen,
 )
 from mmkd.losses.relations.inner_products import check_images, inner_products
-from mmkd.losses.relations.nodes import measure_of, resized
+from mmkd.losses.relations.nodes import resized
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice
 
@@ -118,24 +120,22 @@ def batch_similarity(
 
 def _images(x: Tensor, pooled: bool, own: Tensor | None) -> Tensor:
     r"""Return what each image of a map (N, C, \*S) is, (N, D), by how much positions count."""
-    if own is not None and x.dim() > 2 and own.dim() > 2:
-        own = resized(own, x.shape[2:])
-    elif own is not None and own.dim() != x.dim():  # one side has places, the other has none
-        own = above_zero(own).flatten(1).any(1).to(x.dtype).view(-1, *[1] * (x.dim() - 1))
     if own is not None:
-        x = fill_masked(x, above_zero(own).expand_as(x[:, :1]).squeeze(1))
-    if pooled:
-        return _mean(x.flatten(2), own) if x.dim() > 2 else x
-    return (x if own is None else x * own.sqrt()).flatten(1)
+        own = _measure_at(x, own)
+        x = fill_masked(x, above_zero(own).squeeze(1))
+    if pooled and x.dim() > 2:
+        return mean_over(x, own)
+    return (x if own is None or pooled else x * own.sqrt()).flatten(1)
 
 
-def _mean(x: Tensor, own: Tensor | None) -> Tensor:
-    """Return the means (N, C) of (N, C, P) over positions."""
-    if own is None:
-        return x.mean(2)
-    own = own.flatten(2)
-    total = own.sum(2)
-    return (own * x).sum(2) / total.where(above_zero(total), total.new_ones(()))
+def _measure_at(x: Tensor, own: Tensor) -> Tensor:
+    """Return how much positions count at the size of a map, or an image where one has no places."""
+    if x.dim() > 2 and own.dim() > 2:
+        return resized(own, x.shape[2:])
+    if x.dim() == own.dim():
+        return own
+    alive = above_zero(own).flatten(1).any(1).to(x.dtype)
+    return alive.view(-1, *[1] * (x.dim() - 1)).expand_as(x[:, :1])
 
 
 def _pairs(alive: Tensor | None) -> Tensor | None:

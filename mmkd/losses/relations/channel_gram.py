@@ -13,12 +13,13 @@ from mmkd.losses.functional import (
     fill_masked,
     infinite_to_nan,
     masked_mean,
+    measure_of,
     no_autocast,
     unit_vectors,
     widen,
 )
 from mmkd.losses.relations.inner_products import check_channels, check_images, check_places
-from mmkd.losses.relations.nodes import average_nodes, averaged_to, measure_of, resized
+from mmkd.losses.relations.nodes import average_nodes, averaged_to, resized
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_count, check_positive
 
@@ -97,14 +98,15 @@ def channel_gram(
     check_weight(weight, student)
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
-        own = measure_of(student, mask, weight)
         if kind == 'dsd':
             sides, own = _over_nodes(student, teacher, tau, pool, mask, weight)
-        elif kind == 'nst':
-            size = torch.Size(map(min, student.shape[2:], teacher.shape[2:]))
-            sides = [_weighed(x, own, size) for x in (student, teacher)]
         else:
-            sides = [_weighed(x, own, x.shape[2:]) for x in (student, teacher)]
+            own = measure_of(student, mask, weight)
+            sizes = [x.shape[2:] for x in (student, teacher)]
+            if kind == 'nst':
+                sizes = [torch.Size(map(min, *sizes))] * 2
+            both = zip((student, teacher), sizes, strict=True)
+            sides = [_weighed(x, own, size) for x, size in both]
         alive = None if own is None else own.flatten(1).any(1)
         return masked_mean(KINDS[kind](*sides), alive).to(student.dtype)
 

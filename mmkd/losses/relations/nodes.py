@@ -68,17 +68,6 @@ def _pooled(x: Tensor, side: int) -> Tensor:
     return pool(x, side, side, ceil_mode=True, count_include_pad=False)
 
 
-def measure_of(x: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
-    r"""Return how much every position of a map counts (N, 1, \*S); None: all alike.
-
-    >>> measure_of(torch.zeros(1, 3, 2), torch.tensor([[True, False]]), torch.tensor([[2., 5.]]))
-    tensor([[[2., 0.]]])
-    """
-    if weight is not None:
-        return measure(weight, mask, x.dtype).unsqueeze(1)
-    return None if mask is None else mask.to(x.dtype).unsqueeze(1)
-
-
 def averaged_to(x: Tensor, own: Tensor | None, size: Size) -> Tensor:
     r"""Return a map averaged to another size, over what counts; 0 where nothing does.
 
