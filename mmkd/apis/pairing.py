@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from mmkd.apis.launch import merge_options
 from mmkd.apis.length import scaled
 from mmkd.apis.prepare import is_distiller
+from mmkd.engine.hooks.exact_resume import ExactResumeHook, resumes_exactly
 from mmkd.methods.expand import expand, find_method, known_methods
 from mmkd.methods.plan import ITSELF, ONE, PEERS, SEVERAL, needs_of
 from mmkd.utils.atomic import write_atomically
@@ -22,9 +23,6 @@ from mmkd.utils.config_text import assignments
 from mmkd.utils.kinds import bare_name
 
 FILE, PLAIN, RUN = 'distill.py', 'student_plain.py', 'run'
-EXACT = 'ExactResumeHook'
-LOOPS = ('IterBasedTrainLoop', 'EpochBasedTrainLoop')
-SAMPLERS = ('InfiniteSampler', 'DefaultSampler', 'MixedSampler')
 RUNTIME = 'mmkd::_base_/runtime.py'
 NOT_WRITTEN = 'LengthCheckHook'  # it is for those who call no command
 SIGNED = '# mmkd distill: '  # begins the last line, before the digest of what stands above it
@@ -244,8 +242,8 @@ def _watch(student: Config) -> dict[str, Any]:
     """Return what mmkd's own runtime brings and a student's does not: safe and exact runs."""
     hooks = [_plain(hook) for hook in student.get('custom_hooks') or []]
     there = {bare_name(hook.get('type')) for hook in hooks if isinstance(hook, dict)}
-    exactly = _resumes_exactly(student)
-    left_out = {NOT_WRITTEN, *there, *([] if exactly else [EXACT])}
+    exactly = resumes_exactly(student)
+    left_out = {NOT_WRITTEN, *there, *([] if exactly else [ExactResumeHook.__name__])}
     missing = [
         dict(type=hook.type)
         for hook in read_config(RUNTIME).custom_hooks
@@ -258,18 +256,6 @@ def _watch(student: Config) -> dict[str, Any]:
     if exactly and (student.get('randomness') or {}).get('seed') is None:
         settings['randomness'] = dict(seed=0)
     return settings
-
-
-def _resumes_exactly(student: Config) -> bool:
-    """Return whether the order of the images is one that ExactResumeHook goes on with."""
-    loop, loader = student.get('train_cfg') or {}, student.get('train_dataloader') or {}
-    default = 'EpochBasedTrainLoop' if loop.get('by_epoch') else 'IterBasedTrainLoop'
-    kinds = (
-        (loop.get('type', default), LOOPS),
-        ((loader.get('sampler') or {}).get('type', 'DefaultSampler'), SAMPLERS),
-        ((loader.get('batch_sampler') or {}).get('type', 'BatchSampler'), ('BatchSampler',)),
-    )
-    return all(bare_name(kind) in known for kind, known in kinds)
 
 
 def _teacher(pairing: Pairing) -> Config | None:

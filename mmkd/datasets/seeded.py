@@ -17,6 +17,9 @@ from mmkd.datasets.samplers.mixed_sampler import MixedSampler
 from mmkd.datasets.samplers.position_sampler import PositionSampler
 from mmkd.utils.seeds import SAMPLE, seed_everything
 
+# whose order is known, of those that a config names
+SAMPLERS = (InfiniteSampler, DefaultSampler, MixedSampler)
+
 
 class SeededDataset(Dataset):
     """A data set whose pipeline draws from (seed, position), in whatever process it runs.
@@ -125,7 +128,7 @@ def _positioned(
 
 
 def _shuffles(sampler: Any) -> bool:
-    if type(sampler) in (InfiniteSampler, DefaultSampler, PositionSampler):
+    if type(sampler) in (*SAMPLERS, PositionSampler):
         return sampler.shuffle
     if type(sampler) is SequentialSampler:
         return False

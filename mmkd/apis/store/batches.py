@@ -4,10 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmengine.dist import get_rank
-from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import EpochBasedTrainLoop, Runner
 
 from mmkd.datasets.seeded import seeded_loader
 from mmkd.engine.hooks import ExactResumeHook
+from mmkd.engine.hooks.exact_resume import LOOPS
 from mmkd.structures.batch import Batch
 from mmkd.utils.seeds import TRAIN_STEP, seed_everything
 
@@ -44,7 +45,7 @@ class TrainingBatches:
                 'randomness=dict(seed=0)'
             )
         loop = runner.train_loop
-        if type(loop) not in (IterBasedTrainLoop, EpochBasedTrainLoop):
+        if type(loop) not in LOOPS:
             raise TypeError(
                 f'iterations are stored of IterBasedTrainLoop and EpochBasedTrainLoop, got '
                 f'{type(loop).__name__}'

@@ -1,18 +1,21 @@
 """n steps, a resume and n more steps give, bit for bit, what 2n steps give."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.dataset import DefaultSampler
 from mmengine.dist import get_rank
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from mmengine.runner.loops import _InfiniteDataloaderIterator
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
-from mmkd.datasets.seeded import seeded_loader
+from mmkd.datasets.seeded import SAMPLERS, seeded_loader
 from mmkd.registry import HOOKS
+from mmkd.utils.kinds import bare_name
 from mmkd.utils.seeds import TRAIN_STEP, VALIDATION, seed_everything
 
+LOOPS = (IterBasedTrainLoop, EpochBasedTrainLoop)  # whose position is known
 # whether the loop of a resumed run asks its iterator to skip, or draws what was done once more
 _SKIPS = hasattr(_InfiniteDataloaderIterator, 'skip_iter')
 
@@ -46,7 +49,7 @@ class ExactResumeHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Rebuild the loop's data loader; a resumed iteration is already restored here."""
         loop = runner.train_loop
-        if type(loop) not in (IterBasedTrainLoop, EpochBasedTrainLoop):
+        if type(loop) not in LOOPS:
             raise TypeError(
                 'ExactResumeHook serves IterBasedTrainLoop and EpochBasedTrainLoop, got '
                 f'{type(loop).__name__}; take it out of custom_hooks to train without exact resume'
@@ -83,6 +86,27 @@ class ExactResumeHook(Hook):
         """Seed a validation inside a training; ``mmkd test`` is left alone."""
         if hasattr(self, 'seed'):
             seed_everything(self.seed, VALIDATION, get_rank(), runner.iter)
+
+
+def resumes_exactly(config: Mapping[str, Any]) -> bool:
+    """Return whether a config's loop and order of images are such as ExactResumeHook goes on with.
+
+    Args:
+        config: Of a training; what it leaves out is mmengine's default.
+
+    >>> resumes_exactly(dict(train_cfg=dict(max_iters=9)))
+    True
+    >>> resumes_exactly(dict(train_dataloader=dict(sampler=dict(type='ClassAwareSampler'))))
+    False
+    """
+    loop, loader = config.get('train_cfg') or {}, config.get('train_dataloader') or {}
+    default = EpochBasedTrainLoop if loop.get('by_epoch') else IterBasedTrainLoop
+    kinds = (
+        (loop.get('type', default), LOOPS),
+        ((loader.get('sampler') or {}).get('type', DefaultSampler), SAMPLERS),
+        ((loader.get('batch_sampler') or {}).get('type', BatchSampler), (BatchSampler,)),
+    )
+    return all(bare_name(kind) in map(bare_name, known) for kind, known in kinds)
 
 
 class _Stream:
