@@ -1,0 +1,14 @@
+# EfficientNet-Lite2 teaches EfficientNet-Lite0, whose own loss weights classes: plain distillation.
+_base_ = './baseline-balanced_effnetlite0_camvid-240x180.py'
+model = dict(
+    _delete_=True,
+    type='mmkd.Distiller',
+    student=dict(model={{_base_.model}}),
+    teacher=dict(
+        cfg='{{ fileDirname }}/../_base_/models/camvid_teacher.py',
+        checkpoint='data/camvid_teachers/effnet_lite2_deeplabv3plus_seed0.pth',
+        precision='bf16',
+    ),
+    taps=dict(logits='decode_head.conv_seg'),
+    objectives=dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', weight=10.0)),
+)
