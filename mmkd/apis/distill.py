@@ -12,7 +12,15 @@ from mmkd.apis.doctor import Report, diagnose
 from mmkd.apis.launch import build_runner, load_config, train
 from mmkd.apis.pairing import Pairing, write_config
 from mmkd.apis.prepare import prepare_config
-from mmkd.apis.runs import NOTE, digest_of, read_note, write_note
+from mmkd.apis.runs import (
+    NOTE,
+    begun_by,
+    digest_of,
+    digest_of_file,
+    note_begin,
+    read_note,
+    write_note,
+)
 from mmkd.distiller import export_student
 from mmkd.utils.checkpoints import latest_checkpoint
 from mmkd.utils.config_file import read_config
@@ -49,7 +57,7 @@ def distill(
 
     Raises:
         FileExistsError: Another config, an edited one perhaps, is there, or a run that other
-            settings finished.
+            settings began or finished.
         FileNotFoundError: A config or a checkpoint is not there.
         KeyError: There is no such method.
         TypeError: An option that it does not have.
@@ -93,10 +101,11 @@ def _as_command(error: str, path: Path) -> str:
 
 
 def _digest(cfg: Config, pairing: Pairing, amp: bool) -> str:
-    """Return a digest of what a run is made by; the members' models stand in files of their own."""
+    """Return a digest of what a run is made by; members stand in files of their own."""
     files = [one for one in (pairing.student, pairing.teacher) if one is not None]
     members = [read_config(one).get('model') for one in files]
-    return digest_of(dict(run=cfg.to_dict(), members=members, amp=amp))
+    weights = [digest_of_file(one) for one in pairing.checkpoints]
+    return digest_of(dict(run=cfg.to_dict(), members=members, weights=weights, amp=amp))
 
 
 def _train(
@@ -110,6 +119,7 @@ def _train(
         cfg.load_from = finished
         console.print(f'trained already: {finished}', markup=False, soft_wrap=True)
     elif last:
+        _check_begun(folder, settings)
         cfg.resume = True
         console.print(f'goes on from {last}', markup=False, soft_wrap=True)
     cfg.overwrite = overwrite
@@ -119,6 +129,7 @@ def _train(
     runner = build_runner(cfg, verbose)
     if not finished:
         (folder / NOTE).unlink(missing_ok=True)  # of a run that begins anew
+        note_begin(folder, settings)
         train(runner)
         write_note(folder, dict(checkpoint=_last(cfg).name, settings=settings))
     return runner.test() if cfg.get('test_dataloader') else {}
@@ -134,11 +145,20 @@ def _is_finished(folder: Path, last: str | None, settings: str) -> bool:
     if note is None or note['checkpoint'] != Path(str(last)).name:
         return False
     if note['settings'] != settings:
-        raise FileExistsError(
-            f'{folder} holds a run that was finished by other settings: other --cfg-options, --amp '
-            'or an edited config. Mend: --overwrite begins anew; --name takes another folder'
-        )
+        raise FileExistsError(_OTHERS.format(folder, 'finished'))
     return True
+
+
+def _check_begun(folder: Path, settings: str) -> None:
+    """Refuse to go on with an interrupted run by other settings."""
+    if begun_by(folder) not in (None, settings):
+        raise FileExistsError(_OTHERS.format(folder, 'begun'))
+
+
+_OTHERS = (
+    '{} holds a run that was {} by other settings: other --cfg-options, --amp, an edited config or '
+    "other weights of a teacher's. Mend: --overwrite begins anew; --name takes another folder"
+)
 
 
 def _checkpoints(cfg: Config) -> Path:

@@ -9,14 +9,33 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from mmkd.apis.launch import build_runner, load_config, train
-from mmkd.apis.length import follow_length
+from mmkd.apis.length import LENGTHS, follow_length
 from mmkd.apis.prepare import is_distiller, prepare_config
-from mmkd.apis.runs import NOTE, digest_of, read_note, write_note
+from mmkd.apis.report import digits
+from mmkd.apis.runs import (
+    NOTE,
+    begun_by,
+    digest_of,
+    digest_of_file,
+    note_begin,
+    read_note,
+    write_note,
+)
 from mmkd.utils.averages import spread
 from mmkd.utils.checkpoints import latest_checkpoint
 
-# what decides on a member's weights
-_RECIPE = ('model', 'train_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg')
+# what decides on a member's weights, and of its loop what does not
+_RECIPE = (
+    'model',
+    'data_preprocessor',
+    'train_dataloader',
+    'optim_wrapper',
+    'param_scheduler',
+    'train_cfg',
+    'custom_hooks',
+)
+UNITS = dict(max_iters='iterations', max_epochs='epochs')  # of lengths
+_VALIDATES = ('val_interval', 'val_begin', 'dynamic_intervals')
 
 
 def member_config(
@@ -51,25 +70,39 @@ def member_config(
     return cfg
 
 
-def read_member(cfg: Config) -> dict[str, Any] | None:
+def read_member(cfg: Config, amp: bool = False) -> dict[str, Any] | None:
     """Return what a finished member's note says; None where it is to be trained, or for longer.
 
+    Args:
+        cfg: As :func:`member_config` returns it.
+        amp: Mixed precision.
+
     Raises:
-        SystemExit: It was trained by another recipe, or the note is broken.
+        SystemExit: It was begun or trained by another recipe, or for longer, or the note is broken.
     """
-    folder = Path(cfg.work_dir)
-    note = read_note(folder, ('checkpoint', 'length', 'recipe', 'metrics'), 'member')
+    folder, recipe, length = Path(cfg.work_dir), _recipe(cfg, amp), _length(cfg)
+    note = read_note(folder, ('checkpoint', 'length', 'settings', 'metrics'), 'member')
     if note is None:
+        if (folder / 'last_checkpoint').is_file() and begun_by(folder) not in (None, recipe):
+            raise SystemExit(_OTHERS.format(folder))
         return None
-    note['checkpoint'] = Path(note['checkpoint']).name  # of this folder, whatever the note says
-    if note['length'] != _length(cfg) or not (folder / note['checkpoint']).is_file():
-        return None
-    if note['recipe'] != _recipe(cfg):
+    if note['settings'] != recipe or set(note['length']) != set(length):
+        raise SystemExit(_OTHERS.format(folder))
+    if any(note['length'][key] > value for key, value in length.items()):
         raise SystemExit(
-            f'{folder} holds a member of another model, data, optimizer or schedule than the '
-            'config has now. Mend: another --work-dir, or remove that folder'
+            f'{folder} holds a member of {_told(note["length"])}, longer than the {_told(length)} '
+            'of the config now. Mend: another --work-dir, or remove that folder'
         )
+    note['checkpoint'] = Path(note['checkpoint']).name  # of this folder, whatever the note says
+    if note['length'] != length or not (folder / note['checkpoint']).is_file():
+        return None
     return note
+
+
+_OTHERS = (
+    '{} holds a member of another model, data, optimizer, schedule, hook, starting weights or '
+    'precision than the config has now. Mend: another --work-dir, or remove that folder'
+)
 
 
 def train_member(
@@ -84,15 +117,17 @@ def train_member(
         verbose: Whether the terminal shows all that the log file holds.
 
     Returns:
-        The note: its checkpoint, metrics, length and recipe.
+        The note: its checkpoint, metrics, length and a digest of its settings.
     """
-    folder, about = Path(cfg.work_dir), dict(length=_length(cfg), recipe=_recipe(cfg))
+    folder = Path(cfg.work_dir)
+    about: dict[str, Any] = dict(length=_length(cfg), settings=_recipe(cfg, amp))
     cfg.resume = (folder / 'last_checkpoint').is_file()
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead
     runner = build_runner(prepare_config(cfg, launcher, amp), verbose)
     if is_main_process():
         (folder / NOTE).unlink(missing_ok=True)  # of a shorter training, or one that is gone
+        note_begin(folder, about['settings'])
     train(runner)
     metrics: dict[str, float] = {}
     if cfg.get('test_dataloader'):
@@ -122,7 +157,7 @@ def train_members(
     """
     notes = []
     for number, cfg in enumerate(configs, 1):
-        note = read_member(cfg)
+        note = read_member(cfg, amp)
         if is_main_process():
             state = 'is finished already' if note else 'is trained'
             said = f'member {number} of {len(configs)}: {cfg.work_dir} {state}'
@@ -136,18 +171,19 @@ def table_members(
 ) -> tuple[list[str], list[list[str]]]:
     """Return columns and rows of the members' metrics, and of their mean where all have the same.
 
-    >>> notes = [dict(metrics=dict(mIoU=40.0)), dict(metrics=dict(mIoU=42.0))]
+    >>> notes = [dict(metrics=dict(abs_rel=0.187)), dict(metrics=dict(abs_rel=0.191))]
     >>> table_members([0, 1], notes)
-    (['seed', 'mIoU'], [['0', '40.00'], ['1', '42.00'], ['mean ± sd', '41.00 ± 1.41']])
+    (['seed', 'abs_rel'], [['0', '0.187'], ['1', '0.191'], ['mean ± sd', '0.189 ± 0.003']])
     """
     metrics = [member['metrics'] for member in members]
-    keys = list(metrics[0])
+    columns = {key: [found.get(key, float('nan')) for found in metrics] for key in metrics[0]}
+    keys, places = list(columns), {key: digits(values) for key, values in columns.items()}
     rows = []
-    for seed, found in zip(seeds, metrics, strict=True):
-        rows.append([str(seed), *(f'{found.get(key, float("nan")):.2f}' for key in keys)])
+    for number, seed in enumerate(seeds):
+        told = (f'{columns[key][number]:.{places[key]}f}' for key in keys)
+        rows.append([str(seed), *told])
     if len(members) > 1 and all(set(found) == set(keys) for found in metrics):
-        columns = zip(*(map(found.get, keys) for found in metrics), strict=True)
-        rows.append(['mean ± sd', *map(spread, columns)])
+        rows.append(['mean ± sd', *(spread(columns[key], places[key]) for key in keys)])
     return ['seed', *keys], rows
 
 
@@ -163,10 +199,38 @@ def as_teachers(configs: Sequence[Config], members: Sequence[dict[str, Any]]) ->
 
 def _length(cfg: Config) -> dict[str, int]:
     """Return how long a training is, as its config says."""
-    keys = ('max_iters', 'max_epochs')
-    return {key: cfg.train_cfg[key] for key in keys if cfg.train_cfg.get(key)}
+    return {key: cfg.train_cfg[key] for key in UNITS if cfg.train_cfg.get(key)}
 
 
-def _recipe(cfg: Config) -> str:
-    """Return a digest of what decides on the weights: another network or rate, another member."""
-    return digest_of({key: cfg.get(key) for key in _RECIPE})
+def _told(length: dict[str, int]) -> str:
+    """Return a length in words.
+
+    >>> _told(dict(max_iters=4000))
+    '4000 iterations'
+    """
+    return ' and '.join(f'{value} {UNITS[key]}' for key, value in length.items())
+
+
+def _recipe(cfg: Config, amp: bool) -> str:
+    """Return a digest of what decides on the weights but the length, with which schedules end."""
+    settings = {key: cfg.get(key) for key in _RECIPE}
+    settings['train_cfg'] = {
+        key: one for key, one in cfg.train_cfg.items() if key not in (*UNITS, *_VALIDATES)
+    }
+    settings['param_scheduler'] = _without(cfg.get('param_scheduler'), set(_length(cfg).values()))
+    begins = digest_of_file(str(cfg.load_from)) if cfg.get('load_from') else None
+    return digest_of(dict(settings, load_from=begins, amp=amp))
+
+
+def _without(node: Any, lengths: set[int]) -> Any:
+    """Return schedules without what says where the run ends.
+
+    >>> _without([dict(type='LinearLR', end=50), dict(type='PolyLR', begin=50, end=900)], {900})
+    [{'type': 'LinearLR', 'end': 50}, {'type': 'PolyLR', 'begin': 50}]
+    """
+    if isinstance(node, list | tuple):
+        return [_without(one, lengths) for one in node]
+    if not isinstance(node, dict):
+        return node
+    ends = {key for key, value in node.items() if key in LENGTHS and value in lengths}
+    return {key: _without(value, lengths) for key, value in node.items() if key not in ends}

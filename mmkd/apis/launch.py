@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmkd.apis.flags import Parser, common_flags, run_flags
 from mmkd.apis.norms import check_last_batch
-from mmkd.apis.settings import check_groups, check_work_dir
+from mmkd.apis.settings import accumulation, check_groups, check_work_dir
 from mmkd.apis.starting_weights import check_start
 from mmkd.utils.config_file import read_config
 from mmkd.utils.terminal import quieten
@@ -141,15 +141,19 @@ def log_batch_size(runner: Runner) -> None:
             'be trained'
         )
     own, processes = runner.cfg.train_dataloader.batch_size, runner.world_size
-    batch = own * processes
-    runner.logger.info(f'effective batch: {own} x {processes} = {batch}')
+    counts = accumulation(runner.cfg.get('optim_wrapper'))
+    batch = own * processes * counts
+    added = f' x {counts} (gradient accumulation)' if counts > 1 else ''
+    runner.logger.info(f'effective batch: {own} x {processes}{added} = {batch}')
     scale = runner.cfg.get('auto_scale_lr') or {}
     base = scale.get('base_batch_size', batch)
     if batch != base and not scale.get('enable'):
+        # mmengine scales by the batches of an iteration, and knows of no accumulation
+        scaled = '--auto-scale-lr (learning rate' if counts == 1 else 'a learning rate (now'
         runner.logger.warning(
             f'the recipe was made for a batch of {base}, this run has {batch}: published numbers '
-            f'will not be reached. Mend: --auto-scale-lr (learning rate x {batch / base:g}), or '
-            f'train_dataloader.batch_size={max(1, base // processes)}'
+            f'will not be reached. Mend: {scaled} x {batch / base:g}), or '
+            f'train_dataloader.batch_size={max(1, base // (processes * counts))}'
         )
 
 

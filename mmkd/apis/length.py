@@ -17,7 +17,8 @@ def follow_length(cfg: Config) -> Config:
     The end of a schedule that needs one and ``train_cfg.val_interval`` follow
     ``train_cfg.max_iters``, the checkpoint's interval follows the validation's. An interval that is
     longer than the run becomes that of the run, which changes nothing: mmengine validates and saves
-    at the end in any case.
+    at the end in any case. A ``val_begin`` beyond the end, which would leave the run without a
+    validation, becomes the end.
 
     Args:
         cfg: The config, changed in place.
@@ -43,7 +44,8 @@ def follow_length(cfg: Config) -> Config:
     at_the_end = (
         isinstance(hook, dict) and not hook.get('by_epoch', True) and hook.get('save_last', True)
     )
-    for part, key in ((loop, 'val_interval'), *([(hook, 'interval')] if at_the_end else [])):
+    counted = [(loop, 'val_interval'), (loop, 'val_begin')]
+    for part, key in (*counted, *([(hook, 'interval')] if at_the_end else [])):
         if (part.get(key) or 0) > length:
             part[key] = length
     return cfg
@@ -65,7 +67,7 @@ def scaled(node: Any, factor: float) -> Any:
     >>> scaled(dict(type='CosineRestartLR', periods=[20, 40], by_epoch=False), 0.5)
     {'type': 'CosineRestartLR', 'periods': [10, 20], 'by_epoch': False}
     """
-    if isinstance(node, list):
+    if isinstance(node, list | tuple):
         return [scaled(one, factor) for one in node]
     if not isinstance(node, dict):
         return node
@@ -78,5 +80,5 @@ def scaled(node: Any, factor: float) -> Any:
         elif key in LISTS_OF_LENGTHS:
             found[key] = [max(1, round(one * factor)) for one in value]
         else:
-            found[key] = scaled(value, factor) if isinstance(value, dict | list) else value
+            found[key] = scaled(value, factor) if isinstance(value, dict | list | tuple) else value
     return found

@@ -89,7 +89,7 @@ def draw_into(cfg: Config, folder: str) -> None:
     Raises:
         SystemExit: The config has no hook that draws.
     """
-    if 'visualization' not in cfg.default_hooks:
+    if not (cfg.get('default_hooks') or {}).get('visualization'):
         raise SystemExit(
             '--show-dir draws label maps, but this config has no default_hooks.visualization: its '
             'model predicts none'

@@ -1,8 +1,9 @@
-"""The note that a finished run leaves in its folder."""
+"""What a run notes in its folder: by which settings it began, and that it is finished."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,38 @@ from mmengine.config import Config
 
 from mmkd.utils.atomic import write_atomically
 
-NOTE = 'done.json'
+NOTE, BEGUN = 'done.json', 'begun.json'
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
     """Return a digest of settings: another one says that a note is of another run."""
     return hashlib.sha256(repr(Config(dict(settings)).to_dict()).encode()).hexdigest()
+
+
+@lru_cache
+def digest_of_file(path: str) -> str:
+    """Return what identifies weights: the content of a file, the address of anything else."""
+    if not Path(path).is_file():
+        return path
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def note_begin(folder: str | Path, settings: str) -> None:
+    """Note by which settings a run begins, before its first iteration."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_atomically(json.dumps(dict(settings=settings)).encode(), Path(folder) / BEGUN)
+
+
+def begun_by(folder: str | Path) -> str | None:
+    """Return by which settings the run in a folder began; None where nothing readable says so."""
+    try:
+        return json.loads((Path(folder) / BEGUN).read_text())['settings']
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def write_note(folder: str | Path, note: dict[str, Any]) -> None:

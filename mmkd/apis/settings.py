@@ -240,6 +240,17 @@ def optim_wrappers(config: Any) -> Iterator[tuple[str, Any]]:
     yield from named.items() if named else [('', config)]
 
 
+def accumulation(config: Any) -> int:
+    """Return over how many iterations gradients are added up before the slowest optimizer steps.
+
+    >>> slow, fast = dict(optimizer=1, accumulative_counts=4), dict(optimizer=2)
+    >>> accumulation(dict(student=slow, critic=fast))
+    4
+    """
+    counts = [one.get('accumulative_counts', 1) for _, one in optim_wrappers(config)]
+    return max(counts, default=1)
+
+
 def wrapper_key(name: str) -> str:
     """Return where in a config the optimizer of this name stands.
 

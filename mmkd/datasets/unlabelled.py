@@ -1,6 +1,7 @@
 """Images without labels: of a folder, or of any data set; and how they lie beside labelled ones."""
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ class UnlabelledImages(BaseDataset):
     say ``labelled=False`` in the metainfo, and hold no label whatever the pipeline.
 
     Args:
-        data_root: Folder of the images, searched with all folders below it; in the order of their
-            paths.
+        data_root: Folder of the images, searched with all folders below it, links to folders
+            too; in the order of their paths.
         dataset: In place of ``data_root``: the config of a data set, whose images are taken and
             whose labels are never looked at, such as
             ``dict(type='mmkd.DigitScenes', num_scenes=2000, seed=1)``.
@@ -88,7 +89,7 @@ class UnlabelledImages(BaseDataset):
                 f'UnlabelledImages: there is no folder {self.data_root!r} (relative paths start at '
                 f'{Path.cwd()}). Mend: data_root=… of a folder of images'
             )
-        found = sorted(path for path in root.rglob('*') if path.suffix.lower() in self.suffixes)
+        found = [path for path in _files_below(root) if path.suffix.lower() in self.suffixes]
         if not found:
             raise FileNotFoundError(
                 f'UnlabelledImages found no image in {self.data_root!r}, nor in folders below it '
@@ -113,6 +114,20 @@ class UnlabelledImages(BaseDataset):
             return {**packed, LABELLED: False}
         sample.set_field(False, LABELLED, field_type='metainfo')
         return packed
+
+
+def _files_below(root: Path) -> list[Path]:
+    """Return the files of a folder and of all below it, in the order of their paths."""
+    seen = {os.path.realpath(root)}
+    found = []
+    for folder, folders, files in os.walk(root, followlinks=True):
+        found += [Path(folder, name) for name in files]
+        for name in sorted(folders):
+            real = os.path.realpath(os.path.join(folder, name))
+            if real in seen:  # a link may lead back up, or to where another one led
+                folders.remove(name)
+            seen.add(real)
+    return sorted(found)
 
 
 @DATASETS.register_module()

@@ -34,7 +34,13 @@ from mmkd.apis.commands.compare import FACTORS
 from mmkd.apis.compare import jobs, plot
 from mmkd.apis.compare.jobs import Ended, Job, Slots, run_jobs
 from mmkd.apis.compare.plot import over_seconds
-from mmkd.apis.compare.records import check_run, read_note, write_config
+from mmkd.apis.compare.records import (
+    check_run,
+    read_note,
+    read_training,
+    tested_checkpoint,
+    write_config,
+)
 from mmkd.apis.compare.rows import Difference, closed, paired
 from mmkd.apis.compare.settings import (
     digest_of_run,
@@ -44,9 +50,13 @@ from mmkd.apis.compare.settings import (
     set_length,
 )
 from mmkd.apis.compare.specs import Spec, read_spec, read_specs
-from mmkd.apis.compare.tuning import is_test_set
+from mmkd.apis.compare.tuning import is_test_set, read_tuned
 from mmkd.apis.settings import optim_wrappers
 from mmkd.utils.config_file import read_config
+
+RECORD = dict(
+    iterations=20, seconds=1.0, cpu_seconds=1.0, device='CPU', torch='2', mmkd='0', ended='now'
+)  # of a training
 
 
 @pytest.fixture
@@ -209,6 +219,14 @@ def test_weights_are_tuned_on_the_validation_set_alone(
     forks.commands.clear()
     assert told(work)[0]
     assert forks.commands == []
+    # another factor beside those: the best of the first two, which is seed 3 now, is not run again
+    more = comparison(
+        teacher, tmp_path, 'kd', seeds=(3,), tuned=('kd',), factors=(0.5, 40.0, 1e-6),
+        overwrite=True,
+    )  # fmt: skip
+    assert told(more)[0]
+    assert forks.of('train') == ['tune/factor_1e-06']
+    assert set(json.loads((kd / 'tune.json').read_text())['values']) == {'0.5', '40', '1e-06'}
 
 
 @pytest.mark.slow
@@ -349,6 +367,66 @@ def test_a_length_takes_schedule_and_validations_with_it() -> None:
     assert (whole.train_cfg.max_iters, whole.train_cfg.val_interval) == (1500, 250)
 
 
+def test_a_length_takes_late_validations_and_checkpoints_with_it() -> None:
+    late = {
+        'train_cfg.val_begin': 750,
+        'train_cfg.dynamic_intervals': [(1200, 50)],
+        'default_hooks.checkpoint.save_begin': 600,
+    }
+    cfg = read_pair_config(PAIR, late)
+    cfg.param_scheduler = tuple(cfg.param_scheduler)
+    cfg = run_config(cfg, read_spec('kd'), 0, iters=300)
+    assert cfg.train_cfg.val_begin == 150
+    assert cfg.train_cfg.dynamic_intervals == [(240, 10)]
+    assert cfg.default_hooks.checkpoint.save_begin == 120
+    assert [(one['begin'], one['end']) for one in cfg.param_scheduler] == [(0, 20), (20, 300)]
+
+
+def test_validations_are_written_where_they_are_read() -> None:
+    backends = [dict(type='TensorboardVisBackend')]
+    cfg = read_pair_config(PAIR, {'visualizer.vis_backends': backends})
+    kinds = [one.type for one in run_config(cfg, read_spec('kd'), 0).visualizer.vis_backends]
+    assert kinds == ['TensorboardVisBackend', 'LocalVisBackend']
+
+
+def test_the_weights_that_are_tested_are_those_of_their_validation(tmp_path: Path) -> None:
+    """Of two metrics by which the best are kept, those of the first usual one, newest or not."""
+    for age, name in enumerate(('best_mIoU_iter_10.pth', 'best_aAcc_iter_20.pth')):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (age, age))
+    kept = Config(dict(default_hooks=dict(checkpoint=dict(save_best=['aAcc', 'mIoU']))))
+    path, which = tested_checkpoint(kept, tmp_path)
+    assert (path.name, which) == ('best_mIoU_iter_10.pth', 'best')
+    (tmp_path / 'run.json').write_text(json.dumps(RECORD))
+    (tmp_path / 'steps.json').write_text(json.dumps(dict(wall_ms=1.0, processor_ms=1.0)))
+    scalars = tmp_path / '20261127_000000/vis_data/scalars.json'
+    scalars.parent.mkdir(parents=True)
+    curve = (dict(mIoU=40.0, aAcc=80.0, step=10), dict(mIoU=39.0, aAcc=90.0, step=20))
+    scalars.write_text('\n'.join(map(json.dumps, curve)))
+    validation = read_training(tmp_path, path.name)['validation']
+    assert validation['best'] == dict(mIoU=40.0, aAcc=80.0)
+    assert read_training(tmp_path, 'best_aAcc_iter_20.pth')['validation']['best']['mIoU'] == 39.0
+    assert validation['last'] == dict(mIoU=39.0, aAcc=90.0)
+
+
+@pytest.mark.parametrize(
+    ('values', 'factor', 'asked', 'known'),
+    [
+        ({'0.3': 41.0, '1': 42.0}, 1.0, (0.3, 1.0), True),
+        ({'0.3': 41.0, '1': None}, 0.3, (0.3, 1.0), False),  # its run died: it is tried again
+        ({'0.3': 41.0, '1': 42.0}, 1.0, (0.3,), False),  # the best one is not asked for
+        ({'0.3': 41.0}, 0.3, (0.3, 1.0), False),
+    ],
+)
+def test_what_was_tuned_before(
+    values: dict, factor: float, asked: tuple, known: bool, tmp_path: Path
+) -> None:
+    note = dict(settings='x', factor=factor, values=values)
+    (tmp_path / 'tune.json').write_text(json.dumps(note))
+    assert (read_tuned(tmp_path, 'x', asked) is not None) == known
+    assert read_tuned(tmp_path, 'y', asked) is None
+
+
 def test_mixed_precision_is_that_of_mmkd_train(
     teacher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,9 +559,11 @@ def test_gains_are_for_the_better_and_over_the_seeds_of_both() -> None:
     assert paired({0: 40.0, 2: 44.0}, {2: 43.0, 0: 41.0}, 'mIoU').values == (-1.0, 1.0)
     assert paired({0: 0.2}, {0: 0.3}, 'abs_rel').values == pytest.approx((0.1,))
     assert paired({0: 1.0}, {1: 1.0}, 'mIoU') is None
-    assert closed(0.2, 0.3, 0.1, 'abs_rel') == pytest.approx(50.0)
-    assert closed(1.0, None, 2.0, 'mIoU') is None
-    assert closed(1.0, 2.0, 2.0, 'mIoU') is None
+    assert closed({0: 0.2}, {0: 0.3}, 0.1, 'abs_rel') == pytest.approx(50.0)
+    assert closed({0: 41.0}, {0: 40.0, 1: 50.0}, 60.0, 'mIoU') == pytest.approx(5.0)
+    assert closed({0: 1.0}, {}, 2.0, 'mIoU') is None
+    assert closed({0: 1.0}, {0: 2.0}, 2.0, 'mIoU') is None
+    assert closed({0: 1.0}, {0: 2.0}, None, 'mIoU') is None
 
 
 def test_quality_is_drawn_over_the_seconds_of_steps(tmp_path: Path) -> None:

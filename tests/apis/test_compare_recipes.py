@@ -429,6 +429,30 @@ def test_what_was_tested_or_validated_apart_is_told_by_the_records(
     assert 'best few.' in said, 'its validation is that of the pair, whatever its config says'
 
 
+def test_a_table_of_gathered_records_says_what_differs(teacher: str, tmp_path: Path) -> None:
+    """Seeds by other weights, seeds that alone lacks, and no config that could become best.py."""
+    pair = read_pair_config(PAIR, options(teacher))
+
+    def record(value: float, factor: float = 1.0) -> dict[str, Any]:
+        last = dict(last=dict(mIoU=value))
+        more = dict(factor=factor, tuned=factor != 1)
+        return dict(SPENT_NOTHING, test=dict(mIoU=value), validation=last) | more
+
+    specs = (Spec('alone'), Spec('kd', methods=('kd',)))
+    rows = dict(
+        alone={0: record(40.0), 1: record(50.0)}, kd={0: record(41.0), 2: record(60.0, 3.0)}
+    )
+    taught = dict(teacher=dict(test=dict(mIoU=60.0)))
+    table = write_results(Results(specs, rows, taught, [], {}), tmp_path, None, pair)
+    found = json.loads((tmp_path / 'compare.json').read_text())['rows'][1]
+    assert found['gap_closed'] == pytest.approx(100 * 1 / 20)
+    said = ' '.join(table.notes)
+    assert 'Gap closed: over the seeds that a row shares with alone.' in said
+    assert 'Seeds of one row with different weights: kd.' in said
+    assert 'Best on the validation set: kd, whose config is not there to become best.py.' in said
+    assert not (tmp_path / 'best.py').exists()
+
+
 def test_differences_are_those_of_images_metrics_and_loop(tmp_path: Path) -> None:
     pair = read_config(PAIR)
 

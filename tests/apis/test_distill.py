@@ -21,6 +21,7 @@ from mmkd.apis.distill import distill
 from mmkd.apis.launch import build_runner, load_config
 from mmkd.apis.pairing import Pairing, config_text, read_method, write_config
 from mmkd.apis.prepare import prepare_config
+from mmkd.apis.runs import digest_of_file
 from mmkd.utils.config_file import read_config
 
 DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
@@ -553,6 +554,16 @@ def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch
             run(checkpoint)
     folder = Path('work_dirs/student_kd/run')
     assert sorted(path.name for path in folder.glob('iter_*.pth')) == ['iter_2.pth']
+    with pytest.raises(FileExistsError, match='begun by other settings: .* --overwrite begins'):
+        run(checkpoint, amp=True)
+    taught = Path(checkpoint).read_bytes()
+    other = torch.load(checkpoint, weights_only=False)
+    torch.save(dict(other, meta={}), checkpoint)
+    digest_of_file.cache_clear()
+    with pytest.raises(FileExistsError, match="other weights of a teacher's. Mend: --overwrite"):
+        run(checkpoint)
+    Path(checkpoint).write_bytes(taught)
+    digest_of_file.cache_clear()
     done, said = run(checkpoint)
     assert done, said
     assert 'goes on from work_dirs/student_kd/run/iter_2.pth' in said.replace(f'{place}/', '')

@@ -349,6 +349,25 @@ def test_the_effective_batch_is_logged_and_compared_with_the_recipe(base, enable
     )
 
 
+@pytest.mark.parametrize('base', [16, 32])
+def test_gradients_that_are_added_up_are_of_the_effective_batch(base: int) -> None:
+    """Of 16, made of 2 × 2 × 4; --auto-scale-lr of mmengine does not count the 4."""
+    settings = dict(
+        train_dataloader=dict(batch_size=2),
+        optim_wrapper=dict(accumulative_counts=4),
+        auto_scale_lr=dict(base_batch_size=base),
+    )
+    runner = MagicMock(world_size=2, cfg=Config(settings))
+    log_batch_size(runner)
+    runner.logger.info.assert_called_once_with(
+        'effective batch: 2 x 2 x 4 (gradient accumulation) = 16'
+    )
+    said = [call.args[0] for call in runner.logger.warning.call_args_list]
+    assert len(said) == (base == 32)
+    for text in said:
+        assert text.endswith('Mend: a learning rate (now x 0.5), or train_dataloader.batch_size=4')
+
+
 @pytest.mark.bad_input
 def test_a_launcher_that_nothing_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):

@@ -89,6 +89,11 @@ def test_no_interval_is_longer_than_the_run(interval: str) -> None:
     assert (cfg.train_cfg.val_interval, cfg.default_hooks.checkpoint.interval) == (880, 880)
 
 
+def test_a_run_is_validated_at_its_end_however_late_validations_were_to_begin() -> None:
+    loop = dict(type='IterBasedTrainLoop', max_iters=10, val_begin=20, val_interval=5)
+    assert follow_length(config(train_cfg=loop)).train_cfg.val_begin == 10
+
+
 def test_a_run_that_saves_nothing_stays_one() -> None:
     hook = dict(by_epoch=False, interval=4000, save_last=False)
     assert (

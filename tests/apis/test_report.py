@@ -197,6 +197,9 @@ def test_runs_of_one_seed_or_of_two_recipes_are_no_row(tmp_path: Path) -> None:
     ):
         for number, record in enumerate(records):
             write_run(tmp_path / row / f'seed_{number}', 40.0, **record)
+    for seed in (0, 1):  # as mmkd compare calls them
+        write_run(tmp_path / 'kd' / f'seed_{seed}', 40.0, seed=seed, config=f'seed_{seed}.py')
+    assert len(read_row(str(tmp_path / 'kd')).runs) == 2
     with pytest.raises(ValueError, match=r'twice holds runs of one seed twice \(seed 1, 1\)'):
         read_row(str(tmp_path / 'twice'))
     with pytest.raises(

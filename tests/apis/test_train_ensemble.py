@@ -173,12 +173,23 @@ def test_another_recipe_is_refused(
     )
     call(monkeypatch, *arguments)
     call(monkeypatch, *arguments)  # finished: read from its note
+    mend = 'Mend: another --work-dir, or remove that folder'
+    others = f'seed_4 holds a member of another model, data, optimizer, schedule, .* {mend}'
+    rate = 'optim_wrapper.optimizer.lr=0.5'
+    longer = 'train_cfg.max_iters=2'
+    hooks = "custom_hooks=[dict(type='EMAHook')]"
+    for another in ([rate], [longer, rate], [hooks], ['--amp'], [longer, '--amp']):
+        with pytest.raises(SystemExit, match=others):
+            call(monkeypatch, *arguments, *another)
+    call(monkeypatch, *arguments, longer)
     with pytest.raises(
-        SystemExit,
-        match='seed_4 holds a member of another model, data, optimizer or schedule .* Mend: '
-        'another --work-dir, or remove that folder',
+        SystemExit, match=f'of 2 iterations, longer than the 1 iterations .* {mend}'
     ):
-        call(monkeypatch, *arguments, 'optim_wrapper.student.optimizer.lr=0.5')
+        call(monkeypatch, *arguments)
+    # interrupted: its note is not written yet
+    (tmp_path / 'm/seed_4/done.json').unlink()
+    with pytest.raises(SystemExit, match=others):
+        call(monkeypatch, *arguments, longer, rate)
 
 
 @pytest.mark.parametrize(('seeds', 'got'), [((1, 1), r'\[1, 1\]'), ((0, -1), r'\[0, -1\]')])

@@ -51,6 +51,21 @@ def test_a_folder_is_read_with_all_below_it(folder: Path):
     assert list(sample.keys()) == []
 
 
+def test_links_to_folders_are_followed_once(folder: Path, tmp_path_factory) -> None:
+    """One that leads back up, and two that lead to one place, end."""
+    linked = tmp_path_factory.mktemp('linked')
+    (linked / 'a').symlink_to(folder)
+    (linked / 'b').symlink_to(folder)
+    (folder / 'below/up').symlink_to(linked)
+    images = UnlabelledImages(str(linked), pipeline=PIPELINE)
+    paths = [images.get_data_info(i)['img_path'] for i in range(len(images))]
+    assert [str(Path(path).relative_to(linked)) for path in paths] == [
+        'a/b.png',
+        'a/below/a.JPG',
+        'a/below/deeper/c.jpeg',
+    ]
+
+
 def test_scenes_lose_their_labels():
     """A twin of the labelled scenes: the images are theirs."""
     labelled = DigitScenes(num_scenes=3, seed=1, pipeline=[dict(type='PackSegInputs')])

@@ -62,6 +62,7 @@ def main(args: argparse.Namespace) -> None:
     """Test under every condition, print, write."""
     from mmkd.apis.launch import build_runner, load_config, take_rank
     from mmkd.apis.prepare import prepare_config
+    from mmkd.apis.report import digits
     from mmkd.apis.robustness import robustness
     from mmkd.apis.starting_weights import check_checkpoint, check_tested
     from mmkd.utils.atomic import write_atomically
@@ -81,8 +82,9 @@ def main(args: argparse.Namespace) -> None:
         if args.json:  # after each, so that nothing is lost when a later one is cut off
             write_atomically(json.dumps(found, indent=1).encode(), args.json)
     keys = list(found['clean'])
+    places = {key: digits([metrics[key] for metrics in found.values()]) for key in keys}
     rows = []
     for condition, metrics in found.items():
-        rows.append([condition, *(f'{metrics[key]:.2f}' for key in keys)])
+        rows.append([condition, *(f'{metrics[key]:.{places[key]}f}' for key in keys)])
     title = f'{args.checkpoint}: severities {args.severities}'
     print_table(make_console(), title, ['condition', *keys], rows)

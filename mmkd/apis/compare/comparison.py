@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,13 @@ from mmkd.apis.compare.recipes import (
     read_recipe_config,
     teaches,
 )
-from mmkd.apis.compare.records import check_run, read_note, write_note
+from mmkd.apis.compare.records import (
+    check_run,
+    is_run_of,
+    read_note,
+    write_config,
+    write_note,
+)
 from mmkd.apis.compare.settings import (
     LABELS_ALONE,
     digest_of_run,
@@ -45,6 +51,7 @@ from mmkd.apis.compare.tuning import (
     validation_of,
 )
 from mmkd.apis.prepare import has_gpu
+from mmkd.apis.report import MAIN
 from mmkd.utils.checks import nearest
 from mmkd.utils.progress import track
 from mmkd.utils.tables import print_table
@@ -116,7 +123,7 @@ def compare(comparison: Comparison, console: Console, table_only: bool = False) 
             work.run()
         results = read_results(comparison.work_dir, comparison.specs, work.seeds(table_only))
         _finish(results, work, console)
-        return not work.died
+        return not (work.died or results.missing)
     finally:
         release(comparison.work_dir)
 
@@ -347,11 +354,15 @@ class _Work:
         return jobs
 
     def _factor_jobs(self, spec: Spec, iters: int | None) -> list[Job]:
-        seed, folder = self.comparison.seeds[0], self._folder(spec) / 'tune'
-        return [
-            self._job(spec, seed, iters, factor, folder / f'factor_{_as_name(factor)}', tests=False)
-            for factor in self.comparison.factors
-        ]
+        seed, folder = self.comparison.seeds[0], self._folder(spec)
+        jobs = []
+        for factor in self.comparison.factors:
+            tried = folder / 'tune' / f'factor_{_as_name(factor)}'
+            job = self._job(spec, seed, iters, factor, tried, tests=False)
+            taken = folder / f'seed_{seed}'  # where the best of an earlier tuning went
+            there = not tried.exists() and is_run_of(taken, job.digest)
+            jobs.append(replace(job, folder=taken) if there else job)
+        return jobs
 
     def _base(self, spec: Spec, iters: int | None) -> str:
         """Return what is tuned: the settings of the first seed by the preset's own weights."""
@@ -399,6 +410,7 @@ class _Work:
         check_run(run, tried.digest, self.comparison.overwrite)
         if not run.exists():
             tried.folder.rename(run)
+            write_config(tried.cfg, run, tried.digest)  # in place of that of an earlier best
 
 
 def _as_name(factor: float) -> str:
@@ -413,8 +425,7 @@ def _summary(record: dict[str, Any]) -> str:
         ('validation', (record.get('validation') or {}).get(record.get('tested') or 'last')),
     ):
         if metrics:
-            metric = next((key for key in metrics if key.endswith(('mIoU', 'top1'))), None)
-            metric = metric or next(iter(metrics))
+            metric = next((key for key in MAIN if key in metrics), next(iter(metrics)))
             parts.append(f'{name} {metric} {metrics[metric]:.4g}')
     if record.get('processor_seconds') is not None:
         parts.append(f'{record["processor_seconds"]:.0f} s of the processor')

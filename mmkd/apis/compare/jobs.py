@@ -200,9 +200,9 @@ class _Process:
         return not self.job.tests
 
     def _note_training(self) -> None:
-        found = read_training(self.job.folder)
-        threads = THREADS.search(found['device'])
         checkpoint, which = tested_checkpoint(self.job.cfg, self.job.folder)
+        found = read_training(self.job.folder, checkpoint.name)
+        threads = THREADS.search(found['device'])
         note = dict(
             **self.job.about,
             settings=self.job.digest,

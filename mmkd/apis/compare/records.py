@@ -1,6 +1,7 @@
 """What a run of a comparison leaves in its folder, and whether it is the run that is asked for."""
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkd.apis.page.curves import Curve, read_curves
-from mmkd.apis.report import less_is_better
+from mmkd.apis.report import MAIN, less_is_better
 from mmkd.apis.results import read_row
 from mmkd.engine.hooks.gradient_share import FILE as SHARES
 from mmkd.engine.hooks.run_record import FILE as RUN
@@ -17,6 +18,7 @@ from mmkd.engine.hooks.step_clock import FILE as STEPS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import latest_checkpoint
 
+ITERATION = re.compile(r'_iter_(\d+)\.pth$')
 RESULT, TRAINED = 'result.json', 'trained.json'
 SIGNED = '# mmkd compare: '  # begins a config of a run, before the digest of its settings
 
@@ -62,6 +64,11 @@ def check_run(folder: Path, digest: str, overwrite: bool = False) -> None:
     shutil.rmtree(folder)
 
 
+def is_run_of(folder: Path, digest: str) -> bool:
+    """Return whether the run in a folder is of these settings."""
+    return digest in (digest_there(folder), *(one['settings'] for one in _notes(folder)))
+
+
 def _notes(folder: Path) -> list[dict[str, Any]]:
     found = [read_note(folder / name) for name in (RESULT, TRAINED)]
     return [one for one in found if one is not None]
@@ -95,8 +102,12 @@ def write_note(path: Path, note: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------- what a run found
 
 
-def read_training(folder: Path) -> dict[str, Any]:
+def read_training(folder: Path, tested: str) -> dict[str, Any]:
     """Return what a finished training wrote of itself.
+
+    Args:
+        folder: Of the run.
+        tested: Name of the checkpoint that is tested; its validation is the best one.
 
     Raises:
         FileNotFoundError: It wrote nothing.
@@ -109,7 +120,7 @@ def read_training(folder: Path) -> dict[str, Any]:
         iterations=run['iterations'],
         validation=dict(
             last={name: curve[-1][1] for name, curve in curves.items()},
-            best={name: best_of(name, curve) for name, curve in curves.items()},
+            best={name: _at(tested, name, curve) for name, curve in curves.items()},
         ),
         seconds=run['seconds'],
         processor_seconds=run['cpu_seconds'],
@@ -131,6 +142,16 @@ def best_of(metric: str, curve: Curve) -> float:
     return min(values) if less_is_better(metric) else max(values)
 
 
+def _at(tested: str, metric: str, curve: Curve) -> float:
+    """Return the validation of a checkpoint; the best one where its name tells no iteration.
+
+    >>> _at('best_mIoU_iter_200.pth', 'aAcc', [(100, 90.0), (200, 80.0)])
+    80.0
+    """
+    found = ITERATION.search(tested)
+    return dict(curve).get(int(found[1]) if found else -1, best_of(metric, curve))
+
+
 def read_test(folder: Path) -> dict[str, float]:
     """Return the metrics of the newest test in a folder."""
     return read_row(str(folder)).runs[0].metrics
@@ -139,13 +160,17 @@ def read_test(folder: Path) -> dict[str, float]:
 def tested_checkpoint(cfg: Config, folder: Path) -> tuple[Path, str]:
     """Return which weights of a finished training are tested, and whether 'best' or 'last' ones.
 
+    Where the best are kept by several metrics, those by the first usual one.
+
     Raises:
         FileNotFoundError: There are none.
     """
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     if hook.get('save_best') and best:
-        return best[-1], 'best'
+        usual = (f'best_{metric.replace("/", "_")}_' for metric in MAIN)
+        by_usual = ([path for path in best if path.name.startswith(start)] for start in usual)
+        return next(filter(None, by_usual), best)[-1], 'best'
     last = latest_checkpoint(folder)
     if last is None:
         raise FileNotFoundError(

@@ -137,13 +137,19 @@ def _said_apart(records: Sequence[Mapping[str, Any]]) -> bool:
     return any(record.get('validated_apart') for record in records)
 
 
-def closed(value: float, alone: float | None, teacher: float | None, metric: str) -> float | None:
+def closed(
+    values: Mapping[int, float], alone: Mapping[int, float], teacher: float | None, metric: str
+) -> float | None:
     """Return which part of the gap to the teacher is closed, in per cent; None without a gap.
 
-    >>> closed(48., 44., 54., 'mIoU'), closed(48., 44., 40., 'mIoU')
+    It is that of the seeds of both rows, as :func:`paired` gains are.
+
+    >>> closed({0: 48., 1: 9.}, {0: 44.}, 54., 'mIoU'), closed({0: 48.}, {0: 44.}, 40., 'mIoU')
     (40.0, None)
     """
-    if alone is None or teacher is None:
+    seeds = [seed for seed in values if seed in alone]
+    if not seeds or teacher is None:
         return None
-    gap = (alone - teacher) if less_is_better(metric) else (teacher - alone)
-    return gap_closed(value, alone, teacher) if gap > 0 else None
+    own, base = (statistics.fmean(row[seed] for seed in seeds) for row in (values, alone))
+    gap = (base - teacher) if less_is_better(metric) else (teacher - base)
+    return gap_closed(own, base, teacher) if gap > 0 else None

@@ -1,10 +1,8 @@
 """The config of each run of a comparison, out of the config of the pair."""
 
 import copy
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ from mmkd.apis.launch import load_config
 from mmkd.apis.length import follow_length, scaled
 from mmkd.apis.methods import expand_config
 from mmkd.apis.prepare import is_distiller, set_amp
-from mmkd.apis.runs import digest_of
+from mmkd.apis.runs import digest_of, digest_of_file
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller.export import student_config
 from mmkd.distiller.members.member import Member
@@ -34,6 +32,7 @@ HOOKS = ('RunRecordHook', 'StepClockHook')  # every run has them
 MIXED = 'WithUnlabelled'  # a training set that holds images without labels
 LABELS_ALONE = 'trained on the labelled images alone, by whole batches of them'
 EXACT = 'ExactResumeHook'
+SCALARS = 'LocalVisBackend'  # writes what a run was validated at
 SCHEDULES = 'ScheduleHook'  # goes with the objectives that it changes
 LOGGED = 6  # times at least that a short run is logged
 
@@ -110,6 +109,10 @@ def add_recorders(cfg: Config) -> None:
     there = {_kind(one) for one in _hooks(cfg)}
     new = [ConfigDict(type=f'mmkd.{name}') for name in HOOKS if name not in there]
     cfg.custom_hooks = [*hooks, *new]
+    backends = (cfg.get('visualizer') or {}).get('vis_backends')
+    # what a run was validated at is read from its file; mmengine's default has it
+    if backends is not None and SCALARS not in map(_kind, backends):
+        cfg.visualizer.vis_backends = [*backends, dict(type=SCALARS)]
 
 
 def _hooks(cfg: Config) -> list[Any]:
@@ -149,11 +152,24 @@ def set_length(cfg: Config, iters: int) -> None:
     factor = iters / own
     if factor != 1 and cfg.get('param_scheduler'):
         cfg.param_scheduler = scaled(_plain(cfg.param_scheduler), factor)
-    if cfg.train_cfg.get('val_interval'):
-        interval = max(1, round(cfg.train_cfg.val_interval * factor))
-        cfg.train_cfg.val_interval = _between_steps(cfg, interval)
+    _scale_validations(cfg, factor)
     for hook in _schedule_hooks(cfg) if factor != 1 else ():
         _scale_lengths(hook, factor)
+
+
+def _scale_validations(cfg: Config, factor: float) -> None:
+    """Scale when a run is validated, and from where on its checkpoints are kept."""
+    loop, hook = cfg.train_cfg, (cfg.get('default_hooks') or {}).get('checkpoint') or {}
+    if loop.get('val_interval'):
+        loop.val_interval = _between_steps(cfg, max(1, round(loop.val_interval * factor)))
+    if loop.get('dynamic_intervals'):
+        loop.dynamic_intervals = [
+            (round(begin * factor), _between_steps(cfg, max(1, round(interval * factor))))
+            for begin, interval in loop.dynamic_intervals
+        ]
+    for part, key in ((loop, 'val_begin'), (hook, 'save_begin')):
+        if part.get(key):
+            part[key] = max(1, round(part[key] * factor))
 
 
 def _scale_lengths(hook: dict[str, Any], factor: float) -> None:
@@ -442,7 +458,7 @@ def digest_of_run(cfg: Config) -> str:
     for key in MEMBERS:
         model.pop(key, None)
     if isinstance(settings.get('load_from'), str):
-        settings['load_from'] = _digest_of_file(settings['load_from'])
+        settings['load_from'] = digest_of_file(settings['load_from'])
     return digest_of(settings)
 
 
@@ -453,17 +469,5 @@ def _content(value: Any) -> dict[str, Any]:
     if isinstance(member.get('cfg'), str | Path):
         member['cfg'] = read_config(str(member['cfg'])).to_dict().get('model')
     if member.get('checkpoint') is not None:
-        member['checkpoint'] = _digest_of_file(str(member['checkpoint']))
+        member['checkpoint'] = digest_of_file(str(member['checkpoint']))
     return member
-
-
-@lru_cache
-def _digest_of_file(path: str) -> str:
-    """Return what identifies weights: the content of a file, the address of anything else."""
-    if not Path(path).is_file():
-        return path
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -143,28 +143,29 @@ def summarise(results: Results, metric: str, pair: Config) -> list[dict[str, Any
     """
     validated_apart = _apart(results, pair, 'val')
     tests = {row: _tests(records, metric) for row, records in results.records.items()}
-    alone = _mean(tests.get(ALONE))
+    alone = tests.get(ALONE, {})
     teacher = teacher_of(results.teachers, metric)
     rows = []
     for spec in results.specs:
         own, records = tests[spec.text], results.records[spec.text]
         if not own:
             continue
-        first = next(iter(records.values()))
-        mean = statistics.fmean(own.values())
+        factors = {record['factor'] for record in records.values()}
+        tuned = any(record.get('tuned') for record in records.values())
         gains = [paired(own, tests.get(base, {}), metric) for base in (ALONE, PLAIN)]
         rows.append(
             dict(
                 method=spec.text,
                 seeds=list(own),
                 test=list(own.values()),
-                mean=mean,
+                mean=statistics.fmean(own.values()),
                 sd=statistics.stdev(own.values()) if len(own) > 1 else None,
                 validation=_mean_validation(records, metric),
                 to_alone=None if spec.text == ALONE else _as_dict(gains[0]),
                 to_kd=None if spec.text in (ALONE, PLAIN) else _as_dict(gains[1]),
-                gap_closed=None if spec.text == ALONE else closed(mean, alone, teacher, metric),
-                factor=first['factor'] if spec.methods or first.get('tuned') else None,
+                gap_closed=None if spec.text == ALONE else closed(own, alone, teacher, metric),
+                factor=min(factors) if spec.methods or tuned else None,
+                factors_differ=len(factors) > 1,
                 recipe=spec.recipe,
                 validated_apart=spec.text in validated_apart,
                 iterations=sorted({record['iterations'] for record in records.values()}),
@@ -197,10 +198,6 @@ SPENT = (
 
 def _tests(records: Records, metric: str) -> dict[int, float]:
     return {seed: record['test'][metric] for seed, record in records.items()}
-
-
-def _mean(values: Mapping[int, float] | None) -> float | None:
-    return statistics.fmean(values.values()) if values else None
 
 
 def _mean_validation(records: Records, metric: str) -> float | None:
@@ -361,11 +358,8 @@ def _notes(
     ]
     if less_is_better(metric):
         notes.append('↓: less is better; a gain is for the better.')
-    alone = next((row['mean'] for row in rows if row['method'] == ALONE), None)
-    if teacher is not None and alone is not None and closed(alone, alone, teacher, metric) is None:
-        notes.append('The teacher is not better than the student alone: there is no gap to close.')
-    notes += _length_notes(rows)
-    if is_mixed(pair) and alone is not None:
+    notes += [*_gap_notes(results, rows, metric, teacher), *_length_notes(rows)]
+    if is_mixed(pair) and results.records.get(ALONE):
         notes.append(f'{ALONE} is {LABELS_ALONE}.')
     factors = [f'{row["method"]} × {row["factor"]:g}' for row in rows if _was_tuned(results, row)]
     if factors:
@@ -373,6 +367,9 @@ def _notes(
             f'Weights tuned on the validation set, at one seed, never on the test set: '
             f'{", ".join(factors)}; the others have those of their presets.'
         )
+    differ = [text(row['method']) for row in rows if row['factors_differ']]
+    if differ:
+        notes.append(f'Seeds of one row with different weights: {", ".join(differ)}.')
     if any(row['gradient_shares'] for row in rows):
         notes.append(
             'Gradient share: norm of the gradient of an objective, at what it reads of the '
@@ -396,6 +393,20 @@ def _notes(
     if results.missing:
         notes.append(f'Missing: {"; ".join(map(text, results.missing))}.')
     return notes
+
+
+def _gap_notes(
+    results: Results, rows: Sequence[Mapping[str, Any]], metric: str, teacher: float | None
+) -> list[str]:
+    """Return why there is no gap to close, and over which seeds it is where they differ."""
+    alone = _tests(results.records.get(ALONE, {}), metric)
+    if not alone or teacher is None:
+        return []
+    if closed(alone, alone, teacher, metric) is None:
+        return ['The teacher is not better than the student alone: there is no gap to close.']
+    if any(set(row['seeds']) != set(alone) for row in rows):
+        return [f'Gap closed: over the seeds that a row shares with {ALONE}.']
+    return []
 
 
 def _apart_notes(results: Results, pair: Config) -> list[str]:
@@ -463,19 +474,22 @@ def _was_tuned(results: Results, row: Mapping[str, Any]) -> bool:
 
 
 def _best_notes(best: str | None, named: Path | None, pair: Config) -> list[str]:
-    if best is None or named is None:
+    if best is None:
         return ['No row was validated, so none is called the best.']
     on = 'test set, for want of another one' if is_test_set(pair) else 'validation set'
-    return [f'Best on the {on}: {text(best)}, {named.as_posix()}.']
+    where = named.as_posix() if named else f'whose config is not there to become {BEST}'
+    return [f'Best on the {on}: {text(best)}, {where}.']
 
 
 def _copy_best(results: Results, work_dir: Path, best: str | None) -> Path | None:
-    """Copy the config of the best row to ``best.py``, without its work dir."""
+    """Copy the config of the best row to ``best.py``, without its work dir, if it is there."""
     if best is None:
         return None
     spec = next(spec for spec in results.specs if spec.text == best)
     seed = next(iter(results.records[best]))
     source = config_path(work_dir / spec.folder / f'seed_{seed}')
+    if not source.is_file():  # records may be gathered without it
+        return None
     cfg = Config.fromfile(source)
     cfg.pop('work_dir', None)
     about = f'# {best}: the best of a comparison on the validation set; a copy of {source.name}\n'

@@ -98,11 +98,13 @@ def choose(values: Mapping[float, float | None], metric: str) -> float | None:
 
 
 def read_tuned(folder: Path, settings: str, factors: Sequence[float]) -> dict[str, Any] | None:
-    """Return what was tuned before by these settings, where all factors were tried."""
+    """Return what was tuned before by these settings, where each factor has a value."""
     note = read_note(folder / FILE)
     if note is None or note['settings'] != settings:
         return None
-    return note if set(map(name_of, factors)) <= set(note['values']) else None
+    values, asked = note['values'], list(map(name_of, factors))
+    died = any(values.get(name) is None for name in asked)
+    return None if died or name_of(note['factor']) not in asked else note
 
 
 def name_of(factor: float) -> str:

@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS, VISUALIZERS
 
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.prepare import prepare_config
-from mmkd.apis.settings import check_groups
+from mmkd.apis.settings import accumulation, check_groups
 from mmkd.utils.explain import explain
 
 NEEDED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
@@ -132,11 +132,6 @@ def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None
 
 def _batch(cfg: Config) -> tuple[int, int, int | None]:
     """Return batch size of a device, gradient accumulation, and the recipe's batch size."""
-    wrappers = cfg.get('optim_wrapper') or {}
-    counts = [
-        one.get('accumulative_counts', 1)
-        for one in (wrappers, *wrappers.values())
-        if isinstance(one, dict)
-    ]
     base = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
-    return (cfg.get('train_dataloader') or {}).get('batch_size', 1), max(counts, default=1), base
+    own = (cfg.get('train_dataloader') or {}).get('batch_size', 1)
+    return own, accumulation(cfg.get('optim_wrapper')), base
