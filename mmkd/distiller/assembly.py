@@ -27,7 +27,11 @@ from mmkd.distiller.members.stored import Stored, StoredMember
 from mmkd.distiller.members.student import Student
 from mmkd.distiller.members.teacher import Teacher
 from mmkd.distiller.members.tracing import trace_member
-from mmkd.distiller.objectives.class_logits import check_same_labels, label_set
+from mmkd.distiller.objectives.class_logits import (
+    check_class_logits,
+    check_same_labels,
+    label_set,
+)
 from mmkd.distiller.objectives.objective import (
     OBJECTIVE_KEYS,
     Objective,
@@ -468,9 +472,27 @@ def run_teachers(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
                 teachers[name] = Stored(member, taps, source)
                 continue
             model = _build(member, parts, mistakes)
+            _refuse_shared(name, model, parts.students)
             taps = _used_taps(settings, parts, name, model, mistakes)
             teachers[name] = Teacher(member, taps, source, model)
     parts.runs = {**teachers, **parts.runs}
+
+
+def _refuse_shared(name: str, model: nn.Module, students: Mapping[str, nn.Module]) -> None:
+    """Refuse a teacher that holds a part of a student: freezing the one would freeze the other."""
+    own = {id(part): path for path, part in model.named_modules() if _has_state(part)}
+    for student, other in students.items():
+        for path, part in other.named_modules():
+            if id(part) in own:
+                raise ValueError(
+                    f'teacher {name!r} and student {student!r} share the module '
+                    f'{path or "itself"!r}: what is frozen in the one could not learn in the '
+                    'other. Mend: a model each, copy.deepcopy of a module that is built already'
+                )
+
+
+def _has_state(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
 def _copy_of_student(
@@ -588,6 +610,12 @@ def probe_combined(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
             parts.record.add(name, combined(parts.record))
 
 
+_NO_CLASSES = (
+    "Mend: a tap of class logits, such as 'auto'; of features dict(kind='mean', space='values', "
+    'of=[…])'
+)
+
+
 def _check_combined(combined: Combined, parts: Parts) -> None:
     name = combined.name
     reads = [one.reads for one in parts.objectives.values()]
@@ -595,6 +623,11 @@ def _check_combined(combined: Combined, parts: Parts) -> None:
     combined.taps = _taps_of(name, references)
     labels = {one: label_set(parts.runs[one].model) for one in combined.of}
     check_same_labels(combined.where, labels)
+    for tap in combined.taps if combined.rule.reads_classes else ():
+        for one in combined.of:
+            what = f'{combined.where}: tap {tap!r} of {one!r}'
+            value, images = parts.record[one][tap], len(parts.record.batch.inputs)
+            check_class_logits(what, value, labels[one], images, _NO_CLASSES)
     if not combined.rule.learns or not combined.taps:
         return
     trained = [read[argument] for read in reads for argument in read if learns(argument)]

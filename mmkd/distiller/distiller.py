@@ -1,6 +1,6 @@
 """The Distiller: students, teachers and what flows between them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,9 @@ from mmkd.distiller.members.kinds.follower import (
     load_states,
     states_of,
 )
+from mmkd.distiller.members.parts import without_labels
 from mmkd.distiller.members.run import students_of, teachers_of
-from mmkd.distiller.phases.gradients import PhaseRunner
+from mmkd.distiller.phases.gradients import PhaseRunner, parameters_of
 from mmkd.distiller.phases.phase import refuse_untrained_critics
 from mmkd.distiller.void_batches import VoidBatches
 from mmkd.registry import MODELS
@@ -166,7 +167,7 @@ class Distiller(BaseModel):
                 continue
             seen, own = run.observe(record.batch)
             record.add(run.name, seen)
-            losses |= {key: self._weigh(key, value) for key, value in own.items()}
+            losses |= self._weigh(run.name, own)
         for name, combined in self.combinations.items():
             record.add(name, combined(record))
         return record, losses
@@ -218,8 +219,7 @@ class Distiller(BaseModel):
             logs |= {key: value.detach() for key, value in {**values, **critic_losses}.items()}
             totals += [values['loss'].detach()] if losses else []
         due = self.phase_runner.step(wrappers)
-        if any(phase.task or phase.objectives for phase in due):
-            self.after_step()
+        self.after_step([wrappers[phase.optimizer] for phase in due])
         return {**logs, 'loss': torch.stack(totals).sum()}  # as with one optimizer: no critics'
 
     def _plain_step(self, data: Any, optim_wrapper: OptimWrapper) -> dict[str, Tensor]:
@@ -232,10 +232,17 @@ class Distiller(BaseModel):
             self.after_step()
         return logs
 
-    def after_step(self) -> None:
-        """Let copies follow their students, whose optimizer has stepped; ``train_step`` does so."""
-        for run in followers_of(self.runs):
-            run.after_step()
+    def after_step(self, stepped: Sequence[OptimWrapper] | None = None) -> None:
+        """Let copies follow their students; ``train_step`` does so.
+
+        Args:
+            stepped: The optimizers that have stepped, whose students are followed; None: all.
+        """
+        copies = followers_of(self.runs)
+        moved = {id(p) for one in stepped or () if copies for p in parameters_of(one)}
+        for run in copies:
+            if stepped is None or any(id(p) in moved for p in run.student.parameters()):
+                run.after_step()
 
     def _refuse_unled(self) -> None:
         """Refuse a training step by others, who would not let the copies follow.
@@ -262,12 +269,16 @@ class Distiller(BaseModel):
             self.void_batches.note(batch, valid)
         return batch
 
-    def _weigh(self, key: str, value: Any) -> Any:
-        if 'loss' not in key or self.task_weight == 1:
-            return value
-        if isinstance(value, list):
-            return [self.task_weight * one for one in value]
-        return self.task_weight * value
+    def _weigh(self, name: str, own: dict[str, Any]) -> dict[str, Any]:
+        """Return a student's own losses times their weight; 0 leaves them out, NaN or not."""
+        if self.task_weight == 1 or not own:
+            return own
+        if not self.task_weight:
+            return own | without_labels(own, self.students[name])
+        return {
+            key: _times(self.task_weight, value) if 'loss' in key else value
+            for key, value in own.items()
+        }
 
     # ------------------------------------------------------------------ members
 
@@ -340,3 +351,7 @@ def _only(members: Any, kind: str) -> nn.Module:
             f'there are {len(members)} {kind} ({list(members)}): use distiller.{kind}[name]'
         )
     return next(iter(members.values()))
+
+
+def _times(weight: float, value: Any) -> Any:
+    return [weight * one for one in value] if isinstance(value, list) else weight * value

@@ -1,5 +1,6 @@
 r"""Mixup of images, the same for students and teachers: function matching."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -63,11 +64,25 @@ class InputMixup(Noise):
 
     def on_batch(self, batch: Batch) -> Batch:
         """Return the batch of mixtures."""
-        if self.images == 'all':
-            return replace(batch, inputs=self(batch.inputs))
-        places = batch.unlabelled_at
+        every = list(range(len(batch.inputs)))
+        places = every if self.images == 'all' else batch.unlabelled_at
         if not places:
             return batch
+        samples = _as_large_as_both(batch.data_samples, places)
         inputs = batch.inputs.clone()
         inputs[places] = self(batch.inputs[places])
-        return replace(batch, inputs=inputs)
+        return replace(batch, inputs=inputs, data_samples=samples)
+
+
+def _as_large_as_both(samples: list | None, places: Sequence[int]) -> list | None:
+    """Return the samples of mixtures: padding is what lies outside of both images."""
+    if not samples:
+        return samples
+    mixed = list(samples)
+    for place, before in zip(places, [places[-1], *places[:-1]], strict=True):
+        shapes = [samples[one].metainfo.get('img_shape') for one in (place, before)]
+        if None not in shapes and shapes[0][:2] != shapes[1][:2]:
+            mixed[place] = samples[place].new()  # labels are shared, not copied
+            larger = tuple(map(max, zip(*(shape[:2] for shape in shapes), strict=True)))
+            mixed[place].set_metainfo(dict(img_shape=larger))
+    return mixed

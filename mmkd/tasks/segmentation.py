@@ -47,8 +47,7 @@ class Segmentation(Task):
         head = last_head(model)
         if head is None:
             return None
-        ignored = getattr(model.decode_head, 'ignore_index', 255)
-        return cls(first_number(model, head), ignored)
+        return cls(first_number(model, head), getattr(head, 'ignore_index', 255))
 
     def channels(self, model: nn.Module) -> int | None:
         """Return the channels of the head: 1 where two classes are one sigmoid."""

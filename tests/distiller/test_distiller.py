@@ -10,6 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import tiny
+from helpers.peers import batch as images
+from helpers.peers import classifier
 from mmengine.config import Config
 from mmengine.model import ExponentialMovingAverage, revert_sync_batchnorm
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, DefaultScope
@@ -537,6 +539,65 @@ def test_the_task_weight_scales_the_students_own_losses(weight: float) -> None:
         # the auxiliary head is read by no objective: what would train it counts for nothing
         assert all(not p.grad.any() for p in part.student.auxiliary_head.parameters())
         assert part.student.decode_head.conv_seg.weight.grad.any()
+
+
+def test_a_task_that_is_left_out_may_be_nan() -> None:
+    """As torch's mean is over labels of which none counts."""
+    model = tiny.build(tiny.distiller(task_weight=0.0))
+    head = model.student.decode_head
+    head.loss_by_feat = lambda *_: dict(loss_ce=torch.tensor(float('nan')))
+    logs = model.train_step(tiny.batch(), tiny.sgd(model))
+    assert logs['loss'].isfinite()
+    assert logs['decode.loss_ce'] == 0
+
+
+def test_the_total_is_logged_where_a_student_calls_its_own_loss_so() -> None:
+    """As every classifier of mmpretrain does."""
+    model = tiny.build(
+        dict(
+            type='mmkd.Distiller',
+            student=dict(model=classifier()),
+            teacher=dict(model=classifier(4), allow_untrained=True),
+            taps=dict(logits='head.fc'),
+            objectives=dict(kd=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', weight=100.0)),
+        )
+    )
+    run = model.student.forward
+
+    def forward(*given: Any, **named: Any) -> Any:
+        said = run(*given, **named)
+        return dict(loss=said['loss_cls']) if isinstance(said, dict) else said
+
+    model.student.forward = forward
+    logs = model.train_step(images(4), tiny.sgd(model))
+    assert float(logs['loss']) == pytest.approx(float(logs['student.loss'] + logs['kd.loss']))
+    assert logs['kd.loss'] > 0
+
+
+@pytest.mark.bad_input
+def test_members_that_share_a_module_are_refused() -> None:
+    student, teacher = (MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'}) for _ in range(2))
+    student.backbone = teacher.backbone
+    for model, part in ((student, 'backbone'), (teacher, 'itself')):
+        members = dict(student=dict(model=model), teacher=dict(model=teacher))
+        with pytest.raises(ValueError, match=f"share the module '{part}'.*Mend: a model each"):
+            tiny.build(tiny.distiller(**members))
+
+
+def test_a_teacher_that_says_nothing_of_pixels_sees_those_of_the_student() -> None:
+    """mmengine gives it a preprocessor of nothing, which is not to be undone."""
+    bare = tiny.segmentor(4)
+    del bare['data_preprocessor']
+    model = tiny.build(
+        tiny.distiller(
+            student=dict(model=dict(bare)),
+            teacher=dict(model=bare, allow_untrained=True),
+            data_preprocessor=tiny.preprocessor(),
+        )
+    )
+    given = model.data_preprocessor(tiny.batch(), True)
+    record, _ = model.observe(**given)
+    assert model.runs['teacher'].prepare(record.batch).equal(given['inputs'])
 
 
 @pytest.mark.parametrize('weight', [-1.0, float('nan'), '1', True])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import tiny
 from helpers.unlabelled import distiller, mixed, observe
+from mmengine.structures import PixelData
 
 from mmkd.noise import InputMixup
 
@@ -59,6 +60,26 @@ def test_every_member_sees_the_same_mixture():
     torch.testing.assert_close(record.batch.inputs, own * clean + (1 - own) * clean.roll(1, 0))
     assert seen['student'].equal(record.batch.inputs)
     assert seen['teacher'].equal(record.batch.inputs)
+
+
+def test_a_mixture_is_as_large_as_both_of_its_images():
+    """Padding is what lies outside of both, for a teacher of another normalisation as well."""
+    net = tiny.segmentor(8, data_preprocessor=tiny.preprocessor(32, mean=127.0, std=64.0))
+    teacher = dict(model=net, allow_untrained=True)
+    model = distiller(teacher=teacher, task_weight=0.0, noise=[dict(type='InputMixup')])
+    data = tiny.batch(2, 32)
+    data['inputs'][0] = data['inputs'][0][:, :16]
+    data['data_samples'][0].set_metainfo(dict(img_shape=(16, 32)))
+    labels = data['data_samples'][0].gt_sem_seg.data[:, :16]
+    data['data_samples'][0].gt_sem_seg = PixelData(data=labels)
+    given = model.data_preprocessor(data, True)
+    record, _ = model.observe(**given)
+    shapes = [sample.img_shape for sample in record.batch.data_samples]
+    assert shapes == [(32, 32), (32, 32)]
+    assert given['data_samples'][0].img_shape == (16, 32), 'the batch itself is left as it was'
+    seen = model.runs['teacher'].prepare(record.batch)
+    # (x · 50 + 100 − 127) / 64 wherever one of the two images is
+    torch.testing.assert_close(seen, (record.batch.inputs * 50 + 100 - 127) / 64)
 
 
 def test_images_with_labels_are_left_alone():

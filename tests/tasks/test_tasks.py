@@ -75,7 +75,7 @@ def model(**parts: object) -> nn.Module:
                 bbox_head=model(num_classes=9),
                 num_classes=6,
             ),
-            Segmentation(6),
+            Segmentation(6, 7),
         ),
         (lambda: model(decode_head=model(ignore_index=7, num_classes=4)), Segmentation(4, 7)),
     ],

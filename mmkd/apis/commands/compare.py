@@ -83,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='override settings of the pair',
     )
     parser.add_argument(
-        '--table-only', action='store_true', help='write the table of what is on record'
+        '--table-only',
+        action='store_true',
+        help='run nothing, and write the table of what is on record, of all seeds',
     )
     parser.add_argument(
         '--overwrite', action='store_true', help='begin runs of other settings anew'

@@ -66,7 +66,12 @@ class Student(Run):
         model = self.modules[self.name]
         with blaming(self.where, model, 'loss', x), self.taps.recording() as seen:
             losses = model(x, batch.data_samples, mode='loss')
-        own = {f'{self.prefix}{key}': value for key, value in losses.items()}
+        # under 'loss' the total of a step is logged
+        alone = self.prefix or f'{self.name}.'
+        own = {
+            f'{alone if key == "loss" else self.prefix}{key}': value
+            for key, value in losses.items()
+        }
         return self.taps.read(seen), own
 
     def probe(self, batch: Batch) -> dict[str, Any]:

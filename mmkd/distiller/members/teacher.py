@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmengine.dist import broadcast
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseDataPreprocessor, revert_sync_batchnorm
 from torch import Tensor, nn
 
 from mmkd.distiller.members.blame import blaming
@@ -79,6 +79,10 @@ class Teacher(Run):
     def _find_renormalise(self, source: nn.Module) -> Renormalise | None:
         target = getattr(self.model, 'data_preprocessor', None)
         task_of(self.model, source).refuse_other(target, self.where)
+        written = self.member.model
+        silent = isinstance(written, Mapping) and written.get('data_preprocessor') is None
+        if silent and type(target) is BaseDataPreprocessor:
+            return None  # mmengine made it of nothing: it would mean pixels that nobody normalised
         return Renormalise(source, target) if isinstance(target, nn.Module) else None
 
     def _cast(self) -> None:

@@ -74,7 +74,7 @@ class PhaseRunner:
     def take_gradients(self, phase: Phase, loss: Tensor, wrappers: dict[str, OptimWrapper]) -> None:
         """Add the phase's gradient to its buffer."""
         wrapper = wrappers[phase.optimizer]
-        parameters = _parameters(wrapper)
+        parameters = parameters_of(wrapper)
         if not loss.requires_grad:
             raise ValueError(
                 f'phase {phase.name!r}: its losses carry no gradient, so it would train nothing. '
@@ -117,11 +117,11 @@ class PhaseRunner:
         if self.reduce is not None:
             for phase in due:
                 self.buffers[phase.name] = self.reduce(
-                    self.buffers[phase.name], _parameters(wrappers[phase.optimizer])
+                    self.buffers[phase.name], parameters_of(wrappers[phase.optimizer])
                 )
         for phase in due:
             wrapper = wrappers[phase.optimizer]
-            parameters = _parameters(wrapper)
+            parameters = parameters_of(wrapper)
             for parameter, gradient in zip(parameters, self.buffers.pop(phase.name), strict=True):
                 parameter.grad = gradient
             wrapper.step()
@@ -130,7 +130,8 @@ class PhaseRunner:
         return due
 
 
-def _parameters(wrapper: OptimWrapper) -> list[Tensor]:
+def parameters_of(wrapper: OptimWrapper) -> list[Tensor]:
+    """Return what an optimizer trains."""
     return [p for group in wrapper.param_groups for p in group['params'] if p.requires_grad]
 
 

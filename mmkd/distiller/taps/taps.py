@@ -1,7 +1,7 @@
 """Taps: names for tensors inside a model, read while one forward runs."""
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +21,12 @@ class _Reading:
 
     values: list[Tensor] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
+
+
+def remove(handles: Sequence[Any]) -> None:
+    """Take hooks off again, the last one first: two may have wrapped one forward."""
+    for handle in reversed(handles):
+        handle.remove()
 
 
 class Taps:
@@ -98,17 +104,21 @@ class Taps:
         try:
             yield seen
         finally:
-            for handle in reversed(handles):  # two may have wrapped one forward
-                handle.remove()
+            remove(handles)
 
     def hook(self) -> tuple[dict[str, _Reading], list[Any]]:
         """Install the hooks and return where they write, and their handles."""
         seen = {name: _Reading() for name in self.paths}
         # Looked up now: the Runner replaces SyncBN modules after the model was built.
         modules = {name: self.model.get_submodule(path.module) for name, path in self.paths.items()}
-        return seen, [
-            handle for name in seen for handle in self._hook_one(name, modules[name], seen[name])
-        ]
+        handles: list[Any] = []
+        try:
+            for name in seen:
+                handles += self._hook_one(name, modules[name], seen[name])
+        except BaseException:
+            remove(handles)
+            raise
+        return seen, handles
 
     def _hook_one(self, name: str, module: nn.Module, reading: _Reading) -> list[Any]:
         path, where = self.paths[name], self._call(name)

@@ -1,6 +1,7 @@
 """n steps, a resume and n more steps give, bit for bit, what 2n steps give."""
 
 from collections.abc import Iterator, Mapping
+from math import gcd
 from typing import Any
 
 from mmengine.dataset import DefaultSampler
@@ -38,8 +39,8 @@ class ExactResumeHook(Hook):
     an accumulation are refused.
 
     Raises:
-        ValueError: no seed is set, or a checkpoint interval is no multiple of
-            ``accumulative_counts``.
+        ValueError: no seed is set, a checkpoint interval is no multiple of
+            ``accumulative_counts``, or checkpoints lie inside of the epochs of a loop of epochs.
         TypeError: the loop, or the order of the data loader's sampler, is not known.
     """
 
@@ -55,6 +56,7 @@ class ExactResumeHook(Hook):
                 f'{type(loop).__name__}; take it out of custom_hooks to train without exact resume'
             )
         self.seed = _seed_of(runner)
+        _check_saves(runner)
         _check_accumulation(runner)
         by_epoch = type(loop) is EpochBasedTrainLoop
         loop.dataloader = seeded_loader(loop.dataloader, self.seed, by_epoch)
@@ -63,7 +65,8 @@ class ExactResumeHook(Hook):
                 raise ValueError(
                     f'cannot resume exactly at iteration {runner.iter}, inside an epoch of '
                     f'{len(loop.dataloader)}: EpochBasedTrainLoop starts the epoch anew. Save with '
-                    'checkpoint=dict(by_epoch=True), or use IterBasedTrainLoop'
+                    'checkpoint=dict(by_epoch=True), or use IterBasedTrainLoop; this checkpoint '
+                    'goes on without ExactResumeHook alone'
                 )
         else:
             loop.dataloader.sampler.skip(runner.iter * loop.dataloader.batch_size)
@@ -150,23 +153,56 @@ def _seed_of(runner: Runner) -> int:
     return seed
 
 
+def _check_saves(runner: Runner) -> None:
+    """Refuse checkpoints inside an epoch, which a loop of epochs cannot go on from."""
+    loop = runner.train_loop
+    if not isinstance(loop, EpochBasedTrainLoop):
+        return
+    length = len(loop.dataloader)
+    for hook in runner.hooks:
+        inside = isinstance(hook, CheckpointHook) and not hook.by_epoch
+        places = (hook.interval, hook.save_begin) if inside else ()
+        if places and 0 < hook.interval < runner.max_iters and any(one % length for one in places):
+            raise ValueError(
+                f'checkpoints every {hook.interval} iterations lie inside of epochs of {length}, '
+                'from where EpochBasedTrainLoop cannot go on exactly. Mend: default_hooks='
+                "dict(checkpoint=dict(by_epoch=True, interval=1)), or train_cfg=dict(type='"
+                "IterBasedTrainLoop', max_iters=…)"
+            )
+
+
 def _check_accumulation(runner: Runner) -> None:
     """Refuse checkpoints between two optimizer steps: half a gradient is not in them."""
-    intervals = {}
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook) and not hook.by_epoch:
-            intervals['checkpoint interval'] = hook.interval
-            # it saves once more after a validation
-            if hook.save_best and runner.val_loop is not None:
-                intervals['val_interval'] = runner.train_loop.val_interval
+    saves = list(_saves(runner))
     wrapper = runner.optim_wrapper
     for name, part in dict(getattr(wrapper, 'optim_wrappers', {'': wrapper})).items():
         counts, which = part._accumulative_counts, f' of optimizer {name!r}' if name else ''
-        for kind, interval in intervals.items():
+        for kind, number, own in saves:
             # at the end of a run every optimizer steps, whatever it has accumulated
-            if 0 < interval < runner.max_iters and interval % counts:
+            if 0 < number * own < runner.max_iters and number * own % counts:
+                least = counts // gcd(own, counts)
+                epochs = f' epochs of {own} iterations' * (own > 1)
                 raise ValueError(
-                    f'{kind}={interval} is no multiple of accumulative_counts={counts}{which}: a '
-                    'checkpoint between two optimizer steps holds half a gradient and cannot be '
-                    f'resumed exactly. Write {-(-interval // counts) * counts}'
+                    f'{kind}={number}{epochs} is no multiple of accumulative_counts={counts}'
+                    f'{which}: a checkpoint between two optimizer steps holds half a gradient and '
+                    f'cannot be resumed exactly. Write {-(-number // least) * least}'
                 )
+
+
+def _saves(runner: Runner) -> Iterator[tuple[str, int, int]]:
+    """Yield what decides on when checkpoints are written, its number, and of how many iterations.
+
+    A hook that counts epochs, in a loop that has none, saves after validations alone.
+    """
+    loop = runner.train_loop
+    by_epoch = isinstance(loop, EpochBasedTrainLoop)
+    epoch = len(loop.dataloader) if by_epoch else 1
+    for hook in runner.hooks:
+        if not isinstance(hook, CheckpointHook):
+            continue
+        if by_epoch or not hook.by_epoch:
+            unit = epoch if hook.by_epoch else 1
+            yield 'checkpoint interval', hook.interval, unit
+            yield 'checkpoint save_begin', hook.save_begin, unit
+        if hook.save_best and runner.val_loop is not None:
+            yield 'val_interval', loop.val_interval, epoch

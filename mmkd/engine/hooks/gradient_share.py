@@ -22,6 +22,7 @@ from mmkd.utils.checks import check_count
 from mmkd.utils.unwrap import unwrap
 
 FILE = 'shares.json'
+STATE = 'mmkd_gradient_shares'  # in a checkpoint
 
 
 @HOOKS.register_module()
@@ -55,7 +56,7 @@ class GradientShareHook(Hook):
         (None, None, {'kd': 1.0, 'cwd': None})
     """
 
-    priority = 'LOW'
+    priority = 'NORMAL'  # before the loggers
 
     def __init__(self, every: int = 100) -> None:
         check_count('every', every, 1)
@@ -75,6 +76,16 @@ class GradientShareHook(Hook):
         for name, share in shares.items():
             if share is not None:
                 runner.message_hub.update_scalar(f'train/{name}.gradient_share', share)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Write down what was measured so far."""
+        checkpoint[STATE] = {name: list(shares) for name, shares in self._seen.items()}
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Go on from there, if the run is resumed."""
+        noted = checkpoint.get(STATE)
+        if runner._resume and isinstance(noted, dict):
+            self._seen = {name: list(shares) for name, shares in noted.items()}
 
     @master_only
     def after_train(self, runner: Runner) -> None:

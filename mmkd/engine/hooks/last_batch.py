@@ -206,4 +206,6 @@ def _may_save(runner: Runner, batch_idx: int) -> bool:
     else:
         ends = step == loop.max_iters or step % loop.val_interval == 0
     savers = [one for one in runner.hooks if isinstance(one, CheckpointHook) and not one.by_epoch]
-    return ends or any(one.interval > 0 and step % one.interval == 0 for one in savers)
+    return ends or any(
+        one.every_n_train_iters(runner, one.interval, one.save_begin) for one in savers
+    )

@@ -16,6 +16,7 @@ from helpers.states import checkpoint, differences
 from helpers.tiny import batch, build, distiller, segmentor, sgd
 from mmengine.config import Config
 from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapperDict
 from torch import Tensor, nn
 
 from mmkd.apis import prepare
@@ -148,6 +149,23 @@ def test_it_follows_optimizer_steps_and_not_iterations() -> None:
     wrapper = sgd(model, lr=0.1, accumulative_counts=2)
     list(steps(model, 5, wrapper=wrapper))
     assert model.runs['ema'].steps == 2
+
+
+def test_it_follows_the_optimizer_of_its_own_student() -> None:
+    """Of two peers the one steps each time, the other in every fourth."""
+    names = ('p0', 'p1')
+    made = {f'{name}_copy': dict(kind='ema', of=name) for name in names}
+    objectives, phases, wrappers = {}, [], {}
+    for name in names:
+        objectives |= reads(f'{name}_copy', student=name)
+        own = dict(name=name, optimizer=name, task=[name], objectives=[f'{name}_{name}_copy'])
+        phases.append(own)
+    students = {name: dict(model=net(2)) for name in names}
+    model = build(config(made, objectives, student=None, students=students, phases=phases))
+    for name, counts in zip(names, (1, 4), strict=True):
+        wrappers[name] = sgd(model.students[name], accumulative_counts=counts)
+    list(steps(model, 8, wrapper=OptimWrapperDict(**wrappers)))
+    assert [model.runs[name].steps for name in made] == [8, 2]
 
 
 def test_a_schedule_sets_the_momentum() -> None:
@@ -511,6 +529,26 @@ def test_a_mistake_is_told(teachers: dict, error: type, text: str) -> None:
     last = list(teachers)[-1]
     with pytest.raises(error, match=re.escape(text)):
         build(config(teachers, reads(last)))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('kind', ['mean', 'min-ce'])
+def test_probabilities_of_features_are_refused(kind: str) -> None:
+    """What a softmax over the channels of a feature would teach is no feature."""
+    stage = dict(feat='backbone.layer1')
+
+    def build_with(**options: Any) -> Any:
+        made = dict(m=dict(kind=kind, of=['a', 'b'], **options))
+        loss = dict(loss=dict(type='FeatureMatchingLoss'), connectors=dict(student='auto'))
+        of_m = dict(loss, reads=dict(student='student.feat', teacher='m.feat'))
+        alike = dict(a=big(4), b=big(4))
+        return build(config(alike | made, dict(feat=of_m), taps=stage))
+
+    message = "tap 'feat' of 'a' .* class logits of its model have 3. Mend: .* space='values'"
+    with pytest.raises(ValueError, match=message):
+        build_with()
+    if kind == 'mean':
+        build_with(space='values')
 
 
 def test_a_copy_of_two_students_and_a_student_of_a_kind_are_refused() -> None:

@@ -451,6 +451,15 @@ def test_a_module_that_vanished_leaves_no_hook() -> None:
     assert hooks(model) == 0
 
 
+@pytest.mark.bad_input
+def test_a_tap_that_cannot_be_hooked_leaves_no_hook() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    taps = Taps(model, dict(a='0', b='1:query'))
+    with pytest.raises(TypeError), taps.recording():
+        pass
+    assert hooks(model) == 0
+
+
 def test_modules_are_looked_up_anew_after_revert_sync_batchnorm() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.SyncBatchNorm(4), nn.Sigmoid())
     taps = Taps(model, dict(norm='1'))

@@ -177,15 +177,22 @@ def test_epoch_loop_refuses_to_resume_inside_an_epoch(tmp_path: Path) -> None:
         return make_runner(
             tmp_path,
             dict(type='mmkd.SafeCheckpointHook', interval=2, by_epoch=False),
-            custom_hooks=EXACT,
             train_cfg=dict(by_epoch=True, max_epochs=2),
             train_dataloader=loader(Numbers(6), sampler='DefaultSampler'),
             **kwargs,
         )
 
-    make().train()
+    inside = r'every 2 iterations lie inside of epochs of 3.*Mend: '
+    with pytest.raises(ValueError, match=inside):
+        make(custom_hooks=EXACT).train()
+    make(custom_hooks=[]).train()
     with pytest.raises(ValueError, match=r'at iteration 2, inside an epoch of 3.*by_epoch=True'):
-        make(resume=True, load_from=str(tmp_path / 'iter_2.pth')).train()
+        make(
+            resume=True,
+            load_from=str(tmp_path / 'iter_2.pth'),
+            custom_hooks=EXACT,
+            default_hooks=dict(checkpoint=dict(type='mmkd.SafeCheckpointHook')),
+        ).train()
 
 
 @pytest.mark.slow
@@ -362,6 +369,10 @@ def test_no_seed_says_what_to_write(tmp_path: Path) -> None:
             dict(interval=4, save_best='mIoU'),
             r'val_interval=5 is no multiple of accumulative_counts=2: .* Write 6',
         ),
+        (
+            dict(interval=2, save_begin=1),
+            r'save_begin=1 is no multiple of accumulative_counts=2: .* Write 2',
+        ),
     ],
 )
 def test_half_an_accumulation_is_refused(checkpoint: dict, message: str, tmp_path: Path) -> None:
@@ -375,6 +386,27 @@ def test_half_an_accumulation_is_refused(checkpoint: dict, message: str, tmp_pat
     )
     with pytest.raises(ValueError, match=message):
         runner.train()
+
+
+@pytest.mark.bad_input
+def test_half_an_accumulation_at_the_end_of_an_epoch_is_refused(tmp_path: Path) -> None:
+    """Epochs of 3 iterations, two of which make a step: it ends with every second epoch."""
+
+    def make(interval: int) -> Any:
+        return make_runner(
+            tmp_path / str(interval),
+            dict(type='mmkd.SafeCheckpointHook', interval=interval, by_epoch=True),
+            custom_hooks=EXACT,
+            train_cfg=dict(by_epoch=True, max_epochs=4),
+            train_dataloader=loader(Numbers(6), sampler='DefaultSampler'),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=2),
+        )
+
+    message = r'interval=1 epochs of 3 iterations is no multiple of acc.*=2: .* Write 2'
+    with pytest.raises(ValueError, match=message):
+        make(1).train()
+    make(2).train()
+    assert (tmp_path / '2/epoch_2.pth').is_file()
 
 
 class OtherLoader(DataLoader):

@@ -86,6 +86,24 @@ def test_a_run_with_the_hook_is_the_run_without_it(critic: bool, tmp_path: Path)
     assert any(value is not None for value in logged)
 
 
+def test_the_mean_is_that_of_the_whole_run_and_the_last_share_is_logged(tmp_path: Path) -> None:
+    def run(name: str, iters: int, **more: Any) -> dict[str, float]:
+        cfg = run_config(tmp_path, model_of(False), name=name, max_iters=iters, interval=2)
+        cfg.optim_wrapper = SGD
+        cfg.custom_hooks.append(dict(type='mmkd.GradientShareHook', every=1))
+        cfg.update(more)
+        build_runner(prepare_config(cfg)).train()
+        return json.loads((tmp_path / name / 'shares.json').read_text())
+
+    whole = run('whole', 4)
+    run('parts', 2)
+    parts = run('parts', 4, resume=True)
+    assert parts == pytest.approx(whole, rel=1e-6)
+    lines = next(tmp_path.glob('whole/*/vis_data/scalars.json')).read_text().splitlines()
+    logged = [json.loads(line).get('pixel.gradient_share') for line in lines if '"loss"' in line]
+    assert None not in logged
+
+
 @pytest.mark.parametrize('every', [0, 1.5, True])
 def test_every_is_a_count(every: Any) -> None:
     with pytest.raises(ValueError, match='every must be a whole number of at least 1'):

@@ -25,6 +25,7 @@ class Combine(nn.Module):
 
     Attributes:
         reads_labels: Whether it is told the labels.
+        reads_classes: Whether what it combines must be class logits.
         learns: Whether it has weights of its own: they are in the student's optimizer, and an
             objective that reads it as ``student`` trains them. One tap of it may be read.
         recalls: Whether it is made of one student, and says again what that one said before.
@@ -41,6 +42,7 @@ class Combine(nn.Module):
     """
 
     reads_labels = False
+    reads_classes = False
     learns = False
     recalls = False
 

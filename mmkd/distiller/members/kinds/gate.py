@@ -37,6 +37,7 @@ class Gate(Combine):
     """
 
     learns = True
+    reads_classes = True
     weigh: nn.Linear
 
     def build(self, values: Sequence[Tensor]) -> str:

@@ -42,6 +42,7 @@ class Mean(Combine):
         super().__init__(drop)
         check_choice('space', space, SPACES)
         self.space = space
+        self.reads_classes = space == 'probabilities'
 
     def combine(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """Return the logarithm of the mean probability, or the mean."""

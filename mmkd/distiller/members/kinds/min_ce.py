@@ -29,6 +29,7 @@ class MinCE(Combine):
     """
 
     reads_labels = True
+    reads_classes = True
 
     def combine(self, values: Tensor, labels: Tensor | None) -> Tensor:
         """Return the logits of the best member of each place."""
