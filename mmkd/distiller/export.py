@@ -149,7 +149,9 @@ def write_student(
 ) -> Path:
     """Write weights, and the config beside them, each whole or not at all; return its path."""
     content = BytesIO()
-    torch.save(dict(state_dict=state_dict, meta=meta), content)
+    # of a run with EMAHook on a GPU they still lie there
+    weights = {key: one.cpu() if torch.is_tensor(one) else one for key, one in state_dict.items()}
+    torch.save(dict(state_dict=weights, meta=meta), content)
     write_atomically(
         config.encode(), path.parent / 'config.py'
     )  # first: no weights without their config

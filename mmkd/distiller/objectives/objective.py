@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmkd.connectors.connector import Connector
 from mmkd.connectors.levels import LevelsConnector
+from mmkd.distiller.members.blame import retold
 from mmkd.distiller.objectives.auto import (
     Auto,
     Side,
@@ -280,7 +281,8 @@ class Objective(BaseModule):
                 for argument, value in values.items()
             )
             what = what or type(self.loss).__name__
-            raise type(error)(f'objective {self.name!r}: {what} got {got}: {error}') from error
+            text = f'objective {self.name!r}: {what} got {got}: {error}'
+            raise retold(error, text) from error
 
     def running(self) -> list[Stream]:
         """Return what a record keeps running statistics of for this objective."""
