@@ -176,7 +176,9 @@ def table_members(
     (['seed', 'abs_rel'], [['0', '0.187'], ['1', '0.191'], ['mean ± sd', '0.189 ± 0.003']])
     """
     metrics = [member['metrics'] for member in members]
-    columns = {key: [found.get(key, float('nan')) for found in metrics] for key in metrics[0]}
+    columns: dict[str, list[float]] = {}
+    for key in metrics[0]:
+        columns[key] = [found.get(key, float('nan')) for found in metrics]
     keys, places = list(columns), {key: digits(values) for key, values in columns.items()}
     rows = []
     for number, seed in enumerate(seeds):

@@ -31,14 +31,12 @@ from scipy import stats
 from mmkd.__main__ import main
 from mmkd.apis import prepare
 from mmkd.apis.commands.compare import FACTORS
-from mmkd.apis.compare import jobs, plot
+from mmkd.apis.compare import jobs, plot, records
 from mmkd.apis.compare.jobs import Ended, Job, Slots, run_jobs
 from mmkd.apis.compare.plot import over_seconds
 from mmkd.apis.compare.records import (
     check_run,
     read_note,
-    read_training,
-    tested_checkpoint,
     write_config,
 )
 from mmkd.apis.compare.rows import Difference, closed, paired
@@ -395,7 +393,7 @@ def test_the_weights_that_are_tested_are_those_of_their_validation(tmp_path: Pat
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (age, age))
     kept = Config(dict(default_hooks=dict(checkpoint=dict(save_best=['aAcc', 'mIoU']))))
-    path, which = tested_checkpoint(kept, tmp_path)
+    path, which = records.tested_checkpoint(kept, tmp_path)
     assert (path.name, which) == ('best_mIoU_iter_10.pth', 'best')
     (tmp_path / 'run.json').write_text(json.dumps(RECORD))
     (tmp_path / 'steps.json').write_text(json.dumps(dict(wall_ms=1.0, processor_ms=1.0)))
@@ -403,9 +401,12 @@ def test_the_weights_that_are_tested_are_those_of_their_validation(tmp_path: Pat
     scalars.parent.mkdir(parents=True)
     curve = (dict(mIoU=40.0, aAcc=80.0, step=10), dict(mIoU=39.0, aAcc=90.0, step=20))
     scalars.write_text('\n'.join(map(json.dumps, curve)))
-    validation = read_training(tmp_path, path.name)['validation']
+    validation = records.read_training(tmp_path, path.name)['validation']
     assert validation['best'] == dict(mIoU=40.0, aAcc=80.0)
-    assert read_training(tmp_path, 'best_aAcc_iter_20.pth')['validation']['best']['mIoU'] == 39.0
+    assert (
+        records.read_training(tmp_path, 'best_aAcc_iter_20.pth')['validation']['best']['mIoU']
+        == 39.0
+    )
     assert validation['last'] == dict(mIoU=39.0, aAcc=90.0)
 
 

@@ -7,6 +7,7 @@ Example::
 
 import argparse
 import json
+from operator import itemgetter
 from pathlib import Path
 
 from mmkd.apis.flags import count, run_flags
@@ -82,7 +83,7 @@ def main(args: argparse.Namespace) -> None:
         if args.json:  # after each, so that nothing is lost when a later one is cut off
             write_atomically(json.dumps(found, indent=1).encode(), args.json)
     keys = list(found['clean'])
-    places = {key: digits([metrics[key] for metrics in found.values()]) for key in keys}
+    places = {key: digits(list(map(itemgetter(key), found.values()))) for key in keys}
     rows = []
     for condition, metrics in found.items():
         rows.append([condition, *(f'{metrics[key]:.{places[key]}f}' for key in keys)])

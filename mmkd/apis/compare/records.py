@@ -168,9 +168,12 @@ def tested_checkpoint(cfg: Config, folder: Path) -> tuple[Path, str]:
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
     best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     if hook.get('save_best') and best:
-        usual = (f'best_{metric.replace("/", "_")}_' for metric in MAIN)
-        by_usual = ([path for path in best if path.name.startswith(start)] for start in usual)
-        return next(filter(None, by_usual), best)[-1], 'best'
+        for metric in MAIN:
+            start = f'best_{metric.replace("/", "_")}_'
+            of_metric = [path for path in best if path.name.startswith(start)]
+            if of_metric:
+                return of_metric[-1], 'best'
+        return best[-1], 'best'
     last = latest_checkpoint(folder)
     if last is None:
         raise FileNotFoundError(

@@ -150,6 +150,7 @@ def closed(
     seeds = [seed for seed in values if seed in alone]
     if not seeds or teacher is None:
         return None
-    own, base = (statistics.fmean(row[seed] for seed in seeds) for row in (values, alone))
+    own = statistics.fmean(values[seed] for seed in seeds)
+    base = statistics.fmean(alone[seed] for seed in seeds)
     gap = (base - teacher) if less_is_better(metric) else (teacher - base)
     return gap_closed(own, base, teacher) if gap > 0 else None
