@@ -69,7 +69,8 @@ def table_of(name: str, command: str) -> str:
         drop.add('weights')
     keep = [index for index, title in enumerate(titles) if title not in drop]
     cells = [[line[index] for index in keep] for line in lines]
-    table = as_markdown(Table([titles[index] for index in keep], cells, [], found['metric']))
+    heads = [titles[index].replace(', processor', ', CPU') for index in keep]  # of lines in pages
+    table = as_markdown(Table(heads, cells, [], found['metric']))
     told = fill(' '.join(found['notes']), 120, break_on_hyphens=False)
     return f'```bash\n{wrapped(command)}\n```\n\n{table.strip()}\n\n{told}\n'
 

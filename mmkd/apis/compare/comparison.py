@@ -108,7 +108,7 @@ def compare(comparison: Comparison, console: Console, table_only: bool = False) 
         table_only: Whether the records that are there make the table, and nothing is run.
 
     Returns:
-        Whether every run has a record.
+        Whether every run has a record; of a table alone nothing is asked.
 
     Raises:
         FileExistsError: A run of other settings lies in a folder.
@@ -123,7 +123,7 @@ def compare(comparison: Comparison, console: Console, table_only: bool = False) 
             work.run()
         results = read_results(comparison.work_dir, comparison.specs, work.seeds(table_only))
         _finish(results, work, console)
-        return not (work.died or results.missing)
+        return not work.died and (table_only or not results.missing)
     finally:
         release(comparison.work_dir)
 
