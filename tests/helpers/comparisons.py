@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from helpers.processes import start as fork
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import MODELS
+from mmengine.visualization import Visualizer
 from rich.console import Console
 
 from mmkd.__main__ import main
@@ -23,6 +25,12 @@ PAIR = str(PAIRS / 'kd_unet_digit-scenes.py')
 ALONE = str(PAIRS / 'baseline_unet_digit-scenes.py')
 TEACHER = str(PAIRS / 'teacher_unet_digit-scenes.py')
 ITERS = 4
+
+
+def forget_runs() -> None:
+    """Forget loggers, message hubs and visualizers of earlier runs, as a new interpreter would."""
+    for kind in (MMLogger, MessageHub, Visualizer, *Visualizer.__subclasses__()):
+        kind._instance_dict.clear()
 
 
 class Forks:
@@ -43,6 +51,7 @@ class Forks:
         def work() -> None:
             os.setsid()
             torch.set_num_threads(1)
+            forget_runs()
             if self.dies(command):
                 print('the reason why')
                 raise SystemExit(3)
