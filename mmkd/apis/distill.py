@@ -14,7 +14,7 @@ from mmkd.apis.pairing import Pairing, write_config
 from mmkd.apis.prepare import prepare_config
 from mmkd.apis.runs import (
     NOTE,
-    begun_by,
+    begun_otherwise,
     digest_of,
     digest_of_file,
     note_begin,
@@ -119,7 +119,8 @@ def _train(
         cfg.load_from = finished
         console.print(f'trained already: {finished}', markup=False, soft_wrap=True)
     elif last:
-        _check_begun(folder, settings)
+        if begun_otherwise(folder, settings):
+            raise FileExistsError(_OTHERS.format(folder, 'begun'))
         cfg.resume = True
         console.print(f'goes on from {last}', markup=False, soft_wrap=True)
     cfg.overwrite = overwrite
@@ -147,12 +148,6 @@ def _is_finished(folder: Path, last: str | None, settings: str) -> bool:
     if note['settings'] != settings:
         raise FileExistsError(_OTHERS.format(folder, 'finished'))
     return True
-
-
-def _check_begun(folder: Path, settings: str) -> None:
-    """Refuse to go on with an interrupted run by other settings."""
-    if begun_by(folder) not in (None, settings):
-        raise FileExistsError(_OTHERS.format(folder, 'begun'))
 
 
 _OTHERS = (

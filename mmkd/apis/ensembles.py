@@ -14,7 +14,7 @@ from mmkd.apis.prepare import is_distiller, prepare_config
 from mmkd.apis.report import digits
 from mmkd.apis.runs import (
     NOTE,
-    begun_by,
+    begun_otherwise,
     digest_of,
     digest_of_file,
     note_begin,
@@ -83,7 +83,7 @@ def read_member(cfg: Config, amp: bool = False) -> dict[str, Any] | None:
     folder, recipe, length = Path(cfg.work_dir), _recipe(cfg, amp), _length(cfg)
     note = read_note(folder, ('checkpoint', 'length', 'settings', 'metrics'), 'member')
     if note is None:
-        if (folder / 'last_checkpoint').is_file() and begun_by(folder) not in (None, recipe):
+        if (folder / 'last_checkpoint').is_file() and begun_otherwise(folder, recipe):
             raise SystemExit(_OTHERS.format(folder))
         return None
     if note['settings'] != recipe or set(note['length']) != set(length):

@@ -37,12 +37,12 @@ def note_begin(folder: str | Path, settings: str) -> None:
     write_atomically(json.dumps(dict(settings=settings)).encode(), Path(folder) / BEGUN)
 
 
-def begun_by(folder: str | Path) -> str | None:
-    """Return by which settings the run in a folder began; None where nothing readable says so."""
+def begun_otherwise(folder: str | Path, settings: str) -> bool:
+    """Return whether the run in a folder began by other settings, as far as a note says so."""
     try:
-        return json.loads((Path(folder) / BEGUN).read_text())['settings']
+        return json.loads((Path(folder) / BEGUN).read_text())['settings'] != settings
     except (OSError, ValueError, TypeError, KeyError):
-        return None
+        return False
 
 
 def write_note(folder: str | Path, note: dict[str, Any]) -> None:

@@ -64,8 +64,10 @@ class InputMixup(Noise):
 
     def on_batch(self, batch: Batch) -> Batch:
         """Return the batch of mixtures."""
-        every = list(range(len(batch.inputs)))
-        places = every if self.images == 'all' else batch.unlabelled_at
+        if self.images == 'all':
+            samples = _as_large_as_both(batch.data_samples, range(len(batch.inputs)))
+            return replace(batch, inputs=self(batch.inputs), data_samples=samples)
+        places = batch.unlabelled_at
         if not places:
             return batch
         samples = _as_large_as_both(batch.data_samples, places)

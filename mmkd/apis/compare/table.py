@@ -151,7 +151,6 @@ def summarise(results: Results, metric: str, pair: Config) -> list[dict[str, Any
         if not own:
             continue
         factors = {record['factor'] for record in records.values()}
-        tuned = any(record.get('tuned') for record in records.values())
         gains = [paired(own, tests.get(base, {}), metric) for base in (ALONE, PLAIN)]
         rows.append(
             dict(
@@ -164,7 +163,7 @@ def summarise(results: Results, metric: str, pair: Config) -> list[dict[str, Any
                 to_alone=None if spec.text == ALONE else _as_dict(gains[0]),
                 to_kd=None if spec.text in (ALONE, PLAIN) else _as_dict(gains[1]),
                 gap_closed=None if spec.text == ALONE else closed(own, alone, teacher, metric),
-                factor=min(factors) if spec.methods or tuned else None,
+                factor=min(factors) if spec.methods or _was_tuned(records) else None,
                 factors_differ=len(factors) > 1,
                 recipe=spec.recipe,
                 validated_apart=spec.text in validated_apart,
@@ -361,7 +360,8 @@ def _notes(
     notes += [*_gap_notes(results, rows, metric, teacher), *_length_notes(rows)]
     if is_mixed(pair) and results.records.get(ALONE):
         notes.append(f'{ALONE} is {LABELS_ALONE}.')
-    factors = [f'{row["method"]} × {row["factor"]:g}' for row in rows if _was_tuned(results, row)]
+    tuned = [row for row in rows if _was_tuned(results.records[row['method']])]
+    factors = [f'{row["method"]} × {row["factor"]:g}' for row in tuned]
     if factors:
         notes.append(
             f'Weights tuned on the validation set, at one seed, never on the test set: '
@@ -468,9 +468,8 @@ def _tested_note(results: Results) -> str:
     return f'Tested: {"; ".join(said)}.'
 
 
-def _was_tuned(results: Results, row: Mapping[str, Any]) -> bool:
-    records = results.records[row['method']].values()
-    return any(record.get('tuned') for record in records)
+def _was_tuned(records: Records) -> bool:
+    return any(record.get('tuned') for record in records.values())
 
 
 def _best_notes(best: str | None, named: Path | None, pair: Config) -> list[str]:
