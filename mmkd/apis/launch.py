@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 
 from mmkd.apis.flags import Parser, common_flags, run_flags
 from mmkd.apis.norms import check_last_batch
-from mmkd.apis.settings import accumulation, check_groups, check_work_dir
+from mmkd.apis.settings import accumulation, check_groups, check_work_dir, rate_for
 from mmkd.apis.starting_weights import check_start
 from mmkd.utils.config_file import read_config
 from mmkd.utils.terminal import quieten
@@ -148,11 +148,9 @@ def log_batch_size(runner: Runner) -> None:
     scale = runner.cfg.get('auto_scale_lr') or {}
     base = scale.get('base_batch_size', batch)
     if batch != base and not scale.get('enable'):
-        # mmengine scales by the batches of an iteration, and knows of no accumulation
-        scaled = '--auto-scale-lr (learning rate' if counts == 1 else 'a learning rate (now'
         runner.logger.warning(
             f'the recipe was made for a batch of {base}, this run has {batch}: published numbers '
-            f'will not be reached. Mend: {scaled} x {batch / base:g}), or '
+            f'will not be reached. Mend: {rate_for(batch, base, counts)}, or '
             f'train_dataloader.batch_size={max(1, base // (processes * counts))}'
         )
 

@@ -182,8 +182,8 @@ def _results(folder: Path, collection: dict[str, Any]) -> Iterator[tuple[str, Re
         for label, stem in table['Rows'].items():
             if label not in rows:
                 raise ValueError(
-                    f'{source} has no row {label!r}{nearest(label, rows)} Mend: the label as it '
-                    f'stands there, in {folder / COLLECTION}'
+                    f'{source} has no row {label!r}{nearest(label, rows, otherwise=".")} Mend: '
+                    f'the label as it stands there, in {folder / COLLECTION}'
                 )
             yield (
                 stem,
@@ -217,8 +217,8 @@ def _result(row: dict[str, str], table: dict[str, Any], hardware: str, source: s
 def _cell(row: dict[str, str], column: str, source: str) -> str:
     if column not in row:
         raise ValueError(
-            f'{source}: there is no column {column!r}{nearest(column, row)} Mend: the header as it '
-            'stands there, in collection.yml'
+            f'{source}: there is no column {column!r}{nearest(column, row, otherwise=".")} '
+            'Mend: the header as it stands there, in collection.yml'
         )
     return row[column]
 
@@ -262,8 +262,9 @@ def _merge(
     for stem, result in measured:
         if stem not in recipes:
             raise ValueError(
-                f'{result.source}: there is no recipe {stem!r}{nearest(stem, recipes)} Mend: a '
-                "recipe's name, in collection.yml"
+                f'{result.source}: there is no recipe {stem!r}'
+                f'{nearest(stem, recipes, otherwise=".")} Mend: '
+                "a recipe's name, in collection.yml"
             )
         known = merged.setdefault(stem, {}).setdefault((result.task, result.dataset), result)
         _add(known.metrics, result.metrics, known, result, stem)

@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 
 from mmkd.apis.length import follow_length
 from mmkd.apis.methods import expand_config
-from mmkd.apis.settings import check_settings, optim_wrappers
+from mmkd.apis.settings import accumulation, check_settings, optim_wrappers
 from mmkd.compat import require_library
 from mmkd.distiller.members.reading import as_dict, read_member_config
 from mmkd.engine.optimizers.phase_constructor import check_schedule_names
@@ -74,11 +74,19 @@ def scale_learning_rate(cfg: Config) -> None:
     """Have mmengine scale the learning rate by the batch size.
 
     Raises:
-        SystemExit: The config does not say what batch its learning rate is for.
+        SystemExit: The config does not say what batch its learning rate is for, or adds gradients
+            up, which mmengine does not count.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise SystemExit(
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
+        )
+    counts = accumulation(cfg.get('optim_wrapper'))
+    if counts > 1:
+        raise SystemExit(
+            f'--auto-scale-lr counts no accumulation of gradients, and optim_wrapper has '
+            f'accumulative_counts={counts}: the learning rate would be {counts} times too small. '
+            'Mend: without it; the log says by what the learning rate of the config should change'
         )
     cfg.auto_scale_lr.enable = True
 

@@ -3,7 +3,7 @@
 import html
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,17 +24,26 @@ LESS_IS_BETTER = re.compile(
 )
 
 
+def usual_metric(known: Container[str]) -> str | None:
+    """Return what runs are told by: the first of MAIN that is known, or None.
+
+    >>> usual_metric({'abs_rel': 0.2, 'mIoU': 51.0})
+    'mIoU'
+    """
+    return next((metric for metric in MAIN if metric in known), None)
+
+
 def main_metric(rows: Iterable[Row]) -> str:
-    """Return the metric that a table of these rows is about: the first of MAIN that all have.
+    """Return the metric that a table of these rows is about: the usual one of those all have.
 
     Raises:
         KeyError: There is none.
     """
     shared = set.intersection(*(set(run.metrics) for row in rows for run in row.runs))
-    for metric in MAIN:
-        if metric in shared:
-            return metric
-    raise KeyError(f'no usual metric is in every run. Mend: --metric, one of {sorted(shared)}')
+    metric = usual_metric(shared)
+    if metric is None:
+        raise KeyError(f'no usual metric is in every run. Mend: --metric, one of {sorted(shared)}')
+    return metric
 
 
 def text(found: object) -> str:

@@ -251,6 +251,20 @@ def accumulation(config: Any) -> int:
     return max(counts, default=1)
 
 
+def rate_for(batch: int, base: int, counts: int) -> str:
+    """Return how the learning rate of a recipe for a batch of ``base`` is made one for ``batch``.
+
+    mmengine scales by the batch of an iteration and knows of no accumulation, here of ``counts``.
+
+    >>> rate_for(4, 16, counts=1)
+    '--auto-scale-lr (learning rate x 0.25)'
+    >>> rate_for(32, 16, counts=4)
+    'a learning rate (now x 2)'
+    """
+    by = '--auto-scale-lr (learning rate' if counts == 1 else 'a learning rate (now'
+    return f'{by} x {batch / base:g})'
+
+
 def wrapper_key(name: str) -> str:
     """Return where in a config the optimizer of this name stands.
 

@@ -177,8 +177,8 @@ def find_method(name: str) -> Callable[..., Plan]:
                 f'method=dict(type={known!r}, {options}); --method {name} is of mmkd distill'
             )
         raise KeyError(
-            f'there is no method {name!r}{nearest(name, methods)}. Mend: one of '
-            f'{", ".join(sorted(methods))}'
+            f'there is no method {name!r}{nearest(name, methods, otherwise=".")} Mend: one '
+            f'of {", ".join(sorted(methods))}'
         )
     return methods[name]
 
@@ -502,8 +502,8 @@ def _check_beside(config: Mapping[str, Any], plans: Mapping[str, Plan], plan: Pl
         if 'loss' not in one and name not in plan.objectives:
             raise KeyError(
                 f'objective {name!r} has no loss, so it changes one of the method, which has none '
-                f'of that name{nearest(name, plan.objectives)}. Mend: one of '
-                f'{", ".join(plan.objectives)}; or loss=dict(type=…)'
+                f'of that name{nearest(name, plan.objectives, otherwise=".")} Mend: '
+                f'one of {", ".join(plan.objectives)}; or loss=dict(type=…)'
             )
         loss = one.get('loss')
         if isinstance(loss, Mapping) and 'type' not in loss and name in plan.objectives:

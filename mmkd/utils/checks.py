@@ -7,14 +7,22 @@ from pathlib import Path
 from typing import Any
 
 
-def nearest(name: str, choices: Iterable[str], count: int = 3, cutoff: float = 0.5) -> str:
-    """Return ``; did you mean 'x'?`` for the closest choices, or ''.
+def nearest(
+    name: str,
+    choices: Iterable[str],
+    count: int = 3,
+    cutoff: float = 0.5,
+    otherwise: str = '',
+) -> str:
+    """Return ``; did you mean 'x'?`` for the closest choices, or ``otherwise`` without any.
+
+    Where the sentence ends here, ``otherwise='.'`` ends it with one mark either way.
 
     >>> nearest('logit', ['logits', 'feat'])
     "; did you mean 'logits'?"
     """
     matches = get_close_matches(name, list(choices), n=count, cutoff=cutoff)
-    return f'; did you mean {" or ".join(map(repr, matches))}?' if matches else ''
+    return f'; did you mean {" or ".join(map(repr, matches))}?' if matches else otherwise
 
 
 def nearest_file(file: Path) -> str:

@@ -62,8 +62,8 @@ def _unknown_type(found: re.Match) -> str:
     homes = sorted({one.scope for one in registries if bare in one.module_dict})
     names = sorted({known for one in registries for known in one.module_dict})
     mend = (
-        f'. Mend: a registered name{nearest(bare, names)} What is your own is registered by '
-        'custom_imports'
+        f'. Mend: a registered name{nearest(bare, names, otherwise=".")} What is your own is '
+        'registered by custom_imports'
     )
     if homes:
         full = f'{homes[0]}.{bare}'

@@ -1006,7 +1006,7 @@ def test_of_a_plain_model(
         (
             dict(auto_scale_lr=dict(base_batch_size=3)),
             'warnings',
-            'a batch of 3, one device sees 2. Mend: train with --auto',
+            'a batch of 3, one device sees 2. Mend: train with --auto-scale-lr .*x 0.666667.',
         ),
         (
             dict(train_cfg=dict(type='IterBasedTrainLoop', max_iters=80)),
@@ -1075,6 +1075,14 @@ def test_a_critic_needs_an_optimizer(data_root: Path) -> None:
     cfg = config(data_root, model)
     cfg.optim_wrapper.pop('critic')
     assert has(diagnose(cfg, fake_data=True).errors, "needs the optimizer 'critic'")
+
+
+def test_no_advice_to_scale_what_mmengine_scales_wrongly(data_root: Path) -> None:
+    """Gradients are added up over 4 batches of 2, which --auto-scale-lr does not count."""
+    cfg = config(data_root, auto_scale_lr=dict(base_batch_size=16))
+    cfg.optim_wrapper.student.accumulative_counts = 4
+    expected = 'one device sees 8. Mend: train on 2 devices, or with a learning rate .now x 0.5.'
+    assert has(diagnose(cfg, fake_data=True, device='cpu').warnings, expected)
 
 
 def test_phase_table(data_root: Path) -> None:

@@ -117,16 +117,18 @@ def test_auto_scale_lr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             tmp_path / 'w',
             monkeypatch=monkeypatch,
         )
-    here(
-        'train.py',
-        path,
-        '--auto-scale-lr',
-        '--work-dir',
-        tmp_path / 'w',
-        *names('auto'),
-        'auto_scale_lr.base_batch_size=16',
-        monkeypatch=monkeypatch,
-    )
+    scaled = ('train.py', path, '--auto-scale-lr', '--work-dir', tmp_path / 'w', *names('auto'))
+    base = 'auto_scale_lr.base_batch_size=16'
+    with pytest.raises(
+        SystemExit, match='accumulative_counts=4: the learning rate would be 4 times'
+    ):
+        here(
+            *scaled,
+            base,
+            'optim_wrapper.student.accumulative_counts=4',
+            monkeypatch=monkeypatch,
+        )
+    here(*scaled, base, monkeypatch=monkeypatch)
     groups = {
         name: state['param_groups'][0]['lr']
         for name, state in torch.load(tmp_path / 'w/iter_1.pth', weights_only=False)[

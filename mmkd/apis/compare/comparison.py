@@ -51,7 +51,7 @@ from mmkd.apis.compare.tuning import (
     validation_of,
 )
 from mmkd.apis.prepare import has_gpu
-from mmkd.apis.report import MAIN
+from mmkd.apis.report import usual_metric
 from mmkd.utils.checks import nearest
 from mmkd.utils.progress import track
 from mmkd.utils.tables import print_table
@@ -425,7 +425,7 @@ def _summary(record: dict[str, Any]) -> str:
         ('validation', (record.get('validation') or {}).get(record.get('tested') or 'last')),
     ):
         if metrics:
-            metric = next((key for key in MAIN if key in metrics), next(iter(metrics)))
+            metric = usual_metric(metrics) or next(iter(metrics))
             parts.append(f'{name} {metric} {metrics[metric]:.4g}')
     if record.get('processor_seconds') is not None:
         parts.append(f'{record["processor_seconds"]:.0f} s of the processor')

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 
 from mmkd.apis.compare.records import read_note
-from mmkd.apis.report import MAIN, less_is_better
+from mmkd.apis.report import less_is_better, usual_metric
 from mmkd.utils.checks import nearest
 
 FILE = 'tune.json'
@@ -74,10 +74,12 @@ def main_metric_of(metrics: Mapping[str, Any], asked: str | None = None) -> str:
                 f'{nearest(asked, metrics)}'
             )
         return asked
-    for metric in MAIN:
-        if metric in metrics:
-            return metric
-    raise KeyError(f'no usual metric is there. Mend: --metric, one of {", ".join(sorted(metrics))}')
+    metric = usual_metric(metrics)
+    if metric is None:
+        raise KeyError(
+            f'no usual metric is there. Mend: --metric, one of {", ".join(sorted(metrics))}'
+        )
+    return metric
 
 
 def validation_of(record: Mapping[str, Any], metric: str) -> float | None:

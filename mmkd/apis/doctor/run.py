@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS, VISUALIZERS
 
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.prepare import prepare_config
-from mmkd.apis.settings import accumulation, check_groups
+from mmkd.apis.settings import accumulation, check_groups, rate_for
 from mmkd.utils.explain import explain
 
 NEEDED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
@@ -32,11 +32,12 @@ def check_run(cfg: Config, report: Report) -> None:
     iterations = (cfg.get('train_cfg') or {}).get('max_iters')
     _check_schedule(cfg, iterations, report)
     batch, counts, base = _batch(cfg)
-    if base and batch * counts != base:
-        many = f' on {base // (batch * counts)} devices, or' if base % (batch * counts) == 0 else ''
+    whole = batch * counts
+    if base and whole != base:
+        many = f' on {base // whole} devices, or' if base % whole == 0 else ''
         report.warn(
-            f'the learning rate is meant for a batch of {base}, one device sees {batch * counts}. '
-            f'Mend: train{many} with --auto-scale-lr'
+            f'the learning rate is meant for a batch of {base}, one device sees {whole}. '
+            f'Mend: train{many} with {rate_for(whole, base, counts)}'
         )
     report.table(
         'run',
@@ -44,7 +45,7 @@ def check_run(cfg: Config, report: Report) -> None:
         [
             ('batch size of a device', batch),
             ('gradient accumulation', counts),
-            ('effective batch size on one device', batch * counts),
+            ('effective batch size on one device', whole),
             ('batch size of the recipe', base or 'not said'),
             ('iterations', iterations or '–'),
             ('seed', (cfg.get('randomness') or {}).get('seed')),

@@ -16,13 +16,13 @@ from mmkd.apis.page.classes import per_class
 from mmkd.apis.page.curves import Curve, mean_curve, read_curves
 from mmkd.apis.page.differences import Differences
 from mmkd.apis.report import (
-    MAIN,
     digits,
     gap_closed,
     less_is_better,
     make_table,
     rounded,
     text,
+    usual_metric,
     values_of,
 )
 from mmkd.apis.results import Row
@@ -155,13 +155,17 @@ def _listed(values: Sequence[float], places: int) -> str:
     return ', '.join(f'{value:.{places}f}' for value in values)
 
 
-def _validation_charts(curves: Sequence[RowCurves], metric: str) -> list[Chart]:
-    """Return the chart of the main metric on the validation set, else of another usual one."""
+def validated(curves: Sequence[RowCurves], metric: str) -> str | None:
+    """Return the metric of the curves on the validation set: the main one, else a usual one."""
     had = {name for row in curves for name in row.metrics}
-    for name in (metric, *MAIN):
-        if name in had:
-            return [_chart(name, [(row.label, row.metrics) for row in curves], 'validation')]
-    return []
+    return metric if metric in had else usual_metric(had)
+
+
+def _validation_charts(curves: Sequence[RowCurves], metric: str) -> list[Chart]:
+    name = validated(curves, metric)
+    if name is None:
+        return []
+    return [_chart(name, [(row.label, row.metrics) for row in curves], 'validation')]
 
 
 def _loss_charts(curves: Sequence[RowCurves]) -> list[Chart]:

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from io import BytesIO
 
-from mmkd.apis.page.build import RowCurves, read_row_curves
+from mmkd.apis.page.build import read_row_curves, validated
 from mmkd.apis.page.curves import mean_curve
-from mmkd.apis.report import MAIN, make_table, text
+from mmkd.apis.report import make_table, text
 from mmkd.apis.results import Row
 
 DASHES = ('-', '--', ':', '-.')
@@ -26,7 +26,7 @@ def make_picture(rows: Sequence[Row], metrics: Sequence[str] = ()) -> bytes:
 
     metric = make_table(rows, metrics).metric
     curves = [read_row_curves(row) for row in rows]
-    name = _validated(curves, metric)
+    name = validated(curves, metric)
     figure = Figure(figsize=(10 if name else 5, 0.5 * len(rows) + 3), layout='constrained')
     axes = figure.subplots(1, 2 if name else 1, squeeze=False)[0]
     for index, row in enumerate(rows):
@@ -55,12 +55,6 @@ def make_picture(rows: Sequence[Row], metrics: Sequence[str] = ()) -> bytes:
     content = BytesIO()
     figure.savefig(content, dpi=120, format='png')
     return content.getvalue()
-
-
-def _validated(curves: Sequence[RowCurves], metric: str) -> str | None:
-    """Return the metric of the curves: the main one, else another usual one."""
-    had = {name for row in curves for name in row.metrics}
-    return next((name for name in (metric, *MAIN) if name in had), None)
 
 
 def _plain(label: str) -> str:

@@ -136,7 +136,8 @@ def _check_option(cfg: Config, key: str, new: Any, where: str) -> None:
         if part not in keys:
             raise KeyError(
                 f"{where}: cfg_options['{key}'] changes nothing: "
-                f'{done.rstrip(".") or "the config"} has no {part!r}{nearest(part, keys)}. Options '
+                f'{done.rstrip(".") or "the config"} has no {part!r}'
+                f'{nearest(part, keys, otherwise=".")} Options '
                 "are relative to the whole config, for instance 'model.backbone.depth'"
             )
         node = node[int(part)] if isinstance(node, list | tuple) else node[part]

@@ -135,11 +135,10 @@ class StoredMember(Member):
             if wanted in (self._meaning(name, taps[name].asked), taps[name].path):
                 return name
         listed = ', '.join(f'{name}={one.path!r}' for name, one in taps.items())
-        near = nearest(text, [one.path for one in taps.values()])
+        near = nearest(text, [one.path for one in taps.values()], otherwise='.')
         raise KeyError(
             f'tap {tap!r} of {self.where} ({text!r}) is not among what {self.path} holds '
-            f'({listed}){near}. Mend: a tap that is there; '
-            f'{_AGAIN}'
+            f'({listed}){near} Mend: a tap that is there; {_AGAIN}'
         )
 
     def _meaning(self, tap: str, text: str) -> Any:

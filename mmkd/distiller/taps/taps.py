@@ -62,7 +62,8 @@ class Taps:
             if path.module not in modules:
                 raise KeyError(
                     f'{self._call(name)}: {where} has no module {path.module!r}'
-                    f'{nearest(path.module, tappable(modules))}. Mend: {_mend(name, where)}'
+                    f'{nearest(path.module, tappable(modules), otherwise=".")} Mend: '
+                    f'{_mend(name, where)}'
                 )
             if within(path.module, losses):
                 raise ValueError(self._is_a_loss(name, modules, losses))
