@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -152,7 +153,8 @@ def _reads(plan: Plan) -> Iterator[str]:
     for taps in (plan.taps, *plan.member_taps.values()):
         for tap, path in taps.items():
             point = tap if path == 'auto' else path.removeprefix('auto:')
-            yield point.split('[')[0].split('#')[0].split(':')[0]
+            # of many levels one is named: scales.*, not scales.0, scales.1, …
+            yield re.sub(r'\.\d+\b', '.*', re.split(r'[\[#:]', point)[0])
     for one in plan.objectives.values():
         reads = (one.get('reads') or {}).values()
         yield from (read for read in reads if isinstance(read, str) and read.startswith('batch.'))

@@ -64,6 +64,7 @@ def test_labels_weights_and_reads_are_those_of_the_plan() -> None:
     assert told['vid'].weights[0] == 'variances of VariationalInformationLoss'
     assert told['ctkd'].weights == ('temperature of LearnedTemperatureKLLoss',)
     assert told['ld'].reads == ('edges', 'logits')
+    assert told['crosskd'].reads[-1] == 'bbox_head.scales.*'  # once, not once a level
     assert told['end'].weights == (), 'a convolution between classes is refused'
     assert told['one'].weights == ('weights of gate',)
     assert told['byot'].weights[0] == 'layers of ExitLoss'
