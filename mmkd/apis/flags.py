@@ -131,12 +131,18 @@ def config_flags(parser: argparse.ArgumentParser, needed: bool = True) -> None:
     )
 
 
-def run_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of every run by a config: mmengine's usual ones."""
+def run_flags(
+    parser: argparse.ArgumentParser,
+    work_dir: str = 'where logs and checkpoints go (default: work_dirs/<config name>)',
+) -> None:
+    """Add the flags of every run by a config: mmengine's usual ones.
+
+    Args:
+        parser: To which.
+        work_dir: What --work-dir is.
+    """
     config_flags(parser)
-    parser.add_argument(
-        '--work-dir', help='where logs and checkpoints go (default: work_dirs/<config name>)'
-    )
+    parser.add_argument('--work-dir', help=work_dir)
     parser.add_argument(
         '--launcher',
         choices=LAUNCHERS,

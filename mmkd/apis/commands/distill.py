@@ -1,6 +1,6 @@
 """From two configs and a checkpoint to a student, in one line.
 
-It writes a config of ten lines, yours to edit, checks it as mmkd doctor does,
+It writes a short config, yours to edit, checks it as mmkd doctor does,
 trains, tests, and exports a plain model. Exit code 1 where it would not train
 as meant. The same line again goes on where the run was left.
 

@@ -19,7 +19,7 @@ from mmkd.apis.flags import count, run_flags
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    run_flags(parser)
+    run_flags(parser, work_dir='the same as --out')
     parser.add_argument('--out', help='where it goes (default: stored/<config name>)')
     parser.add_argument(
         '--dtype',

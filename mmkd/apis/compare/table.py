@@ -348,9 +348,10 @@ def _notes(
 ) -> list[str]:
     """Return in sentences what the numbers are, and under which conditions they were found."""
     records = results.all_records
-    known = sorted({len(row['seeds']) for row in rows})
+    seeds = [len(row['seeds']) for row in rows]
+    ends = sorted({min(seeds), max(seeds)})
     notes = [
-        f'{" to ".join(map(str, known))} seed{"s" * (known[-1] > 1)} a row, mean ± sample standard '
+        f'{" to ".join(map(str, ends))} seed{"s" * (ends[-1] > 1)} a row, mean ± sample standard '
         'deviation. Beside alone, beside kd: mean gain over the seeds of both rows ± standard '
         f'deviation of the gains; it exceeds where it is more than 2·sd/√n, of {ENOUGH} seeds or '
         'more (of 3 seeds chance does so once in 5 times, of 5 once in 9).'
