@@ -12,7 +12,9 @@ model = dict(
     ),
     objectives=dict(
         _delete_=True,
-        logit=dict(loss=dict(type='LogitMSELoss'), on='logits', weight=0.1),
+        logit=dict(
+            loss=dict(type='LogitMSELoss'), on='logits', reads=dict(mask='batch.valid'), weight=0.1
+        ),
         squeezed=dict(
             loss=dict(type='SqueezedKnowledgeLoss', num_classes=10, loss_weight=0.1),
             reads=dict(
@@ -33,7 +35,7 @@ model = dict(
                 adversarial_sample=0.1,
             ),
             on='logits',
-            reads=dict(labels='batch.labels'),
+            reads=dict(labels='batch.labels', mask='batch.valid'),
             weight=0.1,
         ),
     ),

@@ -16,6 +16,7 @@ model = dict(
             loss=dict(type='AdversarialLoss', critic=dict(type='HolisticCritic')),
             on='depth',
             reads=dict(image='batch.inputs'),
+            connectors=dict(teacher='auto'),
             weight=0.01,
         ),
     ),

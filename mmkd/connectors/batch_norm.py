@@ -9,8 +9,8 @@ from mmkd.losses.functional import no_autocast, several_ranks, sum_over_ranks, w
 class BatchNorm(nn.BatchNorm2d):
     r"""Batch normalisation in which many devices equal one: the statistics are those of all ranks.
 
-    On one rank, and where it predicts, it is torch's. mmengine's ``sync_bn`` may put its own in
-    place of it.
+    On one rank, and where it predicts, it is torch's, but that a single value of each channel,
+    which has no variance, passes as it is. mmengine's ``sync_bn`` may put its own in place of it.
 
     Args:
         num_features: Channels.
@@ -32,7 +32,8 @@ class BatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """Return a map (N, C, H, W), normalised."""
         if not (self.training and several_ranks()):
-            return super().forward(x)
+            alone = self.training and x.numel() == x.shape[1]
+            return x if alone else super().forward(x)
         with no_autocast(x):
             return self._over_ranks(x)
 

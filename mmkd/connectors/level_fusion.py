@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from mmkd.connectors.batch_norm import BatchNorm
 from mmkd.connectors.levels import LevelsConnector
 from mmkd.losses.checks import as_maps, check_levels, check_stages
-from mmkd.losses.functional import several_ranks
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_count
 
@@ -187,11 +186,7 @@ class SelectiveGate(nn.Module):
 
     def forward(self, x: Tensor, deeper: Tensor) -> tuple[Tensor, ...]:
         """Return how much of each map (N, C, H, W) is taken, (N, C, 1, 1) each."""
-        narrow = self.squeeze((x + deeper).mean((2, 3), keepdim=True))
-        # a single value has no variance; of several ranks the values are those of all
-        if len(x) > 1 or several_ranks() or not self.training:
-            narrow = self.norm(narrow)
-        narrow = narrow.relu()
+        narrow = self.norm(self.squeeze((x + deeper).mean((2, 3), keepdim=True))).relu()
         return torch.stack([self.own(narrow), self.other(narrow)]).softmax(0).unbind()
 
 

@@ -196,6 +196,15 @@ def reverse_gradient(x: Tensor, factor: float = 1.0) -> Tensor:
     return x.detach() - factor * (x - x.detach())
 
 
+def place_axes(x: Tensor) -> list[int]:
+    r"""Return the axes of (N, C, \*S) but that of channels.
+
+    >>> place_axes(torch.zeros(2, 3, 4, 5))
+    [0, 2, 3]
+    """
+    return [d for d in range(x.dim()) if d != 1]
+
+
 def counted(mask: Tensor | None, weight: Tensor | None) -> Tensor | None:
     r"""Return where positions count: where the mask is True and the weight above 0, or NaN.
 

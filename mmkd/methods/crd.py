@@ -35,7 +35,7 @@ def crd(
         labels: Whether images of the same class are left out of the keys, and images without labels
             are passed over; if not, ``size`` is best below the number of training images.
     """
-    reads = dict(labels='batch.labels') if labels else {}
+    reads = dict(labels='batch.labels', mask='batch.labelled') if labels else {}
     loss = dict(type='QueueContrastLoss', size=size, tau=tau, compare='nce', embed=embed)
     objective = dict(loss=loss, **pair.on('feat', **reads), weight=weight)
     if embed is None:

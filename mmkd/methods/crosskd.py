@@ -10,7 +10,6 @@ from mmkd.utils.checks import check_choice, check_non_negative
 STACKED = 4  # convolutions of a dense head, where its config does not say
 CUT = dict(FCOSHead=2)  # of the authors' configs; 3 of other heads
 BOXES = dict(FCOSHead='exp', ATSSHead='deltas', RetinaHead='deltas', GFLHead='bins', LDHead='bins')
-OVERLAPS = ('giou', 'log-iou')
 STDS = (1.0, 1.0, 1.0, 1.0)  # of a coder whose config does not say
 PUBLISHED = dict(exp=('log-iou', 0.75), deltas=('giou', 1.0), bins=('giou', 0.0))
 
@@ -62,10 +61,10 @@ def crosskd(
     check_non_negative('edges', edges)
     check_non_negative('boxes', 0.0 if boxes is None else boxes)
     if overlap is not None:
-        check_choice('overlap', overlap, OVERLAPS)
+        check_choice('overlap', overlap, ('giou', 'log-iou'))
     if pair.kind == 'detection':
         heads = [getattr(pair.models.get(one), 'bbox_head', None) for one in _members(pair)]
-        levels = _Levels(pair, _cut(pair, heads, depth), align)
+        levels = _Levels(pair, heads, _cut(pair, heads, depth), align)
         plan = levels.classes(tau, weight)
         if edges and all(BOXES.get(_type_of(head)) == 'bins' for head in heads):
             loss = dict(type='LocalizationKLLoss', tau=1.0, least=0.0)
@@ -99,8 +98,8 @@ def _check_overlap(pair: Pair, overlap: str | None, plan: Plan | None = None) ->
 class _Levels:
     """What objectives on all levels of two dense heads have in common."""
 
-    def __init__(self, pair: Pair, cut: int, align: bool) -> None:
-        self.pair, self.cut, self.align = pair, cut, align
+    def __init__(self, pair: Pair, heads: list[Any], cut: int, align: bool) -> None:
+        self.pair, self.heads, self.cut, self.align = pair, heads, cut, align
         self.each = range(pair.levels())
 
     def of(self, member: str, tap: str) -> list[str]:
@@ -120,6 +119,7 @@ class _Levels:
                 loss=dict(type='BinaryKLLoss', tau=tau),
                 reads=dict(student=f'{student}.cls{k}', teacher=f'{teacher}.score{k}'),
                 teacher_head=dict(at=f'{teacher}.cls{k}', align=self.align),
+                connectors=dict(student='auto'),
                 weight=weight / len(self.each),
             )
             for k in self.each
@@ -128,8 +128,19 @@ class _Levels:
         return Plan(objectives=objectives, taps=taps | self.branch('cls'))
 
     def add(self, plan: Plan, name: str, loss: dict, ends: list[str], weight: float) -> None:
-        """Add an objective on what the branch of boxes leads to, of all levels together."""
+        """Add an objective on what the branch of boxes leads to, of all levels together.
+
+        One loss reads all levels, since it divides by the scores of all: there is no 1×1
+        convolution for each, as the classes have.
+        """
         student, teacher = _members(self.pair)
+        widths = [getattr(head, 'feat_channels', None) for head in self.heads]
+        if None not in widths and widths[0] != widths[1]:
+            self.pair.fail(
+                f'the branches of boxes have {widths[0]} and {widths[1]} channels, and the rest of '
+                f"the teacher's reads its own number. Mend: feat_channels={widths[1]} of the "
+                "student's head, or boxes=0, edges=0"
+            )
         plan.taps.update(self.branch('reg') | {f'{name}{k}': ends[k] for k in self.each})
         reads: dict[str, Any] = dict(
             student=self.of(student, 'reg'),

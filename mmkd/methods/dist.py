@@ -27,10 +27,13 @@ def dist(
     Args:
         pair: The pair.
         tau: Temperature.
-        inter: β, of the term by position.
+        inter: β, of the term by position; None of two classes: 0, since two probabilities always
+            correlate by ±1.
         intra: γ, of the term by class.
         weight: Of the objective.
     """
+    if inter is None and pair.task.num_classes == 2:
+        inter = 0.0
     loss = dict(
         type='DISTLoss',
         tau=of_task(pair, tau, segmentation=1.0, classification=4.0),

@@ -25,6 +25,7 @@ def id(
     tau: float | None = None,
     rows: int | None = None,
     queries: bool | None = None,
+    heads: str = 'match',
 ) -> Plan:
     """Attention and hidden states of the student's layers learn from the teacher's, all at once.
 
@@ -49,6 +50,7 @@ def id(
         queries: Whether attention is read by queries and keys, so that rows are right whatever
             kernel runs, or as rows that the network computes in any case; None: rows of images
             alone.
+        heads: 'match' compares head by head, 'mean' their means, so that numbers may differ.
     """
     own = pair.attentions(pair.student) if layers is None else list(layers)
     theirs = _under(pair, own, teacher_layers)
@@ -60,7 +62,7 @@ def id(
     numbers = range(len(own))
     if attention:
         objectives |= {
-            f'attention{m}': _attention(pair, m, rows, attention, queries) for m in numbers
+            f'attention{m}': _attention(pair, m, rows, attention, queries, heads) for m in numbers
         }
     if cosine:
         objectives |= {f'cosine{m}': _cosine(pair, m, cosine) for m in numbers}
@@ -70,7 +72,7 @@ def id(
         member_taps={
             member: {
                 **(_attention_taps(layers, queries) if attention else {}),
-                **(_state_taps(pair, layers) if cosine else {}),
+                **(_state_taps(pair, member, layers) if cosine else {}),
             }
             for member, layers in ((pair.student, own), (pair.teacher, theirs))
         },
@@ -101,14 +103,24 @@ def _attention_taps(layers: list[int], queries: bool) -> dict[str, str]:
     return taps
 
 
-def _state_taps(pair: Pair, layers: list[int]) -> dict[str, str]:
+def _state_taps(pair: Pair, member: str, layers: list[int]) -> dict[str, str]:
     if pair.kind == 'segmentation':
-        return {f'map{m}': f'auto:stages[{m}]' for m in range(len(layers))}
+        last = pair.told_attentions(member) or layers  # not told: a layer for each stage in turn
+        if not set(layers) <= set(last):
+            pair.fail(
+                f'states of segmentors are the maps of stages, which end with the layers {last} in '
+                f'{member!r}; got the layers {layers}. Mend: those layers, or cosine=0'
+            )
+        return {f'map{m}': f'auto:stages[{last.index(layer)}]' for m, layer in enumerate(layers)}
     return {f'hidden{m}': f'auto:hidden[{layer}]' for m, layer in enumerate(layers)}
 
 
-def _attention(pair: Pair, m: int, rows: int | None, weight: float, queries: bool) -> dict:
+def _attention(
+    pair: Pair, m: int, rows: int | None, weight: float, queries: bool, heads: str
+) -> dict:
     loss: dict[str, Any] = dict(type='AttentionKLLoss')
+    if heads != 'match':
+        loss['heads'] = heads
     if rows is not None:
         loss['rows'] = rows
     masks = dict(mask='batch.tokens', key_mask='batch.tokens') if pair.kind == 'text' else {}

@@ -60,6 +60,8 @@ def scores_of_levels(
     task_weight: float | None = None,
 ) -> Plan:
     """Return the objectives on the class scores of every level of two detectors."""
+    for member in (pair.student, pair.teacher):
+        refuse_softmax(pair, member)
     levels = range(pair.levels())
     weight = 10.0 if weight is None else weight
     loss = dict(type='BinaryKLLoss') if tau is None else dict(type='BinaryKLLoss', tau=tau)
@@ -71,3 +73,19 @@ def scores_of_levels(
         taps={f'score{k}': f'auto:logits[{k}]' for k in levels},
         task_weight=task_weight,
     )
+
+
+def refuse_softmax(pair: Pair, member: str) -> None:
+    """Refuse a dense head whose scores are a softmax with the background, not a yes or no each.
+
+    Raises:
+        ValueError: It has such scores.
+    """
+    loss = getattr(getattr(pair.models.get(member), 'bbox_head', None), 'loss_cls', None)
+    kind = str(getattr(loss, 'type', type(loss).__name__)).split('.')[-1]
+    if not getattr(loss, 'use_sigmoid', kind != 'CrossEntropyLoss'):
+        pair.fail(
+            f'the class scores of {member!r} are a softmax over its classes and the background, '
+            'and the binary divergence here takes each class for a yes or no. Mend: '
+            'loss_cls=dict(use_sigmoid=True, …) of both heads'
+        )

@@ -42,10 +42,9 @@ def ksanc(
         channels: Widths of the critic.
         task_weight: Of the student's own losses.
     """
-    maps = pair.kind == 'segmentation'
     number = pair.stages() if stages is None else stages
     names = [f'stage{n}' for n in range(1, number + 1)]
-    valid: dict[str, Any] = dict(mask='batch.valid') if maps else {}
+    valid: dict[str, Any] = dict(mask='batch.valid')
     critic: dict[str, Any] = dict(type='CategoryCritic')
     if channels is not None:
         critic['channels'] = channels

@@ -23,6 +23,11 @@ def lskd(
         weight: Of the objective.
         task_weight: Of the student's own losses.
     """
+    if pair.task.num_classes == 2:
+        pair.fail(
+            'two logits, standardised, are ±1 whatever they were, so that nothing could be '
+            "learned. Mend: 'kd'"
+        )
     loss = dict(type='PixelWiseKLLoss', tau=tau, standardize=True)
     return Plan(
         objectives=dict(lskd=dict(loss=loss, **pair.on('logits'), weight=weight)),

@@ -137,13 +137,18 @@ class Pair:
         Raises:
             ValueError: Its config does not say.
         """
-        layers = _layers(self.models.get(member))
+        layers = self.told_attentions(member)
         if layers is None:
             self.fail(
                 f'the config of {member!r} does not say how many attention layers it has. Mend: '
                 f'dict(type={self.method!r}, layers=[0, 1, 2], teacher_layers=[1, 3, 5]); of '
                 "segmentors without attention method='affinity'"
             )
+        return layers
+
+    def told_attentions(self, member: str) -> list[int] | None:
+        """Return what :meth:`attentions` does, None where the member's config does not say."""
+        layers = _layers(self.models.get(member))
         return list(range(layers)) if isinstance(layers, int) else layers
 
     def levels(self) -> int:

@@ -35,7 +35,8 @@ def psk(
         pair: The student.
         alpha: The last share of the past.
         kind: 'past' or 'ema'.
-        steps: Of an epoch, for the past: a 300th of the run.
+        steps: How many steps of the optimizer the past lies back at least: a 300th of the run,
+            where no gradients are added up over iterations.
         momentum: Of 'ema'.
         length: Iterations over which the share rises: the run.
         weight: Of the objective.

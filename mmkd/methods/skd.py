@@ -144,7 +144,7 @@ def _terms_of_levels(pair: Pair, pixel: float | None, pair_wise: float, patch: i
 def _holistic(pair: Pair, tap: str, weight: float, critic: dict | None) -> dict:
     activation = dict(segmentation='softmax', detection='sigmoid').get(pair.kind)
     shown = {} if activation is None else dict(activation=activation)
-    connected = dict(connectors=dict(teacher='auto')) if pair.kind == 'segmentation' else {}
+    connected = dict(connectors=dict(teacher='auto')) if pair.kind != 'detection' else {}
     return dict(
         loss=dict(
             type='AdversarialLoss', **shown, critic=dict(type='HolisticCritic', **(critic or {}))

@@ -74,10 +74,11 @@ class Detection(Task):
     def edges(self, model: Any, prediction: Trace) -> Iterator[Tensor]:
         """Yield the distributions of edges of every level of a dense head, the finest first.
 
-        Most heads predict four numbers a position, which are no distributions.
+        Most heads predict four numbers a position, or for each anchor: no distributions.
         """
+        last = getattr(getattr(model, 'bbox_head', None), 'reg_max', None)
         for made in _levels(prediction, 1):
-            if made.shape[1] > 4 and made.shape[1] % 4 == 0:
+            if last and made.shape[1] == 4 * (last + 1):
                 yield made
 
     @classmethod

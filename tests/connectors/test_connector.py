@@ -359,6 +359,16 @@ def test_what_auto_refuses_by_shape() -> None:
 # ---------------------------------------------------------------------- the norm
 
 
+def test_one_value_of_a_channel_has_no_variance() -> None:
+    """It passes as it is in training; where torch would refuse it, nothing is remembered."""
+    norm, x = BatchNorm(3), torch.randn(1, 3, 1, 1)
+    before = {key: value.clone() for key, value in norm.state_dict().items()}
+    assert torch.equal(norm(x), x)
+    assert all(torch.equal(value, before[key]) for key, value in norm.state_dict().items())
+    norm.running_mean.fill_(1.0)
+    torch.testing.assert_close(norm.eval()(x), (x - 1) / (1 + norm.eps) ** 0.5)
+
+
 def test_the_norm_of_one_rank_is_that_of_torch() -> None:
     """Bit for bit: values, gradients and running statistics, and when it predicts."""
     ours, theirs = BatchNorm(3), nn.BatchNorm2d(3)

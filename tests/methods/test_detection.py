@@ -418,6 +418,22 @@ def test_levels_and_classes_that_differ(mmdet: None) -> None:
         build(config)
 
 
+def test_scores_that_are_a_softmax_are_no_yes_or_no(mmdet: None) -> None:
+    softmax = dict(type='CrossEntropyLoss', use_sigmoid=False)
+    for changed in (0, 1):
+        members = [retina(8), retina(8)]
+        members[changed]['bbox_head'].update(loss_cls=softmax)
+        config = dict(
+            type='mmkd.Distiller',
+            student=dict(model=members[0], scope='mmdet'),
+            teacher=dict(model=members[1], scope='mmdet', allow_untrained=True),
+            method='kd',
+        )
+        who = ('student', 'teacher')[changed]
+        with pytest.raises(ValueError, match=f'scores of .{who}. are a softmax .*Mend: loss_cls'):
+            build(config)
+
+
 def test_boxes_of_a_class_that_there_is_not(mmdet: None) -> None:
     model = build(distiller(gfl(8), gfl(16), 'bbox_head.gfl_cls'))
     batch = data(model)

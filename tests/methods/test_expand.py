@@ -41,6 +41,16 @@ def detectors(method: Any) -> dict:
     return dict(type='mmkd.Distiller', student=dict(model=model), teacher=big, method=method)
 
 
+def transformers(method: Any) -> dict:
+    backbones = [
+        dict(type='MixVisionTransformer', num_layers=layers) for layers in ([1, 2], [2, 2])
+    ]
+    head = dict(type='SegformerHead', num_classes=3)
+    models = [dict(type='EncoderDecoder', backbone=one, decode_head=head) for one in backbones]
+    teacher = dict(model=models[1], allow_untrained=True)
+    return dict(student=dict(model=models[0]), teacher=teacher, method=method)
+
+
 @pytest.fixture
 def said() -> Iterator[list[str]]:
     """Return what mmengine's logger says; it hands nothing on to pytest's."""
@@ -111,6 +121,21 @@ def test_members_of_other_names_are_read_by_them() -> None:
     assert made['objectives']['pixel']['reads'] == dict(
         student='student.logits', teacher='big.logits'
     )
+
+
+def test_states_are_of_the_stages_that_the_layers_end() -> None:
+    """Layers 2 of 3 and 3 of 4 end the second stage of both."""
+    made, _ = expand(transformers(dict(type='id', layers=[2], teacher_layers=[3], heads='mean')))
+    assert made['student']['taps']['map0'] == made['teacher']['taps']['map0'] == 'auto:stages[1]'
+    assert made['student']['taps']['q0'] == 'auto:query[2]'
+    loss = made['objectives']['attention0']['loss']
+    assert loss == dict(type='AttentionKLLoss', heads='mean', rows=256)
+
+
+def test_two_probabilities_have_no_order_to_learn() -> None:
+    for classes, inter in ((2, 0.0), (3, 1.0)):
+        made, _ = expand(pair('dist', student=segmentor(4, num_classes=classes)))
+        assert made['objectives']['dist']['loss']['inter'] == inter
 
 
 # ---------------------------------------------------------------------- several methods
@@ -427,6 +452,16 @@ REFUSED = {
         pair(dict(type='id', layers=[0, 1], teacher_layers=[1])),
         ValueError,
         "method 'id': teacher_layers must be one for each of the 2 layers, got [1]",
+    ),
+    'two standardised logits': (
+        pair('lskd', student=segmentor(4, num_classes=2)),
+        ValueError,
+        "method 'lskd': two logits, standardised, are ±1 whatever they were",
+    ),
+    'layers that end no stage': (
+        transformers(dict(type='id', layers=[1], teacher_layers=[2])),
+        ValueError,
+        "stages, which end with the layers [0, 2] in 'student'; got the layers [1]. Mend: those",
     ),
     'no length': (
         pair(dict(type='sid', layers=[0], teacher_layers=[0])),

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from helpers.runs import need_mmdet
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, DefaultScope
-from test_detection import fcos, gfl
+from test_detection import fcos, gfl, retina
 from torch import Tensor
 
 from mmkd.losses import LocalizationKLLoss
@@ -112,6 +112,8 @@ def test_a_student_of_its_teachers_weights_has_nothing_to_learn() -> None:
 def test_pairs_that_it_is_not_for() -> None:
     with pytest.raises(KeyError, match=r"no 'edges' was found in its forward"):
         distiller(fcos(8), fcos(16))
+    with pytest.raises(KeyError, match=r"no 'edges' was found"):  # 4 numbers for each of 9 anchors
+        distiller(retina(8), retina(8))
     with pytest.raises(ValueError, match='of one shape, .* mend: heads of one reg_max'):
         distiller(with_bins(gfl(8), 8), gfl(16))
     with pytest.raises(ValueError, match="scores must be one of .*'labels'"):

@@ -98,7 +98,7 @@ def test_crd_is_the_official_formula_times_its_weight() -> None:
     tags = torch.arange(40) % 4
     loss.queue.tags[:-1] = loss.student_queue.tags[:-1] = tags
     value = one['weight'] * loss(student, teacher, labels=labels)
-    assert one['reads'] == dict(labels='batch.labels')
+    assert one['reads'] == dict(labels='batch.labels', mask='batch.labelled')
 
     n, m, tau = 500, 30, 0.07
     z = n * mean_of_random(16, tau)

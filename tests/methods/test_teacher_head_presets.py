@@ -330,6 +330,23 @@ def test_crosskd_cannot_be_cut_behind_a_head() -> None:
         detectors(fcos(8), fcos(16), depth=3)
 
 
+def test_crosskd_of_heads_of_other_widths() -> None:
+    """Classes pass a convolution; branches of boxes, which one loss reads together, have none."""
+    narrow = fcos(8)
+    narrow['bbox_head'].update(feat_channels=8)
+    with pytest.raises(ValueError, match='8 and 16 channels.*Mend: feat_channels=16.*or boxes=0'):
+        detectors(copy.deepcopy(narrow), fcos(16), depth=1)
+    model = detectors(narrow, fcos(16), boxes=0.0, depth=1)
+    assert list(model.objectives) == [f'crosskd{k}' for k in range(5)]
+    conv = model.objectives['crosskd0'].connectors['student'].conv
+    assert tuple(conv.weight.shape) == (16, 8, 1, 1)
+    data = generated_batch(2, (256, 256), model.task)
+    before = conv.weight.detach().clone()
+    log = model.train_step(data, OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01)))
+    assert log['crosskd0.loss'] > 0
+    assert not torch.equal(conv.weight, before)
+
+
 # ---------------------------------------------------------------------- OFA
 
 

@@ -77,6 +77,8 @@ class Objective(BaseModule):
             name. See :class:`mmkd.distiller.objectives.through.Through`.
 
     Attributes:
+        asks_what_is_ignored: Whether the loss's ``ignore_index``, which its config does not say,
+            becomes that of the student's head.
         label_sets: Reference -> what the class logits of its member are, as far as the Distiller
             knows.
 
@@ -114,6 +116,9 @@ class Objective(BaseModule):
         connectors = connectors or {}
         found = read_references(called, on, reads or {}, known)
         self.reads = Reads(name, found, self.loss, connectors)
+        said = not isinstance(loss, dict) or 'ignore_index' in loss
+        own = hasattr(self.loss, 'ignore_index') and self.reads_labels_itself
+        self.asks_what_is_ignored = own and not said
         self.through: Through | None = None
         if teacher_head is not None and teacher_head is not False:
             self.through = Through(called, teacher_head, self.reads, known)
@@ -183,8 +188,12 @@ class Objective(BaseModule):
     @property
     def reads_labels(self) -> bool:
         """Whether it reads labels of the batch, or where they are valid."""
-        reads = any(self.reads[name] in LABELS for name in self.reads.of_batch)
-        return reads or self.where.reads_labels
+        return self.reads_labels_itself or self.where.reads_labels
+
+    @property
+    def reads_labels_itself(self) -> bool:
+        """The same, without the parts of ``where=``."""
+        return any(self.reads[name] in LABELS for name in self.reads.of_batch)
 
     @property
     def skips_unlabelled(self) -> bool:
@@ -307,6 +316,8 @@ class Objective(BaseModule):
         Returns:
             What was done, in words.
         """
+        if self.asks_what_is_ignored:  # else a void label of 0 … C − 1 would be learned as a class
+            self.loss.ignore_index = record.batch.ignore_index
         self._check_class_logits(record)
         done = [] if self.class_map is None else [f'{self.name}: {self._map_classes(record)}']
         for argument, auto in self.auto.items():

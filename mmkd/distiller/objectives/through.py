@@ -187,9 +187,10 @@ class Through:
         if x.dim() == 4 and teacher.dim() == 2:
             x = x.mean((2, 3))
         if x.dim() != teacher.dim() or x.shape[1] != teacher.shape[1]:
+            each = 'an objective for each of the list, with ' if self.listed else ''
             raise ValueError(
                 f"the teacher's head reads {tuple(teacher.shape)} and is given {tuple(x.shape)}. "
-                "Mend: connectors=dict(student='auto')"
+                f"Mend: {each}connectors=dict(student='auto')"
             )
         return aligned(x, teacher) if self.align else x
 

@@ -15,6 +15,7 @@ from mmkd.losses.functional import (
     max_over_ranks,
     measure,
     no_autocast,
+    place_axes,
     sum_over_ranks,
     weighted_mean,
     widen,
@@ -74,6 +75,11 @@ def dist(
     check_non_negative('inter', inter)
     check_non_negative('intra', intra)
     check_distributions(student, teacher, 'DIST', mask, weight)
+    if inter and student.shape[1] == 2:
+        raise ValueError(
+            'two probabilities correlate by ±1 whatever they are: the term by position could not '
+            'be learned. Mend: inter=0'
+        )
     with no_autocast(student):
         student, teacher = widen(student, teacher.detach())
         valid = counted(mask, weight)
@@ -97,7 +103,7 @@ def _by_class(p_s: Tensor, p_t: Tensor, valid: Tensor | None, weight: Tensor | N
     live = _alive(p_s, own) & _alive(p_t, own)
     total = sum_over_ranks(p_s.new_full((), p_s[:, 0].numel()) if own is None else own.sum())
     total = total.where(total > 0, total.new_ones(()))
-    sums = [(x if own is None else x * own).sum(_places(x), keepdim=True) for x in (p_s, p_t)]
+    sums = [(x if own is None else x * own).sum(place_axes(x), keepdim=True) for x in (p_s, p_t)]
     means = sum_over_ranks(torch.stack(sums)) / total
     a, b = p_s - means[0], p_t - means[1].detach()  # both sums share one graph
     if own is not None:
@@ -111,7 +117,7 @@ def _cosine_over_ranks(a: Tensor, b: Tensor) -> Tensor:
     The maps are changed.
     """
     # As of unit vectors: the squares of a class of tiny probability are no numbers of float32.
-    places = _places(a)
+    places = place_axes(a)
     largest = [x.detach().abs().amax(places, keepdim=True) for x in (a, b)]
     sizes = max_over_ranks(torch.stack(largest))
     sizes = sizes.where(sizes > torch.finfo(a.dtype).tiny, sizes.new_ones(()))
@@ -128,13 +134,9 @@ def _centred(p: Tensor) -> Tensor:
     return p - p.mean(1, keepdim=True)
 
 
-def _places(x: Tensor) -> list[int]:
-    return [d for d in range(x.dim()) if d != 1]
-
-
 def _alive(p: Tensor, own: Tensor | None) -> Tensor:
     """Return whether the numbers of a class differ where they count, on any rank."""
-    p, limits, places = p.detach(), torch.finfo(p.dtype), _places(p)
+    p, limits, places = p.detach(), torch.finfo(p.dtype), place_axes(p)
     least = most = p
     if own is not None:
         counts = above_zero(own)

@@ -123,7 +123,7 @@ class HiddenCosineLoss(Loss):
             student, teacher = (_tokens(x) for x in (student, teacher))
             mask = mask if mask is None else mask.flatten(1) if student.dim() == 3 else mask
             if self.token == 'first':
-                student, teacher, mask = student[:, 0], teacher[:, 0], None
+                student, teacher = student[:, 0], teacher[:, 0]
             elif self.token == 'mean':
                 counted = None if mask is None else mask.any(1)
                 student, teacher = (_mean(x, mask) for x in (student, teacher))
@@ -161,7 +161,7 @@ def prototypes(labels: Tensor, ignore_index: int, *maps: Tensor) -> list[Tensor]
     [[2.0], [5.0]]
     """
     n = len(labels)
-    valid = labels.flatten() != ignore_index
+    valid = (labels.flatten() >= 0) & (labels.flatten() != ignore_index)
     image = torch.arange(n, device=labels.device).repeat_interleave(labels[0].numel())
     classes = int(labels.flatten()[valid].max()) + 1 if bool(valid.any()) else 1
     group, index = torch.unique((image * classes + labels.flatten())[valid], return_inverse=True)

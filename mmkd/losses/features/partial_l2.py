@@ -13,6 +13,7 @@ from mmkd.losses.features.point_wise import check_features
 from mmkd.losses.functional import (
     fill_masked,
     no_autocast,
+    place_axes,
     sum_over_ranks,
     weighted_mean,
     widen,
@@ -116,7 +117,7 @@ def _margin(margin: str | float | Tensor, teacher: Tensor) -> Tensor:
 
 def _mean_negative(teacher: Tensor) -> Tensor:
     """Return the mean of the negative features of each channel, over all ranks; 0 without any."""
-    places = _places(teacher)
+    places = place_axes(teacher)
     sums = torch.stack([teacher.clamp(max=0).sum(places), (teacher < 0).sum(places)])
     total, count = sum_over_ranks(sums)
     return total / count.clamp(min=1)
@@ -124,12 +125,8 @@ def _mean_negative(teacher: Tensor) -> Tensor:
 
 def _nothing(student: Tensor, teacher: Tensor) -> Tensor:
     """Return 0 for each channel, NaN where a side holds −Inf, which would count as agreement."""
-    places = _places(student)
+    places = place_axes(student)
     return 0 * (student.detach().amin(places) + teacher.amin(places))
-
-
-def _places(x: Tensor) -> list[int]:
-    return [d for d in range(x.dim()) if d != 1]
 
 
 @MODELS.register_module()

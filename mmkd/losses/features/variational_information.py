@@ -15,6 +15,7 @@ from mmkd.losses.functional import (
     fill_masked,
     measure,
     no_autocast,
+    place_axes,
     widen,
 )
 from mmkd.registry import MODELS
@@ -79,7 +80,7 @@ def variational_information(
             squares, total = squares * weight.unsqueeze(1), weight.sum()
             total = total.where(total > 0, total.new_ones(()))
         # By channel first, so that no map is divided by its variances and kept.
-        of_channel = squares.sum([d for d in range(student.dim()) if d != 1]) / total
+        of_channel = squares.sum(place_axes(student)) / total
         value = (of_channel / variance + variance.log()).mean() / 2
         return value if counts is None else value.where(counts.any(), value.new_zeros(()))
 

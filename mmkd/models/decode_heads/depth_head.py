@@ -78,8 +78,8 @@ class DepthHead(BaseDecodeHead):
             ``norm_cfg``, …
 
     Raises:
-        ValueError: Ground truth in another unit, less than 5 % of it in [min_depth, max_depth]; a
-            batch without any; maps of several sizes or channels.
+        ValueError: Ground truth in another unit: less than 5 % of it in [min_depth, max_depth] in
+            a batch before any had more; maps of several sizes or channels.
 
     Examples:
         >>> head = DepthHead(0.5, 10., num_bins=16, in_channels=4, channels=8)
@@ -117,6 +117,7 @@ class DepthHead(BaseDecodeHead):
                 f'{self.in_channels}'
             )
         self.depth = LogDepth(num_bins, min_depth, max_depth)
+        self.unit_seen = False
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
         """Return metres (N, 1, h, w) at the resolution of the feature map."""
@@ -157,9 +158,11 @@ class DepthHead(BaseDecodeHead):
         truth = torch.stack([sample.gt_depth_map.data for sample in samples]).float()
         inside = (truth >= self.min_depth) & (truth <= self.max_depth)
         given = torch.isfinite(truth) & (truth > 0)
-        # sky and padding may be far outside and most of a batch; in another unit nearly nothing is
-        # inside
-        if 20 * (given & inside).sum() < given.sum():
+        # Sky and padding may be far outside and most of a batch; in another unit nearly nothing is
+        # inside. Once a batch was, the unit is right, and another one may lie far away.
+        fits = self.unit_seen or bool(20 * (given & inside).sum() >= given.sum())
+        self.unit_seen = fits and (self.unit_seen or bool(given.any()))
+        if not fits:
             far = 20 * (given & inside).flatten(1).sum(1) < given.flatten(1).sum(1)
             theirs = [sample for sample, own in zip(samples, far.tolist(), strict=True) if own]
             raise ValueError(

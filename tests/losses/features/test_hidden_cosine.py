@@ -7,6 +7,7 @@ from references.internal import cosine, prototypes
 from torch import Tensor
 
 from mmkd.losses import HiddenCosineLoss, hidden_cosine
+from mmkd.losses.features.hidden_cosine import prototypes as class_states
 
 
 def pair(*shape: int) -> tuple[Tensor, Tensor]:
@@ -96,6 +97,13 @@ def test_places_of_a_map_are_tokens() -> None:
         HiddenCosineLoss(token='mean')(student, teacher),
         hidden_cosine(*(x.mean((2, 3)) for x in (student, teacher))),
     )
+
+
+def test_a_place_without_a_class_belongs_to_none() -> None:
+    """−1 is none, as 255 is; of another image it would else have the number of a class."""
+    states = torch.arange(4.0).view(2, 1, 1, 2)
+    labels = torch.tensor([[[0, 1]], [[-1, 0]]])
+    assert class_states(labels, 255, states)[0].flatten().tolist() == [0.0, 1.0, 3.0]
 
 
 def test_class_prototypes_equal_the_slow_loop() -> None:

@@ -154,6 +154,15 @@ def test_depth_in_another_unit() -> None:
         head().loss([torch.randn(2, 3, 4, 4)], samples(*maps), None)
 
 
+def test_once_the_unit_is_right_a_batch_may_lie_far_away() -> None:
+    module, features = head(), torch.randn(2, 3, 4, 4, requires_grad=True)
+    far = samples(*torch.full((2, 4, 4), 40.0))
+    with pytest.raises(ValueError, match='outside 1.0 … 16.0 m: median 40'):
+        module.loss([features], far, None)
+    module.loss([features], samples(*torch.full((2, 4, 4), 8.0)), None)
+    assert all(float(value) == 0.0 for value in module.loss([features], far, None).values())
+
+
 def test_much_sky_is_no_other_unit_and_maps_have_one_size() -> None:
     true = torch.rand(2, 4, 5) * 10 + 2
     true[:, :3] = 655.35
