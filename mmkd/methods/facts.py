@@ -23,9 +23,10 @@ from mmkd.tasks import Classification, Depth, Described, Detection, Segmentation
 
 LAYERS = dict(num_layers=4, out_indices=(0, 1, 2, 3))
 # a task, and a model of it that has all that a method may ask of a config
+# three classes: of two some methods say less, or nothing
 EXAMPLES: tuple[tuple[Task, dict], ...] = (
-    (Segmentation(2), dict(backbone=LAYERS, decode_head=dict(channels=8))),
-    (Classification(2), dict(type='ImageClassifier', in_channels=8, backbone=LAYERS)),
+    (Segmentation(3), dict(backbone=LAYERS, decode_head=dict(channels=8))),
+    (Classification(3), dict(type='ImageClassifier', in_channels=8, backbone=LAYERS)),
     (Text(2), dict(options=dict(num_hidden_layers=4))),
     (Depth(), dict(backbone=LAYERS)),
     (Detection(2), dict(neck=dict(num_outs=5), bbox_head=dict(type='FCOSHead'))),
