@@ -1,5 +1,6 @@
 """What a config needs before a run: its settings checked, and what depends on the run settled."""
 
+import copy
 import logging
 from datetime import timedelta
 from typing import Any
@@ -42,6 +43,7 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     follow_length(cfg)
     _log_by_iterations(cfg)
     _keep_preprocessor(cfg)
+    _refuse_wrong_scaling(cfg)
     _lead_teachers(cfg)
     cfg.launcher = launcher
     _require_scope(cfg)
@@ -74,21 +76,27 @@ def scale_learning_rate(cfg: Config) -> None:
     """Have mmengine scale the learning rate by the batch size.
 
     Raises:
-        SystemExit: The config does not say what batch its learning rate is for, or adds gradients
-            up, which mmengine does not count.
+        SystemExit: The config does not say what batch its learning rate is for.
+        ValueError: It adds gradients up, which mmengine does not count.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise SystemExit(
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
         )
-    counts = accumulation(cfg.get('optim_wrapper'))
-    if counts > 1:
-        raise SystemExit(
-            f'--auto-scale-lr counts no accumulation of gradients, and optim_wrapper has '
-            f'accumulative_counts={counts}: the learning rate would be {counts} times too small. '
-            'Mend: without it; the log says by what the learning rate of the config should change'
-        )
     cfg.auto_scale_lr.enable = True
+    _refuse_wrong_scaling(cfg)
+
+
+def _refuse_wrong_scaling(cfg: Config) -> None:
+    """Refuse to have mmengine scale a learning rate whose gradients are added up."""
+    counts = accumulation(cfg.get('optim_wrapper'))
+    if (cfg.get('auto_scale_lr') or {}).get('enable') and counts > 1:
+        raise ValueError(
+            '--auto-scale-lr, or auto_scale_lr=dict(enable=True), counts no accumulation of '
+            f'gradients, and optim_wrapper has accumulative_counts={counts}: the learning rate '
+            f'would be {counts} times too small. Mend: without it; the log says by what the '
+            'learning rate of the config should change'
+        )
 
 
 def draw_into(cfg: Config, folder: str) -> None:
@@ -130,6 +138,18 @@ def _log_by_iterations(cfg: Config) -> None:
     name = kind if isinstance(kind, str) else kind.__name__
     if name.rpartition('.')[-1] == 'LoggerHook':
         hook.setdefault('log_metric_by_epoch', False)
+
+
+def hand_down_preprocessor(cfg: Config) -> None:
+    """Give the model the ``data_preprocessor`` at the top of the config, as mmengine's Runner does.
+
+    Args:
+        cfg: The config, changed in place.
+    """
+    _keep_preprocessor(cfg)
+    given, model = cfg.get('data_preprocessor'), cfg.get('model')
+    if given is not None and isinstance(model, dict) and model.get('data_preprocessor') is None:
+        model['data_preprocessor'] = copy.deepcopy(given)
 
 
 def _keep_preprocessor(cfg: Config) -> None:

@@ -285,6 +285,8 @@ def _check_optimizer(where: str, optimizer: Any) -> None:
         )
     for key in RATES:
         value = optimizer.get(key, 0)
+        if value is None or isinstance(value, list | tuple):
+            continue  # Adafactor's: a rate of its own, two numbers
         number = isinstance(value, int | float) and not isinstance(value, bool)
         if not number or not math.isfinite(value) or value < 0:
             raise ValueError(f'{where}.{key} must be a finite number, 0 or above, got {value!r}')

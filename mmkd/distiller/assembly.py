@@ -383,9 +383,21 @@ def build_students(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
 
 def set_size(preprocessor: Any, size: tuple[int, int]) -> None:
     """Have a data preprocessor pad to this size, whatever its config says."""
+    own = getattr(preprocessor, 'size', None), getattr(preprocessor, 'size_divisor', None)
+    preprocessor.padded_to = getattr(preprocessor, 'padded_to', own)
     preprocessor.size = size
     if hasattr(preprocessor, 'size_divisor'):
         preprocessor.size_divisor = None  # mmseg takes one of the two
+
+
+def as_configured(preprocessor: Any) -> Any:
+    """Return a copy of a data preprocessor that pads as its config says, see :func:`set_size`."""
+    made = copy.deepcopy(preprocessor)
+    if hasattr(made, 'padded_to'):
+        made.size, divisor = made.padded_to
+        if hasattr(made, 'size_divisor'):
+            made.size_divisor = divisor
+    return made
 
 
 def _build(member: Member, parts: Parts, mistakes: Mistakes) -> nn.Module:

@@ -206,6 +206,15 @@ def test_nothing_is_loaded_and_the_size_is_the_one_asked_for(pair: Pair) -> None
     assert pair.full.objectives['holistic'].loss.critic is not None
 
 
+def test_preprocessors_of_every_kind_take_a_size() -> None:
+    divisor = tiny.preprocessor() | dict(size=None, size_divisor=8)
+    models = [tiny.segmentor(width, data_preprocessor=dict(divisor)) for width in (4, 8)]
+    teacher = dict(model=models[1], allow_untrained=True)
+    made = Pair(config(student=dict(model=models[0]), teacher=teacher), Options(), size=(32, 64))
+    ready = made.full.data_preprocessor(made.data, True)
+    assert tuple(ready['inputs'].shape) == (2, 3, 32, 64)
+
+
 def test_options_reach_student_teacher_and_optimizers(pair: Pair) -> None:
     weight = pair.full.teacher.backbone.layer1[0].conv1.weight
     assert weight.dtype == torch.bfloat16

@@ -115,6 +115,22 @@ def test_members_run_once_for_each_tap() -> None:
     assert not kd.record['teacher']['logits'].requires_grad
 
 
+def test_the_step_is_of_the_size_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Building a method changes what the student's preprocessor pads to."""
+    here = Members(config(), (32, 64), 2, 'cpu')
+    seen = []
+    forward = here.student.backbone.forward
+    monkeypatch.setattr(
+        here.student.backbone, 'forward', lambda x: seen.append(tuple(x.shape[2:])) or forward(x)
+    )
+    here.step()
+    own(here, 'kd')
+    seen.clear()
+    here.step()
+    assert seen == [(32, 64)]
+    assert tuple(here.batch.inputs.shape[2:]) == (32, 64)
+
+
 def test_the_wider_record_holds_every_map_twice(members: Members) -> None:
     skd = own(members, 'skd')
     assert skd.wider is not None

@@ -22,11 +22,11 @@ from mmengine.visualization import Visualizer
 from torch import Tensor, nn
 
 from mmkd.__main__ import main
-from mmkd.apis.doctor import Report, diagnose
+from mmkd.apis.doctor import Report, diagnose, list_taps
 from mmkd.apis.doctor.data import check_folders, check_labels
 from mmkd.apis.doctor.evaluation import _Reader
 from mmkd.apis.doctor.measure import gradient_norm, measure_objectives, normaliser, table_cost
-from mmkd.apis.doctor.run import check_run
+from mmkd.apis.doctor.run import check_disk, check_run
 from mmkd.apis.doctor.wiring import Wiring
 from mmkd.losses import PairWiseAffinityLoss, PixelWiseKLLoss
 from mmkd.models import TextDataPreprocessor
@@ -307,15 +307,32 @@ def test_checkpoint_size_is_that_of_the_file(tmp_path: Path) -> None:
 
 
 def test_memory_of_a_step_scales_with_the_batch(tmp_path: Path) -> None:
+    """But gradients: of 2 MiB and the gradients of a step, 2 MiB are four times as many."""
     model = tiny.build(tiny.distiller())
     wrapper = tiny.sgd(model)
+    gradients = sum(4 * p.numel() for p in model.parameters() if p.requires_grad)
     reports = Report(), Report()
     for report, share in zip(reports, (1.0, 4.0), strict=True):
-        table_cost(model, wrapper, 2**20, share, Config(dict()), report)
+        table_cost(model, wrapper, 2**21 + gradients, share, Config(dict()), report)
     one, four = (
         float(table(r, 'cost')['memory of a step, about']['MiB'].split()[0]) for r in reports
     )
-    assert four - one == pytest.approx(3.0, abs=0.11)
+    assert four - one == pytest.approx(6.0, abs=0.11)
+
+
+def test_a_checkpoint_holds_what_optimizers_hold_though_gradients_are_added_up(
+    data_root: Path,
+) -> None:
+    """Adam has two numbers a parameter, of which a step that only adds up has none yet."""
+    found = []
+    for counts in (1, 4):
+        cfg = config(data_root)
+        cfg.optim_wrapper.student.optimizer = dict(type='Adam', lr=1e-3)
+        cfg.optim_wrapper.student.accumulative_counts = counts
+        report = diagnose(cfg, fake_data=True, device='cpu')
+        found.append(table(report, 'cost')['a checkpoint']['MiB'])
+    assert found[0] == found[1]
+    assert 'optimizer 0.0' not in found[0]
 
 
 def test_generated_batch_is_what_a_loader_gives() -> None:
@@ -1116,12 +1133,69 @@ def test_a_disk_too_small(data_root: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=10**6))
     cfg = config(
         data_root,
-        default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=50, max_keep_ckpts=3)),
+        default_hooks=dict(
+            checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=10, max_keep_ckpts=3)
+        ),
     )
     assert has(
         diagnose(cfg, fake_data=True).warnings,
         r'5 checkpoints of \d MiB need 0.0 GiB, but .* has 0.0 GiB free',
     )
+
+
+@pytest.mark.parametrize(
+    ('hook', 'loop', 'files'),
+    [
+        (dict(by_epoch=False, interval=1000), dict(max_iters=40000), 42),
+        (dict(by_epoch=False, interval=1000, max_keep_ckpts=5), dict(max_iters=40000), 7),
+        (dict(by_epoch=False, interval=1000, max_keep_ckpts=50), dict(max_iters=40000), 42),
+        (dict(by_epoch=False, interval=-1), dict(max_iters=40000), 3),
+        (dict(by_epoch=False), dict(max_iters=40000), 12),  # as the validation: 4000
+        (dict(interval=1), dict(by_epoch=True, max_epochs=100), 102),
+    ],
+)
+def test_how_many_checkpoints_a_run_keeps(
+    hook: dict, loop: dict, files: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr('shutil.disk_usage', lambda path: SimpleNamespace(free=0))
+    report = Report()
+    hooks = dict(checkpoint=dict(type='CheckpointHook', **hook))
+    loop = dict(val_interval=4000) | loop
+    check_disk(Config(dict(train_cfg=loop, default_hooks=hooks)), 1, report)
+    assert has(report.warnings, f'^{files} checkpoints of')
+
+
+def test_an_unfinished_schedule_is_told_and_a_warm_up_is_none(data_root: Path) -> None:
+    warm_up = dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=10)
+    steps = dict(type='MultiStepLR', by_epoch=False, milestones=[50], end=60)
+    decay = dict(type='PolyLR', by_epoch=False, end=60)
+    for schedule, told in (([warm_up], False), ([warm_up, steps], False), ([warm_up, decay], True)):
+        cfg = config(data_root, param_scheduler=schedule)
+        cfg.train_cfg.max_iters = 100
+        said = diagnose(cfg, fake_data=True, device='cpu').warnings
+        assert has(said, 'scheduled for 60 iterations') is told, said
+
+
+def test_pixels_said_at_the_top_of_a_config_are_the_models(data_root: Path) -> None:
+    """mmengine's Runner hands them down, and so does the doctor."""
+    cfg = config(data_root, tiny.segmentor(4))
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    report = diagnose(cfg, fake_data=True, device='cpu')
+    assert report.ok, report.errors
+
+
+def test_a_rate_that_is_scaled_already_needs_no_advice(data_root: Path) -> None:
+    cfg = config(data_root, auto_scale_lr=dict(base_batch_size=8, enable=True))
+    assert not has(diagnose(cfg, fake_data=True, device='cpu').warnings, 'learning rate is meant')
+    cfg.optim_wrapper.student.accumulative_counts = 2
+    assert has(diagnose(cfg, fake_data=True).errors, '.*accumulative_counts=2: the learning rate')
+
+
+@pytest.mark.bad_input
+def test_nothing_to_tap_and_nothing_to_train() -> None:
+    assert has(list_taps(Config(dict(a=1))).errors, "no 'model', so there is nothing to tap")
+    report = diagnose(Config(dict(train_dataloader=None)), fake_data=True)
+    assert has(report.errors, "the config has no 'train_dataloader'")
 
 
 def test_a_plain_model(data_root: Path) -> None:

@@ -563,6 +563,13 @@ def test_images_of_a_run_without_a_validation_set_are_refused(
         find_differences([read_row(f'kd={trained}')], 1, config=str(tmp_path / 'recipe.py'))
 
 
+def test_a_config_that_is_given_is_of_a_distilled_row(work: Path, trained: Path) -> None:
+    """Not of the last row, which here has no teacher."""
+    rows = [read_row(f'distilled={trained}'), *rows_of(work)]
+    cfg = next(trained.glob('*.py'))
+    assert find_differences(rows, 1, config=str(cfg)).label == 'distilled'
+
+
 @pytest.mark.bad_input
 def test_images_of_a_run_without_a_teacher_are_refused(work: Path, trained: Path) -> None:
     with pytest.raises(ValueError, match=r'but no row is the config of a Distiller.* Mend: '):

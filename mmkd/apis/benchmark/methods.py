@@ -177,8 +177,7 @@ class Members:
 
     def _preprocessed(self, source: nn.Module, data: dict, size: tuple[int, int]) -> Batch:
         source = copy.deepcopy(source)
-        if getattr(source, 'size', None) is not None:
-            set_size(source, size)
+        _pad_to(source, size)
         ready = source(copy.deepcopy(data), True)
         return Batch(ready['inputs'], ready['data_samples'], self.task.ignore_index, self.task)
 
@@ -192,7 +191,11 @@ class Members:
         )
 
     def step(self) -> None:
-        """Step the student by its own losses."""
+        """Step the student by its own losses, on images of the same size as its objectives.
+
+        Whoever built a method with this student has changed what its preprocessor pads to.
+        """
+        _pad_to(self.student.data_preprocessor, self.size)
         step_all([(self.student, self._wrapper)], [torch.preserve_format], self.data)
 
     def method(self, name: str) -> 'Method | str':
@@ -240,6 +243,12 @@ class Members:
             for tap in missing:
                 self._seen[keys[tap]] = _each(found[tap], partial(_leaf, learns=not teaches))
         return {tap: self._seen[key] for tap, key in keys.items()}
+
+
+def _pad_to(preprocessor: Any, size: tuple[int, int]) -> None:
+    """Have a preprocessor that pads to a size pad to this one."""
+    if getattr(preprocessor, 'size', None) is not None:
+        set_size(preprocessor, size)
 
 
 def _of_the_student(optimizers: dict) -> dict:

@@ -13,7 +13,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from torch import nn
 
 from mmkd.apis.methods import expand_config
-from mmkd.apis.prepare import is_distiller
+from mmkd.apis.prepare import hand_down_preprocessor, is_distiller
 from mmkd.apis.settings import optim_wrappers
 from mmkd.distiller import Distiller
 from mmkd.distiller.assembly import Settings, assemble, read_taps, streams_of
@@ -27,7 +27,7 @@ from mmkd.structures.record import Record
 from mmkd.tasks.base import task_of
 from mmkd.tasks.generated import generated_batch
 from mmkd.utils.checks import check_choice
-from mmkd.utils.kinds import is_made
+from mmkd.utils.kinds import bare_name, is_made
 
 AMP = {'fp32': 'OptimWrapper', 'bf16': 'mmkd.Bf16OptimWrapper', 'fp16': 'AmpOptimWrapper'}
 LAYOUTS = ('none', 'student', 'teacher', 'both')
@@ -98,11 +98,12 @@ class Pair:
         refuse_plain(cfg)
         cfg = copy.deepcopy(cfg)
         expand_config(cfg)
+        hand_down_preprocessor(cfg)
         self.device = torch.device(device)
         settings = Settings.of(cfg.model.to_dict())
         members = {role: offline_members(settings, role, size) for role in ('student', 'teacher')}
         if size is not None and isinstance(settings.data_preprocessor, dict):
-            settings.data_preprocessor['size'] = size
+            pad_to(settings.data_preprocessor, size)
         own: dict[str, dict] = {}
         for role, named in members.items():
             chosen = options.member(role)
@@ -196,7 +197,7 @@ class Pair:
         The student's part are leaves of a graph.
         """
 
-        @cache  # the members run in the first round, which does not count
+        @cache  # the members run in the first call, which is not timed
         def observed() -> tuple[Record, dict[str, Any]]:
             with torch.no_grad():
                 record, _ = self.full.observe(batch.inputs, batch.data_samples)
@@ -309,8 +310,23 @@ def _offline(name: str, role: str, value: Any, size: tuple[int, int] | None) -> 
     member = Member.parse(name, role, value)
     model = copy.deepcopy(member.model)
     if size is not None and model.get('data_preprocessor'):
-        model['data_preprocessor']['size'] = size
+        pad_to(model['data_preprocessor'], size)
     return dict(model=model, scope=member.scope, taps=member.taps, **member.options)
+
+
+def pad_to(preprocessor: dict, size: tuple[int, int]) -> None:
+    """Have the config of a preprocessor that pads to a size pad to this one.
+
+    Others take images as they come, and generated ones have the size.
+
+    >>> one = dict(type='mmseg.SegDataPreProcessor', size_divisor=32)
+    >>> pad_to(one, (8, 8))
+    >>> one
+    {'type': 'mmseg.SegDataPreProcessor', 'size': (8, 8)}
+    """
+    if bare_name(preprocessor.get('type')) == 'SegDataPreProcessor':
+        preprocessor.pop('size_divisor', None)  # mmseg takes one of the two
+        preprocessor['size'] = size
 
 
 def _objectives_alone(objectives: list[Any], record: Record, seen: dict[str, Any]) -> None:

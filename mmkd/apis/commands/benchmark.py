@@ -125,6 +125,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.methods is not None and given:
         flag = f'--{given[0].replace("_", "-")}'
         raise ValueError(f'--methods measures objectives in float32: leave {flag} out')
+    if args.variants and given != ['variants']:
+        flag = f'--{given[0].replace("_", "-")}'
+        raise ValueError(f'--variants measures its own options, one by one: leave {flag} out')
 
 
 def _methods(args: argparse.Namespace, cfg: Any, about: dict, how: dict, console: Any) -> int:

@@ -63,6 +63,12 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error('--evaluate needs the validation data, which --fake-data leaves alone')
     if args.taps and args.evaluate:
         parser.error('--taps lists what taps may read and evaluates nothing. Mend: one of the two')
+    of_data = ('batches', 'val_batches', 'batch_size', 'fake_data', 'device')
+    given = [name for name in of_data if getattr(args, name) != parser.get_default(name)]
+    if args.taps and given:
+        parser.error(
+            f'--taps looks at one generated image: leave --{given[0].replace("_", "-")} out'
+        )
 
 
 def main(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ Example::
 """
 
 import argparse
+from pathlib import Path
 
 from mmkd.apis.flags import count
 
@@ -57,14 +58,21 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         )
 
 
+def how_to_load(weights: Path, config: Path) -> str:
+    """Return how the files of a student are used, in words."""
+    from mmkd.tasks.base import task_of_config
+    from mmkd.utils.config_file import read_config
+
+    if task_of_config(read_config(str(config)).model).kind in ('segmentation', 'depth'):
+        return f'load them with mmseg.apis.init_model({str(config)!r}, {str(weights)!r})'
+    return f'test them with mmkd test {config} {weights}'  # init_model is of segmentors
+
+
 def main(args: argparse.Namespace) -> None:
     """Export, and say how to load it."""
     from mmkd.apis.deploy import deploy_student
     from mmkd.distiller.export import export_student
 
     weights, config = export_student(args.checkpoint, args.out, args.member)
-    print(
-        f'wrote {weights} and {config}; load them with mmseg.apis.init_model({str(config)!r}, '
-        f'{str(weights)!r})'
-    )
+    print(f'wrote {weights} and {config}; {how_to_load(weights, config)}')
     deploy_student(args, weights, config, args.checkpoint)

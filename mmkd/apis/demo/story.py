@@ -23,7 +23,7 @@ from rich.progress import (
 
 from mmkd.apis.launch import build_runner, load_config
 from mmkd.apis.prepare import prepare_config
-from mmkd.apis.runs import read_note, write_note
+from mmkd.apis.runs import digest_of, read_note, write_note
 from mmkd.utils.averages import spread
 
 ROWS = dict(teacher='teacher', student='student alone', distill='student + KD')
@@ -110,12 +110,14 @@ class Follow(Hook):
 
 def train(cfg: Config, follow: Follow, verbose: bool = False) -> None:
     """Train and test by mmengine's Runner, and note beside the logs that the run is complete."""
+    settings = digest_of(cfg)
     runner = build_runner(prepare_config(cfg), verbose)
     runner.register_hook(follow)
     runner.train()
     metrics = runner.test()
     model = runner.model.student if hasattr(runner.model, 'students') else runner.model
     note = dict(
+        settings=settings,
         logs=Path(runner.log_dir).name,
         iters=runner.max_iters,
         test_mIoU=float(metrics['mIoU']),
@@ -132,7 +134,7 @@ def read_run(cfg: Config) -> dict[str, Any] | None:
     """
     run = read_note(cfg.work_dir, ('logs', 'iters', 'test_mIoU', 'parameters'))
     complete = run is not None and last_checkpoint(cfg).is_file()
-    if run is None or not complete or run['iters'] != cfg.train_cfg.max_iters:
+    if run is None or not complete or run.get('settings') != digest_of(cfg):
         return None
     log = Path(cfg.work_dir) / Path(run['logs']).name / 'vis_data' / 'scalars.json'
     lines = [json.loads(line) for line in log.read_text().splitlines()]

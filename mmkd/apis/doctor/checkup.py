@@ -19,15 +19,22 @@ from mmkd.apis.doctor.data import (
     draw_batches,
 )
 from mmkd.apis.doctor.evaluation import check_best, check_evaluation
-from mmkd.apis.doctor.measure import count, measure_objectives, table_cost, table_optimizers
+from mmkd.apis.doctor.measure import (
+    count,
+    measure_objectives,
+    named_wrappers,
+    table_cost,
+    table_optimizers,
+)
 from mmkd.apis.doctor.members import evaluate_teachers, table_members
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.doctor.run import check_disk, check_run
 from mmkd.apis.doctor.stored import check_stored
 from mmkd.apis.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.apis.methods import expand_config
-from mmkd.apis.prepare import has_gpu, is_distiller
+from mmkd.apis.prepare import hand_down_preprocessor, has_gpu, is_distiller
 from mmkd.apis.settings import check_sections, optim_wrappers, shares_of
+from mmkd.distiller.assembly import as_configured
 from mmkd.distiller.objectives.objective import stand_in
 from mmkd.tasks.base import task_of
 from mmkd.tasks.generated import generated_batch
@@ -118,6 +125,7 @@ def diagnose(
 def _write_out_method(cfg: Config, report: Report) -> None:
     try:
         expand_config(cfg)
+        hand_down_preprocessor(cfg)
     except Exception as error:
         report.error(error)
 
@@ -140,7 +148,7 @@ def _examine_data(
     task = task_of(student, preprocessor)
     if not drawn or preprocessor is None or not task.known:
         return next(iter(drawn), None)
-    rows, good = check_labels(drawn, preprocessor, task, report)
+    rows, good = check_labels(drawn, as_configured(preprocessor), task, report)
     looked = [
         ('training samples', samples),
         *beside,
@@ -206,6 +214,9 @@ def _train(
             optimizers = _without_amp(cfg.optim_wrapper.to_dict(), device, report)
             wrapper = build_optim_wrapper(model, optimizers)
             table_optimizers(model, wrapper, report)
+            for one in named_wrappers(wrapper).values():
+                one._accumulative_counts = 1  # a step that steps: optimizers get their state
+            model.train_step(copy.deepcopy(data), wrapper)
             transient = peak_memory(lambda: model.train_step(copy.deepcopy(data), wrapper), device)
             check_disk(cfg, table_cost(model, wrapper, transient, share, cfg, report), report)
     except Exception as error:

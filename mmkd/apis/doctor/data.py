@@ -243,7 +243,7 @@ def _leaves(dataset: Any) -> Iterator[dict]:
 
 
 def _classes(cfg: Config) -> int | None:
-    dataset = next(_leaves(cfg.get('train_dataloader', {}).get('dataset')), {})
+    dataset = next(_leaves((cfg.get('train_dataloader') or {}).get('dataset')), {})
     own = (dataset.get('metainfo') or {}).get('classes')
     kind = (
         DATASETS.get(dataset['type'])

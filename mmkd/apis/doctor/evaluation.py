@@ -62,8 +62,8 @@ def check_best(cfg: Config, wiring: Wiring, report: Report) -> None:
     loop = (cfg.get('val_cfg') or {}).get('type', 'ValLoop')
     if not wanted or wiring.model is None or loop != 'ValLoop':
         return  # a loop of peers knows its names by itself
-    loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
     try:
+        loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
         built = Runner.build_dataloader(in_this_process(loader, 1), seed=0)
         metrics = Evaluator(evaluator if isinstance(evaluator, list) else [evaluator])
         found = reported_metrics(wiring.model, built, metrics)

@@ -287,8 +287,8 @@ def table_cost(
     Args:
         model: After one step, so that its optimizers have their state.
         wrapper: The optimizers.
-        transient: Peak bytes of that step, on top of what was there.
-        share: The config's batch size over that of the step.
+        transient: Peak bytes of a step after that one, on top of what was there.
+        share: The config's batch size over that of the step, by which all but gradients grow.
         cfg: The config.
         report: Where the table goes.
     """
@@ -306,6 +306,8 @@ def table_cost(
     teachers = sum(_bytes(teacher.state_dict().values()) for teacher in frozen)
     checkpoint = weights + state + averaged
     resident = checkpoint + teachers
+    gradients = _bytes(p for p in model.parameters() if p.requires_grad)
+    step = gradients + max(transient - gradients, 0) * share
     report.table(
         'cost',
         ('what', 'MiB'),
@@ -318,8 +320,8 @@ def table_cost(
             ('teachers, in memory alone', _mib(teachers)),
             (
                 'memory of a step, about',
-                f'{_mib(resident + transient * share)} = weights and optimizer {_mib(resident)} + '
-                f'activations and gradients {_mib(transient * share)}',
+                f'{_mib(resident + step)} = weights and optimizer {_mib(resident)} + '
+                f'activations and gradients {_mib(step)}',
             ),
         ],
     )

@@ -9,9 +9,12 @@ from mmengine.config import Config
 from mmengine.registry import HOOKS, VISUALIZERS
 
 from mmkd.apis.doctor.report import Report
+from mmkd.apis.length import follow_length
 from mmkd.apis.prepare import prepare_config
 from mmkd.apis.settings import accumulation, check_groups, rate_for
+from mmkd.engine.hooks.length_check import ENDING
 from mmkd.utils.explain import explain
+from mmkd.utils.kinds import bare_name
 
 NEEDED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
 
@@ -19,21 +22,22 @@ NEEDED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
 def check_run(cfg: Config, report: Report) -> None:
     """Check the settings of a run and table them."""
     for key in NEEDED:
-        if key not in cfg:
+        if cfg.get(key) is None:
             report.error(f'the config has no {key!r}, so nothing can be trained')
     _check_seed(cfg, report)
     _check_hooks(cfg, report)
     try:
         prepare_config(copy.deepcopy(cfg))
-        if all(key in cfg for key in NEEDED):
+        if all(cfg.get(key) is not None for key in NEEDED):
             check_groups(cfg)
     except Exception as error:
         report.error(error)
     iterations = (cfg.get('train_cfg') or {}).get('max_iters')
     _check_schedule(cfg, iterations, report)
     batch, counts, base = _batch(cfg)
-    whole = batch * counts
-    if base and whole != base:
+    whole = batch * counts if isinstance(batch, int) else 0  # else a loader says what is wrong
+    scaled = (cfg.get('auto_scale_lr') or {}).get('enable')
+    if base and whole not in (0, base) and not scaled:
         many = f' on {base // whole} devices, or' if base % whole == 0 else ''
         report.warn(
             f'the learning rate is meant for a batch of {base}, one device sees {whole}. '
@@ -55,12 +59,13 @@ def check_run(cfg: Config, report: Report) -> None:
 
 def check_disk(cfg: Config, checkpoint: int, report: Report) -> None:
     """Warn where the checkpoints that a run keeps, of so many bytes, do not fit on the disk."""
+    cfg = follow_length(copy.deepcopy(cfg))
     hook = (cfg.get('default_hooks') or {}).get('checkpoint') or {}
-    kept = hook.get('max_keep_ckpts', -1)
-    iterations = (cfg.get('train_cfg') or {}).get('max_iters') or 0
-    if kept <= 0:
-        kept = iterations // max(hook.get('interval', 1), 1)
-    files = kept + 2  # the best, and one being written
+    loop, kept = cfg.get('train_cfg') or {}, hook.get('max_keep_ckpts', -1)
+    length = loop.get('max_epochs' if hook.get('by_epoch', True) else 'max_iters') or 0
+    interval = hook.get('interval', -1)  # −1: the last alone
+    saved = length // interval if interval > 0 else 1
+    files = (min(kept, saved) if kept > 0 else saved) + 2  # the best, and one being written
     folder = Path(cfg.get('work_dir') or '.').absolute()
     free = shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
     if files * checkpoint > free:
@@ -119,16 +124,23 @@ def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None
     for group in named:
         ends = [
             # one without an end goes on to that of the run
-            iterations if one.get('end') is None else one['end']
+            (iterations if one.get('end') is None else one['end'], _ends_with_the_run(one))
             for one in (group if isinstance(group, list) else [group])
             if not one.get('by_epoch', True)
         ]
-        if ends and max(ends) != iterations:
+        last, shaped = max(ends, default=(iterations, False))
+        if last > iterations or (last < iterations and shaped):
             report.warn(
-                f'the learning rate is scheduled for {max(ends)} iterations, but training takes '
+                f'the learning rate is scheduled for {last} iterations, but training takes '
                 f'{iterations}. Mend: one number for train_cfg.max_iters and the end of '
                 'param_scheduler'
             )
+
+
+def _ends_with_the_run(scheduler: dict) -> bool:
+    """Return whether a schedule's shape is made for the whole run: not a warm-up, nor steps."""
+    warm_up = 'Linear' in str(scheduler.get('type')) and scheduler.get('end_factor', 1.0) == 1.0
+    return bool(ENDING.fullmatch(bare_name(scheduler.get('type')))) and not warm_up
 
 
 def _batch(cfg: Config) -> tuple[int, int, int | None]:

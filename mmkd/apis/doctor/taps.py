@@ -28,6 +28,9 @@ def list_taps(cfg: Config, size: tuple[int, int] | None = None) -> Report:
         size: Height and width of the image; None takes the data preprocessor's.
     """
     report = Report()
+    if cfg.get('model') is None:
+        report.error("the config has no 'model', so there is nothing to tap")
+        return report
     mistakes = Collected(report)
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     students: dict[str, Any] = {}

@@ -138,11 +138,12 @@ def _choose(rows: Sequence[Row], label: str | None, config: str | None) -> tuple
     for row in reversed(rows):
         if label not in (None, row.label):
             continue
-        cfg = read_config(config) if config else _config_of(row.runs[0])
+        own = _config_of(row.runs[0])
+        if label is None and (own is None or not is_distiller(own)):
+            continue  # whatever --images-config is, this is not its run
+        cfg = read_config(config) if config else own
         if cfg is not None and is_distiller(cfg):
             return row, cfg
-        if config:
-            break
     raise ValueError(
         f'--images shows a teacher beside its student, but {config or label or "no row"} is the '
         "config of a Distiller's run. Mend: --images-of LABEL of a distilled student, and "

@@ -18,8 +18,11 @@ from mmkd.utils.unwrap import unwrap
 class ExportStudentHook(Hook):
     """Write ``<work_dir>/student/iter_N.pth`` and ``config.py`` whenever a checkpoint is saved.
 
-    ``mmseg.apis.init_model('student/config.py', 'student/iter_N.pth')`` loads them where no mmkd is
-    installed. With EMA the averaged weights are written. A student goes when its checkpoint is gone
+    Segmentors and depth estimators are loaded by ``mmseg.apis.init_model('student/config.py',
+    'student/iter_N.pth')`` where no mmkd is installed; others by their own library, and tested by
+    ``mmkd test student/config.py student/iter_N.pth``.
+
+    With EMA the averaged weights are written. A student goes when its checkpoint is gone
     (``max_keep_ckpts``), at the next save. Runs without a Distiller are left alone.
 
     Args:
