@@ -188,7 +188,7 @@ def test_a_run_that_dies_is_told_and_the_rest_goes_on(
 
 
 def test_weights_are_tuned_on_the_validation_set_alone(
-    teacher: str, tmp_path: Path, forks: Forks
+    teacher: str, tmp_path: Path, forks: Forks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     work = comparison(teacher, tmp_path, 'kd', seeds=(3, 4), tuned=('kd',), factors=(0.5, 40.0))
     done, said = told(work)
@@ -217,12 +217,17 @@ def test_weights_are_tuned_on_the_validation_set_alone(
     forks.commands.clear()
     assert told(work)[0]
     assert forks.commands == []
-    # another factor beside those: the best of the first two, which is seed 3 now, is not run again
+    # another factor beside those: the best of the first two, which is seed 3 now, is not run again,
+    # and makes way where the other one is better
+    monkeypatch.setattr('mmkd.apis.compare.comparison.choose', lambda values, metric: 1e-6)
     more = comparison(
-        teacher, tmp_path, 'kd', seeds=(3,), tuned=('kd',), factors=(0.5, 40.0, 1e-6),
-        overwrite=True,
+        teacher, tmp_path, 'kd', seeds=(3,), tuned=('kd',), factors=(0.5, 40.0, 1e-6)
     )  # fmt: skip
     assert told(more)[0]
+    assert (kd / f'tune/factor_{factor:g}'.replace('.', '_') / 'trained.json').exists()
+    assert json.loads((kd / 'seed_3/result.json').read_text())['factor'] == 1e-6
+    weight = Config.fromfile(kd / 'seed_3.py').model.objectives.pixel.weight
+    assert weight == plain.model.objectives.pixel.weight * 1e-6
     assert forks.of('train') == ['tune/factor_1e-06']
     assert set(json.loads((kd / 'tune.json').read_text())['values']) == {'0.5', '40', '1e-06'}
 

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -357,12 +357,15 @@ class _Work:
         seed, folder = self.comparison.seeds[0], self._folder(spec)
         jobs = []
         for factor in self.comparison.factors:
-            tried = folder / 'tune' / f'factor_{_as_name(factor)}'
+            tried = self._tried(spec, factor)
             job = self._job(spec, seed, iters, factor, tried, tests=False)
             taken = folder / f'seed_{seed}'  # where the best of an earlier tuning went
             there = not tried.exists() and is_run_of(taken, job.digest)
             jobs.append(replace(job, folder=taken) if there else job)
         return jobs
+
+    def _tried(self, spec: Spec, factor: float) -> Path:
+        return self._folder(spec) / 'tune' / f'factor_{_as_name(factor)}'
 
     def _base(self, spec: Spec, iters: int | None) -> str:
         """Return what is tuned: the settings of the first seed by the preset's own weights."""
@@ -392,6 +395,8 @@ class _Work:
             for factor, one in records.items()
         }
         best = choose(values, metric)
+        if best is not None:
+            self._adopt(spec, best, jobs)
         write_note(self._folder(spec) / FILE, dict(
             settings=self._base(spec, iters), method=spec.text, seed=self.comparison.seeds[0],
             set='validation', metric=metric, factor=best,
@@ -401,12 +406,16 @@ class _Work:
             f'× {name_of(f)}: {"died" if v is None else f"{v:.4g}"}' for f, v in values.items()
         )
         self._tell(f'{spec.text}: {metric} on the validation set by weights {said}')
-        if best is not None:
-            self._adopt(jobs[best], self._folder(spec) / f'seed_{self.comparison.seeds[0]}')
         return best
 
-    def _adopt(self, tried: Job, run: Path) -> None:
+    def _adopt(self, spec: Spec, best: float, jobs: Mapping[float, Job]) -> None:
         """Take the training of the best factor for that of the first seed: it is the same one."""
+        tried, run = jobs[best], self._folder(spec) / f'seed_{self.comparison.seeds[0]}'
+        for factor, job in jobs.items():
+            if factor != best and job.folder == run:  # the best of an earlier tuning makes way
+                back = self._tried(spec, factor)
+                run.rename(back)
+                write_config(job.cfg, back, job.digest)
         check_run(run, tried.digest, self.comparison.overwrite)
         if not run.exists():
             tried.folder.rename(run)

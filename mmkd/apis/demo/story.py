@@ -1,5 +1,6 @@
 """The trainings of the demo: a teacher, a student alone, and the same student taught by it."""
 
+import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -111,7 +112,7 @@ class Follow(Hook):
 def train(cfg: Config, follow: Follow, verbose: bool = False) -> None:
     """Train and test by mmengine's Runner, and note beside the logs that the run is complete."""
     settings = digest_of(cfg)
-    runner = build_runner(prepare_config(cfg), verbose)
+    runner = build_runner(prepare_config(copy.deepcopy(cfg)), verbose)
     runner.register_hook(follow)
     runner.train()
     metrics = runner.test()
