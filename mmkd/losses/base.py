@@ -71,6 +71,8 @@ class Loss(nn.Module):
             named is a :class:`Map`, or :class:`OfBatch` where the batch is read.
         fixed: Numbers that are read when the loss is built and not at each call, so that no
             schedule can change them.
+        ignore_index: The label that does not count; where a config leaves it out, a Distiller makes
+            it that of the student's head. None: the loss reads no labels.
         diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as
             ``<objective>.<name>``.
         build: Method ``build(**reads) -> str`` of a loss with parts that only shapes decide: it
@@ -89,6 +91,7 @@ class Loss(nn.Module):
 
     roles: Mapping[str, Role] = _NOTHING
     fixed: tuple[str, ...] = ()
+    ignore_index: Any = None
     diagnostics: Mapping[str, Tensor] = _NOTHING
     loss_weight: float = 1.0
     build: Callable[..., str] | None = None

@@ -117,7 +117,7 @@ class Objective(BaseModule):
         found = read_references(called, on, reads or {}, known)
         self.reads = Reads(name, found, self.loss, connectors)
         said = not isinstance(loss, dict) or 'ignore_index' in loss
-        own = hasattr(self.loss, 'ignore_index') and self.reads_labels_itself
+        own = self.contract.ignore_index is not None and self.reads_labels_itself
         self.asks_what_is_ignored = own and not said
         self.through: Through | None = None
         if teacher_head is not None and teacher_head is not False:
