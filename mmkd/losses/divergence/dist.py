@@ -61,7 +61,8 @@ def dist(
         0-d tensor, float32 or wider.
 
     Raises:
-        ValueError: shapes that do not fit, a single class, a factor below 0.
+        ValueError: shapes that do not fit, a single class, a factor below 0, two classes with
+            ``inter`` above 0: two probabilities correlate by ±1 whatever they are.
         TypeError: a mask that is not bool, a weight that is not floating.
 
     Examples:
@@ -170,7 +171,7 @@ class DISTLoss(Loss):
 
     Examples:
         >>> import torch
-        >>> student, teacher = torch.eye(2), 1 - torch.eye(2)  # opposite: ρ = -1
+        >>> student, teacher = torch.eye(3), 1 - torch.eye(3)  # opposite: ρ = -1
         >>> DISTLoss(loss_weight=2.)(student, teacher)  # 2 (2 + 2)
         tensor(8.)
     """

@@ -20,6 +20,14 @@ def test_both_terms_are_numpys_correlation() -> None:
     torch.testing.assert_close(dist(student, teacher, inter=0), torch.stack(by_class).mean())
 
 
+@pytest.mark.bad_input
+def test_two_probabilities_have_no_correlation_to_learn() -> None:
+    student, teacher = pair(6, 2)
+    with pytest.raises(ValueError, match='correlate by ±1 whatever they are.*Mend: inter=0'):
+        dist(student, teacher)
+    assert dist(student, teacher, inter=0) > 0
+
+
 def test_by_position_only_a_line_of_probabilities_counts() -> None:
     """a p + b of probabilities is at no distance; logits that are twice as large are at one."""
     _, teacher = pair(2, 5, 3, 4)
