@@ -77,14 +77,12 @@ def scale_learning_rate(cfg: Config) -> None:
 
     Raises:
         SystemExit: The config does not say what batch its learning rate is for.
-        ValueError: It adds gradients up, which mmengine does not count.
     """
     if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
         raise SystemExit(
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=…) in the config'
         )
     cfg.auto_scale_lr.enable = True
-    _refuse_wrong_scaling(cfg)
 
 
 def _refuse_wrong_scaling(cfg: Config) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmkd.methods.kd import refuse_softmax, type_of
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
@@ -66,10 +67,10 @@ def crosskd(
         heads = [getattr(pair.models.get(one), 'bbox_head', None) for one in _members(pair)]
         levels = _Levels(pair, heads, _cut(pair, heads, depth), align)
         plan = levels.classes(tau, weight)
-        if edges and all(BOXES.get(_type_of(head)) == 'bins' for head in heads):
+        if edges and all(BOXES.get(type_of(head)) == 'bins' for head in heads):
             loss = dict(type='LocalizationKLLoss', tau=1.0, least=0.0)
             levels.add(plan, 'edges', loss, [f'auto:edges[{k}]' for k in levels.each], edges)
-        if all(_type_of(head) in BOXES for head in heads):
+        if all(type_of(head) in BOXES for head in heads):
             _add_boxes(plan, levels, heads[1], boxes, overlap)
         elif boxes:
             pair.fail(f'boxes are those of heads {", ".join(BOXES)}. Mend: leave boxes out')
@@ -113,6 +114,7 @@ class _Levels:
 
     def classes(self, tau: float, weight: float) -> Plan:
         """Return an objective on the classes of each level."""
+        refuse_softmax(self.pair)
         student, teacher = _members(self.pair)
         objectives: dict[str, dict] = {
             f'crosskd{k}': dict(
@@ -156,7 +158,7 @@ class _Levels:
 def _cut(pair: Pair, heads: list[Any], depth: int | None) -> int:
     """Return after how many convolutions the heads are cut."""
     most = min(getattr(head, 'stacked_convs', None) or STACKED for head in heads)
-    usual = CUT.get(_type_of(heads[1]), 3)
+    usual = CUT.get(type_of(heads[1]), 3)
     cut = max(min(usual, most - 1), 0) if depth is None else depth
     if not isinstance(cut, int) or not 0 <= cut <= most:
         pair.fail(f'depth is from 0 to the {most} convolutions of the heads, got {depth!r}')
@@ -167,7 +169,7 @@ def _add_boxes(
     plan: Plan, levels: _Levels, head: Any, boxes: float | None, overlap: str | None
 ) -> None:
     """Add the overlap of boxes, where it has a weight."""
-    code = BOXES[_type_of(head)]
+    code = BOXES[type_of(head)]
     penalty, published = PUBLISHED[code]
     weight = published if boxes is None else boxes
     if not weight:
@@ -178,7 +180,7 @@ def _add_boxes(
         loss.update(code='relu')
     if code == 'deltas':
         loss.update(spread=_spread(levels.pair, head))
-    if _type_of(head) == 'RetinaHead':
+    if type_of(head) == 'RetinaHead':
         end = 'bbox_head.retina_reg#{}'
     levels.add(plan, 'boxes', loss, [end.format(k) for k in levels.each], weight)
 
@@ -191,10 +193,10 @@ def _spread(pair: Pair, head: Any) -> list[float]:
         getattr(coder, f'target_{name}', None) or getattr(coder, name, None)
         for name in ('means', 'stds')
     )
-    if _type_of(coder) != 'DeltaXYWHBBoxCoder' or any(means or ()):
+    if type_of(coder) != 'DeltaXYWHBBoxCoder' or any(means or ()):
         pair.fail(
             'boxes of a head with anchors need a bbox_coder DeltaXYWHBBoxCoder with target_means '
-            f'of 0 and any target_stds, got {_type_of(coder)} with {means} and {stds}. Mend: '
+            f'of 0 and any target_stds, got {type_of(coder)} with {means} and {stds}. Mend: '
             'boxes=0.'
         )
     return [float(one) for one in stds or STDS]
@@ -202,7 +204,3 @@ def _spread(pair: Pair, head: Any) -> list[float]:
 
 def _members(pair: Pair) -> tuple[str, str]:
     return pair.student, pair.teacher
-
-
-def _type_of(head: Any) -> str:
-    return str(getattr(head, 'type', type(head).__name__)).split('.')[-1]

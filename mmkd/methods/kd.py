@@ -1,5 +1,7 @@
 """Plain logit distillation."""
 
+from typing import Any
+
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs, of_task
 from mmkd.registry import METHODS
@@ -60,8 +62,7 @@ def scores_of_levels(
     task_weight: float | None = None,
 ) -> Plan:
     """Return the objectives on the class scores of every level of two detectors."""
-    for member in (pair.student, pair.teacher):
-        refuse_softmax(pair, member)
+    refuse_softmax(pair)
     levels = range(pair.levels())
     weight = 10.0 if weight is None else weight
     loss = dict(type='BinaryKLLoss') if tau is None else dict(type='BinaryKLLoss', tau=tau)
@@ -75,17 +76,22 @@ def scores_of_levels(
     )
 
 
-def refuse_softmax(pair: Pair, member: str) -> None:
-    """Refuse a dense head whose scores are a softmax with the background, not a yes or no each.
+def refuse_softmax(pair: Pair) -> None:
+    """Refuse dense heads whose scores are a softmax with the background, not a yes or no each.
 
     Raises:
-        ValueError: It has such scores.
+        ValueError: A member has such scores.
     """
-    loss = getattr(getattr(pair.models.get(member), 'bbox_head', None), 'loss_cls', None)
-    kind = str(getattr(loss, 'type', type(loss).__name__)).split('.')[-1]
-    if not getattr(loss, 'use_sigmoid', kind != 'CrossEntropyLoss'):
-        pair.fail(
-            f'the class scores of {member!r} are a softmax over its classes and the background, '
-            'and the binary divergence here takes each class for a yes or no. Mend: '
-            'loss_cls=dict(use_sigmoid=True, …) of both heads'
-        )
+    for member in (pair.student, pair.teacher):
+        loss = getattr(getattr(pair.models.get(member), 'bbox_head', None), 'loss_cls', None)
+        if not getattr(loss, 'use_sigmoid', type_of(loss) != 'CrossEntropyLoss'):
+            pair.fail(
+                f'the class scores of {member!r} are a softmax over its classes and the '
+                'background, and the binary divergence here takes each class for a yes or no. '
+                'Mend: loss_cls=dict(use_sigmoid=True, …) of both heads'
+            )
+
+
+def type_of(part: Any) -> str:
+    """Return the name of the type of a part, described or built, without its scope."""
+    return str(getattr(part, 'type', type(part).__name__)).split('.')[-1]

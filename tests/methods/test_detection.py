@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -420,14 +421,14 @@ def test_levels_and_classes_that_differ(mmdet: None) -> None:
 
 def test_scores_that_are_a_softmax_are_no_yes_or_no(mmdet: None) -> None:
     softmax = dict(type='CrossEntropyLoss', use_sigmoid=False)
-    for changed in (0, 1):
+    for changed, method in product((0, 1), ('kd', 'skd-pi-pa', 'crosskd')):
         members = [retina(8), retina(8)]
         members[changed]['bbox_head'].update(loss_cls=softmax)
         config = dict(
             type='mmkd.Distiller',
             student=dict(model=members[0], scope='mmdet'),
             teacher=dict(model=members[1], scope='mmdet', allow_untrained=True),
-            method='kd',
+            method=method,
         )
         who = ('student', 'teacher')[changed]
         with pytest.raises(ValueError, match=f'scores of .{who}. are a softmax .*Mend: loss_cls'):
