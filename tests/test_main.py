@@ -260,6 +260,8 @@ def test_a_stack_of_two_distributions(monkeypatch: pytest.MonkeyPatch) -> None:
         (['mmkd', 'benchmark', '--amp', 'f'], ['fp32', 'fp16']),
         (['mmkd', 'test', 'rec'], ['recipe.py']),
         (['mmkd', 'train', '--work-dir', 'wor'], ['work_dirs']),
+        (['mmkd', 'report', '--html', 'rec'], ['recipe.py']),
+        (['mmkd', 'store', '--out', ''], ['work_dirs']),
     ],
 )
 def test_bash_completes(

@@ -5,7 +5,6 @@ mmengine only logs what does not fit, and goes on with random weights.
 
 from collections.abc import Iterable
 from inspect import signature
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -16,13 +15,12 @@ from mmkd.apis.prepare import is_distiller, is_ensemble
 from mmkd.apis.settings import optim_wrappers, wrapper_key
 from mmkd.utils.checkpoints import (
     hand_over,
-    latest_checkpoint,
     listed,
     load_checkpoint_file,
     state_dict_in,
 )
 from mmkd.utils.unwrap import unwrap
-from mmkd.utils.work_dir import newest_checkpoint
+from mmkd.utils.work_dir import newest_of_run
 
 # of a group of parameters, whatever the optimizer
 _GROUP_KEYS = {'params', 'lr', 'initial_lr', 'param_names', 'decoupled_weight_decay'}
@@ -38,7 +36,7 @@ def check_start(runner: Runner) -> None:
     """
     path = runner._load_from
     if runner._resume and path is None:  # of another folder (out_dir), the hook finds it
-        path = _newest(Path(runner.work_dir))
+        path = newest_of_run(runner.work_dir)
     if not path:
         return
     content = load_checkpoint_file(path)
@@ -54,14 +52,6 @@ def check_start(runner: Runner) -> None:
             f'load_from={path!r} leaves {len(missing) + len(other)} of {total} weights of this '
             f'model as they were drawn: {listed([*missing, *other], SHOWN)}'
         )
-
-
-def _newest(folder: Path) -> str | None:
-    return (
-        latest_checkpoint(folder)
-        or newest_checkpoint(folder, 'iter_{}.pth')
-        or newest_checkpoint(folder, 'epoch_{}.pth')
-    )
 
 
 def check_checkpoint(cfg: Config, path: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from mmkd.utils.atomic import PART
+from mmkd.utils.checkpoints import latest_checkpoint
 from mmkd.utils.checks import printable
 
 try:
@@ -140,6 +141,20 @@ def newest_checkpoint(checkpoints: Path, template: str) -> str | None:
     found = ((pattern.fullmatch(file.name), file) for file in checkpoints.glob('*.pth'))
     numbered = [(int(match[1]), str(file)) for match, file in found if match and match.groups()]
     return max(numbered)[1] if numbered else None
+
+
+def newest_of_run(folder: str | Path) -> str | None:
+    """Return the checkpoint that a run would go on from; None where it has written none.
+
+    The one that ``last_checkpoint`` names; where nothing is noted, that of the highest iteration or
+    else epoch.
+
+    Raises:
+        FileNotFoundError: The note names a file that is not there.
+    """
+    templates = 'iter_{}.pth', 'epoch_{}.pth'
+    found = (newest_checkpoint(Path(folder), template) for template in templates)
+    return latest_checkpoint(folder) or next(filter(None, found), None)
 
 
 def files_of_run(work_dir: Path, checkpoints: Path, template: str) -> Iterator[Path]:

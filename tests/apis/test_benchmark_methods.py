@@ -219,8 +219,11 @@ def test_the_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFix
     row = found['methods']['kd']
     assert f'| kd | {1e3 * row["seconds"]:.1f} | {row["share"]:.3f} | ≤ 0.03 |' in text
     assert '| id | – |' in text
-    run(str(tmp_path / 'config.py'), '--methods', 'kd', *flags)
-    assert 'of the step' in capsys.readouterr().out
+    assert found['seconds'] == 'of the clock'
+    run(str(tmp_path / 'config.py'), '--methods', 'kd', *flags, '--cpu-time')
+    text = capsys.readouterr().out
+    assert 'of the step' in text
+    assert 'seconds: of the processor' in text
 
 
 @pytest.mark.bad_input

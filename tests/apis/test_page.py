@@ -541,6 +541,15 @@ def test_images_whose_disagreement_is_no_number_come_last(
     assert [example.disagreement for example in found.examples] == [0.5, 0.3, 0.2, 0.1]
 
 
+def test_images_of_a_run_that_counts_epochs(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / 'run'
+    shutil.copytree(trained, folder)
+    (folder / 'last_checkpoint').unlink()
+    (last,) = folder.glob('iter_*.pth')
+    last.rename(folder / 'epoch_2.pth')
+    assert find_differences([read_row(f'kd={folder}')], 1).images == 6
+
+
 def test_images_take_the_config_that_the_record_names(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / 'run'
     shutil.copytree(trained, folder)

@@ -19,6 +19,7 @@ from mmkd.utils.work_dir import (
     hold,
     is_checkpoint_name,
     newest_checkpoint,
+    newest_of_run,
     release,
     sweep,
 )
@@ -150,6 +151,17 @@ def test_the_newest_is_that_of_the_highest_number(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path, 'iter_{}.pth') == str(tmp_path / 'iter_10.pth')
     assert newest_checkpoint(tmp_path, 'epoch_{:d}.pth') == str(tmp_path / 'epoch_12.pth')
     assert newest_checkpoint(tmp_path, 'iter_9.pth') is None, 'a template without a number'
+
+
+def test_a_run_goes_on_from_what_is_noted_or_else_from_the_highest_number(tmp_path: Path) -> None:
+    assert newest_of_run(tmp_path) is None
+    (tmp_path / 'epoch_12.pth').touch()
+    assert newest_of_run(tmp_path) == str(tmp_path / 'epoch_12.pth')
+    (tmp_path / 'iter_9.pth').touch()
+    (tmp_path / 'iter_10.pth').touch()
+    assert newest_of_run(tmp_path) == str(tmp_path / 'iter_10.pth')
+    (tmp_path / 'last_checkpoint').write_text('iter_9.pth')
+    assert newest_of_run(str(tmp_path)) == str(tmp_path / 'iter_9.pth')
 
 
 @pytest.mark.fault

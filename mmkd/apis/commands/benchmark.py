@@ -93,7 +93,12 @@ def main(args: argparse.Namespace) -> int:
     cfg = load_config(path, args.cfg_options)
     init_default_scope(cfg.get('default_scope') or 'mmseg')
     device = args.device or ('cuda' if has_gpu() else 'cpu')
-    about = dict(config=path, cfg_options=args.cfg_options or {}, **environment(device))
+    about = dict(
+        config=path,
+        cfg_options=args.cfg_options or {},
+        seconds='of the processor' if args.cpu_time else 'of the clock',
+        **environment(device),
+    )
     console.print(
         '\n'.join(f'{key}: {value}' for key, value in about.items()), markup=False, highlight=False
     )

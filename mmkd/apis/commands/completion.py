@@ -18,8 +18,8 @@ import sys
 from typing import Any
 
 SHELLS = ('bash', 'zsh', 'tcsh')
-FOLDERS = ('--work-dir', '--show-dir')
-FILES = ('--json', '--into')
+FOLDERS = ('--work-dir', '--show-dir', '--out')
+FILES = ('--json', '--into', '--html', '--png', '--image', '--images-config')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

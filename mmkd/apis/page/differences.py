@@ -24,11 +24,10 @@ from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import name_members
 from mmkd.registry import DATASETS
 from mmkd.tasks.base import task_of
-from mmkd.utils.checkpoints import latest_checkpoint
 from mmkd.utils.checks import nearest, printable
 from mmkd.utils.config_file import read_config
 from mmkd.utils.kinds import is_made
-from mmkd.utils.work_dir import newest_checkpoint
+from mmkd.utils.work_dir import newest_of_run
 
 LONGEST = 480  # pixels of a side: a page is sent by mail
 
@@ -160,11 +159,11 @@ def _config_of(run: Run) -> Config | None:
 
 def _members(cfg: Config, folder: Path) -> tuple[nn.Module, nn.Module]:
     """Return the teacher and the trained student of a run, in eval mode."""
-    checkpoint = latest_checkpoint(folder) or newest_checkpoint(folder, 'iter_{}.pth')
+    checkpoint = newest_of_run(folder)
     if not checkpoint:
         raise ValueError(
             f'{folder} has no checkpoint, so its student cannot be run. Mend: no --images, or a '
-            'work dir with iter_N.pth'
+            'work dir with iter_N.pth or epoch_N.pth'
         )
     model = cfg.model
     students = name_members('student', model.get('student'), model.get('students'))
