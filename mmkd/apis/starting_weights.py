@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
+from torch import nn
 
 from mmkd.apis.prepare import is_distiller, is_ensemble
 from mmkd.apis.settings import optim_wrappers, wrapper_key
@@ -41,17 +42,32 @@ def check_start(runner: Runner) -> None:
         return
     content = load_checkpoint_file(path)
     hand_over(path, content)
-    missing, other, total = _compare(runner, content, path)
     if runner._resume:
+        missing, other, _ = _compare(runner.model, content, path)
         _check_run(runner, content, path)
         _refuse(f'{path} cannot be resumed by this config', [*missing, *other])
-    elif 2 * (len(missing) + len(other)) > total:
-        _refuse(f'load_from={path!r} holds less than half of this model', [*missing, *other])
-    elif missing or other:
-        runner.logger.warning(
-            f'load_from={path!r} leaves {len(missing) + len(other)} of {total} weights of this '
-            f'model as they were drawn: {listed([*missing, *other], SHOWN)}'
-        )
+        return
+    left = left_as_drawn(runner.model, content, path)
+    if left is not None:
+        runner.logger.warning(left)
+
+
+def left_as_drawn(model: nn.Module, content: Any, path: str) -> str | None:
+    """Return what to say of weights that ``load_from`` leaves as they were drawn; None: of none.
+
+    Raises:
+        ValueError: It holds less than half of this model.
+    """
+    missing, other, total = _compare(model, content, path)
+    left = [*missing, *other]
+    if 2 * len(left) > total:
+        _refuse(f'load_from={path!r} holds less than half of this model', left)
+    if not left:
+        return None
+    return (
+        f'load_from={path!r} leaves {len(left)} of {total} weights of this model as they were '
+        f'drawn: {listed(left, SHOWN)}'
+    )
 
 
 def check_checkpoint(cfg: Config, path: str) -> None:
@@ -108,7 +124,7 @@ def check_tested(runner: Runner) -> None:
         return
     content = load_checkpoint_file(path)
     hand_over(path, content)
-    missing, other, _ = _compare(runner, content, path)
+    missing, other, _ = _compare(runner.model, content, path)
     needed = [name for name in (*missing, *other) if 'auxiliary_head' not in name]
     _refuse(
         f'{path} does not fit the model of this config, which would be tested with random weights',
@@ -116,13 +132,13 @@ def check_tested(runner: Runner) -> None:
     )
 
 
-def _compare(runner: Runner, content: Any, path: str) -> tuple[list[str], list[str], int]:
+def _compare(model: nn.Module, content: Any, path: str) -> tuple[list[str], list[str], int]:
     """Compare the weights of the students, or of a plain model.
 
     Returns:
         Those that are missing, those of another shape, and how many weights there are.
     """
-    own = unwrap(runner.model).state_dict()
+    own = unwrap(model).state_dict()
     students = [name for name in own if name.startswith('students.')]
     own = {name: own[name] for name in students or own if not name.endswith('num_batches_tracked')}
     saved = state_dict_in(content, path)

@@ -10,7 +10,7 @@ from mmkd.connectors.batch_norm import BatchNorm
 from mmkd.connectors.levels import LevelsConnector
 from mmkd.losses.checks import as_maps, check_levels, check_stages
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_choice, check_count
+from mmkd.utils.checks import check_choice, check_count, not_built
 
 WIDEST = 512
 
@@ -99,9 +99,8 @@ class LevelFusion(LevelsConnector):
     ) -> list[Tensor]:
         """Return maps (N, C, H, W) of the teacher's channels, and of these sizes."""
         if not len(self.levels):
-            raise RuntimeError(
-                'the levels are not built: their channels are unknown. Mend: in_channels=[…] and '
-                'out_channels=[…], or build(x, like), which the Distiller calls'
+            raise not_built(
+                'the levels are', 'in_channels=[…] and out_channels=[…]', 'build(x, like)'
             )
         if len(x) != len(self.levels):
             raise ValueError(

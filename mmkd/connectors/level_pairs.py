@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmkd.connectors.batch_norm import BatchNorm
 from mmkd.connectors.levels import LevelsConnector
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_count
+from mmkd.utils.checks import check_count, not_built
 
 
 @MODELS.register_module()
@@ -77,9 +77,8 @@ class LevelPairs(LevelsConnector):
             sizes: Height and width of the teacher's maps; None: nothing is pooled.
         """
         if not len(self.pairs):
-            raise RuntimeError(
-                'the pairs are not built: their channels are unknown. Mend: in_channels=[…] and '
-                'out_channels=[…], or build(x, like), which the Distiller calls'
+            raise not_built(
+                'the pairs are', 'in_channels=[…] and out_channels=[…]', 'build(x, like)'
             )
         if len(x) != len(self.pairs) or (sizes is not None and len(sizes) != self._others):
             raise ValueError(

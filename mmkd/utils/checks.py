@@ -122,6 +122,19 @@ def check_count(name: str, value: int, least: int) -> None:
         raise ValueError(f'{name} must be a whole number of at least {least}, got {value!r}')
 
 
+def not_built(what: str, mend: str = '', call: str = 'build(student=…, teacher=…)') -> RuntimeError:
+    """Return what to raise for parts that shapes decide, where they are asked for before those.
+
+    >>> print(not_built('the generator is', 'teacher_channels=…'))
+    the generator is not built, since the shapes are not known. Mend: teacher_channels=…, or
+    build(student=…, teacher=…) before the optimizer is built (the Distiller calls it)
+    """
+    return RuntimeError(
+        f'{what} not built, since the shapes are not known. Mend: {mend}{", or " if mend else ""}'
+        f'{call} before the optimizer is built (the Distiller calls it)'
+    )
+
+
 def check_size(name: str, value: Any) -> None:
     """Raise ValueError unless ``value`` is a height and a width, or None.
 

@@ -16,7 +16,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
 from mmengine.model import BaseDataPreprocessor
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
@@ -632,6 +632,27 @@ def test_teacher_of_another_architecture(data_root: Path) -> None:
         fake_data=True,
     )
     assert has(report.errors, 'of another shape')
+
+
+@pytest.mark.bad_input
+def test_weights_that_the_run_begins_with(data_root: Path) -> None:
+    cfg = config(data_root)
+    file = data_root / 'begin.pth'
+    state = MODELS.build(copy.deepcopy(cfg.model)).state_dict()
+    torch.save(dict(state_dict=state), file)
+
+    def said() -> Report:
+        return diagnose(config(data_root, load_from=str(file)), fake_data=True)
+
+    assert not has(said().errors + said().warnings, 'load_from')
+    name = next(name for name in state if name.startswith('students.'))
+    state.pop(name)
+    torch.save(dict(state_dict=state), file)
+    assert has(said().warnings, rf'leaves 1 of \d+ weights .* as they were drawn: .*{name}')
+    torch.save(dict(state_dict=dict(a=torch.ones(1))), file)
+    assert has(said().errors, r'load_from=.* holds less than half of this model')
+    file.unlink()
+    assert has(said().errors, r'begin\.pth does not exist')
 
 
 def test_unused_taps_are_a_warning(data_root: Path) -> None:

@@ -34,10 +34,12 @@ from mmkd.apis.doctor.wiring import Wiring, build_model, find_unused_taps
 from mmkd.apis.methods import expand_config
 from mmkd.apis.prepare import hand_down_preprocessor, has_gpu, is_distiller
 from mmkd.apis.settings import check_sections, optim_wrappers, shares_of
+from mmkd.apis.starting_weights import left_as_drawn
 from mmkd.distiller.assembly import as_configured
 from mmkd.distiller.objectives.objective import stand_in
 from mmkd.tasks.base import task_of
 from mmkd.tasks.generated import generated_batch
+from mmkd.utils.checkpoints import load_checkpoint_file
 from mmkd.utils.explain import explain
 from mmkd.utils.pretrained import pretrained_keys
 from mmkd.utils.timing import peak_memory
@@ -115,6 +117,7 @@ def diagnose(
             f'the model is no Distiller: this trains a plain {type(wiring.model).__name__} of '
             f'{count(wiring.model.parameters())} parameters, and nothing is distilled'
         )
+    _check_load_from(cfg, wiring, report)
     _check_norms(wiring, min(parts, default=own_size), device, report)
     if data is None or size:
         data = _generated(cfg, wiring, batch_size, size, report)
@@ -156,6 +159,20 @@ def _examine_data(
     ]
     report.table('data', ('what', 'value'), [*looked, *rows])
     return next(iter(good), None)
+
+
+def _check_load_from(cfg: Config, wiring: Wiring, report: Report) -> None:
+    """Report what ``load_from`` would leave as drawn; of a part of a model nothing can be said."""
+    path = cfg.get('load_from')
+    if not path or cfg.get('resume') or not wiring.whole:
+        return
+    try:
+        left = left_as_drawn(wiring.model, load_checkpoint_file(path), path)
+    except Exception as error:
+        report.error(error)
+        return
+    if left is not None:
+        report.warn(left)
 
 
 def _check_norms(wiring: Wiring, batch_size: int, device: str, report: Report) -> None:

@@ -17,7 +17,13 @@ from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import OTHER_CLASSES, check_mask, shape_of
 from mmkd.losses.functional import fill_masked, infinite_to_nan, no_autocast, widen
 from mmkd.registry import MODELS, build_part
-from mmkd.utils.checks import check_choice, check_count, check_non_negative, check_positive
+from mmkd.utils.checks import (
+    check_choice,
+    check_count,
+    check_non_negative,
+    check_positive,
+    not_built,
+)
 
 
 @MODELS.register_module()
@@ -269,10 +275,10 @@ class AdversarialLoss(Loss):
         self, student: Tensor, teacher: Tensor, image: Tensor | None, mask: Tensor | None
     ) -> None:
         if self.critic is None:
-            raise RuntimeError(
-                f'the critic {self._config["type"]} is not built: its in_channels is unknown; '
-                'mend: critic=dict(type=…, in_channels=…), or build(student=…) (the Distiller '
-                'calls it)'
+            raise not_built(
+                f'the critic {self._config["type"]} is',
+                'critic=dict(type=…, in_channels=…)',
+                'build(student=…)',
             )
         shapes = f'student {shape_of(student)}, teacher {shape_of(teacher)}'
         if student.dim() not in (2, 4):

@@ -16,7 +16,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_non_negative, check_positive
+from mmkd.utils.checks import check_non_negative, check_positive, not_built
 from mmkd.utils.resize import resize_map
 
 
@@ -127,9 +127,10 @@ class ExitLoss(Loss):
             weight: Float, likewise: how much it counts.
         """
         if self.head is None:
-            raise RuntimeError(
-                'the exit is not built: its channels are unknown. Mend: student_channels=… and '
-                'num_classes=…, or build(student=…, teacher=…, labels=…), which the Distiller calls'
+            raise not_built(
+                'the exit is',
+                'student_channels=… and num_classes=…',
+                'build(student=…, teacher=…, labels=…)',
             )
         _check(student, teacher)
         pooled = teacher.dim() == 2

@@ -12,7 +12,13 @@ from mmkd.losses.divergence.instance_temperature import InstanceTemperature
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
 from mmkd.losses.functional import no_autocast, reverse_gradient, widen
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_choice, check_count, check_non_negative, check_positive
+from mmkd.utils.checks import (
+    check_choice,
+    check_count,
+    check_non_negative,
+    check_positive,
+    not_built,
+)
 
 KINDS = ('global', 'instance')
 
@@ -137,11 +143,7 @@ class LearnedTemperatureKLLoss(Loss):
         if self.raw is not None:
             return self.raw
         if self.instance is None:
-            raise RuntimeError(
-                'the classes are not known, so there is nothing that says a temperature. Mend: '
-                'classes=…, or loss.build(student=…, teacher=…) before the optimizer is built (the '
-                'Distiller calls it)'
-            )
+            raise not_built('the layers that say a temperature are', 'classes=…')
         return self.instance(*reads)
 
     def _make(self, classes: int, device: torch.device | None = None) -> None:

@@ -16,7 +16,13 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_choice, check_count, check_non_negative, check_positive
+from mmkd.utils.checks import (
+    check_choice,
+    check_count,
+    check_non_negative,
+    check_positive,
+    not_built,
+)
 from mmkd.utils.resize import resize_map
 
 
@@ -131,10 +137,10 @@ class MixedExitLoss(Loss):
             weight: Float, likewise: how much it counts.
         """
         if len(self.exits) < 2:
-            raise RuntimeError(
-                'the exits are not built: their channels are unknown. Mend: student_channels=… and '
-                'teacher_channels=…, or build(student=…, teacher=…, labels=…), which the '
-                'Distiller calls'
+            raise not_built(
+                'the exits are',
+                'student_channels=… and teacher_channels=…',
+                'build(student=…, teacher=…, labels=…)',
             )
         _check(student, teacher, labels)
         pooled = labels.dim() == 1

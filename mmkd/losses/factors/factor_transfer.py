@@ -18,7 +18,7 @@ from mmkd.losses.fitted.contract import FittedLoss
 from mmkd.losses.fitted.source import Source
 from mmkd.losses.functional import call_in_dtype, fill_masked, no_autocast, widen
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_choice
+from mmkd.utils.checks import check_choice, not_built
 
 POWERS = {1: 'l1', 2: 'l2'}
 
@@ -91,6 +91,7 @@ class FactorTransferLoss(FittedLoss):
 
     Raises:
         ValueError: an option out of range, shapes that do not fit.
+        RuntimeError: the channels are not known.
         sklearn.exceptions.NotFittedError: called before the paraphraser is fitted.
 
     Examples:
@@ -169,9 +170,8 @@ class FactorTransferLoss(FittedLoss):
     ) -> Tensor:
         """Return the weighted loss of maps (N, C, H, W) under mask and weight (N, H, W)."""
         if self.paraphraser is None or self.translator is None:
-            raise ValueError(
-                'the channels are not known. Mend: student_channels=…, teacher_channels=…, or '
-                'loss.build(student=…, teacher=…) before the optimizer is built'
+            raise not_built(
+                'paraphraser and translator are', 'student_channels=…, teacher_channels=…'
             )
         _check_maps(student, teacher)
         _check_channels('student', student, next(self.translator.parameters()).shape[1])

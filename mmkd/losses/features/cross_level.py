@@ -17,7 +17,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_count, check_positive
+from mmkd.utils.checks import check_count, check_positive, not_built
 
 
 def cross_level(student: Sequence[Tensor], teacher: Sequence[Tensor], attention: Tensor) -> Tensor:
@@ -155,11 +155,7 @@ class CrossLevelLoss(Loss):
             teacher: Those of the teacher.
         """
         if self.queries is None or self.keys is None:
-            raise RuntimeError(
-                'the attention is not built: the number of levels is unknown. Mend: '
-                'loss.build(student=…, teacher=…, student_maps=…) before the optimizer is built '
-                '(the Distiller calls it)'
-            )
+            raise not_built('the attention is', call='build(student=…, teacher=…, student_maps=…)')
         if (len(student_maps), len(teacher)) != (len(self.queries), len(self.keys)):
             raise ValueError(
                 f'the attention is of {len(self.queries)} levels to {len(self.keys)}, got '

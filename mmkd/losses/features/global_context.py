@@ -14,7 +14,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_choice, check_count
+from mmkd.utils.checks import check_choice, check_count, not_built
 
 BLOCKS = ('shared', 'two')
 
@@ -195,11 +195,7 @@ class GlobalContextLoss(Loss):
     ) -> Tensor:
         r"""Return the weighted loss of maps (N, C, \*S) under mask and weight (N, \*S)."""
         if self.ours is None:
-            raise RuntimeError(
-                'the context blocks are not built: the channels are not known. Mend: '
-                'teacher_channels=…, or loss.build(student=…, teacher=…) before the optimizer is '
-                'built (the Distiller calls it)'
-            )
+            raise not_built('the context blocks are', 'teacher_channels=…')
         channels = self.ours.attention.in_features
         if student.shape[1] != channels:
             raise ValueError(

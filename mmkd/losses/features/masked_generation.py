@@ -18,7 +18,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_choice, check_count, check_fraction, check_size
+from mmkd.utils.checks import check_choice, check_count, check_fraction, check_size, not_built
 
 UNITS = ('position', 'channel')
 FILLS = ('zero', 'token')
@@ -194,11 +194,7 @@ class MaskedGenerationLoss(Loss):
     ) -> Tensor:
         """Return the weighted loss of maps (N, C, H, W) under mask and weight (N, H, W)."""
         if self.generator is None:
-            raise RuntimeError(
-                'the generator is not built: the channels are not known. Mend: '
-                'teacher_channels=…, or loss.build(student=…, teacher=…) before the optimizer is '
-                'built (the Distiller calls it)'
-            )
+            raise not_built('the generator is', 'teacher_channels=…')
         if student.dim() == 3:
             check_features(student, teacher, 'masked generation')
             check_mask(mask, student.mT)

@@ -16,7 +16,7 @@ from mmkd.losses.fitted.contract import FittedLoss
 from mmkd.losses.fitted.source import Source
 from mmkd.losses.functional import counted, fill_masked, masked_mean, no_autocast, widen
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_choice, check_count
+from mmkd.utils.checks import check_choice, check_count, not_built
 
 POWERS = (1, 2)
 
@@ -129,6 +129,7 @@ class MaskedTokenLoss(FittedLoss):
 
     Raises:
         ValueError: an option out of range.
+        RuntimeError: the channels are not known.
         sklearn.exceptions.NotFittedError: called before the tokens are fitted.
 
     Examples:
@@ -204,10 +205,7 @@ class MaskedTokenLoss(FittedLoss):
     ) -> Tensor:
         r"""Return the weighted loss of maps (N, C, \*S) under mask and weight (N, \*S)."""
         if self.tokens is None:
-            raise ValueError(
-                'the channels are not known. Mend: teacher_channels=…, or loss.build(student=…, '
-                'teacher=…) before the optimizer is built'
-            )
+            raise not_built('the tokens are', 'teacher_channels=…')
         if not self.tokens.fitted:
             raise NotFittedError(
                 "the tokens are not fitted: they are NaN. Mend: custom_hooks=[dict(type='mmkd."

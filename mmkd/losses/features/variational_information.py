@@ -19,7 +19,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_count, check_positive
+from mmkd.utils.checks import check_count, check_positive, not_built
 
 LEAST = 1e-5  # variance, of the authors
 
@@ -154,11 +154,7 @@ class VariationalInformationLoss(Loss):
             RuntimeError: The channels are not known.
         """
         if self.raw is None:
-            raise RuntimeError(
-                'the channels are not known, so there are no variances. Mend: channels=…, or '
-                'loss.build(student=…, teacher=…) before the optimizer is built (the Distiller '
-                'calls it)'
-            )
+            raise not_built('the variances are', 'channels=…')
         return F.softplus(self.raw) + LEAST
 
     def forward(

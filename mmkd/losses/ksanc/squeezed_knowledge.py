@@ -13,7 +13,7 @@ from mmkd.losses.functional import call_in_dtype, no_autocast, widen
 from mmkd.losses.ksanc.attention_estimator import AttentionEstimator
 from mmkd.registry import MODELS
 from mmkd.structures.batch import IGNORED_IMAGE
-from mmkd.utils.checks import check_choice, check_count
+from mmkd.utils.checks import check_choice, check_count, not_built
 
 
 def squeezed_knowledge(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
@@ -186,10 +186,11 @@ class SqueezedKnowledgeLoss(Loss):
             labels: Labels (N,) or (N, H, W); with ``num_classes`` only.
         """
         if self.student_estimators is None or self.teacher_estimators is None:
-            raise RuntimeError(
-                'the estimators are not built: some channels are unknown. Mend: '
-                'student_channels=[…], teacher_channels=[…], student_global_channels=, '
-                'teacher_global_channels=, or build(student=…, …) (the Distiller calls it)'
+            raise not_built(
+                'the estimators are',
+                'student_channels=[…], teacher_channels=[…], student_global_channels=…, '
+                'teacher_global_channels=…',
+                'build(student=…, …)',
             )
         self._check(student, teacher, student_global, teacher_global, labels)
         with no_autocast(student[0]):

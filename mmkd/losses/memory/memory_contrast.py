@@ -10,7 +10,7 @@ from mmkd.losses.functional import fill_masked, labelled, no_autocast, unit_vect
 from mmkd.losses.memory.contrast import check_contrast, memory_contrast
 from mmkd.losses.memory.ring import Ring, mean_of_each, of_all_ranks, some_of_each
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_count
+from mmkd.utils.checks import check_count, not_built
 
 
 @MODELS.register_module()
@@ -52,7 +52,8 @@ class MemoryContrastLoss(Loss):
         loss_name: Key in the logs.
 
     Raises:
-        ValueError: an option out of range, shapes that do not fit, channels that are not known.
+        ValueError: an option out of range, shapes that do not fit.
+        RuntimeError: the channels are not known.
         TypeError: labels that are no integers, a mask that is not bool, a weight that is no float.
 
     Examples:
@@ -207,10 +208,8 @@ def check_rings(rings: dict[str, Ring], teacher: Tensor) -> None:
     >>> check_rings(dict(pixel=Ring(2, 4, 3)), torch.zeros(1, 3))
     """
     if not rings:
-        raise ValueError(
-            'the channels are not known, so there is no memory. Mend: teacher_channels=…, or '
-            'loss.build(…) with the tensors of a step before the optimizer is built (the '
-            'Distiller calls it)'
+        raise not_built(
+            'the memory is', 'teacher_channels=…', 'build(…) with the tensors of a step'
         )
     for name, ring in rings.items():
         if ring.rows.shape[1] != teacher.shape[1]:

@@ -20,7 +20,13 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_count, check_fraction, check_non_negative, check_positive
+from mmkd.utils.checks import (
+    check_count,
+    check_fraction,
+    check_non_negative,
+    check_positive,
+    not_built,
+)
 
 # Entries of rows × rows × channels that torch's gradient of distances holds at once on a GPU.
 _ENTRIES = 2**24
@@ -201,7 +207,8 @@ class PatchContrastLoss(Loss):
         loss_name: Key in the logs.
 
     Raises:
-        ValueError: an option out of range, shapes that do not fit, channels that are not known.
+        ValueError: an option out of range, shapes that do not fit.
+        RuntimeError: the channels are not known.
         TypeError: a mask that is not bool, a weight that is no float.
 
     Examples:
@@ -291,11 +298,7 @@ class PatchContrastLoss(Loss):
 
     def _generated(self, student: Tensor, ratio: float) -> Tensor:
         if self.generator is None:
-            raise ValueError(
-                'the channels are not known, so there is no generator. Mend: teacher_channels=…, '
-                'or loss.build(student=…, teacher=…) before the optimizer is built (the Distiller '
-                'calls it)'
-            )
+            raise not_built('the generator is', 'teacher_channels=…')
         channels = next(self.generator.parameters()).shape[1]
         if student.shape[1] != channels:
             raise ValueError(

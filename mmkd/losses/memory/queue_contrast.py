@@ -63,8 +63,8 @@ class QueueContrastLoss(Loss):
         loss_name: Key in the logs.
 
     Raises:
-        ValueError: an option out of range, shapes that do not fit, channels that are not known,
-            labels beside 'kl'.
+        ValueError: an option out of range, shapes that do not fit, labels beside 'kl'.
+        RuntimeError: the channels are not known.
         TypeError: a mask that is not bool, a weight that is no float, labels that are no integers.
 
     Examples:

@@ -23,7 +23,7 @@ from mmkd.losses.quest.vocabulary import (
     shift_words,
 )
 from mmkd.registry import MODELS
-from mmkd.utils.checks import check_count, check_non_negative, check_positive
+from mmkd.utils.checks import check_count, check_non_negative, check_positive, not_built
 
 # Positions of one chunk. On one CPU core 8192 positions, 1024 words and 512 channels take 0.52 s in
 # chunks of 64, 0.38 s in chunks of 512 to 8192, and 0.65 s at once by autograd; an accelerator
@@ -225,6 +225,7 @@ class AssignmentKLLoss(FittedLoss):
 
     Raises:
         ValueError: an option out of range, a file of other words, shapes that do not fit.
+        RuntimeError: the channels are not known.
         sklearn.exceptions.NotFittedError: called before the vocabulary is fitted.
 
     Examples:
@@ -297,9 +298,8 @@ class AssignmentKLLoss(FittedLoss):
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the weighted loss of maps (N, C, H, W) or vectors (N, C) under a bool mask."""
         if self.vocabulary is None or self.predictor is None:
-            raise ValueError(
-                'the channels are not known. Mend: student_channels=…, teacher_channels=…, or '
-                'loss.build(student=…, teacher=…) before the optimizer is built'
+            raise not_built(
+                'vocabulary and predictor are', 'student_channels=…, teacher_channels=…'
             )
         vocabulary, predictor = self.vocabulary, self.predictor
         pooling = _check_shapes(

@@ -364,7 +364,7 @@ def test_the_default_critic_is_built_when_the_maps_are_known() -> None:
     assert not list(loss.parameters())
     x = torch.randn(2, 5, 16, 32)
     with pytest.raises(
-        RuntimeError, match=r'HolisticCritic is not built.*mend: critic=dict\(type=…, in_channels'
+        RuntimeError, match=r'HolisticCritic is not built.*Mend: critic=dict\(type=…, in_channels'
     ):
         loss(x, x)
     loss.build(torch.zeros(1, 5, 16, 32), image=torch.zeros(1, 3, 64, 128))

@@ -130,7 +130,7 @@ def test_an_image_of_which_nothing_counts_adds_nothing() -> None:
 def test_classes_that_are_left_out_are_found_and_layers_are_in_the_state() -> None:
     student, teacher, _ = draw()
     module = LearnedTemperatureKLLoss(kind='instance', raw=0.0)
-    with pytest.raises(RuntimeError, match='classes are not known.*Mend: classes='):
+    with pytest.raises(RuntimeError, match='temperature are not built.*Mend: classes='):
         module(student, teacher)
     assert module.build(student, teacher).endswith('temperature of an image of 5 classes')
     assert module.build(student, teacher) == ''

@@ -318,7 +318,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
         factor_transfer(STUDENT, TEACHER, 3)
     with pytest.raises(ValueError, match=r'factor transfer needs maps .* mend: connectors'):
         factor_transfer(STUDENT, TEACHER[:, :2])
-    with pytest.raises(ValueError, match='the channels are not known. Mend: student_channels='):
+    with pytest.raises(RuntimeError, match='translator are not built.*Mend: student_channels='):
         FactorTransferLoss()(STUDENT, TEACHER)
     loss = FactorTransferLoss(4, 4)
     with pytest.raises(NotFittedError, match='the paraphraser is not fitted.*Mend: .*FitHook'):

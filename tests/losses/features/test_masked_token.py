@@ -107,7 +107,7 @@ def test_overlap_is_the_mean_dice_of_pairs() -> None:
 
 def test_it_is_built_of_the_teachers_channels() -> None:
     loss = MaskedTokenLoss(num_tokens=3)
-    with pytest.raises(ValueError, match=r'channels are not known. Mend: teacher_channels='):
+    with pytest.raises(RuntimeError, match=r'tokens are not built.*Mend: teacher_channels='):
         loss(STUDENT, TEACHER)
     assert loss.build(student=STUDENT, teacher=TEACHER) == '3 tokens of 5 channels'
     assert loss.build(student=STUDENT, teacher=TEACHER) == ''

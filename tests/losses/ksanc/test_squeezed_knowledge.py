@@ -345,7 +345,7 @@ def test_what_is_not_given_is_built_from_the_maps() -> None:
     loss = build_part(dict(type='SqueezedKnowledgeLoss', num_classes=3, student_channels=STUDENT))
     x = inputs(dtype=torch.float32)
     with pytest.raises(
-        RuntimeError, match=r'the estimators are not built.*student_global_channels=, .* or build'
+        RuntimeError, match=r'the estimators are not built.*student_global_channels=…, .* or build'
     ):
         loss(**x, labels=torch.tensor([0, 1, 2]))
     assert loss.build(**x) == 'attention estimators of stages [2, 3] -> [4, 5] channels'

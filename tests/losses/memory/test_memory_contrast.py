@@ -224,7 +224,7 @@ def test_bad_options(options: dict, message: str) -> None:
 def test_bad_tensors() -> None:
     student, teacher, labels = draw(0)
     loss = build()
-    with pytest.raises(ValueError, match='channels are not known, so there is no memory.*Mend'):
+    with pytest.raises(RuntimeError, match='the memory is not built.*Mend: teacher_channels'):
         MemoryContrastLoss(4)(student, teacher, labels)
     with pytest.raises(ValueError, match=r"memory 'pixel' was made for a teacher of 6.*Mend"):
         loss(student[:, :5], teacher[:, :5], labels)

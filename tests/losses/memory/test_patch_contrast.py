@@ -189,7 +189,7 @@ def test_bad_options(options: dict, message: str) -> None:
 @pytest.mark.bad_input
 def test_bad_tensors() -> None:
     loss = PatchContrastLoss(2, teacher_channels=6)
-    with pytest.raises(ValueError, match='channels are not known, so there is no generator.*Mend'):
+    with pytest.raises(RuntimeError, match='the generator is not built.*Mend'):
         PatchContrastLoss(2)(STUDENT, TEACHER)
     with pytest.raises(ValueError, match=r'generator was made for 6 channels.*mend'):
         loss(STUDENT[:, :4], TEACHER[:, :4])

@@ -186,7 +186,7 @@ def test_bad_options(options: dict, message: str) -> None:
 @pytest.mark.bad_input
 def test_bad_tensors() -> None:
     student, teacher = draw(0)
-    with pytest.raises(ValueError, match='channels are not known, so there is no memory'):
+    with pytest.raises(RuntimeError, match='the memory is not built'):
         QueueContrastLoss()(student, teacher)
     with pytest.raises(ValueError, match='contrast with a queue needs maps'):
         build()(student[:, :5], teacher)

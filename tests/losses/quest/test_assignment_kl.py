@@ -370,8 +370,8 @@ def test_channels_come_from_the_first_maps() -> None:
     loss = AssignmentKLLoss(num_words=5)
     maps = dict(student=torch.randn(1, 3, 2, 2), teacher=torch.randn(1, 6, 4, 4))
     with pytest.raises(
-        ValueError,
-        match='channels are not known. Mend: student_channels=…, teacher_channels=…, or ',
+        RuntimeError,
+        match='predictor are not built.* Mend: student_channels=…, teacher_channels=…, or ',
     ):
         loss(**maps)
     assert loss.build(**maps) == 'vocabulary of 5 words in 6 channels, teacher map pooled 2×2'
