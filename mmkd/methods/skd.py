@@ -20,6 +20,7 @@ def skd(
     holistic: float | None = None,
     patch: int | None = None,
     critic: dict | None = None,
+    feature: str | None = None,
 ) -> Plan:
     """All of Structured KD: pixel-wise, pair-wise and holistic (+PI +PA +HO); a critic judges maps.
 
@@ -42,9 +43,10 @@ def skd(
         holistic: Weight of the holistic term: 0.1, of depth 0.01.
         patch: Side of the patches that are averaged to a node: 2, of detectors 1.
         critic: Options of the HolisticCritic, such as dict(size=(24, 32)).
+        feature: As of ``skd-pi-pa``.
     """
     pixel = of_task(pair, pixel, segmentation=10.0, detection=10.0)
-    plan = _terms(pair, pixel, pair_wise, patch)
+    plan = _terms(pair, pixel, pair_wise, patch, feature)
     holistic = of_task(pair, holistic, segmentation=0.1, detection=0.1, depth=0.01)
     tap = dict(segmentation='logits', depth='depth', detection='score0')[pair.kind]
     shown = Plan(taps=dict(logits='auto'))
@@ -68,7 +70,7 @@ def skd_pi(pair: Pair, pixel: float | None = None) -> Plan:
         pair: The pair.
         pixel: Weight: the paper's 10, of depth 1.
     """
-    return _terms(pair, _pixel(pair, pixel), 0.0, None)
+    return _terms(pair, _pixel(pair, pixel), 0.0)
 
 
 @METHODS.register_module(name='skd-pi-pa')
@@ -78,6 +80,7 @@ def skd_pi_pa(
     pixel: float | None = None,
     pair_wise: float = 10.0,
     patch: int | None = None,
+    feature: str | None = None,
 ) -> Plan:
     """Structured KD without its critic (+PI +PA): most of the gain for little of the time.
 
@@ -86,29 +89,41 @@ def skd_pi_pa(
         pixel: Weight of the pixel-wise term: the paper's 10, of depth 1.
         pair_wise: Weight of the pair-wise term: the paper's 10.
         patch: Side of the patches that are averaged to a node: 2, of detectors 1.
+        feature: Point or path of the map that the pair-wise term compares, such as
+            ``'auto:stages[-1]'``; None: what the last layer reads, of detectors every level.
     """
-    return _terms(pair, _pixel(pair, pixel), pair_wise, patch)
+    return _terms(pair, _pixel(pair, pixel), pair_wise, patch, feature)
 
 
 @METHODS.register_module(name='skd-pa')
 @needs(tasks=TASKS, paper=PAPER)
-def skd_pa(pair: Pair, pair_wise: float = 10.0, patch: int | None = None) -> Plan:
+def skd_pa(
+    pair: Pair, pair_wise: float = 10.0, patch: int | None = None, feature: str | None = None
+) -> Plan:
     """Structured KD's pair-wise term alone (+PA), which needs no common classes.
 
     Args:
         pair: The pair.
         pair_wise: Weight: the paper's 10.
         patch: Side of the patches that are averaged to a node: 2, of detectors 1.
+        feature: As of ``skd-pi-pa``.
     """
-    return _terms(pair, None, pair_wise, patch)
+    return _terms(pair, None, pair_wise, patch, feature)
 
 
 def _pixel(pair: Pair, weight: float | None) -> float:
     return of_task(pair, weight, segmentation=10.0, detection=10.0, depth=1.0)
 
 
-def _terms(pair: Pair, pixel: float | None, pair_wise: float, patch: int | None) -> Plan:
+def _terms(
+    pair: Pair,
+    pixel: float | None,
+    pair_wise: float,
+    patch: int | None = None,
+    feature: str | None = None,
+) -> Plan:
     """Return the terms without a critic; one of weight 0 or None is left out."""
+    _check_feature(pair, pair_wise, feature)
     if pair.kind == 'detection':
         return _terms_of_levels(pair, pixel, pair_wise, patch)
     objectives: dict[str, dict] = {}
@@ -123,8 +138,24 @@ def _terms(pair: Pair, pixel: float | None, pair_wise: float, patch: int | None)
             connectors=dict(teacher='auto'),
             weight=pair_wise,
         )
-        taps['feat'] = 'auto:feature'
+        taps['feat'] = 'auto:feature' if feature is None else feature
     return Plan(objectives, taps)
+
+
+def _check_feature(pair: Pair, pair_wise: float, feature: str | None) -> None:
+    if feature is None:
+        return
+    if not isinstance(feature, str):
+        pair.fail(
+            f"feature must be a point or a path, got {feature!r}. Mend: feature='auto:stages[-1]'"
+        )
+    if pair.kind == 'detection':
+        pair.fail(
+            'the pair-wise term of detectors compares every level of the necks, so that feature '
+            'has no effect. Mend: leave it out'
+        )
+    if not pair_wise:
+        pair.fail('feature is of the pair-wise term. Mend: pair_wise above 0, or no feature')
 
 
 def _terms_of_levels(pair: Pair, pixel: float | None, pair_wise: float, patch: int | None) -> Plan:

@@ -132,6 +132,17 @@ def test_states_are_of_the_stages_that_the_layers_end() -> None:
     assert loss == dict(type='AttentionKLLoss', heads='mean', rows=256)
 
 
+@pytest.mark.parametrize('name', ['skd', 'skd-pi-pa', 'skd-pa'])
+def test_the_map_that_is_compared_by_pairs(name: str) -> None:
+    usual, _ = expand(pair(name))
+    deep, _ = expand(pair(dict(type=name, feature='auto:stages[-1]')))
+    assert (usual['taps'].pop('feat'), deep['taps'].pop('feat')) == (
+        'auto:feature',
+        'auto:stages[-1]',
+    )
+    assert deep == usual
+
+
 def test_two_probabilities_have_no_order_to_learn() -> None:
     for classes, inter in ((2, 0.0), (3, 1.0)):
         made, _ = expand(pair('dist', student=segmentor(4, num_classes=classes)))
@@ -384,6 +395,21 @@ REFUSED = {
         pair(dict(type='sid', rws=3)),
         TypeError,
         "method 'sid' got an unknown key 'rws'; did you mean 'rows'",
+    ),
+    'a feature that is no tap': (
+        pair(dict(type='skd', feature=3)),
+        ValueError,
+        "feature must be a point or a path, got 3. Mend: feature='auto:stages[-1]'",
+    ),
+    'a feature of detectors': (
+        detectors(dict(type='skd-pa', feature='auto:stages[-1]')),
+        ValueError,
+        'compares every level of the necks, so that feature has no effect. Mend: leave it out',
+    ),
+    'a feature without its term': (
+        pair(dict(type='skd-pi-pa', feature='auto:stages[-1]', pair_wise=0)),
+        ValueError,
+        'feature is of the pair-wise term. Mend: pair_wise above 0, or no feature',
     ),
     'no method at all': (pair(3), TypeError, "method must be a name, dict(type='kd', …)"),
     'an empty list': (pair([]), ValueError, 'method is an empty list'),
