@@ -37,6 +37,7 @@ PLACE = re.compile(
 )
 LEFT_OUT = ('memory',)
 KEPT = ('s a run', 'iterations')  # of a comparison, beside the tests by seed
+LONGEST = 60  # letters of a file's name that leave a line of five seeds within its page
 BEST = 'Best on'  # begins the note that names a file of the work dir
 
 
@@ -99,15 +100,16 @@ def seeds_of(name: str, wanted: Sequence[str]) -> str:
 
 
 def label_of(row: dict[str, Any]) -> str:
-    """Return what a README calls a row: its recipe, if it has one of its own.
+    """Return what a README calls a row: its recipe, if it has one of its own that is short.
 
     >>> label_of(dict(method='alone', recipe=None)), label_of(dict(method='kd', recipe=None))
     ('the student alone', '`kd`')
     >>> label_of(dict(method='few', recipe='configs/ksanc/few.py'))
     '`few.py`'
     """
-    if row['recipe'] is not None:
-        return f'`{PurePath(row["recipe"]).name}`'
+    file = PurePath(row['recipe'] or '').name
+    if 0 < len(file) <= LONGEST:
+        return f'`{file}`'
     return 'the student alone' if row['method'] == ALONE else f'`{row["method"]}`'
 
 
