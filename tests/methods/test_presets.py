@@ -34,6 +34,9 @@ SAME: dict[str, Any] = {
     'structured_kd/structured_kd-pi_effnetlite2-pspnet-r18-half_camvid-240x180': 'kd',
     'structured_kd/structured_kd-pi-pa_effnetlite2-pspnet-r18-half_camvid': 'skd-pi-pa',
     'structured_kd/structured_kd-pi-pa_effnetlite2-pspnet-r18_camvid': 'skd-pi-pa',
+    'structured_kd/structured_kd-pi-pa-deepest-unlabelled_unet_digit-scenes-100': dict(
+        type='skd-pi-pa', feature='auto:stages[0]', patch=1
+    ),
     'structured_kd/structured_kd_effnetlite2-pspnet-r18-half_camvid': 'skd',
     'structured_kd/structured_kd_effnetlite2-pspnet-r18-half_camvid-240x180-600': 'skd',
     'structured_kd/structured_kd_effnetlite2-pspnet-r18_camvid': 'skd',

@@ -203,7 +203,8 @@ def check_rings(rings: dict[str, Ring], teacher: Tensor) -> None:
     """Refuse memories that are not made, or for other vectors.
 
     Raises:
-        ValueError: Says what there is.
+        RuntimeError: There is none.
+        ValueError: It is for other vectors.
 
     >>> check_rings(dict(pixel=Ring(2, 4, 3)), torch.zeros(1, 3))
     """
