@@ -1300,11 +1300,26 @@ def test_quality_of_teachers(data_root: Path, right: bool) -> None:
     assert has(report.errors, 'hardly better than chance') is (not right)
 
 
-def test_a_minimum_that_the_teacher_misses(data_root: Path) -> None:
+@pytest.mark.parametrize(
+    'evaluator',
+    [
+        dict(type='IoUMetric'),
+        [dict(type='IoUMetric')],
+        dict(metrics=[dict(type='IoUMetric')]),
+        dict(type='Evaluator', metrics=dict(type='IoUMetric')),
+    ],
+)
+def test_evaluators_as_the_runner_reads_them(data_root: Path, evaluator: Any) -> None:
     cfg = config(
-        data_root, custom_hooks=[dict(type='mmkd.TeacherCheckHook', minimum=dict(mIoU=60))]
+        data_root,
+        custom_hooks=[dict(type='mmkd.TeacherCheckHook', minimum=dict(mIoU=60))],
+        default_hooks=dict(checkpoint=dict(type='mmkd.SafeCheckpointHook', save_best='miou')),
+        val_evaluator=evaluator,
     )
-    assert has(diagnose(cfg, evaluate=1).errors, 'below the minimum 60')
+    report = diagnose(cfg, evaluate=1)
+    assert has(report.errors, 'below the minimum 60')
+    assert has(report.errors, "save_best='miou', which the validation does not report")
+    assert cfg.val_evaluator == evaluator
 
 
 def test_evaluate_needs_data(capsys: pytest.CaptureFixture) -> None:

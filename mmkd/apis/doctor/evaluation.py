@@ -1,5 +1,6 @@
 """Checks of the images that a validation or a test would read."""
 
+import copy
 from typing import Any
 
 from mmengine.config import Config
@@ -63,15 +64,19 @@ def check_best(cfg: Config, wiring: Wiring, report: Report) -> None:
     if not wanted or wiring.model is None or loop != 'ValLoop':
         return  # a loop of peers knows its names by itself
     try:
-        loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
-        built = Runner.build_dataloader(in_this_process(loader, 1), seed=0)
-        metrics = Evaluator(evaluator if isinstance(evaluator, list) else [evaluator])
-        found = reported_metrics(wiring.model, built, metrics)
+        built = Runner.build_dataloader(in_this_process(cfg.val_dataloader, 1), seed=0)
+        found = reported_metrics(wiring.model, built, val_evaluator(cfg))
         check_best_metrics(wanted if isinstance(wanted, list) else [wanted], found)
     except KeyError as error:
         report.error(error)
     except Exception as error:
         report.error(f'the validation cannot be evaluated: {explain(error)}')
+
+
+def val_evaluator(cfg: Config) -> Evaluator:
+    """Build the evaluator of the validation as the runner does."""
+    # of a metric, a list of them or a dict of 'metrics'; nothing is read of the runner
+    return Runner.build_evaluator(None, copy.deepcopy(cfg.val_evaluator))  # type: ignore[arg-type]
 
 
 class _Reader:

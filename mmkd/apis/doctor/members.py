@@ -4,10 +4,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 
 from mmkd.apis.doctor.data import in_this_process
+from mmkd.apis.doctor.evaluation import val_evaluator
 from mmkd.apis.doctor.measure import count, students_first
 from mmkd.apis.doctor.report import Report
 from mmkd.distiller.members.kinds.follower import Follower
@@ -65,12 +65,12 @@ def evaluate_teachers(
     )
     hook = TeacherCheckHook(batches, written.get('minimum'), written.get('maximum'))
     try:
-        loader, evaluator = cfg.val_dataloader, cfg.val_evaluator
+        loader = cfg.val_dataloader
         loop = SimpleNamespace(
             dataloader=Runner.build_dataloader(
                 in_this_process(loader, loader.get('batch_size', 1)), seed=0
             ),
-            evaluator=Evaluator(evaluator if isinstance(evaluator, list) else [evaluator]),
+            evaluator=val_evaluator(cfg),
         )
         said: list[str] = []
         logger = SimpleNamespace(info=lambda text: None, warning=said.append)

@@ -199,6 +199,11 @@ def _push(ring: Ring, vectors: Tensor, known: Tensor, groups: Tensor) -> None:
     ring.push(vectors, groups.repeat(len(known) // len(groups)), known)
 
 
+def no_memory() -> RuntimeError:
+    """Return the error of a memory that is asked before it is made."""
+    return not_built('the memory is', 'teacher_channels=…', 'build(…) with the tensors of a step')
+
+
 def check_rings(rings: dict[str, Ring], teacher: Tensor) -> None:
     """Refuse memories that are not made, or for other vectors.
 
@@ -209,9 +214,7 @@ def check_rings(rings: dict[str, Ring], teacher: Tensor) -> None:
     >>> check_rings(dict(pixel=Ring(2, 4, 3)), torch.zeros(1, 3))
     """
     if not rings:
-        raise not_built(
-            'the memory is', 'teacher_channels=…', 'build(…) with the tensors of a step'
-        )
+        raise no_memory()
     for name, ring in rings.items():
         if ring.rows.shape[1] != teacher.shape[1]:
             raise ValueError(

@@ -15,7 +15,7 @@ from mmkd.losses.functional import (
     widen,
 )
 from mmkd.losses.memory.contrast import check_contrast, memory_contrast
-from mmkd.losses.memory.memory_contrast import check_rings
+from mmkd.losses.memory.memory_contrast import check_rings, no_memory
 from mmkd.losses.memory.ring import Ring, of_all_ranks
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count
@@ -186,7 +186,7 @@ class QueueContrastLoss(Loss):
     ) -> Tensor:
         """Return one term, or of embeddings both."""
         if self.queue is None:
-            check_rings({}, teacher)
+            raise no_memory()
         if self.student_layer is None or self.teacher_layer is None:
             return self._term(self.queue, student, teacher, mask, weight, labels)
         _check_channels(self.student_layer, 'student', student)
