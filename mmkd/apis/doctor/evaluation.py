@@ -1,6 +1,5 @@
 """Checks of the images that a validation or a test would read."""
 
-import copy
 from typing import Any
 
 from mmengine.config import Config
@@ -76,7 +75,7 @@ def check_best(cfg: Config, wiring: Wiring, report: Report) -> None:
 def val_evaluator(cfg: Config) -> Evaluator:
     """Build the evaluator of the validation as the runner does."""
     # of a metric, a list of them or a dict of 'metrics'; nothing is read of the runner
-    return Runner.build_evaluator(None, copy.deepcopy(cfg.val_evaluator))
+    return Runner.build_evaluator(None, cfg.val_evaluator)
 
 
 class _Reader:
