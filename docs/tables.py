@@ -4,7 +4,8 @@ python docs/tables.py                     writes every table again
 python docs/tables.py NAME=WORK_DIR …     first takes the numbers of a comparison over
 python docs/tables.py --check             writes nothing; exits with 1 where a page is stale
 
-The picture of a table, ``images/NAME.png``, is drawn of the same numbers. A page holds
+The picture of a table, ``images/NAME.png``, is drawn of the same numbers where a page shows it,
+when the numbers are taken over. A page holds
 ``<!-- table NAME: COMMAND -->``, on one line or more, and ``<!-- end of table NAME -->``; what
 stands between them is the command, the table and its notes. A README of ``configs/`` holds
 ``<!-- seeds NAME: ROW ROW … -->`` and ``<!-- end of seeds NAME -->``; between them stand these rows
@@ -154,10 +155,15 @@ def wrapped(command: str, width: int = 110) -> str:
     return ' \\\n'.join(lines)
 
 
+def pages() -> list[Path]:
+    """Return what may hold a table or show its picture."""
+    return sorted([*DOCS.rglob('*.md'), *(ROOT / 'configs').rglob('*.md')])
+
+
 def write_pages(check: bool) -> list[str]:
     """Write the tables into the pages; return those that were stale."""
     stale = []
-    for page in sorted([*DOCS.rglob('*.md'), *(ROOT / 'configs').rglob('*.md')]):
+    for page in pages():
         before = page.read_text()
         after = PLACE.sub(_filled, before)
         if after != before:
@@ -184,7 +190,8 @@ def main(arguments: Sequence[str]) -> int:
         )
     for name, folder in taken:
         take_over(name, Path(folder))
-        picture_of(name)
+        if any(f'images/{name}.png' in page.read_text() for page in pages()):
+            picture_of(name)
     stale = write_pages(check)
     for page in stale:
         print(f'{"stale" if check else "written"}: {page}')

@@ -348,6 +348,13 @@ def test_tables_of_comparisons_are_those_on_record() -> None:
     assert used == {path.stem for path in (ROOT / 'docs/records').glob('*.json')}
 
 
+def test_every_picture_is_shown_by_a_page() -> None:
+    text = '\n'.join(page.read_text() for page in DOCUMENTS)
+    pictures = [path.name for path in (ROOT / 'docs/images').iterdir()]
+    assert pictures, 'mend: docs/images'
+    assert [name for name in pictures if f'images/{name}' not in text] == []
+
+
 def test_a_readme_tells_rows_of_a_comparison_seed_by_seed(tmp_path, monkeypatch) -> None:
     tables = tables_of_docs()
     monkeypatch.setattr(tables, 'RECORDS', tmp_path)
