@@ -70,7 +70,7 @@ def unknown_options(argv: Sequence[str], known: Iterable[str]) -> list[str]:
 
 
 class CfgOptions(argparse.Action):
-    """mmengine's ``key=value …``; what is none is refused by its name."""
+    """mmengine's ``key=value …``; what it does not read, or reads as a word, is refused by name."""
 
     def __call__(
         self,
@@ -87,7 +87,31 @@ class CfgOptions(argparse.Action):
                 )
         import_module('mmkd.compat')  # before anything of mmengine
         action = import_module('mmengine.config').DictAction(self.option_strings, self.dest)
-        action(parser, namespace, values, option_string)
+        for value in values:
+            key, _, told = value.partition('=')
+            try:
+                action(parser, namespace, [value], option_string)
+                readable = not _holds_dict(getattr(namespace, self.dest)[key])
+            except (AssertionError, RecursionError):  # a bracket too few; a dict with a comma
+                readable = False
+            if not readable:
+                parser.error(
+                    f'{option_string} {key}: a value is a number, a word, or a list of values, '
+                    f'without dicts, got {told!r}. Mend: close its brackets; of a dict, one option '
+                    f'for each of its keys, as {key}.KEY=VALUE, of a list {key}.0.KEY=VALUE; or '
+                    'write it in the config'
+                )
+
+
+def _holds_dict(value: Any) -> bool:
+    """Return whether a value has a word that was meant as a dict.
+
+    >>> [_holds_dict(value) for value in (['dict(a=1)'], ("{'a':1}",), 'a{1}', [1, ['b']])]
+    [True, True, False, False]
+    """
+    if isinstance(value, list | tuple):
+        return any(map(_holds_dict, value))
+    return isinstance(value, str) and value.startswith(('dict(', '{'))
 
 
 class _Trust(argparse.Action):

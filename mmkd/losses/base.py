@@ -73,6 +73,7 @@ class Loss(nn.Module):
             schedule can change them.
         ignore_index: The label that does not count; where a config leaves it out, a Distiller makes
             it that of the student's head. None: the loss reads no labels.
+        least_images: Fewest images of a batch of which it may be other than 0.
         diagnostics: What the last call found besides its value, name -> 0-d tensor; logged as
             ``<objective>.<name>``.
         build: Method ``build(**reads) -> str`` of a loss with parts that only shapes decide: it
@@ -92,6 +93,7 @@ class Loss(nn.Module):
     roles: Mapping[str, Role] = _NOTHING
     fixed: tuple[str, ...] = ()
     ignore_index: Any = None
+    least_images: int = 1
     diagnostics: Mapping[str, Tensor] = _NOTHING
     loss_weight: float = 1.0
     build: Callable[..., str] | None = None

@@ -186,3 +186,22 @@ def test_options_without_a_value(capsys: pytest.CaptureFixture) -> None:
         "--cfg-options takes key=value …, got 'train_cfg'. Mend: train_cfg=VALUE"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    'value', ['[dict(a=1,b=2),dict(c=3)]', 'dict(a=1)', "[1,{'a':1}]", '[1,2', '(1,(2,)']
+)
+def test_options_that_mmengine_does_not_read(value: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        run_parser('a tool').parse_args(['x.py', '--cfg-options', 'a=1', f'hooks={value}'])
+    told = capsys.readouterr().err
+    assert '--cfg-options hooks: a value is a number, a word, or a list of values' in told
+    assert f'got {value!r}. Mend: ' in told
+    assert 'hooks.0.KEY=VALUE' in told
+
+
+def test_options_of_lists_and_words() -> None:
+    given = ['a=[1,[2,x]]', 'b=(0.9,0.99)', 'c=x{1}', 'd=']
+    args = run_parser('a tool').parse_args(['x.py', '--cfg-options', *given])
+    assert args.cfg_options == dict(a=[1, [2, 'x']], b=(0.9, 0.99), c='x{1}', d='')

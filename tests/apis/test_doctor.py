@@ -525,6 +525,23 @@ def diagnose_model(data_root: Path, **changes: Any) -> Any:
     return diagnose(config(data_root, tiny.distiller(**changes)), fake_data=True)
 
 
+@pytest.mark.parametrize(('method', 'images'), [('rkd', 3), ('sp', 2)])
+def test_as_many_images_as_an_objective_needs(data_root: Path, method: str, images: int) -> None:
+    """Of two images the one distance over its mean is 1, and RKD would be 0."""
+    model = tiny.distiller(method=method)
+    del model['taps'], model['objectives']
+    cfg = config(data_root, model)
+    cfg.train_dataloader.batch_size = 4
+    report = diagnose(cfg, device='cpu')
+    assert not report.errors
+    assert table(report, 'data')['looked at']['value'] == f'4 batches of {images}'
+    measured = table(report, 'objectives')
+    values = [float(row['value']) for name, row in measured.items() if name != 'task']
+    assert values
+    assert min(values) > 1e-6
+    assert not [text for text in report.warnings if 'no gradient' in text]
+
+
 def test_a_tap_that_the_probe_cannot_read_costs_its_objectives_alone(data_root: Path) -> None:
     teacher = dict(
         model=tiny.segmentor(8),

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--batch-size',
         type=count(1),
-        help="images to measure on (default: 2; on a GPU the config's)",
+        help="images to measure on (default: 2, or what objectives need; on a GPU the config's)",
     )
     parser.add_argument(
         '--size',

@@ -62,8 +62,8 @@ def diagnose(
         fake_data: Measure on generated images and leave the data alone. Without it, missing data is
             an error, and the rest is measured on generated images all the same.
         batches: Training batches whose labels are checked, and test batches.
-        batch_size: Images that values and gradients are measured on; None takes at most 2, on a GPU
-            the config's.
+        batch_size: Images that values and gradients are measured on; None takes at most 2, or as
+            many as the objectives need, on a GPU the config's.
         evaluate: Validation batches that every teacher is evaluated on; 0 leaves their quality
             unknown.
         device: Where; None takes a GPU where there is one.
@@ -85,12 +85,13 @@ def diagnose(
     shares = shares_of(cfg.get('train_dataloader') or {})
     apart = shares is not None and bool((cfg.get('model') or {}).get('task_weight', 1))
     parts = [one for share in shares for one in share if one] if apart and shares else [own_size]
-    # two images of a kind, where images with labels pass apart: norms need them
-    few = min(own_size, 4 if shares and min(map(max, shares)) > 1 else 2)
-    batch_size = batch_size or (own_size if device != 'cpu' else few)
     _write_out_method(cfg, report)
     check_run(cfg, report)
     wiring = build_model(cfg, report, size) if 'model' in cfg else Wiring()
+    # two images of a kind, where images with labels pass apart: norms need them
+    few = 4 if shares and min(map(max, shares)) > 1 else 2
+    few = min(own_size, max(few, _least_images(wiring.model)))
+    batch_size = batch_size or (own_size if device != 'cpu' else few)
     check_classes(cfg, wiring.students, dict(getattr(wiring.model, 'teachers', {})), report)
     data = None
     if not fake_data:
@@ -123,6 +124,11 @@ def diagnose(
         data = _generated(cfg, wiring, batch_size, size, report)
     _train(cfg, wiring, data, own_size / batch_size, device, report)
     return report
+
+
+def _least_images(model: Any) -> int:
+    objectives = getattr(model, 'objectives', {}).values()
+    return max((one.contract.least_images for one in objectives), default=1)
 
 
 def _write_out_method(cfg: Config, report: Report) -> None:

@@ -296,6 +296,7 @@ class BatchSimilarityLoss(Loss):
         super().__init__(loss_weight, loss_name)
         check_choice('kind', kind, KINDS)
         self.kind, self.pooled, self.gather = kind, pooled, gather
+        self.least_images = 3 if kind.startswith('rkd') else 2
         self._several = False
 
     def forward(
@@ -327,7 +328,7 @@ class BatchSimilarityLoss(Loss):
                 'Mend: a batch_size of 2 or more (3 for RKD), several devices with gather=True, '
                 'or a loss that relates places or channels (RowWiseKLLoss, ChannelGramLoss)'
             )
-        if images == 2 and self.kind.startswith('rkd'):
+        if images < self.least_images:
             print_log(
                 f'mmkd: BatchSimilarityLoss({self.kind!r}) is 0 of two images, whose one distance '
                 'over its mean is 1. Mend: a batch_size of 3 or more',
