@@ -16,6 +16,8 @@ def cirkd_memory(
     regions: int = 2000,
     tau: float = 0.1,
     projector: str | dict | None = None,
+    pixel_keys: int = 4096,
+    region_keys: int = 1024,
 ) -> Plan:
     """Every pixel is as like remembered pixels and regions of all classes as it is to the teacher.
 
@@ -28,8 +30,9 @@ def cirkd_memory(
     Default: the authors' weight 0.1 of both terms, means over labelled pixels as here, so that
     nothing is converted; 0.01 in their runs of VOC. Their memory has 20,000 pixels a class, and
     2000 in their run of a SegFormer, which is the default here; keys of a step are 4096 pixels and
-    1024 regions in all, as theirs. The rest of CIRKD is plain distillation of weight 1 and the
-    relations within a mini-batch, of weight 1, which are methods of their own.
+    1024 regions in all, as theirs, and the loss's time grows with them. The rest of CIRKD is plain
+    distillation of weight 1 and the relations within a mini-batch, of weight 1, which are methods
+    of their own.
 
     Args:
         pair: The pair.
@@ -38,12 +41,16 @@ def cirkd_memory(
         regions: Places of the memory of regions, a class; 0: no such term.
         tau: Temperature.
         projector: Connector of the student.
+        pixel_keys: Remembered pixels that a step compares with, of all classes together.
+        region_keys: Remembered regions, likewise.
     """
     loss = dict(
         type='MemoryContrastLoss',
         num_classes=pair.num_classes,
         pixels=pixels,
         regions=regions,
+        pixel_keys=pixel_keys,
+        region_keys=region_keys,
         tau=tau,
     )
     objective = dict(

@@ -78,6 +78,9 @@ def test_cirkd_memory_has_the_sizes_of_the_authors() -> None:
     )
     assert one['reads'] == dict(labels='batch.labels')
     assert plan.taps == dict(feat='auto:feature')
+    fewer = find_method('cirkd-memory')(PAIR, pixel_keys=512, region_keys=128)
+    few = build_part(dict(fewer.objectives['cirkd_memory']['loss']))
+    assert (few.pixel_keys, few.region_keys) == (512, 128)
 
 
 # ---------------------------------------------------------------------- CRD
