@@ -17,9 +17,9 @@ def rkd(pair: Pair, distance: float = 25.0, angle: float = 50.0) -> Plan:
     batch.
 
     Defaults: the authors' 25 of distances and 50 of angles, whose means over all pairs and triples
-    are ours, of classes of images. The means of scenes of one kind are alike, and distances are
-    divided by their mean: there these weights drown the labels, and a hundredth of them still harms
-    (docs/results.md). ``mmkd doctor`` says how hard they pull.
+    are ours. They were chosen for classes of images. The means of scenes of one kind are alike, and
+    distances are divided by their mean: there these weights drown the labels, and a hundredth of
+    them still harms (docs/results.md). ``mmkd doctor`` says how hard they pull.
 
     Args:
         pair: The pair.
