@@ -280,7 +280,8 @@ def test_processes_end_with_the_comparison(
     trap = "trap '' INT; " * stubborn
 
     def start(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> Any:
-        command = ['/bin/bash', '-c', f'{trap}echo ready; while true; do sleep 0.05; done']
+        # not a loop in bash, which goes on where the signal comes between two of its commands
+        command = ['/bin/bash', '-c', f'{trap}echo ready; exec sleep 60']
         process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
         assert process.stdout is not None
         process.stdout.readline()

@@ -177,10 +177,13 @@ def test_another_recipe_is_refused(
     others = f'seed_4 holds a member of another model, data, optimizer, schedule, .* {mend}'
     rate = 'optim_wrapper.optimizer.lr=0.5'
     longer = 'train_cfg.max_iters=2'
-    hooks = "custom_hooks=[dict(type='EMAHook')]"
-    for another in ([rate], [longer, rate], [hooks], ['--amp'], [longer, '--amp']):
+    for another in ([rate], [longer, rate], ['--amp'], [longer, '--amp']):
         with pytest.raises(SystemExit, match=others):
             call(monkeypatch, *arguments, *another)
+    hooks = tmp_path / 'hooks.py'
+    hooks.write_text(f"_base_ = {str(recipe)!r}\ncustom_hooks = [dict(type='EMAHook')]\n")
+    with pytest.raises(SystemExit, match=others):
+        call(monkeypatch, arguments[0], hooks, *arguments[2:])
     call(monkeypatch, *arguments, longer)
     with pytest.raises(
         SystemExit, match=f'of 2 iterations, longer than the 1 iterations .* {mend}'
