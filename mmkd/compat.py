@@ -1,5 +1,6 @@
 """What today's OpenMMLab stack needs before anything of it is used; imported first."""
 
+import functools
 import io
 import os
 import warnings
@@ -9,6 +10,8 @@ from importlib.util import find_spec
 from typing import Any
 
 from mmkd.utils.libraries import MENDS, SAME_FOLDER, has_upstream, installed, mend_of
+
+FORMATTED = 8  # texts of configs that are remembered: a run has two
 
 
 def refuse_two_distributions() -> None:
@@ -181,9 +184,32 @@ def read_checkpoints_as_data() -> None:
         module.find_latest_checkpoint = latest_checkpoint
 
 
+def format_configs_once() -> None:
+    """Have yapf lay out the text of a config once.
+
+    mmengine asks for it in the log, in the folder, and again in every checkpoint, half a second
+    and more each time.
+    """
+    from yapf.yapflib import yapf_api
+
+    original, remembered = yapf_api.FormatCode, dict[tuple[str, str], Any]()
+
+    @functools.wraps(original)
+    def format_code(unformatted_source: str, *args: Any, **kwargs: Any) -> Any:
+        key = (unformatted_source, repr((args, kwargs)))
+        if key not in remembered:
+            while len(remembered) >= FORMATTED:
+                remembered.pop(next(iter(remembered)))
+            remembered[key] = original(unformatted_source, *args, **kwargs)
+        return remembered[key]
+
+    yapf_api.FormatCode = format_code
+
+
 refuse_two_distributions()
 require_one_family()
 mend_config_paths()
+format_configs_once()
 read_checkpoints_as_data()
 # mmcv says so in each process where its compiled ops are missing, which mmkd does not need.
 warnings.filterwarnings('ignore', message='Fail to import ``MultiScaleDeformableAttention``')

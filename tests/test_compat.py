@@ -18,6 +18,7 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.hub import get_config, get_model
 from mmengine.registry import METRICS, DefaultScope
+from yapf.yapflib import yapf_api
 
 from mmkd import compat
 from mmkd.utils import libraries
@@ -205,6 +206,41 @@ def test_other_output_of_the_import_is_kept(
     monkeypatch.setattr(compat, 'import_module', noisy)
     compat.import_mmseg()
     assert capsys.readouterr().out == 'your dataset is deprecated\n'
+
+
+def test_the_text_of_a_config_is_laid_out_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And again where the config has changed, or the options have; so many are remembered."""
+    asked = []
+
+    def lay_out(unformatted_source: str, style_config: object = None) -> tuple[str, bool]:
+        asked.append((unformatted_source, style_config))
+        return unformatted_source.upper(), True
+
+    monkeypatch.setattr(yapf_api, 'FormatCode', lay_out)
+    compat.format_configs_once()
+    for style in ('a', 'a', 'b'):
+        assert yapf_api.FormatCode('x = 1', style_config=style) == ('X = 1', True)
+    assert asked == [('x = 1', 'a'), ('x = 1', 'b')]
+    for number in range(compat.FORMATTED):
+        yapf_api.FormatCode(f'y = {number}')
+    assert yapf_api.FormatCode('x = 1', style_config='a') == ('X = 1', True)
+    assert asked[-1] == ('x = 1', 'a'), 'the oldest was forgotten'
+
+
+def test_a_config_that_was_changed_has_its_own_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def lay_out(unformatted_source: str, **options: object) -> tuple[str, bool]:
+        asked.append(unformatted_source)
+        return unformatted_source.upper(), True
+
+    monkeypatch.setattr(yapf_api, 'FormatCode', lay_out)
+    compat.format_configs_once()
+    cfg = Config(dict(a=1, b=dict(c=2)))
+    assert cfg.pretty_text == cfg.pretty_text == 'A=1\nB=DICT(\n    C=2)'
+    cfg.b.c = 3
+    assert cfg.pretty_text == 'A=1\nB=DICT(\n    C=3)'
+    assert asked == ['a=1\nb=dict(\n    c=2)', 'a=1\nb=dict(\n    c=3)']
 
 
 @pytest.mark.parametrize(

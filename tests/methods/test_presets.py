@@ -24,6 +24,7 @@ SAME: dict[str, Any] = {
     'pairs/kd_resnet14_cifar10-2500': dict(type='kd', weight=1.0, task_weight=0.0),
     'pairs/kd_vit-vit_cifar10': dict(type='kd', task_weight=1.0),
     'pairs/kd_unet_digit-scenes': 'kd',
+    'pairs/kd_effnetlite2-pspnet-r18-half_camvid-160x120': 'kd',
     'pairs/kd_pspnet_r101-r18_cityscapes-512x1024-80k': 'kd',
     'pairs/kd_pspnet_r101-r18_cityscapes-512x512-40k': 'kd',
     'pairs/kd_segformer_digit-scenes': dict(type='kd', weight=1.0),
