@@ -10,6 +10,9 @@ when the numbers are taken over. A page holds
 stands between them is the command, the table and its notes. A README of ``configs/`` holds
 ``<!-- seeds NAME: ROW ROW … -->`` and ``<!-- end of seeds NAME -->``; between them stand these rows
 of the comparison, seed by seed.
+
+A ± in the text of :data:`PROVEN` is looked for in the records: it is the mean of a row over its
+seeds, or the gain of one row on another of its table. What is in none is printed, and exits with 1.
 """
 
 import json
@@ -18,7 +21,10 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from decimal import ROUND_HALF_UP, Decimal
+from itertools import permutations
 from pathlib import Path, PurePath
+from statistics import mean, stdev
 from textwrap import fill
 from typing import Any
 
@@ -40,6 +46,8 @@ LEFT_OUT = ('memory',)
 KEPT = ('s a run', 'iterations')  # of a comparison, beside the tests by seed
 LONGEST = 60  # letters of a file's name that leave a line of five seeds within its page
 BEST = 'Best on'  # begins the note that names a file of the work dir
+PROVEN = ('README.md', 'docs/results.md', 'docs/what_to_use.md', 'docs/data_beats_losses.md')
+SPREAD = re.compile(r'(\d+\.\d+)\s±\s(\d+\.\d+)')
 
 
 def take_over(name: str, work_dir: Path) -> None:
@@ -155,6 +163,68 @@ def wrapped(command: str, width: int = 110) -> str:
     return ' \\\n'.join(lines)
 
 
+def unproven(text: str, known: set[tuple[str, str]]) -> list[str]:
+    """Return each ``mean ± spread`` of a text that is not known.
+
+    >>> unproven('gains 2.0 ± 0.3 points, and 1.0 ± 0.3', {('2.0', '0.3')})
+    ['1.0 ± 0.3']
+    """
+    return [f'{one} ± {sd}' for one, sd in SPREAD.findall(text) if (one, sd) not in known]
+
+
+def proven(page: str) -> set[tuple[str, str]]:
+    """Return what a page may say with a ±: what a record has, in each usual form.
+
+    The README may quote READMEs of ``configs/`` too, where the seeds of older tables are.
+    """
+    found: set[tuple[str, str]] = set()
+    for path in sorted(RECORDS.glob('*.json')):
+        rows = json.loads(path.read_text())['rows']
+        for row in rows:
+            found |= _forms(row['test'])
+        for row, other in permutations(rows, 2):
+            found |= _forms(_gains(row, other))
+    older = sorted((ROOT / 'configs').rglob('README.md')) if page == 'README.md' else []
+    for path in older:
+        found |= set(SPREAD.findall(path.read_text()))
+    return found
+
+
+def _gains(row: dict[str, Any], other: dict[str, Any]) -> list[float]:
+    theirs = dict(zip(other['seeds'], other['test'], strict=True))
+    mine = zip(row['seeds'], row['test'], strict=True)
+    return [value - theirs[seed] for seed, value in mine if seed in theirs]
+
+
+def _forms(values: Sequence[float]) -> set[tuple[str, str]]:
+    """Return mean and spread with one to three places; of one value there is no spread.
+
+    >>> sorted(_forms([2.19, 2.27])), _forms([2.19])
+    ([('2.2', '0.1'), ('2.23', '0.06'), ('2.230', '0.057')], set())
+    """
+    if len(values) < 2:
+        return set()
+    one, sd = abs(mean(values)), stdev(values)
+    found = {(f'{one:.{places}f}', f'{sd:.{places}f}') for places in (1, 2, 3)}
+    for places in (1, 2):  # 2.15 of a table is 2.2 in a sentence, where 2.149 would be 2.1
+        found.add((_shorter(one, places), _shorter(sd, places)))
+    return found
+
+
+def _shorter(value: float, places: int) -> str:
+    """Return what a table says of a value with one place more, without that place.
+
+    >>> _shorter(2.149, 1), _shorter(2.144, 1)
+    ('2.2', '2.1')
+    """
+    told = Decimal(f'{value:.{places + 1}f}')
+    return str(told.quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
+
+
+def _read(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
 def pages() -> list[Path]:
     """Return what may hold a table or show its picture."""
     return sorted([*DOCS.rglob('*.md'), *(ROOT / 'configs').rglob('*.md')])
@@ -195,7 +265,10 @@ def main(arguments: Sequence[str]) -> int:
     stale = write_pages(check)
     for page in stale:
         print(f'{"stale" if check else "written"}: {page}')
-    return int(check and bool(stale))
+    wrong = [f'{page}: {one}' for page in PROVEN for one in unproven(_read(page), proven(page))]
+    for one in wrong:
+        print(f'in no record: {one}')
+    return int(bool(wrong) or (check and bool(stale)))
 
 
 if __name__ == '__main__':
