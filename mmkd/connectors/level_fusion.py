@@ -1,6 +1,8 @@
 """Fusion of levels: each map of the student is joined by all deeper ones."""
 
 from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
 
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,9 @@ class LevelFusion(LevelsConnector):
     Sizes may be any; the authors' codes type those of square maps. Vectors (N, C), as what a
     classifier of images reads, are maps of one place. Normalisations are those of all ranks.
 
+    A map is deeper the fewer places it has, and where two have as many, by its place in the list:
+    mmseg's U-Net gives its deepest map first. With channels given, the list is shallow to deep.
+
     Args:
         gate: 'review' or 'selective'.
         mid_channels: Of R; None: those of the deepest map, 512 at most.
@@ -43,7 +48,8 @@ class LevelFusion(LevelsConnector):
         init_cfg: mmengine's initialisation.
 
     Raises:
-        ValueError: An unknown gate, channels below 1, lists that do not fit each other.
+        ValueError: An unknown gate, channels below 1, lists that do not fit each other, or that
+            run the one from shallow to deep and the other from deep to shallow.
         RuntimeError: Called before the channels are known.
 
     Examples:
@@ -67,11 +73,12 @@ class LevelFusion(LevelsConnector):
             check_count('mid_channels', mid_channels, 1)
         self.gate, self.mid_channels = gate, mid_channels
         self.levels = nn.ModuleList()
+        self.order: list[int] = []  # of the levels, shallow to deep
         if in_channels is not None and out_channels is not None:
             check_stages(in_channels, out_channels, 'in_channels', 'out_channels')
             for channels in (*in_channels, *out_channels):
                 check_count('channels of LevelFusion', channels, 1)
-            self._make(in_channels, out_channels)
+            self._make(in_channels, out_channels, range(len(in_channels)))
 
     def build(self, x: Sequence[Tensor], like: Sequence[Tensor]) -> str:
         """Make the layers, if channels were left out; return what was made, in words."""
@@ -79,20 +86,12 @@ class LevelFusion(LevelsConnector):
         if len(self.levels):
             return ''
         before, after = [one.shape[1] for one in x], [one.shape[1] for one in like]
-        self._make(before, after)
+        self._make(before, after, _shallow_to_deep(x, like))
         self.to(x[0].device)
         return (
             f'{len(x)} levels of {before} channels -> {after} by {self.gate} fusion of '
-            f'{self.width(before)}'
+            f'{self.levels[0].width}'
         )
-
-    def width(self, in_channels: Sequence[int]) -> int:
-        """Return the channels of what is handed on from level to level.
-
-        >>> LevelFusion().width((64, 1024)), LevelFusion(mid_channels=64).width((64, 1024))
-        (512, 64)
-        """
-        return self.mid_channels or min(WIDEST, in_channels[-1])
 
     def forward(
         self, x: Sequence[Tensor], sizes: Sequence[tuple[int, ...]] | None = None
@@ -111,20 +110,41 @@ class LevelFusion(LevelsConnector):
         wanted = (
             [one.shape[2:] for one in maps] if sizes is None else [size or (1, 1) for size in sizes]
         )
-        made: list[Tensor] = []
+        made: dict[int, Tensor] = {}
         deeper: Tensor | None = None
-        for level, own, size in zip(
-            reversed(self.levels), reversed(maps), reversed(wanted), strict=True
-        ):
-            out, deeper = level(own, deeper, tuple(size))
-            made.insert(0, out)
-        return made
+        for k in reversed(self.order):
+            made[k], deeper = self.levels[k](maps[k], deeper, tuple(wanted[k]))
+        return [made[k] for k in range(len(maps))]
 
-    def _make(self, in_channels: Sequence[int], out_channels: Sequence[int]) -> None:
-        width = self.width(in_channels)
+    def _make(
+        self, in_channels: Sequence[int], out_channels: Sequence[int], order: Sequence[int]
+    ) -> None:
+        self.order = list(order)
+        deepest = self.order[-1]
+        width = self.mid_channels or min(WIDEST, in_channels[deepest])
         for k, (before, after) in enumerate(zip(in_channels, out_channels, strict=True)):
-            gate = None if k == len(in_channels) - 1 else GATES[self.gate](width)
+            gate = None if k == deepest else GATES[self.gate](width)
             self.levels.append(_Level(before, width, after, gate))
+
+
+def _shallow_to_deep(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> list[int]:
+    """Return the order of the student's maps, and refuse a teacher's that run the other way.
+
+    >>> coarse, fine = torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 4, 6)
+    >>> _shallow_to_deep([coarse, fine], [fine, fine]), _shallow_to_deep([fine, fine], [fine] * 2)
+    ([1, 0], [0, 1])
+    """
+    places = [prod(x.shape[2:]) for x in student]
+    theirs = [prod(x.shape[2:]) for x in teacher]
+    order = sorted(range(len(places)), key=lambda k: -places[k])
+    if any(theirs[a] < theirs[b] and places[a] > places[b] for a, b in pairwise(order)):
+        raise ValueError(
+            f'levels are compared one by one, but those of the student have {places} places, those '
+            f'of the teacher {theirs}: one list runs from shallow to deep, the other from deep to '
+            "shallow. Mend: one of reads=dict(student=['student.stage1', …], teacher=[…]) the "
+            'other way round'
+        )
+    return order
 
 
 class _Level(nn.Module):
@@ -138,7 +158,7 @@ class _Level(nn.Module):
             nn.init.kaiming_uniform_(conv.weight, a=1)
         self.bring = nn.Sequential(bring, BatchNorm(width))
         self.give = nn.Sequential(give, BatchNorm(after))
-        self.gate = gate
+        self.gate, self.width = gate, width
 
     def forward(
         self, x: Tensor, deeper: Tensor | None, size: tuple[int, ...]

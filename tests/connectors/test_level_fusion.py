@@ -110,6 +110,28 @@ def test_by_hand() -> None:
     torch.testing.assert_close(fusion(maps)[0].flatten(), 6 * torch.arange(4.0))
 
 
+@pytest.mark.parametrize('gate', ['review', 'selective'])
+def test_a_list_from_deep_to_shallow_is_fused_the_same_way(gate: str) -> None:
+    """As mmseg's U-Net gives it: the same maps, in the other order."""
+    natural, turned = LevelFusion(gate), LevelFusion(gate)
+    natural.build(MAPS, TEACHER)
+    turned.build(MAPS[::-1], TEACHER[::-1])
+    for level, other in zip(natural.levels, reversed(turned.levels), strict=True):
+        other.load_state_dict(level.state_dict())
+    found = turned.double()(MAPS[::-1], WANTED[::-1])[::-1]
+    for one, other in zip(found, natural.double()(MAPS, WANTED), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    assert (natural.order, turned.order) == ([0, 1, 2], [2, 1, 0])
+
+
+def test_maps_of_one_size_are_deeper_by_their_place_in_the_list() -> None:
+    """A vision transformer's; and the last stages of a network with dilated convolutions."""
+    fusion = LevelFusion()
+    fusion.build([MAPS[0], MAPS[0], MAPS[0]], [TEACHER[0]] * 3)
+    assert fusion.order == [0, 1, 2]
+    assert [level.gate is None for level in fusion.levels] == [False, False, True]
+
+
 def test_one_level_is_two_convolutions_alone() -> None:
     fusion = LevelFusion('review', 4, IN[:1], OUT[:1]).double()
     assert fusion.levels[0].gate is None
@@ -226,6 +248,10 @@ def test_what_is_refused() -> None:
     assert fusion.build(MAPS, TEACHER) == ''
     with pytest.raises(ValueError, match='a fusion of 3 levels got 2; mend: the taps'):
         fusion.double()(MAPS[:2])
+    with pytest.raises(
+        ValueError, match='one list runs from shallow to deep, the other from deep to shallow. Mend'
+    ):
+        LevelFusion().build(MAPS, TEACHER[::-1])
     known = dict(student=['a', 'b'], teacher=['a', 'b'])
     both = dict(student=['student.a', 'student.b'], teacher=['teacher.a', 'teacher.b'])
     objective = dict(loss=dict(type='HierarchicalContextLoss'), reads=both)
