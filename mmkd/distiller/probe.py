@@ -12,6 +12,7 @@ from mmkd.distiller.draws import own_draws
 from mmkd.distiller.members.blame import during
 from mmkd.distiller.members.stand_in import copy_module
 from mmkd.distiller.objectives.objective import Objective
+from mmkd.losses.functional import on_one_rank
 from mmkd.structures.batch import Batch
 from mmkd.structures.record import Record
 from mmkd.tasks.base import task_of
@@ -20,7 +21,8 @@ from mmkd.tasks.base import task_of
 @contextmanager
 def probing() -> Iterator[None]:
     """Run members of the probe inside: without gradients, by draws of its own, errors say when."""
-    with torch.no_grad(), own_draws('probe'), during("in mmkd's probe, before training"):
+    when = during("in mmkd's probe, before training")
+    with torch.no_grad(), own_draws('probe'), on_one_rank(), when:
         yield
 
 
@@ -56,9 +58,9 @@ def try_objective(objective: Objective, record: Record, runs: Iterable[Any] = ()
     """
     for stream in objective.running():
         record[stream.key] = stream.collect(record)
-    with own_draws('objective', objective.name, 'fit'):
+    with own_draws('objective', objective.name, 'fit'), on_one_rank():
         fitted = objective.fit(record)
     # a loss checks its shapes before it finds that it waits for data, which is no mistake here
-    with own_draws('probe'), suppress(NotFittedError):
+    with own_draws('probe'), on_one_rank(), suppress(NotFittedError):
         copy_module(objective, f'objective {objective.name!r}', runs).eval()(record)
     return fitted

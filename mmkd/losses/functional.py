@@ -1,6 +1,7 @@
 """Numerics that losses and measures share: dtypes, masks, means over what counts, unit vectors."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import reduce, wraps
 from typing import Any
 
@@ -180,7 +181,25 @@ def several_ranks() -> bool:
     >>> several_ranks()
     False
     """
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+    if _ON_ONE_RANK or not (dist.is_available() and dist.is_initialized()):
+        return False
+    return dist.get_world_size() > 1
+
+
+_ON_ONE_RANK: list[bool] = []
+
+
+@contextmanager
+def on_one_rank() -> Iterator[None]:
+    """Let losses inside take what this rank holds for the whole batch, and ask no other rank.
+
+    So what is tried before a model is on its device asks nothing of NCCL, which knows no CPU.
+    """
+    _ON_ONE_RANK.append(True)
+    try:
+        yield
+    finally:
+        _ON_ONE_RANK.pop()
 
 
 def reverse_gradient(x: Tensor, factor: float = 1.0) -> Tensor:
@@ -255,6 +274,18 @@ def measure_of(x: Tensor, mask: Tensor | None, weight: Tensor | None) -> Tensor 
     if weight is not None:
         return measure(weight, mask, x.dtype).unsqueeze(1)
     return None if mask is None else mask.to(x.dtype).unsqueeze(1)
+
+
+def softmax_of_measure(x: Tensor, own: Tensor) -> Tensor:
+    """Return the softmax over places of (N, K, P) in which a place counts by its measure (N, 1, P).
+
+    Where no place of an image counts all count alike, so that there is no NaN to be left out.
+
+    >>> softmax_of_measure(torch.zeros(1, 1, 3), torch.tensor([[[1., 3., 0.]]]))
+    tensor([[[0.2500, 0.7500, 0.0000]]])
+    """
+    alive = above_zero(own).any(2, keepdim=True)
+    return (x + own.where(alive, own.new_ones(())).log()).softmax(2)
 
 
 def labelled(labels: Tensor, classes: int, ignore_index: int, mask: Tensor | None = None) -> Tensor:

@@ -13,6 +13,7 @@ def ab(
     weight: float | None = None,
     margin: float = 1.0,
     regressor: str | dict = 'auto:conv-bn',
+    stages: int | None = None,
 ) -> Plan:
     """The student's neurons are on where the teacher's are, by a margin, at every stage.
 
@@ -34,7 +35,8 @@ def ab(
         weight: Of the objective of each stage.
         margin: By how much the student's features must be on the teacher's side of 0.
         regressor: Connector of the student; 'auto' has a convolution alone, where channels differ.
+        stages: How many maps the backbones give; None: as the configs say.
     """
     weight = of_task(pair, weight, segmentation=10.0, classification=3 * 256 * 64 / 1000)
     loss = dict(type='ActivationBoundaryLoss', margin=margin)
-    return on_stages(pair, 'ab', loss, weight, regressor)
+    return on_stages(pair, 'ab', loss, weight, regressor, stages=stages)

@@ -11,7 +11,12 @@ from mmkd.registry import METHODS
     tasks=('segmentation', 'classification'),
     paper='Zagoruyko et al., ICLR 2017, arXiv 1612.03928',
 )
-def at(pair: Pair, weight: float | None = None, power: float = 2.0) -> Plan:
+def at(
+    pair: Pair,
+    weight: float | None = None,
+    power: float = 2.0,
+    stages: int | None = None,
+) -> Plan:
     """The energy of the student's features lies where that of the teacher's does.
 
     Of label maps that of the last features; of classes of images that of every stage. No channels
@@ -27,9 +32,12 @@ def at(pair: Pair, weight: float | None = None, power: float = 2.0) -> Plan:
         pair: The pair.
         weight: Of the objective; of classes of images of the last stage.
         power: To which features are raised.
+        stages: How many maps the backbones give; None: as the configs say. Of classes of images
+            alone.
     """
     weight = of_task(pair, weight, segmentation=10000 / 8192, classification=1000 / 64)
     loss = dict(type='AttentionTransferLoss', power=power)
     if pair.kind == 'segmentation':
+        pair.refuse_unused('of label maps the last features are read', stages=(stages, None))
         return on_features(pair, 'at', loss, weight)
-    return on_stages(pair, 'at', loss, weight, ratio=4)
+    return on_stages(pair, 'at', loss, weight, ratio=4, stages=stages)

@@ -41,7 +41,7 @@ def byot(
         hint: Weight of each hint, 0: none.
         stages: How many maps the backbone gives; None: as its config says.
     """
-    number = pair.stages() if stages is None else stages
+    number = pair.stages(given=stages)
     if number < 2:
         pair.fail(
             f'exits are on stages before the last, but the backbone gives {number}. Mend: '

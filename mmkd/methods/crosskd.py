@@ -12,6 +12,7 @@ STACKED = 4  # convolutions of a dense head, where its config does not say
 CUT = dict(FCOSHead=2)  # of the authors' configs; 3 of other heads
 BOXES = dict(FCOSHead='exp', ATSSHead='deltas', RetinaHead='deltas', GFLHead='bins', LDHead='bins')
 STDS = (1.0, 1.0, 1.0, 1.0)  # of a coder whose config does not say
+EDGES = 4.0  # weight of the edges of boxes
 PUBLISHED = dict(exp=('log-iou', 0.75), deltas=('giou', 1.0), bins=('giou', 0.0))
 
 
@@ -21,7 +22,7 @@ def crosskd(
     pair: Pair,
     tau: float = 1.0,
     weight: float = 10.0,
-    edges: float = 4.0,
+    edges: float = EDGES,
     boxes: float | None = None,
     overlap: str | None = None,
     depth: int | None = None,
@@ -77,6 +78,13 @@ def crosskd(
         _check_overlap(pair, overlap, plan)
         return plan
     _check_overlap(pair, overlap)
+    pair.refuse_unused(
+        'of label maps no head of a detector is cut, and nothing is aligned',
+        edges=(edges, EDGES),
+        boxes=(boxes, None),
+        depth=(depth, None),
+        align=(align, True),
+    )
     reads = dict(student=f'{pair.student}.feat', teacher=f'{pair.teacher}.logits')
     objective = dict(
         loss=dict(type='PixelWiseKLLoss', tau=tau),
@@ -158,10 +166,13 @@ class _Levels:
 def _cut(pair: Pair, heads: list[Any], depth: int | None) -> int:
     """Return after how many convolutions the heads are cut."""
     most = min(getattr(head, 'stacked_convs', None) or STACKED for head in heads)
-    usual = CUT.get(type_of(heads[1]), 3)
-    cut = max(min(usual, most - 1), 0) if depth is None else depth
-    if not isinstance(cut, int) or not 0 <= cut <= most:
-        pair.fail(f'depth is from 0 to the {most} convolutions of the heads, got {depth!r}')
+    usual = max(min(CUT.get(type_of(heads[1]), 3), most - 1), 0)
+    cut = usual if depth is None else depth
+    if isinstance(cut, bool) or not isinstance(cut, int) or not 0 <= cut <= most:
+        pair.fail(
+            f'depth is from 0 to the {most} convolutions of the heads, got {depth!r}. Mend: '
+            f'depth={usual}, or leave depth out'
+        )
     return cut
 
 

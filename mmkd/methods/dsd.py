@@ -39,15 +39,7 @@ def dsd(
         layers: Points or paths of its layers, two or more, such as ``['auto:stages[1]',
             'auto:stages[2]', 'auto:stages[3]']``.
     """
-    if layers is not None and (
-        not isinstance(layers, list | tuple)
-        or len(layers) < 2
-        or not all(isinstance(one, str) for one in layers)
-    ):
-        pair.fail(
-            f'layers must be a list of two points or paths, or of more, got {layers!r}. Mend: '
-            "layers=['auto:stages[2]', 'auto:stages[3]']; pixel=0 leaves the term of them out"
-        )
+    _check(pair, weight, pixel, layers)
     taps = dict(logits='auto')
     objectives: dict = {}
     if weight:
@@ -73,3 +65,23 @@ def dsd(
             weight=pixel,
         )
     return Plan(objectives=objectives, taps=taps)
+
+
+def _check(pair: Pair, weight: float, pixel: float, layers: Sequence[str] | None) -> None:
+    """Refuse layers that are not two, or of which nothing is read, and no objective at all."""
+    if layers is not None and (
+        not isinstance(layers, list | tuple)
+        or len(layers) < 2
+        or not all(isinstance(one, str) for one in layers)
+    ):
+        pair.fail(
+            f'layers must be a list of two points or paths, or of more, got {layers!r}. Mend: '
+            "layers=['auto:stages[2]', 'auto:stages[3]'], or leave layers out"
+        )
+    if not weight and not pixel:
+        pair.fail(
+            f'weight=0 and pixel=0 teach nothing. Mend: dict(type={pair.method!r}, weight=0.1)'
+        )
+    if not pixel:
+        why = 'pixel=0 leaves the term of them out'
+        pair.refuse_unused(why, ', or pixel above 0', layers=(layers, None))

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -392,7 +392,10 @@ def _try_parts(plan: Plan) -> None:
         parts_of_where(one)
         weight = one.get('weight', 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-            raise ValueError(f'weight must be a finite number above 0, got {weight!r}')
+            raise ValueError(
+                f'the weight of its objective {name!r} must be a finite number above 0, got '
+                f'{weight!r}. Mend: the option that sets it, above 0'
+            )
     for noise in plan.noise:
         build_part(noise, 'noise')
     for hook in plan.hooks:
@@ -406,8 +409,9 @@ def _join(plans: Mapping[str, Plan], additions: Additions) -> Plan:
     """Return several plans as one; what two of them say alike counts once."""
     joined = Plan()
     for name, plan in plans.items():
+        plan = _with_taps_of_its_own(joined, plan, name, additions)
         plan = _without_collisions(joined, plan, name, additions)
-        for what in ('taps', 'member_taps', 'cfg_options', 'teachers', 'optimizers', 'ramps'):
+        for what in ('cfg_options', 'teachers', 'optimizers', 'ramps'):
             _refuse_other(what, getattr(joined, what), getattr(plan, what), name)
         joined = replace(
             joined,
@@ -439,6 +443,29 @@ def _without_collisions(joined: Plan, plan: Plan, name: str, additions: Addition
             'objective of that name'
         )
     return plan.renamed(names) if names else plan
+
+
+def _with_taps_of_its_own(joined: Plan, plan: Plan, name: str, additions: Additions) -> Plan:
+    """Give a method taps of its own where one before it reads something else by their names."""
+    wanted = dict.fromkeys(tap for taps in _all_taps(plan) for tap in taps)
+    taken = [tap for tap in wanted if _is_another(joined, plan, tap)]
+    names = {tap: f'{name.replace("-", "_")}_{tap}' for tap in taken}
+    for old, new in names.items():
+        additions.told.append(
+            f'the tap {old!r} of method {name!r} is called {new!r}: another method has a tap of '
+            'that name'
+        )
+    return plan.with_taps_renamed(names) if names else plan
+
+
+def _all_taps(plan: Plan) -> list[dict[str, str]]:
+    return [plan.taps, *plan.member_taps.values()]
+
+
+def _is_another(joined: Plan, plan: Plan, tap: str) -> bool:
+    members = (None, *joined.member_taps, *plan.member_taps)
+    paths = [(joined.path_of(tap, member), plan.path_of(tap, member)) for member in members]
+    return any(None not in (one, other) and one != other for one, other in paths)
 
 
 def _refuse_other(what: str, one: Mapping, other: Mapping, name: str) -> None:
@@ -596,7 +623,19 @@ def _give_member(config: dict[str, Any], member: str, key: str, given: Mapping[s
         value = dict(cfg=value) if not isinstance(value, torch.nn.Module) else dict(model=value)
     elif 'type' in value:
         value = dict(model=value)
-    owner[member] = {**value, key: {**given, **(value.get(key) or {})}}
+    own = value.get(key) or {}
+    if key == 'cfg_options':  # what is within a part that the method makes anew is in it already
+        own = {name: one for name, one in own.items() if not _within(name, given)}
+    owner[member] = {**value, key: {**given, **own}}
+
+
+def _within(option: str, parts: Iterable[str]) -> bool:
+    """Return whether an option is of one of these parts of a config.
+
+    >>> _within('model.head.act', ['model.head']), _within('model.heads', ['model.head'])
+    (True, False)
+    """
+    return any(f'{option}.'.startswith(f'{part}.') for part in parts)
 
 
 def _plain(model: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,6 +94,7 @@ def on_stages(
     weight: float,
     regressor: str | dict | None = 'auto',
     ratio: float = 1.0,
+    stages: int | None = None,
 ) -> Plan:
     """Return an objective on every stage of the backbones.
 
@@ -104,8 +105,9 @@ def on_stages(
         weight: Of the last stage's.
         regressor: Connector of the student; None: of a loss that needs nothing alike.
         ratio: How many times the weight of the stage before a stage has.
+        stages: How many maps the backbones give; None: as the configs say.
     """
-    last = pair.stages()
+    last = pair.stages(given=stages)
     objectives = {
         f'{name}{n}': dict(
             loss=dict(loss),

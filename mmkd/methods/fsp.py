@@ -8,7 +8,12 @@ from mmkd.registry import METHODS
 
 @METHODS.register_module(name='fsp')
 @needs(tasks=TASKS, paper='Yim et al., CVPR 2017')
-def fsp(pair: Pair, weight: float = 1.0, regressor: str | dict = 'auto') -> Plan:
+def fsp(
+    pair: Pair,
+    weight: float = 1.0,
+    regressor: str | dict = 'auto',
+    stages: int | None = None,
+) -> Plan:
     """Channels of a stage and of the next have in common what they have in the teacher.
 
     The paper initialises a student by it, then trains it by labels alone; ``task_weight=0.`` is
@@ -23,10 +28,14 @@ def fsp(pair: Pair, weight: float = 1.0, regressor: str | dict = 'auto') -> Plan
         pair: The pair.
         weight: Of each objective.
         regressor: Connector of the student's stages.
+        stages: How many maps the backbones give; None: as the configs say.
     """
-    stages = pair.stages()
-    if stages < 2:
-        pair.fail('the backbones give one map, and it compares two stages. Mend: more out_indices')
+    number = pair.stages(given=stages)
+    if number < 2:
+        pair.fail(
+            'the backbones give one map, and it compares two stages. Mend: more out_indices; '
+            'stages=2 where they give more'
+        )
     objectives = {
         f'fsp{n}': dict(
             loss=dict(type='FlowOfSolutionLoss'),
@@ -39,7 +48,7 @@ def fsp(pair: Pair, weight: float = 1.0, regressor: str | dict = 'auto') -> Plan
             connectors=dict(student=regressor, student_next=regressor),
             weight=weight,
         )
-        for n in range(1, stages)
+        for n in range(1, number)
     }
-    taps = {f'stage{n}': f'auto:stages[{n - 1}]' for n in range(1, stages + 1)}
+    taps = {f'stage{n}': f'auto:stages[{n - 1}]' for n in range(1, number + 1)}
     return Plan(objectives=objectives, taps=taps)

@@ -42,7 +42,7 @@ def ksanc(
         channels: Widths of the critic.
         task_weight: Of the student's own losses.
     """
-    number = pair.stages() if stages is None else stages
+    number = pair.stages(given=stages)
     names = [f'stage{n}' for n in range(1, number + 1)]
     valid: dict[str, Any] = dict(mask='batch.valid')
     critic: dict[str, Any] = dict(type='CategoryCritic')

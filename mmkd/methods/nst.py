@@ -9,7 +9,7 @@ from mmkd.registry import METHODS
 
 @METHODS.register_module(name='nst')
 @needs(tasks=TASKS, paper='Huang and Wang, 2017, arXiv 1707.01219')
-def nst(pair: Pair, weight: float = 50.0) -> Plan:
+def nst(pair: Pair, weight: float = 50.0, stages: int | None = None) -> Plan:
     """The channels of the student are active at places where some of the teacher's are.
 
     As sets: whichever channel it is, and however many there are. Of label maps those of the last
@@ -21,8 +21,11 @@ def nst(pair: Pair, weight: float = 50.0) -> Plan:
     Args:
         pair: The pair.
         weight: Of the objective, of classes of images of each stage.
+        stages: How many maps the backbones give; None: as the configs say. Of classes of images
+            alone.
     """
     loss = dict(type='ChannelGramLoss', kind='nst')
     if pair.kind == 'segmentation':
+        pair.refuse_unused('of label maps the last features are read', stages=(stages, None))
         return on_features(pair, 'nst', loss, weight, regressor=None)
-    return on_stages(pair, 'nst', loss, weight, regressor=None)
+    return on_stages(pair, 'nst', loss, weight, regressor=None, stages=stages)

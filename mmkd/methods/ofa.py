@@ -33,8 +33,12 @@ def ofa(
         exits: Weight of each exit.
         logits: Weight of the student's own logits, 0: none.
         tau: Temperature.
-        stages: How many maps the student's backbone gives; None: as its config says.
+        stages: How many maps of the student's backbone have exits, from the first on, 0: none;
+            None: as many as its config says.
     """
+    number = pair.stages(pair.student, given=stages, least=0)
+    if not number and not logits:
+        pair.fail("stages=0 and logits=0 teach nothing. Mend: dict(type='ofa', stages=0)")
     labels = dict(labels='batch.labels')
     teacher = f'{pair.teacher}.logits'
     objectives = {
@@ -43,7 +47,7 @@ def ofa(
             reads=dict(student=f'{pair.student}.stage{k}', teacher=teacher, **labels),
             weight=exits,
         )
-        for k in range(pair.stages(pair.student) if stages is None else stages)
+        for k in range(number)
     }
     if logits:
         objectives['ofa'] = dict(
@@ -52,5 +56,5 @@ def ofa(
             connectors=dict(teacher='auto'),
             weight=logits,
         )
-    taps = {f'stage{k}': f'auto:stages[{k}]' for k in range(len(objectives) - bool(logits))}
+    taps = {f'stage{k}': f'auto:stages[{k}]' for k in range(number)}
     return Plan(objectives=objectives, taps={'logits': 'auto', **taps})

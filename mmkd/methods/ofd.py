@@ -8,7 +8,12 @@ from mmkd.registry import METHODS
 
 @METHODS.register_module(name='ofd')
 @needs(tasks=('segmentation', 'classification'), paper='Heo et al., ICCV 2019, arXiv 1904.01866')
-def ofd(pair: Pair, weight: float | None = None, regressor: str | dict = 'auto:conv-bn') -> Plan:
+def ofd(
+    pair: Pair,
+    weight: float | None = None,
+    regressor: str | dict = 'auto:conv-bn',
+    stages: int | None = None,
+) -> Plan:
     """The student's stages are the teacher's, but where a ReLU would cut both.
 
     The paper reads features before the ReLU of a stage. Stages are found after it where there is
@@ -27,6 +32,8 @@ def ofd(pair: Pair, weight: float | None = None, regressor: str | dict = 'auto:c
         pair: The pair.
         weight: Of the objective of each stage.
         regressor: Connector of the student; 'auto' has a convolution alone, where channels differ.
+        stages: How many maps the backbones give; None: as the configs say.
     """
     weight = of_task(pair, weight, segmentation=10.0, classification=256 * 64 / 1000)
-    return on_stages(pair, 'ofd', dict(type='PartialL2Loss'), weight, regressor)
+    loss = dict(type='PartialL2Loss')
+    return on_stages(pair, 'ofd', loss, weight, regressor, stages=stages)

@@ -108,17 +108,44 @@ class Pair:
         """
         raise ValueError(f'method {self.method!r}: {text}')
 
+    def refuse_unused(self, why: str, mend: str = '', **options: tuple[Any, Any]) -> None:
+        """Refuse options that were given where they would change nothing.
+
+        Args:
+            why: Why they would not.
+            mend: What may be done besides leaving one out, from a comma on.
+            **options: What was given for each, and its default.
+
+        Raises:
+            ValueError: One of them is not its default.
+        """
+        for name, (given, default) in options.items():
+            if given != default:
+                self.fail(
+                    f'{name} would change nothing, since {why}, got {name}={given!r}. Mend: leave '
+                    f'{name} out{mend}'
+                )
+
     # ------------------------------------------------------------------ what its models have
 
-    def stages(self, *members: str) -> int:
-        """Return how many maps the backbones of members give.
+    def stages(self, *members: str, given: int | None = None, least: int = 1) -> int:
+        """Return how many maps the backbone of each member gives.
 
         Args:
             *members: Their names; none: the student's and the teacher's.
+            given: The option ``stages`` of a method, which counts; None: as the configs say.
+            least: That ``given`` may be.
 
         Raises:
-            ValueError: A config does not say.
+            ValueError: A config does not say; ``given`` is no number of maps.
         """
+        if given is not None:
+            if isinstance(given, bool) or not isinstance(given, int) or given < least:
+                self.fail(
+                    f'stages must be a whole number of at least {least}, got {given!r}. Mend: stages=4, '
+                    'or leave stages out where the configs say'
+                )
+            return given
         members = members or (self.student, *self.teachers[:1])
         found = {name: _stages(self.models.get(name)) for name in members}
         if None in found.values():

@@ -63,6 +63,55 @@ class Plan:
             ramps={names.get(name, name): one for name, one in self.ramps.items()},
         )
 
+    def path_of(self, tap: str, member: str | None = None) -> str | None:
+        """Return what a tap of a member is, of None that of all members; None where there is none.
+
+        >>> plan = Plan(taps=dict(feat='auto:feature'), member_taps=dict(teacher=dict(feat='neck')))
+        >>> plan.path_of('feat', 'student'), plan.path_of('feat', 'teacher'), plan.path_of('logits')
+        ('auto:feature', 'neck', None)
+        """
+        return self.member_taps.get(member or '', {}).get(tap, self.taps.get(tap))
+
+    def with_taps_renamed(self, names: Mapping[str, str]) -> 'Plan':
+        """Return the plan with other names of taps, wherever they stand.
+
+        >>> plan = Plan(dict(a=dict(on='feat', loss={})), taps=dict(feat='auto:feature'))
+        >>> plan = plan.with_taps_renamed(dict(feat='two_feat'))
+        >>> plan.objectives['a']['on'], plan.taps
+        ('two_feat', {'two_feat': 'auto:feature'})
+        """
+        return replace(
+            self,
+            objectives={name: _retapped(one, names) for name, one in self.objectives.items()},
+            taps=_with_keys(self.taps, names),
+            member_taps={
+                member: _with_keys(taps, names) for member, taps in self.member_taps.items()
+            },
+        )
+
+
+def _with_keys(taps: Mapping[str, str], names: Mapping[str, str]) -> dict[str, str]:
+    return {names.get(tap, tap): path for tap, path in taps.items()}
+
+
+def _retapped(node: Any, names: Mapping[str, str], key: str = '') -> Any:
+    """Rename the taps that an objective reads.
+
+    >>> _retapped(dict(reads=dict(student=['s.feat'], labels='batch.labels')), dict(feat='own'))
+    {'reads': {'student': ['s.own'], 'labels': 'batch.labels'}}
+    """
+    if isinstance(node, dict):
+        return {
+            name: _retapped(value, names, key if key == 'reads' else name)
+            for name, value in node.items()
+        }
+    if isinstance(node, list | tuple):
+        return [_retapped(one, names, key) for one in node] if key == 'reads' else node
+    if key == 'reads' and isinstance(node, str):
+        member, dot, tap = node.partition('.')
+        return f'{member}{dot}{names.get(tap, tap)}'
+    return names.get(node, node) if key in ('on', 'teacher_head') else node
+
 
 def _renamed(node: Any, names: Mapping[str, str], key: str = '') -> Any:
     """Rename the objectives that phases and schedules name."""

@@ -33,7 +33,8 @@ def reviewkd(
         pair: The pair.
         weight: λ, of the sum over levels.
         mid_channels: Of what is handed on from level to level; None: as the authors'.
-        stages: How many maps the backbones give, from the first on; None: as the configs say.
+        stages: How many maps the backbones give, from the first on; None: as the configs say. Not
+            of detectors.
     """
     fusion: dict[str, Any] = dict(type='LevelFusion')
     if mid_channels is not None:
@@ -49,9 +50,9 @@ def reviewkd(
 def levels_of(pair: Pair, stages: int | None = None) -> dict[str, str]:
     """Return the taps of all levels, shallow to deep."""
     if pair.kind == 'detection':
+        pair.refuse_unused('of detectors the levels of the neck are read', stages=(stages, None))
         return {f'level{k}': f'auto:neck[{k}]' for k in range(pair.levels())}
-    number = pair.stages() if stages is None else stages
-    taps = {f'stage{k + 1}': f'auto:stages[{k}]' for k in range(number)}
+    taps = {f'stage{k + 1}': f'auto:stages[{k}]' for k in range(pair.stages(given=stages))}
     if pair.kind == 'classification':
         taps['feat'] = 'auto:feature'
     return taps

@@ -29,18 +29,24 @@ def semckd(
         weight: Of the objective.
         images: Of a batch, on each device.
         softness: Temperature of the attention.
-        stages: How many maps the backbones give; None: as the configs say.
+        stages: How many maps each backbone gives; None: as its config says.
     """
-    number = pair.stages() if stages is None else stages
-    names = [f'stage{k + 1}' for k in range(number)]
-    own = [f'{pair.student}.{name}' for name in names]
+    counts = {name: pair.stages(name, given=stages) for name in (pair.student, pair.teacher)}
+    own = [f'{pair.student}.{tap}' for tap in _taps(0, counts[pair.student])]
+    other = [f'{pair.teacher}.{tap}' for tap in _taps(0, counts[pair.teacher])]
     objective = dict(
         loss=dict(type='CrossLevelLoss', images=images, softness=softness),
-        reads=dict(
-            student=own, teacher=[f'{pair.teacher}.{name}' for name in names], student_maps=own
-        ),
+        reads=dict(student=own, teacher=other, student_maps=own),
         connectors=dict(student=dict(type='LevelPairs')),
         weight=weight,
     )
-    taps = {name: f'auto:stages[{k}]' for k, name in enumerate(names)}
-    return Plan(objectives=dict(semckd=objective), taps=taps)
+    least = min(counts.values())
+    return Plan(
+        objectives=dict(semckd=objective),
+        taps=_taps(0, least),
+        member_taps={name: _taps(least, n) for name, n in counts.items() if n > least},
+    )
+
+
+def _taps(first: int, end: int) -> dict[str, str]:
+    return {f'stage{k + 1}': f'auto:stages[{k}]' for k in range(first, end)}

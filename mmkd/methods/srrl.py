@@ -7,6 +7,8 @@ from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, last_map, needs
 from mmkd.registry import METHODS
 
+TAU = 1.0
+
 
 @METHODS.register_module(name='srrl')
 @needs(tasks=('segmentation', 'classification'), paper='Yang et al., SRRL, ICLR 2021')
@@ -15,7 +17,7 @@ def srrl(
     feature: float = 1.0,
     logits: float = 5.0,
     penalty: str = 'l2',
-    tau: float = 1.0,
+    tau: float = TAU,
     regressor: str | dict = REGRESSOR,
 ) -> Plan:
     """The student's features have the teacher's means, and its classifier says the same of them.
@@ -37,7 +39,10 @@ def srrl(
         regressor: Connector of the student: 'auto:conv-bn-relu', dict(type='auto', …), 'auto'.
     """
     loss = dict(type='SoftmaxRegressionLoss', feature=feature, logits=logits)
-    if penalty != 'l2':
+    if penalty == 'l2':
+        mend = ", or penalty='kl'"
+        pair.refuse_unused("penalty='l2' has no temperature", mend, tau=(tau, TAU))
+    else:
         loss.update(penalty=penalty, tau=tau)
     whole = pair.kind == 'classification'
     read = 'pooled' if whole else 'feat'  # what the classifier reads

@@ -48,7 +48,12 @@ def transkd(
     taps = levels_of(pair, stages)
     fusion = dict(type='LevelFusion', gate='selective', mid_channels=mid_channels)
     objectives = dict(fusion=on_levels(pair, list(taps), fusion, weight))
-    chosen = WEIGHTS if embedding_weights is None else tuple(embedding_weights)
+    chosen = WEIGHTS if embedding_weights is None else embedding_weights
+    if not isinstance(chosen, list | tuple):
+        pair.fail(
+            'embedding_weights must be a list of numbers, one for each stage, got '
+            f'{embedding_weights!r}. Mend: embedding_weights={WEIGHTS}'
+        )
     if any(chosen):
         _check_embeddings(pair, embeddings, chosen, len(taps))
     for k, one in enumerate(chosen):
@@ -82,6 +87,11 @@ def _check_embeddings(
             f'{mend}'
         )
     if embeddings is not None:
+        if not isinstance(embeddings, str) or '{}' not in embeddings:
+            pair.fail(
+                "embeddings must be a path with '{}' for the number of the stage, got "
+                f'{embeddings!r}: it would be one module for all stages. Mend: {mend}'
+            )
         return
     for name in (pair.student, pair.teacher):
         kind = _kind_of(getattr(pair.models.get(name), 'backbone', None))

@@ -2,6 +2,7 @@
 leaves alone.
 """
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from mmengine.registry import MODELS
 from mmseg.models.decode_heads import FCNHead
 from torch import Tensor, nn
 
+from mmkd.losses import functional
 from mmkd.tasks import Depth, Segmentation, generated_batch
 from mmkd.tasks.detection import det_sample
 from mmkd.tasks.generated import edges_of
@@ -169,3 +171,40 @@ def test_boxes_carry_masks_for_those_that_learn_them() -> None:
     assert masks.shape == (2, 6, 8)
     assert masks.sum((1, 2)).tolist() == [3 * 4, 8 * 1]
     assert masks[0, 2:6, 1:4].all()
+
+
+@pytest.mark.parametrize(
+    'one',
+    [
+        dict(on='feat', loss=dict(type='BatchSimilarityLoss', kind='sp')),
+        dict(on='feat', loss=dict(type='RowWiseKLLoss')),
+        dict(
+            on='feat',
+            loss=dict(type='FeatureMatchingLoss', normalise='batch'),
+            connectors=dict(student='auto'),
+        ),
+    ],
+    ids=lambda one: one['loss']['type'],
+)
+def test_nothing_is_asked_of_other_ranks_before_training(
+    one: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model is built on the CPU while NCCL, which knows no CPU, joins the ranks already."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError('another rank was asked')
+
+    two = SimpleNamespace(
+        is_available=lambda: True,
+        is_initialized=lambda: True,
+        get_world_size=lambda: 2,
+        get_rank=lambda: 0,
+        all_reduce=refuse,
+        all_gather=refuse,
+        ReduceOp=SimpleNamespace(MAX=None),
+    )
+    monkeypatch.setattr(functional, 'dist', two)
+    assert functional.several_ranks()
+    model = tiny.build(tiny.distiller(objectives=dict(one=one)))
+    assert len(model.objectives) == 1
+    assert functional.several_ranks(), 'asked again in training'

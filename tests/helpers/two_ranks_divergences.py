@@ -7,12 +7,20 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmkd.losses import dist, soft_jaccard
+from mmkd.losses import dist, reliability_mix, soft_jaccard
+
+
+def mixed_over_images(student: Tensor, teacher: Tensor, **own: Tensor) -> Tensor:
+    """Return HeteroAKD's divergence of classes of images, which are the batch's places."""
+    s, t = student.mean((2, 3)), teacher.mean((2, 3))
+    return reliability_mix(s, t, t.roll(1, 1).argmax(1))
+
 
 # name -> a loss of student, teacher, and mask and weight by name
 LOSSES: dict[str, Callable[..., Tensor]] = {
     'dist': lambda *maps, **own: dist(*maps, tau=2.0, inter=1.0, intra=3.0, **own),
     'jaccard': lambda *maps, **own: soft_jaccard(*maps, 'jaccard', 'batch', **own),
+    'reliability': mixed_over_images,
     'dice': lambda *maps, **own: soft_jaccard(*maps, 'dice', 'batch', **own),
 }
 KINDS = ('whole', 'masked', 'weighted')

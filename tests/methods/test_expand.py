@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +169,62 @@ def test_two_objectives_of_one_name_are_told_apart_wherever_they_are_named() -> 
     assert 'is called' in additions.told[0]
 
 
+def test_two_taps_of_one_name_are_told_apart_wherever_they_are_read() -> None:
+    """MGD's ``feat`` is the last map, CIRKD's what a classifier reads; OFA's stages begin at 0."""
+    made, additions = expand(pair(['cirkd', 'mgd']))
+    assert made['taps'] == dict(feat='auto:feature', mgd_feat='auto:stages[-1]')
+    assert [one['on'] for one in made['objectives'].values()] == ['feat', 'mgd_feat']
+    assert additions.told == [
+        "the tap 'feat' of method 'mgd' is called 'mgd_feat': another method has a tap of that name"
+    ]
+    made, _ = expand(pair(['reviewkd', 'ofa']))
+    assert made['taps']['stage2'] == made['taps']['ofa_stage1'] == 'auto:stages[1]'
+    assert made['objectives']['exit1']['reads'] == dict(
+        student='student.ofa_stage1', teacher='teacher.logits', labels='batch.labels'
+    )
+    assert made['objectives']['review']['reads']['student'][1] == 'student.stage2'
+
+
+@pytest.mark.parametrize('methods', [['simkd', 'mgd'], ['mgd', 'simkd']])
+def test_a_tap_of_members_and_one_of_all_are_told_apart(methods: list[str]) -> None:
+    teacher = dict(model=segmentor(8), checkpoint='big.pth')
+    made, _ = expand(pair(methods, teacher=teacher))
+    for member in ('student', 'teacher'):
+        taps = {**made['taps'], **made[member].get('taps', {})}
+        read = {name: taps[one['on']] for name, one in made['objectives'].items()}
+        assert read == dict(simkd='auto:feature', mgd='auto:stages[-1]')
+
+
+def paths_of(made: dict) -> set[tuple[str, ...]]:
+    """Return what each objective reads of the student, by the paths behind its taps."""
+    taps = {**made['taps'], **made['student'].get('taps', {})}
+    found = set()
+    for one in made['objectives'].values():
+        read = one.get('reads', {}).get('student') or f'student.{one["on"]}'
+        names = [read] if isinstance(read, str) else read
+        found.add(tuple(taps[name.removeprefix('student.')] for name in names))
+    return found
+
+
+MAPS = ('kd', 'cirkd', 'mgd', 'afdcd', 'reviewkd', 'ofa', 'fsp', 'fitnet', 'srrl', 'at', 'byot')
+IMAGES = ('kd', 'crd', 'fitnet', 'srrl', 'reviewkd', 'semckd', 'fsp', 'sp', 'ofa')
+
+
+PAIRS = [('maps', *two) for two in combinations(MAPS, 2)]
+PAIRS += [('images', *two) for two in combinations(IMAGES, 2)]
+
+
+@pytest.mark.parametrize(('of', 'first', 'second'), PAIRS)
+def test_two_methods_read_what_each_reads_alone(of: str, first: str, second: str) -> None:
+    models: dict = {}
+    if of == 'images':
+        teacher = dict(model=classifier(14), allow_untrained=True)
+        models = dict(student=dict(model=classifier(8)), teacher=teacher)
+    together, _ = expand(pair([first, second], **models))
+    alone = [paths_of(expand(pair(one, **models))[0]) for one in (first, second)]
+    assert paths_of(together) == alone[0] | alone[1]
+
+
 def test_noises_of_several_methods_add_up() -> None:
     made, _ = expand(pair(['soft-randomization', 'fickle'], noise=[dict(type='TargetNoise')]))
     assert [one['type'] for one in made['noise']] == [
@@ -182,6 +239,17 @@ def test_an_objective_beside_phases_joins_that_of_the_students_own_losses() -> N
     made, _ = expand({**peers('afd'), 'objectives': dict(extra=extra)})
     assert made['phases'][0]['objectives'] == ['logit0', 'logit1', 'extra']
     assert [phase['name'] for phase in made['phases']] == ['logit', 'feature', 'critic']
+
+
+def test_options_of_a_part_that_a_method_makes_anew_are_in_it_once() -> None:
+    own = {'model.decode_head.dropout_ratio': 0.25, 'model.pretrained': None}
+    student = dict(model=segmentor(4), cfg_options=own)
+    teacher = dict(model=segmentor(8), checkpoint='big.pth')
+    made, _ = expand(pair('simkd', student=student, teacher=teacher))
+    options = made['student']['cfg_options']
+    assert options.keys() == {'model.decode_head', 'model.pretrained'}
+    assert options['model.decode_head']['type'] == 'mmkd.BorrowedClassifier'
+    assert options['model.decode_head']['head']['dropout_ratio'] == 0.25
 
 
 # ---------------------------------------------------------------------- the config around it
@@ -467,7 +535,8 @@ REFUSED = {
     'weight out of range': (
         pair(dict(type='kd', weight=-1)),
         ValueError,
-        "method 'kd': weight must be a finite number above 0, got -1",
+        "method 'kd': the weight of its objective 'pixel' must be a finite number above 0, got -1. "
+        'Mend: the option that sets it, above 0',
     ),
     'noise out of range': (
         pair(dict(type='soft-randomization', std=-1.0)),

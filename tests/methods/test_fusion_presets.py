@@ -1,11 +1,13 @@
 """Presets of fused levels have the value of the official formula and weight."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.classification import classifier
 from helpers.classification import distiller as classifiers
 from helpers.detectors import detector
 from helpers.runs import model_of, need_mmdet, run_config, train
@@ -156,6 +158,39 @@ def test_transkd_refuses_embeddings_that_it_does_not_know() -> None:
         method(pair('segmentation'), embedding_weights=(1, -1, 1, 1))
 
 
+@pytest.mark.bad_input
+def test_transkd_refuses_weights_and_embeddings_that_are_none() -> None:
+    method = find_method('transkd')
+    for given in (0.1, '0.1'):
+        with pytest.raises(
+            ValueError, match=f"'transkd': embedding_weights .* {given!r}. Mend: em"
+        ):
+            method(pair('segmentation'), embedding_weights=given)
+    for path in ('backbone.patch_embed', 3):
+        with pytest.raises(ValueError, match=f"a path with '{{}}' .* got {path!r}: .* Mend: dict"):
+            method(pair('segmentation'), embeddings=path)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('name', 'task'),
+    [('reviewkd', 'classification'), ('transkd', 'segmentation'), ('semckd', 'classification')],
+)
+@pytest.mark.parametrize('stages', [0, '4', True])
+def test_stages_that_are_no_number_of_maps(name: str, task: str, stages: Any) -> None:
+    said = f"'{name}': stages must be a whole number of at least 1, got {stages!r}. Mend: stages=4"
+    with pytest.raises(ValueError, match=said):
+        find_method(name)(replace(pair(task), method=name), stages=stages)
+
+
+@pytest.mark.bad_input
+def test_stages_of_detectors_are_their_necks() -> None:
+    said = 'stages would change nothing, since of detectors .* got stages=4. Mend: leave stages out'
+    for name in ('reviewkd', 'transkd'):
+        with pytest.raises(ValueError, match=said):
+            find_method(name)(pair('detection'), stages=4)
+
+
 def official_semckd(loss: Any, maps: list[Tensor], targets: list[Tensor], pairs: Any) -> Tensor:
     """Return SemCKDLoss of the authors on their SelfA, of a full batch and square maps."""
     count, levels, others = len(maps[0]), len(maps), len(targets)
@@ -204,6 +239,34 @@ def test_semckd() -> None:
     plan = find_method('semckd')(pair('classification'), stages=2, softness=2.0)
     assert plan.taps == dict(stage1='auto:stages[0]', stage2='auto:stages[1]')
     assert plan.objectives['semckd']['loss'] == dict(type='CrossLevelLoss', images=64, softness=2.0)
+
+
+@pytest.mark.parametrize(('own', 'other'), [(3, 4), (4, 3)])
+def test_semckd_of_other_numbers_of_stages(own: int, other: int) -> None:
+    """All stages of both, and no tap of a stage that a member does not have."""
+    models = {
+        name: pair('classification', stages=n).models['student']
+        for name, n in (('student', own), ('teacher', other))
+    }
+    plan = find_method('semckd')(replace(pair('classification'), models=models), images=4)
+    assert plan.taps == {f'stage{k + 1}': f'auto:stages[{k}]' for k in range(3)}
+    longer = 'student' if own > other else 'teacher'
+    assert plan.member_taps == {longer: dict(stage4='auto:stages[3]')}
+    one = plan.objectives['semckd']
+    assert one['reads'] == dict(
+        student=[f'student.stage{k + 1}' for k in range(own)],
+        teacher=[f'teacher.stage{k + 1}' for k in range(other)],
+        student_maps=[f'student.stage{k + 1}' for k in range(own)],
+    )
+    maps = [draw(4, c, n, n, seed=n) for c, n in ((3, 8), (4, 4), (5, 2), (6, 1))[:own]]
+    targets = [draw(4, c, n, n, seed=50 + n) for c, n in ((6, 8), (7, 4), (8, 2), (9, 1))[:other]]
+    connector = build_part(dict(one['connectors']['student']))
+    connector.build(maps, targets)
+    loss = build_part(dict(one['loss']))
+    loss.build(maps, targets, maps)
+    connector.double(), loss.double()
+    found = 400 * loss(connector(maps, [tuple(x.shape[2:]) for x in targets]), targets, maps)
+    torch.testing.assert_close(found, 400 * official_semckd(loss, maps, targets, connector))
 
 
 # ---------------------------------------------------------------------- by name
@@ -310,6 +373,28 @@ def test_semckd_by_name_of_classifiers() -> None:
         data = model.data_preprocessor(generated_batch(5, (16, 16), model.task), True)
         with pytest.raises(ValueError, match="objective 'semckd': .*images, got 5; mend: images=5"):
             model(**data, mode='loss')
+
+
+def test_semckd_by_name_of_a_student_of_three_and_a_teacher_of_four_stages() -> None:
+    """Each of three stages attends to all of four."""
+    backbone = dict(segmentor(4)['backbone'], type='mmseg.ResNetV1c')
+    teacher = dict(type='mmkd.ImageClassifier', num_classes=3, in_channels=32, backbone=backbone)
+    config = dict(
+        type='mmkd.Distiller',
+        student=dict(model=classifier(2)),
+        teacher=dict(model=teacher, allow_untrained=True),
+        method=dict(type='semckd', images=4),
+    )
+    model = build(config)
+    data = model.data_preprocessor(generated_batch(4, (32, 32), model.task), True)
+    model(**data, mode='loss')['semckd.loss'].backward()
+    objective = model.objectives['semckd']
+    assert [len(row) for row in objective.connectors['student'].pairs] == [4, 4, 4]
+    assert (len(objective.loss.queries), len(objective.loss.keys)) == (3, 4)
+    assert [list(model.runs[name].taps.paths) for name in ('student', 'teacher')] == [
+        [f'stage{k}' for k in range(1, n + 1)] for n in (3, 4)
+    ]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
 
 
 def test_reviewkd_by_name_teaches_a_detector() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -33,10 +34,15 @@ TASKS: dict[str, Task] = dict(
     detection=Detection(20),
 )
 MODEL = Described(dict(backbone=dict(out_indices=(0, 1, 2)), neck=dict(num_outs=3)))
+BOTH = dict(student=MODEL, teacher=MODEL)
+STAGED = [
+    *(('ab', 'segmentation'), ('ab', 'classification'), ('at', 'classification')),
+    *(('ofd', 'segmentation'), ('ofd', 'classification')),
+]
 
 
 def objectives(task: str, name: str, **options: Any) -> dict[str, dict]:
-    pair = Pair(TASKS[task], models=dict(student=MODEL, teacher=MODEL), method=name)
+    pair = Pair(TASKS[task], models=BOTH, method=name)
     return find_method(name)(pair, **options).objectives
 
 
@@ -268,6 +274,38 @@ def test_ofd_of_label_maps() -> None:
     assert [(one['on'], one['weight']) for one in plan.values()] == [
         (f'stage{n}', 10.0) for n in (1, 2, 3)
     ]
+
+
+@pytest.mark.parametrize(('name', 'task'), STAGED)
+def test_stages_of_backbones_that_do_not_say(name: str, task: str) -> None:
+    """The option is what the refusal proposes, and counts before what configs say."""
+    silent = Pair(TASKS[task], models=dict(student=Described(dict(backbone={}))), method=name)
+    with pytest.raises(
+        ValueError, match=rf"how many maps .* Mend: dict\(type='{name}', stages=4\)"
+    ):
+        find_method(name)(silent)
+    for pair, number in ((silent, 4), (replace(silent, models=BOTH), 2)):
+        plan = find_method(name)(pair, stages=number)
+        assert [one['on'] for one in plan.objectives.values()] == [*plan.taps]
+        assert plan.taps == {f'stage{k + 1}': f'auto:stages[{k}]' for k in range(number)}
+        own = find_method(name)(replace(silent, models=BOTH)).objectives[f'{name}3']['weight']
+        assert plan.objectives[f'{name}{number}']['weight'] == own
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(('name', 'task'), STAGED)
+@pytest.mark.parametrize('stages', [0, '4', True, 2.0])
+def test_stages_that_are_no_number_of_maps(name: str, task: str, stages: Any) -> None:
+    said = f"'{name}': stages must be a whole number of at least 1, got {stages!r}. Mend: stages=4"
+    with pytest.raises(ValueError, match=said):
+        objectives(task, name, stages=stages)
+
+
+@pytest.mark.bad_input
+def test_at_of_label_maps_has_no_stages() -> None:
+    said = "'at': stages would change nothing, since of label maps .* got stages=3. Mend: leave sta"
+    with pytest.raises(ValueError, match=said):
+        objectives('segmentation', 'at', stages=3)
 
 
 @pytest.mark.parametrize('name', ['fitnet', 'nfd', 'cosine', 'pkd', 'foundation'])

@@ -17,6 +17,7 @@ from mmkd.tasks import Classification, Described, Segmentation, Task, generated_
 TASKS: dict[str, Task] = dict(segmentation=Segmentation(19), classification=Classification(100))
 MODEL = Described(dict(backbone=dict(out_indices=(0, 1, 2))))
 BOTH = ('segmentation', 'classification')
+STAGED = [('fsp', 'segmentation'), ('fsp', 'classification'), ('nst', 'classification')]
 
 
 def pair_of(task: str, name: str) -> Pair:
@@ -187,6 +188,47 @@ def test_dsd_of_pixels() -> None:
 def test_dsd_of_layers_that_are_not_two(layers: Any) -> None:
     with pytest.raises(ValueError, match="'dsd': layers must be a list of two .*Mend: layers="):
         find_method('dsd')(pair_of('segmentation', 'dsd'), layers=layers)
+
+
+@pytest.mark.bad_input
+def test_dsd_of_nothing() -> None:
+    with pytest.raises(ValueError, match="'dsd': weight=0 and pixel=0 teach nothing. Mend: dict"):
+        objectives('segmentation', 'dsd', weight=0.0, pixel=0.0)
+    layers = ['auto:stages[1]', 'auto:stages[2]']
+    said = 'layers would change nothing, since pixel=0 .* got layers=.* Mend: leave layers out, or'
+    with pytest.raises(ValueError, match=said):
+        objectives('segmentation', 'dsd', pixel=0, layers=layers)
+
+
+@pytest.mark.parametrize(('name', 'task'), STAGED)
+def test_stages_of_backbones_that_do_not_say(name: str, task: str) -> None:
+    """The option is what the refusal proposes, and counts before what configs say."""
+    silent = Pair(TASKS[task], models=dict(student=Described(dict(backbone={}))), method=name)
+    with pytest.raises(
+        ValueError, match=rf"how many maps .* Mend: dict\(type='{name}', stages=4\)"
+    ):
+        find_method(name)(silent)
+    for pair, number in ((silent, 4), (pair_of(task, name), 2)):
+        plan = find_method(name)(pair, stages=number)
+        assert plan.taps == {f'stage{k + 1}': f'auto:stages[{k}]' for k in range(number)}
+        assert len(plan.objectives) == number - (name == 'fsp')
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(('name', 'task'), STAGED)
+def test_stages_that_are_no_number_of_maps(name: str, task: str) -> None:
+    said = f"'{name}': stages must be a whole number of at least 1, got '4'. Mend: stages=4"
+    with pytest.raises(ValueError, match=said):
+        objectives(task, name, stages='4')
+
+
+@pytest.mark.bad_input
+def test_stages_that_are_not_compared() -> None:
+    said = "'nst': stages would change nothing, since of label maps .* got stages=3. Mend: leave s"
+    with pytest.raises(ValueError, match=said):
+        objectives('segmentation', 'nst', stages=3)
+    with pytest.raises(ValueError, match="'fsp': the backbones give one map.*Mend: .*; stages=2"):
+        objectives('segmentation', 'fsp', stages=1)
 
 
 @pytest.mark.parametrize('task', BOTH)

@@ -97,6 +97,13 @@ def test_srrl_by_probabilities() -> None:
     assert objective(record)['srrl.loss'].item() == pytest.approx(2 * 9 * kl.item(), rel=1e-4)
 
 
+@pytest.mark.bad_input
+def test_srrl_of_a_temperature_that_squares_do_not_have() -> None:
+    said = "'srrl': tau would change nothing, .* got tau=4.0. Mend: leave tau out, or penalty='kl'"
+    with pytest.raises(ValueError, match=said):
+        of_method(dict(type='srrl', tau=4.0))
+
+
 def test_srrl_of_a_student_with_the_teachers_features_is_nothing() -> None:
     model = of_method(dict(type='srrl', regressor='auto'), student=dict(model=segmentor(8)))
     model.student.load_state_dict(model.teacher.state_dict())
@@ -323,11 +330,23 @@ def test_crosskd_from_the_neck_where_the_head_is_one_convolution() -> None:
     assert log['crosskd0.loss'] > 0
 
 
-def test_crosskd_cannot_be_cut_behind_a_head() -> None:
-    with pytest.raises(
-        ValueError, match='depth is from 0 to the 1 convolutions of the heads, got 3'
-    ):
-        detectors(fcos(8), fcos(16), depth=3)
+@pytest.mark.bad_input
+@pytest.mark.parametrize('depth', [3, -1, True, 1.0])
+def test_crosskd_cannot_be_cut_behind_a_head(depth: Any) -> None:
+    said = rf'depth is from 0 to the 1 convolutions of the heads, got {depth}. Mend: depth=0, or l'
+    with pytest.raises(ValueError, match=said):
+        detectors(fcos(8), fcos(16), depth=depth)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    'option', [dict(edges=1.0), dict(boxes=0.0), dict(depth=2), dict(align=False)]
+)
+def test_crosskd_of_label_maps_has_no_options_of_detectors(option: dict) -> None:
+    ((name, given),) = option.items()
+    said = f"'crosskd': {name} would change nothing, .* got {name}={given}. Mend: leave {name} out"
+    with pytest.raises(ValueError, match=said):
+        of_method(dict(type='crosskd', **option))
 
 
 def test_crosskd_of_heads_of_other_widths() -> None:
@@ -395,6 +414,17 @@ def test_ofa_of_a_label_map_is_the_vectors_formula_at_every_place() -> None:
 
 def test_ofa_without_the_logits_term() -> None:
     assert list(of_method(dict(type='ofa', logits=0.0, stages=2)).objectives) == ['exit0', 'exit1']
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('stages', [-1, '4', True])
+def test_ofa_of_no_stages(stages: Any) -> None:
+    said = f"'ofa': stages must be a whole number of at least 0, got {stages!r}. Mend: stages=4"
+    with pytest.raises(ValueError, match=said):
+        of_method(dict(type='ofa', stages=stages))
+    assert list(of_method(dict(type='ofa', stages=0)).objectives) == ['ofa']
+    with pytest.raises(ValueError, match="'ofa': stages=0 and logits=0 teach nothing. Mend"):
+        of_method(dict(type='ofa', stages=0, logits=0))
 
 
 # ---------------------------------------------------------------------- HeteroAKD

@@ -424,10 +424,17 @@ class Objective(BaseModule):
                     what = f'{where}: {argument}={reference!r}'
                     check_class_logits(what, tensor, labels, _images(record))
                 same[reference] = labels
+        if self.reads_labels and not made:  # which are of the student's classes
+            same |= self._students_sets()
         if plain == self.reads.class_logits and self.class_map is None:
             check_same_labels(f'{where}: {type(self.loss).__name__}', same)
         if self.through is not None and self.reads_labels:  # of the student's classes
             self.through.refuse_other_labels(self.label_sets)
+
+    def _students_sets(self) -> dict[str, LabelSet]:
+        """Return the label sets of what is read of students, whatever it is."""
+        read = self.reads.references([one for one in self.reads.members if learns(one)])
+        return {one: self.label_sets[one] for one in read if one in self.label_sets}
 
     def _map_classes(self, record: Record) -> str:
         """Tell the class map which classes there are; return what it does, in words."""

@@ -72,7 +72,7 @@ class ExitLoss(Loss):
     """
 
     # the stage has channels of its own, and gives labels their size
-    roles = dict(student=Map(alike=()), teacher=Map(alike=()), labels=OfBatch())
+    roles = dict(student=Map(alike=()), teacher=Map(alike=(), class_logits=True), labels=OfBatch())
     head: nn.Conv2d | None
 
     def __init__(

@@ -13,10 +13,12 @@ from mmkd.losses.divergence.split import at_labels
 from mmkd.losses.functional import (
     above_zero,
     fill_masked,
+    gather_over_ranks,
     infinite_to_nan,
     masked_mean,
     measure,
     no_autocast,
+    softmax_of_measure,
     weighted_mean,
     widen,
 )
@@ -51,8 +53,8 @@ def reliability_mix(
 
     * 'places': :math:`\frac{\tau^2}{N C} \sum_{nc} \sum_i w_{nci} \mathrm{KL}(\sigma(h_{nci} /
       \tau) \Vert \sigma(z^s_{nci} / \tau))`, w the softmax of g over the valid places of an image;
-      of classes of whole images, (N, C), over the images of the batch. It is 0, with zero gradient,
-      where the student says what the teacher says.
+      of classes of whole images, (N, C), over the images of the batch, those of all ranks, as many
+      on each. It is 0, with zero gradient, where the student says what the teacher says.
     * 'classes': :math:`-\tau^2 \langle \sum_c w_{ic}\, p_{ic} \ln q_{ic} \rangle_i`, p and q the
       softmax over classes of h/τ and of the student's z/τ, w the softmax of g over classes. It is a
       cross-entropy and is least at q ∝ w p, which is not p.
@@ -130,14 +132,12 @@ def _over_places(
     """Return the divergence of yes and no, averaged over places by what is to be learned there."""
     own = valid.to(s.dtype) if weight is None else measure(weight, valid, s.dtype)
     each = bernoulli_kl(s, h)
-    if s.dim() == 2:  # the batch is one row of places
+    if s.dim() == 2:  # the batch, of all ranks, is one row of places
+        each, gain, own = (gather_over_ranks(x.contiguous()) for x in (each, gain, own))
         each, gain, own = each.mT[None], gain.mT[None], own[None]
     own = own.flatten(1).unsqueeze(1)
-    alive = above_zero(own).any(2)
-    # An image without a position gets equal numbers in place of −∞ alone.
-    logs = own.where(alive.unsqueeze(2), own.new_ones(())).log()
-    shares = (gain.flatten(2) + logs).softmax(2)
-    return masked_mean((shares * each.flatten(2)).sum(2).mean(1), alive.squeeze(1))
+    shares = softmax_of_measure(gain.flatten(2), own)
+    return masked_mean((shares * each.flatten(2)).sum(2).mean(1), above_zero(own).any(2).squeeze(1))
 
 
 def _over_classes(

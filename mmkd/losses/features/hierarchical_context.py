@@ -8,7 +8,7 @@ from torch import Tensor
 from mmkd.losses.base import Loss, Many
 from mmkd.losses.checks import as_maps, check_levels, check_mask, check_weight
 from mmkd.losses.features.point_wise import check_features, cost
-from mmkd.losses.functional import fill_masked, measure, no_autocast, weighted_mean, widen
+from mmkd.losses.functional import fill_masked, measure_of, no_autocast, weighted_mean, widen
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_count, check_non_negative
 
@@ -73,8 +73,9 @@ def hierarchical_context(
         counts = _counts(mask, weight, wide[0])
         total = wide[0].new_zeros(())
         for share, s, t in zip(shares, wide, wide[len(student) :], strict=False):
-            if share:
-                total = total + share * _level(s, t, cells, counts)
+            # a level of weight 0 takes part: DDP waits for the gradients of its connector
+            value = share * _level(s, t, cells, counts) if share else 0.0 * s.sum()
+            total = total + value
         return total
 
 
@@ -110,11 +111,8 @@ def _pooled(x: Tensor, k: int, counts: Tensor | None) -> Tensor:
 
 def _counts(mask: Tensor | None, weight: Tensor | None, like: Tensor) -> Tensor | None:
     """Return how much each place of the first level counts, (N, 1, H, W)."""
-    if weight is None:
-        if mask is None:
-            return None
-        weight = like.new_ones(()).expand(mask.shape)
-    return measure(weight, mask, like.dtype).view(len(like), 1, *like.shape[2:])
+    own = measure_of(like, mask, weight)
+    return None if own is None else own.view(len(like), 1, *like.shape[2:])
 
 
 def _shares(weights: Sequence[float] | None, levels: int) -> list[float]:

@@ -196,7 +196,6 @@ class MaskedGenerationLoss(Loss):
         if self.generator is None:
             raise not_built('the generator is', 'teacher_channels=…')
         if student.dim() == 3:
-            check_features(student, teacher, 'masked generation')
             check_mask(mask, student.mT)
             check_weight(weight, student.mT)
             mask, weight = (self._places(x, student.shape[1]) for x in (mask, weight))

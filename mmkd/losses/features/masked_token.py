@@ -14,7 +14,15 @@ from mmkd.losses.features.mask_tokens import MaskTokens, TokenFitter, TokenOptio
 from mmkd.losses.features.point_wise import check_features, cost
 from mmkd.losses.fitted.contract import FittedLoss
 from mmkd.losses.fitted.source import Source
-from mmkd.losses.functional import counted, fill_masked, masked_mean, no_autocast, widen
+from mmkd.losses.functional import (
+    counted,
+    fill_masked,
+    masked_mean,
+    measure_of,
+    no_autocast,
+    softmax_of_measure,
+    widen,
+)
 from mmkd.registry import MODELS
 from mmkd.utils.checks import check_choice, check_count, not_built
 
@@ -97,14 +105,8 @@ def _shares(
     """Return w^q / Σ w (N, K, P)."""
     # As logarithms: the sum of weights of a token that looks nowhere would be 0.
     logs = F.logsigmoid(tokens @ teacher.reshape(*teacher.shape[:2], -1))
-    scores = logs
-    if weight is not None:
-        scores = scores + weight.detach().to(logs).reshape(len(logs), 1, -1).log()
-    if counts is not None:
-        flat = counts.reshape(len(logs), 1, -1)
-        # Of an image without any place all are alike, and it is left out.
-        scores = scores.where(flat, -torch.inf).where(flat.any(2, keepdim=True), 0.0)
-    shares = scores.softmax(2)
+    own = measure_of(teacher, counts, None if weight is None else weight.detach())
+    shares = logs.softmax(2) if own is None else softmax_of_measure(logs, own.flatten(2))
     return shares if power == 1 else shares * logs.exp()
 
 

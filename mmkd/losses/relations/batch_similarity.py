@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -298,6 +299,11 @@ class BatchSimilarityLoss(Loss):
         self.kind, self.pooled, self.gather = kind, pooled, gather
         self.least_images = 3 if kind.startswith('rkd') else 2
         self._several = False
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Load; the first batch of a run that goes on was looked at when it began."""
+        super()._load_from_state_dict(*args, **kwargs)
+        self._several = True
 
     def forward(
         self,

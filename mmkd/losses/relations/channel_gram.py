@@ -15,6 +15,7 @@ from mmkd.losses.functional import (
     masked_mean,
     measure_of,
     no_autocast,
+    softmax_of_measure,
     unit_vectors,
     widen,
 )
@@ -139,12 +140,9 @@ def _distributions(x: Tensor, tau: float, own: Tensor | None) -> Tensor:
     x = infinite_to_nan(x)  # a softmax would take −Inf for nothing
     if own is None:
         return (x / tau).softmax(2) * x.shape[2] ** 0.5
-    total = own.sum(2, keepdim=True)
-    alive, some = above_zero(total), above_zero(own)
-    # An image without a position gets equal numbers in place of −∞ alone.
-    logs = x / tau + own.where(alive, own.new_ones(())).log()
-    root = (total / own.where(some, own.new_ones(()))).sqrt()
-    return logs.softmax(2) * root.where(some, root.new_zeros(()))
+    some = above_zero(own)
+    root = (own.sum(2, keepdim=True) / own.where(some, own.new_ones(()))).sqrt()
+    return softmax_of_measure(x / tau, own) * root.where(some, root.new_zeros(()))
 
 
 def _sets(s: Tensor, t: Tensor) -> Tensor:

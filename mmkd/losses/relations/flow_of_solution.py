@@ -4,12 +4,7 @@ from torch import Size, Tensor
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
-from mmkd.losses.functional import (
-    masked_mean,
-    measure,
-    no_autocast,
-    widen,
-)
+from mmkd.losses.functional import masked_mean, measure_of, no_autocast, widen
 from mmkd.losses.relations.nodes import averaged_to, resized
 from mmkd.registry import MODELS
 
@@ -63,10 +58,7 @@ def flow_of_solution(
     check_weight(weight, student)
     with no_autocast(student):
         sides = widen(student, student_next, teacher.detach(), teacher_next.detach())
-        own = None
-        if mask is not None or weight is not None:
-            own = student.new_ones(len(student), *student.shape[2:]) if weight is None else weight
-            own = measure(own, mask, sides[0].dtype).unsqueeze(1)
+        own = measure_of(sides[0], mask, weight)
         size = min(student.shape[2:], student_next.shape[2:], key=lambda s: s.numel())
         ours, theirs = (_flow(a, b, own, size) for a, b in (sides[:2], sides[2:]))
         alive = None if own is None else own.flatten(1).any(1)

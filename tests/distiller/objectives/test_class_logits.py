@@ -238,6 +238,18 @@ def other_classes(**objective: Any) -> dict:
 
 
 @pytest.mark.bad_input
+def test_an_exit_that_reads_labels_is_not_of_another_teachers_classes() -> None:
+    """The label of the student's class would be that of another one of the teacher's."""
+    reads = dict(student='student.feat', teacher='teacher.logits', labels='batch.labels')
+    with pytest.raises(
+        ValueError,
+        match=r'ExitLoss compares class logits of models that know other classes: '
+        r"\{'teacher.logits': 19, 'student.feat': 150\}",
+    ):
+        tiny.build(other_classes(loss=dict(type='ExitLoss', power=1.5), reads=reads))
+
+
+@pytest.mark.bad_input
 @pytest.mark.parametrize('connectors', [None, dict(student='auto'), dict(teacher='auto')])
 @pytest.mark.parametrize(
     'loss', [dict(type='PixelWiseKLLoss'), tiny.holistic()['loss']], ids=['pixel', 'critic']

@@ -43,6 +43,13 @@ def test_it_is_the_loss_of_the_authors_as_a_mean_over_levels() -> None:
     torch.testing.assert_close(hierarchical_context(student, teacher), expected, rtol=1e-12, atol=0)
 
 
+def test_a_level_of_weight_0_takes_part_with_0() -> None:
+    """DDP waits for a gradient of everything that its connector trained."""
+    student = [x.clone().requires_grad_() for x in STUDENT]
+    HierarchicalContextLoss((1.0, 0.0, 0.0))(student, TEACHER).backward()
+    assert [bool(x.grad.any()) for x in student] == [True, False, False]
+
+
 @pytest.mark.parametrize('level_weights', [None, (1.0, 3.0, 0.0), (0.5, 0.25, 2.0)])
 def test_it_is_the_slow_loop(level_weights: tuple[float, ...] | None) -> None:
     """Maps that are no squares, a vector, masks and weights of the first level."""

@@ -211,6 +211,13 @@ def test_a_generator_that_learns_comes_near() -> None:
     assert sum(values[-10:]) / 10 < 0.55 * sum(values[:3]) / 3
 
 
+def test_a_class_token_may_stand_on_one_side_alone() -> None:
+    """It is no place: what is left of both is a map of 3×3."""
+    loss = made(mask_ratio=0.0)
+    student, teacher = draw(2, 9, 3), draw(2, 10, 3, seed=1)
+    assert torch.equal(loss(student, teacher), loss(student, teacher[:, 1:]))
+
+
 @pytest.mark.bad_input
 def test_what_is_refused() -> None:
     for options, message in (
@@ -235,7 +242,7 @@ def test_what_is_refused() -> None:
         ((STUDENT, TEACHER, None, torch.ones(2, 3)), 'weight must have the shape'),
         ((STUDENT[:, :, 0, 0], TEACHER[:, :, 0, 0]), r'needs maps \(N, C, H, W\) or tokens'),
         ((draw(2, 7, 3), draw(2, 7, 3)), r'7 tokens are no map: grid=None; mend: grid=\(height'),
-        ((draw(2, 9, 3), draw(2, 10, 3)), 'masked generation needs maps'),
+        ((draw(2, 9, 3), draw(2, 16, 3)), 'masked generation needs maps .* of one shape'),
         ((draw(2, 9, 3), draw(2, 9, 3), MASK[:, :, 0]), 'mask must have the shape'),
     ):
         with pytest.raises(ValueError, match=message):

@@ -205,6 +205,14 @@ def test_one_image_is_refused_where_it_would_teach_nothing(kind: str) -> None:
     assert loss(student, teacher).abs() < 1e-15, 'a last batch of one'
 
 
+def test_a_run_that_goes_on_at_a_last_batch_of_one_is_not_refused() -> None:
+    """As it would not be without the interruption."""
+    whole = torch.nn.ModuleDict(dict(loss=BatchSimilarityLoss('sp')))
+    whole.load_state_dict(whole.state_dict())
+    student = STUDENT[:1].clone().requires_grad_()
+    assert whole['loss'](student, TEACHER[:1]).abs() < 1e-15
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_two_images_are_too_few_for_rkd_alone(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
