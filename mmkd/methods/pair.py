@@ -142,8 +142,8 @@ class Pair:
         if given is not None:
             if isinstance(given, bool) or not isinstance(given, int) or given < least:
                 self.fail(
-                    f'stages must be a whole number of at least {least}, got {given!r}. Mend: stages=4, '
-                    'or leave stages out where the configs say'
+                    f'stages must be a whole number of at least {least}, got {given!r}. Mend: '
+                    'stages=4, or leave stages out where the configs say'
                 )
             return given
         members = members or (self.student, *self.teachers[:1])
