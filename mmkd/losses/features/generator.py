@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mmkd.losses.checks import shape_of
 from mmkd.losses.functional import infinite_to_nan
 
 
@@ -14,6 +15,19 @@ def generator_of(channels: int, device: torch.device | None = None) -> nn.Sequen
     """
     layers = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
     return nn.Sequential(layers[0], nn.ReLU(), layers[1]).to(device)
+
+
+def check_generator(generator: nn.Module, student: Tensor) -> None:
+    """Refuse a map of other channels than the generator was made for.
+
+    >>> check_generator(generator_of(2), torch.zeros(1, 2, 4, 4))
+    """
+    channels = next(generator.parameters()).shape[1]
+    if student.shape[1] != channels:
+        raise ValueError(
+            f'the generator is of {channels} channels, got student {shape_of(student)}; mend: '
+            f'teacher_channels={student.shape[1]} (or None), or the tap that it was made for'
+        )
 
 
 def drawn_places(x: Tensor, ratio: float) -> Tensor:

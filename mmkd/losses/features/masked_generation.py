@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
-from mmkd.losses.features.generator import drawn_places, generator_of, keep
+from mmkd.losses.features.generator import check_generator, drawn_places, generator_of, keep
 from mmkd.losses.features.point_wise import check_features, cost
 from mmkd.losses.functional import (
     call_in_dtype,
@@ -200,13 +200,7 @@ class MaskedGenerationLoss(Loss):
             check_weight(weight, student.mT)
             mask, weight = (self._places(x, student.shape[1]) for x in (mask, weight))
         student, teacher = self._map(student), self._map(teacher)
-        channels = next(self.generator.parameters()).shape[1]
-        if student.shape[1] != channels:
-            raise ValueError(
-                f'the generator is of {channels} channels, got student '
-                f'{shape_of(student)}; mend: teacher_channels={student.shape[1]} (or None), or the '
-                'tap that it was made for'
-            )
+        check_generator(self.generator, student)
         value = masked_generation(
             student,
             teacher,

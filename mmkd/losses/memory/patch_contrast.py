@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmkd.losses.base import Loss, Map
 from mmkd.losses.checks import check_mask, check_weight, shape_of
 from mmkd.losses.features.feature_matching import feature_matching
-from mmkd.losses.features.generator import drawn_places, generator_of, keep
+from mmkd.losses.features.generator import check_generator, drawn_places, generator_of, keep
 from mmkd.losses.features.point_wise import check_features
 from mmkd.losses.functional import (
     call_in_dtype,
@@ -299,13 +299,7 @@ class PatchContrastLoss(Loss):
     def _generated(self, student: Tensor, ratio: float) -> Tensor:
         if self.generator is None:
             raise not_built('the generator is', 'teacher_channels=…')
-        channels = next(self.generator.parameters()).shape[1]
-        if student.shape[1] != channels:
-            raise ValueError(
-                f'the generator was made for {channels} channels, got student {shape_of(student)}; '
-                f'mend: teacher_channels={student.shape[1]} (or None), or the tap that it was made '
-                'for'
-            )
+        check_generator(self.generator, student)
         return call_in_dtype(self.generator, keep(student, drawn_places(student, ratio)))
 
     def _make(self, channels: int, device: torch.device | None = None) -> None:

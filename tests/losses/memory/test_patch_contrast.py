@@ -191,7 +191,7 @@ def test_bad_tensors() -> None:
     loss = PatchContrastLoss(2, teacher_channels=6)
     with pytest.raises(RuntimeError, match='the generator is not built.*Mend'):
         PatchContrastLoss(2)(STUDENT, TEACHER)
-    with pytest.raises(ValueError, match=r'generator was made for 6 channels.*mend'):
+    with pytest.raises(ValueError, match=r'generator is of 6 channels.*mend'):
         loss(STUDENT[:, :4], TEACHER[:, :4])
     with pytest.raises(ValueError, match='no multiple of groups=4; mend: groups=3'):
         PatchContrastLoss(4, mask_ratio=None)(STUDENT, TEACHER)
