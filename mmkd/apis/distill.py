@@ -10,20 +10,20 @@ from rich.console import Console
 
 from mmkd.apis.doctor import Report, diagnose
 from mmkd.apis.launch import build_runner, load_config, train
-from mmkd.apis.pairing import Pairing, write_config
+from mmkd.apis.pairing import RUN, Pairing, write_config
 from mmkd.apis.prepare import prepare_config
 from mmkd.apis.runs import (
-    NOTE,
+    NoteBegin,
     begun_otherwise,
     digest_of,
     digest_of_file,
-    note_begin,
     read_note,
     write_note,
 )
 from mmkd.distiller import export_student
 from mmkd.utils.checkpoints import latest_checkpoint
 from mmkd.utils.config_file import read_config
+from mmkd.utils.work_dir import hold, release
 
 STUDENT = 'student'
 LOOKED_AT = 2  # batches of each split that the check reads
@@ -63,6 +63,24 @@ def distill(
         TypeError: An option that it does not have.
         ValueError: A config that the student cannot be trained by, or whose run saves nothing.
     """
+    run = pairing.folder / RUN
+    if run.is_dir() or not dry_run:
+        hold(run)  # else its config would be written anew beneath a run that goes on
+    try:
+        return _distill(pairing, console, options, amp, dry_run, overwrite, verbose)
+    finally:
+        release(run)
+
+
+def _distill(
+    pairing: Pairing,
+    console: Console,
+    options: dict[str, Any] | None,
+    amp: bool,
+    dry_run: bool,
+    overwrite: bool,
+    verbose: bool,
+) -> bool:
     path = write_config(pairing, overwrite, options)
     console.print(f'config: {path}', markup=False, soft_wrap=True)
     cfg = load_config(str(path), options)
@@ -129,8 +147,7 @@ def _train(
         _check_saves(cfg)
     runner = build_runner(cfg, verbose)
     if not finished:
-        (folder / NOTE).unlink(missing_ok=True)  # of a run that begins anew
-        note_begin(folder, settings)
+        runner.register_hook(NoteBegin(settings))
         train(runner)
         write_note(folder, dict(checkpoint=_last(cfg).name, settings=settings))
     return runner.test() if cfg.get('test_dataloader') else {}

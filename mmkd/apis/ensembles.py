@@ -13,11 +13,10 @@ from mmkd.apis.length import LENGTHS, follow_length
 from mmkd.apis.prepare import is_distiller, prepare_config
 from mmkd.apis.report import digits
 from mmkd.apis.runs import (
-    NOTE,
+    NoteBegin,
     begun_otherwise,
     digest_of,
     digest_of_file,
-    note_begin,
     read_note,
     write_note,
 )
@@ -125,9 +124,7 @@ def train_member(
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead
     runner = build_runner(prepare_config(cfg, launcher, amp), verbose)
-    if is_main_process():
-        (folder / NOTE).unlink(missing_ok=True)  # of a shorter training, or one that is gone
-        note_begin(folder, about['settings'])
+    runner.register_hook(NoteBegin(about['settings']))
     train(runner)
     metrics: dict[str, float] = {}
     if cfg.get('test_dataloader'):
@@ -149,20 +146,36 @@ def train_members(
 ) -> list[dict[str, Any]]:
     """Train the members that are not finished, one after the other; return the notes of all.
 
+    All folders are looked at before the first training.
+
     Args:
         configs: As :func:`member_config` returns them; the others as of :func:`train_member`.
         launcher: As of :func:`train_member`.
         amp: Mixed precision.
         verbose: Whether the terminal shows all that the log file holds.
+
+    Raises:
+        FileNotFoundError: A member cannot go on: its last checkpoint is gone.
+        SystemExit: As of :func:`read_member`.
     """
+    found = _read_members(configs, amp)
     notes = []
-    for number, cfg in enumerate(configs, 1):
-        note = read_member(cfg, amp)
+    for number, (cfg, note) in enumerate(zip(configs, found, strict=True), 1):
         if is_main_process():
             state = 'is finished already' if note else 'is trained'
             said = f'member {number} of {len(configs)}: {cfg.work_dir} {state}'
             print(said, file=sys.stderr, flush=True)
         notes.append(note or train_member(cfg, launcher, amp, verbose))
+    return notes
+
+
+def _read_members(configs: Sequence[Config], amp: bool) -> list[dict[str, Any] | None]:
+    """Return the notes of all members, None of those to be trained; refuse what cannot go on."""
+    notes = []
+    for cfg in configs:
+        notes.append(read_member(cfg, amp))
+        if notes[-1] is None:
+            latest_checkpoint(cfg.work_dir)  # it refuses a note that names no file
     return notes
 
 

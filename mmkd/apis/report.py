@@ -19,9 +19,7 @@ from mmkd.utils.checks import nearest, printable
 # of these the first that there is
 MAIN = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'abs_rel', 'mean/mIoU', 'mean/accuracy/top1')
 BUDGET = ('iterations', 'batch_size', 'processes')
-LESS_IS_BETTER = re.compile(
-    r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|log10|silog|NLL|Brier|ECE|calibration/error)'
-)
+LESS_IS_BETTER = re.compile(r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|log10|silog|NLL|Brier|ECE|error)')
 
 
 def usual_metric(known: Container[str]) -> str | None:
@@ -209,10 +207,10 @@ def values_of(rows: Sequence[Row], metric: str) -> list[float]:
 
 
 def less_is_better(metric: str) -> bool:
-    """Return whether a metric is an error.
+    """Return whether a metric is an error, whatever its prefix.
 
-    >>> less_is_better('abs_rel'), less_is_better('mIoU')
-    (True, False)
+    >>> less_is_better('abs_rel'), less_is_better('ood/error'), less_is_better('mIoU')
+    (True, True, False)
     """
     return LESS_IS_BETTER.fullmatch(metric) is not None
 
@@ -293,13 +291,14 @@ def _budget(record: dict[str, Any]) -> str:
 def write_into(path: Path, name: str, table: str) -> None:
     """Replace what a file has between ``<!-- report NAME -->`` and ``<!-- end of report NAME -->``.
 
-    Sentences are wrapped at 120 columns, rows of the table are not.
+    Sentences are wrapped at 120 columns, rows of the table are not. The rest of the file stays as
+    it is, and lines end as that of the first mark does.
 
     Raises:
         ValueError: The file cannot be read, lacks one of the two lines, or has it twice.
     """
     try:
-        text = path.read_text(encoding='utf-8')
+        text = path.read_bytes().decode()  # as text, every line end would become '\n'
     except (OSError, UnicodeError) as error:
         raise ValueError(
             f'--into {path} cannot be read ({error}). Mend: a text file that is there, with the '
@@ -314,5 +313,6 @@ def write_into(path: Path, name: str, table: str) -> None:
     head, rest = text.split(begin)
     wrap = partial(fill, width=120, break_long_words=False, break_on_hyphens=False)
     lines = [line if line.startswith('|') else wrap(line) for line in table.splitlines()]
-    new = '\n'.join([begin, *lines, end])
+    line_end = '\r\n' if rest.startswith('\r\n') else '\n'
+    new = '\n'.join([begin, *lines, end]).replace('\n', line_end)
     write_atomically(f'{head}{new}{rest.split(end)[1]}'.encode(), path)

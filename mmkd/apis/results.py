@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +93,8 @@ def read_row(argument: str) -> Row:
             f'{path or repr(path)} is no folder. Mend: a work dir of mmkd train, or LABEL=WORK_DIR'
         )
     seeds = sorted((p for p in folder.iterdir() if re.fullmatch(r'seed_?\d+', p.name)), key=_number)
-    row = Row(label or folder.name, [_read_run(run) for run in seeds or [folder]])
+    name = Path(os.path.abspath(folder)).name  # of '.' too; a link keeps its own
+    row = Row(label or name, [_read_run(run) for run in seeds or [folder]])
     _check_runs(folder, row)
     return row
 

@@ -1,16 +1,19 @@
 """How much of a test result is left on corrupted and on attacked images."""
 
 import copy
-from collections.abc import Iterator, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.runner import Runner
 
 from mmkd.datasets.transforms.corrupt import CORRUPTIONS
+from mmkd.engine.runner.pgd_loop import PGD_KEYS
+from mmkd.evaluation.functional.pgd import pgd
 from mmkd.registry import DATASETS, LOOPS
 from mmkd.utils.averages import mean_metrics
-from mmkd.utils.checks import check_choice, check_count
+from mmkd.utils.checks import check_choice, check_count, check_keys
 
 
 def robustness(
@@ -23,13 +26,14 @@ def robustness(
     """Test a model on its test set as it is, under each corruption, and under PGD.
 
     Every condition sees the same images. Corruptions are the last step of the test pipeline before
-    it packs, so they act on the size that the network gets.
+    it packs, so they act on the size that the network gets. Of what is found the run's folder gets
+    the log alone: what lies there as a test counts as the run's result.
 
     Args:
         runner: A Runner whose config has a test set with labels; its ``load_from`` is tested, else
             its weights as they are.
-        corruptions: Names of :class:`mmkd.datasets.Corrupt`.
-        severities: 1 to 5; metrics are averaged over them.
+        corruptions: Names of :class:`mmkd.datasets.Corrupt`; one that comes again counts once.
+        severities: 1 to 5; metrics are averaged over them, each counts once.
         images: So many images, evenly spread over the test set; None: all.
         attack: Arguments of :class:`mmkd.PGDTestLoop`; None: no attack.
 
@@ -37,14 +41,12 @@ def robustness(
         (condition, metrics): 'clean', the corruptions, 'corrupted' (their mean), 'PGD'.
 
     Raises:
-        ValueError: An unknown corruption or severity; a test set whose pipeline is not to be seen.
+        TypeError: An unknown argument of the attack, with the nearest match.
+        ValueError: An unknown corruption or severity; an attack that PGD refuses; a test set whose
+            pipeline is not to be seen.
     """
-    for name in corruptions:
-        check_choice('corruptions', name, CORRUPTIONS)
-    for severity in severities:
-        check_choice('severities', severity, (1, 2, 3, 4, 5))
-    if images is not None:
-        check_count('images', images, 1)
+    corruptions, severities = list(dict.fromkeys(corruptions)), list(dict.fromkeys(severities))
+    _check(corruptions, severities, images, attack)
     loader = _subset(copy.deepcopy(runner.cfg.test_dataloader), images)
     runner.call_hook('before_run')  # before the weights: EMA builds what they are loaded into
     runner.load_or_resume()
@@ -65,7 +67,28 @@ def robustness(
     runner.call_hook('after_run')
 
 
+def _check(
+    corruptions: Sequence[str],
+    severities: Sequence[int],
+    images: int | None,
+    attack: Mapping[str, Any] | None,
+) -> None:
+    """Refuse before the first condition what the last one would refuse."""
+    for name in corruptions:
+        check_choice('corruptions', name, CORRUPTIONS)
+    for severity in severities:
+        check_choice('severities', severity, (1, 2, 3, 4, 5))
+    if images is not None:
+        check_count('images', images, 1)
+    if attack is not None:
+        check_keys(attack, (*PGD_KEYS, 'seed'), 'attack')
+        options = dict(attack)
+        generator = torch.Generator().manual_seed(options.pop('seed', 0))
+        pgd(torch.sum, torch.zeros(1), generator=generator, **options)  # of one pixel, to be told
+
+
 def _test(runner: Runner, loader: Any, loop: dict | None = None) -> dict[str, float]:
+    """Test under one condition; files of it go to a folder that is deleted."""
     built = LOOPS.build(
         loop or dict(type='TestLoop'),
         default_args=dict(
@@ -75,7 +98,14 @@ def _test(runner: Runner, loader: Any, loop: dict | None = None) -> dict[str, fl
         ),
     )
     runner._test_loop = built  # hooks read it
-    return {key: float(value) for key, value in built.run().items()}
+    logs = runner._log_dir
+    with tempfile.TemporaryDirectory() as folder:
+        # mmkd report takes the newest <time>/<time>.json of a run for its result
+        runner._log_dir = folder
+        try:
+            return {key: float(value) for key, value in built.run().items()}
+        finally:
+            runner._log_dir = logs
 
 
 def _subset(loader: Any, images: int | None) -> Any:

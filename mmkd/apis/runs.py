@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dist import master_only
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
 
 from mmkd.utils.atomic import write_atomically
+from mmkd.utils.work_dir import BEGUN
 
-NOTE, BEGUN = 'done.json', 'begun.json'
+NOTE = 'done.json'
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
@@ -31,10 +35,24 @@ def digest_of_file(path: str) -> str:
     return digest.hexdigest()
 
 
-def note_begin(folder: str | Path, settings: str) -> None:
-    """Note by which settings a run begins, before its first iteration."""
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    write_atomically(json.dumps(dict(settings=settings)).encode(), Path(folder) / BEGUN)
+class NoteBegin(Hook):
+    """Note by which settings a run begins, once it has its folder and before its first iteration.
+
+    Args:
+        settings: Digest of them.
+    """
+
+    priority = 'LOWEST'  # behind the hook that refuses a folder, or takes it
+
+    def __init__(self, settings: str) -> None:
+        self.settings = settings
+
+    @master_only
+    def before_train(self, runner: Runner) -> None:
+        """Write the note; that of a run which finished there goes."""
+        folder = Path(runner.work_dir)
+        (folder / NOTE).unlink(missing_ok=True)
+        write_atomically(json.dumps(dict(settings=self.settings)).encode(), folder / BEGUN)
 
 
 def begun_otherwise(folder: str | Path, settings: str) -> bool:

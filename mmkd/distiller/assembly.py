@@ -449,7 +449,7 @@ def _known_keys(name: str, config: dict, mistakes: Mistakes) -> dict:
 
 
 def _refuse_name_of_student(name: str, parts: Parts) -> None:
-    if name in parts.students and len(parts.students) > 1:
+    if name in parts.students:
         raise ValueError(
             f'objective {name!r} is called like a student, whose own losses are logged under that '
             'name. Mend: another name'

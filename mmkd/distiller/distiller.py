@@ -155,7 +155,7 @@ class Distiller(BaseModel):
         return {**losses, **self.compare(self.objectives, record)}
 
     def observe(
-        self, inputs: Tensor, data_samples: list | None
+        self, inputs: Tensor, data_samples: list | None = None
     ) -> tuple[Record, dict[str, Tensor]]:
         """Run every member once; return what the taps saw, and the students' own losses."""
         batch = self.shared_noises.on_batch(self._read_batch(inputs, data_samples))

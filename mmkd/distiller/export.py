@@ -213,14 +213,22 @@ def export_student(
             'Mend: another folder'
         )
     config = student_config(Member.parse(member, 'student', value), run)
+    _check_config(weights, config.pretty_text)
+    return weights, write_student(state, student_meta(meta, member), weights, config.pretty_text)
+
+
+def _check_config(weights: Path, text: str) -> None:
+    """Refuse to write over a ``config.py`` that is not of these weights."""
     there = weights.parent / 'config.py'
-    if (
-        there.exists()
-        and there.read_text(encoding='utf-8') != config.pretty_text
-        and any(other != weights for other in weights.parent.glob('*.pth'))
-    ):
+    if not there.exists() or there.read_text(encoding='utf-8') == text:
+        return
+    if any(other != weights for other in weights.parent.glob('*.pth')):
         raise ValueError(
             f'{there} is the config of other weights in {weights.parent}, which would no longer '
             'load. Mend: another folder'
         )
-    return weights, write_student(state, student_meta(meta, member), weights, config.pretty_text)
+    if not weights.exists():
+        raise ValueError(
+            f'{there} is not of an earlier export, since {weights.name} does not lie beside it, '
+            'and would be written over. Mend: another folder'
+        )

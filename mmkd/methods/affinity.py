@@ -29,6 +29,15 @@ def affinity(
         soft: Weight of the soft labels.
         tau: Temperature of the soft labels.
     """
+    if (
+        not isinstance(size, list | tuple)
+        or len(size) != 2
+        or not all(type(side) is int and side > 0 for side in size)
+    ):
+        pair.fail(
+            'size must be height and width, whole numbers of at least 1, got '
+            f'{size!r}. Mend: size=(16, 16)'
+        )
     rows = dict(type='AffinityRows', size=tuple(size))
     return Plan(
         objectives=dict(

@@ -1,8 +1,11 @@
 """BYOT: stages of a student learn to say the classes, from labels and from its own last word."""
 
+from math import inf
+
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import ITSELF, Plan, needs
 from mmkd.registry import METHODS
+from mmkd.utils.checks import check_non_negative
 
 
 @METHODS.register_module(name='byot')
@@ -48,6 +51,9 @@ def byot(
             f"out_indices of the backbone; or dict(type='byot', stages=4) and taps=dict(stage0="
             "'backbone.layer1', …)"
         )
+    if isinstance(tau, bool) or not isinstance(tau, int | float) or not 0 < tau < inf:
+        pair.fail(f'tau must be a finite number above 0, got {tau!r}. Mend: tau=3.0')
+    check_non_negative('kd', kd)
     own, last = pair.student, number - 1
     loss = dict(type='ExitLoss', ce=ce, kd=kd / tau**2, tau=tau)
     objectives = {

@@ -4,11 +4,13 @@ from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
 
+SIZE = 10
+
 
 @METHODS.register_module(name='cgd')
 @needs(tasks=('segmentation',), paper='SegDistill, a repository, 2021, after arXiv 2011.13256')
 def cgd(
-    pair: Pair, size: int = 10, tau: float = 2.0, weight: float = 0.75, groups: int | None = None
+    pair: Pair, size: int = SIZE, tau: float = 2.0, weight: float = 0.75, groups: int | None = None
 ) -> Plan:
     """Groups of classes share a distribution over their places: between ``kd`` and ``cwd``.
 
@@ -25,11 +27,11 @@ def cgd(
         size: Channels of a group, about.
         tau: Temperature.
         weight: Of the objective.
-        groups: How many groups; None: as many as ``size`` asks for.
+        groups: How many groups, in place of ``size``; None: as many as that asks for.
     """
-    groups = max(1, -(-pair.num_classes // size)) if groups is None else groups
+    number = _groups(pair, size, groups)
     objective = dict(
-        loss=dict(type='ChannelWiseKLLoss', tau=tau, groups=groups),
+        loss=dict(type='ChannelWiseKLLoss', tau=tau, groups=number),
         **pair.on('logits'),
         connectors=dict(teacher='auto'),
         weight=weight,
@@ -40,3 +42,18 @@ def cgd(
         warm_up=2_000 / 160_000,
         decay=(110_000 / 160_000, 120_000 / 160_000),
     )
+
+
+def _groups(pair: Pair, size: int, groups: int | None) -> int:
+    """Return how many groups there are."""
+    if groups is None:
+        _check_count(pair, 'size', size, f'size={SIZE}')
+        return -(-pair.num_classes // size)
+    _check_count(pair, 'groups', groups, f'groups=2, or size={SIZE}')
+    pair.refuse_unused('groups says how many there are', ', or groups', size=(size, SIZE))
+    return groups
+
+
+def _check_count(pair: Pair, name: str, value: int, mend: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        pair.fail(f'{name} must be a whole number of at least 1, got {value!r}. Mend: {mend}')

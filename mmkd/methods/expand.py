@@ -411,6 +411,7 @@ def _join(plans: Mapping[str, Plan], additions: Additions) -> Plan:
     for name, plan in plans.items():
         plan = _with_taps_of_its_own(joined, plan, name, additions)
         plan = _without_collisions(joined, plan, name, additions)
+        _refuse_two_levels(joined, plan, name)
         for what in ('cfg_options', 'teachers', 'optimizers', 'ramps'):
             _refuse_other(what, getattr(joined, what), getattr(plan, what), name)
         joined = replace(
@@ -466,6 +467,27 @@ def _is_another(joined: Plan, plan: Plan, tap: str) -> bool:
     members = (None, *joined.member_taps, *plan.member_taps)
     paths = [(joined.path_of(tap, member), plan.path_of(tap, member)) for member in members]
     return any(None not in (one, other) and one != other for one, other in paths)
+
+
+def _refuse_two_levels(joined: Plan, plan: Plan, name: str) -> None:
+    """Refuse levels beside others, or beside what rises and falls by itself: both set weights."""
+    before, own = _levels_of(joined), _levels_of(plan)
+    if before and own:
+        raise ValueError(
+            f'method {name!r} and one before it both learn in levels, which would mute each '
+            "other's objectives. Mend: one of them"
+        )
+    ramps = {**joined.ramps, **plan.ramps}
+    both = sorted(ramps.keys() & {one for level in (*before, *own) for one in level})
+    if both:
+        raise ValueError(
+            f'method {name!r}: warm_up or decay sets the weight of {", ".join(both)}, and a level '
+            'sets it too. Mend: one of the two'
+        )
+
+
+def _levels_of(plan: Plan) -> list[list[str]]:
+    return [level for hook in plan.hooks for level in (hook.get('levels') or {}).get('levels', ())]
 
 
 def _refuse_other(what: str, one: Mapping, other: Mapping, name: str) -> None:

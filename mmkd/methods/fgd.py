@@ -10,6 +10,7 @@ BOXES = 7.3  # of an image of COCO's training set
 PLACES = 100 * 168  # of the level of stride 8, at 800×1333
 PUBLISHED = (1e-3, 5e-4, 1e-3, 5e-6)  # α, β, γ, λ, of detectors of one stage
 TWO_STAGES = (5e-5, 2.5e-5, 5e-5, 5e-7)
+BLOCKS = 'shared'
 
 
 @METHODS.register_module(name='fgd')
@@ -21,7 +22,7 @@ def fgd(
     gamma: float | None = None,
     relation: float | None = None,
     temperature: float = 0.5,
-    blocks: str = 'shared',
+    blocks: str = BLOCKS,
 ) -> Plan:
     """Each level of the neck is the teacher's where objects are, and where the teacher looks.
 
@@ -61,6 +62,9 @@ def fgd(
     check_non_negative('beta', beta)
     check_non_negative('gamma', gamma)
     check_non_negative('relation', relation)
+    if not relation:
+        why = 'relation=0 leaves the global part out'
+        pair.refuse_unused(why, ', or relation above 0', blocks=(blocks, BLOCKS))
     weight = alpha * CHANNELS * (BOXES + beta / alpha)
     finest = PLACES * (4 if two_stages else 1)
     levels = range(pair.levels())

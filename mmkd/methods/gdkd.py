@@ -33,6 +33,11 @@ def gdkd(
         tau: Temperature.
         weight: Of the objective.
     """
+    if not isinstance(weights, list | tuple) or len(weights) != 3:
+        pair.fail(
+            'weights must be three numbers, of the masses, within the first k and within the rest, '
+            f'got {weights!r}. Mend: weights=(1, 1, 2)'
+        )
     loss = dict(type='TopKDecoupledKLLoss', k=k, weights=tuple(weights), tau=tau)
     return Plan(
         objectives=dict(gdkd=dict(loss=loss, **pair.on('logits'), weight=weight)),

@@ -33,10 +33,11 @@ def id(
     6, counted from 1, m under 2m; of backbones in stages the last layer of each. ``sid`` and
     ``pid`` are the same layer by layer.
 
-    Defaults are the paper's weights 1. States are those of [CLS], the mean of all where there is no
-    such token, the mean of every class in the backbone's maps of segmentors. Soft labels beside
-    them: of label maps and of sentences weight 1 at T = 1, of classes of images 0.9 at T = 4. The
-    paper's code is not public; its formulas average over heads and rows, as here.
+    Defaults are the paper's weights 1. States are those of [CLS] of sentences; of images the mean
+    over all tokens, a class token among them where the backbone has one; of label maps the mean of
+    every class in the backbone's maps. Soft labels beside them: of label maps and of sentences
+    weight 1 at T = 1, of classes of images 0.9 at T = 4. The paper's code is not public; its
+    formulas average over heads and rows, as here.
 
     Args:
         pair: The pair.
@@ -52,6 +53,11 @@ def id(
             alone.
         heads: 'match' compares head by head, 'mean' their means, so that numbers may differ.
     """
+    if not attention:
+        why = 'attention=0 leaves the attentions out'
+        unused = dict(rows=(rows, None), queries=(queries, None), heads=(heads, 'match'))
+        pair.refuse_unused(why, ', or attention above 0', **unused)
+    _check_layers(pair, layers=layers, teacher_layers=teacher_layers)
     own = pair.attentions(pair.student) if layers is None else list(layers)
     theirs = _under(pair, own, teacher_layers)
     if queries is None:
@@ -77,6 +83,17 @@ def id(
             for member, layers in ((pair.student, own), (pair.teacher, theirs))
         },
     )
+
+
+def _check_layers(pair: Pair, **given: Any) -> None:
+    """Refuse what is given as layers and is no list of them."""
+    for name, layers in given.items():
+        listed = isinstance(layers, list | tuple | range) and len(layers) > 0
+        if layers is not None and not (listed and all(type(one) is int for one in layers)):
+            pair.fail(
+                f'{name} must be a list of whole numbers, got {layers!r}. Mend: '
+                f'dict(type={pair.method!r}, layers=[0, 1, 2], teacher_layers=[1, 3, 5])'
+            )
 
 
 def _under(pair: Pair, own: list[int], given: Sequence[int] | None) -> list[int]:

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from typing import Any, TypeVar
 
 from mmkd.methods.pair import Pair
 
 Function = TypeVar('Function', bound=Callable[..., 'Plan'])
+REFERENCES = ('reads', 'teacher_head')  # of an objective, where taps stand as member.tap
 ONE, SEVERAL, PEERS, ITSELF = 'one', 'several', 'none, but peers', 'none'
 
 
@@ -97,20 +99,21 @@ def _with_keys(taps: Mapping[str, str], names: Mapping[str, str]) -> dict[str, s
 def _retapped(node: Any, names: Mapping[str, str], key: str = '') -> Any:
     """Rename the taps that an objective reads.
 
-    >>> _retapped(dict(reads=dict(student=['s.feat'], labels='batch.labels')), dict(feat='own'))
-    {'reads': {'student': ['s.own'], 'labels': 'batch.labels'}}
+    >>> one = dict(reads=dict(student=['s.feat'], labels='batch.labels'), teacher_head='t.feat')
+    >>> _retapped(one, dict(feat='own'))
+    {'reads': {'student': ['s.own'], 'labels': 'batch.labels'}, 'teacher_head': 't.own'}
     """
     if isinstance(node, dict):
         return {
-            name: _retapped(value, names, key if key == 'reads' else name)
+            name: _retapped(value, names, key if key in REFERENCES else name)
             for name, value in node.items()
         }
     if isinstance(node, list | tuple):
-        return [_retapped(one, names, key) for one in node] if key == 'reads' else node
-    if key == 'reads' and isinstance(node, str):
+        return [_retapped(one, names, key) for one in node] if key in REFERENCES else node
+    if key in REFERENCES and isinstance(node, str):
         member, dot, tap = node.partition('.')
         return f'{member}{dot}{names.get(tap, tap)}'
-    return names.get(node, node) if key in ('on', 'teacher_head') else node
+    return names.get(node, node) if key == 'on' else node
 
 
 def _renamed(node: Any, names: Mapping[str, str], key: str = '') -> Any:
@@ -122,6 +125,9 @@ def _renamed(node: Any, names: Mapping[str, str], key: str = '') -> Any:
     if key == 'target':
         name, dot, rest = str(node).partition('.')
         return f'{names.get(name, name)}{dot}{rest}'
+    if key == 'watch':  # a pattern of names, which all get the same beginning
+        found = next((name for name in names if fnmatch(name, node)), '')
+        return f'{names.get(found, "").removesuffix(found)}{node}'
     return names.get(node, node) if key in ('objectives', 'critics', 'levels') else node
 
 

@@ -1,11 +1,14 @@
 """PS-KD: labels that are softened by what the student said an epoch ago, more and more."""
 
+from typing import Any
+
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import ITSELF, Plan, needs
 from mmkd.registry import METHODS
-from mmkd.utils.checks import check_choice
+from mmkd.utils.checks import check_choice, check_share
 
 EPOCHS = 300  # of a run whose epochs nothing tells
+MOMENTUM = 0.999
 
 
 @METHODS.register_module(name='psk')
@@ -15,7 +18,7 @@ def psk(
     alpha: float = 0.8,
     kind: str = 'past',
     steps: int | None = None,
-    momentum: float = 0.999,
+    momentum: float = MOMENTUM,
     length: int | None = None,
     weight: float = 1.0,
     task_weight: float = 0.0,
@@ -35,9 +38,9 @@ def psk(
         pair: The student.
         alpha: The last share of the past.
         kind: 'past' or 'ema'.
-        steps: How many steps of the optimizer the past lies back at least: a 300th of the run,
+        steps: How many steps of the optimizer 'past' lies back at least: a 300th of the run,
             where no gradients are added up over iterations.
-        momentum: Of 'ema'.
+        momentum: Of 'ema', from 0 to below 1.
         length: Iterations over which the share rises: the run.
         weight: Of the objective.
         task_weight: Of the student's own losses.
@@ -48,9 +51,10 @@ def psk(
             'length is that of the run, which nothing says here. Mend: '
             "method=dict(type='psk', length=…), or train_cfg=dict(max_iters=…)"
         )
+    _check_count(pair, 'length', length, 'length=…, the iterations of the run')
+    check_share('alpha', alpha)
     check_choice('kind', kind, ('past', 'ema'))
-    epoch = max(1, length // EPOCHS) if steps is None else steps
-    own = dict(steps=epoch) if kind == 'past' else dict(momentum=momentum)
+    own = _past(pair, length, steps, momentum) if kind == 'past' else _mean(pair, steps, momentum)
     objective = dict(
         loss=dict(type='MixedTargetCELoss', alpha=alpha),
         reads=dict(student=f'{pair.student}.logits', teacher='past.logits', labels='batch.labels'),
@@ -70,3 +74,31 @@ def psk(
         task_weight=task_weight,
         hooks=[dict(type='mmkd.ScheduleHook', schedules=[rise])],
     )
+
+
+def _past(pair: Pair, length: int, steps: int | None, momentum: float) -> dict[str, Any]:
+    """Return the options of the copy that lies back."""
+    why = "kind='past' takes no running mean"
+    pair.refuse_unused(why, ", or kind='ema'", momentum=(momentum, MOMENTUM))
+    if steps is None:
+        return dict(steps=max(1, length // EPOCHS))
+    _check_count(pair, 'steps', steps, 'steps=…, those of an epoch')
+    return dict(steps=steps)
+
+
+def _mean(pair: Pair, steps: int | None, momentum: float) -> dict[str, Any]:
+    """Return the options of the copy that is a running mean."""
+    why = "kind='ema' follows every step"
+    pair.refuse_unused(why, ", or kind='past'", steps=(steps, None))
+    known = isinstance(momentum, int | float) and not isinstance(momentum, bool)
+    if not known or not 0 <= momentum < 1:
+        pair.fail(
+            f'momentum must be a number from 0 to below 1, got {momentum!r}. Mend: '
+            f'momentum={MOMENTUM}'
+        )
+    return dict(momentum=momentum)
+
+
+def _check_count(pair: Pair, name: str, value: int, mend: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        pair.fail(f'{name} must be a whole number of at least 1, got {value!r}. Mend: {mend}')

@@ -46,6 +46,9 @@ def in_levels(
     options: dict[str, Any],
 ) -> Plan:
     """Return the plan of ``id`` with a schedule of its layers."""
+    if threshold is None:
+        why = 'without a threshold no mean is taken'
+        pair.refuse_unused(why, ', or threshold=0.02', window=(window, None))
     plan = id(pair, **options)
     layers = sorted((name for name in plan.objectives if name != 'soft'), key=_number)
     levels = [list(level) for _, level in groupby(layers, _number)]

@@ -124,6 +124,9 @@ def _terms(
 ) -> Plan:
     """Return the terms without a critic; one of weight 0 or None is left out."""
     _check_feature(pair, pair_wise, feature)
+    if not pair_wise:
+        why = 'pair_wise=0 leaves its term out'
+        pair.refuse_unused(why, ', or pair_wise above 0', patch=(patch, None))
     if pair.kind == 'detection':
         return _terms_of_levels(pair, pixel, pair_wise, patch)
     objectives: dict[str, dict] = {}
@@ -173,12 +176,17 @@ def _terms_of_levels(pair: Pair, pixel: float | None, pair_wise: float, patch: i
 
 
 def _holistic(pair: Pair, tap: str, weight: float, critic: dict | None) -> dict:
+    if critic is not None and not isinstance(critic, dict):
+        pair.fail(
+            f'critic must be a dictionary of options of the HolisticCritic, got {critic!r}. Mend: '
+            'critic=dict(size=(24, 32))'
+        )
     activation = dict(segmentation='softmax', detection='sigmoid').get(pair.kind)
     shown = {} if activation is None else dict(activation=activation)
     connected = dict(connectors=dict(teacher='auto')) if pair.kind != 'detection' else {}
     return dict(
         loss=dict(
-            type='AdversarialLoss', **shown, critic=dict(type='HolisticCritic', **(critic or {}))
+            type='AdversarialLoss', **shown, critic={'type': 'HolisticCritic', **(critic or {})}
         ),
         **pair.on(tap, image='batch.inputs'),
         **connected,

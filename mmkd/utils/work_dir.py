@@ -22,6 +22,7 @@ except ImportError:  # Windows
 
 LOCK = 'run.lock'
 NOTES = 'last_checkpoint', 'run.json', 'done.json'
+BEGUN = 'begun.json'  # by which settings a run began; goes where another one begins
 # of some network file systems
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 # whatever stands in the file

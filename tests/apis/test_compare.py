@@ -272,9 +272,12 @@ def some_job(folder: Path) -> Job:
     return Job('sleeps', folder / 'run', Config(dict(a=1)), 'digest')
 
 
-@pytest.mark.parametrize('stubborn', [False, True])
+@pytest.mark.parametrize(
+    ('stubborn', 'number'),
+    [(False, signal.SIGTERM), (True, signal.SIGTERM), (False, signal.SIGHUP)],
+)
 def test_processes_end_with_the_comparison(
-    stubborn: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stubborn: bool, number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[subprocess.Popen] = []
     trap = "trap '' INT; " * stubborn
@@ -286,17 +289,18 @@ def test_processes_end_with_the_comparison(
         assert process.stdout is not None
         process.stdout.readline()
         started.append(process)
-        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
         return process
 
     monkeypatch.setattr(jobs, 'start', start)
     monkeypatch.setattr(jobs, 'PATIENCE', 0.3 if stubborn else 20.0)
-    before = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # this process may be under nohup
+    before = signal.getsignal(number)
     with pytest.raises(KeyboardInterrupt):
         list(run_jobs([some_job(tmp_path)], Slots(1)))
     assert len(started) == 1
     assert started[0].poll() == -(signal.SIGKILL if stubborn else signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
 
 
 def test_so_many_runs_go_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -699,6 +703,28 @@ def test_a_run_of_other_settings_is_refused_or_begun_anew(tmp_path: Path) -> Non
     check_run(folder, 'other', overwrite=True)
     assert not folder.exists()
     check_run(folder, 'other')
+
+
+@pytest.mark.bad_input
+def test_a_run_that_no_comparison_began_is_not_taken_for_its_own(tmp_path: Path) -> None:
+    """It would be gone on with, and its other settings would be a row."""
+    folder = tmp_path / 'kd/seed_0'
+    folder.mkdir(parents=True)
+    check_run(folder, 'one')
+    (folder / 'iter_4.pth').write_bytes(b'')
+    with pytest.raises(FileExistsError, match='holds a run that no comparison began. Mend: --work'):
+        check_run(folder, 'one')
+    write_config(Config(dict(a=1)), folder, 'one')
+    check_run(folder, 'one')
+
+
+@pytest.mark.bad_input
+def test_a_mistyped_metric_is_refused_before_anything_is_trained(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    with pytest.raises(KeyError, match="--metric 'mIuO' is none of .*mIoU"):
+        told(comparison(teacher, tmp_path, 'kd', iters=2, metric='mIuO'))
+    assert [path.parent.name for path in tmp_path.rglob('trained.json')] == []
 
 
 def test_a_broken_record_is_refused(tmp_path: Path) -> None:

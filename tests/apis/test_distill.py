@@ -4,6 +4,7 @@ import argparse
 import importlib
 import json
 import re
+import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
@@ -21,7 +22,8 @@ from mmkd.apis.distill import distill
 from mmkd.apis.launch import build_runner, load_config
 from mmkd.apis.pairing import Pairing, config_text, read_method, write_config
 from mmkd.apis.prepare import prepare_config
-from mmkd.apis.runs import digest_of_file
+from mmkd.apis.runs import NoteBegin, begun_otherwise, digest_of_file
+from mmkd.engine.hooks import SafeCheckpointHook
 from mmkd.utils.config_file import read_config
 
 DEMO = Path(__file__).resolve().parents[2] / 'configs' / 'demo'
@@ -568,6 +570,47 @@ def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch
     assert done, said
     assert 'goes on from work_dirs/student_kd/run/iter_2.pth' in said.replace(f'{place}/', '')
     assert (folder / 'iter_4.pth').is_file()
+
+
+HOLD = "import sys; from mmkd.utils.work_dir import hold; hold(sys.argv[1]); print('held'); input()"
+
+
+@pytest.mark.bad_input
+def test_the_config_of_a_run_that_lives_is_not_written_anew(place: Path) -> None:
+    """By a line of other options, whose folder is the same; a dry run neither."""
+    write_config(pairing())
+    folder = pairing().folder
+    (folder / 'run').mkdir()
+    before = (folder / 'distill.py').read_bytes()
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, '-c', HOLD, folder / 'run'], **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == 'held\n'
+        for dry_run in (False, True):
+            with pytest.raises(RuntimeError, match='run is in use by another run'):
+                distill(pairing(seed=1), Console(file=StringIO()), dry_run=dry_run)
+        other.communicate('\n')
+    assert (folder / 'distill.py').read_bytes() == before
+    write_config(pairing(seed=1))
+    assert (folder / 'distill.py').read_bytes() != before
+
+
+def test_a_run_that_another_command_begins_anew_loses_the_note_of_the_first(place: Path) -> None:
+    """Else its weights would be taken for those of the first one's settings."""
+    folder = place / 'run'
+    folder.mkdir()
+    (folder / 'begun.json').write_text('{"settings": "one"}')
+    options = {**OPTIONS, 'train_cfg.max_iters': 2, 'param_scheduler': None}
+    runner = build_runner(prepare_config(load_config(TEACHER, options, str(folder))), verbose=False)
+    assert begun_otherwise(folder, 'two')
+    (saving,) = (hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook))
+    assert runner.train_loop  # made by now, which says that this is no test
+    saving.before_run(runner)
+    assert not (folder / 'begun.json').exists()
+    NoteBegin('two').before_train(runner)
+    assert begun_otherwise(folder, 'one')
+    assert not begun_otherwise(folder, 'two')
+    saving.after_run(runner)
 
 
 @pytest.mark.slow

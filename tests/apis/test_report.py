@@ -8,7 +8,7 @@ import pytest
 from helpers.reports import write_run
 from helpers.runs import ROOT
 
-from mmkd.apis.report import gap_closed, main_metric, markdown, write_into
+from mmkd.apis.report import gap_closed, less_is_better, main_metric, markdown, write_into
 from mmkd.apis.results import read_row
 from mmkd.utils.averages import spread
 
@@ -46,6 +46,19 @@ def test_a_row_is_called_like_its_folder_and_finds_its_metric(work: Path) -> Non
     table = markdown([read_row(str(work / 'kd'))]).splitlines()
     assert table[0] == '| row | mIoU of each run | mIoU | time |'
     assert table[2] == '| kd | 46.00, 48.00, 50.00 | 48.00 ± 2.00 | 80 s CPU |'
+
+
+def test_a_row_of_the_folder_one_is_in_has_its_name(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work / 'kd')
+    assert [read_row(path).label for path in ('.', 'seed_0/..', '../teacher')] == [
+        'kd',
+        'kd',
+        'teacher',
+    ]
+    (work / 'link').symlink_to(work / 'kd')
+    assert read_row('../link').label == 'link'
 
 
 def test_the_newest_test_counts(work: Path) -> None:
@@ -126,6 +139,12 @@ def test_where_less_is_better_a_gain_is_for_the_better(tmp_path: Path) -> None:
         match=r"'worse' \(abs_rel 0.31\) is not better than 'alone' \(0.3\), so there is",
     ):
         markdown(rows, baseline='alone', teacher='worse')
+
+
+@pytest.mark.parametrize('name', ['abs_rel', 'rmse_log', 'NLL', 'Brier', 'ECE', 'error'])
+def test_the_prefix_of_a_metric_says_nothing_of_its_direction(name: str) -> None:
+    assert all(less_is_better(f'{prefix}{name}') for prefix in ('', 'ood/', 'calibration/', 'a/b/'))
+    assert not any(map(less_is_better, [f'{name}/mIoU', 'error_free', 'ood/AUROC_error']))
 
 
 def test_a_column_has_one_number_of_digits(tmp_path: Path) -> None:
@@ -267,6 +286,21 @@ def test_the_tool_writes_between_two_lines(work: Path, monkeypatch: pytest.Monke
         assert text.endswith('mmkd: 0.1.0.\n<!-- end of report main -->\nafter\n')
         assert 'old' not in text
         assert text.count('| kd | ') == 1
+
+
+@pytest.mark.parametrize('line_end', ['\n', '\r\n'])
+def test_a_file_keeps_its_line_ends(tmp_path: Path, line_end: str) -> None:
+    page = tmp_path / 'README.md'
+    marks = ['# Title', '<!-- report main -->', 'old', '<!-- end of report main -->', 'after', '']
+    page.write_bytes(line_end.join(marks).encode())
+    write_into(page, 'main', f'| row |\n\n{"device: a CPU. " * 20}\n')
+    new = page.read_bytes().decode()
+    assert new.startswith(
+        line_end.join(['# Title', '<!-- report main -->', '| row |', '', 'device'])
+    )
+    assert new.endswith(line_end.join(['', '<!-- end of report main -->', 'after', '']))
+    assert len(new.splitlines()) > 8
+    assert new.count('\n') == new.count(line_end) == len(new.splitlines())
 
 
 def test_sentences_in_a_file_are_wrapped_and_rows_are_not(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import copy
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,14 @@ from mmkd.apis.launch import build_runner
 from mmkd.apis.prepare import prepare_config
 from mmkd.utils.stored.shards import shards_of, stored_until
 
+# as a store in another process holds its folder
+HOLD = """
+import fcntl, sys
+with open(sys.argv[1], 'w') as file:
+    fcntl.lockf(file, fcntl.LOCK_EX)
+    print('held', flush=True)
+    input()
+"""
 LOGITS = dict(logits='decode_head.conv_seg')
 PIXEL = dict(pixel=dict(loss=dict(type='PixelWiseKLLoss'), on='logits', weight=10.0))
 
@@ -289,6 +299,44 @@ def test_a_folder_of_something_else(tmp_path: Path) -> None:
     other['teacher']['allow_untrained'] = True
     with pytest.raises(ValueError, match='teachers.teacher.model.backbone.base_channels is 8 '):
         store_of(config(tmp_path, 'store', other), tmp_path / 'fp32')
+
+
+def test_what_a_kill_left_half_written_is_swept(tmp_path: Path) -> None:
+    """A store that was killed in its first write goes on; a half file of others stays theirs."""
+    out = tmp_path / 'out'
+    parts = [
+        out / 'probe.pt.71.part',
+        out / 'manifest.json.71.part',
+        out / 'rank0' / '0.pt.71.part',
+    ]
+    (out / 'rank0').mkdir(parents=True)
+    for file in (*parts, out / 'run.lock'):
+        file.write_bytes(b'half')
+    store_of(config(tmp_path, 'store'), out, iterations=1)
+    assert sorted(file.name for file in out.iterdir()) == ['manifest.json', 'probe.pt', 'rank0']
+    assert [file.suffix for file in (out / 'rank0').iterdir()] == ['.pt']
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / 'film.mp4.71.part').write_bytes(b'half')
+    with pytest.raises(ValueError, match=r'is no folder of stored outputs and not empty \(film'):
+        store_of(config(tmp_path, 'store'), tmp_path / 'other')
+    assert (tmp_path / 'other' / 'film.mp4.71.part').is_file()
+
+
+@pytest.mark.bad_input
+def test_two_stores_at_once(tmp_path: Path) -> None:
+    out = tmp_path / 'out'
+    out.mkdir()
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, '-c', HOLD, out / 'run.lock'], **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == 'held\n'
+        (out / 'probe.pt.71.part').write_bytes(b'of the other one, which lives')
+        with pytest.raises(RuntimeError, match='out is in use by another run'):
+            store_of(config(tmp_path, 'store'), out)
+        assert sorted(file.name for file in out.iterdir()) == ['probe.pt.71.part', 'run.lock']
+        other.communicate('\n')
+    store_of(config(tmp_path, 'store'), out, iterations=1)
+    assert not (out / 'run.lock').exists()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from helpers.runs import ROOT, run_config, train
 from helpers.tiny import segmentor
 from mmengine.config import Config
 
+from mmkd.apis.ensembles import member_config, train_members
+
 PLAIN = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0.9))
 
 
@@ -193,6 +195,29 @@ def test_another_recipe_is_refused(
     (tmp_path / 'm/seed_4/done.json').unlink()
     with pytest.raises(SystemExit, match=others):
         call(monkeypatch, *arguments, longer, rate)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('file', 'content', 'kind', 'said'),
+    [
+        ('done.json', '{"checkpoint"', SystemExit, 'seed_1/done.json cannot be read'),
+        ('begun.json', '{"settings": "x"}', SystemExit, 'seed_1 holds a member of another model'),
+        ('last_checkpoint', 'iter_9.pth', FileNotFoundError, "'iter_9.pth', but no such file"),
+    ],
+)
+def test_a_later_member_is_refused_before_the_first_is_trained(
+    recipe: Path, tmp_path: Path, file: str, content: str, kind: type[BaseException], said: str
+) -> None:
+    configs = [member_config(str(recipe), seed, None, str(tmp_path / 'm')) for seed in (0, 1)]
+    folder = tmp_path / 'm/seed_1'
+    folder.mkdir(parents=True)
+    (folder / 'iter_1.pth').touch()
+    (folder / 'last_checkpoint').write_text('iter_1.pth')
+    (folder / file).write_text(content)
+    with pytest.raises(kind, match=said):
+        train_members(configs)
+    assert not (tmp_path / 'm/seed_0').exists()
 
 
 @pytest.mark.parametrize(('seeds', 'got'), [((1, 1), r'\[1, 1\]'), ((0, -1), r'\[0, -1\]')])

@@ -116,6 +116,18 @@ def test_the_exported_files(run: Runner, x: torch.Tensor) -> None:
 # ---------------------------------------------------------------- by hand
 
 
+@pytest.mark.bad_input
+def test_a_config_of_ones_own_is_not_written_over(run: Runner, tmp_path: Path) -> None:
+    checkpoint = Path(run.work_dir) / 'iter_2.pth'
+    (tmp_path / 'config.py').write_text('mine = 1\n')
+    with pytest.raises(ValueError, match=r'config\.py is not of an earlier export, since student'):
+        export_student(checkpoint, tmp_path)
+    assert (tmp_path / 'config.py').read_text() == 'mine = 1\n'
+    (tmp_path / 'student.pth').write_bytes(b'')  # of an export before, whose config may be written
+    export_student(checkpoint, tmp_path)
+    assert 'mine' not in (tmp_path / 'config.py').read_text()
+
+
 @pytest.mark.parametrize(
     ('out', 'weights'), [('given.pth', 'given.pth'), ('folder', 'folder/student.pth')]
 )

@@ -11,7 +11,7 @@ import torch
 from helpers.peers import OPTIMIZERS, TAU, afd, batch, classifier, model_of, optimizers
 from helpers.phased import record_steps
 from helpers.processes import ranks
-from helpers.tiny import build, segmentor
+from helpers.tiny import build, distiller, segmentor
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from references.afd import step
@@ -399,6 +399,13 @@ def test_phases_under_one_plain_optimizer_are_refused() -> None:
         match=r"the phases \['logit', 'feature'\] need the optimizers .*, but there is one",
     ):
         model.train_step(batch(), OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1)))
+
+
+def test_an_objective_that_is_called_like_the_only_student() -> None:
+    """Whose loss, where its head names it so, would have the key of the objective's."""
+    one = dict(loss=dict(type='FeatureL1Loss'), on='feat', connectors=dict(student='auto'))
+    with pytest.raises(ValueError, match="objective 'student' is called like a student, whose own"):
+        MODELS.build(distiller(objectives=dict(student=one)))
 
 
 def test_an_objective_that_is_called_like_a_peer() -> None:

@@ -185,6 +185,34 @@ def test_two_taps_of_one_name_are_told_apart_wherever_they_are_read() -> None:
     assert made['objectives']['review']['reads']['student'][1] == 'student.stage2'
 
 
+@pytest.mark.parametrize(('method', 'key'), [('crosskd', 'crosskd_feat'), ('srrl', 'srrl_feat')])
+def test_a_tap_of_another_name_is_so_of_the_teachers_head_too(method: str, key: str) -> None:
+    made, _ = expand(pair(['mgd', method]))
+    assert (made['taps']['feat'], made['taps'][key]) == ('auto:stages[-1]', 'auto:feature')
+    heads = [one['teacher_head'] for one in made['objectives'].values() if 'teacher_head' in one]
+    ends = [one['at'] if isinstance(one, dict) else one for one in heads]
+    assert ends == [f'teacher.{key}']
+
+
+def test_what_levels_watch_goes_with_the_names_of_its_objectives() -> None:
+    layers = dict(layers=[0], teacher_layers=[1])
+    stacked = dict(type='sid', threshold=0.1, length=5, **layers)
+    made, additions = expand(pair([dict(type='id', cosine=2.0, **layers), stacked]))
+    assert 'sid_cosine0' in made['objectives']
+    assert additions.hooks[0]['levels']['watch'] == 'sid_cosine*'
+
+
+@pytest.mark.bad_input
+def test_two_hooks_that_set_one_weight_are_refused() -> None:
+    layers = dict(layers=[0], teacher_layers=[1], length=5)
+    levels = [dict(type=name, **layers) for name in ('sid', 'pid')]
+    with pytest.raises(ValueError, match="'pid' and one before it both learn in levels.*Mend: one"):
+        expand(pair(levels))
+    rising = dict(type='id', layers=[0], teacher_layers=[1], warm_up=0.5)
+    with pytest.raises(ValueError, match='warm_up or decay sets the weight of attention0, cosine0'):
+        expand(pair([rising, levels[0]]), RUN)
+
+
 @pytest.mark.parametrize('methods', [['simkd', 'mgd'], ['mgd', 'simkd']])
 def test_a_tap_of_members_and_one_of_all_are_told_apart(methods: list[str]) -> None:
     teacher = dict(model=segmentor(8), checkpoint='big.pth')

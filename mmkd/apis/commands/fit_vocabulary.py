@@ -9,7 +9,10 @@ Example::
 """
 
 import argparse
+import os
+import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seed', type=count(0), help="of positions and k-means (default: the config's)"
     )
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what looks like a file but would become a folder."""
+    out = Path(args.out)
+    meant = args.out.endswith(('.pth', '/', os.sep)) or out.is_dir()
+    if not meant and re.fullmatch(r'\.[A-Za-z]\w*', out.suffix):
+        parser.error(
+            f'out must be a file ….pth, or a folder, got {args.out!r}. Mend: '
+            f'{out.with_suffix(".pth")}, or {args.out}/ where a folder is meant'
+        )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -70,13 +84,46 @@ def main(args: argparse.Namespace) -> None:
                 f'{args.config} has the vocabularies {list(sources)}, one file holds one: give a '
                 'folder'
             )
+        paths = _paths(args.out, sources)
+        for path in paths.values():
+            _check_target(path)
         seed = runner.seed if args.seed is None else args.seed
         loader: Any = training_images(runner.cfg, images=args.images, seed=seed)
         reports = fit_vocabularies(sources, loader, batches_of(model), args.max_vectors, seed)
         for name, report in reports.items():
-            path = Path(args.out) if args.out.endswith('.pth') else Path(args.out) / f'{name}.pth'
+            path = paths[name]
             facts = dict(config=args.config, images=len(loader.dataset), seed=seed)
             write_vocabulary(path, sources[name], **facts, **report)
             print(
                 f'wrote {path}: {report}; use it by objectives.{name}.loss.vocabulary={str(path)!r}'
             )
+
+
+def _paths(out: str, names: Iterable[str]) -> dict[str, Path]:
+    """Return the file of every vocabulary.
+
+    >>> {name: str(path) for name, path in _paths('words', ['a', 'b']).items()}
+    {'a': 'words/a.pth', 'b': 'words/b.pth'}
+    """
+    own = out.endswith('.pth')
+    return {name: Path(out) if own else Path(out) / f'{name}.pth' for name in names}
+
+
+def _check_target(path: Path) -> None:
+    """Refuse before the fit a file that cannot be written after it.
+
+    Raises:
+        SystemExit: A folder is called so; a file is in its way; nothing may be written there.
+    """
+    mend = 'Mend: a file ….pth, or a folder, where files may be written'
+    if path.is_dir():
+        raise SystemExit(f'out: {path} must be a file, but it is a folder. {mend}')
+    above = path.absolute().parents
+    there = next(folder for folder in above if os.path.lexists(folder))
+    if not there.is_dir():
+        raise SystemExit(f'out: {path} must be in a folder, but {there} is a file. {mend}')
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise SystemExit(f'out: {path} cannot be written ({error}). {mend}') from error

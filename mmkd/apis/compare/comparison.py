@@ -217,6 +217,8 @@ class _Work:
         ready = [spec for spec in comparison.specs if spec.text in lengths]
         tuned = [spec for spec in ready if spec.text in self.tuned]
         plain = [spec for spec in ready if spec not in tuned]
+        if comparison.metric is not None:
+            self._check_metric(comparison.metric)
         first = [*self._teacher_jobs(), *self._tuning_jobs(tuned, lengths)]
         for spec in plain:
             first += self._seed_jobs(spec, lengths[spec.text])
@@ -227,6 +229,15 @@ class _Work:
             if factor is not None:
                 then += self._seed_jobs(spec, lengths[spec.text], factor)
         self._run(then)
+
+    def _check_metric(self, metric: str) -> None:
+        """Refuse, before anything is trained, a metric that no test of a teacher reports."""
+        jobs = [*self._teacher_jobs()]
+        self._run(jobs)
+        for job in jobs:
+            found = read_note(job.record)
+            if found is not None:
+                main_metric_of(found['test'], metric)
 
     def _run(self, jobs: Sequence[Job], what: str = 'runs') -> None:
         """Run what has no record yet, a line for each run."""
@@ -414,12 +425,12 @@ class _Work:
         for factor, job in jobs.items():
             if factor != best and job.folder == run:  # the best of an earlier tuning makes way
                 back = self._tried(spec, factor)
-                run.rename(back)
                 write_config(job.cfg, back, job.digest)
+                run.rename(back)
         check_run(run, tried.digest, self.comparison.overwrite)
         if not run.exists():
-            tried.folder.rename(run)
             write_config(tried.cfg, run, tried.digest)  # in place of that of an earlier best
+            tried.folder.rename(run)
 
 
 def _as_name(factor: float) -> str:

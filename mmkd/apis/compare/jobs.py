@@ -254,20 +254,27 @@ def _told(code: int, log: Path) -> str:
 
 @contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-    """Let SIGTERM end this process as Ctrl-C does, so that it leaves no run behind."""
+    """Let SIGTERM, and a terminal that closes, end this process as Ctrl-C does.
+
+    So it leaves no run behind. Under nohup a terminal that closes is nothing to it.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    numbers = [signal.SIGTERM]
+    if hasattr(signal, 'SIGHUP') and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)  # Windows has none
     try:
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in numbers}
     except ValueError:  # not in the main thread
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _end(processes: Sequence[subprocess.Popen]) -> None:

@@ -17,6 +17,7 @@ from mmkd.engine.hooks.run_record import FILE as RUN
 from mmkd.engine.hooks.step_clock import FILE as STEPS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import latest_checkpoint
+from mmkd.utils.work_dir import newest_of_run
 
 ITERATION = re.compile(r'_iter_(\d+)\.pth$')
 RESULT, TRAINED = 'result.json', 'trained.json'
@@ -54,12 +55,18 @@ def check_run(folder: Path, digest: str, overwrite: bool = False) -> None:
         FileExistsError: There is one.
     """
     known = [digest_there(folder), *(one['settings'] for one in _notes(folder))]
-    if all(one in (None, digest) for one in known):
+    foreign = not any(known) and newest_of_run(folder) is not None
+    if all(one in (None, digest) for one in known) and not foreign:
         return
     if not overwrite:
+        what = (
+            'that no comparison began'
+            if foreign
+            else ('of other settings: another pair, teacher, length, option or preset than now')
+        )
         raise FileExistsError(
-            f'{folder} holds a run of other settings: another pair, teacher, length, option or '
-            'preset than now. Mend: --work-dir takes another folder; --overwrite begins it anew'
+            f'{folder} holds a run {what}. Mend: --work-dir takes another folder; --overwrite '
+            'begins it anew'
         )
     shutil.rmtree(folder)
 

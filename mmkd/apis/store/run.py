@@ -1,16 +1,18 @@
 """Stores: the disk is looked at first, then iteration by iteration, on from where it stopped."""
 
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, get_rank, is_main_process
+from mmengine.dist import all_reduce, barrier, broadcast_object_list, get_rank, is_main_process
 from mmengine.runner import Runner
 
 from mmkd.apis.store.batches import TrainingBatches
 from mmkd.apis.store.teachers import Teachers
+from mmkd.utils.atomic import PART
 from mmkd.utils.progress import track
 from mmkd.utils.stored.facts import tell_differences
 from mmkd.utils.stored.manifest import FILE, Manifest, read_manifest
@@ -25,6 +27,7 @@ from mmkd.utils.stored.shards import (
     write_tensors,
 )
 from mmkd.utils.unwrap import unwrap
+from mmkd.utils.work_dir import LOCK, hold, release, sweep
 
 
 def store(
@@ -37,7 +40,7 @@ def store(
 ) -> Manifest:
     """Write what the objectives of a config read of its teachers, for every iteration.
 
-    A folder that holds a part of the same goes on.
+    A folder that holds a part of the same goes on. It is held meanwhile, as a run holds its own.
 
     Args:
         runner: Of the config, its model a Distiller.
@@ -52,6 +55,7 @@ def store(
 
     Raises:
         OSError: It does not fit on the disk.
+        RuntimeError: Another store, or a run, that lives holds the folder.
         ValueError: There is nothing that could be stored; the folder holds something else; more
             iterations than the run has.
     """
@@ -69,12 +73,17 @@ def store(
         tell(line)
     _refuse_full(folder, entry.size * max(0, end - done), end, done, tell)
     barrier()  # all have looked at the folder before it is written to
-    if is_main_process() and not (folder / FILE).is_file():
-        write_tensors(teachers.probe(), folder / PROBE)
-        manifest.write(folder)
-    barrier()
-    _write(teachers, batches.between(done, end), folder, done, end, shard_bytes)
-    barrier()
+    _take(folder)
+    try:
+        if is_main_process() and not (folder / FILE).is_file():
+            write_tensors(teachers.probe(), folder / PROBE)
+            manifest.write(folder)
+        barrier()
+        _write(teachers, batches.between(done, end), folder, done, end, shard_bytes)
+        barrier()
+    finally:
+        if is_main_process():
+            release(folder)
     tell(f'{folder} holds iterations 0 to {max(done, end)}')
     return read_manifest(folder)
 
@@ -92,9 +101,10 @@ def _refuse_other(folder: Path, manifest: Manifest) -> None:
     """Refuse a folder with something else in it."""
     if not (folder / FILE).is_file():
         there = [] if not folder.is_dir() else [p.name for p in folder.iterdir()]
-        if any(not name.startswith('rank') and name != PROBE for name in there):
+        others = sorted(name for name in there if not _is_of_store(name))
+        if others:
             raise ValueError(
-                f'{folder} is no folder of stored outputs and not empty ({sorted(there)[0]}, …). '
+                f'{folder} is no folder of stored outputs and not empty ({others[0]}, …). '
                 'Mend: --out of a folder of its own'
             )
         return
@@ -104,6 +114,30 @@ def _refuse_other(folder: Path, manifest: Manifest) -> None:
             f'{folder} holds what was stored for something else: {text}. Mend: --out of another '
             'folder, or remove this one'
         )
+
+
+def _is_of_store(name: str) -> bool:
+    """Return whether a store leaves this in its folder, one too that was killed at its first file.
+
+    >>> [_is_of_store(name) for name in ('rank0', 'probe.pt.17.part', 'run.lock', 'thesis.tex')]
+    [True, True, True, False]
+    """
+    whole = re.sub(rf'\.\d+{re.escape(PART)}$', '', name)
+    return whole.startswith('rank') or whole in (PROBE, FILE, LOCK)
+
+
+def _take(folder: Path) -> None:
+    """Hold the folder, and delete what killed stores left half written in it."""
+    failure: list[Any] = [None]
+    if is_main_process():
+        try:
+            hold(folder)
+            sweep(folder, *folder.glob('rank*'))
+        except (OSError, RuntimeError) as error:
+            failure = [error]
+    broadcast_object_list(failure)  # else the other processes would wait for this one
+    if failure[0] is not None:
+        raise failure[0]
 
 
 def _table(manifest: Manifest, entry: Entry) -> Iterator[str]:

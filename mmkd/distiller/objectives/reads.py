@@ -108,7 +108,14 @@ class Reads(dict[str, Any]):
 
     def like(self, values: Mapping[str, Any]) -> Any:
         """Return the tensor that gives labels, masks and weights their size: the student's map."""
-        return None if self._leader is None else self.one(self._leader, values[self._leader])
+        if self._leader is None:
+            return None
+        return self.as_map(self._leader, self.one(self._leader, values[self._leader]))
+
+    def as_map(self, argument: str, value: Any) -> Any:
+        """Return tokens (N, L, D) with their places last, as a map has them; all else as it is."""
+        tokens = isinstance(value, Tensor) and value.dim() == 3 and self.role(argument).tokens
+        return value.mT if tokens else value
 
     def one(self, argument: str, value: Any) -> Any:
         """Return the tensor whose shape stands for a read.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmkd.distiller.objectives.class_logits import LabelSet, check_class_logits
+from mmkd.distiller.objectives.reads import Reads
 from mmkd.distiller.objectives.references import follow, is_of_batch, resolve
 from mmkd.registry import build_part
 from mmkd.structures.record import Record
@@ -38,10 +39,11 @@ class Weighing(nn.ModuleList):
         objective: str,
         given: Any,
         loss: nn.Module,
-        reads: Mapping[str, Any],
+        reads: Reads,
         known: Mapping[str, list[str]],
     ) -> None:
         super().__init__(_build(objective, given))
+        self.as_map = reads.as_map
         self.compared = {side: reads[side] for side in SIDES if isinstance(reads.get(side), str)}
         self.reads = [_resolve(objective, part, known) for part in self.parts]
         if len(self):
@@ -153,7 +155,7 @@ class Weighing(nn.ModuleList):
         if side in own:
             return follow(own[side], record)
         if side in self.compared:
-            return values[side]
+            return self.as_map(side, values[side])
         return like if side == 'student' else None
 
 

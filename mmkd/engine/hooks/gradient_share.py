@@ -128,7 +128,9 @@ def shares_of(model: Any, data: Any) -> dict[str, float | None]:
             beside = _norm(
                 own, list(_of_students(objective.references, record, model.students, OWN))
             )
-            found[name] = _norm(loss, read) / beside if beside else None
+            # on every rank, whatever its own losses are: a backward may hold a collective
+            pull = _norm(loss, read)
+            found[name] = pull / beside if beside else None
     return found
 
 

@@ -20,6 +20,7 @@ from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import latest_checkpoint
 from mmkd.utils.checks import check_keys, printable
 from mmkd.utils.work_dir import (
+    BEGUN,
     files_of_run,
     hold,
     is_checkpoint_name,
@@ -139,9 +140,9 @@ class SafeCheckpointHook(CheckpointHook):
                 raise
         sweep(Path(runner.work_dir), self.folder)
         there = list(files_of_run(Path(runner.work_dir), self.folder, self.filename_tmpl))
-        if runner._resume or not there:
+        if runner._resume:
             return
-        if not runner.cfg.get('overwrite'):
+        if there and not runner.cfg.get('overwrite'):
             self._release(runner)
             raise FileExistsError(
                 f'{runner.work_dir} holds a run already '
@@ -149,11 +150,13 @@ class SafeCheckpointHook(CheckpointHook):
                 'whose checkpoints a fresh start would mix with its own. Mend: --resume to go on '
                 'with it, another --work-dir, or --overwrite to delete its checkpoints'
             )
-        runner.logger.warning(
-            f'--overwrite: {len(there)} files of the run before are deleted from {runner.work_dir}'
-        )
-        for file in there:
-            file.unlink()
+        if there:
+            runner.logger.warning(
+                f'--overwrite: {len(there)} files of the run before are deleted from '
+                f'{runner.work_dir}'
+            )
+        for file in (*there, Path(runner.work_dir) / BEGUN):
+            file.unlink(missing_ok=True)
 
     def after_run(self, runner: Runner) -> None:
         """Let go of the folder."""

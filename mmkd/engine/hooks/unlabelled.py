@@ -105,7 +105,7 @@ def check_reader(model: Any, own: int, others: int) -> None:
         )
     needing = [f'objective {name!r}' for name, one in objectives.items() if one.reads_labels]
     needing += [one.where for one in model.combinations.values() if one.rule.reads_labels]
-    if model.task_weight:
+    if _learns_labels(model):
         needing.insert(0, "the students' own losses")
     if not own and needing:
         raise ValueError(
@@ -115,11 +115,16 @@ def check_reader(model: Any, own: int, others: int) -> None:
         )
 
 
+def _learns_labels(model: Any) -> bool:
+    """Return whether the students' own losses ever count: a level may mute them at the moment."""
+    return bool(model.task_weight) or any(model.runs[name].learns_labels for name in model.students)
+
+
 def _check_norms(model: Any, sampler: Any) -> None:
     """Refuse SyncBN whose ranks would wait for each other: they pass once or twice."""
     modules = [one for student in model.students.values() for one in student.modules()]
     synchronised = any(isinstance(one, nn.SyncBatchNorm) for one in modules)
-    if get_world_size() == 1 or not synchronised or not model.task_weight:
+    if get_world_size() == 1 or not synchronised or not _learns_labels(model):
         return
     if isinstance(sampler, MixedSampler):
         pairs = zip(sampler.labelled, sampler.unlabelled, strict=True)

@@ -158,14 +158,26 @@ class PhaseOptimWrapperConstructor:
 def _with_prefix(model: nn.Module, optimizer: str, prefixes: Sequence[str]) -> set[int]:
     """Return the ids of the parameters whose names begin with one of these."""
     named = dict(model.named_parameters())
+    found: set[int] = set()
     for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in named):
+        own = {id(parameter) for name, parameter in named.items() if is_within(name, prefix)}
+        if not own:
             tops = {'.'.join(name.split('.')[:3]) for name in named}
             raise KeyError(
                 f'optimizer {optimizer!r}: params prefix {prefix!r} names no parameter'
                 f'{nearest(prefix, tops)}'
             )
-    return {id(p) for name, p in named.items() if name.startswith(tuple(prefixes))}
+        found |= own
+    return found
+
+
+def is_within(name: str, prefix: str) -> bool:
+    """Return whether a parameter is of a module, or is named itself.
+
+    >>> [is_within('students.ab.conv.weight', one) for one in ('students.a', 'students.ab.')]
+    [False, True]
+    """
+    return f'{name}.'.startswith(f'{prefix.rstrip(".")}.')
 
 
 def schedules_by_name(schedulers: Any) -> bool:

@@ -101,7 +101,14 @@ class ExitLoss(Loss):
         if student_channels is not None and num_classes is not None:
             self.head = nn.Conv2d(student_channels, num_classes, 1)
 
-    def build(self, student: Tensor, teacher: Tensor, labels: Tensor) -> str:
+    def build(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> str:
         """Make the head; return what was made, in words, '' for nothing."""
         if self.head is not None:
             return ''

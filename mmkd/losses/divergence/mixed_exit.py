@@ -108,7 +108,14 @@ class MixedExitLoss(Loss):
             if channels is not None:
                 self.exits[side] = nn.Conv2d(channels, num_classes, 1)
 
-    def build(self, student: Tensor, teacher: Tensor, labels: Tensor) -> str:
+    def build(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        labels: Tensor,
+        mask: Tensor | None = None,
+        weight: Tensor | None = None,
+    ) -> str:
         """Make the exits that are not there; return what was made, in words, '' for nothing."""
         _check(student, teacher, labels)
         made = []

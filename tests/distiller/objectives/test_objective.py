@@ -933,6 +933,7 @@ def test_losses_say_which_arguments_are_class_logits() -> None:
     assert teachers == {'EnsembleKLLoss', 'DirichletNLLLoss', 'ProxyDirichletLoss'}
     # features, and what the teacher's classifier makes of them
     assert said.pop('SoftmaxRegressionLoss') == ('teacher_logits',)
+    assert said.pop('ExitLoss') == ('teacher',)  # whose classes the labels are looked up among
     assert all(found == () for name, found in said.items() if name not in teacher | teachers)
     for activation, expected in (
         (None, ()),
@@ -1123,3 +1124,32 @@ def test_a_map_too_small_for_the_critic_names_the_objective() -> None:
         r'.*HolisticCritic needs maps \(H, W\) of at least 4×4',
     ):
         one.fit(maps())
+
+
+def test_masks_and_weights_of_tokens_are_of_the_tokens() -> None:
+    """And not of their numbers, which have no places: (N, L) of (N, L, D)."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 7, requires_grad=True), torch.randn(2, 5, 7)
+    unlabelled = SegDataSample(metainfo=dict(labelled=False))
+    labelled = SegDataSample(gt_sem_seg=PixelData(data=torch.zeros(1, 8, 8, dtype=torch.long)))
+    seen = dict(
+        batch=Batch(torch.zeros(2, 3, 8, 8), [labelled, unlabelled]),
+        student=dict(feat=student),
+        teacher=dict(feat=teacher),
+    )
+    for loss in (
+        dict(type='HiddenCosineLoss'),
+        dict(type='FeatureMatchingLoss', tokens=True),
+    ):
+        read = dict(student='student.feat', teacher='teacher.feat')
+        known = build_objective('one', dict(loss=loss, reads=read), KNOWN)
+        first = {**seen, 'student': dict(feat=student[:1]), 'teacher': dict(feat=teacher[:1])}
+        expected = known(first)['one.loss']
+        masked = build_objective(
+            'one', dict(loss=loss, reads=dict(**read, mask='batch.labelled')), KNOWN
+        )
+        torch.testing.assert_close(masked(seen)['one.loss'], expected)
+    weighed = build_objective(
+        'one', dict(loss=loss, reads=read, where=dict(type='Labelled')), KNOWN
+    )
+    torch.testing.assert_close(weighed(seen)['one.loss'], expected)

@@ -54,6 +54,25 @@ def test_without_a_task_there_is_no_share() -> None:
     assert shares_of(model(task_weight=0.0), batch(2)) == dict(pixel=None, pair=None)
 
 
+def test_every_backward_is_run_where_there_is_no_share_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Other ranks wait in a loss that gathers the batch, whatever this one's own losses are."""
+    passed: list[str] = []
+    distilled = model(task_weight=0.0)
+    for name, objective in distilled.objectives.items():
+        own = objective.forward
+
+        def watched(record: Any, own: Any = own, name: str = name) -> dict:
+            losses = own(record)
+            losses[f'{name}.loss'].register_hook(lambda slope: passed.append(name))
+            return losses
+
+        monkeypatch.setattr(objective, 'forward', watched)
+    assert shares_of(distilled, batch(2)) == dict(pixel=None, pair=None)
+    assert sorted(passed) == ['pair', 'pixel']
+
+
 def test_a_forward_leaves_nothing_behind() -> None:
     distilled = build(distiller())
     before = {name: one.clone() for name, one in distilled.named_buffers()}

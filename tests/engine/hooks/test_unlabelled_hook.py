@@ -99,7 +99,9 @@ def reader(weight: float = 1.0, **objectives: tuple[bool, bool]) -> Any:
         name: SimpleNamespace(skips_unlabelled=skips, reads_labels=reads)
         for name, (skips, reads) in objectives.items()
     }
-    return SimpleNamespace(objectives=made, combinations={}, task_weight=weight)
+    return SimpleNamespace(
+        objectives=made, combinations={}, task_weight=weight, students={}, runs={}
+    )
 
 
 @pytest.mark.bad_input
@@ -174,7 +176,8 @@ def test_sync_bn_and_ranks_that_pass_differently(
     monkeypatch: pytest.MonkeyPatch, shares: tuple | None, refused: bool
 ):
     student = torch.nn.Sequential(torch.nn.SyncBatchNorm(2))
-    model = SimpleNamespace(students=dict(student=student), task_weight=1.0)
+    run = SimpleNamespace(learns_labels=False)
+    model = SimpleNamespace(students=dict(student=student), runs=dict(student=run), task_weight=1.0)
     sampler = None
     if shares is not None:
         sampler = object.__new__(hook_module.MixedSampler)
@@ -184,7 +187,10 @@ def test_sync_bn_and_ranks_that_pass_differently(
     if refused:
         with pytest.raises(ValueError, match='SyncBN waits for every rank, but here a rank whose'):
             hook_module._check_norms(model, sampler)
-        model.task_weight = 0.0
+        model.task_weight, run.learns_labels = 0.0, True  # a level mutes the task at the moment
+        with pytest.raises(ValueError, match='SyncBN waits for every rank'):
+            hook_module._check_norms(model, sampler)
+        run.learns_labels = False
     hook_module._check_norms(model, sampler)
 
 

@@ -1,6 +1,7 @@
 """The test loop of PGD; robustness() and mmkd robustness."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from mmengine.registry import LOOPS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmkd.__main__ import main
 from mmkd.apis.launch import build_runner
 from mmkd.apis.prepare import prepare_config
+from mmkd.apis.results import read_row
 from mmkd.apis.robustness import robustness
 
 
@@ -178,6 +181,88 @@ def test_robustness_refusals(tmp_path: Path) -> None:
         ValueError, match='the test set ConcatDataset has no pipeline .* Mend: --cfg-options'
     ):
         next(robustness(runner))
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('attack', 'kind', 'said'),
+    [
+        (dict(epsilon=float('nan')), ValueError, 'epsilon must be a finite number, 0 or above'),
+        (dict(step=-1.0), ValueError, 'step must be a finite number above 0, got -1.0'),
+        (dict(steps=0), ValueError, 'steps must be a whole number of at least 1, got 0'),
+        (dict(epsilom=0.1), TypeError, "attack got an unknown key 'epsilom'; did you mean 'epsil"),
+    ],
+)
+def test_an_attack_is_refused_before_the_first_condition(
+    tmp_path: Path, attack: dict, kind: type[Exception], said: str
+) -> None:
+    runner = build_runner(prepare_config(config(tmp_path, classifier(4))))
+    with pytest.raises(kind, match=said):
+        next(robustness(runner, ['contrast'], attack=attack))
+
+
+def test_what_is_named_twice_counts_once(tmp_path: Path) -> None:
+    runner = build_runner(prepare_config(config(tmp_path, classifier(4))))
+    names = ['contrast', 'brightness', 'contrast']
+    found = [condition for condition, _ in robustness(runner, names, [3, 5, 3], images=2)]
+    assert found == ['clean', 'contrast', 'brightness', 'corrupted']
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('flags', 'said'),
+    [
+        (['--steps', '0', '--epsilon', '0.1'], '--steps 0 is none: --steps N'),
+        (['--steps', '0', '--step', '0.1'], '--steps 0 is none: --steps N'),
+        (
+            ['--corruptions', '--severities', '3'],
+            'are of corruptions, and --corruptions names none',
+        ),
+    ],
+)
+def test_flags_without_effect(flags: list[str], said: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        main(['robustness', 'x.py', 'x.pth', *flags])
+    assert said in capsys.readouterr().err
+
+
+def test_what_was_found_is_shown_though_it_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    cfg = config(tmp_path, classifier(4), max_iters=1)
+    train(cfg)
+
+    def cut_off(self: Any, idx: int, batch: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('mmkd.engine.runner.pgd_loop.PGDTestLoop.run_iter', cut_off)
+    path = tmp_path / 'recipe.py'
+    path.write_text(config(tmp_path, classifier(4), name='cut').pretty_text)
+    flags = ['--corruptions', 'contrast', 'brightness', '--images', '2']
+    with pytest.raises(SystemExit, match='130'):
+        main(['robustness', str(path), str(tmp_path / 'run/iter_1.pth'), *flags])
+    said = capsys.readouterr().out
+    assert re.findall(r'^│ (\w+) ', said, re.MULTILINE) == [
+        'clean',
+        'contrast',
+        'brightness',
+        'corrupted',
+    ]
+
+
+def test_no_condition_is_left_as_the_result_of_the_run(tmp_path: Path) -> None:
+    """mmkd report reads the newest test of a run: attacked numbers are none. The log stays."""
+    runner = build_runner(prepare_config(run_config(tmp_path, log_level='INFO')))
+    found = dict(robustness(runner, ['contrast'], images=2, attack=dict(steps=1)))
+    assert list(found) == ['clean', 'contrast', 'corrupted', 'PGD']
+    logs = Path(runner.log_dir)
+    assert logs.parent == Path(runner.work_dir)
+    assert [path.name for path in logs.parent.rglob('*.json')] == []
+    assert 'condition 3 of 3: PGD' in (logs / f'{runner.timestamp}.log').read_text()
+    with pytest.raises(FileNotFoundError, match='holds no result of a test'):
+        read_row(runner.work_dir)
+    runner.test()
+    assert read_row(runner.work_dir).runs[0].per_class, 'a test is written as ever'
 
 
 def test_tool_prints_and_writes(

@@ -3,9 +3,15 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from mmkd.distiller.objectives.objective import build_objective
 from mmkd.losses import MixedExitLoss, reliability_mix
+from mmkd.structures.batch import Batch
+from mmkd.structures.record import Record
+from mmkd.tasks import Segmentation
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
@@ -120,6 +126,38 @@ def test_it_is_built_from_what_it_reads() -> None:
     half = MixedExitLoss(5, teacher_channels=4)
     assert half.build(student=STUDENT, teacher=TEACHER, labels=LABELS).startswith('exit of student')
     assert sorted(half.exits) == ['student', 'teacher']
+
+
+@pytest.mark.parametrize(
+    'loss',
+    [dict(type='MixedExitLoss', num_classes=3), dict(type='ExitLoss')],
+    ids=lambda loss: loss['type'],
+)
+def test_an_objective_with_a_mask_is_built_and_reads_it(loss: dict) -> None:
+    """It is built with all that it reads; what the mask leaves out may be NaN."""
+    places = torch.zeros(2, 1, 4, 6, dtype=torch.long)
+    places[:, :, 1] = 255
+    samples = [SegDataSample(gt_sem_seg=PixelData(data=one)) for one in places]
+    known = dict(student=['stage'], teacher=['stage'])
+    reads = dict(
+        student='student.stage',
+        teacher='teacher.stage',
+        labels='batch.labels',
+        mask='batch.valid',
+    )
+    torch.manual_seed(0)
+    objective = build_objective('exit', dict(loss=loss, reads=reads), known)
+    stages = dict(student=draw(2, 3, 4, 6).float(), teacher=draw(2, 3, 4, 6, seed=1).float())
+    record = Record(Batch(torch.zeros(2, 3, 4, 6), samples, task=Segmentation(3)))
+    record.update({name: dict(stage=x.requires_grad_()) for name, x in stages.items()})
+    (said,) = objective.fit(record)
+    assert said.startswith('exit: exit ')
+    (expected,) = objective(record).values()
+    with torch.no_grad():
+        stages['student'][:, :, 1] = torch.nan
+    (value,) = objective(record).values()
+    assert value == expected
+    assert value > 0
 
 
 @pytest.mark.bad_input

@@ -1,5 +1,7 @@
 """mmkd fit-vocabulary: a vocabulary in a file, shared by runs."""
 
+import argparse
+import errno
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from helpers.shells import config_file, here, names
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmkd.apis.commands import parser_of
+from mmkd.apis.commands.fit_vocabulary import check_arguments
 from mmkd.losses import AssignmentKLLoss
 from mmkd.losses.quest.hook import VocabularyHook
 
@@ -129,6 +133,48 @@ def test_what_it_refuses(
         "error: argument --images: must be a whole number of at least 1, got '0'"
         in capsys.readouterr().err
     )
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('out', 'said'),
+    [
+        ('taken/deep/words.pth', r'must be in a folder, but \S+/taken is a file\. Mend: '),
+        ('taken', r'taken/feat\.pth must be in a folder, but \S+/taken is a file\. Mend: '),
+        ('full', r'full/feat\.pth must be a file, but it is a folder\. Mend: '),
+        ('full/feat.pth', r'must be a file, but it is a folder\. Mend: '),
+        ('closed/words.pth', r'closed/words\.pth cannot be written \(.*read-only.*\)\. Mend: '),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_fitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, said: str
+) -> None:
+    (tmp_path / 'taken').touch()
+    (tmp_path / 'full' / 'feat.pth').mkdir(parents=True)
+    if out.startswith('closed'):  # whoever runs the tests may write everywhere
+        monkeypatch.setattr('tempfile.TemporaryFile', read_only)
+    monkeypatch.setattr('mmkd.losses.quest.fitting.fit_vocabularies', None)
+    with pytest.raises(SystemExit, match=said):
+        fit(tmp_path, tmp_path / out, model=quest('feat'), monkeypatch=monkeypatch)
+
+
+def read_only(**options: object) -> None:
+    raise OSError(errno.EROFS, 'read-only')
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('name', ['words.pt', 'words.PTH', 'v1.2/words.ckpt'])
+def test_a_file_of_another_suffix_is_no_folder(name: str, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match='2'):
+        check_arguments(parser_of('fit-vocabulary'), argparse.Namespace(out=name))
+    mend = f'Mend: {name.rpartition(".")[0]}.pth, or {name}/ where a folder is meant'
+    assert f"or a folder, got '{name}'. {mend}" in capsys.readouterr().err
+
+
+def test_folders_may_have_dots(tmp_path: Path) -> None:
+    (tmp_path / 'words.old').mkdir()
+    for out in ('tau_0.3', 'words.pt/', '.', 'words.pth', str(tmp_path / 'words.old')):
+        check_arguments(parser_of('fit-vocabulary'), argparse.Namespace(out=out))
 
 
 def test_vectors_of_a_classifier(tmp_path: Path) -> None:

@@ -1,0 +1,153 @@
+"""Options that would change nothing, or are out of range, are refused before anything is built."""
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mmkd.methods import Pair, find_method
+from mmkd.methods.plan import Plan
+from mmkd.tasks import Described, Detection, Segmentation
+
+SEGMENTOR = Described(dict(backbone=dict(out_indices=(0, 1, 2))))
+DETECTOR = Described(dict(neck=dict(num_outs=3)))
+PAIR = Pair(Segmentation(19), models=dict(student=SEGMENTOR, teacher=SEGMENTOR), iterations=600)
+DETECTORS = Pair(Detection(80), models=dict(student=DETECTOR, teacher=DETECTOR))
+LAYERS = dict(layers=[0], teacher_layers=[1])
+NO_PAIRS = 'pair_wise=0 leaves its term out'
+NO_ATTENTION = 'attention=0 leaves the attentions out'
+NO_MEAN = 'without a threshold no mean is taken'
+# method, what is read, what is not, why, what else may be done
+UNUSED = [
+    ('psk', {}, dict(momentum=7), "kind='past' takes no running mean", "kind='ema'"),
+    ('psk', dict(kind='ema'), dict(steps=-4), "kind='ema' follows every step", "kind='past'"),
+    ('cgd', dict(groups=1), dict(size=2), 'groups says how many there are', 'groups'),
+    ('skd', dict(pair_wise=0), dict(patch=7), NO_PAIRS, 'pair_wise above 0'),
+    ('skd-pi-pa', dict(pair_wise=0), dict(patch=7), NO_PAIRS, 'pair_wise above 0'),
+    ('skd-pa', dict(pair_wise=0), dict(patch=7), NO_PAIRS, 'pair_wise above 0'),
+    ('id', dict(attention=0), dict(rows=3), NO_ATTENTION, 'attention above 0'),
+    ('id', dict(attention=0), dict(queries=False), NO_ATTENTION, 'attention above 0'),
+    ('sid', dict(attention=0), dict(heads='mean'), NO_ATTENTION, 'attention above 0'),
+    ('sid', LAYERS, dict(window=7), NO_MEAN, 'threshold=0.02'),
+    ('pid', LAYERS, dict(window=7), NO_MEAN, 'threshold=0.02'),
+    ('fgd', dict(relation=0), dict(blocks='two'), 'relation=0 leaves', 'relation above 0'),
+]
+# method, options, what is said
+WRONG = [
+    ('psk', dict(steps=0), 'steps must be a whole number of at least 1, got 0. Mend: steps=…'),
+    ('psk', dict(steps=2.0), 'steps must be a whole number of at least 1, got 2.0. Mend: steps'),
+    ('psk', dict(length=0), 'length must be a whole number of at least 1, got 0. Mend: length'),
+    ('psk', dict(length='9'), "length must be a whole number of at least 1, got '9'. Mend: le"),
+    *(
+        (
+            'psk',
+            dict(kind='ema', momentum=momentum),
+            f'momentum must be a number from 0 to below 1, got {momentum!r}. Mend: momentum=0.999',
+        )
+        for momentum in (7, 1.0, -0.1, '0.9', float('nan'), True)
+    ),
+    *(
+        (
+            'cgd',
+            dict(size=size),
+            f'size must be a whole number of at least 1, got {size!r}. Mend: size=10',
+        )
+        for size in (-3, 0, 2.0, '10', True)
+    ),
+    ('cgd', dict(groups=0), 'groups must be a whole number of at least 1, got 0. Mend: groups=2'),
+    *(
+        ('byot', dict(tau=tau), f'tau must be a finite number above 0, got {tau!r}. Mend: tau=3.0')
+        for tau in (0, -1.0, '3', float('inf'), float('nan'))
+    ),
+    *(
+        (
+            'gdkd',
+            dict(weights=weights),
+            'weights must be three numbers, of the masses, within the first k and within the rest, '
+            f'got {weights!r}. Mend: weights=(1, 1, 2)',
+        )
+        for weights in (5, (1, 2), 'abc')
+    ),
+    *(
+        (
+            'affinity',
+            dict(size=size),
+            'size must be height and width, whole numbers of at least 1, got '
+            f'{size!r}. Mend: size=(16, 16)',
+        )
+        for size in (16, (16,), (16, 0), (8.0, 8), '88', None)
+    ),
+    *(
+        (
+            'id',
+            LAYERS | {name: layers},
+            f"{name} must be a list of whole numbers, got {layers!r}. Mend: dict(type='id', la",
+        )
+        for name in LAYERS
+        for layers in (3, [], '12', [1.0], [True])
+    ),
+    ('pid', dict(layers=3), "layers must be a list of whole numbers, got 3. Mend: dict(type='pid'"),
+    (
+        'skd',
+        dict(critic='x'),
+        "critic must be a dictionary of options of the HolisticCritic, got 'x'. Mend: critic=dict",
+    ),
+]
+
+
+def plan(name: str, **options: Any) -> Plan:
+    pair = DETECTORS if name == 'fgd' else PAIR
+    return find_method(name)(replace(pair, method=name), **options)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(('name', 'options', 'unused', 'why', 'mend'), UNUSED, ids=str)
+def test_what_would_change_nothing(
+    name: str, options: dict, unused: dict, why: str, mend: str
+) -> None:
+    ((option, given),) = unused.items()
+    said = f"method '{name}': {option} would change nothing, since {why}"
+    got = f', got {option}={given!r}. Mend: leave {option} out, or {mend}'
+    with pytest.raises(ValueError, match=f'^{re.escape(said)}.*{re.escape(got)}$'):
+        plan(name, **options, **unused)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(('name', 'options', 'said'), WRONG, ids=str)
+def test_what_is_out_of_range(name: str, options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"method '{name}': {said}")):
+        plan(name, **options)
+
+
+@pytest.mark.bad_input
+def test_shares_and_weights_that_are_no_numbers() -> None:
+    with pytest.raises(ValueError, match="alpha must be a number from 0 to 1, got '1'"):
+        plan('psk', alpha='1')
+    with pytest.raises(ValueError, match="kd must be a finite number, 0 or above, got '1'"):
+        plan('byot', kd='1')
+
+
+def test_what_each_kind_of_psk_reads() -> None:
+    past = plan('psk', steps=7).teachers['past']
+    assert past == dict(kind='past', of='student', steps=7)
+    mean = plan('psk', kind='ema', momentum=0.5).teachers['past']
+    assert mean == dict(kind='ema', of='student', momentum=0.5)
+
+
+def test_groups_of_cgd_are_as_many_as_their_size_asks_for() -> None:
+    asked = [dict(), dict(size=1), dict(size=6), dict(size=19), dict(size=99), dict(groups=5)]
+    found = [plan('cgd', **options).objectives['cgd']['loss']['groups'] for options in asked]
+    assert found == [2, 19, 4, 1, 1, 5]
+
+
+def test_what_is_read_is_taken() -> None:
+    made = plan('sid', **LAYERS, threshold=0.1, window=7).hooks[0]['levels']
+    assert (made['threshold'], made['window']) == (0.1, 7)
+    assert plan('id', layers=range(1), teacher_layers=(1,), rows=3) == plan('id', **LAYERS, rows=3)
+    critic = plan('skd', critic=dict(size=(24, 32))).objectives['holistic']['loss']['critic']
+    assert critic == dict(type='HolisticCritic', size=(24, 32))
+    assert 'pair' not in plan('skd', pair_wise=0).objectives
+    assert plan('affinity', size=[8, 4]).objectives['affinity']['connectors']['student'] == dict(
+        type='AffinityRows', size=(8, 4)
+    )
