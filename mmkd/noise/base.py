@@ -217,8 +217,10 @@ def refuse_spoilt_labels(shared: Noises, readers: Sequence[str]) -> None:
         if noise.spoils_labels and readers:
             raise ValueError(
                 f'{type(noise).__name__} mixes images, whose labels then fit none of them, but '
-                f"labels are read by {', '.join(readers)}. Mend: images='unlabelled', which leaves "
-                'images with labels alone; or task_weight=0 and objectives that read no labels'
+                f"labels are read by {', '.join(readers)}. Mend: images='unlabelled' of the noise, "
+                'which leaves images with labels alone (of a method that mixes them: task_weight '
+                'within method=dict(type=…, task_weight=1.)); or task_weight=0 and objectives '
+                'that read no labels'
             )
 
 
