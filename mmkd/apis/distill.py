@@ -1,5 +1,6 @@
 """From two configs and a checkpoint to a student: a config is written, checked, and trained by."""
 
+from contextlib import suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,8 @@ def distill(
         return _distill(pairing, console, options, amp, dry_run, overwrite, verbose)
     finally:
         release(run)
+        with suppress(OSError):  # it holds a run
+            run.rmdir()
 
 
 def _distill(

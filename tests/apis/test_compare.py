@@ -282,10 +282,16 @@ def test_processes_end_with_the_comparison(
     started: list[subprocess.Popen] = []
     trap = "trap '' INT; " * stubborn
 
+    def heeding() -> None:
+        """Heed SIGINT, which what a script starts in the background ignores."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     def start(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> Any:
         # not a loop in bash, which goes on where the signal comes between two of its commands
         command = ['/bin/bash', '-c', f'{trap}echo ready; exec sleep 60']
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, start_new_session=True, preexec_fn=heeding
+        )
         assert process.stdout is not None
         process.stdout.readline()
         started.append(process)

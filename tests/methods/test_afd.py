@@ -366,7 +366,7 @@ def test_a_segmentor_and_a_classifier_are_no_peers() -> None:
             "does not hold objectives.map1.loss.critic.* .the optimizer 'feature' holds it",
         ),
         (
-            ['students', 'objectives.map'],
+            ['students', 'objectives.map0', 'objectives.map1.connectors'],
             ['objectives.map0'],
             'does not hold objectives.map1.loss.critic',
         ),

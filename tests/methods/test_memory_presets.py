@@ -195,7 +195,7 @@ def test_afdcd_reads_the_last_stage_or_what_the_classifier_reads() -> None:
     ('method', 'message'),
     [
         (dict(type='afdcd', on='logits'), r"on must be one of \('stage', 'feature'\)"),
-        (dict(type='cirkd-memory', weight=0), "method 'cirkd-memory': weight must be"),
+        (dict(type='cirkd-memory', weight=0), "method 'cirkd-memory': the weight of its objective"),
         (dict(type='crd'), "method 'crd': it is made for classification, but the student"),
     ],
     ids=str,

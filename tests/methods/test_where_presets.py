@@ -201,8 +201,8 @@ def test_where_beside_a_method_changes_its_objective():
     ('method', 'message'),
     [
         (dict(type='bpkd', radius=-1), "method 'bpkd': radius of BoundaryBand must be"),
-        (dict(type='bpkd', edge=-1), "method 'bpkd': weight must be"),
-        (dict(type='ifvd', weight=0), "method 'ifvd': weight must be"),
+        (dict(type='bpkd', edge=-1), "method 'bpkd': the weight of its objective"),
+        (dict(type='ifvd', weight=0), "method 'ifvd': the weight of its objective"),
     ],
 )
 def test_bad_options_name_the_method(method: dict, message: str) -> None:

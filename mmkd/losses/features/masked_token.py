@@ -106,7 +106,10 @@ def _shares(
     # As logarithms: the sum of weights of a token that looks nowhere would be 0.
     logs = F.logsigmoid(tokens @ teacher.reshape(*teacher.shape[:2], -1))
     own = measure_of(teacher, counts, None if weight is None else weight.detach())
-    shares = logs.softmax(2) if own is None else softmax_of_measure(logs, own.flatten(2))
+    if own is None:
+        shares = logs.softmax(2)
+    else:
+        shares = softmax_of_measure(logs, own.reshape(len(own), 1, -1))
     return shares if power == 1 else shares * logs.exp()
 
 
