@@ -47,13 +47,8 @@ def cgd(
 def _groups(pair: Pair, size: int, groups: int | None) -> int:
     """Return how many groups there are."""
     if groups is None:
-        _check_count(pair, 'size', size, f'size={SIZE}')
+        pair.check_count('size', size, f'size={SIZE}')
         return -(-pair.num_classes // size)
-    _check_count(pair, 'groups', groups, f'groups=2, or size={SIZE}')
+    pair.check_count('groups', groups, f'groups=2, or size={SIZE}')
     pair.refuse_unused('groups says how many there are', ', or groups', size=(size, SIZE))
     return groups
-
-
-def _check_count(pair: Pair, name: str, value: int, mend: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        pair.fail(f'{name} must be a whole number of at least 1, got {value!r}. Mend: {mend}')

@@ -108,6 +108,23 @@ class Pair:
         """
         raise ValueError(f'method {self.method!r}: {text}')
 
+    def check_count(self, name: str, value: Any, mend: str, least: int = 1) -> None:
+        """Refuse an option that is no whole number, or one below the least.
+
+        Args:
+            name: Of the option.
+            value: What was given.
+            mend: What may be given.
+            least: That it may be.
+
+        Raises:
+            ValueError: It is none.
+        """
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            self.fail(
+                f'{name} must be a whole number of at least {least}, got {value!r}. Mend: {mend}'
+            )
+
     def refuse_unused(self, why: str, mend: str = '', **options: tuple[Any, Any]) -> None:
         """Refuse options that were given where they would change nothing.
 
@@ -140,11 +157,8 @@ class Pair:
             ValueError: A config does not say; ``given`` is no number of maps.
         """
         if given is not None:
-            if isinstance(given, bool) or not isinstance(given, int) or given < least:
-                self.fail(
-                    f'stages must be a whole number of at least {least}, got {given!r}. Mend: '
-                    'stages=4, or leave stages out where the configs say'
-                )
+            mend = 'stages=4, or leave stages out where the configs say'
+            self.check_count('stages', given, mend, least)
             return given
         members = members or (self.student, *self.teachers[:1])
         found = {name: _stages(self.models.get(name)) for name in members}

@@ -51,7 +51,7 @@ def psk(
             'length is that of the run, which nothing says here. Mend: '
             "method=dict(type='psk', length=…), or train_cfg=dict(max_iters=…)"
         )
-    _check_count(pair, 'length', length, 'length=…, the iterations of the run')
+    pair.check_count('length', length, 'length=…, the iterations of the run')
     check_share('alpha', alpha)
     check_choice('kind', kind, ('past', 'ema'))
     own = _past(pair, length, steps, momentum) if kind == 'past' else _mean(pair, steps, momentum)
@@ -82,7 +82,7 @@ def _past(pair: Pair, length: int, steps: int | None, momentum: float) -> dict[s
     pair.refuse_unused(why, ", or kind='ema'", momentum=(momentum, MOMENTUM))
     if steps is None:
         return dict(steps=max(1, length // EPOCHS))
-    _check_count(pair, 'steps', steps, 'steps=…, those of an epoch')
+    pair.check_count('steps', steps, 'steps=…, those of an epoch')
     return dict(steps=steps)
 
 
@@ -97,8 +97,3 @@ def _mean(pair: Pair, steps: int | None, momentum: float) -> dict[str, Any]:
             f'momentum={MOMENTUM}'
         )
     return dict(momentum=momentum)
-
-
-def _check_count(pair: Pair, name: str, value: int, mend: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        pair.fail(f'{name} must be a whole number of at least 1, got {value!r}. Mend: {mend}')
