@@ -6,9 +6,11 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from mmengine.dist import broadcast_object_list, is_main_process
 from mmengine.logging import print_log
 
 from mmkd.utils.atomic import PART
@@ -67,6 +69,22 @@ def release(folder: str | Path) -> None:
     if pid == os.getpid():
         path.unlink(missing_ok=True)
         os.close(handle)
+
+
+def on_main_process(take: Callable[[], None]) -> None:
+    """Do something on the main process, and raise on every one the error that it ended by.
+
+    Else the others would go on without it, or wait for it.
+    """
+    failure: list[Any] = [None]
+    if is_main_process():
+        try:
+            take()
+        except (OSError, RuntimeError) as error:
+            failure = [error]
+    broadcast_object_list(failure)
+    if failure[0] is not None:
+        raise failure[0]
 
 
 def _lock(path: Path) -> int:

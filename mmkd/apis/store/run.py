@@ -3,11 +3,12 @@
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import all_reduce, barrier, broadcast_object_list, get_rank, is_main_process
+from mmengine.dist import all_reduce, barrier, get_rank, is_main_process
 from mmengine.runner import Runner
 
 from mmkd.apis.store.batches import TrainingBatches
@@ -27,7 +28,7 @@ from mmkd.utils.stored.shards import (
     write_tensors,
 )
 from mmkd.utils.unwrap import unwrap
-from mmkd.utils.work_dir import LOCK, hold, release, sweep
+from mmkd.utils.work_dir import LOCK, hold, on_main_process, release, sweep
 
 
 def store(
@@ -73,7 +74,7 @@ def store(
         tell(line)
     _refuse_full(folder, entry.size * max(0, end - done), end, done, tell)
     barrier()  # all have looked at the folder before it is written to
-    _take(folder)
+    on_main_process(partial(_take, folder))
     try:
         if is_main_process() and not (folder / FILE).is_file():
             write_tensors(teachers.probe(), folder / PROBE)
@@ -128,16 +129,8 @@ def _is_of_store(name: str) -> bool:
 
 def _take(folder: Path) -> None:
     """Hold the folder, and delete what killed stores left half written in it."""
-    failure: list[Any] = [None]
-    if is_main_process():
-        try:
-            hold(folder)
-            sweep(folder, *folder.glob('rank*'))
-        except (OSError, RuntimeError) as error:
-            failure = [error]
-    broadcast_object_list(failure)  # else the other processes would wait for this one
-    if failure[0] is not None:
-        raise failure[0]
+    hold(folder)
+    sweep(folder, *folder.glob('rank*'))
 
 
 def _table(manifest: Manifest, entry: Entry) -> Iterator[str]:

@@ -3,13 +3,14 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from inspect import signature
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.dist import broadcast_object_list, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, ValLoop
@@ -25,6 +26,7 @@ from mmkd.utils.work_dir import (
     hold,
     is_checkpoint_name,
     newest_checkpoint,
+    on_main_process,
     release,
     sweep,
 )
@@ -112,15 +114,7 @@ class SafeCheckpointHook(CheckpointHook):
         own = self.out_dir in (None, runner.work_dir)
         # as mmengine will join them when the training begins
         self.folder = work_dir if own else Path(self.out_dir, work_dir.name)
-        failure: list[Any] = [None]
-        if is_main_process():
-            try:
-                self._take(runner)
-            except (OSError, RuntimeError) as error:
-                failure = [error]
-        broadcast_object_list(failure)  # else the other ranks would train on
-        if failure[0] is not None:
-            raise failure[0]
+        on_main_process(partial(self._take, runner))
         self._begun = True
         if runner._resume and runner._load_from is None:
             runner._load_from = latest_checkpoint(self.folder) or newest_checkpoint(
