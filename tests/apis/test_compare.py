@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -213,7 +214,16 @@ def test_weights_are_tuned_on_the_validation_set_alone(
         plain = run_config(read_pair_config(PAIR, options(teacher)), read_spec('kd'), seed, ITERS)
         assert weight == plain.model.objectives.pixel.weight * factor
     assert f'× {factor:g}' in (tmp_path / 'compare.md').read_text()
-    assert 'never on the test set: kd × ' in (tmp_path / 'compare.md').read_text()
+    page = (tmp_path / 'compare.md').read_text()
+    assert 'never on the test set: kd × ' in page
+    found = re.search(r'Validation by weights, at that seed: kd (.+) × 0.5, (.+) × 40\.', page)
+    assert found is not None
+    values = [tune['values']['0.5'], tune['values']['40']]
+    assert [float(one) for one in found.groups()] == pytest.approx(values, abs=6e-4)
+    side = {0.5: 'smallest', 40.0: 'largest'}[factor]
+    assert f'Best at the {side} weights that were tried: kd.' in page
+    row = json.loads((tmp_path / 'compare.json').read_text())['rows'][0]
+    assert row['tried'] == tune['values']
     forks.commands.clear()
     assert told(work)[0]
     assert forks.commands == []
@@ -637,6 +647,14 @@ def test_the_picture_of_rows_says_what_the_table_says(
 def test_a_table_needs_records(teacher: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='holds no record of a run.*without --table-only'):
         told(comparison(teacher, tmp_path), table_only=True)
+
+
+def test_where_every_run_died_the_logs_are_named(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    forks.dies = lambda command: command[0] == 'train'
+    with pytest.raises(ValueError, match=r'no record of a run.*Mend: .*died.*train\.txt'):
+        told(comparison(teacher, tmp_path, 'kd'))
 
 
 def refused(teacher: str, folder: Path, *methods: str, **changes: Any) -> str:

@@ -122,19 +122,25 @@ def compare(comparison: Comparison, console: Console, table_only: bool = False) 
         if not table_only:
             work.run()
         results = read_results(comparison.work_dir, comparison.specs, work.seeds(table_only))
+        if not results.all_records:
+            raise ValueError(_nothing_there(comparison.work_dir, table_only))
         _finish(results, work, console)
         return not work.died and (table_only or not results.missing)
     finally:
         release(comparison.work_dir)
 
 
+def _nothing_there(work_dir: Path, table_only: bool) -> str:
+    mend = (
+        'the same command without --table-only'
+        if table_only
+        else 'what the lines of the runs that died say, above and in their train.txt'
+    )
+    return f'{work_dir} holds no record of a run, so there is no table to write. Mend: {mend}'
+
+
 def _finish(results: Results, work: '_Work', console: Console) -> None:
     comparison = work.comparison
-    if not any(results.records.values()):
-        raise ValueError(
-            f'{comparison.work_dir} holds no record of a run, so there is nothing to write a table '
-            'of. Mend: the same command without --table-only'
-        )
     table = write_results(results, comparison.work_dir, comparison.metric, work.pair)
     print_table(console, f'{comparison.pair}: {table.metric}', table.titles, table.lines)
     said = [*table.notes, f'Written: {comparison.work_dir}/{NAME}.md, .json, .png, .svg']

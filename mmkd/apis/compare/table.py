@@ -3,7 +3,7 @@
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from mmkd.apis.compare.rows import (
 )
 from mmkd.apis.compare.settings import LABELS_ALONE, is_mixed
 from mmkd.apis.compare.specs import ALONE, PLAIN, Spec, read_spec
+from mmkd.apis.compare.tuning import FILE as TUNED
 from mmkd.apis.compare.tuning import is_test_set, main_metric_of, validation_of
 from mmkd.apis.report import Table, as_markdown, digits, less_is_better, rounded, text
 from mmkd.utils.atomic import write_atomically
@@ -46,6 +47,7 @@ class Results:
         teachers: Name -> record of the test of each teacher.
         missing: Runs that were asked for and have no record.
         on_validation: As ``teachers``, on the validation set.
+        tuned: Text of a row -> what was noted when its weights were tuned.
     """
 
     specs: tuple[Spec, ...]
@@ -53,6 +55,7 @@ class Results:
     teachers: dict[str, dict[str, Any]]
     missing: list[str]
     on_validation: dict[str, dict[str, Any]]
+    tuned: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def all_records(self) -> list[dict[str, Any]]:
@@ -107,7 +110,9 @@ def read_results(
     teachers, on_validation = (
         _read_teachers(work_dir, pattern) for pattern in ('teacher', 'teacher_on_validation')
     )
-    return Results(tuple(specs), records, teachers, missing, on_validation)
+    notes = {spec.text: read_note(work_dir / spec.folder / TUNED) for spec in specs}
+    tuned = {text: note for text, note in notes.items() if note and _was_tuned(records[text])}
+    return Results(tuple(specs), records, teachers, missing, on_validation, tuned)
 
 
 def _read_row(folder: Path, seeds: Sequence[int] | None) -> Records:
@@ -165,6 +170,7 @@ def summarise(results: Results, metric: str, pair: Config) -> list[dict[str, Any
                 gap_closed=None if spec.text == ALONE else closed(own, alone, teacher, metric),
                 factor=min(factors) if spec.methods or _was_tuned(records) else None,
                 factors_differ=len(factors) > 1,
+                tried=_tried(results.tuned.get(spec.text), metric),
                 recipe=spec.recipe,
                 validated_apart=spec.text in validated_apart,
                 iterations=sorted({record['iterations'] for record in records.values()}),
@@ -174,6 +180,13 @@ def summarise(results: Results, metric: str, pair: Config) -> list[dict[str, Any
             )
         )
     return rows
+
+
+def _tried(note: Mapping[str, Any] | None, metric: str) -> dict[str, float | None]:
+    """Return the validation of each factor of a row's weights, in order; none of other metrics."""
+    if note is None or note['metric'] != metric:
+        return {}
+    return dict(sorted(note['values'].items(), key=lambda one: float(one[0])))
 
 
 def _apart(results: Results, pair: Config, split: str) -> list[str]:
@@ -368,6 +381,7 @@ def _notes(
             f'Weights tuned on the validation set, at one seed, never on the test set: '
             f'{", ".join(factors)}; the others have those of their presets.'
         )
+    notes += _tried_notes(rows)
     differ = [text(row['method']) for row in rows if row['factors_differ']]
     if differ:
         notes.append(f'Seeds of one row with different weights: {", ".join(differ)}.')
@@ -467,6 +481,28 @@ def _tested_note(results: Results) -> str:
         return f'Tested: the {next(iter(which))} weights of each run.'
     said = (f'the {one} weights of {", ".join(names)}' for one, names in sorted(which.items()))
     return f'Tested: {"; ".join(said)}.'
+
+
+def _tried_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what each factor gave, and where the best is the last one that was tried."""
+    told, smallest, largest = [], [], []
+    for row in rows:
+        known = {float(one): value for one, value in row['tried'].items() if value is not None}
+        if len(known) < 2:
+            continue
+        places = digits(list(known.values()))
+        values = ', '.join(f'{value:.{places}f} × {one:g}' for one, value in known.items())
+        name = text(row['method'])
+        told.append(f'{name} {values}')
+        if row['factor'] == min(known):
+            smallest.append(name)
+        if row['factor'] == max(known):
+            largest.append(name)
+    notes = [f'Validation by weights, at that seed: {"; ".join(told)}.'] if told else []
+    for side, where in (('smallest', smallest), ('largest', largest)):
+        if where:
+            notes.append(f'Best at the {side} weights that were tried: {", ".join(where)}.')
+    return notes
 
 
 def _was_tuned(records: Records) -> bool:
