@@ -12,7 +12,11 @@ stands between them is the command, the table and its notes. A README of ``confi
 of the comparison, seed by seed.
 
 A ± in the text of :data:`PROVEN` is looked for in the records: it is the mean of a row over its
-seeds, or the gain of one row on another of its table. What is in none is printed, and exits with 1.
+seeds, or the gain of one row on another of its table. So is each decimal number in the text of
+:data:`MEASURED`, among those of the tables of its section: tests, validations, gains, seconds and
+what they are beside another row's. Where it is of another table, a section has
+``<!-- numbers of records: NAME NAME … -->``; where it is of none, as a loss of a log or a result of
+a paper, ``<!-- numbers of no record: NUMBER … -->``. What is in none is printed, and exits with 1.
 """
 
 import json
@@ -47,6 +51,12 @@ KEPT = ('s a run', 'iterations')  # of a comparison, beside the tests by seed
 LONGEST = 60  # letters of a file's name that leave a line of five seeds within its page
 BEST = 'Best on'  # begins the note that names a file of the work dir
 PROVEN = ('README.md', 'docs/results.md', 'docs/what_to_use.md', 'docs/data_beats_losses.md')
+MEASURED = 'docs/results.md'
+SECTION = re.compile(r'^(?=##+ )', re.MULTILINE)
+SOURCES = re.compile(r'<!-- numbers of (records|no record): (.+?) -->\n', re.DOTALL)
+CODE = re.compile(r'`[^`]*`|\]\([^)]*\)')  # of options and links
+NUMBER = re.compile(r'(?<![\w.,/])\d+\.\d+(?![\w.]*\d)')
+SPENT = ('step_ms', 'step_processor_ms', 'seconds', 'processor_seconds')
 SPREAD = re.compile(r'(\d+\.\d+)\s±\s(\d+\.\d+)')
 
 
@@ -190,6 +200,46 @@ def proven(page: str) -> set[tuple[str, str]]:
     return found
 
 
+def untold(text: str) -> list[str]:
+    """Return each decimal number of a page's text that no table of its section has."""
+    found = []
+    for section in SECTION.split(text):
+        names = {place['name'] for place in PLACE.finditer(section)}
+        body = PLACE.sub('', section)
+        known: set[str] = set()
+        for kind, what in SOURCES.findall(body):
+            if kind == 'records':
+                names |= set(what.split())
+            else:
+                known |= set(what.split())
+        for name in sorted(names):
+            known |= numbers_of(json.loads((RECORDS / f'{name}.json').read_text()))
+        plain = CODE.sub('', SOURCES.sub('', body))
+        head = section.partition('\n')[0].lstrip('# ')
+        found += [f'{head}: {one}' for one in NUMBER.findall(plain) if one not in known]
+    return found
+
+
+def numbers_of(found: dict[str, Any]) -> set[str]:
+    """Return what a text may say of a comparison, with up to three places."""
+    rows = found['rows']
+    values = [found['teacher'], found['teacher_on_validation']]
+    for row in rows:
+        values += [*row['test'], row['mean'], row['sd'], row['validation'], row['gap_closed']]
+        values += [row['factor'], *row.get('tried', {}).values(), *map(row.get, SPENT)]
+        values += map(float, row.get('tried', {}))
+    for row, other in permutations(rows, 2):
+        gains = _gains(row, other)
+        values += [*gains, *([mean(gains)] if gains else []), row['mean'] - other['mean']]
+        values += [stdev(gains)] if len(gains) > 1 else []
+        values += [row[key] / other[key] for key in SPENT if row[key] and other[key]]
+        if row['validation'] and other['validation']:
+            values.append(row['validation'] - other['validation'])
+    told = [abs(value) for value in values if value is not None]
+    exact = {f'{value:.{places}f}' for value in told for places in (1, 2, 3)}
+    return exact | {_shorter(value, places) for value in told for places in (1, 2)}
+
+
 def _gains(row: dict[str, Any], other: dict[str, Any]) -> list[float]:
     theirs = dict(zip(other['seeds'], other['test'], strict=True))
     mine = zip(row['seeds'], row['test'], strict=True)
@@ -266,6 +316,7 @@ def main(arguments: Sequence[str]) -> int:
     for page in stale:
         print(f'{"stale" if check else "written"}: {page}')
     wrong = [f'{page}: {one}' for page in PROVEN for one in unproven(_read(page), proven(page))]
+    wrong += [f'{MEASURED}: {one}' for one in untold(_read(MEASURED))]
     for one in wrong:
         print(f'in no record: {one}')
     return int(bool(wrong) or (check and bool(stale)))

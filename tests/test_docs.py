@@ -364,6 +364,29 @@ def test_a_spread_is_that_of_a_row_or_of_a_gain_over_shared_seeds(tmp_path, monk
     assert tables.unproven(told, known) == ['3.0 ± 1.4', '2.0 ± 1.5']
 
 
+def test_a_number_of_the_results_is_one_of_its_section_s_tables(tmp_path, monkeypatch) -> None:
+    tables = tables_of_docs()
+    assert tables.untold((ROOT / tables.MEASURED).read_text()) == []
+    monkeypatch.setattr(tables, 'RECORDS', tmp_path)
+    spent = dict.fromkeys(tables.SPENT)
+    row = dict(spent, sd=None, validation=30.0, gap_closed=None, factor=0.3)
+    rows = [
+        dict(row, seeds=[0, 1], test=[20.0, 22.25], mean=21.125),
+        dict(row, seeds=[1], test=[25.0], mean=25.0, seconds=3.0, tried={'7.7': 33.33}),
+    ]
+    for name, teacher in dict(one=60.5, other=70.5).items():
+        found = dict(rows=rows, teacher=teacher, teacher_on_validation=None)
+        (tmp_path / f'{name}.json').write_text(json.dumps(found))
+    table = '<!-- table one: mmkd compare -->\n1.1\n<!-- end of table one -->\n'
+    told = '21.1 and 25.00, a gain of 2.75 at × 7.7, validated 33.3, under 60.5'
+    assert tables.untold(f'## A\n{table}{told}, `0.9`, [x](y-0.8.md), 1,234.5, v1.2.3') == []
+    assert tables.untold(f'## A\n{table}{told}, but 9.9') == ['A: 9.9']
+    assert tables.untold(f'## A\n{table}## B\n{told[:4]}') == ['B: 21.1'], 'of its own section'
+    of_other = '## A\n<!-- numbers of records: other -->\n70.5, 60.5'
+    assert tables.untold(of_other) == ['A: 60.5']
+    assert tables.untold('## A\n<!-- numbers of no record: 0.07 -->\n0.07 0.08') == ['A: 0.08']
+
+
 def test_every_picture_is_shown_by_a_page() -> None:
     text = '\n'.join(page.read_text() for page in DOCUMENTS)
     pictures = [path.name for path in (ROOT / 'docs/images').iterdir()]
