@@ -228,6 +228,16 @@ class Task:
             'places with labels that do not count'
         )
 
+    def resized(self, samples: list | None, old: Sequence[int], new: Sequence[int]) -> list | None:
+        """Return samples as they go with the images resized, for what a model reads of them.
+
+        Args:
+            samples: Of a batch; they stay as they are.
+            old: Height and width of the batch.
+            new: Height and width to which its images are resized.
+        """
+        return samples
+
     def pad_labels(self, sample: Any, size: tuple[int, ...]) -> Any:
         """Return a sample whose labels cover an image padded to ``size``, and are ignored there."""
         return sample

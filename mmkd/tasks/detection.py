@@ -135,6 +135,12 @@ class Detection(Task):
         none = det_sample(boxes, boxes[:, 0].long(), size, self.masks).get(self.field)
         return with_data(batch, places, **{self.field: none})
 
+    def resized(self, samples: list | None, old: Sequence[int], new: Sequence[int]) -> list | None:
+        """Give sizes, boxes and masks in the pixels of the images resized."""
+        return samples and [
+            _resized(sample, new[0] / old[0], new[1] / old[1]) for sample in samples
+        ]
+
     def count(self, batch: Batch) -> Counter:
         """Count images, boxes, and boxes of each class."""
         each = _labels(batch)
@@ -181,6 +187,37 @@ def _levels(prediction: Trace, place: int) -> list[Tensor]:
         maps = [made for made in maps if isinstance(made, Tensor) and made.dim() == 4]
         return sorted(maps, key=lambda made: -made.shape[2] * made.shape[3])
     return []
+
+
+SIZES = ('img_shape', 'pad_shape', 'batch_input_shape')
+
+
+def _resized(sample: Any, y: float, x: float) -> Any:
+    """Return a copy of a sample whose image is y times as high and x times as wide."""
+    sample = sample.clone()
+    for key in [key for key in SIZES if key in sample]:
+        height, width = sample.get(key)[:2]
+        sample.set_field((round(height * y), round(width * x)), key, field_type='metainfo')
+    if 'scale_factor' in sample:  # by which what is predicted gets back to the original image
+        width, height = sample.scale_factor[:2]
+        sample.set_field((width * x, height * y), 'scale_factor', field_type='metainfo')
+    for field in ('gt_instances', 'ignored_instances'):
+        if field in sample:
+            _resize_instances(sample.get(field), y, x)
+    return sample
+
+
+def _resize_instances(instances: Any, y: float, x: float) -> None:
+    if 'bboxes' in instances:
+        boxes = instances.bboxes
+        if isinstance(boxes, Tensor):
+            instances.bboxes = boxes * boxes.new_tensor([x, y, x, y])
+        else:  # of a kind of mmdet's, which are changed in place
+            instances.bboxes = boxes.clone()
+            instances.bboxes.rescale_((x, y))
+    if 'masks' in instances:
+        masks = instances.masks
+        instances.masks = masks.resize((round(masks.height * y), round(masks.width * x)))
 
 
 def _labels(batch: Batch) -> list[Tensor]:

@@ -26,6 +26,7 @@ from mmkd.tasks import (
     generated_batch,
     task_of,
 )
+from mmkd.tasks.detection import det_sample
 
 
 def model(**parts: object) -> nn.Module:
@@ -207,6 +208,30 @@ def test_the_maps_of_a_panoptic_set_are_labels_and_its_boxes_are_checked() -> No
     maps = Batch(torch.zeros(1, 3, 2, 2), [panoptic()], task=Segmentation(3))
     with pytest.raises(ValueError, match=r'labels hold the ids \[4\]'):
         maps.check_labels(3)
+
+
+@pytest.mark.parametrize('kind', ['tensor', 'HorizontalBoxes'])
+def test_boxes_and_masks_go_with_images_that_are_resized(kind: str) -> None:
+    need_mmdet()
+    from mmdet.structures.bbox import HorizontalBoxes
+
+    boxes = torch.tensor([[1.0, 2.0, 5.0, 6.0]])
+    given = HorizontalBoxes(boxes) if kind == 'HorizontalBoxes' else boxes
+    sample = det_sample(boxes, torch.tensor([0]), (8, 6), masked=True)
+    sample.gt_instances.bboxes = given
+    sample.set_metainfo(dict(scale_factor=(2.0, 2.0), ori_shape=(4, 3), img_path='a.png'))
+    (got,) = Detection(3).resized([sample], (8, 6), (24, 12))
+    new = got.gt_instances.bboxes
+    assert getattr(new, 'tensor', new).tolist() == [[2.0, 6.0, 10.0, 18.0]]  # 2 times as wide
+    assert got.gt_instances.masks.masks[0, 6:18, 2:10].all()
+    assert got.gt_instances.masks.masks.sum() == 12 * 8
+    assert got.img_shape == got.pad_shape == got.batch_input_shape == (24, 12)
+    assert got.scale_factor == (4.0, 6.0)  # of the original image, width before height
+    assert (got.ori_shape, got.img_path) == ((4, 3), 'a.png')
+    assert boxes.tolist() == [[1.0, 2.0, 5.0, 6.0]], 'the sample that was given stays'
+    assert sample.img_shape == (8, 6)
+    assert Detection(3).resized(None, (8, 6), (24, 12)) is None
+    assert Segmentation(3).resized([sample], (8, 6), (24, 12)) == [sample]
 
 
 def test_the_samples_say_more_than_a_model_that_they_do_not_suit() -> None:

@@ -105,6 +105,13 @@ class Teacher(Run):
             x = F.interpolate(x, size=tuple(self.size), mode='bilinear', align_corners=False)
         return x.to(dtype=self.dtype, memory_format=self.layout) if x.is_floating_point() else x
 
+    def samples(self, batch: Batch) -> list | None:
+        """Return the batch's data samples as they go with the images that this teacher sees."""
+        if self.size is None:
+            return batch.data_samples
+        old = batch.inputs.shape[2:]
+        return task_of(self.model).resized(batch.data_samples, old, self.size)
+
     def run(self, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
         """Run once without noise; return tap name -> tensor, and no losses."""
         return self.watch(batch), {}
@@ -131,7 +138,7 @@ class Teacher(Run):
             if compiled and self.compile:
                 return self._run_compiled(x, batch)
             with self._blaming(x), self.taps.recording() as seen:
-                self.forward(x, batch.data_samples)
+                self.forward(x, self.samples(batch))
         return self.taps.read(seen)
 
     def trace(self, batch: Batch) -> tuple[Trace, dict[str, Any]]:
@@ -142,7 +149,7 @@ class Teacher(Run):
             self._blaming(x),
             self.taps.recording() as seen,
         ):
-            found = trace(self.model, x, partial(self.forward, x, batch.data_samples))
+            found = trace(self.model, x, partial(self.forward, x, self.samples(batch)))
         return found, self.taps.read(seen)
 
     def loss_with(self, tap: str, batch: Batch, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -170,7 +177,7 @@ class Teacher(Run):
             blaming(self.where, self.model, 'loss', x),
             changing(self.model, self.taps.paths[tap], counting, where),
         ):
-            losses = self.model(x, batch.data_samples, mode='loss')
+            losses = self.model(x, self.samples(batch), mode='loss')
         value = _total(losses)
         if not calls or not value.requires_grad:
             raise ValueError(

@@ -102,13 +102,14 @@ def _trace_student(
 
 
 def _trace_teacher(member: Member, model: nn.Module, batch: Batch) -> Trace:
-    x, size = batch.inputs, member.options.get('input_size')
+    x, samples, size = batch.inputs, batch.data_samples, member.options.get('input_size')
     if size is not None:
+        samples = task_of(model).resized(samples, x.shape[2:], size)
         x = F.interpolate(x, size=tuple(size), mode='bilinear', align_corners=False)
     model.eval()
     mode = frozen_mode(model)
     with blaming(member.where, model, mode, x):
-        return trace(model, x, partial(run_frozen, model, mode, x, batch.data_samples))
+        return trace(model, x, partial(run_frozen, model, mode, x, samples))
 
 
 @dataclass(frozen=True)

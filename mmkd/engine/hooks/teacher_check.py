@@ -109,7 +109,7 @@ class TeacherCheckHook(Hook):
                 break
             data = model.data_preprocessor(data, False)
             batch = Batch(data['inputs'], data['data_samples'])
-            outputs = run.model(run.prepare(batch), data['data_samples'], mode='predict')
+            outputs = run.model(run.prepare(batch), run.samples(batch), mode='predict')
             evaluator.process(data_samples=outputs, data_batch=data)
             seen += len(outputs)
         # A loader fills up the last round of ranks with samples seen before: the evaluator drops

@@ -8,6 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import tiny
+from helpers.detectors import detector
+from helpers.runs import need_mmdet
+from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from mmseg.models import EncoderDecoder
 from mmseg.models.decode_heads import FCNHead
@@ -20,6 +23,13 @@ from mmkd.structures.batch import Batch
 
 TAPS = dict(logits='decode_head.conv_seg', feat='decode_head.bottleneck', stage='backbone[2]')
 PREPROCESSOR = tiny.preprocessor()
+TEST = ConfigDict(  # every box that there is
+    nms_pre=50,
+    min_bbox_size=0,
+    score_thr=0.0,
+    nms=dict(type='nms', iou_threshold=1.0),
+    max_per_img=50,
+)
 
 
 def build(config: dict) -> nn.Module:
@@ -218,6 +228,38 @@ def test_input_size() -> None:
     )
     assert run.watch(data)['logits'].shape == (2, 11, 6, 8)
     assert torch.equal(run.watch(data)['logits'], reference(seen)['logits'])
+
+
+def test_a_detector_of_another_size_learns_and_predicts_by_boxes_of_that_size() -> None:
+    """Its loss is that of the same boxes in its pixels, its boxes are those of the image."""
+    need_mmdet()
+    from mmdet.utils import register_all_modules
+
+    from mmkd.tasks.detection import det_sample
+
+    register_all_modules(init_default_scope=False)
+    torch.manual_seed(0)
+    model = MODELS.build(detector(4) | dict(_scope_='mmdet', test_cfg=TEST)).eval()
+    source = MODELS.build(detector(4)['data_preprocessor'] | dict(_scope_='mmdet'))
+    taps = dict(feat='neck[0]')
+    member = Member.parse('teacher', 'teacher', dict(model=model, input_size=(192, 128)))
+    run = Teacher(member, taps, source, model)
+    x = torch.randn(1, 3, 96, 128)
+    box, label = torch.tensor([[20.0, 30.0, 80.0, 60.0]]), torch.tensor([1])
+    given = Batch(x, [det_sample(box, label, (96, 128))])
+    seen = F.interpolate(x, (192, 128), mode='bilinear', align_corners=False)
+    scale = torch.tensor([1.0, 2.0, 1.0, 2.0])
+    there = det_sample(box * scale, label, (192, 128))
+    expected = sum(part.sum() for part in model(seen, [there], mode='loss').values())
+    got = run.loss_with('feat', given, lambda feat: feat.detach().requires_grad_())
+    torch.testing.assert_close(got, expected)
+
+    def predicted(samples: list | None) -> Tensor:
+        found = run.model(run.prepare(given), samples, mode='predict')[0].pred_instances
+        return found.bboxes
+
+    boxes = predicted(run.samples(given))
+    torch.testing.assert_close(boxes * scale, predicted([there]))
 
 
 # ---------------------------------------------------------------------- speed options keep the
