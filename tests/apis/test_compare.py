@@ -9,6 +9,7 @@ import statistics
 import subprocess
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,11 @@ def test_the_table_says_what_the_logs_say(teacher: str, tmp_path: Path, forks: F
     run = Config.fromfile(tmp_path / name / 'seed_0.py').to_dict()
     assert run.pop('work_dir') == str(tmp_path / name / 'seed_0')
     assert best == run, 'it trains as that run did, in a folder of its own'
+    one = replace(work, seeds=(1,))
+    for every_seed, seeds in ((False, [1]), (True, [0, 1])):
+        assert told(one, table_only=True, every_seed=every_seed)[0]
+        rows = json.loads((tmp_path / 'compare.json').read_text())['rows']
+        assert [row['seeds'] for row in rows] == [seeds] * len(rows)
 
 
 def test_what_is_on_record_is_not_run_again_and_a_half_run_goes_on(
@@ -159,6 +165,10 @@ def test_what_is_on_record_is_not_run_again_and_a_half_run_goes_on(
     assert main(['compare', PAIR, '--table-only', '--work-dir', str(tmp_path), *changed]) == 0
     assert forks.commands == []
     assert (tmp_path / 'compare.md').read_text() == text
+    there = ['compare', PAIR, '--table-only', '--work-dir', str(tmp_path), *changed]
+    with pytest.raises(SystemExit):  # there is no record of this seed
+        main([*there, '--seeds', '7'])
+    assert main([*there, '--seeds', '0']) == 0
 
 
 def test_a_run_that_dies_is_told_and_the_rest_goes_on(

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='alone; NAME or NAME:option=value,…; NAME+NAME for both at once (mmkd methods); '
         'RECIPE.py or OWN-NAME=RECIPE.py, a config that says all of its run itself',
     )
-    seeds_flag(parser, (0,), 'of every method; three or more tell a difference from chance')
+    seeds_flag(parser, (), 'of every method (default: 0); three or more tell a gain from chance')
     parser.add_argument(
         '--iters', type=count(1), help="length of each run (default: the pair's, or the recipe's)"
     )
@@ -85,7 +85,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--table-only',
         action='store_true',
-        help='run nothing, and write the table of what is on record, of all seeds',
+        help='run nothing, and write the table of what is on record, of all seeds without --seeds',
     )
     parser.add_argument(
         '--overwrite', action='store_true', help='begin runs of other settings anew'
@@ -124,7 +124,7 @@ def main(args: argparse.Namespace) -> int:
     comparison = Comparison(
         pair=args.pair,
         specs=specs,
-        seeds=tuple(args.seeds),
+        seeds=tuple(args.seeds or (0,)),
         work_dir=work_dir,
         iters=args.iters,
         seconds=args.seconds,
@@ -137,7 +137,8 @@ def main(args: argparse.Namespace) -> int:
         shares_every=args.shares_every,
         amp=args.amp,
     )
-    return 0 if compare(comparison, make_console(), args.table_only) else 1
+    every_seed = args.table_only and not args.seeds
+    return 0 if compare(comparison, make_console(), args.table_only, every_seed) else 1
 
 
 def _factor(text: str) -> float:

@@ -99,13 +99,16 @@ class Comparison:
     amp: bool = False
 
 
-def compare(comparison: Comparison, console: Console, table_only: bool = False) -> bool:
+def compare(
+    comparison: Comparison, console: Console, table_only: bool = False, every_seed: bool = False
+) -> bool:
     """Run what is missing, and write the table, the plot and the config of the best.
 
     Args:
         comparison: What is compared.
         console: Where it is told.
         table_only: Whether the records that are there make the table, and nothing is run.
+        every_seed: Whether that table is of all seeds that lie there, and not of the comparison's.
 
     Returns:
         Whether every run has a record; of a table alone nothing is asked.
@@ -121,7 +124,8 @@ def compare(comparison: Comparison, console: Console, table_only: bool = False) 
         work = _Work(comparison, console, table_only)
         if not table_only:
             work.run()
-        results = read_results(comparison.work_dir, comparison.specs, work.seeds(table_only))
+        seeds = None if every_seed else comparison.seeds
+        results = read_results(comparison.work_dir, comparison.specs, seeds)
         if not results.all_records:
             raise ValueError(_nothing_there(comparison.work_dir, table_only))
         _finish(results, work, console)
@@ -164,10 +168,6 @@ class _Work:
             self._check(spec)
         if not table_only:  # the teachers of the pair are tested whatever the rows are
             check_files(self.pair, comparison.pair)
-
-    def seeds(self, all_there: bool) -> tuple[int, ...] | None:
-        """Return the seeds of the table; None for all that lie there."""
-        return None if all_there else self.comparison.seeds
 
     def _read_base(self, spec: Spec) -> Config:
         """Return what the runs of a row are made of."""
