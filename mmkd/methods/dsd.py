@@ -6,14 +6,16 @@ from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
 
+TAU, POOL = 4.0, 2
+
 
 @METHODS.register_module(name='dsd')
 @needs(tasks=('segmentation',), paper='Feng et al., TIP 2021, arXiv 2107.08591')
 def dsd(
     pair: Pair,
     weight: float = 10 / 2048**2,
-    tau: float = 4.0,
-    pool: int = 2,
+    tau: float = TAU,
+    pool: int = POOL,
     pixel: float = 1000 / 8192,
     layers: Sequence[str] | None = None,
 ) -> Plan:
@@ -39,7 +41,14 @@ def dsd(
         layers: Points or paths of its layers, two or more, such as ``['auto:stages[1]',
             'auto:stages[2]', 'auto:stages[3]']``.
     """
-    _check(pair, weight, pixel, layers)
+    _check_layers(pair, pixel, layers)
+    if not weight and not pixel:
+        pair.fail(
+            f'weight=0 and pixel=0 teach nothing. Mend: dict(type={pair.method!r}, weight=0.1)'
+        )
+    if not weight:
+        why = 'weight=0 leaves the category-wise term out'
+        pair.refuse_unused(why, ', or weight above 0', tau=(tau, TAU), pool=(pool, POOL))
     taps = dict(logits='auto')
     objectives: dict = {}
     if weight:
@@ -67,8 +76,8 @@ def dsd(
     return Plan(objectives=objectives, taps=taps)
 
 
-def _check(pair: Pair, weight: float, pixel: float, layers: Sequence[str] | None) -> None:
-    """Refuse layers that are not two, or of which nothing is read, and no objective at all."""
+def _check_layers(pair: Pair, pixel: float, layers: Sequence[str] | None) -> None:
+    """Refuse layers that are not two, or of which nothing is read."""
     if layers is not None and (
         not isinstance(layers, list | tuple)
         or len(layers) < 2
@@ -77,10 +86,6 @@ def _check(pair: Pair, weight: float, pixel: float, layers: Sequence[str] | None
         pair.fail(
             f'layers must be a list of two points or paths, or of more, got {layers!r}. Mend: '
             "layers=['auto:stages[2]', 'auto:stages[3]'], or leave layers out"
-        )
-    if not weight and not pixel:
-        pair.fail(
-            f'weight=0 and pixel=0 teach nothing. Mend: dict(type={pair.method!r}, weight=0.1)'
         )
     if not pixel:
         why = 'pixel=0 leaves the term of them out'

@@ -224,7 +224,13 @@ def plan_of(
     _check_pair(pair, function)
     own = {key: value for key, value in options.items() if key not in common}
     asked = {key: value for key, value in options.items() if key in common}
-    plan = _with_task_weight(function(pair, **own), asked.pop('task_weight', None), name)
+    plan = function(pair, **own)
+    if not plan.objectives:
+        raise ValueError(
+            f'method {name!r} teaches nothing by {as_text(own)}: every term of it is left out. '
+            'Mend: a weight above 0 for one of them'
+        )
+    plan = _with_task_weight(plan, asked.pop('task_weight', None), name)
     plan = replace(plan, weight_asked=options.get('task_weight') is not None)
     plan = with_ramp(plan, pair, asked)
     with _named_after(name), torch.random.fork_rng(devices=[]):

@@ -38,6 +38,9 @@ def srrl(
         tau: Temperature of 'kl'.
         regressor: Connector of the student: 'auto:conv-bn-relu', dict(type='auto', …), 'auto'.
     """
+    if not logits:
+        why, mend = 'logits=0 leaves the term of the logits out', ', or logits above 0'
+        pair.refuse_unused(why, mend, penalty=(penalty, 'l2'), tau=(tau, TAU))
     loss = dict(type='SoftmaxRegressionLoss', feature=feature, logits=logits)
     if penalty == 'l2':
         mend = ", or penalty='kl'"

@@ -54,7 +54,10 @@ def transkd(
             'embedding_weights must be a list of numbers, one for each stage, got '
             f'{embedding_weights!r}. Mend: embedding_weights={WEIGHTS}'
         )
-    if any(chosen):
+    if not any(chosen):
+        why, mend = 'embedding_weights of 0 leave their terms out', ', or a weight above 0'
+        pair.refuse_unused(why, mend, embeddings=(embeddings, None))
+    else:
         _check_embeddings(pair, embeddings, chosen, len(taps))
     for k, one in enumerate(chosen):
         check_non_negative('embedding_weights', one)

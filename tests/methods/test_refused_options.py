@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mmkd.methods import Pair, find_method
+from mmkd.methods.expand import plan_of
 from mmkd.methods.plan import Plan
 from mmkd.tasks import Described, Detection, Segmentation
 
@@ -18,6 +19,9 @@ LAYERS = dict(layers=[0], teacher_layers=[1])
 NO_PAIRS = 'pair_wise=0 leaves its term out'
 NO_ATTENTION = 'attention=0 leaves the attentions out'
 NO_MEAN = 'without a threshold no mean is taken'
+NO_GRAM = 'weight=0 leaves the category-wise term out'
+NO_LOGITS = 'logits=0 leaves the term of the logits out'
+NO_WEIGHTS = dict(embedding_weights=(0, 0, 0))
 # method, what is read, what is not, why, what else may be done
 UNUSED = [
     ('psk', {}, dict(momentum=7), "kind='past' takes no running mean", "kind='ema'"),
@@ -32,6 +36,11 @@ UNUSED = [
     ('sid', LAYERS, dict(window=7), NO_MEAN, 'threshold=0.02'),
     ('pid', LAYERS, dict(window=7), NO_MEAN, 'threshold=0.02'),
     ('fgd', dict(relation=0), dict(blocks='two'), 'relation=0 leaves', 'relation above 0'),
+    ('dsd', dict(weight=0), dict(tau=1.0), NO_GRAM, 'weight above 0'),
+    ('dsd', dict(weight=0), dict(pool=1), NO_GRAM, 'weight above 0'),
+    ('srrl', dict(logits=0), dict(penalty='kl'), NO_LOGITS, 'logits above 0'),
+    ('srrl', dict(logits=0), dict(tau=2.0), NO_LOGITS, 'logits above 0'),
+    ('transkd', NO_WEIGHTS, dict(embeddings='x.{}'), 'embedding_weights of 0', 'a weight above 0'),
 ]
 # method, options, what is said
 WRONG = [
@@ -126,6 +135,17 @@ def test_shares_and_weights_that_are_no_numbers() -> None:
         plan('psk', alpha='1')
     with pytest.raises(ValueError, match="kd must be a finite number, 0 or above, got '1'"):
         plan('byot', kd='1')
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [('skd-pa', dict(pair_wise=0)), ('skd-pi-pa', dict(pixel=0, pair_wise=0))],
+)
+def test_a_method_of_which_nothing_is_left(name: str, options: dict) -> None:
+    said = f"method '{name}' teaches nothing by dict("
+    with pytest.raises(ValueError, match=f'^{re.escape(said)}.*Mend: a weight above 0 for one'):
+        plan_of(name, options, PAIR)
 
 
 def test_what_each_kind_of_psk_reads() -> None:
