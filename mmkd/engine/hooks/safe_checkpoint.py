@@ -67,14 +67,15 @@ class SafeCheckpointHook(CheckpointHook):
     deletes that run's checkpoints.
 
     Every argument is mmengine's (``interval``, ``by_epoch``, ``max_keep_ckpts``, ``save_best``,
-    ``save_last``, …) and keeps its meaning; only the deprecated ``file_client_args`` is refused.
+    ``save_last``, …) and keeps its meaning; only the deprecated ``file_client_args`` is refused,
+    and an ``out_dir`` on another storage.
     ``last_checkpoint`` lies beside the checkpoints, in ``out_dir`` where one is given.
 
     Raises:
         OSError: a file could not be written; the message names the checkpoint that stays.
         FileExistsError: a fresh start where the checkpoints of a run lie.
         RuntimeError: another run holds the folder.
-        ValueError: ``file_client_args`` was given.
+        ValueError: ``file_client_args`` was given, or an ``out_dir`` that is not local.
         KeyError: ``save_best`` names no metric of the validation, found before the first step.
         TypeError: a keyword that mmengine's hook does not have; the runner is a FlexibleRunner,
             whose strategies write checkpoints by themselves.
@@ -98,6 +99,12 @@ class SafeCheckpointHook(CheckpointHook):
             raise ValueError(
                 f'SafeCheckpointHook takes no file_client_args (got {self.file_client_args}): '
                 'mmengine has deprecated it; write backend_args instead'
+            )
+        if '://' in str(self.out_dir):
+            raise ValueError(
+                f'SafeCheckpointHook: out_dir={self.out_dir!r} is on another storage, where no run '
+                'can be held, swept or resumed. Mend: a local out_dir, and copies of it; or '
+                "default_hooks.checkpoint=dict(type='CheckpointHook', …), which does none of these"
             )
 
     def before_run(self, runner: Runner) -> None:
@@ -159,8 +166,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _held(self, runner: Runner) -> list[Path]:
         """Return the folders of the run; that of ``out_dir`` is shared by work dirs of one name."""
-        local = '://' not in str(self.out_dir)
-        return list(dict.fromkeys([Path(runner.work_dir), *([self.folder] if local else [])]))
+        return list(dict.fromkeys([Path(runner.work_dir), self.folder]))
 
     def _release(self, runner: Runner) -> None:
         if hasattr(self, 'folder'):  # a training

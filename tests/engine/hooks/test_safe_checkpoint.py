@@ -342,6 +342,11 @@ def test_file_client_args_is_refused() -> None:
         SafeCheckpointHook(file_client_args=dict(backend='disk'))
 
 
+def test_another_storage_is_refused() -> None:
+    with pytest.raises(ValueError, match="out_dir='s3://a/b' is on another storage.*Mend: a local"):
+        SafeCheckpointHook(out_dir='s3://a/b')
+
+
 def test_flexible_runner_is_refused(tmp_path: Path) -> None:
     class FlexibleRunner:
         strategy = None
