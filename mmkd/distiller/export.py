@@ -18,6 +18,7 @@ from mmkd.utils.literals import read_config_text
 from mmkd.utils.pretrained import pretrained_keys
 from mmkd.version import __version__
 
+STUDENTS = 'mmkd_students'  # in the meta of a checkpoint: each student's config, by name
 # What inference and evaluation of a plain model read of a run's config.
 _CARRIED = (
     'test_pipeline',
@@ -159,6 +160,24 @@ def write_student(
     return path.parent / 'config.py'
 
 
+def config_in(meta: dict[str, Any], member: str, value: Any, run: Config) -> Config:
+    """Return the config by which a student was trained, as its checkpoint holds it.
+
+    A checkpoint of mmkd 0.3 or before, or without :class:`mmkd.ExportStudentHook`, holds none: the
+    files that the run's config names are read as they are today.
+
+    Args:
+        meta: Of the checkpoint.
+        member: Name of the student.
+        value: Its description in the run's config.
+        run: That config.
+    """
+    text = (meta.get(STUDENTS) or {}).get(member)
+    if text is None:
+        return student_config(Member.parse(member, 'student', value), run)
+    return read_config_text(text, f'the config of {member!r} in the checkpoint')
+
+
 def student_meta(meta: dict[str, Any], member: str) -> dict[str, Any]:
     """Return the plain part of a checkpoint's meta: what ``init_model`` reads, and its origin."""
     kept: dict[str, Any] = {
@@ -212,7 +231,7 @@ def export_student(
             f'{weights.parent} holds the checkpoints of a run, which an export would overwrite. '
             'Mend: another folder'
         )
-    config = student_config(Member.parse(member, 'student', value), run)
+    config = config_in(meta, member, value, run)
     _check_config(weights, config.pretty_text)
     return weights, write_student(state, student_meta(meta, member), weights, config.pretty_text)
 

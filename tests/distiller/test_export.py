@@ -150,6 +150,27 @@ def test_export_by_hand_equals_the_hooks(
     )
 
 
+def test_a_student_is_exported_as_it_was_trained(tmp_path: Path) -> None:
+    """Whatever became of the file that the run's config names."""
+    file = tmp_path / 'small.py'
+    Config(dict(default_scope='mmseg', model=segmentor(4, num_classes=3, size=32))).dump(file)
+    cfg = run_config(tmp_path, max_iters=2)
+    cfg.model.student = dict(cfg=str(file))
+    work = Path(train(cfg).work_dir)
+    written = (work / 'student/config.py').read_text()
+    Config(dict(default_scope='mmseg', model=segmentor(4, num_classes=3, size=48))).dump(file)
+    export_student(work / 'iter_2.pth', tmp_path / 'edited')
+    file.unlink()
+    export_student(work / 'iter_2.pth', tmp_path / 'gone')
+    for name in ('edited', 'gone'):
+        assert (tmp_path / name / 'config.py').read_text() == written
+    saved = torch.load(work / 'iter_2.pth', weights_only=False)
+    saved['meta'].pop('mmkd_students')  # as of mmkd 0.3
+    torch.save(saved, work / 'iter_2.pth')
+    with pytest.raises(FileNotFoundError, match=r'small\.py'):
+        export_student(work / 'iter_2.pth', tmp_path / 'old')
+
+
 def test_an_unknown_member(run: Runner, tmp_path: Path) -> None:
     with pytest.raises(
         KeyError,

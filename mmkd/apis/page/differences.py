@@ -19,11 +19,12 @@ from torch import nn
 from mmkd.apis.page.predictions import KINDS, palette_of
 from mmkd.apis.prepare import is_distiller
 from mmkd.apis.results import Row, Run
-from mmkd.distiller.export import student_config
+from mmkd.distiller.export import config_in
 from mmkd.distiller.members.member import Member
 from mmkd.distiller.members.reading import name_members
 from mmkd.registry import DATASETS
 from mmkd.tasks.base import task_of
+from mmkd.utils.checkpoints import load_checkpoint_file
 from mmkd.utils.checks import nearest, printable
 from mmkd.utils.config_file import read_config
 from mmkd.utils.kinds import is_made
@@ -172,7 +173,8 @@ def _members(cfg: Config, folder: Path) -> tuple[nn.Module, nn.Module]:
     if not teachers:
         raise ValueError(f'the run in {folder} has no teacher to compare with. Mend: no --images')
     name = model.get('predict_with') or next(iter(students))
-    plain = student_config(Member.parse(name, 'student', students[name]), cfg)
+    meta = load_checkpoint_file(str(checkpoint)).get('meta') or {}
+    plain = config_in(meta, name, students[name], cfg)
     student = Member.parse(name, 'student', dict(cfg=plain, checkpoint=str(checkpoint)))
     first = next(iter(teachers))
     teacher = Member.parse(first, 'teacher', teachers[first])

@@ -8,7 +8,13 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import EpochBasedTrainLoop, Runner
 from torch import nn
 
-from mmkd.distiller.export import student_config, student_meta, student_state_dict, write_student
+from mmkd.distiller.export import (
+    STUDENTS,
+    student_config,
+    student_meta,
+    student_state_dict,
+    write_student,
+)
 from mmkd.registry import HOOKS
 from mmkd.utils.checks import nearest
 from mmkd.utils.unwrap import unwrap
@@ -59,6 +65,8 @@ class ExportStudentHook(Hook):
         """Write the students of this checkpoint."""
         self._read_configs(runner)
         meta = checkpoint['meta']
+        # the files that the run's config names may be others by the time of an export
+        meta[STUDENTS] = dict(self.configs)
         kind = 'epoch' if _by_epoch(runner) else 'iter'
         for name, config in self.configs.items():
             path = self._folder(runner, name) / f'{kind}_{meta[kind]}.pth'

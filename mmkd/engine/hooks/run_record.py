@@ -41,7 +41,8 @@ class RunRecordHook(Hook):
 
     ``seconds`` is wall time with validations, checkpoints and what hooks do before the training
     (fit a vocabulary, check teachers), ``cpu_seconds`` what the processor worked for it, in this
-    process and in workers that have ended; both go on from the checkpoint where a run is resumed.
+    process and in workers that have ended; both go on from the checkpoint where a run is resumed,
+    as does ``peak_gpu_mib``, the most that tensors of the first device took at once.
 
     Examples:
         >>> RunRecordHook().spent
@@ -52,27 +53,45 @@ class RunRecordHook(Hook):
 
     def __init__(self) -> None:
         self.spent = dict(seconds=0.0, cpu_seconds=0.0)
+        self.peak = 0  # bytes
         self._begin = (0.0, 0.0)
 
     def before_run(self, runner: Runner) -> None:
         """Start the clocks; a resumed run restores what was spent before."""
         self._begin = (perf_counter(), _processor_seconds())
+        if torch.cuda.is_available():
+            self.peak = 0
+            torch.cuda.reset_peak_memory_stats()
+            # mmengine begins anew to look for the peak with every line of the log
+            self._before_each_reset(runner.log_processor)
+
+    def _before_each_reset(self, processor: Any) -> None:
+        read = processor._get_max_memory
+
+        def noting(runner: Runner) -> int:
+            self._note_peak()
+            return read(runner)
+
+        processor._get_max_memory = noting
+
+    def _note_peak(self) -> None:
+        self.peak = max(self.peak, torch.cuda.max_memory_allocated())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Write down what was spent so far."""
-        checkpoint['mmkd_run_record'] = self._so_far()
+        noted: dict[str, float] = self._so_far()
+        if torch.cuda.is_available():
+            self._note_peak()
+            noted['peak'] = self.peak
+        checkpoint['mmkd_run_record'] = noted
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on from there, if the run is resumed."""
         if runner._resume:
             noted = checkpoint.get('mmkd_run_record')
             if isinstance(noted, dict):  # a number each, whatever the file says
-                self.spent = {
-                    key: value
-                    if isinstance(value := noted.get(key), int | float) and isfinite(value)
-                    else 0.0
-                    for key in self.spent
-                }
+                self.spent = {key: _number(noted.get(key)) for key in self.spent}
+                self.peak = max(self.peak, int(_number(noted.get('peak'))))
 
     @master_only
     def after_train(self, runner: Runner) -> None:
@@ -95,7 +114,8 @@ class RunRecordHook(Hook):
             if isinstance(hook, UnlabelledHook) and hook.images is not None:
                 record['images'] = dict(labelled=hook.images[0], unlabelled=hook.images[1])
         if torch.cuda.is_available():
-            record['peak_gpu_mib'] = torch.cuda.max_memory_allocated() // 2**20
+            self._note_peak()
+            record['peak_gpu_mib'] = self.peak // 2**20
         text = json.dumps(record, indent=1, ensure_ascii=False) + '\n'
         write_atomically(text.encode(), Path(runner.work_dir) / FILE)
 
@@ -121,6 +141,11 @@ class RunRecordHook(Hook):
             seconds=self.spent['seconds'] + perf_counter() - wall,
             cpu_seconds=self.spent['cpu_seconds'] + _processor_seconds() - processor,
         )
+
+
+def _number(noted: Any) -> float:
+    """Return a number of a checkpoint, 0 of what is none."""
+    return noted if isinstance(noted, int | float) and isfinite(noted) else 0.0
 
 
 def _accumulations(wrapper: OptimWrapper | OptimWrapperDict) -> list[int]:

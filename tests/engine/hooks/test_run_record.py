@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers.runs import run_config, train
-from helpers.tiny_run import Numbers, make_runner
+from helpers.tiny_run import Numbers, Script, make_runner
 from mmengine.config import Config
 from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import Hook, LoggerHook
+from mmengine.runner import log_processor
 from torch.utils.data import DataLoader
 
 from mmkd.engine.hooks import NaNStopHook, run_record
@@ -100,6 +102,52 @@ def test_a_resumed_run_goes_on_counting(tmp_path: Path, monkeypatch: pytest.Monk
     train(run_config(tmp_path), resume=True)  # 1 in the checkpoint; begin 4, checkpoint 5, end 6
     record = record_of(tmp_path / 'run')
     assert (record['seconds'], record['cpu_seconds'], record['iterations']) == (3, 30, 4)
+
+
+def test_the_peak_is_that_of_the_training_and_not_since_the_last_line_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A simulated allocator: a step takes 5,000 MiB, a validation 700, 300 stay."""
+    mib, now = 2**20, dict(peak=9000)  # of whatever the process did before
+    cuda = SimpleNamespace(
+        is_available=lambda: True,
+        max_memory_allocated=lambda device=None: now['peak'] * mib,
+        reset_peak_memory_stats=lambda device=None: now.update(peak=300),
+    )
+    monkeypatch.setattr(run_record, 'torch', SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(log_processor, 'is_cuda_available', lambda: True)
+    for name in ('max_memory_allocated', 'reset_peak_memory_stats'):
+        monkeypatch.setattr(torch.cuda, name, getattr(cuda, name))
+
+    class Allocates(Hook):
+        priority = 'HIGHEST'
+        step = 5000
+
+        def after_train_iter(self, *args: object, **kwargs: object) -> None:
+            now['peak'] = max(now['peak'], self.step)
+
+        def after_val_iter(self, *args: object, **kwargs: object) -> None:
+            now['peak'] = max(now['peak'], 700)
+
+    def trained(iters: int, resume: bool, step: int) -> int:
+        runner = make_runner(
+            tmp_path,
+            checkpoint=dict(type='CheckpointHook', interval=2, by_epoch=False),
+            max_iters=iters,
+            val_interval=2,
+            metric=Script([1.0, 1.0]),
+            resume=resume,
+        )
+        next(hook for hook in runner.hooks if isinstance(hook, LoggerHook)).interval = 1
+        runner.register_hook(RunRecordHook())
+        hook = Allocates()
+        hook.step = step
+        runner.register_hook(hook)
+        runner.train()
+        return record_of(tmp_path)['peak_gpu_mib']
+
+    assert trained(2, resume=False, step=5000) == 5000
+    assert trained(4, resume=True, step=4000) == 5000, 'of the part before the resume'
 
 
 def test_weights_alone_are_no_resume(tmp_path: Path) -> None:
