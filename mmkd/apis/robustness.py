@@ -3,6 +3,7 @@
 import copy
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 from mmkd.datasets.transforms.corrupt import CORRUPTIONS
 from mmkd.engine.runner.pgd_loop import PGD_KEYS
 from mmkd.evaluation.functional.pgd import pgd
+from mmkd.evaluation.part_of_a_set import count_what_ran
 from mmkd.registry import DATASETS, LOOPS
 from mmkd.utils.averages import mean_metrics
 from mmkd.utils.checks import check_choice, check_count, check_keys
@@ -52,18 +54,19 @@ def robustness(
     runner.load_or_resume()
     total = 1 + len(corruptions) + (attack is not None)
     runner.logger.info(f'condition 1 of {total}: clean')
-    yield 'clean', _test(runner, loader)
+    run = partial(_test, runner, part=images is not None)
+    yield 'clean', run(loader)
     means = []
     for number, name in enumerate(corruptions, 2):
         runner.logger.info(f'condition {number} of {total}: {name}')
-        found = [_test(runner, _corrupted(loader, name, severity)) for severity in severities]
+        found = [run(_corrupted(loader, name, severity)) for severity in severities]
         means.append(mean_metrics(found))
         yield name, means[-1]
     if means:
         yield 'corrupted', mean_metrics(means)
     if attack is not None:
         runner.logger.info(f'condition {total} of {total}: PGD')
-        yield 'PGD', _test(runner, loader, dict(type='mmkd.PGDTestLoop', **attack))
+        yield 'PGD', run(loader, dict(type='mmkd.PGDTestLoop', **attack))
     runner.call_hook('after_run')
 
 
@@ -87,8 +90,10 @@ def _check(
         pgd(torch.sum, torch.zeros(1), generator=generator, **options)  # of one pixel, to be told
 
 
-def _test(runner: Runner, loader: Any, loop: dict | None = None) -> dict[str, float]:
-    """Test under one condition; files of it go to a folder that is deleted."""
+def _test(
+    runner: Runner, loader: Any, loop: dict | None = None, part: bool = False
+) -> dict[str, float]:
+    """Test under one condition, a part of the set perhaps; its files are deleted."""
     built = LOOPS.build(
         loop or dict(type='TestLoop'),
         default_args=dict(
@@ -97,6 +102,8 @@ def _test(runner: Runner, loader: Any, loop: dict | None = None) -> dict[str, fl
             evaluator=copy.deepcopy(runner.cfg.test_evaluator),
         ),
     )
+    if part:
+        count_what_ran(built.evaluator.metrics)
     runner._test_loop = built  # hooks read it
     logs = runner._log_dir
     with tempfile.TemporaryDirectory() as folder:

@@ -1,5 +1,6 @@
 """TeacherCheckHook: how good the teachers are, before a GPU-day is spent on what they say."""
 
+import copy
 import math
 from typing import Any
 
@@ -11,6 +12,7 @@ from mmengine.runner import Runner
 
 from mmkd.distiller.members.kinds.follower import Follower
 from mmkd.distiller.members.run import teachers_of
+from mmkd.evaluation.part_of_a_set import count_what_ran
 from mmkd.models.feature_model import FeatureModel
 from mmkd.registry import HOOKS
 from mmkd.structures.batch import Batch
@@ -102,6 +104,9 @@ class TeacherCheckHook(Hook):
     def _evaluate(self, runner: Runner, model: Any, name: str) -> dict[str, float]:
         loop = runner.val_loop
         evaluator: Evaluator = loop.evaluator
+        if self.max_batches is not None:
+            evaluator = copy.deepcopy(evaluator)  # the run's own counts the whole set
+            count_what_ran(evaluator.metrics)
         evaluator.dataset_meta = loop.dataloader.dataset.metainfo
         run, seen = model.runs[name], 0
         for i, data in enumerate(loop.dataloader):
