@@ -36,9 +36,12 @@ def _without_downloads(node: Any, registry: Registry) -> None:
             _without_downloads(value, registry)
     if not isinstance(node, dict):
         return
-    if node.get('pretrained'):
+    kind = _class_of(node.get('type'), registry)
+    if node.get('pretrained') and hasattr(kind, 'without_pretrained'):
+        node.update(kind.without_pretrained(node))  # it says more than where weights are
+    elif node.get('pretrained'):
         node['pretrained'] = False if node['pretrained'] is True else None
-    if 'type' in node and 'pretrained' not in node and _loads_by_default(node['type'], registry):
+    elif 'pretrained' not in node and _loads_by_default(kind):
         node['pretrained'] = False
     given = node.get('init_cfg')
     if isinstance(given, list | tuple):
@@ -54,11 +57,18 @@ def _is_pretrained(init_cfg: Any) -> bool:
     return str(getattr(kind, '__name__', kind)).startswith('Pretrained')
 
 
-def _loads_by_default(kind: Any, registry: Registry) -> bool:
+def _class_of(kind: Any, registry: Registry) -> Any:
+    """Return what a type names; None of a library that is not here, or of another registry."""
+    try:
+        return registry.get(kind) if isinstance(kind, str) else kind
+    except Exception:  # whatever its import raises
+        return None
+
+
+def _loads_by_default(kind: Any) -> bool:
     """Return whether a class loads weights unless told not to, as mmseg's TIMMBackbone does."""
     try:
-        found = registry.get(kind) if isinstance(kind, str) else kind
-        parameters = inspect.signature(found).parameters
-    except Exception:  # a library that is not here or does not import; a type of another registry
+        parameters = inspect.signature(kind).parameters
+    except (TypeError, ValueError):  # None, or a class without a signature
         return False
     return 'pretrained' in parameters and parameters['pretrained'].default is True

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,22 @@ class HFVisionBackbone(BaseModule):
         self.input_size = None if size is None else _pair('input_size', size)
         self.prefix = sum(_count(name, p) for name, p in self.model.named_parameters())
         self._freeze()
+
+    @classmethod
+    def without_pretrained(cls, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Return settings that build the same model where its folder of weights is not there.
+
+        Args:
+            settings: Arguments, ``pretrained`` among them.
+        """
+        library = transformers('HFVisionBackbone')
+        folders = [settings[key] for key in ('config', 'pretrained') if settings.get(key)]
+        folders = [path for path in folders if isinstance(path, str)]
+        config = settings.get('config') or folders[0]
+        if isinstance(config, str):
+            config = read_settings(library, config, {}, 'dinov2').to_dict()
+        mean, std = _statistics(folders, settings.get('mean'), settings.get('std'))
+        return {**settings, 'config': config, 'pretrained': None, 'mean': mean, 'std': std}
 
     @property
     def kind(self) -> str:

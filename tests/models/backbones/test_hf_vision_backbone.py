@@ -1,6 +1,7 @@
 """HFVisionBackbone: its maps are transformers' own states, token by token, at any size."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import tiny
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor
 
 transformers = pytest.importorskip('transformers')
 
+from mmkd.distiller.export import student_config  # noqa: E402
+from mmkd.distiller.members.member import Member  # noqa: E402
 from mmkd.models import HFVisionBackbone  # noqa: E402
 
 VIT = dict(
@@ -408,3 +412,30 @@ def test_the_library_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(__import__('sys').modules, 'transformers', None)
     with pytest.raises(ImportError, match='HFVisionBackbone needs the library transformers'):
         HFVisionBackbone(dict(model_type='dinov2'))
+
+
+def test_a_student_is_exported_with_what_its_folder_of_weights_says(tmp_path: Path) -> None:
+    """The folder is not there where the exported config is built."""
+    folder = tmp_path / 'dino'
+    torch.manual_seed(0)
+    transformers.Dinov2Model(transformers.Dinov2Config(**VIT)).save_pretrained(folder)
+    said = dict(image_mean=[0.5] * 3, image_std=[0.25] * 3)
+    (folder / 'preprocessor_config.json').write_text(json.dumps(said))
+    model = tiny.segmentor(8, num_classes=3, size=32, head='FCNHead', auxiliary=False)
+    backbone = dict(
+        type='mmkd.HFVisionBackbone', pretrained=str(folder), options=dict(patch_size=4)
+    )
+    model['backbone'], model['decode_head']['in_channels'] = backbone, 8
+    model['decode_head']['in_index'] = 0
+    student = Member.parse('student', 'student', dict(model=model))
+    trained = student.build()
+    config = student_config(student, Config())
+    shutil.rmtree(folder)
+    exported = MODELS.build({**config.model, '_scope_': 'mmseg'})
+    exported.load_state_dict(trained.state_dict())
+    assert exported.backbone.mean == [0.5] * 3
+    assert exported.backbone.settings.patch_size == 4
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        found, expected = (net.eval()(x, mode='tensor') for net in (exported, trained))
+    assert torch.equal(found, expected)
