@@ -689,7 +689,7 @@ def tell_unheard(settings: Settings, parts: Parts, mistakes: Mistakes) -> None:
 def labels_read_by(settings: Settings, parts: Parts) -> list[str]:
     """Return who reads labels of the batch, as errors call them."""
     own = ["the students' own losses (task_weight above 0)"] if settings.task_weight else []
-    reading = [name for name, one in parts.objectives.items() if one.reads_labels]
+    reading = [name for name, one in parts.objectives.items() if one.reads_annotations]
     choosing = [one.where for one in parts.combined.values() if one.rule.reads_labels]
     return [*own, *(f'objective {name!r}' for name in reading), *choosing]
 

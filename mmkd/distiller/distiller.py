@@ -324,11 +324,13 @@ class Distiller(BaseModel):
     def init_weights(self) -> None:
         """Initialise; a student's checkpoint comes last, so that it wins over ``init_cfg``.
 
-        The Runner synchronises what is in the state dict afterwards; teachers are not, so they are
+        Once: mmengine asks again with every training, and a student may have learned by then. The
+        Runner synchronises what is in the state dict afterwards; teachers are not, so they are
         synchronised here.
         """
+        begun = self.is_init
         super().init_weights()
-        for name, student in self.students.items():
+        for name, student in {} if begun else self.students.items():
             self.runs[name].member.load(student)
         self.broadcast_teachers()
 

@@ -11,7 +11,7 @@ from mmengine.structures import PixelData
 from torch import Tensor, nn
 
 from mmkd.registry import TASKS
-from mmkd.structures.batch import Batch
+from mmkd.structures.batch import Batch, is_labelled
 from mmkd.structures.trace import Trace, tensors
 from mmkd.tasks.base import NO_LABELS, Task, encode_decode, first_number, head_paths, last_head
 from mmkd.tasks.generated import label_map
@@ -28,6 +28,7 @@ from mmkd.tasks.labels import (
 from mmkd.tasks.queries import queries_of
 
 MAP = 'gt_sem_seg'  # where mmseg's data samples hold it
+EDGES = 'gt_edge_map'
 
 
 @TASKS.register_module()
@@ -111,10 +112,14 @@ class Segmentation(Task):
         return copy
 
     def void(self, batch: Batch, places: Sequence[int]) -> list:
-        """Give label maps on which every pixel is ignored."""
+        """Give label maps on which every pixel is ignored, and maps of edges without any."""
         size = (1, *map_size(batch, self.field))
         ignored = torch.full(size, batch.ignore_index, device=batch.inputs.device)
-        return with_data(batch, places, **{self.field: PixelData(data=ignored)})
+        data = {self.field: PixelData(data=ignored)}
+        known = [one for one in batch.data_samples or [] if is_labelled(one)]
+        if all(EDGES in one for one in known):  # which PIDNet's loss reads
+            data[EDGES] = PixelData(data=torch.zeros_like(ignored))
+        return with_data(batch, places, **data)
 
     def pad_labels(self, sample: Any, size: tuple[int, ...]) -> Any:
         """Extend the label map: in a test mmseg pads images alone."""

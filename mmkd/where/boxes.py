@@ -86,6 +86,7 @@ class Boxes(Where):
     ) -> None:
         super().__init__(reads)
         self.inside, self.outside = inside_outside('Boxes', inside, outside)
+        self.skips_unlabelled = not self.outside  # there is no box
 
     def weigh(self, batch: Batch, student: Tensor, teacher: Tensor | None) -> Tensor:
         """Return the weights (N, H, W) at the size of the student's map."""

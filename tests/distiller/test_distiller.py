@@ -411,6 +411,21 @@ def test_init_cfg_runs_and_a_checkpoint_wins_over_it(tmp_path: Path) -> None:
     assert model.student.is_init
 
 
+def test_a_second_training_begins_with_what_was_learned(tmp_path: Path) -> None:
+    """mmengine initialises before every training; a student's checkpoint is its first start."""
+    begun = MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'})
+    torch.save(begun.state_dict(), tmp_path / 'student.pth')
+    student = dict(model=tiny.segmentor(4), checkpoint=str(tmp_path / 'student.pth'))
+    model = tiny.build(tiny.distiller(student=student))
+    model.init_weights()
+    model.train_step(tiny.batch(), tiny.sgd(model, lr=0.5))
+    learned = {key: one.clone() for key, one in model.student.state_dict().items()}
+    assert any(not torch.equal(one, begun.state_dict()[key]) for key, one in learned.items())
+    model.init_weights()
+    now = model.student.state_dict()
+    assert all(torch.equal(one, now[key]) for key, one in learned.items())
+
+
 def test_init_weights_leaves_the_teacher(tmp_path: Path) -> None:
     trained = MODELS.build({**tiny.segmentor(8), '_scope_': 'mmseg'})
     torch.save(trained.state_dict(), tmp_path / 'teacher.pth')

@@ -217,6 +217,25 @@ def test_depth_is_unknown():
     assert not alone.check_labels(None)
 
 
+@pytest.mark.parametrize('places', [[], [1], [0, 1]])
+def test_images_without_labels_have_no_edges_either(places: list[int]):
+    """PIDNet's loss reads maps of edges, which a pipeline of images without labels cannot make."""
+    edges = PixelData(data=torch.ones(1, 4, 4, dtype=torch.long))
+    maps = PixelData(data=torch.zeros(1, 4, 4, dtype=torch.long))
+    samples = [unmarked(gt_sem_seg=maps, gt_edge_map=edges) for _ in range(2)]
+    for place in places:
+        samples[place] = BaseDataElement(metainfo=dict(labelled=False))
+    batch = Batch(torch.zeros(2, 3, 4, 4), samples, task=Segmentation(3))
+    made = Segmentation(3).void(batch, places)
+    assert [int(one.gt_edge_map.data.sum()) for one in made] == [
+        0 if place in places else 16 for place in range(2)
+    ]
+    assert all((made[place].gt_sem_seg.data == 255).all() for place in places)
+    plain = [unmarked(gt_sem_seg=maps), BaseDataElement(metainfo=dict(labelled=False))]
+    void = Segmentation(3).void(Batch(torch.zeros(2, 3, 4, 4), plain, task=Segmentation(3)), [1])
+    assert 'gt_edge_map' not in void[1], 'nothing reads it'
+
+
 def test_boxes_are_none():
     from helpers.runs import need_mmdet
 

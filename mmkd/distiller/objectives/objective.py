@@ -191,6 +191,11 @@ class Objective(BaseModule):
         return self.reads_labels_itself or self.where.reads_labels
 
     @property
+    def reads_annotations(self) -> bool:
+        """Whether it reads what annotators made: labels, or boxes."""
+        return self.reads_labels or self.where.reads_boxes
+
+    @property
     def reads_labels_itself(self) -> bool:
         """The same, without the parts of ``where=``."""
         return any(self.reads[name] in LABELS for name in self.reads.of_batch)

@@ -67,6 +67,11 @@ class Weighing(nn.ModuleList):
         return any(part.labels for part in self.parts)
 
     @property
+    def reads_boxes(self) -> bool:
+        """Whether a part reads boxes of the batch."""
+        return any(part.boxes for part in self.parts)
+
+    @property
     def looking_up_labels(self) -> list[str]:
         """Names of the parts that look labels up among the student's logits that are compared."""
         return [

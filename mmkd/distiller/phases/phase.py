@@ -119,6 +119,17 @@ def _read_phase(config: dict, objectives: dict[str, bool], students: Sequence[st
         tuple(config.get('objectives') or ()),
         tuple(config.get('critics') or ()),
     )
+    _check_names(where, phase, objectives, students)
+    if not (phase.task or phase.objectives or phase.critics):
+        raise ValueError(
+            f'{where} has nothing to do. Mend: task=True, objectives=[…] or critics=[…]'
+        )
+    return phase
+
+
+def _check_names(
+    where: str, phase: Phase, objectives: dict[str, bool], students: Sequence[str]
+) -> None:
     for name in phase.task:
         if name not in students:
             raise KeyError(
@@ -134,11 +145,12 @@ def _read_phase(config: dict, objectives: dict[str, bool], students: Sequence[st
     for name in phase.critics:
         if not objectives[name]:
             raise ValueError(f'{where}: objective {name!r} has no critic to train')
-    if not (phase.task or phase.objectives or phase.critics):
-        raise ValueError(
-            f'{where} has nothing to do. Mend: task=True, objectives=[…] or critics=[…]'
-        )
-    return phase
+        if name in phase.objectives:
+            raise ValueError(
+                f'{where} takes the gradient of objective {name!r} and of its critic, which pull '
+                "the critic two ways. Mend: a phase of its own, dict(name='critic', "
+                f"optimizer='critic', critics=[{name!r}])"
+            )
 
 
 def _once(names: list[str], what: str, mend: str) -> None:

@@ -103,7 +103,7 @@ def check_reader(model: Any, own: int, others: int) -> None:
             'Mend: a teacher, and an objective without labels, such as dict(loss=dict(type='
             "'PixelWiseKLLoss'), on='logits'); or a data set without them"
         )
-    needing = [f'objective {name!r}' for name, one in objectives.items() if one.reads_labels]
+    needing = [f'objective {name!r}' for name, one in objectives.items() if one.reads_annotations]
     needing += [one.where for one in model.combinations.values() if one.rule.reads_labels]
     if _learns_labels(model):
         needing.insert(0, "the students' own losses")

@@ -10,6 +10,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWr
 from mmengine.runner import Runner
 from torch import nn
 
+from mmkd.distiller.objectives.reads import learns
 from mmkd.distiller.phases.phase import Phase, check_optimizers, grad_norm_key
 from mmkd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmkd.utils.checks import nearest
@@ -96,6 +97,7 @@ class PhaseOptimWrapperConstructor:
         for phase in phases:
             _check_task(model, phase, owned[phase.optimizer])
             _check_objectives(model, phase, owned)
+            _check_learners(model, phase, owned[phase.optimizer])
         _warn_of_idle(model, set().union(*owned.values()))
         for name, wrapper in wrappers.items():
             wrapper.grad_name = grad_norm_key(phases, name)
@@ -273,6 +275,22 @@ def _holder(parameter: nn.Parameter, owned: dict[str, set[int]]) -> str:
         if id(parameter) in held:
             return f'the optimizer {optimizer!r} holds it'
     return 'no optimizer holds it'
+
+
+def _check_learners(model: Any, phase: Phase, owned: set[int]) -> None:
+    """Refuse an objective whose gradient would reach no optimizer that holds a student of it."""
+    for name in phase.objectives:
+        reads = model.objectives[name].reads
+        read = reads.references(filter(learns, reads.members))
+        students = sorted({reference.partition('.')[0] for reference in read} & {*model.students})
+        held = any(id(p) in owned for one in students for p in model.students[one].parameters())
+        if students and not held:
+            raise ValueError(
+                f'phase {phase.name!r} takes objective {name!r}, but its optimizer '
+                f'{phase.optimizer!r} holds no parameter of {" and ".join(map(repr, students))}, '
+                'which would learn nothing from it. Mend: the phase whose optimizer holds it, or '
+                "params=['students.…'] of this one"
+            )
 
 
 def _check_task(model: Any, phase: Phase, owned: set[int]) -> None:

@@ -10,6 +10,8 @@ from mmkd.engine.schedules.levels import TASK
 from mmkd.engine.schedules.targets import Target
 from mmkd.losses.as_loss import as_loss
 
+_LEVELLED = '_levelled'  # of what a level has weighed: its weight, and the full one
+
 
 class LevelWeights:
     """Objectives by name, and ``'task'`` for the students' own losses, each with its full weight.
@@ -24,12 +26,14 @@ class LevelWeights:
 
     def __init__(self, model: Any, names: Sequence[str]) -> None:
         self._owners = {name: _owner(model, name) for name in names}
-        self._full = {name: getattr(owner, _key(name)) for name, owner in self._owners.items()}
+        self._full = {name: _full_weight(owner, name) for name, owner in self._owners.items()}
 
     def learn_from(self, active: set[str]) -> None:
         """Give these their weights, and all others weight 0."""
         for name, owner in self._owners.items():
-            setattr(owner, _key(name), self._full[name] * (name in active))
+            weight = self._full[name] * (name in active)
+            setattr(owner, _key(name), weight)
+            owner.__dict__[_LEVELLED] = (weight, self._full[name])
 
     def mean_loss(self, names: Sequence[str], losses: Mapping[str, Tensor]) -> Tensor:
         """Return the mean of objectives' losses without weights: the config's and the losses' own.
@@ -44,6 +48,13 @@ class LevelWeights:
             for name in names
         ]
         return torch.stack(plain).mean()
+
+
+def _full_weight(owner: Any, name: str) -> float:
+    """Return a weight as the config has it, also where a training before left it at 0."""
+    now = getattr(owner, _key(name))
+    left, full = owner.__dict__.get(_LEVELLED, (None, now))
+    return full if now == left else now
 
 
 def _key(name: str) -> str:

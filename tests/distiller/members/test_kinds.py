@@ -144,6 +144,22 @@ def test_the_copy_says_what_the_student_says_in_eval_mode() -> None:
     torch.testing.assert_close(again['ema']['logits'], wanted)
 
 
+def test_a_copy_of_the_whole_has_a_teacher_of_its_own() -> None:
+    """At momentum 0 a teacher is its student: the copy's the copy's, the original's its own."""
+    made = dict(ema=dict(kind='ema', of='student', momentum=0.0))
+    model = build(config(made))
+    list(steps(model, 1))
+    twin = copy.deepcopy(model)
+    assert twin.runs['ema'].student is twin.student
+    list(steps(twin, 2))
+    assert (model.runs['ema'].steps, twin.runs['ema'].steps) == (1, 3)
+    for one in (model, twin):
+        pairs = zip(parameters(one.runs['ema'].model), parameters(one.student), strict=True)
+        assert all(torch.equal(mean, own) for mean, own in pairs)
+    moved = zip(parameters(model.student), parameters(twin.student), strict=True)
+    assert not all(torch.equal(own, other) for own, other in moved)
+
+
 def test_it_follows_optimizer_steps_and_not_iterations() -> None:
     model = build(config(dict(ema=EMA_OF_STUDENT)))
     wrapper = sgd(model, lr=0.1, accumulative_counts=2)

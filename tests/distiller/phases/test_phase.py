@@ -163,6 +163,12 @@ def test_order_and_names_are_the_configs() -> None:
             r"objectives=\['pixel'\]",
         ),
         ([], ValueError, r'phases is empty. Mend: phases=None'),
+        (
+            [change(STUDENT_PHASE, critics=['holistic'])],
+            ValueError,
+            r"phase 'student' takes the gradient of objective 'holistic' and of its critic, which "
+            r"pull the critic two ways. Mend: a phase of its own, dict\(name='critic'",
+        ),
     ],
 )
 def test_bad_phases(phases: list[dict], error: type[Exception], message: str) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.runs import SGD, model_of, run_config, train, write_images
-from helpers.tiny import objectives, segmentor
+from helpers.detectors import detector
+from helpers.runs import SGD, model_of, need_mmdet, run_config, train, write_images
+from helpers.tiny import build, objectives, segmentor
 from mmengine.config import Config
 
 from mmkd.apis.prepare import prepare_config
@@ -96,7 +97,7 @@ def test_how_many_are_told_of_ranks(monkeypatch: pytest.MonkeyPatch):
 def reader(weight: float = 1.0, **objectives: tuple[bool, bool]) -> Any:
     """Return a stand-in: objective -> whether it skips images without labels, and reads labels."""
     made = {
-        name: SimpleNamespace(skips_unlabelled=skips, reads_labels=reads)
+        name: SimpleNamespace(skips_unlabelled=skips, reads_annotations=reads)
         for name, (skips, reads) in objectives.items()
     }
     return SimpleNamespace(
@@ -192,6 +193,36 @@ def test_sync_bn_and_ranks_that_pass_differently(
             hook_module._check_norms(model, sampler)
         run.learns_labels = False
     hook_module._check_norms(model, sampler)
+
+
+@pytest.mark.bad_input
+def test_boxes_are_made_by_annotators_too() -> None:
+    """An image without labels has none, so that it weighs nothing where they alone count."""
+    need_mmdet()
+    net = dict(model=detector(4), scope='mmdet')
+
+    def made(weight: float, noise: list | None = None, **options: Any) -> Any:
+        where = dict(type='Boxes', **options)
+        loss = dict(loss=dict(type='FeatureMatchingLoss'), on='feat', where=where)
+        return build(
+            dict(
+                type='mmkd.Distiller',
+                student=net,
+                teacher=dict(net, allow_untrained=True),
+                taps=dict(feat='neck[0]'),
+                objectives=dict(near=loss),
+                task_weight=weight,
+                noise=noise,
+            )
+        )
+
+    with pytest.raises(ValueError, match=r'no objective learns from them \(near pass them over'):
+        check_reader(made(1.0), 2, 3)
+    check_reader(made(1.0, outside=1.0), 2, 3)
+    with pytest.raises(ValueError, match="labels are needed by objective 'near'"):
+        check_reader(made(0.0, outside=1.0), 0, 3)
+    with pytest.raises(ValueError, match="labels are read by objective 'near'"):
+        made(0.0, [dict(type='InputMixup')])
 
 
 def test_a_set_without_a_length_is_left_alone():

@@ -1,6 +1,8 @@
 """Optimizers by phase: which parameters each owns, paramwise options, what is refused."""
 
 import copy
+import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -312,6 +314,20 @@ def test_an_optimizer_for_each_peers_own_losses() -> None:
     )
     for (name, ours), theirs in zip(model.named_parameters(), twin.parameters(), strict=True):
         assert torch.equal(theirs, ours if 'students.one' in name else start[name]), name
+
+
+@pytest.mark.bad_input
+def test_an_objective_in_the_phase_of_another_peer() -> None:
+    """It would be logged, and nothing would learn from it."""
+    model = two_peers(one=['one'], two=['two'])
+    one, two = (dict(SGD, params=[f'students.{name}.']) for name in ('one', 'two'))
+    said = (
+        "phase 'one' takes objective 'left', but its optimizer 'one' holds no parameter of 'one', "
+        'which would learn nothing from it. Mend: the phase whose optimizer holds it'
+    )
+    model.phases = [replace(phase, task=()) for phase in model.phases]
+    with pytest.raises(ValueError, match=re.escape(said)):
+        optim(model, one=two, two=one)
 
 
 def two_peers(**task: Any) -> Any:

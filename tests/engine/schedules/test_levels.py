@@ -19,7 +19,7 @@ from torch import nn
 
 from mmkd.engine.hooks import ScheduleHook
 from mmkd.engine.schedules import Progressive, Stacked
-from mmkd.engine.schedules.level_weights import forget_silence
+from mmkd.engine.schedules.level_weights import LevelWeights, forget_silence
 from mmkd.engine.schedules.levels import LevelPlan, LevelState, build_levels
 from mmkd.tasks import Classification, generated_batch
 
@@ -161,6 +161,20 @@ def test_a_run_learns_level_by_level(tmp_path: Path) -> None:
         {'cos_low': 0.0, 'cos_high': 0.0, 'soft': 3.0},
         1.0,
     )
+
+
+def test_a_second_training_of_one_model_has_the_full_weights() -> None:
+    """What a level left at 0 is not the weight of the config; one that was changed since is."""
+    made = build(model())
+    names = ['cos_low', 'cos_high', 'soft', 'task']
+    LevelWeights(made, names).learn_from({'cos_low'})
+    assert (made.objectives['soft'].weight, made.task_weight) == (0.0, 0.0)
+    LevelWeights(made, names).learn_from({'soft', 'task'})
+    assert (made.objectives['soft'].weight, made.task_weight) == (3.0, 1.0)
+    assert made.objectives['cos_low'].weight == 0.0
+    made.objectives['cos_low'].weight = 5.0
+    LevelWeights(made, names).learn_from({'cos_low'})
+    assert made.objectives['cos_low'].weight == 5.0
 
 
 def test_resume_goes_on_within_the_level(tmp_path: Path) -> None:

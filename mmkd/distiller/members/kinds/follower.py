@@ -1,5 +1,6 @@
 """A copy of a student at work: it runs as a teacher does, and follows after every step."""
 
+import copy
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -48,6 +49,13 @@ class Follower(Teacher):
         self.renormalise = None  # it sees what the student sees
         self.student, self.rule = student, rule
         self.begun, self.steps = False, 0
+
+    def __deepcopy__(self, memo: dict) -> 'Follower':
+        """Return a copy that follows the copy of the student."""
+        made = memo[id(self)] = copy.copy(self)
+        own = {key: value for key, value in vars(self).items() if key != '_compiled'}
+        made.__dict__.update(copy.deepcopy(own, memo), _compiled=None)
+        return made
 
     def begin(self) -> None:
         """Make it the student, unless it has begun."""
