@@ -1,5 +1,6 @@
 """UnlabelledHook: says how many images have labels, and refuses a run to which some are nothing."""
 
+import sys
 from typing import Any
 
 from mmengine.dist import get_world_size
@@ -13,6 +14,8 @@ from mmkd.registry import HOOKS
 from mmkd.structures.batch import is_labelled
 from mmkd.utils.unwrap import unwrap
 
+ASKS = 'reduce_mean'  # what a module of mmdet or mmseg imports that takes a mean over ranks
+
 
 @HOOKS.register_module()
 class UnlabelledHook(Hook):
@@ -24,8 +27,8 @@ class UnlabelledHook(Hook):
     Raises:
         TypeError: The model is no Distiller, and learns from labels alone.
         ValueError: Images without labels that no objective reads; no labels where something needs
-            them; shares that do not sum to the batch size; SyncBN, where ranks may pass different
-            numbers of times through the student.
+            them; shares that do not sum to the batch size; SyncBN, or another module that asks
+            every rank, where these may pass different numbers of times through the student.
 
     Attributes:
         images: How many have labels, and how many have none; None before a training, and of one
@@ -49,7 +52,7 @@ class UnlabelledHook(Hook):
         sampler = getattr(loader.batch_sampler, 'sampler', None)
         if isinstance(sampler, MixedSampler):
             sampler.check_batch_size(loader.batch_size)
-        _check_norms(model, sampler)
+        _check_waiting(model, sampler)
         runner.logger.info(f'mmkd: {tell_images(*self.images, sampler)}')
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
@@ -120,19 +123,28 @@ def _learns_labels(model: Any) -> bool:
     return bool(model.task_weight) or any(model.runs[name].learns_labels for name in model.students)
 
 
-def _check_norms(model: Any, sampler: Any) -> None:
-    """Refuse SyncBN whose ranks would wait for each other: they pass once or twice."""
+def _check_waiting(model: Any, sampler: Any) -> None:
+    """Refuse students whose ranks would wait for each other: they pass once or twice."""
+    if get_world_size() == 1 or not _learns_labels(model):
+        return
     modules = [one for student in model.students.values() for one in student.modules()]
-    synchronised = any(isinstance(one, nn.SyncBatchNorm) for one in modules)
-    if get_world_size() == 1 or not synchronised or not _learns_labels(model):
+    waiting = next(filter(_waits, modules), None)
+    if waiting is None:
         return
     if isinstance(sampler, MixedSampler):
         pairs = zip(sampler.labelled, sampler.unlabelled, strict=True)
         if len({(own > 0, others > 0) for own, others in pairs}) == 1:
             return
+    norm = isinstance(waiting, nn.SyncBatchNorm)
     raise ValueError(
-        'SyncBN waits for every rank, but here a rank whose batch holds images with labels and '
-        'without passes twice through the student, and another one once. Mend: '
-        "sampler=dict(type='mmkd.MixedSampler', labelled=…, unlabelled=…) with shares above 0 on "
-        'every rank; or BN in place of SyncBN'
+        f'{"SyncBN" if norm else type(waiting).__name__} waits for every rank, but here a rank '
+        'whose batch holds images with labels and without passes twice through the student, and '
+        "another one once. Mend: sampler=dict(type='mmkd.MixedSampler', labelled=…, unlabelled=…) "
+        f'with shares above 0 on every rank{"; or BN in place of SyncBN" * norm}'
     )
+
+
+def _waits(module: nn.Module) -> bool:
+    """Return whether a module asks other ranks: many heads of mmdet take means over them."""
+    kinds = [sys.modules.get(kind.__module__) for kind in type(module).__mro__]
+    return isinstance(module, nn.SyncBatchNorm) or any(hasattr(one, ASKS) for one in kinds)

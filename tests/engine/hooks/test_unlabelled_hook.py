@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import peers
 from helpers.detectors import detector
 from helpers.runs import SGD, model_of, need_mmdet, run_config, train, write_images
 from helpers.tiny import build, objectives, segmentor
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 from mmkd.apis.prepare import prepare_config
 from mmkd.engine.hooks import unlabelled as hook_module
@@ -183,16 +185,36 @@ def test_sync_bn_and_ranks_that_pass_differently(
     if shares is not None:
         sampler = object.__new__(hook_module.MixedSampler)
         sampler.labelled, sampler.unlabelled = shares
-    hook_module._check_norms(model, sampler)  # of one process
+    hook_module._check_waiting(model, sampler)  # of one process
     monkeypatch.setattr(hook_module, 'get_world_size', lambda: 2)
     if refused:
         with pytest.raises(ValueError, match='SyncBN waits for every rank, but here a rank whose'):
-            hook_module._check_norms(model, sampler)
+            hook_module._check_waiting(model, sampler)
         model.task_weight, run.learns_labels = 0.0, True  # a level mutes the task at the moment
         with pytest.raises(ValueError, match='SyncBN waits for every rank'):
-            hook_module._check_norms(model, sampler)
+            hook_module._check_waiting(model, sampler)
         run.learns_labels = False
-    hook_module._check_norms(model, sampler)
+    hook_module._check_waiting(model, sampler)
+
+
+@pytest.mark.bad_input
+def test_a_head_that_asks_other_ranks_waits_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FCOS takes the mean number of its positions over ranks; a classifier asks nobody."""
+    need_mmdet()
+    monkeypatch.setattr(hook_module, 'get_world_size', lambda: 2)
+    heads = [
+        MODELS.build(detector(4) | dict(_scope_='mmdet')),
+        MODELS.build(peers.classifier() | dict(_scope_='mmkd')),
+    ]
+    models = [
+        SimpleNamespace(students=dict(student=head), runs={}, task_weight=1.0) for head in heads
+    ]
+    with pytest.raises(ValueError, match='FCOSHead waits for every rank.*share.* on every rank$'):
+        hook_module._check_waiting(models[0], None)
+    sampler = object.__new__(hook_module.MixedSampler)
+    sampler.labelled, sampler.unlabelled = [2, 2], [2, 2]
+    hook_module._check_waiting(models[0], sampler)
+    hook_module._check_waiting(models[1], None)
 
 
 @pytest.mark.bad_input
