@@ -151,12 +151,16 @@ def load_part(
     return paths, np.stack(stacked)
 
 
-def _archived(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Yield (path, content) of the files of an archive whose folder is a class, by path."""
+def _archived(path: Path, part: str, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Yield (path, content) of the files of an archive whose folder is a class, by path.
+
+    An archive of the whole set holds other parts as well, which are left out.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
-                if Path(name).suffix and Path(name).parent.name in classes:
+                above = Path(name).parts[-3:-2]  # of a class at the top there is nothing
+                if above in ((), (part,)) and _is_image(Path(name), classes):
                     yield f'{path}/{name}', archive.read(name)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(
@@ -164,13 +168,18 @@ def _archived(path: Path, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes
         ) from error
 
 
+def _is_image(path: Path, classes: tuple[str, ...]) -> bool:
+    """Return whether a file is of a class; a system's own, such as ``._0.jpg``, is not."""
+    return bool(path.suffix) and path.parent.name in classes and not path.name.startswith('.')
+
+
 def _files(root: Path, part: str, classes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     """Yield (path, content) of the files of one part whose folder is a class, by path."""
     if (root / f'{part}.zip').is_file():
-        yield from _archived(root / f'{part}.zip', classes)
+        yield from _archived(root / f'{part}.zip', part, classes)
     elif (root / part).is_dir():
         for path in sorted((root / part).glob('*/*.*')):
-            if path.parent.name in classes:
+            if _is_image(path, classes):
                 yield str(path), path.read_bytes()
     else:
         raise FileNotFoundError(

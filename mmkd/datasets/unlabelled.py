@@ -11,6 +11,7 @@ from mmengine.dataset import BaseDataset, ConcatDataset
 from mmkd.datasets.arguments import check_arguments
 from mmkd.registry import DATASETS
 from mmkd.structures.batch import LABELLED
+from mmkd.utils.pipelines import find_pipeline, without_pipeline
 
 OWN = ('data_root', 'dataset', 'suffixes')
 SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
@@ -75,7 +76,7 @@ class UnlabelledImages(BaseDataset):
         self.suffixes = tuple(suffixes)
         self.source: Any = None
         if dataset is not None:
-            self.source = DATASETS.build({**copy.deepcopy(dict(dataset)), 'pipeline': []})
+            self.source = DATASETS.build(without_pipeline(copy.deepcopy(dict(dataset))))
         steps = without_annotations(pipeline)
         super().__init__(data_root=str(data_root or ''), pipeline=steps, **kwargs)
 
@@ -155,7 +156,7 @@ class WithUnlabelled(ConcatDataset):
             unlabelled = dict(unlabelled)
             unlabelled.setdefault('type', 'mmkd.UnlabelledImages')
             if isinstance(dataset, dict):
-                unlabelled.setdefault('pipeline', dataset.get('pipeline', []))
+                unlabelled.setdefault('pipeline', find_pipeline(dataset) or [])
             unlabelled = DATASETS.build(unlabelled)
         built = DATASETS.build(dataset) if isinstance(dataset, dict) else dataset
         if places_of(unlabelled)[0]:

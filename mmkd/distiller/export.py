@@ -15,6 +15,7 @@ from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import load_checkpoint_file, state_dict_in
 from mmkd.utils.checks import nearest
 from mmkd.utils.literals import read_config_text
+from mmkd.utils.pipelines import find_pipeline
 from mmkd.utils.pretrained import pretrained_keys
 from mmkd.version import __version__
 
@@ -88,7 +89,7 @@ def student_config(member: Member, run: Config) -> Config:
         if 'Peer' in str((config.get(key) or {}).get('type')):  # a loop over all students
             config[key] = {**config[key], 'type': config[key]['type'].rpartition('Peer')[-1]}
     if 'test_pipeline' not in config and 'test_dataloader' in config:
-        pipeline = _find_pipeline(config['test_dataloader'].get('dataset'))
+        pipeline = find_pipeline(config['test_dataloader'].get('dataset'))
         config.update({} if pipeline is None else dict(test_pipeline=pipeline))
     imports = _custom_imports(run.get('custom_imports'), member, config)
     return Config(config if imports is None else {**config, 'custom_imports': imports})
@@ -132,17 +133,6 @@ def _is_of_mmkd(node: Any) -> bool:
             or _is_of_mmkd([*node.values()])
         )
     return isinstance(node, list | tuple) and any(map(_is_of_mmkd, node))
-
-
-def _find_pipeline(dataset: Any) -> Any:
-    """Return the pipeline of a data set, or of the first one inside it that has one."""
-    if isinstance(dataset, list | tuple):
-        return next(filter(None, map(_find_pipeline, dataset)), None)
-    if not isinstance(dataset, dict):
-        return None
-    return dataset.get('pipeline') or _find_pipeline(
-        dataset.get('dataset') or dataset.get('datasets')
-    )
 
 
 def write_student(

@@ -186,6 +186,24 @@ def test_mistakes(tmp_path: Path, changes: dict, error: type[Exception], message
         dataset(write_classes(tmp_path), **changes)
 
 
+def test_an_archive_of_the_whole_set(tmp_path: Path) -> None:
+    """Images of the test are not among those of the training, nor what a system puts beside."""
+    root = write_classes(tmp_path / 'apart')
+    whole = tmp_path / 'whole'
+    whole.mkdir()
+    with zipfile.ZipFile(whole / 'train.zip', 'w') as archive:
+        for part in ('train', 'test'):
+            with zipfile.ZipFile(root / f'{part}.zip') as own:
+                for name in own.namelist():
+                    archive.writestr(f'cifar10/{name}', own.read(name))
+                    folder, file = Path(name).parent, Path(name).name
+                    archive.writestr(f'__MACOSX/cifar10/{folder}/._{file}', b'system')
+    found = [entry['img_path'] for entry in dataset(whole, 'trainval').load_data_list()]
+    expected = [entry['img_path'] for entry in dataset(root, 'trainval').load_data_list()]
+    inside = [path.partition('cifar10/')[2] for path in found]
+    assert inside == [path.partition('train.zip/')[2] for path in expected]
+
+
 def test_broken_files(tmp_path: Path) -> None:
     """A file that is no image, and images of two sizes."""
     with zipfile.ZipFile(write_classes(tmp_path / 'a') / 'train.zip', 'a') as archive:

@@ -150,6 +150,22 @@ def test_the_pipeline_of_the_labelled_set_is_taken():
     assert mixed[3]['data_samples'].labelled is False
 
 
+@pytest.mark.parametrize('kind', ['RepeatDataset', 'ConcatDataset'])
+def test_data_sets_inside_of_wrappers(kind: str):
+    """mmseg wraps DRIVE and STARE in a RepeatDataset."""
+    wrapped = {
+        'RepeatDataset': dict(type=kind, times=2, dataset=SCENES),
+        'ConcatDataset': dict(type=kind, datasets=[SCENES] * 2),
+    }[kind]
+    mixed = DATASETS.build(
+        dict(type='mmkd.WithUnlabelled', dataset=wrapped, unlabelled=dict(dataset=wrapped))
+    )
+    assert places_of(mixed) == (list(range(6)), list(range(6, 12)))
+    assert mixed[1]['inputs'].equal(mixed[7]['inputs'])
+    assert mixed[4]['inputs'].equal(mixed[10]['inputs'])
+    assert 'gt_sem_seg' not in mixed[7]['data_samples']
+
+
 def test_wrappers_are_looked_into():
     images = UnlabelledImages(dataset=SCENES)
     scenes = DATASETS.build(SCENES)

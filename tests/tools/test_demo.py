@@ -86,3 +86,13 @@ def test_bad_arguments(arguments: list[str], message: str, tmp_path: Path) -> No
     code, said = program(DEMO, *arguments, cwd=tmp_path)
     assert code != 0
     assert message in said
+
+
+def test_a_run_that_is_none_of_the_demo_is_left_alone(tmp_path: Path) -> None:
+    own = tmp_path / 'teacher' / 'iter_80000.pth'
+    own.parent.mkdir()
+    own.write_bytes(b'weights')
+    code, said = program(DEMO, '--iters', 6, '--work-dir', tmp_path, cwd=tmp_path)
+    assert code != 0
+    assert 'holds a run that is none of the demo (iter_80000.pth)' in said
+    assert own.read_bytes() == b'weights'

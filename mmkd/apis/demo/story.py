@@ -24,9 +24,10 @@ from rich.progress import (
 
 from mmkd.apis.launch import build_runner, load_config
 from mmkd.apis.prepare import prepare_config
-from mmkd.apis.runs import digest_of, read_note, write_note
+from mmkd.apis.runs import NOTE, digest_of, read_note, write_note
 from mmkd.utils.averages import spread
 
+MARK = 'of_mmkd_demo'  # a file in each of its folders
 ROWS = dict(teacher='teacher', student='student alone', distill='student + KD')
 Rows = dict[str, list[dict[str, Any]]]  # of each row its runs, one for each seed
 
@@ -97,6 +98,10 @@ class Follow(Hook):
     def __init__(self, tell: Callable[..., Any], name: str) -> None:
         self.tell, self.name = tell, name
 
+    def before_train(self, runner: Runner) -> None:
+        """Mark the folder as the demo's, which a later one may begin anew."""
+        Path(runner.work_dir, MARK).touch()
+
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
@@ -153,6 +158,8 @@ def run_all(story: Story, console: Console) -> Rows:
         *((row, seed) for seed in story.seeds for row in ('student', 'distill')),
     ]
     configs = {job: story.config(*job) for job in jobs}
+    for cfg in configs.values():
+        _refuse_foreign(Path(cfg.work_dir))
     todo = [job for job in jobs if job[0] != 'teacher' or read_run(configs[job]) is None]
     if ('teacher', 0) not in todo:
         console.print(f'The teacher is loaded: {last_checkpoint(configs["teacher", 0])}')
@@ -173,6 +180,17 @@ def run_all(story: Story, console: Console) -> Rows:
         assert run is not None, f'{configs[job].work_dir} was trained a moment ago'
         rows[job[0]].append(run)
     return rows
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Refuse a folder of another run, whose checkpoints would be deleted."""
+    known = any((folder / name).is_file() for name in (MARK, NOTE))
+    found = next(folder.glob('*.pth'), None)
+    if found is not None and not known:
+        raise FileExistsError(
+            f'{folder} holds a run that is none of the demo ({found.name}), and would be written '
+            'over. Mend: another --work-dir'
+        )
 
 
 def _progress(console: Console) -> Progress:

@@ -7,6 +7,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 
 from mmkd.registry import METRICS
+from mmkd.structures.batch import IGNORED_IMAGE
 from mmkd.tasks.classification import LABEL
 from mmkd.utils.checks import check_count
 
@@ -15,7 +16,7 @@ from mmkd.utils.checks import check_count
 class Accuracy(BaseMetric):
     """Percentage of images whose class is among the k highest scores, as ``accuracy/top<k>``.
 
-    Samples marked ``ood`` do not count: they have no right answer.
+    Samples marked ``ood``, and those with the label −100, do not count: they have no right answer.
 
     Args:
         topk: Every k to report.
@@ -46,7 +47,7 @@ class Accuracy(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Note of every sample how many classes come before its own; None where none counts."""
-        counted = [sample for sample in data_samples if not sample.get('ood')]
+        counted = [sample for sample in data_samples if _counts(sample)]
         for sample in counted:
             for key in ('pred_score', LABEL):
                 if key not in sample:
@@ -57,7 +58,7 @@ class Accuracy(BaseMetric):
                     )
         ahead = iter(self._ahead(counted) if counted else [])
         # An entry a sample, in order: what the ranks gather is cut to the size of the data set.
-        self.results += [None if sample.get('ood') else next(ahead) for sample in data_samples]
+        self.results += [next(ahead) if _counts(sample) else None for sample in data_samples]
 
     def _ahead(self, samples: list[dict]) -> list[int]:
         scores = torch.stack([sample['pred_score'] for sample in samples])
@@ -85,3 +86,9 @@ class Accuracy(BaseMetric):
                 'labelled set'
             )
         return {f'top{k}': 100.0 * (ranks < k).double().mean().item() for k in self.topk}
+
+
+def _counts(sample: dict) -> bool:
+    """Return whether a sample has a right answer; one without a label at all is refused later."""
+    ignored = LABEL in sample and int(torch.as_tensor(sample[LABEL]).view(-1)[0]) == IGNORED_IMAGE
+    return not sample.get('ood') and not ignored

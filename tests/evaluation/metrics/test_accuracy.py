@@ -56,6 +56,11 @@ def test_constant_scores_are_right_for_one_class() -> None:
     }
 
 
+def test_a_label_that_does_not_count() -> None:
+    scores = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
+    assert evaluate(Accuracy(), samples(scores, [0, -100, 0]), batch=3) == {'accuracy/top1': 50.0}
+
+
 def test_samples_out_of_distribution_do_not_count() -> None:
     """With or without a label; their place is kept, so that results are cut to the size of the data
     set rightly.
