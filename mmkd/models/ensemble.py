@@ -19,6 +19,7 @@ from mmkd.evaluation.functional.uncertainty import EnsembleUncertainty
 from mmkd.registry import MODELS
 from mmkd.structures.batch import Batch
 from mmkd.tasks.base import check_same_classes
+from mmkd.tasks.queries import answers_with_queries
 from mmkd.utils.checks import check_keys
 
 MEMBER_KEYS = (
@@ -120,7 +121,7 @@ class Ensemble(BaseModel):
             own = [type(s)(metainfo=s.metainfo) for s in data_samples] if data_samples else None
             predictions = run.model(run.prepare(batch), own, mode='predict')
             for running, prediction in zip(sums, predictions, strict=True):
-                running.update(probabilities_of(prediction))
+                running.update(probabilities_of(prediction, run.model))
             samples = samples or [type(prediction)() for prediction in predictions]
         for sample, running in zip(samples or [], sums, strict=True):
             write_prediction(sample, running)
@@ -134,13 +135,17 @@ def _parse(name: str, value: Any) -> Member:
     return Member.parse(name, 'teacher', value)
 
 
-def probabilities_of(prediction: Any) -> Tensor:
+def probabilities_of(prediction: Any, model: Any) -> Tensor:
     r"""Return the class probabilities (1, C, \*S) of a predicted data sample, in float64.
+
+    Args:
+        prediction: The data sample.
+        model: Whose it is.
 
     Raises:
         ValueError: A single output channel, which has no softmax.
     """
-    logits = logits_of(prediction.to_dict())
+    logits = logits_of(prediction.to_dict(), answers_with_queries(model))
     if logits.shape[1] < 2:
         raise ValueError(
             'an ensemble averages softmax probabilities of two classes or more, got '

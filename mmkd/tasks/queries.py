@@ -3,9 +3,11 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmkd.structures.trace import tensors
+
+OF_QUERIES = ('MaskFormerHead', 'SideAdapterCLIPHead')  # and what is below them
 
 
 def class_map(output: Any, where: str = 'the head') -> Tensor:
@@ -47,6 +49,17 @@ def queries_of(output: Any) -> tuple[Tensor, Tensor] | None:
     if set(named) != {3, 4} or named[3].shape[:2] != named[4].shape[:2]:
         return None
     return named[3], named[4]
+
+
+def answers_with_queries(model: Any) -> bool:
+    """Return whether a segmentor's prediction holds what its queries say in place of logits.
+
+    mmseg's MaskFormer, Mask2Former and SAN put the sums of :func:`log_scores` without the logarithm
+    into ``seg_logits``.
+    """
+    head = getattr(model, 'decode_head', None)
+    head = head[-1] if isinstance(head, nn.ModuleList) and len(head) else head
+    return any(kind.__name__ in OF_QUERIES for kind in type(head).__mro__)
 
 
 def log_scores(classes: Tensor, masks: Tensor) -> Tensor:

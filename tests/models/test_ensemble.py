@@ -178,9 +178,9 @@ def test_memory_does_not_grow_with_members(monkeypatch: pytest.MonkeyPatch) -> N
     refs: list[weakref.ref] = []
     original = mmkd.models.ensemble.probabilities_of
 
-    def watch(prediction: Any) -> torch.Tensor:
+    def watch(prediction: Any, model: Any) -> torch.Tensor:
         assert sum(ref() is not None for ref in refs) <= 1
-        probs = original(prediction)
+        probs = original(prediction, model)
         refs.append(weakref.ref(probs))
         return probs
 

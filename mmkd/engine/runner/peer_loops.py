@@ -163,8 +163,8 @@ def _predict(model: Any, data: Any) -> dict[str, Sequence]:
     together = _clones(data['data_samples'])
     for sample, *predictions in zip(together, *outputs.values(), strict=True):
         sums = EnsembleUncertainty()
-        for prediction in predictions:
-            sums.update(probabilities_of(prediction))
+        for student, prediction in zip(model.students.values(), predictions, strict=True):
+            sums.update(probabilities_of(prediction, student))
         write_prediction(sample, sums)
     return {**outputs, ENSEMBLE: together}
 

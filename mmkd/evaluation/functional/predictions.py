@@ -7,27 +7,36 @@ from torch import Tensor
 
 from mmkd.structures.batch import IGNORED_IMAGE
 
+FEW = 4.0
+
 
 def is_ood(sample: dict) -> bool:
     """Return whether a sample is marked as out of distribution, by ``ood=True`` in its metainfo."""
     return bool(sample.get('ood', False))
 
 
-def logits_of(sample: dict) -> Tensor:
+def logits_of(sample: dict, scores: bool = False) -> Tensor:
     r"""Return the logits (1, C, \*S) of a predicted sample, log-probabilities where it has none.
 
     Args:
         sample: A data sample as a dict with ``seg_logits`` (mmseg), ``pred_logits`` or
             ``pred_score`` (classifiers).
+        scores: Whether ``seg_logits`` are scores of 0 or above, as heads that answer with queries
+            give them: what is returned is their logarithm, whose softmax is the share of each.
 
     Raises:
         KeyError: It holds none of them.
+        ValueError: ``seg_logits`` that are such scores, as far as can be seen.
 
     >>> logits_of(dict(pred_score=torch.tensor([0.5, 0.5]))).exp()
     tensor([[0.5000, 0.5000]])
     """
     if 'seg_logits' in sample:
-        return sample['seg_logits']['data'][None]
+        found = sample['seg_logits']['data'][None]
+        if scores:
+            return found.float().clamp(min=torch.finfo(torch.float32).tiny).log()
+        _refuse_scores(found)
+        return found
     if 'pred_logits' in sample:
         return sample['pred_logits'][None]
     if 'pred_score' in sample:
@@ -38,6 +47,16 @@ def logits_of(sample: dict) -> Tensor:
         f'{_fields(sample)}. Mend: these are what mmseg segmentors, mmkd.ImageClassifier and '
         'mmkd.Ensemble give'
     )
+
+
+def _refuse_scores(found: Tensor) -> None:
+    """Refuse what lies between 0 and a few: no logits of a network that has learned do."""
+    if found.shape[1] > 1 and found.min() >= 0 and 0 < found.max() < FEW:
+        raise ValueError(
+            f'seg_logits lie between {found.min():.3g} and {found.max():.3g}, as scores of heads '
+            'that answer with queries do (MaskFormer, Mask2Former, SAN); a softmax of them would '
+            "be near uniform. Mend: outputs='scores' of the metric"
+        )
 
 
 def labels_of(sample: dict, ignore_index: int) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from mmengine.evaluator import BaseMetric
 from mmkd.evaluation.functional.calibration import BINS, CalibrationSums, calibration_sums
 from mmkd.evaluation.functional.predictions import is_ood, labels_of, logits_of
 from mmkd.registry import METRICS
+from mmkd.utils.checks import check_choice
 
 
 @METRICS.register_module()
@@ -23,6 +24,8 @@ class CalibrationMetric(BaseMetric):
     :mod:`mmkd.evaluation.functional.calibration` for the formulas.
 
     Args:
+        outputs: What ``seg_logits`` are: 'logits', or 'scores' of 0 or above, as MaskFormer,
+            Mask2Former and SAN give them, of which each class's share is its probability.
         ignore_index: The label that does not count.
         collect_device: Where mmengine gathers the results of several processes.
         prefix: What stands before the names.
@@ -39,10 +42,15 @@ class CalibrationMetric(BaseMetric):
     default_prefix = 'calibration'
 
     def __init__(
-        self, ignore_index: int = 255, collect_device: str = 'cpu', prefix: str | None = None
+        self,
+        ignore_index: int = 255,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+        outputs: str = 'logits',
     ) -> None:
+        check_choice('outputs', outputs, ('logits', 'scores'))
         super().__init__(collect_device, prefix)
-        self.ignore_index = ignore_index
+        self.ignore_index, self.outputs = ignore_index, outputs
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Sum over each sample: one entry a sample, for mmengine drops what a sampler repeated."""
@@ -52,7 +60,7 @@ class CalibrationMetric(BaseMetric):
                     CalibrationSums(0.0, 0.0, 0.0, 0.0, torch.zeros(3, BINS, dtype=torch.float64))
                 )
                 continue
-            logits = logits_of(sample)
+            logits = logits_of(sample, self.outputs == 'scores')
             labels, mask = (t.to(logits.device) for t in labels_of(sample, self.ignore_index))
             self.results.append(calibration_sums(logits, labels, mask))
 

@@ -20,6 +20,8 @@ from mmkd.evaluation.functional.uncertainty import (
 from mmkd.registry import METRICS
 from mmkd.utils.checks import check_count
 
+OF_SHARES = ('softmax', 'scores')
+
 
 @METRICS.register_module()
 class UncertaintyMetric(BaseMetric):
@@ -34,8 +36,9 @@ class UncertaintyMetric(BaseMetric):
 
     Args:
         outputs: How the network's output is read. 'dirichlet': α = exp(logits) + offset. 'softmax':
-            total uncertainty only, the entropy. 'ensemble': the fields ``total_uncertainty`` and
-            ``knowledge_uncertainty`` that mmkd.Ensemble writes.
+            total uncertainty only, the entropy. 'scores': the same of what MaskFormer, Mask2Former
+            and SAN give, of which each class's share is its probability. 'ensemble': the fields
+            ``total_uncertainty`` and ``knowledge_uncertainty`` that mmkd.Ensemble writes.
         offset: Added to every α, for 'dirichlet' (1 for a network trained on the proxy target).
         positions_per_image: So many labelled pixels of an image are looked at, drawn with a fixed
             seed; all of them where there are no more. Both the PRR's pixels and the image mean are
@@ -70,7 +73,7 @@ class UncertaintyMetric(BaseMetric):
         collect_device: str = 'cpu',
         prefix: str | None = None,
     ) -> None:
-        check_outputs(outputs, ('dirichlet', 'softmax', 'ensemble'), offset)
+        check_outputs(outputs, ('dirichlet', 'softmax', 'scores', 'ensemble'), offset)
         check_count('positions_per_image', positions_per_image, 1)
         super().__init__(collect_device, prefix)
         self.outputs, self.offset, self.positions = outputs, offset, positions_per_image
@@ -90,7 +93,7 @@ class UncertaintyMetric(BaseMetric):
         metrics = {}
         if any(ood):
             marks = [result['ood'] for result in seen]
-            for name in ('total', 'knowledge') if self.outputs != 'softmax' else ('total',):
+            for name in ('total',) if self.outputs in OF_SHARES else ('total', 'knowledge'):
                 metrics[f'AUROC_{name}'] = 100 * ood_auroc(
                     [result[name].mean() for result in seen], marks
                 )
@@ -104,7 +107,7 @@ class UncertaintyMetric(BaseMetric):
         return dict(PRR=prediction_rejection_ratio(total, wrong), **metrics)
 
     def _read(self, sample: dict) -> dict[str, Any]:
-        logits, ood = logits_of(sample), is_ood(sample)
+        logits, ood = logits_of(sample, self.outputs == 'scores'), is_ood(sample)
         labels, mask = None, torch.ones_like(logits[:, 0], dtype=torch.bool)
         if not ood:
             labels, mask = (t.to(logits.device) for t in labels_of(sample, self.ignore_index))
@@ -124,7 +127,7 @@ class UncertaintyMetric(BaseMetric):
         return dict(result, ood=ood)
 
     def _measure(self, sample: dict, logits: Tensor, index: Tensor) -> dict[str, Tensor]:
-        if self.outputs == 'softmax':
+        if self.outputs in OF_SHARES:
             return dict(total=entropy(F.softmax(logits.double(), 1)))
         if self.outputs == 'dirichlet':
             both = dirichlet_uncertainty(concentration(logits, self.offset))
