@@ -82,7 +82,7 @@ def read_member(cfg: Config, amp: bool = False) -> dict[str, Any] | None:
     folder, recipe, length = Path(cfg.work_dir), _recipe(cfg, amp), _length(cfg)
     note = read_note(folder, ('checkpoint', 'length', 'settings', 'metrics'), 'member')
     if note is None:
-        if (folder / 'last_checkpoint').is_file() and begun_otherwise(folder, recipe):
+        if (folder / 'last_checkpoint').is_file() and begun_otherwise(folder, _begin(cfg, amp)):
             raise SystemExit(_OTHERS.format(folder))
         return None
     if note['settings'] != recipe or set(note['length']) != set(length):
@@ -91,6 +91,12 @@ def read_member(cfg: Config, amp: bool = False) -> dict[str, Any] | None:
         raise SystemExit(
             f'{folder} holds a member of {_told(note["length"])}, longer than the {_told(length)} '
             'of the config now. Mend: another --work-dir, or remove that folder'
+        )
+    if note['length'] != length and _schedules_end(cfg):
+        raise SystemExit(
+            f'{folder} holds a finished member of {_told(note["length"])}, whose schedules ended '
+            f'there: the rest of {_told(length)} would go on at their last values. Mend: another '
+            '--work-dir, or remove that folder'
         )
     note['checkpoint'] = Path(note['checkpoint']).name  # of this folder, whatever the note says
     if note['length'] != length or not (folder / note['checkpoint']).is_file():
@@ -124,7 +130,7 @@ def train_member(
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead
     runner = build_runner(prepare_config(cfg, launcher, amp), verbose)
-    runner.register_hook(NoteBegin(about['settings']))
+    runner.register_hook(NoteBegin(_begin(cfg, amp)))
     train(runner)
     metrics: dict[str, float] = {}
     if cfg.get('test_dataloader'):
@@ -235,6 +241,19 @@ def _recipe(cfg: Config, amp: bool) -> str:
     settings['param_scheduler'] = _without(cfg.get('param_scheduler'), set(_length(cfg).values()))
     begins = digest_of_file(str(cfg.load_from)) if cfg.get('load_from') else None
     return digest_of(dict(settings, load_from=begins, amp=amp))
+
+
+def _schedules_end(cfg: Config) -> bool:
+    """Return whether schedules end with the run: mmengine resumes them with the end they had."""
+    own = cfg.get('param_scheduler')
+    return _without(own, set(_length(cfg).values())) != own
+
+
+def _begin(cfg: Config, amp: bool) -> str:
+    """Return by what a member begins: its recipe, and the length where schedules end with it."""
+    recipe = _recipe(cfg, amp)
+    ends = _schedules_end(cfg)
+    return digest_of(dict(recipe=recipe, length=_length(cfg))) if ends else recipe
 
 
 def _without(node: Any, lengths: set[int]) -> Any:

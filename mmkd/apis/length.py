@@ -66,6 +66,8 @@ def scaled(node: Any, factor: float) -> Any:
     [{'type': 'LinearLR', 'begin': 0, 'end': 10, 'by_epoch': False}]
     >>> scaled(dict(type='CosineRestartLR', periods=[20, 40], by_epoch=False), 0.5)
     {'type': 'CosineRestartLR', 'periods': [10, 20], 'by_epoch': False}
+    >>> scaled(dict(type='ExponentialLR', gamma=0.25, by_epoch=False), 2)
+    {'type': 'ExponentialLR', 'gamma': 0.5, 'by_epoch': False}
     """
     if isinstance(node, list | tuple):
         return [scaled(one, factor) for one in node]
@@ -77,6 +79,8 @@ def scaled(node: Any, factor: float) -> Any:
     for key, value in node.items():
         if key in LENGTHS and isinstance(value, int):
             found[key] = max(min(value, 1), round(value * factor))
+        elif key == 'gamma' and str(node.get('type')).startswith('Exponential'):
+            found[key] = value ** (1 / factor)  # of each iteration: the last rate stays
         elif key in LISTS_OF_LENGTHS:
             found[key] = [max(1, round(one * factor)) for one in value]
         else:

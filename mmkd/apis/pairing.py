@@ -1,6 +1,5 @@
 """Two configs and a checkpoint as a config that a person would have written."""
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from mmkd.utils.checks import check_count, nearest_file
 from mmkd.utils.config_file import read_config
 from mmkd.utils.config_text import assignments
 from mmkd.utils.kinds import bare_name
+from mmkd.utils.signed import is_unedited, sign
 
 FILE, PLAIN, RUN = 'distill.py', 'student_plain.py', 'run'
 RUNTIME = 'mmkd::_base_/runtime.py'
@@ -163,23 +163,7 @@ def _as_file(pairing: Pairing, settings: dict[str, Any]) -> str:
         '# the path of _base_ starts at this file, all others where the command runs\n'
         f'{assignments(settings)}\n'
     )
-    return f'{above}{SIGNED}{_digest(above)}\n'
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _is_unedited(text: str) -> bool:
-    r"""Return whether a file still is as it was written.
-
-    >>> above = "method = 'kd'\n"
-    >>> signed = f'{above}{SIGNED}{_digest(above)}\n'
-    >>> _is_unedited(signed), _is_unedited(signed.replace('kd', 'skd')), _is_unedited(above)
-    (True, False, False)
-    """
-    above, signed, told = text.rpartition(SIGNED)
-    return bool(signed) and told.strip() == _digest(above)
+    return sign(above, SIGNED)
 
 
 def _check_free(path: Path, text: str) -> None:
@@ -187,7 +171,7 @@ def _check_free(path: Path, text: str) -> None:
     if there == text:
         return
     others = '--name or --work-dir for another folder'
-    if not _is_unedited(there):
+    if not is_unedited(there, SIGNED):
         raise FileExistsError(
             f'{path} is there and says something else than this command would write; it has been '
             f'edited. Mend: mmkd train {path} goes on by it; {others}; --overwrite writes it anew'

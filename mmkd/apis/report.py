@@ -19,7 +19,11 @@ from mmkd.utils.checks import nearest, printable
 # of these the first that there is
 MAIN = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'abs_rel', 'mean/mIoU', 'mean/accuracy/top1')
 BUDGET = ('iterations', 'batch_size', 'processes')
-LESS_IS_BETTER = re.compile(r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|log10|silog|NLL|Brier|ECE|error)')
+LESS_IS_BETTER = re.compile(
+    r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|mae|mse|log10|silog|nll|brier|ece|error|epe|nme|fpr\d*|'
+    r'm?mr|perplexity|ppl|loss)',
+    re.IGNORECASE,
+)
 
 
 def usual_metric(known: Container[str]) -> str | None:

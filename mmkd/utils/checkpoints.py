@@ -25,6 +25,11 @@ def trust_checkpoints() -> None:
     _trusted = True
 
 
+def trusts_checkpoints() -> bool:
+    """Return whether that was asked for."""
+    return _trusted
+
+
 def load_checkpoint_file(path: str | Path) -> Any:
     """Read all of a checkpoint as data: nothing of it runs, see :mod:`mmkd.utils.torch_file`.
 

@@ -159,6 +159,30 @@ def test_another_length_is_another_training(
     assert (note['checkpoint'], note['length']) == ('iter_2.pth', {'max_iters': 2})
 
 
+@pytest.mark.bad_input
+def test_a_member_whose_schedule_has_ended_is_not_trained_on(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """mmengine resumes a schedule with the end it had: the rest would be at a rate of 0."""
+    file = tmp_path / 'ending.py'
+    arguments = ('train_ensemble.py', file, '--seeds', 3, '--work-dir', tmp_path / 'm')
+
+    def train_to(length: int) -> None:
+        decay = f"[dict(type='PolyLR', end={length}, by_epoch=False)]"
+        length_of = f'train_cfg = dict(max_iters={length})'
+        file.write_text(f'_base_ = {str(recipe)!r}\nparam_scheduler = {decay}\n{length_of}\n')
+        call(monkeypatch, *arguments)
+
+    train_to(1)
+    train_to(1)  # finished
+    said = 'a finished member of 1 iterations, whose schedules ended there: the rest of 2'
+    with pytest.raises(SystemExit, match=said):
+        train_to(2)
+    (tmp_path / 'm/seed_3/done.json').unlink()  # interrupted
+    with pytest.raises(SystemExit, match='holds a member of another model, data, .* schedule'):
+        train_to(2)
+
+
 def test_another_recipe_is_refused(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

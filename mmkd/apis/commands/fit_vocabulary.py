@@ -109,15 +109,27 @@ def _paths(out: str, names: Iterable[str]) -> dict[str, Path]:
     return {name: Path(out) if own else Path(out) / f'{name}.pth' for name in names}
 
 
+def _is_vocabulary(path: Path) -> bool:
+    from mmkd.utils.checkpoints import load_checkpoint_file
+
+    try:
+        return 'words' in load_checkpoint_file(str(path))
+    except Exception:  # whatever it is, it is somebody's
+        return False
+
+
 def _check_target(path: Path) -> None:
     """Refuse before the fit a file that cannot be written after it.
 
     Raises:
-        SystemExit: A folder is called so; a file is in its way; nothing may be written there.
+        SystemExit: A folder is called so, or a file that is no vocabulary; a file is in its way;
+            nothing may be written there.
     """
     mend = 'Mend: a file ….pth, or a folder, where files may be written'
     if path.is_dir():
         raise SystemExit(f'out: {path} must be a file, but it is a folder. {mend}')
+    if path.exists() and not _is_vocabulary(path):
+        raise SystemExit(f'out: {path} is there, and is no vocabulary that may be replaced. {mend}')
     above = path.absolute().parents
     there = next(folder for folder in above if os.path.lexists(folder))
     if not there.is_dir():

@@ -31,6 +31,7 @@ from mmkd.apis.compare.records import (
 )
 from mmkd.apis.compare.settings import (
     LABELS_ALONE,
+    digest_of_pair,
     digest_of_run,
     is_mixed,
     iterations_of,
@@ -158,6 +159,7 @@ class _Work:
         self.comparison, self.console = comparison, console
         self.pair = read_pair_config(comparison.pair, comparison.options)
         init_default_scope(self.pair.get('default_scope') or 'mmseg')
+        self.digest = digest_of_pair(self.pair)
         self.slots = Slots(comparison.jobs)
         self.died: list[str] = []
         # a table is made of records, wherever the files of their recipes are by now
@@ -293,7 +295,9 @@ class _Work:
             length=iterations_of(cfg),
             sets=digests_of_sets(cfg),
         )
-        if spec.recipe is not None:
+        if spec.recipe is None:
+            about['pair'] = self.digest
+        else:
             about['recipe'] = spec.recipe
         if self.comparison.amp:
             about['amp'] = True

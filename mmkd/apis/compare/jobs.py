@@ -28,6 +28,8 @@ from mmkd.apis.compare.records import (
     write_note,
 )
 from mmkd.apis.prepare import has_gpu
+from mmkd.utils.checkpoints import trusts_checkpoints
+from mmkd.utils.work_dir import newest_of_run
 
 PAUSE = 0.2  # seconds between two looks at the processes
 PATIENCE = 15.0  # seconds that a process has to end
@@ -125,10 +127,11 @@ def run_jobs(jobs: Sequence[Job], slots: Slots) -> Generator[Ended, None, None]:
 
 def start(arguments: Sequence[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
     """Start a command of mmkd; all that it prints goes to a file."""
+    trusted = ['--trust-checkpoint'] * trusts_checkpoints()  # as in this process
     with log.open('wb') as said:
         # a session of its own: Ctrl-C reaches it through this process alone, once
         return subprocess.Popen(
-            [sys.executable, '-m', 'mmkd', *arguments],
+            [sys.executable, '-m', 'mmkd', *arguments, *trusted],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,
@@ -159,8 +162,11 @@ class _Process:
     def _start(self) -> None:
         path = config_path(self.job.folder)
         if self.training:
-            goes_on = (self.job.folder / 'last_checkpoint').is_file()
-            arguments = ['train', str(path), *['--resume'] * goes_on]
+            arguments = ['train', str(path)]
+            if newest_of_run(self.job.folder) is not None:
+                arguments.append('--resume')
+            elif any(self.job.folder.glob('*.pth')):  # the best so far alone, without an optimizer
+                arguments.append('--overwrite')
         else:
             test = str(self.job.folder / 'test')
             arguments = ['test', str(path), self._checkpoint(), '--work-dir', test]

@@ -97,7 +97,10 @@ def _without_parts_of_the_method(cfg: Config) -> None:
     add_recorders(cfg)
     optimizers = dict(optim_wrappers(cfg.get('optim_wrapper')))
     if 'student' in optimizers:
-        cfg.optim_wrapper = optimizers['student']
+        shared = cfg.optim_wrapper.get('paramwise_cfg')  # of every optimizer without its own
+        own = dict(optimizers['student'])
+        own.pop('params', None)  # of a single optimizer they are all
+        cfg.optim_wrapper = own if shared is None else {'paramwise_cfg': shared, **own}
     schedules = cfg.get('param_scheduler')
     if isinstance(schedules, dict) and 'student' in schedules and 'type' not in schedules:
         cfg.param_scheduler = schedules['student']
@@ -155,6 +158,9 @@ def set_length(cfg: Config, iters: int) -> None:
     _scale_validations(cfg, factor)
     for hook in _schedule_hooks(cfg) if factor != 1 else ():
         _scale_lengths(hook, factor)
+    for hook in _hooks(cfg):
+        if _kind(hook) == 'EMAHook' and hook.get('begin_iter'):
+            hook['begin_iter'] = min(iters - 1, round(hook['begin_iter'] * factor))
 
 
 def _scale_validations(cfg: Config, factor: float) -> None:
@@ -280,6 +286,8 @@ def run_config(
         set_length(cfg, iters)
     follow_length(cfg)
     _log_and_save_often(cfg)
+    # of each run its own folder holds all, also where the pair saves elsewhere
+    ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).pop('out_dir', None)
     if spec.alone:
         _leave_alone(cfg)
     else:
@@ -417,8 +425,19 @@ def _leave_alone(cfg: Config) -> None:
     if member.scope != (cfg.get('default_scope') or 'mmseg'):
         alone['_scope_'] = member.scope
     cfg.model = alone
+    _rename_parameters(cfg, f'students.{name}.')
     if member.checkpoint is not None:
         cfg.load_from = member.checkpoint
+
+
+def _rename_parameters(cfg: Config, prefix: str) -> None:
+    """Let options of a Distiller's parameters by name reach those of the student alone."""
+    for _, wrapper in optim_wrappers(cfg.get('optim_wrapper')):
+        options = wrapper.get('paramwise_cfg') or {}
+        keys = options.get('custom_keys') or {}
+        renamed = {key.removeprefix(prefix): value for key, value in keys.items()}
+        if renamed != dict(keys):
+            options['custom_keys'] = renamed
 
 
 def teacher_configs(pair: Config) -> dict[str, tuple[Config, str | None]]:
@@ -460,6 +479,13 @@ def digest_of_run(cfg: Config) -> str:
     if isinstance(settings.get('load_from'), str):
         settings['load_from'] = digest_of_file(settings['load_from'])
     return digest_of(settings)
+
+
+def digest_of_pair(pair: Config) -> str:
+    """Return a digest of what all rows of a pair share, whatever their method, seed and length."""
+    cfg = copy.deepcopy(pair)
+    cfg.pop('randomness', None)
+    return digest_of_run(cfg)
 
 
 def _content(value: Any) -> dict[str, Any]:

@@ -30,9 +30,11 @@ from mmkd.apis.report import Table, as_markdown, digits, less_is_better, rounded
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.averages import spread
 from mmkd.utils.checks import printable
+from mmkd.utils.signed import is_unedited, sign
 
 NAME = 'compare'
 BEST = 'best.py'
+SIGNED = '# mmkd compare: '  # its last line, which tells whether it was edited
 SEED = re.compile(r'seed_(\d+)')
 Records = dict[int, dict[str, Any]]  # of a row, by seed
 
@@ -236,12 +238,16 @@ def best_of(rows: Sequence[Mapping[str, Any]], metric: str) -> str | None:
     'kd'
     """
     sign = -1 if less_is_better(metric) else 1
-    most = max(len(row['seeds']) for row in rows)
-    alike = [row for row in rows if not row.get('validated_apart')]
-    known = [row for row in alike if row['validation'] is not None and len(row['seeds']) == most]
-    if not known:
-        return None
-    return max(known, key=lambda row: sign * row['validation'])['method']
+    known = _most_seeds(rows)
+    return max(known, key=lambda row: sign * row['validation'])['method'] if known else None
+
+
+def _most_seeds(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the rows that may be the best: validated as the pair is, over as many seeds as any."""
+    alike = [one for one in rows if not one.get('validated_apart')]
+    known = [row for row in alike if row['validation'] is not None]
+    most = max((len(row['seeds']) for row in known), default=0)
+    return [row for row in known if len(row['seeds']) == most]
 
 
 # ---------------------------------------------------------------------- in words
@@ -263,8 +269,8 @@ def write_results(results: Results, work_dir: Path, asked: str | None, pair: Con
     rows = summarise(results, metric, pair)
     teacher = teacher_of(results.teachers, metric)
     best = best_of(rows, metric)
-    named = _copy_best(results, work_dir, best)
-    notes = _notes(results, rows, metric, teacher, pair) + _best_notes(best, named, pair)
+    where = _copy_best(results, work_dir, best)
+    notes = _notes(results, rows, metric, teacher, pair) + _best_notes(best, where, rows, pair)
     titles, lines = cells_of(rows, metric, teacher)
     table = Table(titles, lines, notes, metric)
     write_atomically(as_markdown(table).encode(), work_dir / f'{NAME}.md')
@@ -381,7 +387,7 @@ def _notes(
             f'Weights tuned on the validation set, at one seed, never on the test set: '
             f'{", ".join(factors)}; the others have those of their presets.'
         )
-    notes += _tried_notes(rows)
+    notes += [*_tried_notes(rows), *_pair_notes(results)]
     differ = [text(row['method']) for row in rows if row['factors_differ']]
     if differ:
         notes.append(f'Seeds of one row with different weights: {", ".join(differ)}.')
@@ -505,30 +511,57 @@ def _tried_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return notes
 
 
+def _pair_notes(results: Results) -> list[str]:
+    """Return which runs were trained when the pair said something else; old records do not say."""
+    known: dict[str, list[str]] = {}
+    for spec in results.specs:
+        for seed, record in results.records[spec.text].items():
+            if record.get('pair') is not None:
+                known.setdefault(record['pair'], []).append(f'{text(spec.text)}, seed {seed}')
+    if len(known) < 2:
+        return []
+    most = max(known.values(), key=len)
+    others = '; '.join(run for runs in known.values() if runs is not most for run in runs)
+    return [
+        'Trained when data, schedule, optimizer, student or teacher of the pair were others than '
+        f'for the other runs, so that a difference is not the method alone: {others}.'
+    ]
+
+
 def _was_tuned(records: Records) -> bool:
     return any(record.get('tuned') for record in records.values())
 
 
-def _best_notes(best: str | None, named: Path | None, pair: Config) -> list[str]:
+def _best_notes(
+    best: str | None, where: str, rows: Sequence[Mapping[str, Any]], pair: Config
+) -> list[str]:
     if best is None:
-        return ['No row was validated, so none is called the best.']
+        return ['No row was validated as the pair is, so none is called the best.']
     on = 'test set, for want of another one' if is_test_set(pair) else 'validation set'
-    where = named.as_posix() if named else f'whose config is not there to become {BEST}'
-    return [f'Best on the {on}: {text(best)}, {where}.']
+    chosen = _most_seeds(rows)
+    known = [row for row in rows if row['validation'] is not None]
+    fewer = [text(row['method']) for row in known if len(row['seeds']) < len(chosen[0]['seeds'])]
+    said = f' Not looked at, since they have fewer seeds: {", ".join(fewer)}.' if fewer else ''
+    return [f'Best on the {on}: {text(best)}, {where}.{said}']
 
 
-def _copy_best(results: Results, work_dir: Path, best: str | None) -> Path | None:
-    """Copy the config of the best row to ``best.py``, without its work dir, if it is there."""
+def _copy_best(results: Results, work_dir: Path, best: str | None) -> str:
+    """Copy the config of the best row to ``best.py``, without its work dir; return where it is.
+
+    What stands there and was edited is left.
+    """
     if best is None:
-        return None
+        return ''
     spec = next(spec for spec in results.specs if spec.text == best)
     seed = next(iter(results.records[best]))
     source = config_path(work_dir / spec.folder / f'seed_{seed}')
     if not source.is_file():  # records may be gathered without it
-        return None
+        return f'whose config is not there to become {BEST}'
     cfg = Config.fromfile(source)
     cfg.pop('work_dir', None)
     about = f'# {best}: the best of a comparison on the validation set; a copy of {source.name}\n'
     path = work_dir / BEST
-    write_atomically(f'{about}{cfg.pretty_text}'.encode(), path)
-    return path
+    if path.exists() and not is_unedited(path.read_text(encoding='utf-8'), SIGNED):
+        return f'whose config is {source.as_posix()}: {path.as_posix()} was edited, and is left'
+    write_atomically(sign(f'{about}{cfg.pretty_text.rstrip()}\n', SIGNED).encode(), path)
+    return path.as_posix()

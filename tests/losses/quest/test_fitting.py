@@ -143,6 +143,10 @@ def test_what_it_refuses(
         ('taken', r'taken/feat\.pth must be in a folder, but \S+/taken is a file\. Mend: '),
         ('full', r'full/feat\.pth must be a file, but it is a folder\. Mend: '),
         ('full/feat.pth', r'must be a file, but it is a folder\. Mend: '),
+        (
+            'weights.pth',
+            r'weights\.pth is there, and is no vocabulary that may be replaced\. Mend: ',
+        ),
         ('closed/words.pth', r'closed/words\.pth cannot be written \(.*read-only.*\)\. Mend: '),
     ],
 )
@@ -151,6 +155,7 @@ def test_where_nothing_can_be_written_nothing_is_fitted(
 ) -> None:
     (tmp_path / 'taken').touch()
     (tmp_path / 'full' / 'feat.pth').mkdir(parents=True)
+    torch.save(dict(state_dict={}, meta={}), tmp_path / 'weights.pth')  # a teacher's
     if out.startswith('closed'):  # whoever runs the tests may write everywhere
         monkeypatch.setattr('tempfile.TemporaryFile', read_only)
     monkeypatch.setattr('mmkd.losses.quest.fitting.fit_vocabularies', None)

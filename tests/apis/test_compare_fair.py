@@ -1,0 +1,192 @@
+"""``mmkd compare``: rows that differ by the method alone, and what is told where they do not."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from helpers.comparisons import PAIR, Forks, comparison, options, told, untrained_teacher
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import MODELS
+
+from mmkd.apis.compare import jobs
+from mmkd.apis.compare.jobs import Job, start
+from mmkd.apis.compare.settings import digest_of_pair, read_pair_config, run_config, set_length
+from mmkd.apis.compare.specs import read_spec
+from mmkd.apis.compare.table import best_of
+from mmkd.apis.prepare import prepare_config
+from mmkd.apis.report import less_is_better
+from mmkd.utils import checkpoints
+
+SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, weight_decay=0.01))
+
+
+@pytest.fixture(scope='module')
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return weights of a teacher that has learned nothing."""
+    return untrained_teacher(tmp_path_factory.mktemp('teacher'))
+
+
+@pytest.fixture
+def forks(monkeypatch: pytest.MonkeyPatch) -> Forks:
+    made = Forks()
+    monkeypatch.setattr('mmkd.apis.compare.jobs.start', made)
+    return made
+
+
+def pair_of(teacher: str, tmp_path: Path, text: str) -> Config:
+    file = tmp_path / 'pair.py'
+    file.write_text(f'_base_ = {PAIR!r}\n{text}')
+    return read_pair_config(str(file), options(teacher))
+
+
+def groups(cfg: Config) -> set[tuple[float, float]]:
+    """Return learning rate and decay of every parameter that a row trains."""
+    cfg = prepare_config(cfg)
+    model = MODELS.build({'_scope_': 'mmseg', **cfg.model.to_dict()})
+    wrapper = build_optim_wrapper(model, cfg.optim_wrapper.to_dict())
+    found = wrapper.values() if hasattr(wrapper, 'values') else [wrapper]
+    student = list(found)[0].optimizer
+    return {(group['lr'], group['weight_decay']) for group in student.param_groups}
+
+
+@pytest.mark.parametrize('named', [True, False])
+def test_options_by_name_reach_every_row(teacher: str, tmp_path: Path, named: bool) -> None:
+    """The student's parameters are called otherwise where it is trained alone."""
+    paramwise = dict(
+        norm_decay_mult=0.0, custom_keys={'students.student.decode_head': dict(lr_mult=10)}
+    )
+    wrapper: dict[str, Any] = dict(_delete_=True, paramwise_cfg=paramwise)
+    if named:
+        constructor = 'mmkd.PhaseOptimWrapperConstructor'
+        wrapper |= dict(constructor=constructor, student=dict(SGD, params='students'))
+    else:
+        wrapper |= SGD
+    pair = pair_of(teacher, tmp_path, f'optim_wrapper = {wrapper!r}\n')
+    each = [groups(run_config(pair, read_spec(name), 0)) for name in ('alone', 'kd', 'skd')]
+    assert each[0] == each[1] == each[2]
+    assert each[0] == {(0.1, 0.01), (0.1, 0.0), (1.0, 0.01)}
+
+
+def test_every_run_saves_in_its_own_folder(teacher: str, tmp_path: Path) -> None:
+    text = "default_hooks = dict(checkpoint=dict(out_dir='elsewhere'))\n"
+    pair = pair_of(teacher, tmp_path, text)
+    for name in ('alone', 'kd'):
+        assert 'out_dir' not in run_config(pair, read_spec(name), 0).default_hooks.checkpoint
+
+
+def test_a_moving_average_begins_earlier_in_a_shorter_run(teacher: str, tmp_path: Path) -> None:
+    text = "custom_hooks = [dict(type='EMAHook', begin_iter=6), dict(type='mmkd.RunRecordHook')]\n"
+    cfg = run_config(pair_of(teacher, tmp_path, text), read_spec('kd'), 0, iters=4)
+    assert next(hook for hook in cfg.custom_hooks if hook.type == 'EMAHook').begin_iter == 3
+    cfg = run_config(pair_of(teacher, tmp_path, text), read_spec('kd'), 0, iters=1)
+    assert next(hook for hook in cfg.custom_hooks if hook.type == 'EMAHook').begin_iter == 0
+
+
+def test_an_exponential_schedule_ends_at_the_same_rate() -> None:
+    decay = dict(type='ExponentialLR', gamma=0.998, by_epoch=False)
+    cfg = Config(dict(train_cfg=dict(max_iters=1500), param_scheduler=[decay]))
+    set_length(cfg, 150)
+    assert cfg.param_scheduler[0].gamma ** 150 == pytest.approx(0.998**1500)
+
+
+# ---------------------------------------------------------------------- runs that go on
+
+
+def test_trust_reaches_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+    monkeypatch.setattr(subprocess, 'Popen', lambda command, **_: commands.append(command))
+    start(['train', 'a.py'], tmp_path / 'a.txt', {})
+    monkeypatch.setattr(checkpoints, '_trusted', True)
+    start(['train', 'a.py'], tmp_path / 'a.txt', {})
+    plain = [sys.executable, '-m', 'mmkd', 'train', 'a.py']
+    assert commands == [plain, [*plain, '--trust-checkpoint']]
+
+
+@pytest.mark.parametrize(
+    ('files', 'more'),
+    [
+        ([], []),
+        (['best_mIoU_epoch_2.pth'], ['--overwrite']),
+        (['best_mIoU_iter_2.pth', 'iter_4.pth'], ['--resume']),
+    ],
+)
+def test_a_run_goes_on_from_what_can_be_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: list[str], more: list[str]
+) -> None:
+    """The best weights alone hold no optimizer: such a run begins anew."""
+    started: list[list[str]] = []
+
+    def noted(arguments: list[str], log: Path, environment: dict) -> Any:
+        started.append(arguments)
+        return SimpleNamespace(pid=0)
+
+    monkeypatch.setattr(jobs, 'start', noted)
+    folder = tmp_path / 'kd' / 'seed_0'
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_bytes(b'')
+    job = Job('kd, seed 0', folder, Config(dict(model=dict(type='A'))), 'digest', {})
+    jobs._Process(job, {}).begin()
+    assert started == [['train', str(folder.with_suffix('.py')), *more]]
+
+
+# ---------------------------------------------------------------------- what is told
+
+
+def test_runs_of_a_pair_that_was_edited_are_told(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    first = comparison(teacher, tmp_path, 'alone', 'kd')
+    said = ' '.join(told(first)[1].split())
+    assert 'of the pair were others' not in said
+    edited = dict(first.options, **{'optim_wrapper.optimizer.lr': 0.5})
+    table = ' '.join(told(replace(first, specs=(read_spec('cwd'),), options=edited))[1].split())
+    assert 'of the pair were others' not in table, 'a table of one row'
+    every = (*first.specs, read_spec('cwd'))
+    said = ' '.join(told(replace(first, specs=every), table_only=True)[1].split())
+    assert 'optimizer, student or teacher of the pair were others than for the other runs' in said
+    assert said.partition('not the method alone: ')[2].startswith('cwd, seed 0.')
+    own = read_pair_config(PAIR, options(teacher))
+    longer = read_pair_config(PAIR, options(teacher))
+    longer.randomness = dict(seed=7)
+    assert digest_of_pair(own) == digest_of_pair(longer)
+
+
+def test_a_best_config_that_was_edited_is_left(teacher: str, tmp_path: Path, forks: Forks) -> None:
+    work = comparison(teacher, tmp_path, 'kd')
+    told(work)
+    best = tmp_path / 'best.py'
+    assert Config.fromfile(best).model.type == 'mmkd.Distiller'
+    assert f'kd, {best}.' in told(work)[1]
+    best.write_text(best.read_text().replace('lr=', 'lr=7 * '))
+    edited = best.read_text()
+    said = ' '.join(told(work, table_only=True)[1].split())
+    assert f'{best} was edited, and is left' in said
+    assert best.read_text() == edited
+
+
+def test_the_best_is_of_the_rows_with_most_seeds(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    row = dict(validation=40.0, seeds=[0, 1])
+    apart = dict(row, method='few', seeds=[0, 1, 2], validated_apart=True)
+    assert best_of([dict(row, method='alone'), apart], 'mIoU') == 'alone'
+    assert best_of([apart], 'mIoU') is None
+    work = comparison(teacher, tmp_path, 'alone', 'kd', seeds=(0, 1))
+    forks.dies = lambda command: command[1].endswith('kd/seed_1.py')
+    said = ' '.join(told(work)[1].split())
+    assert 'Not looked at, since they have fewer seeds: kd.' in said
+    assert json.loads((tmp_path / 'compare.json').read_text())['best'] == 'alone'
+
+
+def test_which_metrics_are_errors() -> None:
+    less = ('MAE', 'depth/RMSE', 'rmse_log', 'ece', 'NME', 'FPR95', 'perplexity', 'crowd/mMR')
+    assert all(map(less_is_better, less))
+    more = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'PRR', 'AUROC_total', 'mAcc', 'delta1')
+    assert not any(map(less_is_better, more))
