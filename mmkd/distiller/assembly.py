@@ -32,6 +32,7 @@ from mmkd.distiller.objectives.class_logits import (
     check_same_labels,
     label_set,
 )
+from mmkd.distiller.objectives.directions import check_directions
 from mmkd.distiller.objectives.objective import (
     OBJECTIVE_KEYS,
     Objective,
@@ -748,6 +749,9 @@ def fit_objectives(settings: Settings, parts: Parts, mistakes: Mistakes) -> None
             objective.bind(parts.runs)
             parts.fitted += try_objective(objective, parts.record, parts.runs.values())
             objective.bind(parts.runs)  # what came from a file belongs to these members
+    if parts.enough:
+        with mistakes.of(parts.stop):
+            check_directions(parts.objectives, parts.runs, parts.record)
     parts.streams = streams_of(parts.objectives, parts.students, parts.combined)
 
 

@@ -203,3 +203,16 @@ def as_maps(levels: Sequence[Tensor]) -> list[Tensor]:
     [torch.Size([4, 5]), torch.Size([1, 1])]
     """
     return [x[..., None, None] if x.dim() == 2 else x for x in levels]
+
+
+def check_one_counts(loss: str, **factors: float) -> None:
+    """Refuse factors that are all 0, of which nothing would be learned.
+
+    Raises:
+        ValueError: Names them.
+
+    >>> check_one_counts('a loss', alpha=0.0, beta=1.0)
+    """
+    if not any(factors.values()):
+        named = ' and '.join(f'{name}={value:g}' for name, value in factors.items())
+        raise ValueError(f'{loss} of {named} teaches nothing; mend: one of them above 0')

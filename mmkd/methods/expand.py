@@ -517,12 +517,26 @@ def _join_phases(joined: Plan, plan: Plan, name: str) -> list[dict] | None:
 
 
 def _with_objectives(phases: list[dict], names: Mapping[str, Any]) -> list[dict]:
-    """Let the phase of the students' own losses step on more objectives."""
+    """Let the phases of the students' own losses step on more objectives, each on its own's."""
     phases = copy.deepcopy(phases)
-    owner = next((phase for phase in phases if phase.get('task')), phases[0])
+    first = next((phase for phase in phases if phase.get('task')), phases[0])
     known = [name for phase in phases for name in phase.get('objectives', ())]
-    owner['objectives'] = [*owner.get('objectives', ()), *(n for n in names if n not in known)]
+    for name in (name for name in names if name not in known):
+        owner = next((one for one in phases if _learner(names[name]) in _takes(one)), first)
+        owner['objectives'] = [*owner.get('objectives', ()), name]
     return phases
+
+
+def _learner(objective: Any) -> str:
+    """Return the student that an objective teaches, as far as its config says."""
+    read = (objective.get('reads') or {}).get('student') if isinstance(objective, dict) else None
+    first = read[0] if isinstance(read, list) and read else read
+    return first.partition('.')[0] if isinstance(first, str) else ''
+
+
+def _takes(phase: Mapping[str, Any]) -> list[str]:
+    task = phase.get('task')
+    return list(task) if isinstance(task, list | tuple) else []
 
 
 def _join_weights(joined: Plan, plan: Plan, name: str, additions: Additions) -> float | None:

@@ -168,12 +168,33 @@ class Pair:
                 f"dict(type={self.method!r}, stages=4), and taps=dict(stage1='<module path>', …) "
                 'where they are not found'
             )
+        self._check_maps(found)
         return min(number for number in found.values() if number)
+
+    def _check_maps(self, found: Mapping[str, int | None]) -> None:
+        """Refuse backbones that give one of several stages, or another number of maps each."""
+        for name, number in found.items():
+            stages = _number(self.models.get(name), ('backbone',), 'num_stages')
+            if number == 1 and (stages or 1) > 1:
+                self.fail(
+                    f'the backbone of {name!r} gives one map of its {stages} stages. Mend: '
+                    f'out_indices={tuple(range(stages or 1))} in its config; or dict(type='
+                    f'{self.method!r}, stages=1), where the last one is meant'
+                )
+        if len(set(found.values())) > 1:
+            least = min(number for number in found.values() if number)
+            self.fail(
+                f'the backbones give other numbers of maps, {found}, and it is not said which go '
+                f'together. Mend: the same out_indices; or dict(type={self.method!r}, '
+                f'stages={least}) and taps of the other one, teacher=dict(taps=dict(stage1='
+                "'auto:stages[1]', …))"
+            )
 
     def attentions(self, member: str) -> list[int]:
         """Return the attention layers of a member that are matched, in its order.
 
-        All of them; of a backbone of stages the last one of each.
+        All of them; of a backbone of stages the last one of each, of a segmentor's those that end
+        a map.
 
         Raises:
             ValueError: Its config does not say.
@@ -190,7 +211,12 @@ class Pair:
     def told_attentions(self, member: str) -> list[int] | None:
         """Return what :meth:`attentions` does, None where the member's config does not say."""
         layers = _layers(self.models.get(member))
-        return list(range(layers)) if isinstance(layers, int) else layers
+        if not isinstance(layers, int):
+            return layers
+        indices = getattr(getattr(self.models.get(member), 'backbone', None), 'out_indices', None)
+        if self.kind == 'segmentation' and isinstance(indices, list | tuple):
+            return [index % layers for index in indices]  # of a plain ViT
+        return list(range(layers))
 
     def levels(self) -> int:
         """Return how many maps a detector's neck gives.

@@ -81,7 +81,7 @@ def _past(pair: Pair, length: int, steps: int | None, momentum: float) -> dict[s
     why = "kind='past' takes no running mean"
     pair.refuse_unused(why, ", or kind='ema'", momentum=(momentum, MOMENTUM))
     if steps is None:
-        return dict(steps=max(1, length // EPOCHS))
+        return dict(steps=max(1, (pair.iterations or length) // EPOCHS))
     pair.check_count('steps', steps, 'steps=…, those of an epoch')
     return dict(steps=steps)
 

@@ -52,6 +52,10 @@ def in_levels(
     plan = id(pair, **options)
     layers = sorted((name for name in plan.objectives if name != 'soft'), key=_number)
     levels = [list(level) for _, level in groupby(layers, _number)]
+    if not levels:
+        pair.fail(
+            "attention=0 and cosine=0 leave no level. Mend: one of them above 0; or method='kd'"
+        )
     if length is None and pair.iterations is None:
         pair.fail(
             'how long a level is follows from the length of the run, which nothing says here. '

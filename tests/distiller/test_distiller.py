@@ -411,6 +411,27 @@ def test_init_cfg_runs_and_a_checkpoint_wins_over_it(tmp_path: Path) -> None:
     assert model.student.is_init
 
 
+@pytest.mark.bad_input
+def test_stages_that_run_in_opposite_directions() -> None:
+    """A connector and a resize make any two maps fit."""
+    fine, coarse = 'backbone[0]', 'backbone[3]'
+    loss = dict(loss=dict(type='FeatureMatchingLoss'), connectors=dict(student='auto'))
+
+    def made(teacher: dict[str, str]) -> Any:
+        config = tiny.distiller(
+            taps={}, objectives=dict(one=dict(loss, on='one'), two=dict(loss, on='two'))
+        )
+        config['student']['taps'] = dict(one=fine, two=coarse)
+        config['teacher']['taps'] = teacher
+        return tiny.build(config)
+
+    made(dict(one=fine, two=coarse))
+    made(dict(one=fine, two=fine))
+    said = "objectives 'one' and 'two' compare maps of student.backbone with 256 and 64 places with"
+    with pytest.raises(ValueError, match=said):
+        made(dict(one=coarse, two=fine))
+
+
 def test_a_second_training_begins_with_what_was_learned(tmp_path: Path) -> None:
     """mmengine initialises before every training; a student's checkpoint is its first start."""
     begun = MODELS.build({**tiny.segmentor(4), '_scope_': 'mmseg'})

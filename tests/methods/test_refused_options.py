@@ -96,6 +96,7 @@ WRONG = [
         for name in LAYERS
         for layers in (3, [], '12', [1.0], [True])
     ),
+    ('sid', LAYERS | dict(attention=0, cosine=0), 'attention=0 and cosine=0 leave no level. Mend'),
     ('pid', dict(layers=3), "layers must be a list of whole numbers, got 3. Mend: dict(type='pid'"),
     (
         'skd',
@@ -127,6 +128,60 @@ def test_what_would_change_nothing(
 def test_what_is_out_of_range(name: str, options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f"method '{name}': {said}")):
         plan(name, **options)
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize(
+    ('name', 'options', 'said'),
+    [
+        ('dist', dict(intra=0, inter=0), 'DISTLoss of inter=0 and intra=0 teaches nothing'),
+        ('dkd', dict(alpha=0, beta=0), 'DecoupledKLLoss of alpha=0 and beta=0 teaches nothing'),
+        ('gdkd', dict(weights=(0, 0, 0)), 'masses=0 and within=0 and rest=0 teaches nothing'),
+    ],
+)
+def test_factors_that_are_all_0(name: str, options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        plan_of(name, options, replace(PAIR, method=name))
+    two = replace(PAIR, task=Segmentation(2), method='dist')  # its inter is 0 by itself
+    with pytest.raises(ValueError, match='DISTLoss of inter=0 and intra=0'):
+        plan_of('dist', dict(intra=0), two)
+
+
+@pytest.mark.bad_input
+def test_backbones_of_one_map_and_of_other_numbers_of_maps() -> None:
+    one = Described(dict(backbone=dict(num_stages=4, out_indices=(3,))))
+    pair = replace(PAIR, models=dict(student=one, teacher=one), method='ofd')
+    said = "backbone of 'student' gives one map of its 4 stages. Mend: out_indices=(0, 1, 2, 3) in"
+    with pytest.raises(ValueError, match=re.escape(said)):
+        find_method('ofd')(pair)
+    assert list(find_method('ofd')(pair, stages=1).objectives) == ['ofd1']
+    pair = replace(PAIR, models=dict(student=SEGMENTOR, teacher=one), method='ofd')
+    with pytest.raises(ValueError, match='gives one map of its 4 stages'):
+        find_method('ofd')(pair)
+    two = Described(dict(backbone=dict(num_stages=4, out_indices=(2, 3))))
+    pair = replace(PAIR, models=dict(student=SEGMENTOR, teacher=two), method='ofd')
+    with pytest.raises(ValueError, match=r"other numbers of maps, {'student': 3, 'teacher': 2}"):
+        find_method('ofd')(pair)
+    assert list(find_method('ofd')(pair, stages=2).objectives) == ['ofd1', 'ofd2']
+
+
+def test_states_of_a_plain_vit_are_the_layers_that_end_a_map() -> None:
+    def vit(layers: int, indices: tuple[int, ...]) -> Described:
+        return Described(dict(backbone=dict(num_layers=layers, out_indices=indices)))
+
+    models = dict(student=vit(4, (1, -1)), teacher=vit(8, (3, 7)))
+    made = find_method('id')(replace(PAIR, models=models, method='id'))
+    assert made.member_taps['student']['map0'] == 'auto:stages[0]'
+    assert made.member_taps['student']['q1'] == 'auto:query[3]'
+    assert made.member_taps['teacher']['k0'] == 'auto:key[3]'
+    assert made.member_taps['teacher']['map1'] == 'auto:stages[1]'
+    assert 'map2' not in made.member_taps['teacher']
+
+
+def test_the_past_of_psk_is_that_of_the_run() -> None:
+    for options in ({}, dict(length=3), dict(length=600)):
+        past = plan('psk', **options).teachers['past']
+        assert past['steps'] == 600 // 300
 
 
 @pytest.mark.bad_input

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map, OfBatch
-from mmkd.losses.checks import check_distributions, check_labels
+from mmkd.losses.checks import check_distributions, check_labels, check_one_counts
 from mmkd.losses.divergence.split import at_labels, split_kl
 from mmkd.losses.functional import (
     no_autocast,
@@ -112,6 +112,7 @@ class DecoupledKLLoss(Loss):
         check_positive('tau', tau)
         check_non_negative('alpha', alpha)
         check_non_negative('beta', beta)
+        check_one_counts('DecoupledKLLoss', alpha=alpha, beta=beta)
         self.tau, self.alpha, self.beta = tau, alpha, beta
         self.ignore_index = ignore_index
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_distributions
+from mmkd.losses.checks import check_distributions, check_one_counts
 from mmkd.losses.functional import (
     above_zero,
     cosines,
@@ -190,6 +190,7 @@ class DISTLoss(Loss):
         check_positive('tau', tau)
         check_non_negative('inter', inter)
         check_non_negative('intra', intra)
+        check_one_counts('DISTLoss', inter=inter, intra=intra)
         self.tau, self.inter, self.intra = tau, inter, intra
 
     def forward(

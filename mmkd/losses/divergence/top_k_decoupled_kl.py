@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_distributions
+from mmkd.losses.checks import check_distributions, check_one_counts
 from mmkd.losses.divergence.split import split_kl
 from mmkd.losses.functional import counted, fill_masked, no_autocast, weighted_mean, widen
 from mmkd.registry import MODELS
@@ -122,6 +122,8 @@ class TopKDecoupledKLLoss(Loss):
         super().__init__(loss_weight, loss_name)
         check_positive('tau', tau)
         _check_split(k, weights)
+        masses, within, rest = weights
+        check_one_counts('TopKDecoupledKLLoss', masses=masses, within=within, rest=rest)
         self.k, self.weights, self.tau = k, tuple(weights), tau
 
     def forward(
