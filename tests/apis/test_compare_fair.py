@@ -167,7 +167,7 @@ def test_a_best_config_that_was_edited_is_left(teacher: str, tmp_path: Path, for
     best.write_text(best.read_text().replace('lr=', 'lr=7 * '))
     edited = best.read_text()
     said = ' '.join(told(work, table_only=True)[1].split())
-    assert f'{best} was edited, and is left' in said
+    assert f'{best} is not as it was written, and is left' in said
     assert best.read_text() == edited
 
 

@@ -562,6 +562,7 @@ def _copy_best(results: Results, work_dir: Path, best: str | None) -> str:
     about = f'# {best}: the best of a comparison on the validation set; a copy of {source.name}\n'
     path = work_dir / BEST
     if path.exists() and not is_unedited(path.read_text(encoding='utf-8'), SIGNED):
-        return f'whose config is {source.as_posix()}: {path.as_posix()} was edited, and is left'
+        yours = f'{path.as_posix()} is not as it was written, and is left (remove it to have it)'
+        return f'whose config is {source.as_posix()}: {yours}'
     write_atomically(sign(f'{about}{cfg.pretty_text.rstrip()}\n', SIGNED).encode(), path)
     return path.as_posix()
