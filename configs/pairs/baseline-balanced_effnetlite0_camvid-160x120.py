@@ -12,7 +12,7 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-6, begin=0, end=16, by_epoch=False),
     dict(type='PolyLR', power=0.9, eta_min=0, begin=16, by_epoch=False),
 ]
-train_cfg = dict(max_iters=160, val_interval=160)
+train_cfg = dict(max_iters=160)
 # without TeacherCheckHook: mmkd compare tests the teacher once for all rows
 custom_hooks = [
     dict(type='mmkd.LengthCheckHook'),

@@ -85,6 +85,7 @@ def plain(value: Any) -> Any:
             'cfg',
             'experiment_name',
             'mmkd_run_record',
+            'mmkd_students',  # their configs, with the paths of the data
             *['iter'] * ('mmkd_validated' in value),
         )
         return {
