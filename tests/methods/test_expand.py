@@ -269,6 +269,15 @@ def test_an_objective_beside_phases_joins_that_of_the_students_own_losses() -> N
     assert [phase['name'] for phase in made['phases']] == ['logit', 'feature', 'critic']
 
 
+def test_of_an_optimizer_for_each_peer_each_takes_the_objectives_of_its_own() -> None:
+    """The gradient of another peer's objective would reach nothing in it."""
+    model = {**peers('afd'), 'method': [dict(type='afd', apart=True), 'kdcl']}
+    phases = {phase['name']: phase for phase in expand(model)[0]['phases']}
+    for name, own in (('a', ['logit_a', 'logit0']), ('b', ['logit_b', 'logit1'])):
+        assert phases[name]['task'] == [name]
+        assert phases[name]['objectives'] == own
+
+
 def test_options_of_a_part_that_a_method_makes_anew_are_in_it_once() -> None:
     own = {'model.decode_head.dropout_ratio': 0.25, 'model.pretrained': None}
     student = dict(model=segmentor(4), cfg_options=own)
