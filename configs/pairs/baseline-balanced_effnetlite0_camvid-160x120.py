@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/models/camvid_effnetlite0-balanced.py',
     '../_base_/datasets/camvid_160x120.py',
     '../_base_/schedules/schedule_camvid-pretrained.py',
-    '../_base_/runtime.py',
+    '../_base_/runtime_comparison.py',
 ]
 model = dict(data_preprocessor=dict(size=(72, 96)))
 optim_wrapper = dict(type='OptimWrapper')
@@ -13,12 +13,3 @@ param_scheduler = [
     dict(type='PolyLR', power=0.9, eta_min=0, begin=16, by_epoch=False),
 ]
 train_cfg = dict(max_iters=160)
-# without TeacherCheckHook: mmkd compare tests the teacher once for all rows
-custom_hooks = [
-    dict(type='mmkd.LengthCheckHook'),
-    dict(type='mmkd.ExactResumeHook'),
-    dict(type='mmkd.NaNStopHook'),
-    dict(type='mmkd.ExportStudentHook'),
-    dict(type='mmkd.RunRecordHook'),
-    dict(type='mmkd.VocabularyHook'),
-]

@@ -4,16 +4,7 @@ _base_ = [
     '../_base_/models/camvid_pspnet-r18-half.py',
     '../_base_/datasets/camvid_160x120.py',
     '../_base_/schedules/schedule_camvid.py',
-    '../_base_/runtime.py',
+    '../_base_/runtime_comparison.py',
 ]
 model = dict(data_preprocessor=dict(size=(72, 96)))
 train_cfg = dict(max_iters=160)
-# without TeacherCheckHook: mmkd compare tests the teacher once for all rows
-custom_hooks = [
-    dict(type='mmkd.LengthCheckHook'),
-    dict(type='mmkd.ExactResumeHook'),
-    dict(type='mmkd.NaNStopHook'),
-    dict(type='mmkd.ExportStudentHook'),
-    dict(type='mmkd.RunRecordHook'),
-    dict(type='mmkd.VocabularyHook'),
-]

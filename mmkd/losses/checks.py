@@ -215,4 +215,4 @@ def check_one_counts(loss: str, **factors: float) -> None:
     """
     if not any(factors.values()):
         named = ' and '.join(f'{name}={value:g}' for name, value in factors.items())
-        raise ValueError(f'{loss} of {named} teaches nothing; mend: one of them above 0')
+        raise ValueError(f'{loss} with {named} learns nothing. Mend: one of them above 0')

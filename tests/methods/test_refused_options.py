@@ -134,16 +134,16 @@ def test_what_is_out_of_range(name: str, options: dict, said: str) -> None:
 @pytest.mark.parametrize(
     ('name', 'options', 'said'),
     [
-        ('dist', dict(intra=0, inter=0), 'DISTLoss of inter=0 and intra=0 teaches nothing'),
-        ('dkd', dict(alpha=0, beta=0), 'DecoupledKLLoss of alpha=0 and beta=0 teaches nothing'),
-        ('gdkd', dict(weights=(0, 0, 0)), 'masses=0 and within=0 and rest=0 teaches nothing'),
+        ('dist', dict(intra=0, inter=0), 'DISTLoss with inter=0 and intra=0 learns nothing'),
+        ('dkd', dict(alpha=0, beta=0), 'DecoupledKLLoss with alpha=0 and beta=0 learns nothing'),
+        ('gdkd', dict(weights=(0, 0, 0)), 'masses=0 and within=0 and rest=0 learns nothing'),
     ],
 )
 def test_factors_that_are_all_0(name: str, options: dict, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         plan_of(name, options, replace(PAIR, method=name))
     two = replace(PAIR, task=Segmentation(2), method='dist')  # its inter is 0 by itself
-    with pytest.raises(ValueError, match='DISTLoss of inter=0 and intra=0'):
+    with pytest.raises(ValueError, match='DISTLoss with inter=0 and intra=0'):
         plan_of('dist', dict(intra=0), two)
 
 

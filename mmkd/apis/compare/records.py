@@ -21,7 +21,7 @@ from mmkd.utils.work_dir import newest_of_run
 
 ITERATION = re.compile(r'_iter_(\d+)\.pth$')
 RESULT, TRAINED = 'result.json', 'trained.json'
-SIGNED = '# mmkd compare: '  # begins a config of a run, before the digest of its settings
+SIGNED = '# mmkd compare: '  # before a digest: of a run's settings, of best.py as it was written
 
 
 def config_path(folder: Path) -> Path:

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmkd.apis.compare.plot import ROWS, draw, draw_rows
 from mmkd.apis.compare.recipes import digests_of_sets
-from mmkd.apis.compare.records import RESULT, config_path, read_note, write_note
+from mmkd.apis.compare.records import RESULT, SIGNED, config_path, read_note, write_note
 from mmkd.apis.compare.rows import (
     ENOUGH,
     Difference,
@@ -34,7 +34,6 @@ from mmkd.utils.signed import is_unedited, sign
 
 NAME = 'compare'
 BEST = 'best.py'
-SIGNED = '# mmkd compare: '  # its last line, which tells whether it was edited
 SEED = re.compile(r'seed_(\d+)')
 Records = dict[int, dict[str, Any]]  # of a row, by seed
 

@@ -56,9 +56,9 @@ class Teacher(Run):
         _refuse_two_stages(model, member.options, member.where)
         super().__init__(member, model, Taps(model, taps, member.where))
         self.mode = frozen_mode(model)
-        self.size = member.options.get('input_size')
+        self.size, self.task = member.options.get('input_size'), task_of(model)
         if member.options.get('fuse_bn'):
-            size = self.size or task_of(model).size_for(source)
+            size = self.size or self.task.size_for(source)
             fuse_bn(self.taps, size, self.forward)
         model.requires_grad_(False)
         # Before the cast: mean and standard deviation would be rounded with the weights.
@@ -110,7 +110,7 @@ class Teacher(Run):
         if self.size is None:
             return batch.data_samples
         old = batch.inputs.shape[2:]
-        return task_of(self.model).resized(batch.data_samples, old, self.size)
+        return self.task.resized(batch.data_samples, old, self.size)
 
     def run(self, batch: Batch) -> tuple[dict[str, Any], dict[str, Any]]:
         """Run once without noise; return tap name -> tensor, and no losses."""

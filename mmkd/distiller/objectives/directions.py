@@ -1,6 +1,6 @@
 """Which way lists of maps run: stages of two backbones that are compared one by one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 from math import prod
 from typing import Any
@@ -30,7 +30,9 @@ def check_directions(objectives: Mapping[str, Any], runs: Mapping[str, Any], see
     """
     lists: dict[Lists, list[Compared]] = {}
     for name, objective in objectives.items():
-        for modules, own, other in _compared(objective, runs, seen):
+        found = _compared(objective, runs, seen)
+        if found is not None:
+            modules, own, other = found
             lists.setdefault(modules, []).append((name, own, other))
     for (student, teacher), compared in lists.items():
         for (one, own, other), (next_one, next_own, next_other) in combinations(compared, 2):
@@ -46,19 +48,20 @@ def check_directions(objectives: Mapping[str, Any], runs: Mapping[str, Any], see
 
 def _compared(
     objective: Any, runs: Mapping[str, Any], seen: Record
-) -> Iterator[tuple[Lists, int, int]]:
+) -> tuple[Lists, int, int] | None:
+    """Return of which modules an objective compares one map each, and their places."""
     reads = objective.reads
     if not {'student', 'teacher'} <= set(reads.members):
-        return
+        return None
     both = [reads['student'], reads['teacher']]
     if not all(isinstance(one, str) and one.partition('.')[0] in runs for one in both):
-        return
+        return None
     values = [follow(one, seen) for one in both]
     if not all(isinstance(one, Tensor) and one.dim() > 3 for one in values):
-        return
-    modules = [_module(one, runs) for one in both]
-    places = [prod(one.shape[2:]) for one in values]
-    yield (modules[0], modules[1]), places[0], places[1]
+        return None
+    student, teacher = (_module(one, runs) for one in both)
+    own, other = (prod(one.shape[2:]) for one in values)
+    return (student, teacher), own, other
 
 
 def _module(reference: str, runs: Mapping[str, Any]) -> str:

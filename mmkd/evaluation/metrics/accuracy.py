@@ -1,6 +1,7 @@
 """Accuracy of classifiers in percent."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -47,7 +48,8 @@ class Accuracy(BaseMetric):
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Note of every sample how many classes come before its own; None where none counts."""
-        counted = [sample for sample in data_samples if _counts(sample)]
+        counts = [_counts(sample) for sample in data_samples]
+        counted = list(compress(data_samples, counts))
         for sample in counted:
             for key in ('pred_score', LABEL):
                 if key not in sample:
@@ -58,7 +60,7 @@ class Accuracy(BaseMetric):
                     )
         ahead = iter(self._ahead(counted) if counted else [])
         # An entry a sample, in order: what the ranks gather is cut to the size of the data set.
-        self.results += [next(ahead) if _counts(sample) else None for sample in data_samples]
+        self.results += [next(ahead) if counting else None for counting in counts]
 
     def _ahead(self, samples: list[dict]) -> list[int]:
         scores = torch.stack([sample['pred_score'] for sample in samples])

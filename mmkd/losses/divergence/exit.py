@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from mmkd.losses.base import Loss, Map, OfBatch
-from mmkd.losses.checks import check_labels, check_mask, check_weight, shape_of
+from mmkd.losses.checks import check_labels, check_mask, check_one_counts, check_weight, shape_of
 from mmkd.losses.divergence.boosted_target_ce import boosted_target_ce
 from mmkd.losses.divergence.mixed_target_ce import mixed_target_ce
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
@@ -93,8 +93,7 @@ class ExitLoss(Loss):
         check_non_negative('ce', ce)
         check_non_negative('kd', kd)
         check_positive('tau', tau)
-        if not ce and not kd:
-            raise ValueError('an exit with ce=0 and kd=0 learns nothing. Mend: one of them above 0')
+        check_one_counts('an exit', ce=ce, kd=kd)
         self.ce, self.kd, self.tau, self.ignore_index = ce, kd, tau, ignore_index
         self.power = power
         self.head = None

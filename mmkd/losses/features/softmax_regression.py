@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from mmkd.losses.base import Loss, Map
-from mmkd.losses.checks import check_logits, shape_of
+from mmkd.losses.checks import check_logits, check_one_counts, shape_of
 from mmkd.losses.divergence.pixel_wise_kl import pixel_wise_kl
 from mmkd.losses.features.point_wise import point_wise
 from mmkd.registry import MODELS
@@ -90,10 +90,7 @@ def _check(feature: float, logits: float, penalty: str, tau: float) -> None:
     check_non_negative('logits', logits)
     check_choice('penalty', penalty, PENALTIES)
     check_positive('tau', tau)
-    if not feature and not logits:
-        raise ValueError(
-            f'{NAME} with feature=0 and logits=0 learns nothing. Mend: one of them above 0'
-        )
+    check_one_counts(NAME, feature=feature, logits=logits)
 
 
 def _check_sizes(

@@ -130,9 +130,9 @@ class HFVisionBackbone(BaseModule):
             settings: Arguments, ``pretrained`` among them.
         """
         library = transformers('HFVisionBackbone')
-        folders = [settings[key] for key in ('config', 'pretrained') if settings.get(key)]
-        folders = [path for path in folders if isinstance(path, str)]
-        config = settings.get('config') or folders[0]
+        config, pretrained = settings.get('config'), settings.get('pretrained')
+        folders = [path for path in (config, pretrained) if isinstance(path, str)]
+        config = config or folders[0]
         if isinstance(config, str):
             config = read_settings(library, config, {}, 'dinov2').to_dict()
         mean, std = _statistics(folders, settings.get('mean'), settings.get('std'))
