@@ -15,7 +15,7 @@ from mmkd.apis.pairing import RUN, Pairing, write_config
 from mmkd.apis.prepare import prepare_config
 from mmkd.apis.runs import (
     NoteBegin,
-    begun_otherwise,
+    begun_by,
     digest_of,
     digest_of_file,
     read_note,
@@ -134,16 +134,20 @@ def _train(
 ) -> dict[str, Any]:
     """Train, unless the run is finished, then test; return what the test says."""
     folder = Path(cfg.work_dir)
+    begun = None if overwrite else begun_by(folder)
     last = None if overwrite else latest_checkpoint(_checkpoints(cfg))
     finished = last if _is_finished(folder, last, settings) else None
     if finished:
         cfg.load_from = finished
         console.print(f'trained already: {finished}', markup=False, soft_wrap=True)
     elif last:
-        if begun_otherwise(folder, settings):
+        if begun not in (None, settings):
             raise FileExistsError(_OTHERS.format(folder, 'begun'))
         cfg.resume = True
         console.print(f'goes on from {last}', markup=False, soft_wrap=True)
+    elif begun == settings:
+        overwrite = True
+        console.print('left before its first checkpoint: it begins anew', markup=False)
     cfg.overwrite = overwrite
     prepare_config(cfg, amp=amp)
     if not finished:

@@ -14,7 +14,7 @@ from mmkd.apis.prepare import is_distiller, prepare_config
 from mmkd.apis.report import digits
 from mmkd.apis.runs import (
     NoteBegin,
-    begun_otherwise,
+    begun_by,
     digest_of,
     digest_of_file,
     read_note,
@@ -82,7 +82,8 @@ def read_member(cfg: Config, amp: bool = False) -> dict[str, Any] | None:
     folder, recipe, length = Path(cfg.work_dir), _recipe(cfg, amp), _length(cfg)
     note = read_note(folder, ('checkpoint', 'length', 'settings', 'metrics'), 'member')
     if note is None:
-        if (folder / 'last_checkpoint').is_file() and begun_otherwise(folder, _begin(cfg, amp)):
+        others = begun_by(folder) not in (None, _begin(cfg, amp))
+        if others and (folder / 'last_checkpoint').is_file():
             raise SystemExit(_OTHERS.format(folder))
         return None
     if note['settings'] != recipe or set(note['length']) != set(length):
@@ -129,6 +130,8 @@ def train_member(
     cfg.resume = (folder / 'last_checkpoint').is_file()
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead
+    else:  # of one that was left before its first checkpoint, the best so far may lie there
+        cfg.overwrite = begun_by(folder) == _begin(cfg, amp)
     runner = build_runner(prepare_config(cfg, launcher, amp), verbose)
     runner.register_hook(NoteBegin(_begin(cfg, amp)))
     train(runner)

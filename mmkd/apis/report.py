@@ -3,14 +3,14 @@
 import html
 import re
 import statistics
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from textwrap import fill
-from typing import Any
 
-from mmkd.apis.results import Row
+from mmkd.apis.results import Row, Run
 from mmkd.engine.hooks.run_record import FILE
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.averages import spread
@@ -244,13 +244,31 @@ def _conditions(rows: Sequence[Row], less: bool) -> list[str]:
     early = ', '.join(text(row.label) for row in rows if row.is_tested_before)
     if early:
         lines.append(f'Tested before the training ended, so not its last weights: {early}.')
-    budgets = {row.label: _budgets(row) for row in rows}
-    within = any(len(values) > 1 for values in budgets.values())
-    lines += _differ('Budgets differ (iterations × batch × processes)', budgets, within)
-    images = {row.label: _images(row) for row in rows}
+    budgets = _by_row(rows, _budget)
+    lines += _differ('Budgets differ (iterations × batch × processes)', budgets, _varies(budgets))
+    images = _by_row(rows, _images)
     lines += _differ('Images with and without labels', images, any(images.values()))
+    tests = _by_row(rows, _tested_on)
+    lines += _differ('Tests differ (data set × images)', tests, _varies(tests))
+    ways = _by_row(rows, _pipeline)
+    if len(set(chain.from_iterable(ways.values()))) > 1:
+        lines.append('Test pipelines differ, so images are not of one size or one preparation.')
     lines += _differ('Seeds differ', {row.label: _seeds(row) for row in rows if len(row.runs) > 1})
     return lines
+
+
+def _by_row(rows: Sequence[Row], read: Callable[[Run], str | None]) -> dict[str, list[str]]:
+    """Return what is read of the runs of each row, once each; nothing of runs without it."""
+    return {row.label: sorted(set(filter(None, map(read, row.runs)))) for row in rows}
+
+
+def _tested_on(run: Run) -> str:
+    known = [text(run.tested_on[key]) for key in ('dataset', 'images') if key in run.tested_on]
+    return ' × '.join(known)
+
+
+def _pipeline(run: Run) -> str:
+    return str(run.tested_on.get('pipeline', ''))
 
 
 def _count(rows: Sequence[Row]) -> str:
@@ -267,28 +285,27 @@ def _differ(title: str, values: dict[str, list[str]], always: bool = False) -> l
     return [f'{title}: {"; ".join(f"{label} {known}" for label, known in told.items())}.']
 
 
+def _varies(values: dict[str, list[str]]) -> bool:
+    return any(len(known) > 1 for known in values.values())
+
+
 def _seeds(row: Row) -> list[str]:
     return sorted(text(run.record.get('seed', '?')) for run in row.runs if run.record)
 
 
-def _images(row: Row) -> list[str]:
+def _images(run: Run) -> str | None:
     """Return how many images had labels and how many had none, where some had none."""
-    told = set()
-    for run in row.runs:
-        found = (run.record or {}).get('images')
-        if isinstance(found, dict):
-            own, others = (text(found.get(kind, '?')) for kind in ('labelled', 'unlabelled'))
-            told.add(f'{own} + {others}')
-    return sorted(told)
+    found = run.record.get('images')
+    if not isinstance(found, dict):
+        return None
+    return ' + '.join(text(found.get(kind, '?')) for kind in ('labelled', 'unlabelled'))
 
 
-def _budgets(row: Row) -> list[str]:
-    return sorted({_budget(run.record) for run in row.runs if run.record})
-
-
-def _budget(record: dict[str, Any]) -> str:
-    budget = ' × '.join(text(record.get(key, '?')) for key in BUDGET)
-    steps = record.get('accumulative_counts', 1)
+def _budget(run: Run) -> str | None:
+    if not run.record:
+        return None
+    budget = ' × '.join(text(run.record.get(key, '?')) for key in BUDGET)
+    steps = run.record.get('accumulative_counts', 1)
     return budget if steps == 1 else f'{budget}, a step every {steps}'
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmkd.engine.hooks.run_record import FILE, PER_CLASS
+from mmkd.engine.hooks.run_record import FILE, PER_CLASS, TESTED_ON
 from mmkd.utils.checks import nearest
 
 TIME = re.compile(r'\d{8}_\d{6}')
@@ -26,6 +26,8 @@ class Run:
         record: What mmkd train wrote of it.
         per_class: Metric -> class -> value of that test; nothing of tests before they were stored.
         tested: When that test began, as its folder is called.
+        tested_on: Data set, images and pipeline of that test; nothing of tests before they were
+            stored.
     """
 
     folder: Path
@@ -33,6 +35,7 @@ class Run:
     record: dict[str, Any] = field(default_factory=dict)
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
     tested: str = ''
+    tested_on: dict[str, Any] = field(default_factory=dict)
 
     @property
     def is_tested_before(self) -> bool:
@@ -153,12 +156,13 @@ def _read_run(folder: Path) -> Run:
         if _is_number(value) and key not in ('time', 'data_time')
     }
     per_class = _read_per_class(newest.parent / PER_CLASS)
-    return Run(folder, metrics, _read_record(folder / FILE), per_class, newest.stem)
+    tested_on = _read_dict_or_none(newest.parent / TESTED_ON, 'test it again')
+    return Run(folder, metrics, _read_record(folder / FILE), per_class, newest.stem, tested_on)
 
 
 def _read_per_class(path: Path) -> dict[str, dict[str, float]]:
     """Return what the test wrote of single classes; those without a value are left out."""
-    found = _read_dict(path, 'test it again') if path.is_file() else {}
+    found = _read_dict_or_none(path, 'test it again')
     values = {metric: classes for metric, classes in found.items() if isinstance(classes, dict)}
     return {metric: _finite(classes) for metric, classes in values.items()}
 
@@ -204,7 +208,7 @@ def _is_number(value: Any) -> bool:
 def _read_record(path: Path) -> dict[str, Any]:
     """Return what mmkd train wrote of a run; nothing where it wrote nothing."""
     mend = 'train it again, or remove that file'
-    record = _read_dict(path, mend) if path.is_file() else {}
+    record = _read_dict_or_none(path, mend)
     for key in TIMES:
         if key in record and not is_finite(record[key]):
             raise ValueError(
@@ -216,6 +220,10 @@ def _read_record(path: Path) -> dict[str, Any]:
                 f'{path}: {key} must be a text or a number, got {record[key]!r:.60}. Mend: {mend}'
             )
     return record
+
+
+def _read_dict_or_none(path: Path, mend: str) -> dict[str, Any]:
+    return _read_dict(path, mend) if path.is_file() else {}
 
 
 def _read_dict(path: Path, mend: str) -> dict[str, Any]:

@@ -55,12 +55,12 @@ class NoteBegin(Hook):
         write_atomically(json.dumps(dict(settings=self.settings)).encode(), folder / BEGUN)
 
 
-def begun_otherwise(folder: str | Path, settings: str) -> bool:
-    """Return whether the run in a folder began by other settings, as far as a note says so."""
+def begun_by(folder: str | Path) -> str | None:
+    """Return the digest of the settings by which the run in a folder began; None without a note."""
     try:
-        return json.loads((Path(folder) / BEGUN).read_text())['settings'] != settings
+        return str(json.loads((Path(folder) / BEGUN).read_text())['settings'])
     except (OSError, ValueError, TypeError, KeyError):
-        return False
+        return None
 
 
 def write_note(folder: str | Path, note: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ mmengine only logs what does not fit, and goes on with random weights.
 
 from collections.abc import Iterable
 from inspect import signature
+from itertools import chain
 from typing import Any
 
 from mmengine.config import Config
@@ -190,9 +191,16 @@ def _check_optimizer(path: str, key: str, optimizer: Any, groups: list[dict]) ->
     kind = OPTIMIZERS.get(optimizer['type']) if isinstance(optimizer, dict) and groups else None
     if kind is None:
         return
-    foreign = sorted(set(groups[0]) - _GROUP_KEYS - set(signature(kind).parameters))
+    settings = chain.from_iterable(signature(one).parameters for one in _kinds())
+    # what is no optimizer's is a constructor's: lr_mult of paramwise_cfg, lr_scale of layer decay
+    noted = set(groups[0]) & set(settings)
+    foreign = sorted(noted - _GROUP_KEYS - set(signature(kind).parameters))
     if foreign:
         raise ValueError(
             f'{path} cannot be resumed by this config: {key} is {optimizer["type"]}, which has no '
             f'{", ".join(foreign)}, as the optimizer had that wrote it. {_OTHER}'
         )
+
+
+def _kinds() -> Iterable[Any]:
+    return OPTIMIZERS.module_dict.values()

@@ -22,7 +22,7 @@ from mmkd.apis.distill import distill
 from mmkd.apis.launch import build_runner, load_config
 from mmkd.apis.pairing import Pairing, config_text, read_method, write_config
 from mmkd.apis.prepare import prepare_config
-from mmkd.apis.runs import NoteBegin, begun_otherwise, digest_of_file
+from mmkd.apis.runs import NoteBegin, begun_by, digest_of_file
 from mmkd.engine.hooks import SafeCheckpointHook
 from mmkd.utils.config_file import read_config
 
@@ -572,6 +572,35 @@ def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch
     assert (folder / 'iter_4.pth').is_file()
 
 
+@pytest.mark.slow
+def test_a_run_that_was_left_before_its_first_checkpoint_begins_anew(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best weights so far have no optimizer beside them; those of other settings stay."""
+    checkpoint = teach(place)
+    best = {'train_cfg.val_interval': 1, 'default_hooks.checkpoint.save_best': 'mIoU'}
+    monkeypatch.setattr(sys.modules[__name__], 'OPTIONS', OPTIONS | best)
+
+    def stop(runner: Any) -> None:
+        runner.register_hook(StopAt(3))
+        runner.train()
+
+    with monkeypatch.context() as patch:
+        patch.setattr('mmkd.apis.distill.train', stop)
+        with pytest.raises(KeyboardInterrupt):
+            run(checkpoint)
+    folder = Path('work_dirs/student_kd/run')
+    assert not list(folder.glob('iter_*.pth'))
+    (found,) = folder.glob('best_mIoU_*.pth')
+    with pytest.raises(FileExistsError, match='holds a run already'):
+        run(checkpoint, amp=True)
+    assert found.is_file()
+    done, said = run(checkpoint)
+    assert done, said
+    assert 'left before its first checkpoint: it begins anew' in said
+    assert (folder / 'iter_4.pth').is_file()
+
+
 HOLD = "import sys; from mmkd.utils.work_dir import hold; hold(sys.argv[1]); print('held'); input()"
 
 
@@ -602,14 +631,13 @@ def test_a_run_that_another_command_begins_anew_loses_the_note_of_the_first(plac
     (folder / 'begun.json').write_text('{"settings": "one"}')
     options = {**OPTIONS, 'train_cfg.max_iters': 2, 'param_scheduler': None}
     runner = build_runner(prepare_config(load_config(TEACHER, options, str(folder))), verbose=False)
-    assert begun_otherwise(folder, 'two')
+    assert begun_by(folder) == 'one'
     (saving,) = (hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook))
     assert runner.train_loop  # made by now, which says that this is no test
     saving.before_run(runner)
     assert not (folder / 'begun.json').exists()
     NoteBegin('two').before_train(runner)
-    assert begun_otherwise(folder, 'one')
-    assert not begun_otherwise(folder, 'two')
+    assert begun_by(folder) == 'two'
     saving.after_run(runner)
 
 

@@ -1,6 +1,8 @@
 """mmkd report: tables by value, from folders as the tools write them."""
 
+import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -109,6 +111,28 @@ def test_unequal_budgets_and_missing_records_are_told(work: Path) -> None:
         in table
     )
     assert table.splitlines()[4].endswith('| 40.00 | 40.00 | ? |')
+
+
+def test_tests_of_other_images_are_told(tmp_path: Path) -> None:
+    """Of another set, of a part of it, or of another size; a test from before may be of any."""
+
+    def table(**tests: tuple) -> str:
+        for name, (dataset, images, size) in tests.items():
+            write_run(tmp_path / name, 40.0)
+            on = tmp_path / name / 'test/20260101_000000/tested_on.json'
+            on.write_text(json.dumps(dict(dataset=dataset, images=images, pipeline=f'[{size}]')))
+        write_run(tmp_path / 'old', 41.0)
+        rows = [read_row(str(tmp_path / name)) for name in ('old', *tests)]
+        shutil.rmtree(tmp_path / 'old')
+        return markdown(rows).splitlines()[-1]
+
+    assert 'est' not in table(a=('CamVid', 233, 96), b=('CamVid', 233, 96)).split('mmkd:')[1]
+    assert table(c=('CamVid', 233, 96), d=('CamVid', 60, 96)).endswith(
+        'Tests differ (data set × images): c CamVid × 233; d CamVid × 60.'
+    )
+    assert table(e=('CamVid', 233, 96), f=('CamVid', 233, 48)).endswith(
+        'Test pipelines differ, so images are not of one size or one preparation.'
+    )
 
 
 @pytest.mark.parametrize(

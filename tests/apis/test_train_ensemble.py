@@ -104,6 +104,14 @@ def test_members(
     # both runs write into one file where they begin in the same second
     assert [json.loads(line)['iter'] for line in lines if '"loss"' in line] == [1, 2, 2]
 
+    # One that was left before its first checkpoint begins anew, whatever was the best so far.
+    for name in ('done.json', 'last_checkpoint', 'iter_1.pth'):
+        (work / 'seed_1' / name).unlink()
+    (work / 'seed_1/iter_2.pth').rename(work / 'seed_1/best_mIoU_iter_2.pth')
+    call(monkeypatch, *arguments)
+    capsys.readouterr()
+    assert equal(members[1], weights(work / 'seed_1/iter_2.pth'))
+
     # The printed lines are an ensemble's members, which mmkd test evaluates by a config alone.
     teachers = eval(first[first.index('teachers=dict(') :].removeprefix('teachers='))
     assert [Path(t['checkpoint']).name for t in teachers.values()] == ['iter_2.pth'] * 2

@@ -90,6 +90,21 @@ def test_resume_is_exact(tmp_path: Path, workers: int) -> None:
     assert differences(middle['state_dict'], one['state_dict'])  # it did train on
 
 
+def test_a_run_whose_weights_have_rates_of_their_own_goes_on(tmp_path: Path) -> None:
+    """mmengine notes what custom_keys say among the settings of an optimizer, which has no such."""
+
+    def config(max_iters: int) -> Any:
+        cfg = run_config(tmp_path, max_iters=max_iters)
+        own = dict(type='AdamW', lr=1e-3, weight_decay=0.01)
+        keys = dict(custom_keys=dict(backbone=dict(lr_mult=0.2, decay_mult=0.0)))
+        cfg.optim_wrapper.student = dict(type='OptimWrapper', optimizer=own, paramwise_cfg=keys)
+        return cfg
+
+    train(config(2))
+    noted = checkpoint(train(config(4), resume=True), 'iter_4.pth')['optimizer']['student']
+    assert {'lr_mult', 'decay_mult'} <= set(noted['param_groups'][0])
+
+
 # ---------------------------------------------------------------- what checkpoints hold
 
 

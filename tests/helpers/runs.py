@@ -11,7 +11,7 @@ from helpers.tiny import distiller, holistic, objectives, segmentor
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmkd.apis.launch import build_runner
+from mmkd.apis import launch
 from mmkd.apis.prepare import prepare_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +154,6 @@ def run_config(
 def train(cfg: Config, resume: bool = False) -> Runner:
     """Train as mmkd train does."""
     cfg.resume = resume
-    runner = build_runner(prepare_config(cfg))
-    runner.train()
+    runner = launch.build_runner(prepare_config(cfg))
+    launch.train(runner)
     return runner

@@ -11,6 +11,7 @@ from time import perf_counter, strftime
 from typing import Any
 
 import torch
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
@@ -20,10 +21,12 @@ from mmengine.runner import Runner
 from mmkd.engine.hooks.unlabelled import UnlabelledHook
 from mmkd.registry import HOOKS
 from mmkd.utils.atomic import write_atomically
+from mmkd.utils.pipelines import find_pipeline
 from mmkd.utils.timing import environment
 
 FILE = 'run.json'
 PER_CLASS = 'per_class.json'
+TESTED_ON = 'tested_on.json'
 
 
 @HOOKS.register_module()
@@ -37,7 +40,7 @@ class RunRecordHook(Hook):
 
     After a test, ``per_class.json`` in its folder of logs says what a metric found of each class:
     metric -> class -> value, null of a class that is not there. A metric with a prefix has it here
-    too.
+    too. ``tested_on.json`` says what was tested on: the data set, how many images, the pipeline.
 
     ``seconds`` is wall time with validations, checkpoints and what hooks do before the training
     (fit a vocabulary, check teachers), ``cpu_seconds`` what the processor worked for it, in this
@@ -121,7 +124,13 @@ class RunRecordHook(Hook):
 
     @master_only
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Write what the test found of each class; nothing of several students at once."""
+        """Write what was tested on, and what was found of each class but of several students."""
+        data = runner.test_loop.dataloader.dataset
+        pipeline = repr(_test_pipeline(runner.cfg))
+        tested: dict[str, Any] = dict(dataset=type(data).__name__, pipeline=pipeline)
+        if hasattr(data, '__len__'):
+            tested['images'] = len(data)
+        write_atomically(json.dumps(tested, indent=1).encode(), Path(runner.log_dir) / TESTED_ON)
         evaluator = getattr(runner.test_loop, 'evaluator', None)
         found: dict[str, dict[str, float | None]] = {}
         for metric in getattr(evaluator, 'metrics', ()):
@@ -141,6 +150,12 @@ class RunRecordHook(Hook):
             seconds=self.spent['seconds'] + perf_counter() - wall,
             cpu_seconds=self.spent['cpu_seconds'] + _processor_seconds() - processor,
         )
+
+
+def _test_pipeline(cfg: Config) -> Any:
+    loader = cfg.get('test_dataloader')
+    plain = Config(loader).to_dict() if isinstance(loader, dict) else {}  # else built already
+    return find_pipeline(plain.get('dataset'))
 
 
 def _number(noted: Any) -> float:

@@ -52,15 +52,18 @@ def test_seed_budget_hardware_and_versions(tmp_path: Path) -> None:
     assert record['log'] <= record['ended'] <= time.strftime('%Y%m%d_%H%M%S')
 
 
-def test_two_metrics_of_classes_are_apart_by_their_prefixes(tmp_path: Path) -> None:
+def test_a_test_says_what_it_was_on_and_tells_metrics_of_classes_apart(tmp_path: Path) -> None:
     def metric(prefix: str | None, wall: float) -> SimpleNamespace:
         name = f'{prefix}/mIoU' if prefix else 'mIoU'
         found = dict(IoU=dict(wall=wall))
         return SimpleNamespace(prefix=prefix, per_class=found, per_class_of=(name,))
 
     metrics = [metric(None, 1.0), metric('day', 2.0), metric('night', 3.0)]
-    loop = SimpleNamespace(evaluator=SimpleNamespace(metrics=metrics))
-    runner = SimpleNamespace(test_loop=loop, log_dir=str(tmp_path))
+    images = SimpleNamespace(dataset=list(range(233)))
+    loop = SimpleNamespace(evaluator=SimpleNamespace(metrics=metrics), dataloader=images)
+    data = dict(dataset=dict(type='RepeatDataset', dataset=dict(pipeline=[dict(scale=(160, 120))])))
+    cfg = Config(dict(test_dataloader=data))
+    runner = SimpleNamespace(test_loop=loop, log_dir=str(tmp_path), cfg=cfg)
     values = {'mIoU': 1.0, 'day/mIoU': 2.0, 'night/mIoU': 3.0}
     RunRecordHook().after_test_epoch(runner, values)  # type: ignore[arg-type]
     assert json.loads((tmp_path / 'per_class.json').read_text()) == {
@@ -68,6 +71,9 @@ def test_two_metrics_of_classes_are_apart_by_their_prefixes(tmp_path: Path) -> N
         'day/IoU': dict(wall=2.0),
         'night/IoU': dict(wall=3.0),
     }
+    assert json.loads((tmp_path / 'tested_on.json').read_text()) == dict(
+        dataset='list', images=233, pipeline="[{'scale': (160, 120)}]"
+    )
 
 
 def test_steps_that_accumulate_and_a_config_without_randomness(tmp_path: Path) -> None:
