@@ -175,8 +175,10 @@ def _check_run(runner: Runner, content: Any, path: str) -> None:
             f'{path} cannot be resumed by this config: it holds weights of the objectives '
             f'{sorted(saved)}, the model of {sorted(own)}. {_OTHER}'
         )
-    states = content['optimizer']
-    for name, wrapper in optim_wrappers(runner.cfg.get('optim_wrapper')):
+    states, wrappers = content['optimizer'], dict(optim_wrappers(runner.cfg.get('optim_wrapper')))
+    if 'param_groups' in states and 'student' in wrappers:  # a critic's is left out where none is
+        wrappers = dict(student=wrappers['student'])
+    for name, wrapper in wrappers.items():
         state = states if 'param_groups' in states else states.get(name, {})
         _check_optimizer(
             path, wrapper_key(name), wrapper.get('optimizer'), state.get('param_groups') or []

@@ -296,7 +296,10 @@ def labelled(labels: Tensor, classes: int, ignore_index: int, mask: Tensor | Non
 
     >>> labelled(torch.tensor([[0, 255, 3]]), 3, 255)
     tensor([[ True, False, False]])
+    >>> labelled(torch.tensor([[0, 200, 255]], dtype=torch.uint8), 300, 255)
+    tensor([[ True,  True, False]])
     """
+    labels = labels.int() if labels.dtype == torch.uint8 else labels  # 256 would be 0 there
     known = (labels >= 0) & (labels < classes)
     if labels.dim() > 1:
         known = known & (labels != ignore_index)

@@ -65,10 +65,16 @@ def crosskd(
     if overlap is not None:
         check_choice('overlap', overlap, ('giou', 'log-iou'))
     if pair.kind == 'detection':
-        heads = [getattr(pair.models.get(one), 'bbox_head', None) for one in _members(pair)]
+        heads = [_dense_head(pair, one) for one in _members(pair)]
         levels = _Levels(pair, heads, _cut(pair, heads, depth), align)
         plan = levels.classes(tau, weight)
-        if edges and all(BOXES.get(type_of(head)) == 'bins' for head in heads):
+        ends = BOXES.get(type_of(heads[1])) == 'bins'
+        if not ends and edges not in (0, EDGES):
+            pair.fail(
+                f'edges are those of a teacher whose boxes are distributions (GFLHead), got '
+                f'{type_of(heads[1])} and edges={edges!r}. Mend: leave edges out'
+            )
+        if edges and ends:
             loss = dict(type='LocalizationKLLoss', tau=1.0, least=0.0)
             levels.add(plan, 'edges', loss, [f'auto:edges[{k}]' for k in levels.each], edges)
         if all(type_of(head) in BOXES for head in heads):
@@ -161,6 +167,17 @@ class _Levels:
         plan.objectives[f'crosskd_{name}'] = dict(
             loss=loss, reads=reads, teacher_head=head, weight=weight
         )
+
+
+def _dense_head(pair: Pair, member: str) -> Any:
+    model = pair.models.get(member)
+    if model is not None and not hasattr(model, 'bbox_head'):
+        pair.fail(
+            f'the heads of dense detectors are cut, a bbox_head of one stage (RetinaNet, FCOS, '
+            f'ATSS, GFL), and {member!r} is a {type_of(model)} without one. Mend: such detectors, '
+            'or pkd, which compares features'
+        )
+    return getattr(model, 'bbox_head', None)
 
 
 def _cut(pair: Pair, heads: list[Any], depth: int | None) -> int:

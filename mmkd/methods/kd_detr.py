@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmkd.methods.kd import type_of
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
@@ -41,6 +42,13 @@ def kd_detr(
         giou: Weight of their overlap.
         number: Of random queries; 0: the teacher's alone.
     """
+    for member in (pair.student, pair.teacher):
+        model = pair.models.get(member)
+        if model is not None and not hasattr(model, 'decoder'):
+            pair.fail(
+                f'the queries of a decoder are asked, and {member!r} is a {type_of(model)} without '
+                'one. Mend: two DETRs of mmdet; of dense detectors crosskd or pkd'
+            )
     decoder = getattr(pair.models.get(pair.student), 'decoder', None)
     layers = getattr(decoder, 'num_layers', None) or LAYERS
     if not getattr(decoder, 'return_intermediate', True):

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from mmkd.methods.pair import Pair
 from mmkd.methods.plan import Plan, needs
 from mmkd.registry import METHODS
@@ -82,6 +84,12 @@ def _for_maps(pair: Pair, channels: int | None, factor: int) -> dict[str, Any]:
     """Return the options that make a segmentor's head borrow."""
     student, teacher = (pair.models.get(one) for one in (pair.student, pair.teacher))
     own, theirs = (getattr(one, 'decode_head', None) for one in (student, teacher))
+    if isinstance(theirs, list | tuple | nn.ModuleList):
+        pair.fail(
+            f'{pair.teacher!r} has {len(theirs)} decode heads, one behind the other, and which of '
+            'them is to be borrowed is not known. Mend: a teacher with one decode_head; or cwd, '
+            'pkd, which compare maps'
+        )
     config = getattr(own, '_config', None)
     if not isinstance(config, Mapping) or not isinstance(channels, int):
         pair.fail(
@@ -97,6 +105,7 @@ def _for_maps(pair: Pair, channels: int | None, factor: int) -> dict[str, Any]:
         channels=channels,
         factor=factor,
         pretrained=_checkpoint(pair),
+        member=pair.teacher,
     )
     return {'model.decode_head': head}
 
@@ -126,6 +135,7 @@ def _for_images(pair: Pair, channels: int | None, factor: int) -> dict[str, Any]
         channels=channels,
         factor=factor,
         pretrained=_checkpoint(pair),
+        member=pair.teacher,
     )
     return dict(model=model)
 

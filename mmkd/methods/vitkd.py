@@ -8,6 +8,7 @@ from mmkd.registry import METHODS
 
 SIZE = 384 * 14 * 14  # channels of DeiT III-Small, the teacher, and patches of its images
 SHALLOW = 2
+PATCH = 16  # pixels of a side, where a backbone does not say
 
 
 @METHODS.register_module(name='vitkd')
@@ -40,7 +41,8 @@ def vitkd(
         mimic: Weight of each shallow layer; 0 leaves them out.
         generation: Weight of the last layer; 0 leaves it out.
         mask_ratio: Share that is masked.
-        grid: Height and width of the patches; None: square.
+        grid: Height and width of the patches; None: as the size of the data preprocessor and the
+            patches of the student say, or a square.
         regressor: Connector of the student.
     """
     if not mimic and not generation:
@@ -58,6 +60,7 @@ def vitkd(
         )
         taps[f'tokens{k}'] = f'auto:hidden[{k}]'
     if generation:
+        grid = _grid(pair) if grid is None else grid
         loss: dict[str, Any] = dict(
             type='MaskedGenerationLoss', mask_ratio=mask_ratio, fill='token', over='masked'
         )
@@ -71,3 +74,14 @@ def vitkd(
         )
         taps['last_tokens'] = 'auto:hidden[-1]'
     return Plan(objectives=objectives, taps=taps)
+
+
+def _grid(pair: Pair) -> tuple[int, int] | None:
+    """Return the grid of the patches of images that are no square, None of others."""
+    student = pair.models.get(pair.student)
+    size = getattr(getattr(student, 'data_preprocessor', None), 'size', None)
+    if not isinstance(size, list | tuple) or size[0] == size[1]:
+        return None
+    patch = getattr(getattr(student, 'backbone', None), 'patch_size', None) or PATCH
+    sides = patch if isinstance(patch, list | tuple) else (patch, patch)
+    return -(-size[0] // sides[0]), -(-size[1] // sides[1])

@@ -1,12 +1,11 @@
 """What models share that end in another network's classifier, behind a projector."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 from torch import Tensor, nn
 
 from mmkd.connectors.batch_norm import BatchNorm
-from mmkd.utils.checkpoints import load_state_dict_file
+from mmkd.utils.checkpoints import load_state_dict_file, select_member
 
 
 def bottleneck(channels: int, out_channels: int, factor: int) -> nn.Sequential:
@@ -38,7 +37,9 @@ def draw_bottleneck(projector: nn.Sequential) -> None:
             layer.reset_parameters()
 
 
-def borrow(classifier: nn.Module, pretrained: str, keys: Sequence[str], of: str) -> None:
+def borrow(
+    classifier: nn.Module, pretrained: str, keys: Sequence[str], of: str, member: str
+) -> None:
     """Load weight and bias of a classifier from the checkpoint of another network.
 
     Args:
@@ -46,13 +47,13 @@ def borrow(classifier: nn.Module, pretrained: str, keys: Sequence[str], of: str)
         pretrained: The checkpoint, of the model itself or of a run that distilled it.
         keys: Where such networks hold the classifier; the first one that is there is taken.
         of: What such a network is, for messages.
+        member: What it is called in the checkpoint of a run of several.
 
     Raises:
         RuntimeError: There is none, it has no bias, or it has other classes or channels.
     """
-    state = load_state_dict_file(pretrained)
-    places = [f'{prefix}{key}' for prefix in ('', 'students.student.') for key in keys]
-    place = next((one for one in places if f'{one}.weight' in state), None)
+    state = select_member(load_state_dict_file(pretrained), member)
+    place = next((one for one in keys if f'{one}.weight' in state), None)
     if place is None:
         raise RuntimeError(
             f'{pretrained} has no {keys[0]}.weight, so there is no classifier to borrow. Mend: the '
@@ -90,16 +91,16 @@ def check_whole(
     Args:
         state: Keys of what is loaded.
         own: What the keys of the parts begin with.
-        names: Of the parts.
+        names: Of the weights of these parts; numbers of batches may be missing.
         where: How the message calls their owner.
 
     Raises:
         RuntimeError: Names what is lacking.
 
-    >>> check_whole(['head.projector.0.weight'], 'head.', ['projector'], 'a head')
+    >>> check_whole(['head.projector.0.weight'], 'head.', ['projector.0.weight'], 'a head')
     """
-    there = {key.removeprefix(own).split('.')[0] for key in state if key.startswith(own)}
-    lacking: list[Any] = [name for name in names if name not in there]
+    needed = [name for name in names if not name.endswith('num_batches_tracked')]
+    lacking = dict.fromkeys(name.split('.')[0] for name in needed if f'{own}{name}' not in state)
     if lacking:
         raise RuntimeError(
             f'these weights lack the {" and the ".join(lacking)} of {where}, without which the '

@@ -158,6 +158,25 @@ def select_prefix(
     )
 
 
+def select_member(state_dict: Mapping[str, Tensor], name: str) -> Mapping[str, Tensor]:
+    """Take the weights of one network: of a run of several its own, all of any other file.
+
+    Args:
+        state_dict: names and tensors.
+        name: of the network; where the run has no student of that name, the one called student.
+
+    Raises:
+        KeyError: it is a run of other networks.
+
+    >>> state = {'students.student.w': torch.zeros(1), 'objectives.x': torch.ones(1)}
+    >>> dict(select_member(state, 'teacher')), dict(select_member({'w': torch.ones(1)}, 'teacher'))
+    ({'w': tensor([0.])}, {'w': tensor([1.])})
+    """
+    of_run = any(key.startswith(('students.', 'objectives.')) for key in state_dict)
+    prefixes = [f'students.{name}.', 'students.student.']
+    return select_prefix(state_dict, prefixes) if of_run else state_dict
+
+
 def load_strict(model: nn.Module, state_dict: Mapping[str, Tensor], where: str) -> None:
     """Load every weight of a model, or raise one error that lists what does not fit.
 

@@ -101,6 +101,17 @@ def test_saved_bytes_are_those_of_the_graph() -> None:
 # ---------------------------------------------------------------- the pair
 
 
+def test_a_method_that_changes_a_member_is_measured_on_one_of_its_own(members: Members) -> None:
+    """SimKD's student ends in a classifier from the teacher's file."""
+    made = own(members, 'simkd')
+    (student,) = (made.runs[name].model for name in made.students)
+    assert type(student.decode_head).__name__ == 'BorrowedClassifier'
+    assert student is not members.student
+    assert type(members.student.decode_head).__name__ != 'BorrowedClassifier'
+    assert made.cost(seconds=0.2, step=4.0, wider=0.5).share == 0.05
+    assert all(x.isfinite() and x > 0 for x in made.losses())
+
+
 def test_members_run_once_for_each_tap() -> None:
     """Of two images; what is wired sees one."""
     fresh = Members(config(), SIZE, 2, 'cpu')

@@ -227,6 +227,26 @@ def test_vitkd_by_name_of_two_transformers() -> None:
     assert own['loss']['grid'] == (32, 64)
 
 
+@pytest.mark.parametrize(
+    ('size', 'backbone', 'grid'),
+    [
+        ((64, 256), dict(type='VisionTransformer', patch_size=16), (4, 16)),
+        ((64, 250), dict(type='mmkd.HFVisionBackbone'), (4, 16)),
+        ((64, 256), dict(type='VisionTransformer', patch_size=(8, 16)), (8, 16)),
+        ((64, 64), dict(type='VisionTransformer'), None),
+        (None, dict(type='VisionTransformer'), None),
+    ],
+)
+def test_vitkd_finds_the_patches_of_images_that_are_no_square(
+    size: tuple[int, int] | None, backbone: dict, grid: tuple[int, int] | None
+) -> None:
+    """4×16 tokens are 8×8 as well, which nothing but the size of the images tells apart."""
+    own = dict(type='EncoderDecoder', backbone=backbone, data_preprocessor=dict(size=size))
+    models = {one: Described(own, 'mmseg') for one in ('student', 'teacher')}
+    plan = find_method('vitkd')(Pair(Segmentation(3), models=models))
+    assert plan.objectives['generation']['loss'].get('grid') == grid
+
+
 @pytest.mark.bad_input
 def test_vitkd_without_any_part_is_refused() -> None:
     with pytest.raises(ValueError, match='mimic=0 and generation=0 teach nothing. Mend'):

@@ -222,16 +222,29 @@ def test_a_memory_of_classes_wants_labels() -> None:
         objective(record)
 
 
-def of_two_segmentors(method: Any) -> Any:
+@pytest.mark.bad_input
+@pytest.mark.parametrize('number', [5, 12])
+def test_a_memory_of_other_classes_than_the_labels(number: int) -> None:
+    """Of fewer, places of the others would be neither remembered nor compared, silently."""
+    loss = dict(type='MemoryContrastLoss', num_classes=number, pixels=4, regions=4)
+    reads = dict(student='student.map', teacher='teacher.map', labels='batch.labels')
+    own = dict(loss=loss, reads=reads, connectors=dict(student='auto'))
+    taps = dict(map='auto:feature')
+    with pytest.raises(ValueError, match=f'has num_classes={number}, .* of the 11 classes.*Mend:'):
+        of_two_segmentors(None, objectives=dict(memory=own), taps=taps)
+    loss['num_classes'] = 11
+    assert of_two_segmentors(None, objectives=dict(memory=own), taps=taps)
+
+
+def of_two_segmentors(method: Any, **others: Any) -> Any:
     torch.manual_seed(0)
-    return MODELS.build(
-        dict(
-            type='mmkd.Distiller',
-            student=dict(model=segmentor(8)),
-            teacher=dict(model=segmentor(16), allow_untrained=True),
-            method=method,
-        )
+    config = dict(
+        type='mmkd.Distiller',
+        student=dict(model=segmentor(8)),
+        teacher=dict(model=segmentor(16), allow_untrained=True),
+        **others,
     )
+    return MODELS.build(config if method is None else dict(config, method=method))
 
 
 @pytest.mark.parametrize(

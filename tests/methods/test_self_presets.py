@@ -350,6 +350,14 @@ def test_an_exit_that_does_not_fit_is_told() -> None:
     assert all(p.grad.isfinite().all() for p in loss.parameters())
 
 
+def test_an_exit_of_which_a_schedule_leaves_nothing_has_gradients_of_0() -> None:
+    """DDP waits for those of every parameter."""
+    loss = ExitLoss(student_channels=3, num_classes=5)
+    loss.ce = loss.kd = 0.0
+    loss(torch.randn(2, 3, 4, 4), torch.zeros(2, 5), torch.tensor([1, 2])).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in loss.parameters())
+
+
 @pytest.mark.parametrize('options', [dict(kd=0.0), dict(power=1.5)])
 @pytest.mark.parametrize('labels', [torch.tensor([[[0, 255], [2, 1]]]), torch.tensor([1, -1])])
 def test_what_an_exit_finds_without_a_label_may_be_nan(options: dict, labels: Tensor) -> None:

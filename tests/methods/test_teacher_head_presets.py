@@ -22,7 +22,7 @@ from mmkd.distiller.objectives.through import aligned
 from mmkd.losses import binary_kl
 from mmkd.methods import Pair, expand, find_method
 from mmkd.models import BorrowedClassifier, BorrowedImageClassifier
-from mmkd.tasks import Classification, Described, generated_batch
+from mmkd.tasks import Classification, Described, Detection, generated_batch
 
 
 def of_method(method: Any, **overrides: Any) -> Any:
@@ -366,6 +366,35 @@ def test_crosskd_of_heads_of_other_widths() -> None:
     assert not torch.equal(conv.weight, before)
 
 
+@pytest.mark.parametrize('make', [fcos, retina])
+def test_crosskd_of_a_teacher_with_edges_for_a_student_without(make: Any) -> None:
+    """The student gives features alone; edges are what the teacher's head makes of them."""
+    model = detectors(deep(make(16), 2), deep(gfl(16), 2)).eval()
+    assert [*model.objectives][5:] == ['crosskd_edges']
+    data = model.data_preprocessor(generated_batch(2, (256, 256), model.task), True)
+    value = model(**data, mode='loss')['crosskd_edges.loss']
+    value.backward()
+    assert value > 0
+    assert model.student.bbox_head.reg_convs[0].conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.bad_input
+def test_crosskd_of_edges_that_a_teacher_has_not() -> None:
+    with pytest.raises(ValueError, match='got RetinaHead and edges=9.0. Mend: leave edges out'):
+        detectors(gfl(16), retina(16), edges=9.0)
+    assert [*detectors(deep(gfl(16), 2), deep(retina(16), 2)).objectives][5:] == ['crosskd_boxes']
+
+
+@pytest.mark.bad_input
+@pytest.mark.parametrize('method', ['crosskd', 'kd-detr'])
+def test_a_detector_of_another_kind_is_told(method: str) -> None:
+    two_stages = dict(type='FasterRCNN', roi_head=dict(type='StandardRoIHead'))
+    models = {one: Described(two_stages, 'mmdet') for one in ('student', 'teacher')}
+    message = "'student' is a FasterRCNN without one. Mend: (such|two DETRs)"
+    with pytest.raises(ValueError, match=message):
+        find_method(method)(Pair(Detection(3), models=models))
+
+
 # ---------------------------------------------------------------------- OFA
 
 
@@ -574,8 +603,10 @@ def test_simkd_exports_a_student_that_predicts_as_the_distiller_does(tmp_path: P
         assert torch.equal(plain(x), model(x))
         assert not torch.equal(model(x), model.teacher(x))
     lacking = {key: one for key, one in state.items() if '.projector.' not in key}
-    with pytest.raises(RuntimeError, match='lack the projector .*Mend: the weights that mmkd exp'):
-        plain.load_state_dict(lacking, strict=False)
+    part = {key: one for key, one in state.items() if '.projector.3.' not in key}
+    for some in (lacking, part):
+        with pytest.raises(RuntimeError, match='lack the projector of .*Mend: the weights that mm'):
+            plain.load_state_dict(some, strict=False)
 
 
 def prepared(config: Config) -> Config:
@@ -628,6 +659,39 @@ def test_simkd_of_a_teacher_without_a_file(tmp_path: Path) -> None:
     model = build(config)
     own, theirs = model.student.decode_head.head, model.teacher.decode_head
     assert torch.equal(own.conv_seg.classifier.weight, theirs.conv_seg.weight)
+
+
+def test_simkd_takes_the_classifier_of_the_network_that_teaches(tmp_path: Path) -> None:
+    """Of a run of several networks that of the teacher's name, as the teacher itself does."""
+    config = simkd(tmp_path)
+    state = torch.load(tmp_path / 'teacher.pth', weights_only=False)['state_dict']
+    others = {f'students.student.{key}': torch.zeros_like(x) for key, x in state.items()}
+    run = {f'students.teacher.{key}': x for key, x in state.items()} | others
+    torch.save(dict(state_dict=run), tmp_path / 'teacher.pth')
+    model = build(config)
+    own, theirs = model.student.decode_head.head, model.teacher.decode_head
+    assert torch.equal(own.conv_seg.classifier.weight, theirs.conv_seg.weight)
+    assert torch.equal(theirs.conv_seg.weight, state['decode_head.conv_seg.weight'])
+
+
+@pytest.mark.bad_input
+def test_simkd_of_a_cascade(tmp_path: Path) -> None:
+    config = simkd(tmp_path)
+    heads = [config['teacher']['model']['decode_head']] * 2
+    config['teacher']['model'].update(type='CascadeEncoderDecoder', num_stages=2, decode_head=heads)
+    with pytest.raises(ValueError, match="'teacher' has 2 decode heads, .*Mend: a teacher with"):
+        build(config)
+
+
+def test_a_head_that_calls_its_dropout_borrows_too() -> None:
+    """mmseg's ANNHead asks not whether there is one."""
+    sizes = dict(in_channels=(4, 4), in_index=(0, 1), channels=4, num_classes=3)
+    head = dict(type='ANNHead', project_channels=2, **sizes)
+    own = BorrowedClassifier(head, channels=8).eval()
+    x = [torch.randn(1, 4, 8, 8), torch.randn(1, 4, 8, 8)]
+    assert own(x).shape == (1, 3, 8, 8)
+    assert torch.equal(own(x), own(x)), 'nothing is dropped'
+    assert torch.equal(own.train().head.dropout(x[0]), x[0])
 
 
 def test_a_borrowed_classifier_is_initialised_once() -> None:
@@ -886,6 +950,7 @@ def test_simkd_of_images_takes_the_channels_of_a_linear_head() -> None:
         channels=32,
         factor=2,
         pretrained='t.pth',
+        member='teacher',
     )
     assert find_method('simkd')(pair, channels=9).cfg_options['student']['model']['channels'] == 9
     models['teacher'] = Described(dict(type='ImageClassifier'), 'mmpretrain')

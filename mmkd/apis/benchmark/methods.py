@@ -4,6 +4,8 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 
@@ -151,6 +153,8 @@ class Members:
         refuse_plain(cfg)
         self.cfg, self.device = cfg, torch.device(device)
         settings = Settings.of(cfg.model.to_dict())
+        self._plain: dict[str, dict] = {}
+        self._kept: list[Any] = []  # built for one method: what was seen is known by them
         self.student = self._build(settings, 'student')
         self.teacher = self._build(settings, 'teacher') if settings.named('teacher') else None
         self.kind = read_pair(cfg.model, cfg).kind
@@ -172,8 +176,9 @@ class Members:
         """Build the first member of a role."""
         name, member = next(iter(offline_members(settings, role, None).items()))
         plain = {key: member[key] for key in ('model', 'scope')}
+        self._plain[role] = plain
         model = Member.read(name, role, plain).build()
-        return revert_sync_batchnorm(model).to(self.device).train()
+        return _ready(model, self.device)
 
     def _preprocessed(self, source: nn.Module, data: dict, size: tuple[int, int]) -> Batch:
         source = copy.deepcopy(source)
@@ -201,19 +206,41 @@ class Members:
     def method(self, name: str) -> 'Method | str':
         """Return a method on this pair, or why it cannot be built."""
         try:
-            model, _ = expand(self._distiller(name), self.cfg)
-            parts = assemble(Settings.of(model), size=PROBED)
-            if any(one.adversarial for one in parts.objectives.values()):
-                # A critic has as many strides as the size of its map allows.
-                parts = assemble(Settings.of(model), size=self.size)
-            for objective in parts.objectives.values():
-                objective.to(self.device)
-            stand_in(parts.objectives.values())
-            made = Method(parts, self)
-            made.objectives_alone()
-            return made
-        except Exception as error:  # of whatever kind: the row says it
-            return f'{type(error).__name__}: {error}'.splitlines()[0][:300]
+            return self._method(self._distiller(name))
+        except Exception:  # one that changes a member needs its config, and the teacher's file
+            try:
+                return self._method_of_configs(name)
+            except Exception as error:  # of whatever kind: the row says it
+                return f'{type(error).__name__}: {error}'.splitlines()[0][:300]
+
+    def _method(self, config: dict[str, Any]) -> 'Method':
+        model, _ = expand(config, self.cfg)
+        parts = assemble(Settings.of(model), size=PROBED)
+        if any(one.adversarial for one in parts.objectives.values()):
+            # A critic has as many strides as the size of its map allows.
+            parts = assemble(Settings.of(model), size=self.size)
+        for run in parts.runs.values():
+            _ready(run.model, self.device)
+        for objective in parts.objectives.values():
+            objective.to(self.device)
+        stand_in(parts.objectives.values())
+        made = Method(parts, self)
+        made.objectives_alone()
+        return made
+
+    def _method_of_configs(self, name: str) -> 'Method':
+        """Return a method on members that are built from their configs, for it alone."""
+        config = self._distiller(name)
+        with TemporaryDirectory() as folder:
+            for role in self._plain.keys() & config.keys():
+                config[role] = dict(self._plain[role])
+            if self.teacher is not None and 'teacher' in config:
+                path = Path(folder, 'teacher.pth')
+                torch.save(dict(state_dict=self.teacher.state_dict()), path)
+                config['teacher'].update(checkpoint=str(path))
+            made = self._method(config)
+        self._kept.append(made.runs)
+        return made
 
     def _distiller(self, name: str) -> dict[str, Any]:
         wanted = needs_of(find_method(name)).teachers
@@ -243,6 +270,10 @@ class Members:
             for tap in missing:
                 self._seen[keys[tap]] = _each(found[tap], partial(_leaf, learns=not teaches))
         return {tap: self._seen[key] for tap, key in keys.items()}
+
+
+def _ready(model: nn.Module, device: torch.device) -> nn.Module:
+    return revert_sync_batchnorm(model).to(device).train()
 
 
 def _pad_to(preprocessor: Any, size: tuple[int, int]) -> None:

@@ -22,7 +22,7 @@ from mmkd.distiller.members.reading import (
     scope_of,
 )
 from mmkd.distiller.taps.points import Found, own_points
-from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_prefix
+from mmkd.utils.checkpoints import load_state_dict_file, load_strict, select_member
 from mmkd.utils.checks import check_choice, check_dict, check_keys
 from mmkd.utils.explain import explain
 
@@ -171,10 +171,7 @@ class Member:
                 cast(BaseModel, model).init_weights()
             return
         state = load_state_dict_file(self.checkpoint)
-        own = ('students.', 'objectives.')
-        if any(key.startswith(own) for key in state):
-            state = select_prefix(state, [f'students.{self.name}.', 'students.student.'])
-        load_strict(model, state, f'{self.where} from {self.checkpoint}')
+        load_strict(model, select_member(state, self.name), f'{self.where} from {self.checkpoint}')
 
 
 def check_member_key(name: str, role: str, key: str) -> None:

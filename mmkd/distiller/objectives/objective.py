@@ -435,6 +435,8 @@ class Objective(BaseModule):
             check_same_labels(f'{where}: {type(self.loss).__name__}', same)
         if self.through is not None and self.reads_labels:  # of the student's classes
             self.through.refuse_other_labels(self.label_sets)
+        if self.reads_labels:
+            _check_number(self.name, self.contract, self._students_sets())
 
     def _students_sets(self) -> dict[str, LabelSet]:
         """Return the label sets of what is read of students, whatever it is."""
@@ -572,6 +574,18 @@ def _check_mapped(
             f'{where}: class_map does not go with {what} of class logits. Mend: a loss of one '
             "teacher, and connectors='auto' or none"
         )
+
+
+def _check_number(name: str, loss: Loss, sets: Mapping[str, LabelSet]) -> None:
+    """Refuse a number of classes that is not that of the labels: others would not be compared."""
+    number = getattr(loss, 'num_classes', None)
+    for reference, labels in sets.items():
+        if number is not None and labels.classes not in (None, number):
+            raise ValueError(
+                f'objective {name!r}: {type(loss).__name__} has num_classes={number}, but the '
+                f'labels are of the {labels.classes} classes of {reference!r}. Mend: num_classes='
+                f'{labels.classes}'
+            )
 
 
 def _check_channels(name: str, reference: str, channels: int, labels: LabelSet) -> None:

@@ -153,6 +153,8 @@ class ExitLoss(Loss):
             if last.dim() == 4 and last.shape[2:] != logits.shape[2:]:
                 last = resize_map(last, logits.shape[2:])
             value = logits.new_zeros(())
+            if not self.ce and not self.kd:  # by a schedule: DDP waits for the exit's gradients
+                value = 0.0 * logits.sum()
             if self.ce:
                 value = value + self.ce * mixed_target_ce(
                     logits, labels, None, 0.0, self.ignore_index, mask, weight

@@ -49,7 +49,12 @@ def cross_level(student: Sequence[Tensor], teacher: Sequence[Tensor], attention:
         >>> cross_level(student, teacher, torch.tensor([[[.25, .75]]]))  # ¼ · 1 + ¾ · 9
         tensor(7.)
     """
-    if attention.dim() != 3 or attention[0].numel() != len(student) or not len(student):
+    if attention.dim() == 3 and attention[0].numel() != len(student):
+        raise ValueError(
+            f'attention {shape_of(attention)} is of {attention[0].numel()} pairs, but there are '
+            f'{len(student)}; mend: as many student_maps as student lists, of the same levels'
+        )
+    if attention.dim() != 3 or not len(student):
         raise ValueError(
             f'attention (N, S, T) must be of {len(student)} pairs, got {shape_of(attention)}; mend:'
             " connectors=dict(student=dict(type='LevelPairs'))"

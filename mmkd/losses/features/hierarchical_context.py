@@ -62,6 +62,7 @@ def hierarchical_context(
     """
     check_levels(student, teacher, dims=(2, 4))
     for k, (s, t) in enumerate(zip(as_maps(student), as_maps(teacher), strict=True)):
+        _check_channels(k, s, t)
         check_features(s, t, f'hierarchical context, level {k}')
     check_mask(mask, student[0])
     check_weight(weight, student[0])
@@ -77,6 +78,15 @@ def hierarchical_context(
             value = share * _level(s, t, cells, counts) if share else 0.0 * s.sum()
             total = total + value
         return total
+
+
+def _check_channels(level: int, student: Tensor, teacher: Tensor) -> None:
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f'hierarchical context, level {level}: student has {student.shape[1]} channels, '
+            f'teacher {teacher.shape[1]}; mend: '
+            "connectors=dict(student=dict(type='LevelFusion')), which joins the student's levels"
+        )
 
 
 def _level(student: Tensor, teacher: Tensor, cells: Sequence[int], counts: Tensor | None) -> Tensor:

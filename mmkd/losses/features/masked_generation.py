@@ -23,6 +23,7 @@ from mmkd.utils.checks import check_choice, check_count, check_fraction, check_s
 UNITS = ('position', 'channel')
 FILLS = ('zero', 'token')
 OVER = ('all', 'masked')
+BEFORE = 8  # tokens before those of patches, of classes and registers, where the grid is known
 
 
 def masked_generation(
@@ -105,7 +106,8 @@ class MaskedGenerationLoss(Loss):
     student. Draws are torch's, which ExactResumeHook seeds for each step.
 
     Tokens (N, L, D) become a map of h×w, without those that stand before: L = h² or h² + 1 tokens
-    are found, others need ``grid``; mask and weight are (N, L).
+    are found, others need ``grid``, and so do images that are no square; mask and weight are
+    (N, L).
 
     Args:
         mask_ratio: Share that is left out, from 0 to below 1; each is left out with this
@@ -113,7 +115,7 @@ class MaskedGenerationLoss(Loss):
         per: 'position': the same of all channels; or 'channel': of all positions.
         fill: 'zero', or 'token', which is learned, of one number a channel.
         over: 'all', or 'masked': what was left out is compared alone.
-        grid: Height and width of tokens; None: square.
+        grid: Height and width of tokens; None: square. Up to 8 may stand before.
         teacher_channels: C; None: as the Distiller finds it.
         loss_weight: Factor inside the returned value.
         loss_name: Key in the logs.
@@ -175,7 +177,9 @@ class MaskedGenerationLoss(Loss):
             return ''
         self._make(teacher.shape[1], teacher.device)
         what = f'generator of {teacher.shape[1]} channels'
-        return f'{what} and its token' if self.fill == 'token' else what
+        what += ' and its token' * (self.fill == 'token')
+        of_tokens = f', of tokens as a map of {teacher.shape[2]}×{teacher.shape[3]}'
+        return what + of_tokens * (student.dim() == 3)
 
     def draw(self, student: Tensor) -> Tensor:
         """Return what is kept of a map (N, C, H, W), bool, (N, 1, H, W) or (N, C, 1, 1)."""
@@ -242,11 +246,11 @@ class MaskedGenerationLoss(Loss):
         side = isqrt(length)
         height, width = (side, side) if self.grid is None else self.grid
         spare = length - height * width
-        if spare >= 0 and (spare <= 1 or self.grid is not None):
+        if 0 <= spare <= (1 if self.grid is None else BEFORE):
             return height, width
         raise ValueError(
             f'{length} tokens are no map: grid={self.grid}; mend: grid=(height, width) of the '
-            'patches, the last of the tokens'
+            f'patches, the last of the tokens, with no more than {BEFORE} before them'
         )
 
 

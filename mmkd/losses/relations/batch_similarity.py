@@ -298,12 +298,12 @@ class BatchSimilarityLoss(Loss):
         check_choice('kind', kind, KINDS)
         self.kind, self.pooled, self.gather = kind, pooled, gather
         self.least_images = 3 if kind.startswith('rkd') else 2
-        self._several = False
+        self._next: str | None = 'first'  # what the batch to come is; None: no matter
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Load; the first batch of a run that goes on was looked at when it began."""
+        """Load; a run may go on at a small last batch, which is followed by no other."""
         super()._load_from_state_dict(*args, **kwargs)
-        self._several = True
+        self._next = 'loaded'
 
     def forward(
         self,
@@ -317,15 +317,21 @@ class BatchSimilarityLoss(Loss):
         Raises:
             ValueError: It is trained, and the first batch has one image.
         """
-        if self.training and torch.is_grad_enabled() and not self._several:
+        if self.training and torch.is_grad_enabled() and self._next is not None:
             self._refuse_too_few(student)
         return self.loss_weight * batch_similarity(
             student, teacher, self.kind, self.pooled, self.gather, mask, weight
         )
 
     def _refuse_too_few(self, student: Tensor) -> None:
-        """Refuse one image at the first step: a small last batch, later on, is just 0."""
+        """Refuse one image at the first step: a small last batch, later on, is just 0.
+
+        Where weights were loaded, which may be of a run that goes on, at the second step.
+        """
         images = len(student) * (number_of_ranks() if self.gather else 1)
+        if images == 1 and self._next == 'loaded':
+            self._next = 'first'
+            return
         if images == 1:
             alone = ' on each device, by gather=False' if number_of_ranks() > 1 else ''
             raise ValueError(
@@ -341,4 +347,4 @@ class BatchSimilarityLoss(Loss):
                 logger='current',
                 level=logging.WARNING,
             )
-        self._several = True
+        self._next = None

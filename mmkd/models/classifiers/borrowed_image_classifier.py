@@ -33,6 +33,7 @@ class BorrowedImageClassifier(ImageClassifier):
         factor: What the projector divides them by in between.
         pretrained: Checkpoint of the teacher, whose classifier ``init_weights`` takes; None: it
             comes with the weights of the whole.
+        member: What the teacher is called in a checkpoint of several networks.
         data_preprocessor: As of an ImageClassifier.
         init_cfg: mmengine's initialisation.
 
@@ -56,6 +57,7 @@ class BorrowedImageClassifier(ImageClassifier):
         channels: int,
         factor: int = 2,
         pretrained: str | None = None,
+        member: str = 'student',
         data_preprocessor: dict | nn.Module | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
@@ -63,7 +65,8 @@ class BorrowedImageClassifier(ImageClassifier):
         check_count('factor', factor, 1)
         check_count('in_channels', in_channels, 1)
         super().__init__(backbone, num_classes, channels, data_preprocessor, init_cfg)
-        self.in_channels, self.channels, self.pretrained = in_channels, channels, pretrained
+        self.in_channels, self.channels = in_channels, channels
+        self.pretrained, self.member = pretrained, member
         self.projector = bottleneck(in_channels, channels, factor)
         self.head['fc'].requires_grad_(False)
 
@@ -89,14 +92,10 @@ class BorrowedImageClassifier(ImageClassifier):
             return
         draw_bottleneck(self.projector)
         if self.pretrained is not None:
-            borrow(
-                self.head['fc'],
-                self.pretrained,
-                CLASSIFIER,
-                'an image classifier that ends in head.fc',
-            )
+            of = 'an image classifier that ends in head.fc'
+            borrow(self.head['fc'], self.pretrained, CLASSIFIER, of, self.member)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        parts = ('projector', 'head')
+        parts = [name for name in self.state_dict() if name.startswith(('projector.', 'head.'))]
         check_whole(state_dict, prefix, parts, 'a BorrowedImageClassifier')
         super()._load_from_state_dict(state_dict, prefix, *args)

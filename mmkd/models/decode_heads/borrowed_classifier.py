@@ -33,6 +33,7 @@ class BorrowedClassifier(BaseModule):
         factor: What the projector divides them by in between.
         pretrained: Checkpoint of the teacher, whose classifier ``init_weights`` takes; None: it
             comes with the weights of the whole.
+        member: What the teacher is called in a checkpoint of several networks.
         init_cfg: mmengine's initialisation.
 
     Raises:
@@ -54,13 +55,14 @@ class BorrowedClassifier(BaseModule):
         channels: int,
         factor: int = 2,
         pretrained: str | None = None,
+        member: str = 'student',
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
         check_dict('head', head, "head=dict(type='FCNHead', …)")
         check_count('channels', channels, 1)
         check_count('factor', factor, 1)
-        self.channels, self.pretrained = channels, pretrained
+        self.channels, self.pretrained, self.member = channels, pretrained, member
         self.head = build_part({'_scope_': 'mmseg', **head}, 'head of BorrowedClassifier')
         own = getattr(self.head, 'conv_seg', None)
         if not isinstance(own, nn.Conv2d):
@@ -72,7 +74,7 @@ class BorrowedClassifier(BaseModule):
         classifier = nn.Conv2d(channels, own.out_channels, 1).requires_grad_(False)
         projector = bottleneck(own.in_channels, channels, factor)
         self.head.conv_seg = nn.Sequential(OrderedDict(projector=projector, classifier=classifier))
-        self.head.dropout = None
+        self.head.dropout = nn.Identity()  # heads call it, or ask whether it is there
 
     def __getattr__(self, name: str) -> Any:
         """Return what the head has; a head that is not built yet has nothing."""
@@ -107,10 +109,10 @@ class BorrowedClassifier(BaseModule):
         draw_bottleneck(self.head.conv_seg.projector)  # mmseg draws all with deviation 0.01
         if self.pretrained is not None:
             classifier = self.head.conv_seg.classifier
-            borrow(classifier, self.pretrained, CLASSIFIER, 'a segmentor of mmseg with one head')
+            of = 'a segmentor of mmseg with one head'
+            borrow(classifier, self.pretrained, CLASSIFIER, of, self.member)
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
-        own = f'{prefix}head.conv_seg'
-        parts = ('projector', 'classifier')
+        own, parts = f'{prefix}head.conv_seg', self.head.conv_seg.state_dict()
         check_whole(state_dict, f'{own}.', parts, f'a BorrowedClassifier ({own})')
         super()._load_from_state_dict(state_dict, prefix, *args)

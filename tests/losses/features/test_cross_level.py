@@ -150,7 +150,7 @@ def test_what_is_refused() -> None:
         loss(*more)
     with pytest.raises(ValueError, match='of 3 levels to 2, got 2 and 2; mend: the taps'):
         loss(PROJECTED, TEACHER, MAPS[:2])
-    with pytest.raises(ValueError, match='of 4 pairs, got .*mend: connectors=dict.student=dict'):
+    with pytest.raises(ValueError, match='is of 6 pairs, but there are 4; mend: as many student_m'):
         loss(PROJECTED[:4], TEACHER, MAPS)
     with pytest.raises(ValueError, match='is to 2 maps, but teacher has 1'):
         cross_level(PROJECTED, TEACHER[:1], torch.ones(3, 3, 2))

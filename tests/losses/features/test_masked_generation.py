@@ -183,6 +183,8 @@ def test_channels_that_are_left_out_are_found() -> None:
     assert loss.build(STUDENT, TEACHER) == 'generator of 3 channels and its token'
     assert loss.build(STUDENT, TEACHER) == ''
     assert MaskedGenerationLoss().build(STUDENT, TEACHER) == 'generator of 3 channels'
+    said = MaskedGenerationLoss().build(draw(1, 10, 3), draw(1, 10, 3))
+    assert said == 'generator of 3 channels, of tokens as a map of 3×3'
     assert {name: tuple(p.shape) for name, p in loss.named_parameters()} == {
         'token': (3,),
         'generator.0.weight': (3, 3, 3, 3),
@@ -249,6 +251,8 @@ def test_what_is_refused() -> None:
             loss(*given)
     with pytest.raises(ValueError, match=r'9 tokens are no map: grid=\(4, 4\)'):
         made(grid=(4, 4))(draw(2, 9, 3), draw(2, 9, 3))
+    with pytest.raises(ValueError, match=r'25 tokens are no map: grid=\(4, 4\).*no more than 8'):
+        made(grid=(4, 4))(draw(2, 25, 3), draw(2, 25, 3))
     with pytest.raises(TypeError, match='mask must be a bool tensor'):
         loss(STUDENT, TEACHER, MASK.float())
     net = nn.Identity()

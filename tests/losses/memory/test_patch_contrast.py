@@ -148,6 +148,9 @@ def test_terms_of_weight_0_are_left_out_and_without_a_ratio_there_is_no_generato
     assert loss.build(STUDENT, TEACHER) == 'generator of 6 channels'
     assert loss.build(STUDENT, TEACHER) == ''
     assert [tuple(p.shape) for p in loss.parameters()] == [(6, 6, 3, 3), (6,)] * 2
+    loss.contrast = loss.mimic = 0.0  # by a schedule: DDP waits for gradients all the same
+    loss(STUDENT, TEACHER).backward()
+    assert all(p.grad is not None and not p.grad.any() for p in loss.parameters())
 
 
 def test_training_by_it_brings_a_student_near() -> None:

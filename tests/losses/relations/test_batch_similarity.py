@@ -211,6 +211,18 @@ def test_a_run_that_goes_on_at_a_last_batch_of_one_is_not_refused() -> None:
     whole.load_state_dict(whole.state_dict())
     student = STUDENT[:1].clone().requires_grad_()
     assert whole['loss'](student, TEACHER[:1]).abs() < 1e-15
+    assert whole['loss'](STUDENT, TEACHER) > 0
+    assert whole['loss'](student, TEACHER[:1]).abs() < 1e-15
+
+
+def test_weights_that_are_loaded_do_not_let_a_batch_of_one_image_pass_for_good() -> None:
+    """torch tells every module of a loading, also where the file holds nothing of it."""
+    whole = torch.nn.ModuleDict(dict(loss=BatchSimilarityLoss('sp'), net=torch.nn.Linear(2, 2)))
+    whole.load_state_dict(dict(whole['net'].state_dict(prefix='net.')), strict=False)
+    student = STUDENT[:1].clone().requires_grad_()
+    whole['loss'](student, TEACHER[:1])
+    with pytest.raises(ValueError, match='is one image: .* would be 0. Mend: a batch_size of 2'):
+        whole['loss'](student, TEACHER[:1])
 
 
 @pytest.mark.parametrize('kind', KINDS)
