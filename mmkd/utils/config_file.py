@@ -79,6 +79,12 @@ def _reason(error: Exception) -> str:
         return f'it uses {library}, which does not import here. Mend: {mend_of(library)}'
     if isinstance(error, FileNotFoundError):
         missing = Path(str(error.filename or ''))
+        if '.mim' in missing.parts:  # where an installed package has its configs
+            package = missing.parts[missing.parts.index('.mim') - 1]
+            return (
+                f'configs of {package!r} are found where it is installed, and it is not. Mend: pip '
+                f'install {package}, in a checkout pip install -e .; or the path of the file'
+            )
         return (
             f'{explain(error)}{nearest_file(missing)}. Mend: paths of _base_ start at the file '
             'that names them'

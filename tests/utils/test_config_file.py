@@ -27,6 +27,18 @@ def test_the_base_that_fails_is_named(tmp_path: Path) -> None:
         read_config(str(tmp_path / 'x.py'))
 
 
+def test_configs_of_a_package_that_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be imported all the same, from a checkout: mmengine looks into its installed copy."""
+    (tmp_path / 'x.py').write_text("_base_ = ['mmkd::_base_/schedule_40k.py']\n")
+    monkeypatch.setattr(
+        'mmengine.config.config.get_installed_path', lambda name: f'/nowhere/{name}'
+    )
+    with pytest.raises(ValueError, match="configs of 'mmkd' are found .* Mend: pip install mmkd"):
+        read_config(str(tmp_path / 'x.py'))
+
+
 @pytest.mark.parametrize(
     ('path', 'error', 'pattern'),
     [

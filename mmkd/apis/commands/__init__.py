@@ -1,6 +1,6 @@
 """The commands of ``mmkd``: one module each, and the table that lists them without importing them.
 
-A module has a docstring (its first line is the purpose, its last one an example), and
+A module has a docstring (its first line is the purpose, its last lines are ``Example::``), and
 ``add_arguments(parser)`` and ``main(args)``; where arguments may contradict each other,
 ``check_arguments(parser, args)`` too, which ends by ``parser.error``. Importing it and adding its
 arguments takes no torch and nothing of OpenMMLab; ``main`` is called once every component is
@@ -10,6 +10,7 @@ registered. The flags of every command, such as ``--verbose``, are added to its 
 import argparse
 import inspect
 from importlib import import_module
+from textwrap import dedent, indent
 from types import ModuleType
 from typing import Any
 
@@ -53,14 +54,11 @@ def module_of(name: str) -> ModuleType:
 def help_of(module: ModuleType) -> dict[str, Any]:
     """Return what the help of a command says before and after its options."""
     text = inspect.cleandoc(module.__doc__ or '').replace('``', '')
-    about, _, example = text.rpartition('\n')
-    if not about:
+    about, title, examples = text.partition('\n\nExample')
+    if not title:
         return dict(description=text)
-    paragraphs = about.strip().split('\n\n')
-    title = 'example:'
-    if paragraphs[-1].startswith('Example'):
-        title = paragraphs.pop().replace('::', ':').lower()
-    return dict(description='\n\n'.join(paragraphs), epilog=f'{title}\n  {example.strip()}')
+    plural, _, lines = examples.partition('::\n\n')
+    return dict(description=about, epilog=f'example{plural}:\n{indent(dedent(lines), "  ")}')
 
 
 def parser_of(name: str) -> Parser:
