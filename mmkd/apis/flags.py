@@ -177,7 +177,7 @@ def run_flags(
 
 
 def seeds_flag(parser: argparse.ArgumentParser, default: Sequence[int], about: str) -> None:
-    """Add ``--seeds``: different whole numbers of at least 0.
+    """Add ``--seeds``: different whole numbers from 0 to below 2³², as numpy takes them.
 
     Args:
         parser: Gets the flag.
@@ -197,9 +197,10 @@ class _Seeds(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if len(set(values)) < len(values) or min(values) < 0:
+        if len(set(values)) < len(values) or min(values) < 0 or max(values) >= 2**32:
             parser.error(
-                f'{option_string} must be different whole numbers of at least 0, got {values}'
+                f'{option_string} must be different whole numbers of at least 0 and below 2**32, '
+                f'got {values}'
             )
         setattr(namespace, self.dest, values)
 

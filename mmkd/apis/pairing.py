@@ -17,7 +17,7 @@ from mmkd.methods.expand import expand, find_method, known_methods
 from mmkd.methods.plan import ITSELF, ONE, PEERS, SEVERAL, needs_of
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count, nearest_file
-from mmkd.utils.config_file import read_config
+from mmkd.utils.config_file import read_config, readable_text
 from mmkd.utils.config_text import assignments
 from mmkd.utils.kinds import bare_name
 from mmkd.utils.signed import is_unedited, sign
@@ -138,7 +138,7 @@ def write_config(
     path.parent.mkdir(parents=True, exist_ok=True)
     if _is_new_style(student):
         about = f'# {pairing.student} in the old style, which {FILE} inherits; written anew by it'
-        plain = f'{about}\n{student.pretty_text}'
+        plain = f'{about}\n{readable_text(student)}'
         write_atomically(plain.encode(), path.parent / PLAIN)
     write_atomically(text.encode(), path)
     return path

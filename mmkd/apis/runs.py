@@ -20,7 +20,16 @@ NOTE = 'done.json'
 
 def digest_of(settings: Mapping[str, Any]) -> str:
     """Return a digest of settings: another one says that a note is of another run."""
-    return hashlib.sha256(repr(Config(dict(settings)).to_dict()).encode()).hexdigest()
+    return hashlib.sha256(repr(_settled(Config(dict(settings)).to_dict())).encode()).hexdigest()
+
+
+def _settled(value: Any) -> Any:
+    """Return settings whose text is the same in every process: the order of a set is not."""
+    if isinstance(value, dict):
+        return {key: _settled(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_settled, value))
+    return sorted(value, key=repr) if isinstance(value, set | frozenset) else value
 
 
 @lru_cache

@@ -14,6 +14,7 @@ from mmkd.distiller.members.plain_config import plain_model_cfg
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import load_checkpoint_file, state_dict_in
 from mmkd.utils.checks import nearest
+from mmkd.utils.config_file import readable_text
 from mmkd.utils.literals import read_config_text
 from mmkd.utils.pipelines import find_pipeline
 from mmkd.utils.pretrained import pretrained_keys
@@ -221,9 +222,23 @@ def export_student(
             f'{weights.parent} holds the checkpoints of a run, which an export would overwrite. '
             'Mend: another folder'
         )
+    _check_weights(weights)
     config = config_in(meta, member, value, run)
-    _check_config(weights, config.pretty_text)
-    return weights, write_student(state, student_meta(meta, member), weights, config.pretty_text)
+    text = readable_text(config)
+    _check_config(weights, text)
+    return weights, write_student(state, student_meta(meta, member), weights, text)
+
+
+def _check_weights(weights: Path) -> None:
+    """Refuse to write over what is no student: a run could not go on without its optimizer."""
+    if not weights.is_file():
+        return
+    there = load_checkpoint_file(str(weights))
+    if isinstance(there, dict) and {'optimizer', 'message_hub'} & there.keys():
+        raise ValueError(
+            f'{weights} is the checkpoint of a run, which an export would overwrite. Mend: another '
+            'name or folder'
+        )
 
 
 def _check_config(weights: Path, text: str) -> None:

@@ -2,7 +2,9 @@
 
 import os
 import traceback
+from math import isfinite
 from pathlib import Path
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hub import get_config
@@ -51,8 +53,36 @@ def read_config(path: str) -> Config:
         raise ValueError(f'{_place(error, path)}: {_reason(error)}') from error
 
 
+def readable_text(cfg: Config) -> str:
+    """Return a config as the text of a file that can be read again, numbers that are none too.
+
+    >>> print(readable_text(Config(dict(norm_type=float('inf')))), end='')
+    norm_type = float('inf')
+    """
+    return Config(_told(cfg.to_dict())).pretty_text
+
+
+class _NoNumber(float):
+    """An infinite number or NaN, which Python reads as it is written."""
+
+    def __repr__(self) -> str:
+        return f"float('{float(self)!r}')"
+
+    __str__ = __repr__
+
+
+def _told(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _told(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(_told, value))
+    return _NoNumber(value) if isinstance(value, float) and not isfinite(value) else value
+
+
 def _nearest(folder: Path, relative: Path) -> str:
     """Return the nearest file of a package's configs; the nearest folder where that is misspelt."""
+    if not folder.is_dir():
+        return ': the package brings no configs'
     while not (folder / relative).parent.is_dir():
         relative = relative.parent
     return nearest_file(folder / relative)

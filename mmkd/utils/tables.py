@@ -19,8 +19,8 @@ def make_console() -> Console:
 def print_table(
     console: Console, title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> None:
-    """Print one table; cells are plain text, so brackets in tap paths stay what they are."""
-    table = Table(title=title, title_justify='left', title_style='bold', header_style='bold')
+    """Print one table; what it says is plain text, so brackets in tap paths stay what they are."""
+    table = Table(title=Text(title), title_justify='left', title_style='bold', header_style='bold')
     for column in columns:
         table.add_column(Text(column), overflow='fold')
     for row in rows:

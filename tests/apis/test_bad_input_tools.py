@@ -520,6 +520,12 @@ def test_an_export_over_its_own_checkpoint(attempt: Attempt) -> None:
     said = attempt.refused('export_student', path, path)
     assert 'holds the checkpoints of a run, which an export would overwrite' in said
     assert path.read_bytes() == before
+    alone = attempt.folder / 'kept/iter_2.pth'
+    alone.parent.mkdir()
+    shutil.copy(path, alone)
+    said = attempt.refused('export_student', alone, alone)
+    assert 'kept/iter_2.pth is the checkpoint of a run, which an export would overwrite' in said
+    assert alone.read_bytes() == before
 
 
 @pytest.mark.parametrize(

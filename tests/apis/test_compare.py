@@ -137,7 +137,7 @@ def test_what_is_on_record_is_not_run_again_and_a_half_run_goes_on(
     done, said = told(work)
     assert done
     assert forks.commands == []
-    assert '4 of 4 runs are on record already' in said
+    assert '2 of 2 runs are on record already' in said
     assert (tmp_path / 'compare.md').read_text() == before
 
     for name in ('result.json', 'trained.json', 'run.json', 'iter_4.pth'):
@@ -621,8 +621,9 @@ def test_the_picture_of_rows_says_what_the_table_says(
         good=dict(mean=0.2, exceeds=True),
         bad=dict(mean=-0.1, exceeds=True),
         like=dict(mean=0.05, exceeds=False),
+        once=dict(mean=0.08, exceeds=None),
     )
-    means = dict(alone=1.0, good=0.8, bad=1.1, like=0.95)
+    means = dict(alone=1.0, good=0.8, bad=1.1, like=0.95, once=0.92)
     rows = [
         dict(
             method=name, mean=mean, sd=0.01, to_alone=gains[name], on_gpu=False, processor_seconds=7
@@ -636,15 +637,18 @@ def test_the_picture_of_rows_says_what_the_table_says(
     assert stem == tmp_path / 'rows'
     tests, costs = figure.axes
     names = [label.get_text() for label in tests.get_yticklabels()]
-    assert names == ['bad', 'alone', 'like', 'good'], 'from below'
+    assert names == ['bad', 'alone', 'like', 'once', 'good'], 'from below'
     points = [[*one.lines[0].get_xdata(), one.lines[0].get_color()] for one in tests.containers]
     assert points == [
         [1.1, plot.LOSES],
         [1.0, 'black'],
         [0.95, plot.WITHIN],
+        [0.92, plot.UNJUDGED],
         [0.8, plot.GAINS],
     ]
-    assert [bar.get_width() for bar in costs.patches] == [7] * 4
+    assert [bar.get_width() for bar in costs.patches] == [7] * 5
+    said = [one.get_text() for one in figure.legends[0].get_texts()]
+    assert said[2:] == ['within the spread', 'not judged: fewer than 3 seeds']
     assert sorted(line.get_xdata()[0] for line in tests.lines if len(line.get_xdata()) == 2) == [
         0.5,
         1.0,
@@ -790,7 +794,7 @@ def test_rows_that_would_share_a_folder_are_refused() -> None:
     [
         ([], '--methods says what is compared'),
         (['--methods', 'kd', '--iters', '3', '--seconds', '3'], 'two lengths of a run'),
-        (['--methods', 'kd', '--seconds', '0'], '--seconds must be above 0'),
+        (['--methods', 'kd', '--seconds', '0'], '--seconds must be a number above 0'),
         (['--methods', 'kd', '--tune', 'kd', '--tune-all'], '--tune-all is all of them'),
         (['--methods', 'kd', '--factors', '2', '3'], 'that --tune METHOD or --tune-all tries'),
         (['--methods', 'kd', '--tune-all', '--factors', '2', '2'], 'must be different numbers'),

@@ -16,11 +16,13 @@ from mmengine.registry import MODELS
 
 from mmkd.apis.compare import jobs
 from mmkd.apis.compare.jobs import Job, start
+from mmkd.apis.compare.records import read_training
 from mmkd.apis.compare.settings import digest_of_pair, read_pair_config, run_config, set_length
 from mmkd.apis.compare.specs import read_spec
 from mmkd.apis.compare.table import best_of
 from mmkd.apis.prepare import prepare_config
 from mmkd.apis.report import less_is_better
+from mmkd.apis.runs import digest_of
 from mmkd.utils import checkpoints
 
 SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, weight_decay=0.01))
@@ -134,6 +136,113 @@ def test_a_run_goes_on_from_what_can_be_resumed(
     job = Job('kd, seed 0', folder, Config(dict(model=dict(type='A'))), 'digest', {})
     jobs._Process(job, {}).begin()
     assert started == [['train', str(folder.with_suffix('.py')), *more]]
+
+
+def test_a_run_that_is_still_at_work_is_told(tmp_path: Path) -> None:
+    """As one is whose comparison was killed: the log is left to it."""
+    folder = tmp_path / 'kd/seed_0'
+    folder.mkdir(parents=True)
+    (folder / 'train.txt').write_text('of the other')
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    line = 'import sys; from mmkd.utils.work_dir import hold; hold(sys.argv[1]); print(1); input()'
+    with subprocess.Popen([sys.executable, '-c', line, folder], **pipes) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        job = Job('kd, seed 0', folder, Config(dict(model=dict(type='A'))), 'digest', {})
+        run = jobs._Process(job, {})
+        run.begin()
+        assert f'in use by another run (process {other.pid} on' in run.problem
+        other.communicate('\n')
+    assert (folder / 'train.txt').read_text() == 'of the other'
+
+
+@pytest.mark.bad_input
+def test_a_file_of_ones_own_is_not_written_over(teacher: str, tmp_path: Path, forks: Forks) -> None:
+    """Where the comparison works beside the configs, its runs' names may be theirs."""
+    for name in ('teacher.py', 'kd/seed_0.py'):
+        own = tmp_path / name
+        own.parent.mkdir(exist_ok=True)
+        own.write_text('model = dict()\n')
+        with pytest.raises(FileExistsError, match=f'{name} is no config that a comparison wrote'):
+            told(comparison(teacher, tmp_path, 'kd', iters=2))
+        assert own.read_text() == 'model = dict()\n'
+        own.unlink()
+    assert not [*tmp_path.rglob('trained.json')]
+
+
+def test_settings_that_hold_a_set_are_those_of_any_process() -> None:
+    of = [digest_of(dict(a=dict(b=[set(names)]))) for names in (('x', 'yy'), ('yy', 'x'))]
+    assert of[0] == of[1] != digest_of(dict(a=dict(b=[{'x'}])))
+
+
+# ---------------------------------------------------------------------- validations
+
+
+def training(folder: Path, *validations: tuple[int, float], iterations: int = 20) -> dict:
+    """Return what is read of a training whose log tells of these validations."""
+    record = dict(iterations=iterations, seconds=1.0, cpu_seconds=1.0, device='CPU', torch='2')
+    (folder / 'run.json').write_text(json.dumps(record | dict(mmkd='0', ended='now')))
+    (folder / 'steps.json').write_text(json.dumps(dict(wall_ms=1.0, processor_ms=1.0)))
+    scalars = folder / '20261127_000000/vis_data/scalars.json'
+    scalars.parent.mkdir(parents=True, exist_ok=True)
+    scalars.write_text('\n'.join(json.dumps(dict(mIoU=x, step=step)) for step, x in validations))
+    return read_training(folder, f'best_mIoU_iter_{iterations}.pth')['validation']
+
+
+def test_a_validation_that_is_none_is_not_that_of_earlier_weights(tmp_path: Path) -> None:
+    """It would choose weights and rows; neither is one that a kill left out."""
+    found = training(tmp_path, (10, 40.0), (20, float('nan')))
+    assert found == dict(last=dict(mIoU=None), best=dict(mIoU=None))
+    assert training(tmp_path, (10, 40.0))['last'] == dict(mIoU=None)
+    assert training(tmp_path, (10, 40.0), (20, 41.0)) == dict(
+        last=dict(mIoU=41.0), best=dict(mIoU=41.0)
+    )
+    by_epoch = read_training(tmp_path, 'best_mIoU_epoch_1.pth', by_epoch=True)['validation']
+    assert by_epoch == dict(last=dict(mIoU=41.0), best=dict(mIoU=41.0))
+    by_another = read_training(tmp_path, 'best_aAcc_epoch_1.pth', by_epoch=True)['validation']
+    assert by_another['best'] == dict(mIoU=None), 'of which epoch is not known'
+
+
+def test_a_test_that_is_no_number_is_left_out_and_told(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    work = comparison(teacher, tmp_path, 'alone', 'kd', seeds=(0, 1))
+    told(work)
+    path = tmp_path / 'kd/seed_1/result.json'
+    record = json.loads(path.read_text())
+    record['test']['mIoU'] = float('nan')
+    path.write_text(json.dumps(record))
+    said = ' '.join(told(work, table_only=True)[1].split())
+    assert 'Left out, since mIoU is no finite number: kd, seed 1.' in said
+    row = json.loads((tmp_path / 'compare.json').read_text())['rows'][1]
+    assert (row['method'], row['seeds'], len(row['test'])) == ('kd', [0], 1)
+    for path in tmp_path.glob('*/seed_*/result.json'):
+        record = json.loads(path.read_text())
+        record['test'] = dict(mIoU=float('inf'))
+        path.write_text(json.dumps(record))
+    with pytest.raises(ValueError, match='mIoU of every test in .* is no finite number.*Mend'):
+        told(work, table_only=True)
+
+
+def test_a_comparison_without_a_usual_metric_ends_before_anything_is_trained(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    work = comparison(teacher, tmp_path, 'kd', iters=2)
+    prefixed = {f'{split}_evaluator.prefix': 'own' for split in ('val', 'test')}
+    with pytest.raises(KeyError, match='no usual metric is there. Mend: --metric, one of own/'):
+        told(replace(work, options=dict(work.options, **prefixed)))
+    assert not [*tmp_path.rglob('trained.json')]
+
+
+def test_runs_of_other_settings_are_refused_before_weights_are_tuned(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    work = comparison(teacher, tmp_path, 'kd', iters=2)
+    told(work)
+    tuned = replace(work, shares_every=1, tuned=('kd',), factors=(0.1, 1.0))
+    with pytest.raises(FileExistsError, match='kd/seed_0 holds a run of other settings'):
+        told(tuned)
+    assert not (tmp_path / 'kd/tune').exists()
 
 
 # ---------------------------------------------------------------------- what is told

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+from mmengine.config import Config
 
-from mmkd.utils.config_file import read_config
+from mmkd.utils.config_file import read_config, readable_text
 
 pytestmark = pytest.mark.bad_input
 
@@ -27,6 +28,15 @@ def test_the_base_that_fails_is_named(tmp_path: Path) -> None:
         read_config(str(tmp_path / 'x.py'))
 
 
+def test_numbers_that_are_none_are_read_again(tmp_path: Path) -> None:
+    cfg = Config(dict(clip=dict(norm_type=float('inf'), low=-float('inf')), x=(float('nan'), 1.5)))
+    (tmp_path / 'x.py').write_text(readable_text(cfg))
+    found = read_config(str(tmp_path / 'x.py'))
+    assert found.clip == dict(norm_type=float('inf'), low=-float('inf'))
+    assert found.x[0] != found.x[0]
+    assert found.x[1] == 1.5
+
+
 def test_configs_of_a_package_that_is_not_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -45,6 +55,7 @@ def test_configs_of_a_package_that_is_not_installed(
         ('mmkd::_base_/schedule_40.py', FileNotFoundError, "did you mean 'schedule_40k.py'"),
         ('mmkd::structured_kdd/x.py', FileNotFoundError, "did you mean 'structured_kd'"),
         ('mmkdd::x.py', FileNotFoundError, 'no such package is installed$'),
+        ('numpy::pairs/x.py', FileNotFoundError, 'is not there: the package brings no configs'),
         ('x.txt', FileNotFoundError, r'is not there \(relative paths start at '),
         ('.', FileNotFoundError, 'is a folder, not a file'),
         (__file__.replace('.py', '.md'), FileNotFoundError, 'is not there'),

@@ -98,11 +98,11 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error('--methods says what is compared: --methods alone kd cwd')
     if args.iters is not None and args.seconds is not None:
         parser.error('--iters and --seconds are two lengths of a run: give one of them')
-    if args.seconds is not None and not args.seconds > 0:
-        parser.error(f'--seconds must be above 0, got {args.seconds}')
+    if args.seconds is not None and not 0 < args.seconds < float('inf'):
+        parser.error(f'--seconds must be a number above 0, got {args.seconds}')
     if args.tune and args.tune_all:
         parser.error('--tune names methods, --tune-all is all of them: give one of them')
-    if len(set(args.factors)) < len(args.factors):
+    if len({f'{factor:g}' for factor in args.factors}) < len(args.factors):  # as folders are called
         parser.error(f'--factors must be different numbers, got {args.factors}')
     if args.factors != list(FACTORS) and not (args.tune or args.tune_all):
         parser.error('--factors are those that --tune METHOD or --tune-all tries')

@@ -53,6 +53,7 @@ from mmkd.apis.compare.tuning import (
 )
 from mmkd.apis.prepare import has_gpu
 from mmkd.apis.report import usual_metric
+from mmkd.apis.results import is_finite
 from mmkd.utils.checks import nearest
 from mmkd.utils.progress import track
 from mmkd.utils.tables import print_table
@@ -225,9 +226,10 @@ class _Work:
         ready = [spec for spec in comparison.specs if spec.text in lengths]
         tuned = [spec for spec in ready if spec.text in self.tuned]
         plain = [spec for spec in ready if spec not in tuned]
-        if comparison.metric is not None:
-            self._check_metric(comparison.metric)
-        first = [*self._teacher_jobs(), *self._tuning_jobs(tuned, lengths)]
+        self._check_metric(comparison.metric)
+        for spec in tuned:
+            self._check_seeds(spec, lengths[spec.text])
+        first = self._tuning_jobs(tuned, lengths)
         for spec in plain:
             first += self._seed_jobs(spec, lengths[spec.text])
         self._run(first)
@@ -238,14 +240,22 @@ class _Work:
                 then += self._seed_jobs(spec, lengths[spec.text], factor)
         self._run(then)
 
-    def _check_metric(self, metric: str) -> None:
-        """Refuse, before anything is trained, a metric that no test of a teacher reports."""
+    def _check_metric(self, metric: str | None) -> None:
+        """Test the teachers, and refuse before anything is trained a metric that none reports."""
         jobs = [*self._teacher_jobs()]
-        self._run(jobs)
+        self._run(jobs, 'tests of teachers')
         for job in jobs:
             found = read_note(job.record)
             if found is not None:
                 main_metric_of(found['test'], metric)
+
+    def _check_seeds(self, spec: Spec, iters: int | None) -> None:
+        """Refuse runs of other settings before weights are tuned: of none of the factors."""
+        for seed in self.comparison.seeds:
+            factors = self.comparison.factors
+            jobs = [job for one in factors for job in self._seed_jobs(spec, iters, one, [seed])]
+            if not any(is_run_of(job.folder, job.digest) for job in jobs):
+                check_run(jobs[0].folder, jobs[0].digest, self.comparison.overwrite)
 
     def _run(self, jobs: Sequence[Job], what: str = 'runs') -> None:
         """Run what has no record yet, a line for each run."""
@@ -271,10 +281,16 @@ class _Work:
     def _folder(self, spec: Spec) -> Path:
         return self.comparison.work_dir / spec.folder
 
-    def _seed_jobs(self, spec: Spec, iters: int | None, factor: float = 1.0) -> list[Job]:
+    def _seed_jobs(
+        self,
+        spec: Spec,
+        iters: int | None,
+        factor: float = 1.0,
+        seeds: Sequence[int] | None = None,
+    ) -> list[Job]:
         return [
             self._job(spec, seed, iters, factor, self._folder(spec) / f'seed_{seed}')
-            for seed in self.comparison.seeds
+            for seed in seeds or self.comparison.seeds
         ]
 
     def _job(
@@ -348,6 +364,11 @@ class _Work:
             record = read_note(job.record)
             if record is not None:
                 ms = record['step_ms' if has_gpu() else 'step_processor_ms']
+                if ms is None:
+                    raise ValueError(
+                        f'no step of {job.name} was timed, so its length is not known. Mend: '
+                        f'remove {job.folder}, and it is measured anew'
+                    )
                 lengths[spec.text] = max(1, math.floor(1000 * (self.comparison.seconds or 0) / ms))
                 self._tell(f'{spec.text}: {ms:.1f} ms a step, {lengths[spec.text]} iterations')
         return lengths
@@ -424,7 +445,7 @@ class _Work:
             values={name_of(factor): value for factor, value in values.items()},
         ))  # fmt: skip
         said = ', '.join(
-            f'× {name_of(f)}: {"died" if v is None else f"{v:.4g}"}' for f, v in values.items()
+            f'× {name_of(f)}: {"none" if v is None else f"{v:.4g}"}' for f, v in values.items()
         )
         self._tell(f'{spec.text}: {metric} on the validation set by weights {said}')
         return best
@@ -454,9 +475,10 @@ def _summary(record: dict[str, Any]) -> str:
         ('test', record.get('test')),
         ('validation', (record.get('validation') or {}).get(record.get('tested') or 'last')),
     ):
-        if metrics:
-            metric = usual_metric(metrics) or next(iter(metrics))
-            parts.append(f'{name} {metric} {metrics[metric]:.4g}')
+        known = {key: value for key, value in (metrics or {}).items() if is_finite(value)}
+        if known:
+            metric = usual_metric(known) or next(iter(known))
+            parts.append(f'{name} {metric} {known[metric]:.4g}')
     if record.get('processor_seconds') is not None:
         parts.append(f'{record["processor_seconds"]:.0f} s of the processor')
         parts.append(f'{record["seconds"]:.0f} s')

@@ -29,7 +29,7 @@ from mmkd.apis.compare.records import (
 )
 from mmkd.apis.prepare import has_gpu
 from mmkd.utils.checkpoints import trusts_checkpoints
-from mmkd.utils.work_dir import newest_of_run
+from mmkd.utils.work_dir import hold, newest_of_run, release
 
 PAUSE = 0.2  # seconds between two looks at the processes
 PATIENCE = 15.0  # seconds that a process has to end
@@ -155,8 +155,10 @@ class _Process:
     def begin(self) -> None:
         """Start the training; the test, where it was trained before."""
         try:
+            hold(self.job.folder)  # one that a killed comparison left behind may be at work here
+            release(self.job.folder)
             self._start()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             self.problem = str(error)
 
     def _start(self) -> None:
@@ -207,7 +209,7 @@ class _Process:
 
     def _note_training(self) -> None:
         checkpoint, which = tested_checkpoint(self.job.cfg, self.job.folder)
-        found = read_training(self.job.folder, checkpoint.name)
+        found = read_training(self.job.folder, checkpoint.name, _tells_epochs(self.job.cfg))
         threads = THREADS.search(found['device'])
         note = dict(
             **self.job.about,
@@ -237,6 +239,12 @@ class _Process:
             return Ended(self.job, problem=f'{error} (log: {self.log_path})')
         write_note(self.job.record, {**trained, 'jobs': jobs, 'test': metrics})
         return Ended(self.job, read_note(self.job.record))
+
+
+def _tells_epochs(cfg: Config) -> bool:
+    """Return whether the log tells at which epoch a validation was, and not at which iteration."""
+    logger = (cfg.get('default_hooks') or {}).get('logger') or {}
+    return 'max_epochs' in cfg.train_cfg or logger.get('log_metric_by_epoch', True)
 
 
 def _peak_mib(process: int) -> int | None:

@@ -6,7 +6,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from mmkd.apis.compare.rows import all_on_gpu
+from mmkd.apis.compare.rows import ENOUGH, all_on_gpu
 from mmkd.apis.compare.specs import ALONE
 from mmkd.apis.page.curves import Curve, mean_curve, read_curves
 from mmkd.apis.page.picture import DASHES, SHAPES
@@ -17,7 +17,7 @@ NAME = 'compare'
 ROWS = 'compare_rows'
 FORMATS = ('png', 'svg')
 SEVERAL = 8  # rows that lines of their own can be told apart in
-GAINS, LOSES, WITHIN = '#0072b2', '#d55e00', '0.55'
+GAINS, LOSES, WITHIN, UNJUDGED = '#0072b2', '#d55e00', '0.55', '0.8'
 
 
 def over_seconds(folders: Sequence[Path], metric: str, step_ms: float) -> list[Curve]:
@@ -117,8 +117,10 @@ def draw_rows(
     for axes in (tests, costs):
         axes.grid(axis='x', alpha=0.3)
     told = {GAINS: 'better than alone', LOSES: 'worse', WITHIN: 'within the spread'}
+    if UNJUDGED in map(_verdict, rows):
+        told[UNJUDGED] = f'not judged: fewer than {ENOUGH} seeds'
     dots = [Line2D([], [], marker='o', linestyle='', color=colour) for colour in told]
-    figure.legend(dots, told.values(), loc='outside upper center', ncols=3, frameon=False)
+    figure.legend(dots, told.values(), loc='outside upper center', ncols=len(told), frameon=False)
     _save(figure, stem)
 
 
@@ -137,7 +139,9 @@ def _verdict(row: Mapping[str, Any]) -> str:
     gain = row['to_alone']
     if row['method'] == ALONE:
         return 'black'
-    if gain is None or not gain['exceeds']:
+    if gain is None or gain['exceeds'] is None:
+        return UNJUDGED
+    if not gain['exceeds']:
         return WITHIN
     return GAINS if gain['mean'] > 0 else LOSES
 

@@ -11,12 +11,13 @@ from mmengine.config import Config
 
 from mmkd.apis.page.curves import Curve, read_curves
 from mmkd.apis.report import MAIN, less_is_better
-from mmkd.apis.results import read_row
+from mmkd.apis.results import is_finite, read_row
 from mmkd.engine.hooks.gradient_share import FILE as SHARES
 from mmkd.engine.hooks.run_record import FILE as RUN
 from mmkd.engine.hooks.step_clock import FILE as STEPS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checkpoints import latest_checkpoint
+from mmkd.utils.config_file import readable_text
 from mmkd.utils.work_dir import newest_of_run
 
 ITERATION = re.compile(r'_iter_(\d+)\.pth$')
@@ -36,7 +37,7 @@ def config_path(folder: Path) -> Path:
 def write_config(cfg: Config, folder: Path, digest: str) -> None:
     """Write the config of a run, signed by its settings."""
     whole = Config({**cfg.to_dict(), 'work_dir': folder.as_posix()})
-    write_atomically(f'{SIGNED}{digest}\n{whole.pretty_text}'.encode(), config_path(folder))
+    write_atomically(f'{SIGNED}{digest}\n{readable_text(whole)}'.encode(), config_path(folder))
 
 
 def digest_there(folder: Path) -> str | None:
@@ -44,16 +45,25 @@ def digest_there(folder: Path) -> str | None:
     path = config_path(folder)
     if not path.is_file() or not folder.is_dir():
         return None
-    first = path.read_text(encoding='utf-8', errors='replace').partition('\n')[0]
-    return first.removeprefix(SIGNED)
+    return _first_line(path).removeprefix(SIGNED)
+
+
+def _first_line(path: Path) -> str:
+    return path.read_text(encoding='utf-8', errors='replace').partition('\n')[0]
 
 
 def check_run(folder: Path, digest: str, overwrite: bool = False) -> None:
     """Refuse a run of other settings; take it away where that was asked for.
 
     Raises:
-        FileExistsError: There is one.
+        FileExistsError: There is one, or a file that no comparison wrote is where its config goes.
     """
+    path = config_path(folder)
+    if path.is_file() and not _first_line(path).startswith(SIGNED):
+        raise FileExistsError(
+            f'{path} is no config that a comparison wrote, and would be written over. Mend: '
+            '--work-dir takes another folder'
+        )
     known = [digest_there(folder), *(one['settings'] for one in _notes(folder))]
     foreign = not any(known) and newest_of_run(folder) is not None
     if all(one in (None, digest) for one in known) and not foreign:
@@ -62,7 +72,8 @@ def check_run(folder: Path, digest: str, overwrite: bool = False) -> None:
         what = (
             'that no comparison began'
             if foreign
-            else ('of other settings: another pair, teacher, length, option or preset than now')
+            else 'of other settings: another pair, teacher, length, option, weight, precision or '
+            'preset than now'
         )
         raise FileExistsError(
             f'{folder} holds a run {what}. Mend: --work-dir takes another folder; --overwrite '
@@ -109,24 +120,31 @@ def write_note(path: Path, note: Mapping[str, Any]) -> None:
 # ---------------------------------------------------------------------- what a run found
 
 
-def read_training(folder: Path, tested: str) -> dict[str, Any]:
+def read_training(folder: Path, tested: str, by_epoch: bool = False) -> dict[str, Any]:
     """Return what a finished training wrote of itself.
 
     Args:
         folder: Of the run.
         tested: Name of the checkpoint that is tested; its validation is the best one.
+        by_epoch: Whether the run counts epochs, so that its validations tell no iteration.
+
+    A validation that is no number, or that a kill has left out, is None: one of earlier weights
+    says nothing of these.
 
     Raises:
         FileNotFoundError: It wrote nothing.
     """
     run = json.loads((folder / RUN).read_text(encoding='utf-8'))
     steps = json.loads((folder / STEPS).read_text(encoding='utf-8'))
-    curves = read_curves(folder)[1]
+    curves = read_curves(folder, finite=False)[1]
     shares = folder / SHARES
     return dict(
         iterations=run['iterations'],
         validation=dict(
-            last={name: curve[-1][1] for name, curve in curves.items()},
+            last={
+                name: _last(curve, None if by_epoch else run['iterations'])
+                for name, curve in curves.items()
+            },
             best={name: _at(tested, name, curve) for name, curve in curves.items()},
         ),
         seconds=run['seconds'],
@@ -139,24 +157,48 @@ def read_training(folder: Path, tested: str) -> dict[str, Any]:
     )
 
 
-def best_of(metric: str, curve: Curve) -> float:
-    """Return the best value of a curve.
+def best_of(metric: str, curve: Curve) -> float | None:
+    """Return the best value of a curve; None without a number.
 
     >>> best_of('mIoU', [(1, 40.0), (2, 42.0)]), best_of('abs_rel', [(1, 0.2), (2, 0.3)])
     (42.0, 0.2)
     """
-    values = [value for _, value in curve]
+    values = [value for _, value in curve if is_finite(value)]
+    if not values:
+        return None
     return min(values) if less_is_better(metric) else max(values)
 
 
-def _at(tested: str, metric: str, curve: Curve) -> float:
-    """Return the validation of a checkpoint; the best one where its name tells no iteration.
+def _last(curve: Curve, iterations: int | None) -> float | None:
+    """Return the validation of the last weights; None where there is none of them.
+
+    >>> _last([(100, 40.0), (200, 42.0)], 200), _last([(100, 40.0)], 200)
+    (42.0, None)
+    """
+    step, value = curve[-1]
+    there = iterations is None or step == iterations
+    return value if there and is_finite(value) else None
+
+
+def _at(tested: str, metric: str, curve: Curve) -> float | None:
+    """Return the validation of a checkpoint; None where its name does not tell which that is.
 
     >>> _at('best_mIoU_iter_200.pth', 'aAcc', [(100, 90.0), (200, 80.0)])
     80.0
+    >>> _at('best_mIoU_epoch_1.pth', 'aAcc', [(100, 90.0)])
+    >>> _at('best_mIoU_epoch_2.pth', 'mIoU', [(100, 40.0), (200, 42.0)])
+    42.0
     """
     found = ITERATION.search(tested)
-    return dict(curve).get(int(found[1]) if found else -1, best_of(metric, curve))
+    of_another = tested.startswith('best_') and not tested.startswith(_best_by(metric))
+    usual = None if of_another else best_of(metric, curve)
+    value = dict(curve).get(int(found[1]) if found else -1, usual)
+    return value if is_finite(value) else None
+
+
+def _best_by(metric: str) -> str:
+    """Return what the checkpoint of the best weights by a metric begins with."""
+    return f'best_{metric.replace("/", "_")}_'
 
 
 def read_test(folder: Path) -> dict[str, float]:
@@ -176,8 +218,7 @@ def tested_checkpoint(cfg: Config, folder: Path) -> tuple[Path, str]:
     best = sorted(folder.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     if hook.get('save_best') and best:
         for metric in MAIN:
-            start = f'best_{metric.replace("/", "_")}_'
-            of_metric = [path for path in best if path.name.startswith(start)]
+            of_metric = [path for path in best if path.name.startswith(_best_by(metric))]
             if of_metric:
                 return of_metric[-1], 'best'
         return best[-1], 'best'

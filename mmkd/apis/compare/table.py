@@ -27,9 +27,11 @@ from mmkd.apis.compare.specs import ALONE, PLAIN, Spec, read_spec
 from mmkd.apis.compare.tuning import FILE as TUNED
 from mmkd.apis.compare.tuning import is_test_set, main_metric_of, validation_of
 from mmkd.apis.report import Table, as_markdown, digits, less_is_better, rounded, text
+from mmkd.apis.results import is_finite
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.averages import spread
 from mmkd.utils.checks import printable
+from mmkd.utils.config_file import readable_text
 from mmkd.utils.signed import is_unedited, sign
 
 NAME = 'compare'
@@ -210,7 +212,15 @@ SPENT = (
 
 
 def _tests(records: Records, metric: str) -> dict[int, float]:
-    return {seed: record['test'][metric] for seed, record in records.items()}
+    """Return the test of each seed; without those that are no finite number."""
+    found = {seed: record['test'].get(metric) for seed, record in records.items()}
+    return {seed: value for seed, value in found.items() if is_finite(value)}
+
+
+def _untold(results: Results, metric: str) -> list[str]:
+    """Return the runs whose test is no finite number, which make up no mean."""
+    rows = results.records.items()
+    return [f'{row}, seed {seed}' for row, own in rows for seed in own.keys() - _tests(own, metric)]
 
 
 def _mean_validation(records: Records, metric: str) -> float | None:
@@ -225,8 +235,9 @@ def _as_dict(difference: Difference | None) -> dict[str, Any] | None:
 
 def teacher_of(teachers: Mapping[str, Mapping[str, Any]], metric: str) -> float | None:
     """Return the teacher's metric; of several teachers their mean."""
-    values = [note['test'][metric] for note in teachers.values() if metric in note['test']]
-    return statistics.fmean(values) if values else None
+    values = [note['test'].get(metric) for note in teachers.values()]
+    known = [value for value in values if is_finite(value)]
+    return statistics.fmean(known) if known else None
 
 
 def best_of(rows: Sequence[Mapping[str, Any]], metric: str) -> str | None:
@@ -266,6 +277,11 @@ def write_results(results: Results, work_dir: Path, asked: str | None, pair: Con
     """
     metric = main_metric_of(results.all_records[0]['test'], asked)
     rows = summarise(results, metric, pair)
+    if not rows:
+        raise ValueError(
+            f'{metric} of every test in {work_dir} is no finite number, so there is no table to '
+            'write. Mend: look into the logs of the runs, or --metric'
+        )
     teacher = teacher_of(results.teachers, metric)
     best = best_of(rows, metric)
     where = _copy_best(results, work_dir, best)
@@ -410,6 +426,9 @@ def _notes(
             'other.'
         )
     notes += _apart_notes(results, pair)
+    untold = _untold(results, metric)
+    if untold:
+        notes.append(f'Left out, since {metric} is no finite number: {"; ".join(sorted(untold))}.')
     if results.missing:
         notes.append(f'Missing: {"; ".join(map(text, results.missing))}.')
     return notes
@@ -563,5 +582,5 @@ def _copy_best(results: Results, work_dir: Path, best: str | None) -> str:
     if path.exists() and not is_unedited(path.read_text(encoding='utf-8'), SIGNED):
         yours = f'{path.as_posix()} is not as it was written, and is left (remove it to have it)'
         return f'whose config is {source.as_posix()}: {yours}'
-    write_atomically(sign(f'{about}{cfg.pretty_text.rstrip()}\n', SIGNED).encode(), path)
+    write_atomically(sign(f'{about}{readable_text(cfg).rstrip()}\n', SIGNED).encode(), path)
     return path.as_posix()

@@ -13,7 +13,7 @@ Curve = list[tuple[float, float]]  # (iteration, value), by iteration
 SPENT = ('time', 'data_time', 'memory', 'iter', 'step', 'epoch', 'base_lr')
 
 
-def read_curves(folder: Path) -> tuple[dict[str, Curve], dict[str, Curve]]:
+def read_curves(folder: Path, finite: bool = True) -> tuple[dict[str, Curve], dict[str, Curve]]:
     """Return the losses of the training and the metrics of the validations: name -> curve.
 
     A run that was resumed or begun anew has several files: from the first iteration of a later one
@@ -22,6 +22,7 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], dict[str, Curve]]:
 
     Args:
         folder: The work dir of one run.
+        finite: Whether values that are no finite numbers are left out.
     """
     losses: dict[str, dict[float, float]] = {}
     metrics: dict[str, dict[float, float]] = {}
@@ -44,7 +45,7 @@ def read_curves(folder: Path) -> tuple[dict[str, Curve], dict[str, Curve]]:
             elif last is not None:
                 # mmengine's LoggerHook may say the epoch, which is 0 in a run by iterations
                 step = max(step, last)
-            _add(values, step, trained, losses if trained else metrics)
+            _add(values, step, trained, finite, losses if trained else metrics)
     return _as_curves(losses), _as_curves(metrics)
 
 
@@ -64,9 +65,10 @@ def _drop_from(step: float, *found: dict[str, dict[float, float]]) -> None:
             del values[later]
 
 
-def _add(values: dict[str, Any], step: float, trained: bool, found: dict) -> None:
+def _add(values: dict[str, Any], step: float, trained: bool, finite: bool, found: dict) -> None:
     for key, value in values.items():
-        if key not in SPENT and is_finite(value) and (not trained or 'loss' in key):
+        known = is_finite(value) or (not finite and isinstance(value, float))
+        if key not in SPENT and known and (not trained or 'loss' in key):
             found.setdefault(key, {})[step] = value
 
 

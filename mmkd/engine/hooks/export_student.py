@@ -17,6 +17,7 @@ from mmkd.distiller.export import (
 )
 from mmkd.registry import HOOKS
 from mmkd.utils.checks import nearest
+from mmkd.utils.config_file import readable_text
 from mmkd.utils.unwrap import unwrap
 
 
@@ -98,7 +99,8 @@ class ExportStudentHook(Hook):
                     f'ExportStudentHook: members names {name!r}, which is no student'
                     f'{nearest(name, students)} (students: {list(students)})'
                 )
-            self.configs[name] = student_config(model.runs[name].member, runner.cfg).pretty_text
+            config = student_config(model.runs[name].member, runner.cfg)
+            self.configs[name] = readable_text(config)
         self.several = len(students) > 1
 
     def _folder(self, runner: Runner, name: str) -> Path:

@@ -24,7 +24,8 @@ class StepClockHook(Hook):
     An iteration lasts from the end of the one before it to its own end: with its batch, and on a
     GPU with what the step before left to it. One that follows a validation or a checkpoint is not
     timed. ``processor_ms`` is of this process, all threads together; workers of the data loader
-    are not in it. A resumed run counts the iterations since.
+    are not in it. A resumed run counts the iterations since; where it was at its end already, those
+    before.
 
     Examples:
         >>> clock = StepClockHook()
@@ -41,6 +42,7 @@ class StepClockHook(Hook):
         self.read = lambda: (perf_counter(), process_time())
         self._last: tuple[float, float] | None = None
         self._steps: list[tuple[float, float]] = []  # seconds of each iteration, by both clocks
+        self._before: dict[str, float | None] | None = None  # what was found up to the checkpoint
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -56,13 +58,20 @@ class StepClockHook(Hook):
         self._last = None
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Leave out the iteration that a checkpoint delays."""
+        """Leave out the iteration that a checkpoint delays; note what was found so far."""
         self._last = None
+        checkpoint['mmkd_steps'] = self.found()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Know what was found before, if the run is resumed."""
+        if runner._resume:
+            self._before = checkpoint.get('mmkd_steps')
 
     @master_only
     def after_train(self, runner: Runner) -> None:
         """Write the medians; null where no iteration was timed."""
-        text = json.dumps(self.found(), indent=1) + '\n'
+        found = self.found() if self._steps else self._before or self.found()
+        text = json.dumps(found, indent=1) + '\n'
         write_atomically(text.encode(), Path(runner.work_dir) / FILE)
 
     def found(self) -> dict[str, float | None]:

@@ -55,6 +55,23 @@ def test_a_real_run_takes_time(tmp_path: Path) -> None:
     assert found['processor_ms'] > 0
 
 
+def test_a_run_that_is_resumed_at_its_end_has_the_steps_from_before(tmp_path: Path) -> None:
+    """As one that was killed behind its last checkpoint; one with steps of its own has those."""
+
+    def run(max_iters: int, resume: bool = False) -> dict[str, Any]:
+        checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=4)
+        made = make_runner(tmp_path, checkpoint, max_iters=max_iters, custom_hooks=[Timed()])
+        made._resume, made._load_from = resume, str(tmp_path / 'iter_4.pth') if resume else None
+        made.train()
+        return steps_of(tmp_path)
+
+    whole = run(4)
+    assert whole == dict(iterations=3, wall_ms=1000.0, processor_ms=2000.0)
+    (tmp_path / 'steps.json').unlink()
+    assert run(4, resume=True) == whole
+    assert run(7, resume=True)['iterations'] == 2
+
+
 def test_a_run_of_one_iteration_has_no_step(tmp_path: Path) -> None:
     make_runner(tmp_path, max_iters=1, custom_hooks=[dict(type='mmkd.StepClockHook')]).train()
     assert steps_of(tmp_path) == dict(iterations=0, wall_ms=None, processor_ms=None)
