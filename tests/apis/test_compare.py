@@ -760,6 +760,9 @@ def test_a_run_that_no_comparison_began_is_not_taken_for_its_own(tmp_path: Path)
 def test_a_mistyped_metric_is_refused_before_anything_is_trained(
     teacher: str, tmp_path: Path, forks: Forks
 ) -> None:
+    with pytest.raises(ValueError, match='holds no record of a run'):
+        told(comparison(teacher, tmp_path / 'none', 'kd'), table_only=True)
+    assert not (tmp_path / 'none').exists(), 'nothing is left of what is refused'
     with pytest.raises(KeyError, match="--metric 'mIuO' is none of .*mIoU"):
         told(comparison(teacher, tmp_path, 'kd', iters=2, metric='mIuO'))
     assert [path.parent.name for path in tmp_path.rglob('trained.json')] == []
@@ -800,6 +803,11 @@ def test_rows_that_would_share_a_folder_are_refused() -> None:
         (['--methods', 'kd', '--tune-all', '--factors', '2', '2'], 'must be different numbers'),
         (['--methods', 'kd', '--tune-all', '--factors', '-2'], 'must be a number above 0'),
         (['--methods', 'kd', '--jobs', '0'], 'a whole number of at least 1'),
+        (['--methods', 'kd', '--seconds', 'inf'], '--seconds must be a number above 0'),
+        (['--methods', 'kd', '--tune-all', '--factors', '1', '1.0000001'], 'must be different'),
+        (['--methods', 'kd', '--seeds', str(2**32)], 'at least 0 and below 2**32'),
+        (['--methods', 'kd', '--cfg-options', 'work_dir=x'], 'be overridden: give --work-dir'),
+        (['--methods', 'kd', '--cfg-options', 'randomness.seed=1'], 'overridden: give --seeds'),
     ],
 )
 def test_a_command_line_that_contradicts_itself(

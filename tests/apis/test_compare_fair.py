@@ -25,6 +25,7 @@ from mmkd.apis.report import less_is_better
 from mmkd.apis.runs import digest_of
 from mmkd.utils import checkpoints
 
+HOLD = 'import sys; from mmkd.utils.work_dir import hold; hold(sys.argv[1]); print(1); input()'
 SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, weight_decay=0.01))
 
 
@@ -144,8 +145,7 @@ def test_a_run_that_is_still_at_work_is_told(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     (folder / 'train.txt').write_text('of the other')
     pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    line = 'import sys; from mmkd.utils.work_dir import hold; hold(sys.argv[1]); print(1); input()'
-    with subprocess.Popen([sys.executable, '-c', line, folder], **pipes) as other:
+    with subprocess.Popen([sys.executable, '-c', HOLD, folder], **pipes) as other:
         assert other.stdout is not None
         other.stdout.readline()
         job = Job('kd, seed 0', folder, Config(dict(model=dict(type='A'))), 'digest', {})
@@ -292,6 +292,24 @@ def test_the_best_is_of_the_rows_with_most_seeds(
     said = ' '.join(told(work)[1].split())
     assert 'Not looked at, since they have fewer seeds: kd.' in said
     assert json.loads((tmp_path / 'compare.json').read_text())['best'] == 'alone'
+
+
+def test_the_table_so_far_may_be_had_while_runs_are_at_work(
+    teacher: str, tmp_path: Path, forks: Forks
+) -> None:
+    work = comparison(teacher, tmp_path, 'kd')
+    told(work)
+    before = (tmp_path / 'compare.md').read_text()
+    (tmp_path / 'compare.md').unlink()
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, '-c', HOLD, tmp_path], **pipes) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(RuntimeError, match='in use by another run'):
+            told(work)
+        told(work, table_only=True)
+        other.communicate('\n')
+    assert (tmp_path / 'compare.md').read_text() == before
 
 
 def test_which_metrics_are_errors() -> None:

@@ -100,6 +100,9 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error('--iters and --seconds are two lengths of a run: give one of them')
     if args.seconds is not None and not 0 < args.seconds < float('inf'):
         parser.error(f'--seconds must be a number above 0, got {args.seconds}')
+    for key, flag in (('work_dir', '--work-dir'), ('randomness.seed', '--seeds')):
+        if key in (args.cfg_options or {}):
+            parser.error(f'--cfg-options {key}=… would be overridden: give {flag}')
     if args.tune and args.tune_all:
         parser.error('--tune names methods, --tune-all is all of them: give one of them')
     if len({f'{factor:g}' for factor in args.factors}) < len(args.factors):  # as folders are called

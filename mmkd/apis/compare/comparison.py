@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -121,7 +121,8 @@ def compare(
         ValueError: A pair that cannot be compared, or a method that it is not made for.
     """
     MMLogger.get_instance('mmkd_compare', log_level='ERROR')
-    hold(comparison.work_dir)
+    if not table_only:  # of one that is at work the table so far may be had
+        hold(comparison.work_dir)
     try:
         work = _Work(comparison, console, table_only)
         if not table_only:
@@ -134,6 +135,8 @@ def compare(
         return not work.died and (table_only or not results.missing)
     finally:
         release(comparison.work_dir)
+        with suppress(OSError):  # it holds something; else nothing was run
+            comparison.work_dir.rmdir()
 
 
 def _nothing_there(work_dir: Path, table_only: bool) -> str:
