@@ -8,6 +8,7 @@ from inspect import signature
 from itertools import chain
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import OPTIMIZERS
 from mmengine.runner import Runner
@@ -25,7 +26,8 @@ from mmkd.utils.unwrap import unwrap
 from mmkd.utils.work_dir import newest_of_run
 
 # of a group of parameters, whatever the optimizer
-_GROUP_KEYS = {'params', 'lr', 'initial_lr', 'param_names', 'decoupled_weight_decay'}
+# 'momentum' is what a schedule of it writes, of Adam too
+_GROUP_KEYS = {'params', 'lr', 'initial_lr', 'param_names', 'decoupled_weight_decay', 'momentum'}
 SHOWN = 3  # names of weights in a message
 _OTHER = 'Mend: the config that it was trained by; or a checkpoint of this model'
 
@@ -196,12 +198,22 @@ def _check_optimizer(path: str, key: str, optimizer: Any, groups: list[dict]) ->
     settings = chain.from_iterable(signature(one).parameters for one in _kinds())
     # what is no optimizer's is a constructor's: lr_mult of paramwise_cfg, lr_scale of layer decay
     noted = set(groups[0]) & set(settings)
-    foreign = sorted(noted - _GROUP_KEYS - set(signature(kind).parameters))
+    foreign = sorted(noted - _GROUP_KEYS - _settings_of(kind, optimizer))
     if foreign:
         raise ValueError(
             f'{path} cannot be resumed by this config: {key} is {optimizer["type"]}, which has no '
             f'{", ".join(foreign)}, as the optimizer had that wrote it. {_OTHER}'
         )
+
+
+def _settings_of(kind: Any, optimizer: dict) -> set[str]:
+    """Return what an optimizer notes of itself: its arguments alone would not be all of it."""
+    options = {key: value for key, value in optimizer.items() if key != 'type'}
+    try:
+        made = kind([nn.Parameter(torch.zeros(1, 1))], **options)
+    except Exception:  # it says why where it is built
+        return set(signature(kind).parameters)
+    return set(made.param_groups[0]) | set(signature(kind).parameters)
 
 
 def _kinds() -> Iterable[Any]:

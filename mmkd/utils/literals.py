@@ -75,7 +75,7 @@ def _value(node: ast.expr) -> Any:
 
 
 def _call(node: ast.Call) -> Any:
-    """Return what ``dict(key=value)``, ``dict({'a.b': value})`` and ``range(0, 5)`` say."""
+    """Return what ``dict(a=1)``, ``dict({'a.b': 1})``, ``range(0, 5)`` and ``float('inf')`` say."""
     name = node.func.id if isinstance(node.func, ast.Name) else ''
     if (
         name == 'range'
@@ -83,6 +83,8 @@ def _call(node: ast.Call) -> Any:
         and all(isinstance(part, ast.Constant) for part in node.args)
     ):
         return range(*map(_value, node.args))
+    if name == 'float' and len(node.args) == 1 and not node.keywords:
+        return _no_number(node)
     if (
         name != 'dict'
         or not all(isinstance(part, ast.Dict) for part in node.args[:1])
@@ -91,6 +93,13 @@ def _call(node: ast.Call) -> Any:
         raise ValueError(f'line {node.lineno} calls what is not dict')
     found = _value(node.args[0]) if node.args else {}
     return {**found, **{_keyword(item): _value(item.value) for item in node.keywords}}
+
+
+def _no_number(node: ast.Call) -> float:
+    said = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+    if said not in ('inf', '-inf', 'nan'):
+        raise ValueError(f'line {node.lineno} calls what is not dict')
+    return float(str(said))
 
 
 def _keyword(item: ast.keyword) -> str:

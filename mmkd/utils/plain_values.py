@@ -6,6 +6,7 @@ checkpoint and an exported config can hold.
 """
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import mmengine.registry as roots
@@ -49,7 +50,19 @@ class _Names:
             return kind
         if self._found is None:
             self._found = _registered()
-        return self._found.get(id(kind)) or _path(kind)
+        known = self._found.get(id(kind))
+        return known if known and _comes_with_a_library(kind) else _path(kind)
+
+
+def _comes_with_a_library(kind: Any) -> bool:
+    """Return whether importing a library registers a class; one of a user's own module may not be.
+
+    A config of the new style imports such a module itself, and what is written of it does not.
+    """
+    package = str(getattr(kind, '__module__', '__main__')).partition('.')[0]
+    below = chain.from_iterable(map(_below, ROOTS))
+    scopes = {registry.scope for registry in (*ROOTS, *below)}
+    return package in {'torch', 'mmcv', '__main__'} | scopes
 
 
 def _path(kind: Any) -> Any:

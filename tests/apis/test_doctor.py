@@ -20,6 +20,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import BaseDataElement, InstanceData
 from mmengine.visualization import Visualizer
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mmkd.__main__ import main
 from mmkd.apis.doctor import Report, diagnose, list_taps
@@ -142,6 +143,22 @@ def test_gradient_norm_is_that_of_backward() -> None:
         assert gradient_norm(model(**data, mode='loss')[key], parameters) == pytest.approx(
             expected, rel=1e-5
         )
+
+
+def test_gradient_norm_through_reentrant_checkpoints() -> None:
+    """with_cp=True of mmcv's backbones: they serve backward() alone, by which a run trains."""
+    first, inner, outer = (torch.nn.Linear(3, n) for n in (3, 3, 1))
+    x = first(torch.randn(4, 3))
+    plain = outer(inner(x).relu()).sum()
+    again = outer(checkpoint(lambda x: inner(x).relu(), x, use_reentrant=True)).sum()
+    parameters = [p for one in (first, inner, outer) for p in one.parameters()]
+    parameters[0].grad = kept = torch.ones(3, 3)
+    with pytest.raises(RuntimeError, match='heckpoint'):
+        torch.autograd.grad(again, parameters, retain_graph=True)
+    for _ in range(2):
+        assert gradient_norm(again, parameters) == pytest.approx(gradient_norm(plain, parameters))
+    assert parameters[0].grad is kept
+    assert parameters[1].grad is None
 
 
 def test_gradient_norm_of_a_line_and_of_nothing() -> None:

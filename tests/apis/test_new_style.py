@@ -8,6 +8,7 @@ import pytest
 from helpers.runs import write_images
 from helpers.states import checkpoint, differences
 from mmengine.config import Config
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmseg.apis import init_model
 from torch import nn
@@ -240,6 +241,10 @@ class Unregistered(Schedule):
         return 2.0
 
 
+class OfAUser(nn.Module):
+    """A class of a user's own module, registered there."""
+
+
 def test_names_of_classes() -> None:
     """Bare where mmcv compares names, with the scope elsewhere, by path where unregistered."""
     import mmcv.transforms
@@ -258,6 +263,9 @@ def test_names_of_classes() -> None:
     assert name('as it is') == 'as it is'
     assert name(Linear) == 'linear', "a registry of mmkd's own"
     assert name(nn.SyncBatchNorm) == 'torch.nn.modules.batchnorm.SyncBatchNorm'
+
+    MODELS.register_module(name='OfAUser', module=OfAUser, force=True)
+    assert name(OfAUser) == f'{__name__}.OfAUser', 'registered by a module that is read no more'
 
     class Local:
         pass

@@ -20,6 +20,7 @@ from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmkd.utils.checkpoints import load_checkpoint_file
 from mmkd.utils.work_dir import LOCK
 
 
@@ -103,6 +104,81 @@ def test_a_run_whose_weights_have_rates_of_their_own_goes_on(tmp_path: Path) -> 
     train(config(2))
     noted = checkpoint(train(config(4), resume=True), 'iter_4.pth')['optimizer']['student']
     assert {'lr_mult', 'decay_mult'} <= set(noted['param_groups'][0])
+
+
+class WithOptions(torch.optim.AdamW):
+    """An optimizer whose signature does not name what it knows."""
+
+    def __init__(self, params: Any, lr: float = 1e-3, **options: Any) -> None:
+        super().__init__(params, lr=lr, **options)
+
+
+@pytest.mark.parametrize(
+    ('optimizer', 'schedule'),
+    [
+        (
+            dict(type='AdamW', lr=1e-3),
+            dict(type='LinearMomentum', start_factor=0.5, begin=0, end=4, by_epoch=False),
+        ),
+        (
+            dict(type='SGD', lr=0.01, momentum=0.9),
+            dict(type='OneCycleLR', eta_max=0.01, total_steps=6, by_epoch=False),
+        ),
+        (dict(type=f'{__name__}.WithOptions', lr=1e-3), None),
+    ],
+    ids=['momentum', 'one cycle', 'options'],
+)
+def test_schedules_and_optimizers_of_all_kinds_go_on(
+    optimizer: dict, schedule: dict | None, tmp_path: Path
+) -> None:
+    """A schedule of the momentum writes it for Adam too; OneCycleLR holds a function."""
+
+    def config(name: str) -> Any:
+        cfg = run_config(tmp_path, max_iters=6, interval=4, name=name)
+        cfg.optim_wrapper.student.optimizer = optimizer
+        cfg.param_scheduler = None if schedule is None else [schedule]
+        return cfg
+
+    def stop(runner: Runner) -> None:
+        if runner.iter == 4:
+            raise KeyboardInterrupt
+
+    whole = train(config('whole'))
+    with pytest.raises(KeyboardInterrupt):
+        noting(config('parts'), stop)
+    parts = train(config('parts'), resume=True)
+    one, other = checkpoint(whole, 'iter_6.pth'), checkpoint(parts, 'iter_6.pth')
+    assert differences(one['state_dict'], other['state_dict']) == []
+    assert load_checkpoint_file(str(Path(parts.work_dir) / 'iter_6.pth')).keys() == other.keys()
+
+
+def test_a_checkpoint_that_is_not_read_again_is_told_at_the_first_one(tmp_path: Path) -> None:
+    """And not at the end of the run; what is read is not told."""
+
+    def logged(name: str, kept: Any) -> str:
+        cfg = run_config(tmp_path, max_iters=6, interval=2, name=name, log_level='WARNING')
+        noting(cfg, lambda runner: runner.message_hub.update_info('window', kept))
+        (log,) = (tmp_path / name).glob('*/*.log')
+        return log.read_text()
+
+    assert 'is not read again' not in logged('plain', 3)
+    said = logged('strange', range(3))
+    assert said.count('is not read again') == 1
+    assert 'iter_2.pth was written, and is not read again, so that this run could not be' in said
+
+
+def test_early_stopping_goes_on_counting(tmp_path: Path) -> None:
+    """mmengine's hook forgets what it has counted, and a resumed run would end later."""
+
+    def config(max_iters: int) -> Any:
+        cfg = run_config(tmp_path, max_iters=max_iters, interval=2, val_interval=2)
+        stop = dict(type='EarlyStoppingHook', monitor='mIoU', min_delta=100.0, patience=2)
+        cfg.custom_hooks.append(stop)
+        return cfg
+
+    train(config(4))  # the first validation is the best, the second one is waited for
+    resumed = train(config(12), resume=True)
+    assert resumed.iter == 6
 
 
 # ---------------------------------------------------------------- what checkpoints hold

@@ -20,8 +20,11 @@ def test_reads_what_mmengine_writes(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_values() -> None:
     found = read_config_text(
-        "a = -inf\nb = nan\nc = {1, 2}\nd = dict({'x.y': b'z'}, k=range(0, 4, 2))", 'the text'
+        "a = -inf\nb = nan\nc = {1, 2}\nd = dict({'x.y': b'z'}, k=range(0, 4, 2))\n"
+        "e = float('inf')",
+        'the text',
     )
+    assert found.e == math.inf
     assert found.a == -math.inf
     assert math.isnan(found.b)
     assert found.c == {1, 2}
@@ -38,6 +41,8 @@ def test_values() -> None:
         'a = b',
         "a = dict(b=print('x'))",
         "a = eval('1')",
+        "a = float('1.5')",
+        "a = float(open('x'))",
         'a, b = 1, 2',
         'a = dict(**{})',
         'a = {**{}}',

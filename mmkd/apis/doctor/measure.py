@@ -3,7 +3,7 @@
 import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,8 +31,26 @@ def gradient_norm(value: Tensor, parameters: Iterable[Tensor]) -> float:
     parameters = list(parameters)
     if not value.requires_grad or not parameters:
         return 0.0
-    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    try:
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(
+            value, parameters, retain_graph=True, allow_unused=True
+        )
+    except RuntimeError as error:  # reentrant activation checkpointing serves backward() alone
+        if 'heckpoint' not in str(error):
+            raise
+        gradients = _by_backward(value, parameters)
     return math.sqrt(sum(g.double().square().sum().item() for g in gradients if g is not None))
+
+
+def _by_backward(value: Tensor, parameters: list[Tensor]) -> Sequence[Tensor | None]:
+    before = [one.grad for one in parameters]
+    for one in parameters:
+        one.grad = None
+    value.backward(retain_graph=True)
+    found = [one.grad for one in parameters]
+    for one, grad in zip(parameters, before, strict=True):
+        one.grad = grad
+    return found
 
 
 def measure_objectives(model: Distiller, data: dict, report: Report) -> None:

@@ -12,13 +12,17 @@ from typing import Any
 import torch
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend, register_backend
-from mmengine.hooks import CheckpointHook
+from mmengine.hooks import CheckpointHook, EarlyStoppingHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop, Runner, ValLoop
 
 from mmkd.evaluation.reported_metrics import check_best_metrics, reported_metrics
 from mmkd.registry import HOOKS
 from mmkd.utils.atomic import write_atomically
-from mmkd.utils.checkpoints import latest_checkpoint
+from mmkd.utils.checkpoints import (
+    latest_checkpoint,
+    load_checkpoint_file,
+    trusts_checkpoints,
+)
 from mmkd.utils.checks import check_keys, printable
 from mmkd.utils.work_dir import (
     BEGUN,
@@ -83,7 +87,7 @@ class SafeCheckpointHook(CheckpointHook):
 
     best_ckpt_path: str | None
     folder: Path
-    _begun = False
+    _begun = _tried = False
     _previous: dict[str, str] = {}  # the best ones while better ones are saved
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -224,6 +228,21 @@ class SafeCheckpointHook(CheckpointHook):
         notes = checkpoint['message_hub']['runtime_info']
         for key in [key for key in notes if key == 'last_ckpt' or key.startswith('best_ckpt')]:
             notes[key] = Path(notes[key]).name
+        for state in _states_of_schedules(checkpoint.get('param_schedulers')):
+            for key in [key for key, value in state.items() if callable(value)]:
+                del state[key]  # OneCycleLR's own function, which nothing that is read safely names
+        stops = [
+            dict(best_score=one.best_score, wait_count=one.wait_count) for one in _stops(runner)
+        ]
+        if stops:  # mmengine's hook forgets them
+            checkpoint['mmkd_early_stopping'] = stops
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Restore what early stopping has counted, if the run is resumed."""
+        stops = checkpoint.get('mmkd_early_stopping')
+        if runner._resume and isinstance(stops, list):
+            for hook, noted in zip(_stops(runner), stops, strict=False):
+                hook.best_score, hook.wait_count = noted['best_score'], noted['wait_count']
 
     def _publish_model(self, runner: Runner, ckpt_path: str) -> None:
         # the best one of a run that was resumed in another folder lies in the first
@@ -262,8 +281,24 @@ class SafeCheckpointHook(CheckpointHook):
         )
         if is_main_process():
             write_atomically(filename.encode(), self.folder / 'last_checkpoint')
+            self._try_to_read(runner, self.folder / filename)
         for name in evicted:
             self._delete(self.file_backend.join_path(self.out_dir, name))
+
+    def _try_to_read(self, runner: Runner, path: Path) -> None:
+        """Read the first checkpoint, and warn now of what would be found at the end of the run."""
+        if self._tried or trusts_checkpoints():
+            return
+        self._tried = True
+        try:
+            load_checkpoint_file(str(path))
+        except Exception as error:
+            runner.logger.warning(
+                f'{path} was written, and is not read again, so that this run could not be '
+                f'resumed, tested or exported: {error}. Mend: what a hook keeps in the message hub '
+                'or in the checkpoint should be numbers, texts and tensors; --trust-checkpoint '
+                'reads all else'
+            )
 
     def _keep(self, runner: Runner, step: int) -> list[int]:
         """Enter ``step`` into the list of kept checkpoints, and return what leaves it."""
@@ -335,6 +370,16 @@ class SafeCheckpointHook(CheckpointHook):
                 + (f'{stays} stays and is good; ' if stays else 'There is no earlier one; ')
                 + 'free some space or lower max_keep_ckpts, then go on with --resume',
             ) from error
+
+
+def _states_of_schedules(schedulers: Any) -> Iterator[dict]:
+    """Yield the state of each schedule, of every optimizer."""
+    for one in schedulers.values() if isinstance(schedulers, dict) else [schedulers or []]:
+        yield from one
+
+
+def _stops(runner: Runner) -> list[EarlyStoppingHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, EarlyStoppingHook)]
 
 
 def _keep_only(notes: dict[str, Any], key: str, wanted: Callable[[Any], bool]) -> None:
