@@ -24,6 +24,7 @@ from mmkd.utils.kinds import bare_name
 from mmkd.utils.tables import print_table
 
 CONSTRUCTOR = 'mmkd.PhaseOptimWrapperConstructor'
+OF_STUDENT = 'mmkd.StudentOptimWrapperConstructor'
 SCHEDULES = 'ScheduleHook'
 AROUND = ('custom_hooks', 'optim_wrapper', 'val_cfg', 'test_cfg', 'default_hooks')
 
@@ -35,8 +36,10 @@ def expand_config(cfg: Config) -> Additions | None:
     that target, loops of one's own. The expansion is logged as it could be written in place of
     ``method=``.
 
+    A constructor of an optimizer that is none of mmkd's or mmengine's sees the student alone.
+
     Args:
-        cfg: A config, changed in place; one without ``method`` is left alone.
+        cfg: A config, changed in place; one of a plain model is left alone.
 
     Returns:
         What was added; None where nothing was.
@@ -49,13 +52,24 @@ def expand_config(cfg: Config) -> Additions | None:
     """
     asked = cfg.get('model')
     distils = isinstance(asked, dict) and bare_name(asked.get('type')) == 'Distiller'
-    if not distils or asked.get('method') is None:
-        return None
-    text, changed, additions = _expand(cfg)
-    print_log(text, logger='current')
-    for line in changed:
-        print_log(f'mmkd: {line}', logger='current')
+    additions = None
+    if distils and asked.get('method') is not None:
+        text, changed, additions = _expand(cfg)
+        print_log(text, logger='current')
+        for line in changed:
+            print_log(f'mmkd: {line}', logger='current')
+    if distils:
+        _show_student(cfg)
     return additions
+
+
+def _show_student(cfg: Config) -> None:
+    """Let the constructor of an optimizer that knows models by their names see the student."""
+    wrapper = cfg.get('optim_wrapper')
+    constructor = wrapper.get('constructor') if isinstance(wrapper, dict) else None
+    known = (CONSTRUCTOR, OF_STUDENT, 'DefaultOptimWrapperConstructor')
+    if constructor and bare_name(constructor) not in map(bare_name, known):
+        wrapper.update(constructor=OF_STUDENT, of=constructor)
 
 
 def _expand(cfg: Config) -> tuple[str, list[str], Additions]:

@@ -9,7 +9,6 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.logging import print_log
-from mmengine.optim import DefaultOptimWrapperConstructor
 
 from mmkd.apis.length import follow_length
 from mmkd.apis.methods import expand_config
@@ -21,7 +20,6 @@ from mmkd.registry import KINDS, MODELS
 from mmkd.utils.kinds import bare_name, is_made, is_stored
 from mmkd.utils.plain_values import with_plain_values
 
-_OF_STUDENT = 'StudentOptimWrapperConstructor'
 _SHARDS = ('FSDP', 'FullySharded', 'DeepSpeed', 'ColossalAI')
 
 
@@ -42,7 +40,6 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     with_plain_values(cfg)
     check_settings(cfg)
     expand_config(cfg)
-    _show_student(cfg)
     follow_length(cfg)
     _log_by_iterations(cfg)
     _keep_preprocessor(cfg)
@@ -58,15 +55,6 @@ def prepare_config(cfg: Config, launcher: str = 'none', amp: bool = False) -> Co
     if launcher != 'none':
         _distribute(cfg)
     return cfg
-
-
-def _show_student(cfg: Config) -> None:
-    """Let the constructor of an optimizer that knows models by their names see the student."""
-    wrapper = cfg.get('optim_wrapper')
-    constructor = wrapper.get('constructor') if isinstance(wrapper, dict) else None
-    known = (DefaultOptimWrapperConstructor, 'PhaseOptimWrapperConstructor', _OF_STUDENT)
-    if is_distiller(cfg) and constructor and bare_name(constructor) not in map(bare_name, known):
-        wrapper.update(constructor=f'mmkd.{_OF_STUDENT}', of=constructor)
 
 
 def is_distiller(cfg: Config) -> bool:

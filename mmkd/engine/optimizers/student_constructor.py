@@ -32,9 +32,9 @@ class StudentOptimWrapperConstructor:
         self.paramwise_cfg = paramwise_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Return the wrapper, of all that is trained."""
+        """Return the wrapper, of all that is trained; of a plain model what its constructor makes."""
         model = getattr(model, 'module', model)
-        students: Any = model.students
+        students: Any = getattr(model, 'students', dict(student=model))
         if len(students) > 1:
             raise ValueError(
                 f'the constructor {self.of!r} of optim_wrapper sees one model, and there are '

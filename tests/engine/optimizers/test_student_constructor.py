@@ -48,6 +48,17 @@ def test_rates_are_those_of_the_student_alone() -> None:
     assert len(rates) == sum(p.requires_grad for p in model.parameters())
 
 
+def test_of_a_plain_model_it_is_the_constructor_itself() -> None:
+    """As in a comparison, whose rows have the optimizer of the pair."""
+    cfg = prepare_config(config())
+    model = MODELS.build(dict(segmentor(4), _scope_='mmseg'))
+    own = dict(SGD, constructor='SlowerBackbone', paramwise_cfg=dict(decay=0.5))
+    found, alone = (build_optim_wrapper(model, one) for one in (cfg.optim_wrapper, own))
+    rates = [[g['lr'] for g in one.optimizer.param_groups] for one in (found, alone)]
+    assert rates[0] == rates[1]
+    assert set(rates[0]) == {0.05, 0.1}
+
+
 def test_a_plain_model_and_the_usual_constructors_are_left_alone() -> None:
     for model, constructor in (
         (segmentor(4), 'SlowerBackbone'),
