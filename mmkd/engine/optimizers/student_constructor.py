@@ -32,7 +32,7 @@ class StudentOptimWrapperConstructor:
         self.paramwise_cfg = paramwise_cfg
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Return the wrapper, of all that is trained; of a plain model what its constructor makes."""
+        """Return the wrapper, of all that is trained; of a plain model its constructor's own."""
         model = getattr(model, 'module', model)
         students: Any = getattr(model, 'students', dict(student=model))
         if len(students) > 1:
