@@ -89,11 +89,22 @@ def student_config(member: Member, run: Config) -> Config:
     for key in ('val_cfg', 'test_cfg'):
         if 'Peer' in str((config.get(key) or {}).get('type')):  # a loop over all students
             config[key] = {**config[key], 'type': config[key]['type'].rpartition('Peer')[-1]}
-    if 'test_pipeline' not in config and 'test_dataloader' in config:
-        pipeline = find_pipeline(config['test_dataloader'].get('dataset'))
+    loader = config.get('test_dataloader') or config.get('val_dataloader')
+    if 'test_pipeline' not in config and loader is not None:
+        pipeline = find_pipeline(loader.get('dataset'))
         config.update({} if pipeline is None else dict(test_pipeline=pipeline))
+    if 'test_pipeline' in config:
+        config['test_pipeline'] = _of_scope(config['test_pipeline'], member.scope)
     imports = _custom_imports(run.get('custom_imports'), member, config)
     return Config(config if imports is None else {**config, 'custom_imports': imports})
+
+
+def _of_scope(pipeline: Any, scope: str) -> list[dict]:
+    """Return the steps of a pipeline with bare names of their own scope.
+
+    Inference of mmseg and mmdet takes out the one that loads annotations, by that name.
+    """
+    return [{**step, 'type': step['type'].removeprefix(f'{scope}.')} for step in pipeline]
 
 
 def _custom_imports(own: Any, member: Member, config: dict[str, Any]) -> dict[str, Any] | None:
@@ -233,7 +244,10 @@ def _check_weights(weights: Path) -> None:
     """Refuse to write over what is no student: a run could not go on without its optimizer."""
     if not weights.is_file():
         return
-    there = load_checkpoint_file(str(weights))
+    try:
+        there = load_checkpoint_file(str(weights))
+    except Exception:  # what cannot be read can be no run's either
+        return
     if isinstance(there, dict) and {'optimizer', 'message_hub'} & there.keys():
         raise ValueError(
             f'{weights} is the checkpoint of a run, which an export would overwrite. Mend: another '

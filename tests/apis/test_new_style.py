@@ -10,7 +10,7 @@ from helpers.states import checkpoint, differences
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from mmseg.apis import init_model
+from mmseg.apis import inference_model, init_model
 from torch import nn
 
 from mmkd.apis.doctor import diagnose
@@ -177,6 +177,8 @@ def test_the_export_holds_names_and_loads(runs: SimpleNamespace) -> None:
     assert bare.replace('new', 'old') == texts[0]
     folder = Path(runs.new.work_dir) / 'student'
     model = init_model(str(folder / 'config.py'), str(folder / 'iter_2.pth'), device='cpu')
+    found = inference_model(model, str(runs.folder / 'data/img/0.png'))
+    assert found.pred_sem_seg.data.shape == (1, 40, 40), 'no annotations are asked for'
     assert (
         differences(
             {k: v for k, v in model.state_dict().items() if 'data_preprocessor' not in k},
