@@ -171,7 +171,7 @@ class _Levels:
 
 def _dense_head(pair: Pair, member: str) -> Any:
     model = pair.models.get(member)
-    if model is not None and not hasattr(model, 'bbox_head'):
+    if pair.lacks(member, 'bbox_head'):
         pair.fail(
             f'the heads of dense detectors are cut, a bbox_head of one stage (RetinaNet, FCOS, '
             f'ATSS, GFL), and {member!r} is a {type_of(model)} without one. Mend: such detectors, '

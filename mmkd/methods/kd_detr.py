@@ -43,11 +43,11 @@ def kd_detr(
         number: Of random queries; 0: the teacher's alone.
     """
     for member in (pair.student, pair.teacher):
-        model = pair.models.get(member)
-        if model is not None and not hasattr(model, 'decoder'):
+        if pair.lacks(member, 'decoder'):
             pair.fail(
-                f'the queries of a decoder are asked, and {member!r} is a {type_of(model)} without '
-                'one. Mend: two DETRs of mmdet; of dense detectors crosskd or pkd'
+                f'the queries of a decoder are asked, and {member!r} is a '
+                f'{type_of(pair.models[member])} without one. Mend: two DETRs of mmdet; of dense '
+                'detectors crosskd or pkd'
             )
     decoder = getattr(pair.models.get(pair.student), 'decoder', None)
     layers = getattr(decoder, 'num_layers', None) or LAYERS

@@ -108,6 +108,18 @@ class Pair:
         """
         raise ValueError(f'method {self.method!r}: {text}')
 
+    def lacks(self, member: str, part: str) -> bool:
+        """Return whether a member is known, and has no such part.
+
+        >>> from mmkd.tasks import Described
+        >>> models = dict(a=Described(dict(type='GFL')), b=Described({}))
+        >>> [Pair(models=models).lacks(one, 'decoder') for one in 'abc']
+        [True, False, False]
+        """
+        model = self.models.get(member)
+        known = model is not None and getattr(model, 'type_name', True) != ''
+        return known and not hasattr(model, part)
+
     def check_count(self, name: str, value: Any, mend: str, least: int = 1) -> None:
         """Refuse an option that is no whole number, or one below the least.
 
