@@ -197,11 +197,12 @@ class _Seeds(argparse.Action):
         values: Any,
         option_string: str | None = None,
     ) -> None:
-        if len(set(values)) < len(values) or min(values) < 0 or max(values) >= 2**32:
+        if len(set(values)) < len(values) or min(values) < 0:
             parser.error(
-                f'{option_string} must be different whole numbers of at least 0 and below 2**32, '
-                f'got {values}'
+                f'{option_string} must be different whole numbers of at least 0, got {values}'
             )
+        if max(values) >= 2**32:
+            parser.error(f'{option_string} must be below 2**32, got {values}')
         setattr(namespace, self.dest, values)
 
 

@@ -805,7 +805,7 @@ def test_rows_that_would_share_a_folder_are_refused() -> None:
         (['--methods', 'kd', '--jobs', '0'], 'a whole number of at least 1'),
         (['--methods', 'kd', '--seconds', 'inf'], '--seconds must be a number above 0'),
         (['--methods', 'kd', '--tune-all', '--factors', '1', '1.0000001'], 'must be different'),
-        (['--methods', 'kd', '--seeds', str(2**32)], 'at least 0 and below 2**32'),
+        (['--methods', 'kd', '--seeds', str(2**32)], '--seeds must be below 2**32'),
         (['--methods', 'kd', '--cfg-options', 'work_dir=x'], 'be overridden: give --work-dir'),
         (['--methods', 'kd', '--cfg-options', 'randomness.seed=1'], 'overridden: give --seeds'),
     ],
