@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.utils import apply_to
 
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.work_dir import BEGUN
@@ -20,16 +21,13 @@ NOTE = 'done.json'
 
 def digest_of(settings: Mapping[str, Any]) -> str:
     """Return a digest of settings: another one says that a note is of another run."""
-    return hashlib.sha256(repr(_settled(Config(dict(settings)).to_dict())).encode()).hexdigest()
-
-
-def _settled(value: Any) -> Any:
-    """Return settings whose text is the same in every process: the order of a set is not."""
-    if isinstance(value, dict):
-        return {key: _settled(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_settled, value))
-    return sorted(value, key=repr) if isinstance(value, set | frozenset) else value
+    # the order of a set differs from process to process
+    plain = apply_to(
+        Config(dict(settings)).to_dict(),
+        lambda value: isinstance(value, set | frozenset),
+        partial(sorted, key=repr),
+    )
+    return hashlib.sha256(repr(plain).encode()).hexdigest()
 
 
 @lru_cache

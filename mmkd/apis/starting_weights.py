@@ -195,7 +195,8 @@ def _check_optimizer(path: str, key: str, optimizer: Any, groups: list[dict]) ->
     kind = OPTIMIZERS.get(optimizer['type']) if isinstance(optimizer, dict) and groups else None
     if kind is None:
         return
-    settings = chain.from_iterable(signature(one).parameters for one in _kinds())
+    kinds = OPTIMIZERS.module_dict.values()
+    settings = chain.from_iterable(signature(one).parameters for one in kinds)
     # what is no optimizer's is a constructor's: lr_mult of paramwise_cfg, lr_scale of layer decay
     noted = set(groups[0]) & set(settings)
     foreign = sorted(noted - _GROUP_KEYS - _settings_of(kind, optimizer))
@@ -214,7 +215,3 @@ def _settings_of(kind: Any, optimizer: dict) -> set[str]:
     except Exception:  # it says why where it is built
         return set(signature(kind).parameters)
     return set(made.param_groups[0]) | set(signature(kind).parameters)
-
-
-def _kinds() -> Iterable[Any]:
-    return OPTIMIZERS.module_dict.values()

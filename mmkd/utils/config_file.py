@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.hub import get_config
-from mmengine.utils import get_installed_path, is_installed
+from mmengine.utils import apply_to, get_installed_path, is_installed
 
 from mmkd.utils.checks import nearest_file
 from mmkd.utils.explain import explain
@@ -59,7 +59,7 @@ def readable_text(cfg: Config) -> str:
     >>> "float('inf')" in readable_text(Config(dict(norm_type=float('inf'))))
     True
     """
-    return Config(_told(cfg.to_dict())).pretty_text
+    return Config(apply_to(cfg.to_dict(), _is_no_number, _NoNumber)).pretty_text
 
 
 class _NoNumber(float):
@@ -71,12 +71,8 @@ class _NoNumber(float):
     __str__ = __repr__
 
 
-def _told(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _told(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_told, value))
-    return _NoNumber(value) if isinstance(value, float) and not isfinite(value) else value
+def _is_no_number(value: Any) -> bool:
+    return isinstance(value, float) and not isfinite(value)
 
 
 def _nearest(folder: Path, relative: Path) -> str:

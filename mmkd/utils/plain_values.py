@@ -50,19 +50,7 @@ class _Names:
             return kind
         if self._found is None:
             self._found = _registered()
-        known = self._found.get(id(kind))
-        return known if known and _comes_with_a_library(kind) else _path(kind)
-
-
-def _comes_with_a_library(kind: Any) -> bool:
-    """Return whether importing a library registers a class; one of a user's own module may not be.
-
-    A config of the new style imports such a module itself, and what is written of it does not.
-    """
-    package = str(getattr(kind, '__module__', '__main__')).partition('.')[0]
-    below = chain.from_iterable(map(_below, ROOTS))
-    scopes = {registry.scope for registry in (*ROOTS, *below)}
-    return package in {'torch', 'mmcv', '__main__'} | scopes
+        return self._found.get(id(kind)) or _path(kind)
 
 
 def _path(kind: Any) -> Any:
@@ -71,13 +59,19 @@ def _path(kind: Any) -> Any:
 
 
 def _registered() -> dict[int, str]:
-    """Return id -> name of what is in the registries and in those below them."""
+    """Return id -> name of what is in the registries and in those below them.
+
+    What a module of a user's registers goes by its path: a config of the new style imports the
+    module, and what is written of that config does not.
+    """
     found: dict[int, str] = {}
+    every = (*ROOTS, *chain.from_iterable(map(_below, ROOTS)))
+    packages = {'torch', 'mmcv', '__main__'} | {registry.scope for registry in every}
     for root in ROOTS:
         below = list(_below(root))
         taken = {name for child in below for name in child.module_dict}
         for registry in (root, *below):
-            _note(registry, taken if registry is root else None, found)
+            _note(registry, taken if registry is root else None, packages, found)
     return found
 
 
@@ -87,8 +81,12 @@ def _below(registry: Registry) -> Iterator[Registry]:
         yield from _below(child)
 
 
-def _note(registry: Registry, taken: set[str] | None, found: dict[int, str]) -> None:
+def _note(
+    registry: Registry, taken: set[str] | None, packages: set[str], found: dict[int, str]
+) -> None:
     for name, kind in registry.module_dict.items():
+        if str(getattr(kind, '__module__', '__main__')).partition('.')[0] not in packages:
+            continue
         # a root's own go by their bare names, which mmcv compares, where no other has that name
         bare = taken is not None and name not in taken
         known = found.get(id(kind))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from helpers.comparisons import PAIR, Forks, comparison, options, told, untrained_teacher
+from helpers.processes import held_by_another
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
@@ -25,7 +26,6 @@ from mmkd.apis.report import less_is_better
 from mmkd.apis.runs import digest_of
 from mmkd.utils import checkpoints
 
-HOLD = 'import sys; from mmkd.utils.work_dir import hold; hold(sys.argv[1]); print(1); input()'
 SGD = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.1, weight_decay=0.01))
 
 
@@ -144,15 +144,11 @@ def test_a_run_that_is_still_at_work_is_told(tmp_path: Path) -> None:
     folder = tmp_path / 'kd/seed_0'
     folder.mkdir(parents=True)
     (folder / 'train.txt').write_text('of the other')
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with subprocess.Popen([sys.executable, '-c', HOLD, folder], **pipes) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    with held_by_another(folder) as process:
         job = Job('kd, seed 0', folder, Config(dict(model=dict(type='A'))), 'digest', {})
         run = jobs._Process(job, {})
         run.begin()
-        assert f'in use by another run (process {other.pid} on' in run.problem
-        other.communicate('\n')
+        assert f'in use by another run (process {process} on' in run.problem
     assert (folder / 'train.txt').read_text() == 'of the other'
 
 
@@ -301,14 +297,10 @@ def test_the_table_so_far_may_be_had_while_runs_are_at_work(
     told(work)
     before = (tmp_path / 'compare.md').read_text()
     (tmp_path / 'compare.md').unlink()
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with subprocess.Popen([sys.executable, '-c', HOLD, tmp_path], **pipes) as other:
-        assert other.stdout is not None
-        other.stdout.readline()
+    with held_by_another(tmp_path):
         with pytest.raises(RuntimeError, match='in use by another run'):
             told(work)
         told(work, table_only=True)
-        other.communicate('\n')
     assert (tmp_path / 'compare.md').read_text() == before
 
 

@@ -4,7 +4,6 @@ import argparse
 import importlib
 import json
 import re
-import subprocess
 import sys
 from io import StringIO
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.processes import held_by_another
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -541,10 +541,8 @@ def test_a_run_that_saves_nothing_is_refused_before_it_trains(
         run(checkpoint)
 
 
-@pytest.mark.slow
-def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = teach(place)
-    monkeypatch.setattr(sys.modules[__name__], 'OPTIONS', OPTIONS | EVERY_SECOND)
+def interrupt(checkpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distil, and end it after three iterations as Ctrl-C does."""
 
     def stop(runner: Any) -> None:
         runner.register_hook(StopAt(3))
@@ -554,6 +552,13 @@ def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch
         patch.setattr('mmkd.apis.distill.train', stop)
         with pytest.raises(KeyboardInterrupt):
             run(checkpoint)
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = teach(place)
+    monkeypatch.setattr(sys.modules[__name__], 'OPTIONS', OPTIONS | EVERY_SECOND)
+    interrupt(checkpoint, monkeypatch)
     folder = Path('work_dirs/student_kd/run')
     assert sorted(path.name for path in folder.glob('iter_*.pth')) == ['iter_2.pth']
     with pytest.raises(FileExistsError, match='begun by other settings: .* --overwrite begins'):
@@ -580,15 +585,7 @@ def test_a_run_that_was_left_before_its_first_checkpoint_begins_anew(
     checkpoint = teach(place)
     best = {'train_cfg.val_interval': 1, 'default_hooks.checkpoint.save_best': 'mIoU'}
     monkeypatch.setattr(sys.modules[__name__], 'OPTIONS', OPTIONS | best)
-
-    def stop(runner: Any) -> None:
-        runner.register_hook(StopAt(3))
-        runner.train()
-
-    with monkeypatch.context() as patch:
-        patch.setattr('mmkd.apis.distill.train', stop)
-        with pytest.raises(KeyboardInterrupt):
-            run(checkpoint)
+    interrupt(checkpoint, monkeypatch)
     folder = Path('work_dirs/student_kd/run')
     assert not list(folder.glob('iter_*.pth'))
     (found,) = folder.glob('best_mIoU_*.pth')
@@ -601,9 +598,6 @@ def test_a_run_that_was_left_before_its_first_checkpoint_begins_anew(
     assert (folder / 'iter_4.pth').is_file()
 
 
-HOLD = "import sys; from mmkd.utils.work_dir import hold; hold(sys.argv[1]); print('held'); input()"
-
-
 @pytest.mark.bad_input
 def test_the_config_of_a_run_that_lives_is_not_written_anew(place: Path) -> None:
     """By a line of other options, whose folder is the same; a dry run neither."""
@@ -611,14 +605,10 @@ def test_the_config_of_a_run_that_lives_is_not_written_anew(place: Path) -> None
     folder = pairing().folder
     (folder / 'run').mkdir()
     before = (folder / 'distill.py').read_bytes()
-    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    with subprocess.Popen([sys.executable, '-c', HOLD, folder / 'run'], **pipes) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == 'held\n'
+    with held_by_another(folder / 'run'):
         for dry_run in (False, True):
             with pytest.raises(RuntimeError, match='run is in use by another run'):
                 distill(pairing(seed=1), Console(file=StringIO()), dry_run=dry_run)
-        other.communicate('\n')
     assert (folder / 'distill.py').read_bytes() == before
     write_config(pairing(seed=1))
     assert (folder / 'distill.py').read_bytes() != before

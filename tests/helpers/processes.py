@@ -7,15 +7,30 @@ import os
 import runpy
 import signal
 import socket
+import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+
+HOLD = "import sys; from mmkd.utils.work_dir import hold; hold(sys.argv[1]); print('held'); input()"
+
+
+@contextmanager
+def held_by_another(folder: Path) -> Iterator[int]:
+    """Have another process hold a folder, as a run does; yield its number."""
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with subprocess.Popen([sys.executable, '-c', HOLD, folder], **pipes) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == 'held\n'
+        yield other.pid
+        other.communicate('\n')
 
 
 def _as_a_program(work: Callable[[], Any]) -> int:
