@@ -407,6 +407,47 @@ def test_hooks_find_the_visualizer_of_the_run(
     assert not found or "visualizer: mmseg has no visualizer 'SegLocalVisualiser'" in found[0]
 
 
+@pytest.mark.parametrize(
+    ('backend', 'message'),
+    [
+        (dict(type='LocalVisBackend', name='files'), ''),
+        (dict(type='LocalVisBackent'), "no vis_backend 'LocalVisBackent'"),
+        (dict(type='LocalVisBackend', folder='x'), "unknown argument 'folder'"),
+        (dict(type='WandbVisBackend'), 'wandb, which is missing. Mend: pip install wandb'),
+        (dict(type='mmengine.WandbVisBackend'), 'writes by wandb, which is missing'),
+    ],
+)
+@pytest.mark.parametrize('alone', [False, True])
+def test_what_the_visualizer_writes_by_is_there(
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    backend: dict,
+    message: str,
+    alone: bool,
+) -> None:
+    (tmp_path / 'here').mkdir()
+    monkeypatch.chdir(tmp_path / 'here')
+    monkeypatch.setattr('mmkd.apis.doctor.run.find_spec', lambda name: None)
+    cfg = config(
+        data_root,
+        tiny.segmentor(4),
+        visualizer=dict(
+            type='SegLocalVisualizer',
+            name='visualizer',
+            vis_backends=backend if alone else [dict(type='LocalVisBackend'), backend],
+        ),
+    )
+    report = Report()
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        check_run(cfg, report)
+    found = [text for text in report.errors if 'visualizer' in text]
+    where = f'visualizer.vis_backends[{0 if alone else 1}]'
+    assert len(found) == bool(message), found
+    assert not message or (message in found[0] and where in found[0]), found
+    assert not list(Path().iterdir())  # nothing was written
+
+
 def test_everything_wrong_is_said_at_once(
     data_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -2,11 +2,12 @@
 
 import copy
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import HOOKS, VISUALIZERS
+from mmengine.registry import HOOKS, VISBACKENDS, VISUALIZERS
 
 from mmkd.apis.doctor.report import Report
 from mmkd.apis.length import follow_length
@@ -17,6 +18,16 @@ from mmkd.utils.explain import explain
 from mmkd.utils.kinds import bare_name
 
 NEEDED = ('model', 'train_dataloader', 'optim_wrapper', 'train_cfg')
+# back-end of mmengine → what it imports when a run begins to write
+LIBRARIES = {
+    'TensorboardVisBackend': 'tensorboard',
+    'WandbVisBackend': 'wandb',
+    'MLflowVisBackend': 'mlflow',
+    'ClearMLVisBackend': 'clearml',
+    'NeptuneVisBackend': 'neptune',
+    'DVCLiveVisBackend': 'dvclive',
+    'AimVisBackend': 'aim',
+}
 
 
 def check_run(cfg: Config, report: Report) -> None:
@@ -105,11 +116,27 @@ def _check_hooks(cfg: Config, report: Report) -> None:
 def _make_visualizer(cfg: Config, report: Report) -> None:
     """Make the visualizer, as a Runner does before its hooks: some take the current one."""
     visualizer = cfg.get('visualizer') or dict(type='Visualizer')
-    try:
-        if isinstance(visualizer, dict):  # its back-ends would write files
-            VISUALIZERS.build({**visualizer, 'name': f'doctor_{id(cfg)}', 'vis_backends': None})
+    if not isinstance(visualizer, dict):
+        return
+    try:  # without back-ends, which would write files
+        VISUALIZERS.build({**visualizer, 'name': f'doctor_{id(cfg)}', 'vis_backends': None})
     except Exception as error:
         report.error(f'visualizer: {explain(error)}')
+    backends = visualizer.get('vis_backends') or []
+    for number, backend in enumerate([backends] if isinstance(backends, dict) else backends):
+        if isinstance(backend, dict):
+            _check_backend(f'visualizer.vis_backends[{number}]', backend, report)
+
+
+def _check_backend(where: str, backend: dict, report: Report) -> None:
+    library = LIBRARIES.get(bare_name(backend.get('type')))
+    if library and find_spec(library) is None:
+        report.error(f'{where} writes by {library}, which is missing. Mend: pip install {library}')
+    try:  # writes nothing before it is asked to
+        own = {key: value for key, value in backend.items() if key != 'name'}
+        VISBACKENDS.build({'save_dir': '', **own})
+    except Exception as error:
+        report.error(f'{where}: {explain(error)}')
 
 
 def _check_schedule(cfg: Config, iterations: int | None, report: Report) -> None:
