@@ -1,12 +1,14 @@
 """Members of an ensemble: one config, several seeds, one after the other."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.runner import Runner
 
 from mmkd.apis.launch import build_runner, load_config, train
 from mmkd.apis.length import LENGTHS, follow_length
@@ -22,6 +24,7 @@ from mmkd.apis.runs import (
 )
 from mmkd.utils.averages import spread
 from mmkd.utils.checkpoints import latest_checkpoint
+from mmkd.utils.stored.facts import LOADER
 
 # what decides on a member's weights, and of its loop what does not
 _RECIPE = (
@@ -32,9 +35,12 @@ _RECIPE = (
     'param_scheduler',
     'train_cfg',
     'custom_hooks',
+    'auto_scale_lr',
 )
 UNITS = dict(max_iters='iterations', max_epochs='epochs')  # of lengths
 _VALIDATES = ('val_interval', 'val_begin', 'dynamic_intervals')
+_TELLS = ('logger', 'timer', 'visualization', 'checkpoint')  # hooks that change no weights
+_TESTED_BY = ('model', 'data_preprocessor', 'custom_imports')
 
 
 def member_config(
@@ -60,6 +66,12 @@ def member_config(
         )
     if cfg.get('train_cfg') is None:
         raise SystemExit(f'{cfg.filename} has no train_cfg, so nothing can be trained')
+    if ((cfg.get('default_hooks') or {}).get('checkpoint') or {}).get('out_dir') is not None:
+        raise SystemExit(
+            f'{cfg.filename} keeps checkpoints elsewhere (default_hooks.checkpoint.out_dir), under '
+            'the seed alone, where members of two ensembles would meet. Mend: leave out_dir out, '
+            'and give --work-dir'
+        )
     cfg.work_dir = str(Path(cfg.work_dir) / f'seed_{seed}')
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
     # Loggers, message hubs and visualizers are shared by name in a process: members must not share
@@ -126,7 +138,9 @@ def train_member(
         The note: its checkpoint, metrics, length and a digest of its settings.
     """
     folder = Path(cfg.work_dir)
-    about: dict[str, Any] = dict(length=_length(cfg), settings=_recipe(cfg, amp))
+    about: dict[str, Any] = dict(
+        length=_length(cfg), settings=_recipe(cfg, amp), tested_by=_tested_by(cfg)
+    )
     cfg.resume = (folder / 'last_checkpoint').is_file()
     if cfg.resume:
         cfg.load_from = None  # mmengine would resume from there instead
@@ -135,18 +149,37 @@ def train_member(
     runner = build_runner(prepare_config(cfg, launcher, amp), verbose)
     runner.register_hook(NoteBegin(_begin(cfg, amp)))
     train(runner)
+    about['checkpoint'] = Path(latest_checkpoint(folder) or '').name
+    return _test(runner, about)
+
+
+def retest_member(
+    cfg: Config, note: dict[str, Any], launcher: str, amp: bool, verbose: bool
+) -> dict[str, Any]:
+    """Test a finished member by what the config says now; return its note, written anew.
+
+    Args:
+        cfg: As :func:`member_config` returns it; the others as of :func:`train_member`.
+        note: What :func:`read_member` returns.
+        launcher: As of :func:`train_member`.
+        amp: Mixed precision.
+        verbose: Whether the terminal shows all that the log file holds.
+    """
+    about = {**note, 'tested_by': _tested_by(cfg)}
+    cfg.load_from, cfg.resume = str(Path(cfg.work_dir) / note['checkpoint']), False
+    return _test(build_runner(prepare_config(cfg, launcher, amp), verbose), about)
+
+
+def _test(runner: Runner, about: dict[str, Any]) -> dict[str, Any]:
+    """Test what a Runner has, on its validation set where there is no test set; write the note."""
     metrics: dict[str, float] = {}
-    if cfg.get('test_dataloader'):
+    if runner.cfg.get('test_dataloader'):
         metrics = runner.test()
-    elif cfg.get('val_dataloader'):
+    elif runner.cfg.get('val_dataloader'):
         metrics = runner.val()
-    note = dict(
-        **about,
-        checkpoint=Path(latest_checkpoint(folder) or '').name,
-        metrics={key: float(value) for key, value in metrics.items()},
-    )
+    note = {**about, 'metrics': {key: float(value) for key, value in metrics.items()}}
     if is_main_process():
-        write_note(folder, note)
+        write_note(Path(runner.work_dir), note)
     return note
 
 
@@ -171,11 +204,21 @@ def train_members(
     notes = []
     for number, (cfg, note) in enumerate(zip(configs, found, strict=True), 1):
         if is_main_process():
-            state = 'is finished already' if note else 'is trained'
-            said = f'member {number} of {len(configs)}: {cfg.work_dir} {state}'
+            said = f'member {number} of {len(configs)}: {cfg.work_dir} {_state(cfg, note)}'
             print(said, file=sys.stderr, flush=True)
-        notes.append(note or train_member(cfg, launcher, amp, verbose))
+        if note is None:
+            note = train_member(cfg, launcher, amp, verbose)
+        elif note.get('tested_by') != _tested_by(cfg):
+            note = retest_member(cfg, note, launcher, amp, verbose)
+        notes.append(note)
     return notes
+
+
+def _state(cfg: Config, note: dict[str, Any] | None) -> str:
+    if note is None:
+        return 'is trained'
+    same = note.get('tested_by') == _tested_by(cfg)
+    return 'is finished already' if same else 'is finished, and tested by the settings of now'
 
 
 def _read_members(configs: Sequence[Config], amp: bool) -> list[dict[str, Any] | None]:
@@ -199,12 +242,12 @@ def table_members(
     """
     metrics = [member['metrics'] for member in members]
     columns: dict[str, list[float]] = {}
-    for key in metrics[0]:
-        columns[key] = [found.get(key, float('nan')) for found in metrics]
+    for key in dict.fromkeys(chain.from_iterable(metrics)):
+        columns[key] = [found[key] for found in metrics if key in found]
     keys, places = list(columns), {key: digits(values) for key, values in columns.items()}
     rows = []
-    for number, seed in enumerate(seeds):
-        told = (f'{columns[key][number]:.{places[key]}f}' for key in keys)
+    for seed, found in zip(seeds, metrics, strict=True):
+        told = (f'{found[key]:.{places[key]}f}' if key in found else '–' for key in keys)
         rows.append([str(seed), *told])
     if len(members) > 1 and all(set(found) == set(keys) for found in metrics):
         rows.append(['mean ± sd', *(spread(columns[key], places[key]) for key in keys)])
@@ -238,12 +281,25 @@ def _told(length: dict[str, int]) -> str:
 def _recipe(cfg: Config, amp: bool) -> str:
     """Return a digest of what decides on the weights but the length, with which schedules end."""
     settings = {key: cfg.get(key) for key in _RECIPE}
-    settings['train_cfg'] = {
-        key: one for key, one in cfg.train_cfg.items() if key not in (*UNITS, *_VALIDATES)
-    }
+    loader = cfg.get('train_dataloader') or {}
+    settings['train_dataloader'] = {key: loader[key] for key in LOADER if key in loader}
+    settings['train_cfg'] = _but(cfg.train_cfg, (*UNITS, *_VALIDATES))
     settings['param_scheduler'] = _without(cfg.get('param_scheduler'), set(_length(cfg).values()))
+    settings['default_hooks'] = _but(cfg.get('default_hooks') or {}, _TELLS)
+    settings['randomness'] = _but(cfg.get('randomness') or {}, ('seed',))
     begins = digest_of_file(str(cfg.load_from)) if cfg.get('load_from') else None
     return digest_of(dict(settings, load_from=begins, amp=amp))
+
+
+def _but(settings: Mapping[str, Any], left_out: Container[str]) -> dict[str, Any]:
+    return {key: one for key, one in settings.items() if key not in left_out}
+
+
+def _tested_by(cfg: Config) -> str:
+    """Return a digest of what decides on the metrics of given weights."""
+    mode = 'test' if cfg.get('test_dataloader') else 'val'
+    keys = (*_TESTED_BY, *(f'{mode}_{part}' for part in ('dataloader', 'evaluator', 'cfg')))
+    return digest_of({key: cfg.get(key) for key in keys})
 
 
 def _schedules_end(cfg: Config) -> bool:

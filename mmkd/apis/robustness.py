@@ -4,6 +4,7 @@ import copy
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from mmkd.evaluation.part_of_a_set import count_what_ran
 from mmkd.registry import DATASETS, LOOPS
 from mmkd.utils.averages import mean_metrics
 from mmkd.utils.checks import check_choice, check_count, check_keys
+
+WRITES_TO = ('output_dir', 'outfile_prefix', 'out_file_path')  # of mmseg's, mmdet's, mmengine's
 
 
 def robustness(
@@ -49,7 +52,11 @@ def robustness(
     """
     corruptions, severities = list(dict.fromkeys(corruptions)), list(dict.fromkeys(severities))
     _check(corruptions, severities, images, attack)
-    loader = _subset(copy.deepcopy(runner.cfg.test_dataloader), images)
+    loader = copy.deepcopy(runner.cfg.test_dataloader)
+    if corruptions or images is not None:
+        _check_pipeline(loader.dataset)
+    if images is not None:
+        loader.dataset.indices = _spread(loader.dataset, images)
     runner.call_hook('before_run')  # before the weights: EMA builds what they are loaded into
     runner.load_or_resume()
     total = 1 + len(corruptions) + (attack is not None)
@@ -94,19 +101,19 @@ def _test(
     runner: Runner, loader: Any, loop: dict | None = None, part: bool = False
 ) -> dict[str, float]:
     """Test under one condition, a part of the set perhaps; its files are deleted."""
-    built = LOOPS.build(
-        loop or dict(type='TestLoop'),
-        default_args=dict(
-            runner=runner,
-            dataloader=copy.deepcopy(loader),
-            evaluator=copy.deepcopy(runner.cfg.test_evaluator),
-        ),
-    )
-    if part:
-        count_what_ran(built.evaluator.metrics)
-    runner._test_loop = built  # hooks read it
     logs = runner._log_dir
     with tempfile.TemporaryDirectory() as folder:
+        built = LOOPS.build(
+            loop or dict(type='TestLoop'),
+            default_args=dict(
+                runner=runner,
+                dataloader=copy.deepcopy(loader),
+                evaluator=_writing_into(folder, runner.cfg.test_evaluator),
+            ),
+        )
+        if part:
+            count_what_ran(built.evaluator.metrics)
+        runner._test_loop = built  # hooks read it
         # mmkd report takes the newest <time>/<time>.json of a run for its result
         runner._log_dir = folder
         try:
@@ -115,19 +122,35 @@ def _test(
             runner._log_dir = logs
 
 
-def _subset(loader: Any, images: int | None) -> Any:
-    if 'pipeline' not in loader.dataset:
+def _writing_into(folder: str, evaluator: Any) -> Any:
+    """Return an evaluator whose metrics write their predictions into a folder, where they do."""
+    evaluator = copy.deepcopy(evaluator)
+    for metric in evaluator if isinstance(evaluator, list) else [evaluator]:
+        for key in WRITES_TO if isinstance(metric, dict) else ():
+            if metric.get(key) is not None:
+                metric[key] = str(Path(folder, Path(metric[key]).name))
+    return evaluator
+
+
+def _check_pipeline(dataset: Any) -> None:
+    if 'pipeline' not in dataset:
         raise ValueError(
-            f'the test set {loader.dataset.get("type")} has no pipeline of its own that could '
-            'corrupt its images. Mend: --cfg-options test_dataloader.dataset=… with the plain data '
-            'set in its place'
+            f'the test set {dataset.get("type")} has no pipeline of its own that could corrupt its '
+            'images. Mend: --cfg-options test_dataloader.dataset=… with the plain data set in its '
+            'place'
         )
-    if images is not None:
-        total = len(DATASETS.build(loader.dataset))
-        loader.dataset.indices = (
-            torch.linspace(0, total - 1, min(images, total)).round().long().tolist()
-        )
-    return loader
+
+
+def _spread(dataset: Any, images: int) -> list[int]:
+    """Return so many indices, evenly spread over those of the data set's images that it has."""
+    own = dataset.get('indices')
+    there: Sequence[int] = range(len(DATASETS.build({**dataset, 'indices': None})))
+    if isinstance(own, int):  # mmengine: n are the first n, −n the last
+        there = there[:own] if own >= 0 else there[own:]
+    elif own is not None:
+        there = own
+    places = torch.linspace(0, len(there) - 1, min(images, len(there))).round().long().tolist()
+    return [there[place] for place in places]
 
 
 def _corrupted(loader: Any, corruption: str, severity: int) -> Any:

@@ -53,6 +53,13 @@ class SeededDataset(Dataset):
             raise AttributeError(name)
         return getattr(self.dataset, name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set the data set's own attributes: hooks give it another pipeline while it is read."""
+        if name in ('dataset', 'seed'):
+            super().__setattr__(name, value)
+        else:
+            setattr(self.dataset, name, value)
+
 
 def seeded_loader(loader: DataLoader, seed: int, by_epoch: bool = False) -> DataLoader:
     """Return the same loader with order and augmentation as functions of (seed, position).

@@ -5,7 +5,7 @@ are raised at once, or collected by the doctor, which goes on with what is left.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -634,6 +634,7 @@ def _check_combined(combined: Combined, parts: Parts) -> None:
     reads = [one.reads for one in parts.objectives.values()]
     references = [reference for one in parts.objectives.values() for reference in one.references]
     combined.taps = _taps_of(name, references)
+    _refuse_other_classes(combined, parts.objectives.values())
     labels = {one: label_set(parts.runs[one].model) for one in combined.of}
     check_same_labels(combined.where, labels)
     for tap in combined.taps if combined.rule.reads_classes else ():
@@ -655,6 +656,18 @@ def _check_combined(combined: Combined, parts: Parts) -> None:
             f'{combined.where} has weights for one tap, but {combined.taps} of it are read. Mend: '
             'a second one of this kind'
         )
+
+
+def _refuse_other_classes(combined: Combined, objectives: Iterable[Objective]) -> None:
+    """Refuse labels looked up among the classes of members that are not the labels'."""
+    for objective in objectives if combined.rule.reads_labels else ():
+        owners = map(_owner, objective.references)
+        if objective.class_map is not None and combined.name in owners:
+            raise ValueError(
+                f'{combined.where} looks for the label among the classes of its members, and '
+                f'objective {objective.name!r} makes classes of the student of them afterwards '
+                "(class_map). Mend: kind='mean', which reads no labels"
+            )
 
 
 def _lose_combined(parts: Parts, name: str) -> None:

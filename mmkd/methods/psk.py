@@ -72,7 +72,8 @@ def psk(
         taps=dict(logits='auto'),
         teachers=dict(past=dict(kind=kind, of=pair.student, **own)),
         task_weight=task_weight,
-        hooks=[dict(type='mmkd.ScheduleHook', schedules=[rise])],
+        # a share of 0 stays: labels alone
+        hooks=[dict(type='mmkd.ScheduleHook', schedules=[rise])] if alpha else [],
     )
 
 

@@ -15,7 +15,10 @@ from helpers.runs import ROOT, run_config, train
 from helpers.tiny import segmentor
 from mmengine.config import Config
 
-from mmkd.apis.ensembles import member_config, train_members
+from mmkd.apis import ensembles
+from mmkd.apis.ensembles import member_config, table_members, train_members
+from mmkd.apis.launch import build_runner
+from mmkd.apis.prepare import prepare_config
 
 PLAIN = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.05, momentum=0.9))
 
@@ -265,6 +268,86 @@ def test_seeds(
     assert re.search(
         f'--seeds must be different whole numbers of at least 0, got {got}', capsys.readouterr().err
     )
+
+
+def test_what_decides_nothing_refuses_nothing(recipe: Path, tmp_path: Path) -> None:
+    """A member is known by what decides on its weights, and by what it was tested on apart."""
+
+    def recipe_of(changes: dict) -> tuple[str, str]:
+        cfg = member_config(str(recipe), 0, changes, str(tmp_path / 'm'))
+        return ensembles._recipe(cfg, amp=False), ensembles._tested_by(cfg)
+
+    plain = recipe_of({})
+    for key, value in (
+        ('train_dataloader.num_workers', 2),
+        ('train_dataloader.pin_memory', True),
+        ('default_hooks.logger.interval', 7),
+    ):
+        assert recipe_of({key: value}) == plain, key
+    for key, value in (
+        ('train_dataloader.batch_size', 3),
+        ('train_dataloader.num_batch_per_epoch', 1),
+        ('auto_scale_lr', dict(enable=True, base_batch_size=64)),
+        ('default_hooks.param_scheduler', None),
+        ('randomness.deterministic', True),
+    ):
+        found = recipe_of({key: value})
+        assert found[0] != plain[0], key
+        assert found[1] == plain[1], key
+    tested = recipe_of({'test_dataloader.dataset.indices': [0]})
+    assert (tested[0] == plain[0], tested[1] == plain[1]) == (True, False)
+
+
+def test_a_finished_member_is_tested_by_the_settings_of_now(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Else a table would have the mean of tests on two sets."""
+
+    def members(*seeds: int, **changes: Any) -> list[dict]:
+        configs = [
+            member_config(str(recipe), seed, {**SHORT, **changes}, str(tmp_path / 'm'))
+            for seed in seeds
+        ]
+        return train_members(configs)
+
+    [before] = members(0)
+    weights_of = tmp_path / 'm/seed_0/iter_1.pth'
+    time = weights_of.stat().st_mtime_ns
+    one = {'test_dataloader.dataset.indices': [0]}
+    first, second = members(0, 1, **one)
+    assert 'seed_0 is finished, and tested by the settings of now' in capsys.readouterr().err
+    assert weights_of.stat().st_mtime_ns == time
+    assert first['metrics'] != before['metrics']
+    assert {**first, 'metrics': 0, 'tested_by': 0} == {**before, 'metrics': 0, 'tested_by': 0}
+    runner = build_runner(prepare_config(of_weights(recipe, tmp_path, weights_of, one)))
+    assert runner.test() == pytest.approx(first['metrics'])
+    assert members(0, 1, **one) == [first, second]
+    assert capsys.readouterr().err.count('is finished already') == 2
+
+
+SHORT = {'train_cfg.max_iters': 1}
+
+
+def of_weights(recipe: Path, tmp_path: Path, weights_of: Path, changes: dict) -> Config:
+    cfg = member_config(str(recipe), 0, {**SHORT, **changes}, str(tmp_path / 'again'))
+    cfg.load_from = str(weights_of)
+    return cfg
+
+
+def test_columns_are_those_of_every_member() -> None:
+    notes = [dict(metrics={}), dict(metrics=dict(mIoU=50.0))]
+    assert table_members([0, 1], notes) == (
+        ['seed', 'mIoU'],
+        [['0', '–'], ['1', '50.00']],
+    )
+
+
+@pytest.mark.bad_input
+def test_checkpoints_elsewhere_are_refused(recipe: Path, tmp_path: Path) -> None:
+    """They would lie under the seed alone, where another ensemble's would be taken for them."""
+    elsewhere = {'default_hooks.checkpoint.out_dir': str(tmp_path / 'out')}
+    with pytest.raises(SystemExit, match=r'out_dir\), under the seed alone.* Mend: leave out_dir'):
+        member_config(str(recipe), 0, elsewhere, str(tmp_path / 'm'))
 
 
 def test_members_are_plain_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -142,6 +142,14 @@ def test_psk_is_the_cross_entropy_with_the_mixed_target(kind: str, own: str) -> 
     close(found['psk.loss'], each[y < s.shape[1]].mean())
 
 
+@pytest.mark.parametrize('kind', KINDS)
+def test_psk_without_its_past_is_the_labels_alone(kind: str) -> None:
+    model = alone(kind, dict(type='psk', length=9, alpha=0.0))
+    record, labels, found = said(model, data(kind))
+    s, y = rows(record['student']['logits']), labels.flatten()
+    close(found['psk.loss'], F.cross_entropy(s, y, ignore_index=255))
+
+
 def test_the_share_of_psk_rises_as_the_authors_does() -> None:
     """Of theirs once an epoch, alpha_T · (epoch + 1) / E, here in every iteration of the run."""
     plan = find_method('psk')(Pair(Segmentation(3), teachers=(), iterations=600))

@@ -15,7 +15,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from mmkd.distiller.members.kinds.combined import spread
 from mmkd.distiller.members.parts import OWN
+from mmkd.distiller.objectives.reads import learns
 from mmkd.registry import HOOKS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count
@@ -121,17 +123,24 @@ def shares_of(model: Any, data: Any) -> dict[str, float | None]:
         own = model.parse_losses(task)[0] if task else torch.zeros(())
         found: dict[str, float | None] = {}
         for name, objective in model.objectives.items():
-            read = list(_of_students(objective.references, record, model.students))
+            references = _references(objective, model)
+            read = list(_of_students(references, record, model.students))
             loss = record.batch.inputs.new_zeros(())
             if not objective.mute:
                 loss = objective(record)[f'{name}.loss']
-            beside = _norm(
-                own, list(_of_students(objective.references, record, model.students, OWN))
-            )
+            beside = _norm(own, list(_of_students(references, record, model.students, OWN)))
             # on every rank, whatever its own losses are: a backward may hold a collective
             pull = _norm(loss, read)
             found[name] = pull / beside if beside else None
     return found
+
+
+def _references(objective: Any, model: Any) -> list[str]:
+    """Return what an objective reads; of a gate that it trains, what the gate reads as well."""
+    gates = {name: one for name, one in model.combinations.items() if one.rule.learns}
+    learned = objective.reads.references(filter(learns, objective.reads.members))
+    through = [one for one in learned if one.partition('.')[0] in gates]
+    return [*objective.references, *spread(through, gates)]
 
 
 def _of_students(

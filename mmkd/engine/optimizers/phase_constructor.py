@@ -97,6 +97,7 @@ class PhaseOptimWrapperConstructor:
         for phase in phases:
             _check_task(model, phase, owned[phase.optimizer])
             _check_objectives(model, phase, owned)
+            _check_gates(model, phase, owned)
             _check_learners(model, phase, owned[phase.optimizer])
         _warn_of_idle(model, set().union(*owned.values()))
         for name, wrapper in wrappers.items():
@@ -268,6 +269,24 @@ def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> N
                     f'({_holder(parameter, owned)}), which would never be trained. Mend: add '
                     f"'objectives.{name}' to params of {phase.optimizer!r}"
                 )
+
+
+def _check_gates(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
+    """Refuse a gate that the phase's objectives train, and its optimizer does not hold."""
+    for name in phase.objectives:
+        reads = model.objectives[name].reads
+        read = reads.references(filter(learns, reads.members))
+        for gate in dict.fromkeys(reference.partition('.')[0] for reference in read):
+            parts = model.combined[gate].named_parameters() if gate in model.combined else ()
+            for key, parameter in parts:
+                if id(parameter) not in owned[phase.optimizer]:
+                    raise ValueError(
+                        f'phase {phase.name!r} takes objective {name!r}, which trains '
+                        f'{gate!r}, but its optimizer {phase.optimizer!r} does not hold '
+                        f'combined.{gate}.{key} ({_holder(parameter, owned)}), which would never '
+                        f"be trained. Mend: add 'combined.{gate}' to params of "
+                        f'{phase.optimizer!r}'
+                    )
 
 
 def _holder(parameter: nn.Parameter, owned: dict[str, set[int]]) -> str:

@@ -9,7 +9,16 @@ from torch import Tensor, nn
 
 from mmkd.utils.seeds import DRAWS
 
-LOADER = ('batch_size', 'dataset', 'sampler', 'batch_sampler', 'collate_fn', 'drop_last')
+# of a loader, what decides which images are in which batch
+LOADER = (
+    'batch_size',
+    'dataset',
+    'sampler',
+    'batch_sampler',
+    'collate_fn',
+    'drop_last',
+    'num_batch_per_epoch',
+)
 _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 _DECIDES_NOTHING = {'_device', '_non_blocking', '_is_init', 'init_cfg', 'test_cfg'}
 

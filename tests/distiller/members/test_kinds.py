@@ -614,6 +614,23 @@ def test_what_chooses_by_labels_wants_labels_that_fit() -> None:
         build(config(best, reads('best'), task_weight=0.0, noise=noise))
 
 
+@pytest.mark.bad_input
+def test_labels_are_no_classes_of_teachers_whose_classes_are_mapped() -> None:
+    """The label would be looked up among the teachers' classes, which are numbered otherwise."""
+
+    def of(kind: str) -> dict:
+        mapped = reads('m')
+        for objective in mapped.values():
+            objective['class_map'] = [1, 2, 0]
+        return config(AB | dict(m=dict(kind=kind, of=['a', 'b'])), mapped)
+
+    build(of('mean'))
+    with pytest.raises(
+        ValueError, match=r"teacher 'm' looks for the label among .*class_map\). Mend: kind='mean'"
+    ):
+        build(of('min-ce'))
+
+
 def test_nothing_is_fitted_to_what_goes_on_changing() -> None:
     objective = dict(
         loss=dict(type='FactorTransferLoss'),

@@ -20,6 +20,7 @@ from mmkd.losses.fitted.source import digest_of
 from mmkd.noise import GaussianInput
 from mmkd.noise.base import Noise
 from mmkd.structures.batch import Batch
+from mmkd.utils.stored.shards import Reader, Shard
 
 LIVE = model_of(critic=False)['teacher']
 SMALLER = tiny.segmentor(4, num_classes=3, size=32)
@@ -220,6 +221,10 @@ SHORTER = dict(type='IterBasedTrainLoop', max_iters=4, val_interval=99)
         ({'randomness.seed': 1}, 'seed is 0 there and 1 here'),
         ({'train_dataloader.batch_size': 3}, 'train_dataloader.batch_size is 2 there and 3 here'),
         (
+            {'train_dataloader.num_batch_per_epoch': 2},
+            'train_dataloader.num_batch_per_epoch is 2 here and not there',
+        ),
+        (
             {'train_dataloader.dataset.pipeline.3.prob': 0.25},
             r'train_dataloader.dataset.pipeline\[3\].prob is 0.5 there and 0.25 here',
         ),
@@ -301,6 +306,24 @@ def test_other_images(fields: dict, text: str, folder: Path, tmp_path: Path) -> 
     change(tmp_path / 'out', **fields)
     with pytest.raises(ValueError, match=f'batch of iteration 0 is not the one that .*{text}'):
         begin(reading(folder, 'other', tmp_path / 'out'))
+
+
+def test_images_that_a_hook_changes_later(folder: Path, tmp_path: Path) -> None:
+    """On the CPU every batch is looked at, on a GPU one now and then: looking waits for it."""
+    copy_of(folder / 'out', tmp_path / 'out')
+    for file in (tmp_path / 'out/rank0').iterdir():
+        content = torch.load(file, weights_only=True)
+        content['entries'][2]['look'] += 1
+        torch.save(content, file)
+    with pytest.raises(ValueError, match='batch of iteration 2 is not .* other numbers'):
+        begin(reading(folder, 'later', tmp_path / 'out'))
+    teacher = build(stored(folder)).runs['teacher']
+    teacher._reader = Reader([Shard(0, 23, Path()), Shard(23, 41, Path())], 'teacher', [])
+    looks = dict(cpu=[], cuda=[])
+    for teacher.iteration in range(41):
+        for device, looked in looks.items():
+            looked += [teacher.iteration] * teacher._looks(torch.device(device))
+    assert looks == dict(cpu=[*range(41)], cuda=[0, 20, 23, 40])
 
 
 # ---------------------------------------------------------------------- verify

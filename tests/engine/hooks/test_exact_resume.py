@@ -339,6 +339,24 @@ def test_the_data_set_shows_through_but_not_its_batch_fetch(data: Path) -> None:
         SeededDataset(Numbers(), 0).nothing_here  # noqa: B018
 
 
+@pytest.mark.parametrize('num_workers', [0, 2])
+def test_a_pipeline_that_a_hook_sets_is_the_data_sets(data: Path, num_workers: int) -> None:
+    """As mmdet's PipelineSwitchHook gives ``train_dataloader.dataset`` another one."""
+    plain = DataLoader(
+        segmentation_set(data), 2, shuffle=True, collate_fn=pseudo_collate, num_workers=num_workers
+    )
+    seeded = seeded_loader(plain, 0)
+    assert plain.dataset.pipeline is seeded.dataset.pipeline
+    seeded.dataset.pipeline = black
+    assert not next(iter(seeded))['inputs'][0].any()
+    assert plain.dataset.pipeline is black
+    assert set(vars(seeded.dataset)) == {'dataset', 'seed'}
+
+
+def black(info: dict) -> dict:
+    return dict(inputs=torch.zeros(3, 4, 4))
+
+
 def test_seeds_reach_all_three_generators_and_never_collide() -> None:
     seed_everything(0, 1, 2)
     first = torch.rand(3), *np.random.rand(3), random.random()

@@ -50,6 +50,33 @@ def test_a_weight_multiplies_the_share_and_a_task_weight_divides_it() -> None:
     assert shares_of(other, batch(2))['pixel'] == 0.0
 
 
+def test_what_a_gate_passes_on_counts_at_the_peers() -> None:
+    """By hand: a gate begins as the mean, so each of two peers gets half of its gradient."""
+    torch.manual_seed(0)
+    peers = {
+        name: dict(model=segmentor(4, dropout=0.0, auxiliary=False, size=32))
+        for name in ('one', 'two')
+    }
+    distilled = build(dict(type='mmkd.Distiller', students=peers, method='one'))
+    data = batch(2, 32)
+    share = shares_of(distilled, data)['ensemble']
+    prepared = distilled.data_preprocessor(data, True)
+    record, _ = distilled.observe(**prepared)
+    own, read = 0.0, []
+    for name in peers:
+        read.append(record[name]['logits'].detach().requires_grad_())
+        head = distilled.students[name].decode_head
+        own += head.loss_by_feat(read[-1], prepared['data_samples'])['loss_ce']
+    mean = sum(read) / 2
+    record['gate']['logits'] = mean
+    learned = distilled.objectives['ensemble'](record)['ensemble.loss']
+    norms = [
+        torch.stack([one.square().sum() for one in torch.autograd.grad(loss, read)]).sum().sqrt()
+        for loss in (learned, own)
+    ]
+    assert share == pytest.approx(float(norms[0] / norms[1]), rel=1e-4)
+
+
 def test_without_a_task_there_is_no_share() -> None:
     assert shares_of(model(task_weight=0.0), batch(2)) == dict(pixel=None, pair=None)
 

@@ -330,6 +330,28 @@ def test_an_objective_in_the_phase_of_another_peer() -> None:
         optim(model, one=two, two=one)
 
 
+@pytest.mark.bad_input
+def test_a_gate_that_the_optimizer_of_its_phase_does_not_hold() -> None:
+    """Its weights would stay as they began, all peers alike."""
+    phases = [
+        dict(name='one', optimizer='one', task=['one'], objectives=['logit0', 'ensemble']),
+        dict(name='two', optimizer='two', task=['two'], objectives=['logit1']),
+    ]
+    students = {name: dict(model=segmentor(4, dropout=0.0, size=32)) for name in ('one', 'two')}
+    model = build(dict(type='mmkd.Distiller', students=students, method='one', phases=phases))
+    one, two = (dict(SGD, params=[f'students.{name}.']) for name in ('one', 'two'))
+    said = (
+        "phase 'one' takes objective 'ensemble', which trains 'gate', but its optimizer 'one' does "
+        'not hold combined.gate.weigh.weight (no optimizer holds it), which would never be '
+        "trained. Mend: add 'combined.gate' to params of 'one'"
+    )
+    with pytest.raises(ValueError, match=re.escape(said)):
+        optim(model, one=one, two=two)
+    held = optim(model, one=dict(one, params=[*one['params'], 'combined.gate']), two=two)
+    model.train_step(batch(2, 32), held)
+    assert model.combined['gate'].weigh.weight.abs().max() > 0
+
+
 def two_peers(**task: Any) -> Any:
     """Return two segmentors without dropout that teach each other, in the phases 'one' and
     'two'.

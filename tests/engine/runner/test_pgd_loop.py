@@ -18,7 +18,7 @@ from mmkd.__main__ import main
 from mmkd.apis.launch import build_runner
 from mmkd.apis.prepare import prepare_config
 from mmkd.apis.results import read_row
-from mmkd.apis.robustness import robustness
+from mmkd.apis.robustness import _spread, robustness
 
 
 def attacked(cfg: Any, checkpoint: Path, **attack: Any) -> tuple[Runner, dict[str, float]]:
@@ -164,6 +164,44 @@ def test_corruption_comes_last_before_packing(tmp_path: Path) -> None:
     assert [step.type for step in runner.cfg.test_dataloader.dataset.pipeline] == steps, (
         'the config stays'
     )
+
+
+@pytest.mark.parametrize(
+    ('indices', 'there'),
+    [(None, range(12)), ([11, 3, 5], (11, 3, 5)), (4, range(4)), (-3, (9, 10, 11))],
+)
+def test_images_are_of_those_that_the_test_set_has(
+    tmp_path: Path, indices: Any, there: Any
+) -> None:
+    cfg = config(tmp_path, classifier(4))
+    cfg.test_dataloader.dataset.indices = indices
+    dataset = cfg.test_dataloader.dataset
+    assert _spread(dataset, 99) == [*there]
+    assert _spread(dataset, 2) == [there[0], there[-1]]
+
+
+def test_predictions_of_a_test_stay_as_they_were(tmp_path: Path) -> None:
+    """A metric that writes its predictions would write over them, the attacked ones last."""
+    cfg = run_config(tmp_path)
+    cfg.test_evaluator.output_dir = str(tmp_path / 'maps')
+    runner = build_runner(prepare_config(cfg))
+    runner.test()
+    before = {path: path.read_bytes() for path in (tmp_path / 'maps').iterdir()}
+    assert before
+    list(robustness(runner, ['gaussian_noise'], [5], attack=dict(steps=1, epsilon=0.5)))
+    assert {path: path.read_bytes() for path in (tmp_path / 'maps').iterdir()} == before
+    assert runner.cfg.test_evaluator.output_dir == str(tmp_path / 'maps')
+
+
+def test_wrapped_test_sets_do_where_nothing_is_corrupted(tmp_path: Path) -> None:
+    cfg = run_config(tmp_path)
+    cfg.test_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[cfg.test_dataloader.dataset.copy()]
+    )
+    runner = build_runner(prepare_config(cfg))
+    assert [name for name, _ in robustness(runner, [], attack=dict(steps=1))] == ['clean', 'PGD']
+    with pytest.raises(ValueError, match='the test set ConcatDataset has no pipeline'):
+        next(robustness(runner, [], images=2))
 
 
 def test_robustness_refusals(tmp_path: Path) -> None:
