@@ -399,6 +399,17 @@ def test_a_gate_is_its_formula_and_learns() -> None:
     assert gate(list(vectors)).shape == (2, 4)
 
 
+def test_a_gate_takes_part_where_its_objective_is_mute() -> None:
+    """DDP waits for the gradient of every weight."""
+    gate = dict(CE, reads=dict(student='gate.logits', teacher='a.logits', labels='batch.labels'))
+    made = dict(a=big(), b=big(4), gate=dict(kind='gate', of=['a', 'b']))
+    model = build(config(made, reads('a') | dict(learn=gate)))
+    model.objectives['learn'].weight = 0.0
+    losses = model(**model.data_preprocessor(batch(2, 32, 3), True), mode='loss')
+    model.parse_losses(losses)[0].backward()
+    assert not model.combined['gate'].weigh.weight.grad.any()
+
+
 def test_a_gate_learns_and_is_in_the_students_optimizer() -> None:
     gate = dict(CE, reads=dict(student='gate.logits', teacher='a.logits', labels='batch.labels'))
     made = dict(a=big(), b=big(4), gate=dict(kind='gate', of=['a', 'b']))
