@@ -20,8 +20,8 @@ from mmkd.utils.checks import nearest, printable
 MAIN = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'abs_rel', 'mean/mIoU', 'mean/accuracy/top1')
 BUDGET = ('iterations', 'batch_size', 'processes')
 LESS_IS_BETTER = re.compile(
-    r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|mae|mse|log10|silog|nll|brier|ece|error|epe|nme|fpr\d*|'
-    r'm?mr|perplexity|ppl|loss)',
+    r'(.*/)?(abs_rel|sq_rel|rmse(_log)?|mae|mse|log_?10|silog|nll|brier|ece|error|epe|nme|fpr@?\d*|'
+    r'm?mr|miss_rate|perplexity|ppl|(\w+[_.])?loss(_\w+)?)',
     re.IGNORECASE,
 )
 
@@ -35,7 +35,7 @@ def usual_metric(known: Container[str]) -> str | None:
     return next((metric for metric in MAIN if metric in known), None)
 
 
-def main_metric(rows: Iterable[Row]) -> str:
+def main_metric(rows: Sequence[Row]) -> str:
     """Return the metric that a table of these rows is about: the usual one of those all have.
 
     Raises:
@@ -44,8 +44,15 @@ def main_metric(rows: Iterable[Row]) -> str:
     shared = set.intersection(*(set(run.metrics) for row in rows for run in row.runs))
     metric = usual_metric(shared)
     if metric is None:
-        raise KeyError(f'no usual metric is in every run. Mend: --metric, one of {sorted(shared)}')
+        raise KeyError(_no_usual_metric(rows, shared))
     return metric
+
+
+def _no_usual_metric(rows: Iterable[Row], shared: set[str]) -> str:
+    if shared:
+        return f'no usual metric is in every run. Mend: --metric, one of {sorted(shared)}'
+    found = (f'{row.label} has {sorted(row.runs[0].metrics)}' for row in rows)
+    return f'the runs have no metric in common: {"; ".join(found)}. Mend: rows of one kind of test'
 
 
 def text(found: object) -> str:

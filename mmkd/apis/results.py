@@ -141,6 +141,7 @@ def _read_run(folder: Path) -> Run:
         path
         for path in folder.rglob('*.json')
         if path.stem == path.parent.name and TIME.fullmatch(path.stem)
+        if not _is_of_another(path, folder)
     ]
     _check_one_run(folder, tests)
     if not tests:
@@ -158,6 +159,13 @@ def _read_run(folder: Path) -> Run:
     per_class = _read_per_class(newest.parent / PER_CLASS)
     tested_on = _read_dict_or_none(newest.parent / TESTED_ON, 'test it again')
     return Run(folder, metrics, _read_record(folder / FILE), per_class, newest.stem, tested_on)
+
+
+def _is_of_another(test: Path, folder: Path) -> bool:
+    """Return whether a test lies in a run within this one, such as its teacher's."""
+    between = test.relative_to(folder).parents
+    inner = [folder / part for part in between if part != Path()]
+    return (folder / FILE).is_file() and any((part / FILE).is_file() for part in inner)
 
 
 def _read_per_class(path: Path) -> dict[str, dict[str, float]]:

@@ -1,6 +1,7 @@
 """Student export: plain weights and a plain config that mmsegmentation loads without mmkd."""
 
 import os
+import re
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from mmkd.utils.pretrained import pretrained_keys
 from mmkd.version import __version__
 
 STUDENTS = 'mmkd_students'  # in the meta of a checkpoint: each student's config, by name
+# Steps that load annotations by other names than the one that inference takes out.
+_ANNOTATIONS = re.compile(r'(\w+\.)?Load(?!Annotations$)\w*Annotations?')
 # What inference and evaluation of a plain model read of a run's config.
 _CARRIED = (
     'test_pipeline',
@@ -102,9 +105,11 @@ def student_config(member: Member, run: Config) -> Config:
 def _of_scope(pipeline: Any, scope: str) -> list[dict]:
     """Return the steps of a pipeline with bare names of their own scope.
 
-    Inference of mmseg and mmdet takes out the one that loads annotations, by that name.
+    Inference of mmseg and mmdet takes out the one that loads annotations, by that name, and those
+    of other names are left out here.
     """
-    return [{**step, 'type': step['type'].removeprefix(f'{scope}.')} for step in pipeline]
+    bare = [{**step, 'type': step['type'].removeprefix(f'{scope}.')} for step in pipeline]
+    return [step for step in bare if not _ANNOTATIONS.fullmatch(step['type'])]
 
 
 def _custom_imports(own: Any, member: Member, config: dict[str, Any]) -> dict[str, Any] | None:

@@ -11,8 +11,9 @@ from helpers.tiny import segmentor
 from mmengine.config import Config
 
 from mmkd.__main__ import main
-from mmkd.apis.benchmark.methods import Cost, Members, Method, method_costs, saved_bytes
+from mmkd.apis.benchmark.methods import PROBED, Cost, Members, Method, method_costs, saved_bytes
 from mmkd.apis.benchmark.tables import method_rows
+from mmkd.distiller.assembly import assemble
 from mmkd.losses import HolisticCritic
 from mmkd.methods import Pair, Plan, known_methods
 from mmkd.registry import METHODS, MODELS
@@ -177,6 +178,23 @@ def test_a_critic_is_built_for_the_size_that_is_measured() -> None:
 
 
 @pytest.mark.slow
+def test_a_detector_is_wired_on_the_size_that_is_measured(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On smaller images its coarsest level is one place, which has no pairs."""
+    detector, sizes = Members(config(), (96, 128), 2, 'cpu'), []
+
+    def spy(settings: Any, size: Any) -> Any:
+        sizes.append(size)
+        return assemble(settings, size=size)
+
+    monkeypatch.setattr('mmkd.apis.benchmark.methods.assemble', spy)
+    detector.method('kd')
+    detector.kind = 'detection'
+    detector.method('kd')
+    assert sizes == [PROBED, (96, 128)]
+
+
 def test_every_method_of_segmentors_is_measured_or_says_why_not() -> None:
     found = method_costs(config(), iters=1, warmup=0, size=SIZE)
     rows = found['methods']

@@ -15,6 +15,7 @@ from helpers import texts
 from helpers.reports import write_run
 from helpers.runs import run_config, train
 from helpers.shells import here, refusal
+from helpers.tiny import segmentor
 from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -156,6 +157,19 @@ def test_the_later_start_of_a_run_counts_and_what_is_no_number_does_not(tmp_path
     losses, metrics = read_curves(tmp_path)
     assert losses == dict(loss=[(1, 3.0), (2, 2.5)])
     assert metrics == dict(mIoU=[(4, 20.0)])  # the other one is of weights that were trained anew
+
+
+def test_a_metric_that_is_called_a_loss_is_of_the_validation(tmp_path: Path) -> None:
+    write_log(
+        tmp_path,
+        '20260101_000000',
+        {'loss': 3.0, 'lr': 0.1, 'step': 10},
+        {'student.loss_ce': 2.0, 'student.lr': 0.1, 'step': 20},
+        dict(mIoU=10.0, val_loss=0.5, step=1),
+    )
+    losses, metrics = read_curves(tmp_path)
+    assert losses == {'loss': [(10, 3.0)], 'student.loss_ce': [(20, 2.0)]}
+    assert metrics == dict(mIoU=[(20, 10.0)], val_loss=[(20, 0.5)])
 
 
 @pytest.mark.parametrize('steps', [(0, 0), (1, 2), (100, 200)], ids=['none', 'epochs', 'iters'])
@@ -588,6 +602,32 @@ def test_images_of_a_run_without_a_teacher_are_refused(work: Path, trained: Path
         find_differences(rows, 1, 'destilled')
     with pytest.raises(ValueError, match='but kd is the config of'):
         find_differences(rows, 1, 'kd')
+
+
+@pytest.mark.bad_input
+def test_images_of_a_teacher_of_other_classes_are_refused(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Classes are compared by their numbers, which would be others of one thing."""
+    rows = [read_row(f'kd={trained}')]
+    student = MODELS.build({**segmentor(4, num_classes=3, size=32), '_scope_': 'mmseg'})
+    other = MODELS.build({**segmentor(4, num_classes=5, size=32), '_scope_': 'mmseg'})
+    monkeypatch.setattr(differences, '_members', lambda *_: (other, student))
+    with pytest.raises(
+        ValueError, match=r"of 'kd' has other classes \(5 of them beside 3\)\. Mend"
+    ):
+        find_differences(rows, 1)
+    monkeypatch.setattr(differences, '_members', lambda *_: (student, student))
+    cfg = Config.fromfile(next(trained.glob('*.py')))
+    first = next(iter(cfg.model.objectives))
+    cfg.model.objectives[first].class_map = 'names'
+    cfg.dump(tmp_path / 'recipe.py')
+    with pytest.raises(ValueError, match=f"objective '{first}' has a class_map"):
+        find_differences(rows, 1, config=str(tmp_path / 'recipe.py'))
+    features = MODELS.build({**texts.classifier(), '_scope_': 'mmseg'})
+    monkeypatch.setattr(differences, '_members', lambda *_: (features, student))
+    with pytest.raises(ValueError, match='is a HFTextClassifier, which predicts nothing of'):
+        find_differences(rows, 1)
 
 
 @pytest.mark.bad_input

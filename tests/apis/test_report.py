@@ -171,6 +171,32 @@ def test_the_prefix_of_a_metric_says_nothing_of_its_direction(name: str) -> None
     assert not any(map(less_is_better, [f'{name}/mIoU', 'error_free', 'ood/AUROC_error']))
 
 
+def test_what_is_called_a_loss_is_one() -> None:
+    losses = ['loss', 'val_loss', 'val/loss_ce', 'decode.loss_ce', 'miss_rate', 'fpr@95', 'log_10']
+    assert all(map(less_is_better, losses))
+    assert not any(map(less_is_better, ['lossless', 'no_loss_share_x/mIoU', 'floss']))
+
+
+def test_runs_without_a_metric_in_common(tmp_path: Path) -> None:
+    rows = []
+    for name, metrics in (('a', dict(abs_rel=0.3)), ('b', dict(mIoU=40.0))):
+        write_run(tmp_path / name, 40.0)
+        (test,) = (tmp_path / name).rglob('2*.json')
+        test.write_text(json.dumps(metrics))
+        rows.append(read_row(str(tmp_path / name)))
+    said = r"in common: a has \['abs_rel'\]; b has \['mIoU'\]. Mend: rows of one kind"
+    with pytest.raises(KeyError, match=said):
+        markdown(rows)
+
+
+def test_a_run_within_a_run_is_another(tmp_path: Path) -> None:
+    """Such as that of its teacher, tested later."""
+    write_run(tmp_path / 'kd', 40.0)
+    write_run(tmp_path / 'kd/teacher', 90.0, time='20991231_000000')
+    assert read_row(str(tmp_path / 'kd')).values('mIoU') == [40.0]
+    assert read_row(str(tmp_path / 'kd/teacher')).values('mIoU') == [90.0]
+
+
 def test_a_column_has_one_number_of_digits(tmp_path: Path) -> None:
     write_run(tmp_path / 'a', 1.9)
     write_run(tmp_path / 'b', 2.1)

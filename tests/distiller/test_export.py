@@ -315,6 +315,17 @@ def test_the_pipeline_of_data_sets_inside_data_sets() -> None:
     )
 
 
+def test_inference_has_no_step_that_loads_annotations_by_another_name() -> None:
+    """mmseg's ``inference_model`` takes out LoadAnnotations alone; tests keep theirs."""
+    steps = ['LoadImageFromFile', 'mmseg.LoadDepthAnnotation', 'LoadAnnotations', 'PackSegInputs']
+    pipeline = [dict(type=step) for step in steps]
+    loader = dict(dataset=dict(type='NYUDataset', pipeline=pipeline))
+    config = student_config(member(), Config(dict(test_dataloader=loader)))
+    kept = ['LoadImageFromFile', 'LoadAnnotations', 'PackSegInputs']
+    assert [step.type for step in config.test_pipeline] == kept
+    assert config.test_dataloader == loader
+
+
 def test_downloads_are_left_out_at_any_depth() -> None:
     model = segmentor(4)
     model['backbone']['init_cfg'] = dict(

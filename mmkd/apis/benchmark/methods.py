@@ -215,7 +215,8 @@ class Members:
 
     def _method(self, config: dict[str, Any]) -> 'Method':
         model, _ = expand(config, self.cfg)
-        parts = assemble(Settings.of(model), size=PROBED)
+        # the coarsest level of a detector would be a single place there
+        parts = assemble(Settings.of(model), size=self.size if self.kind == 'detection' else PROBED)
         if any(one.adversarial for one in parts.objectives.values()):
             # A critic has as many strides as the size of its map allows.
             parts = assemble(Settings.of(model), size=self.size)

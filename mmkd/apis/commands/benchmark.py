@@ -22,7 +22,9 @@ LAYOUTS = ('none', 'student', 'teacher', 'both')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     config_flags(parser, needed=False)
-    parser.add_argument('--batch-size', type=count(1), help="images (default: the config's)")
+    parser.add_argument(
+        '--batch-size', type=count(1), help="images (default: the config's; 2 with --methods)"
+    )
     parser.add_argument(
         '--size',
         type=count(1),

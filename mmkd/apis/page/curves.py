@@ -37,7 +37,7 @@ def read_curves(folder: Path, finite: bool = True) -> tuple[dict[str, Curve], di
             step, values = _read_line(line)
             if step is None:
                 continue
-            trained = any('loss' in key for key in values)
+            trained = _is_of_training(values)
             if trained:
                 if last is None:
                     _drop_from(step, losses, metrics)
@@ -57,6 +57,15 @@ def _read_line(text: str) -> tuple[float | None, dict[str, Any]]:
         return None, {}
     step = line.get('step', line.get('iter')) if isinstance(line, dict) else None
     return (step, line) if is_finite(step) else (None, {})
+
+
+def _is_of_training(values: Mapping[str, Any]) -> bool:
+    """Return whether a line is of the training: a validation may have a metric called a loss.
+
+    >>> _is_of_training(dict(loss=0.5, lr=0.1)), _is_of_training(dict(mIoU=40.0, val_loss=0.5))
+    (True, False)
+    """
+    return any(key in ('loss', 'lr') or key.endswith('.lr') for key in values)
 
 
 def _drop_from(step: float, *found: dict[str, dict[float, float]]) -> None:

@@ -110,6 +110,7 @@ def find_differences(
                 f'--images draws {", ".join(KINDS)}, and the student of {row.label!r} is of '
                 f'another kind ({type(student).__name__}). Mend: no --images'
             )
+        _check_teacher(row.label, cfg, teacher, task)
         dataset = DATASETS.build(cfg.val_dataloader.dataset)
         meta = dict(getattr(dataset, 'metainfo', None) or {})
         kind: Any = KINDS[task.kind](task, meta)
@@ -179,6 +180,29 @@ def _members(cfg: Config, folder: Path) -> tuple[nn.Module, nn.Module]:
     first = next(iter(teachers))
     teacher = Member.parse(first, 'teacher', teachers[first])
     return teacher.build().eval(), student.build().eval()
+
+
+def _check_teacher(label: str, cfg: Config, teacher: nn.Module, task: Any) -> None:
+    """Refuse a teacher that predicts nothing, or classes of other numbers than the student's."""
+    own = task_of(teacher)
+    other = f'Mend: no --images, or --images-of LABEL of another row than {label!r}'
+    if own.kind != task.kind:
+        raise ValueError(
+            f'--images shows what a teacher predicts beside its student, and that of {label!r} is '
+            f'a {type(teacher).__name__}, which predicts nothing of the kind. {other}'
+        )
+    objectives = (cfg.model.get('objectives') or {}).items()
+    mapped = [name for name, one in objectives if (one or {}).get('class_map') is not None]
+    if mapped or own.num_classes != task.num_classes:
+        why = (
+            f'objective {mapped[0]!r} has a class_map'
+            if mapped
+            else (f'{own.num_classes} of them beside {task.num_classes}')
+        )
+        raise ValueError(
+            f'--images compares classes by their numbers, and the teacher of {label!r} has other '
+            f'classes ({why}). {other}'
+        )
 
 
 @torch.no_grad()
