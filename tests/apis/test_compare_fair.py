@@ -20,7 +20,7 @@ from mmkd.apis.compare.jobs import Job, start
 from mmkd.apis.compare.records import read_training
 from mmkd.apis.compare.settings import digest_of_pair, read_pair_config, run_config, set_length
 from mmkd.apis.compare.specs import read_spec
-from mmkd.apis.compare.table import best_of
+from mmkd.apis.compare.table import _tried_notes, best_of
 from mmkd.apis.prepare import prepare_config
 from mmkd.apis.report import less_is_better
 from mmkd.apis.runs import digest_of
@@ -309,3 +309,18 @@ def test_which_metrics_are_errors() -> None:
     assert all(map(less_is_better, less))
     more = ('mIoU', 'accuracy/top1', 'coco/bbox_mAP', 'PRR', 'AUROC_total', 'mAcc', 'delta1')
     assert not any(map(less_is_better, more))
+
+
+def test_a_weight_that_died_is_told_as_none() -> None:
+    """It was tried, so what is left is an edge of what was."""
+    rows = [
+        dict(method='fsp', tried={'0.1': 16.98, '1': None}, factor=0.1),
+        dict(method='kd', tried={'0.1': 20.0, '1': 23.5, '3': 22.0}, factor=1.0),
+        dict(method='mgd', tried={'0.1': None, '1': None}, factor=None),
+        dict(method='alone', tried={}, factor=None),
+    ]
+    assert _tried_notes(rows) == [
+        'Validation by weights, at that seed: fsp 16.98 × 0.1, none × 1; kd 20.00 × 0.1, 23.50 × '
+        '1, 22.00 × 3.',
+        'Best at the smallest weights that were tried: fsp.',
+    ]

@@ -511,16 +511,20 @@ def _tried_notes(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Say what each factor gave, and where the best is the last one that was tried."""
     told, smallest, largest = [], [], []
     for row in rows:
-        known = {float(one): value for one, value in row['tried'].items() if value is not None}
-        if len(known) < 2:
+        tried = {float(one): value for one, value in row['tried'].items()}
+        known = [value for value in tried.values() if value is not None]
+        if len(tried) < 2 or not known:
             continue
-        places = digits(list(known.values()))
-        values = ', '.join(f'{value:.{places}f} × {one:g}' for one, value in known.items())
+        places = digits(known)
+        values = ', '.join(
+            f'{"none" if value is None else f"{value:.{places}f}"} × {one:g}'
+            for one, value in tried.items()
+        )
         name = text(row['method'])
         told.append(f'{name} {values}')
-        if row['factor'] == min(known):
+        if row['factor'] == min(tried):
             smallest.append(name)
-        if row['factor'] == max(known):
+        if row['factor'] == max(tried):
             largest.append(name)
     notes = [f'Validation by weights, at that seed: {"; ".join(told)}.'] if told else []
     for side, where in (('smallest', smallest), ('largest', largest)):
