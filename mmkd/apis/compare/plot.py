@@ -156,7 +156,7 @@ def _clock(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str, str]:
 def _save(figure: Any, stem: Path) -> None:
     for kind in FORMATS:
         content = BytesIO()
-        figure.savefig(content, dpi=120, format=kind)
+        figure.savefig(content, dpi=120, format=kind, bbox_inches='tight')
         write_atomically(content.getvalue(), stem.with_name(f'{stem.name}.{kind}'))
 
 
