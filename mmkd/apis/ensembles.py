@@ -40,6 +40,12 @@ _RECIPE = (
 UNITS = dict(max_iters='iterations', max_epochs='epochs')  # of lengths
 _VALIDATES = ('val_interval', 'val_begin', 'dynamic_intervals')
 _TELLS = ('logger', 'timer', 'visualization', 'checkpoint')  # hooks that change no weights
+# a member that is finished, and tested by the settings of now
+_STATES = {
+    (False, False): 'is trained',
+    (True, False): 'is finished, and tested by the settings of now',
+    (True, True): 'is finished already',
+}
 _TESTED_BY = ('model', 'data_preprocessor', 'custom_imports')
 
 
@@ -203,22 +209,17 @@ def train_members(
     found = _read_members(configs, amp)
     notes = []
     for number, (cfg, note) in enumerate(zip(configs, found, strict=True), 1):
+        tested = note is not None and note.get('tested_by') == _tested_by(cfg)
         if is_main_process():
-            said = f'member {number} of {len(configs)}: {cfg.work_dir} {_state(cfg, note)}'
+            state = _STATES[note is not None, tested]
+            said = f'member {number} of {len(configs)}: {cfg.work_dir} {state}'
             print(said, file=sys.stderr, flush=True)
         if note is None:
             note = train_member(cfg, launcher, amp, verbose)
-        elif note.get('tested_by') != _tested_by(cfg):
+        elif not tested:
             note = retest_member(cfg, note, launcher, amp, verbose)
         notes.append(note)
     return notes
-
-
-def _state(cfg: Config, note: dict[str, Any] | None) -> str:
-    if note is None:
-        return 'is trained'
-    same = note.get('tested_by') == _tested_by(cfg)
-    return 'is finished already' if same else 'is finished, and tested by the settings of now'
 
 
 def _read_members(configs: Sequence[Config], amp: bool) -> list[dict[str, Any] | None]:

@@ -578,7 +578,8 @@ def test_records_of_wrong_types(attempt: Attempt, record: dict, pattern: str) ->
 
 
 @pytest.mark.parametrize(
-    ('metrics', 'pattern'), [('true', 'in common'), ('1' + '0' * 400, 'mIoU of .* is inf')]
+    ('metrics', 'pattern'),
+    [('true', r'no metric in common: a has \[\]'), ('1' + '0' * 400, 'mIoU of .* is inf')],
 )
 def test_results_that_are_no_number(attempt: Attempt, metrics: str, pattern: str) -> None:
     place = attempt.folder / 'a/test/20260101_000000'

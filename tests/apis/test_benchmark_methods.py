@@ -177,7 +177,6 @@ def test_a_critic_is_built_for_the_size_that_is_measured() -> None:
     assert critics[1].minimum < critics[0].minimum, 'as of the size that methods are wired on'
 
 
-@pytest.mark.slow
 def test_a_detector_is_wired_on_the_size_that_is_measured(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -195,6 +194,7 @@ def test_a_detector_is_wired_on_the_size_that_is_measured(
     assert sizes == [PROBED, (96, 128)]
 
 
+@pytest.mark.slow
 def test_every_method_of_segmentors_is_measured_or_says_why_not() -> None:
     found = method_costs(config(), iters=1, warmup=0, size=SIZE)
     rows = found['methods']

@@ -80,6 +80,10 @@ class Reads(dict[str, Any]):
         """Return every ``'member.tap'`` that these arguments read."""
         return [one for argument in arguments for one in references(self[argument])]
 
+    def learned(self) -> list[str]:
+        """Return every ``'member.tap'`` that gets a gradient."""
+        return self.references(filter(learns, self.members))
+
     def read(self, argument: str, record: Record) -> Any:
         """Return what an argument is: a tensor, a list of tensors, or running statistics."""
         if argument in self.streams:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from mmkd.distiller.members.kinds.combined import spread
 from mmkd.distiller.members.parts import OWN
-from mmkd.distiller.objectives.reads import learns
 from mmkd.registry import HOOKS
 from mmkd.utils.atomic import write_atomically
 from mmkd.utils.checks import check_count
@@ -138,8 +137,7 @@ def shares_of(model: Any, data: Any) -> dict[str, float | None]:
 def _references(objective: Any, model: Any) -> list[str]:
     """Return what an objective reads; of a gate that it trains, what the gate reads as well."""
     gates = {name: one for name, one in model.combinations.items() if one.rule.learns}
-    learned = objective.reads.references(filter(learns, objective.reads.members))
-    through = [one for one in learned if one.partition('.')[0] in gates]
+    through = [one for one in objective.reads.learned() if one.partition('.')[0] in gates]
     return [*objective.references, *spread(through, gates)]
 
 

@@ -10,7 +10,6 @@ from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper, OptimWr
 from mmengine.runner import Runner
 from torch import nn
 
-from mmkd.distiller.objectives.reads import learns
 from mmkd.distiller.phases.phase import Phase, check_optimizers, grad_norm_key
 from mmkd.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from mmkd.utils.checks import nearest
@@ -262,31 +261,36 @@ def _check_objectives(model: Any, phase: Phase, owned: dict[str, set[int]]) -> N
             stepped_on = phase.critics if id(parameter) in of_critic else phase.objectives
             if not parameter.requires_grad or name not in stepped_on:
                 continue
-            if id(parameter) not in owned[phase.optimizer]:
-                raise ValueError(
-                    f'phase {phase.name!r} takes the gradient of objective {name!r}, but its '
-                    f'optimizer {phase.optimizer!r} does not hold objectives.{name}.{key} '
-                    f'({_holder(parameter, owned)}), which would never be trained. Mend: add '
-                    f"'objectives.{name}' to params of {phase.optimizer!r}"
-                )
+            what = f'takes the gradient of objective {name!r}'
+            _check_held(parameter, f'objectives.{name}', key, phase, owned, what)
 
 
 def _check_gates(model: Any, phase: Phase, owned: dict[str, set[int]]) -> None:
     """Refuse a gate that the phase's objectives train, and its optimizer does not hold."""
     for name in phase.objectives:
-        reads = model.objectives[name].reads
-        read = reads.references(filter(learns, reads.members))
-        for gate in dict.fromkeys(reference.partition('.')[0] for reference in read):
+        learned = model.objectives[name].reads.learned()
+        for gate in dict.fromkeys(reference.partition('.')[0] for reference in learned):
             parts = model.combined[gate].named_parameters() if gate in model.combined else ()
+            what = f'takes objective {name!r}, which trains {gate!r}'
             for key, parameter in parts:
-                if id(parameter) not in owned[phase.optimizer]:
-                    raise ValueError(
-                        f'phase {phase.name!r} takes objective {name!r}, which trains '
-                        f'{gate!r}, but its optimizer {phase.optimizer!r} does not hold '
-                        f'combined.{gate}.{key} ({_holder(parameter, owned)}), which would never '
-                        f"be trained. Mend: add 'combined.{gate}' to params of "
-                        f'{phase.optimizer!r}'
-                    )
+                _check_held(parameter, f'combined.{gate}', key, phase, owned, what)
+
+
+def _check_held(
+    parameter: nn.Parameter,
+    module: str,
+    key: str,
+    phase: Phase,
+    owned: dict[str, set[int]],
+    what: str,
+) -> None:
+    """Refuse a parameter of a module that a phase trains, and its optimizer does not hold."""
+    if id(parameter) not in owned[phase.optimizer]:
+        raise ValueError(
+            f'phase {phase.name!r} {what}, but its optimizer {phase.optimizer!r} does not hold '
+            f'{module}.{key} ({_holder(parameter, owned)}), which would never be trained. Mend: '
+            f'add {module!r} to params of {phase.optimizer!r}'
+        )
 
 
 def _holder(parameter: nn.Parameter, owned: dict[str, set[int]]) -> str:
@@ -299,9 +303,9 @@ def _holder(parameter: nn.Parameter, owned: dict[str, set[int]]) -> str:
 def _check_learners(model: Any, phase: Phase, owned: set[int]) -> None:
     """Refuse an objective whose gradient would reach no optimizer that holds a student of it."""
     for name in phase.objectives:
-        reads = model.objectives[name].reads
-        read = reads.references(filter(learns, reads.members))
-        students = sorted({reference.partition('.')[0] for reference in read} & {*model.students})
+        learned = model.objectives[name].reads.learned()
+        members = {reference.partition('.')[0] for reference in learned}
+        students = sorted(members & {*model.students})
         held = any(id(p) in owned for one in students for p in model.students[one].parameters())
         if students and not held:
             raise ValueError(
